@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT
+# One folder is one library: how rooms, programs and their tests are declared.
+
+set(CMAKE_CXX_STANDARD 23)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+
+option(GUESTIO_WERROR "Treat warnings as errors" ON)
+set(GUESTIO_SANITIZE "" CACHE STRING "Sanitizers to build with, as for -fsanitize=")
+option(GUESTIO_COVERAGE "Build for coverage reports" OFF)
+option(GUESTIO_FUZZERS "Build the libFuzzer programs (clang only)" OFF)
+
+add_library(guestio_flags INTERFACE)
+target_compile_options(guestio_flags INTERFACE
+  -Wall -Wextra -Wconversion $<$<BOOL:${GUESTIO_WERROR}>:-Werror>)
+if(GUESTIO_SANITIZE)
+  add_compile_options(-fsanitize=${GUESTIO_SANITIZE} -fno-omit-frame-pointer
+    -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${GUESTIO_SANITIZE})
+endif()
+if(GUESTIO_COVERAGE)
+  add_compile_options(--coverage)
+  add_link_options(--coverage)
+endif()
+
+# guestio_room(NAME SOURCES files... [DEPENDS targets...] [TESTS files...] [TEST_DEPENDS targets...])
+# NAME may hold a slash (disk/file); the target is guestio_disk_file, its alias guestio::disk_file.
+# Every header of the folder is part of the interface. TESTS become one program, run by ctest.
+function(guestio_room NAME)
+  cmake_parse_arguments(ROOM "" "" "SOURCES;DEPENDS;TESTS;TEST_DEPENDS" ${ARGN})
+  string(REPLACE "/" "_" flat ${NAME})
+  set(target guestio_${flat})
+  add_library(${target} STATIC ${ROOM_SOURCES})
+  add_library(guestio::${flat} ALIAS ${target})
+  target_include_directories(${target} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
+  target_compile_features(${target} PUBLIC cxx_std_23)
+  target_link_libraries(${target} PUBLIC ${ROOM_DEPENDS} PRIVATE $<BUILD_INTERFACE:guestio_flags>)
+  if(ROOM_TESTS)
+    guestio_test(${target}_test SOURCES ${ROOM_TESTS} DEPENDS ${target} ${ROOM_TEST_DEPENDS}
+      PREFIX ${NAME}.)
+  endif()
+endfunction()
+
+# guestio_test(NAME SOURCES files... DEPENDS targets... [PREFIX text] [TIMEOUT seconds])
+function(guestio_test NAME)
+  cmake_parse_arguments(TEST "" "PREFIX;TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
+  if(NOT TEST_TIMEOUT)
+    set(TEST_TIMEOUT 120)
+  endif()
+  add_executable(${NAME} ${TEST_SOURCES})
+  target_link_libraries(${NAME} PRIVATE ${TEST_DEPENDS} guestio_flags GTest::gmock_main)
+  gtest_discover_tests(${NAME} TEST_PREFIX "${TEST_PREFIX}" DISCOVERY_TIMEOUT 60
+    PROPERTIES TIMEOUT ${TEST_TIMEOUT})
+endfunction()

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/base/error.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace guestio {
+
+Error Error::last_host(const char* what) noexcept { return host(errno, what); }
+
+std::unexpected<Error> fail_host(const char* what) noexcept {
+  return std::unexpected(Error::last_host(what));
+}
+
+const char* to_text(ErrorKind kind) noexcept {
+  switch (kind) {
+    case ErrorKind::kOutOfRange: return "out of range";
+    case ErrorKind::kReadOnly: return "read-only";
+    case ErrorKind::kInvalidGpn: return "invalid guest page number";
+    case ErrorKind::kNotLockable: return "not lockable";
+    case ErrorKind::kMemoryFault: return "memory fault";
+    case ErrorKind::kAccessDenied: return "access denied";
+    case ErrorKind::kTooLarge: return "too large";
+    case ErrorKind::kTooManySegments: return "too many segments";
+    case ErrorKind::kMisaligned: return "misaligned";
+    case ErrorKind::kCancelled: return "cancelled";
+    case ErrorKind::kShortTransfer: return "short transfer";
+    case ErrorKind::kUnsupported: return "unsupported";
+    case ErrorKind::kInvalidArgument: return "invalid argument";
+    case ErrorKind::kBusy: return "busy";
+    case ErrorKind::kClosed: return "closed by the peer";
+    case ErrorKind::kPeerFault: return "protocol violation";
+    case ErrorKind::kHost: return "host failure";
+  }
+  return "unknown error";
+}
+
+std::string Error::to_string() const {
+  switch (kind) {
+    case ErrorKind::kHost: {
+      const char* description = strerrordesc_np(host_errno);
+      return fmt::format("{}: {}", what, description != nullptr ? description : "unknown errno");
+    }
+    case ErrorKind::kOutOfRange:
+    case ErrorKind::kTooLarge:
+    case ErrorKind::kTooManySegments:
+      return fmt::format("{}: {} ({} asked for, limit {})", what, to_text(kind), value, limit);
+    case ErrorKind::kShortTransfer:
+      return fmt::format("{}: {} ({} of {} bytes)", what, to_text(kind), value, limit);
+    case ErrorKind::kMisaligned:
+      return fmt::format("{}: {:#x} is not a multiple of {}", what, value, limit);
+    case ErrorKind::kInvalidGpn:
+    case ErrorKind::kNotLockable:
+    case ErrorKind::kMemoryFault:
+    case ErrorKind::kAccessDenied:
+      return fmt::format("{}: {} at {:#x}", what, to_text(kind), value);
+    case ErrorKind::kPeerFault:
+    case ErrorKind::kInvalidArgument:
+      return fmt::format("{}: {} ({})", what, to_text(kind), value);
+    case ErrorKind::kReadOnly:
+    case ErrorKind::kCancelled:
+    case ErrorKind::kUnsupported:
+    case ErrorKind::kBusy:
+    case ErrorKind::kClosed:
+      return fmt::format("{}: {}", what, to_text(kind));
+  }
+  return what;
+}
+
+}  // namespace guestio

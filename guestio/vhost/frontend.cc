@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/vhost/frontend.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "guestio/base/check.h"
+
+namespace guestio::vhost {
+
+namespace {
+
+template <typename T>
+std::span<const std::byte> bytes_of(const T& value) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  return std::as_bytes(std::span(&value, 1));
+}
+
+/// A payload that is put together from a header and what follows.
+template <std::size_t kCapacity>
+class PayloadBuilder {
+ public:
+  template <typename T>
+  void add(const T& value) {
+    add_bytes(bytes_of(value));
+  }
+  void add_bytes(std::span<const std::byte> more) {
+    GUESTIO_CHECK(more.size() <= bytes_.size() - size_, "a payload that fits");
+    std::ranges::copy(more, bytes_.begin() + static_cast<std::ptrdiff_t>(size_));
+    size_ += more.size();
+  }
+  [[nodiscard]] std::span<const std::byte> payload() const {
+    return std::span(bytes_).first(size_);
+  }
+
+ private:
+  std::array<std::byte, kCapacity> bytes_{};
+  std::size_t size_ = 0;
+};
+
+}  // namespace
+
+Result<Frontend> Frontend::connect(const std::string& path, Options options) {
+  auto socket = MessageSocket::connect(path);
+  if (!socket) return fail(socket.error());
+  return Frontend(std::move(*socket), options);
+}
+
+Result<Frontend::Negotiated> Frontend::negotiate(std::uint64_t wanted_features,
+                                                 ProtocolBits wanted_protocol) {
+  const auto offered = get_features();
+  if (!offered) return fail(offered.error());
+  negotiated_ = {};
+  if ((*offered & kFeatureProtocolFeatures) != 0) {
+    const auto protocol = get_protocol_features();
+    if (!protocol) return fail(protocol.error());
+    const auto set = set_protocol_features(*protocol & wanted_protocol);
+    if (!set) return fail(set.error());
+  }
+  if (const auto owner = set_owner(); !owner) return fail(owner.error());
+  if ((negotiated_.protocol & kProtocolMq) != 0) {
+    const auto queues = get_queue_num();
+    if (!queues) return fail(queues.error());
+    negotiated_.queues = *queues;
+  }
+  const auto set = set_features(*offered & (wanted_features | kFeatureProtocolFeatures));
+  if (!set) return fail(set.error());
+  return negotiated_;
+}
+
+Result<> Frontend::set_owner() { return tell(std::to_underlying(FrontendRequest::kSetOwner)); }
+
+Result<> Frontend::reset_owner() { return tell(std::to_underlying(FrontendRequest::kResetOwner)); }
+
+Result<std::uint64_t> Frontend::get_features() { return ask_number(FrontendRequest::kGetFeatures); }
+
+Result<> Frontend::set_features(std::uint64_t features) {
+  const auto set = tell_number(FrontendRequest::kSetFeatures, features);
+  if (set) negotiated_.features = features;
+  return set;
+}
+
+Result<ProtocolBits> Frontend::get_protocol_features() {
+  return ask_number(FrontendRequest::kGetProtocolFeatures);
+}
+
+Result<> Frontend::set_protocol_features(ProtocolBits features) {
+  const auto set = tell_number(FrontendRequest::kSetProtocolFeatures, features);
+  if (set) negotiated_.protocol = features;
+  return set;
+}
+
+Result<std::uint64_t> Frontend::get_queue_num() {
+  return ask_number(FrontendRequest::kGetQueueNum);
+}
+
+Result<> Frontend::get_config(std::uint32_t offset, std::span<std::byte> to) {
+  GUESTIO_CHECK(to.size() <= kMaxConfig, "a piece of configuration space");
+  const ConfigHeader header{offset, static_cast<std::uint32_t>(to.size()), kConfigWritable};
+  PayloadBuilder<sizeof(ConfigHeader) + kMaxConfig> request;
+  request.add(header);
+  std::ranges::fill(to, std::byte{0});
+  request.add_bytes(to);  // the question is as long as its answer
+  Message answer;
+  const auto asked =
+      ask(std::to_underlying(FrontendRequest::kGetConfig), request.payload(), {}, answer);
+  if (!asked) return asked;
+  if (answer.header.size == 0) {
+    return fail(ErrorKind::kUnsupported, "this part of the configuration space");
+  }
+  if (answer.header.size != sizeof(ConfigHeader) + to.size()) {
+    return fail(Error::peer_fault("size of the answer to GET_CONFIG", answer.header.size));
+  }
+  std::ranges::copy(answer.payload().subspan(sizeof(ConfigHeader)), to.begin());
+  return {};
+}
+
+Result<> Frontend::set_config(std::uint32_t offset, std::span<const std::byte> from,
+                              std::uint32_t flags) {
+  PayloadBuilder<sizeof(ConfigHeader) + kMaxConfig> request;
+  request.add(ConfigHeader{offset, static_cast<std::uint32_t>(from.size()), flags});
+  request.add_bytes(from);
+  return tell(std::to_underlying(FrontendRequest::kSetConfig), request.payload());
+}
+
+Result<> Frontend::set_mem_table(std::span<const Region> regions) {
+  PayloadBuilder<sizeof(MemoryTableHeader) + kMaxRegions * sizeof(MemoryRegion)> request;
+  std::array<int, kMaxRegions> descriptors{};
+  request.add(MemoryTableHeader{static_cast<std::uint32_t>(regions.size()), 0});
+  for (std::size_t i = 0; i < regions.size(); ++i) {
+    request.add(regions[i].where);
+    descriptors[i] = regions[i].fd;
+  }
+  return tell(std::to_underlying(FrontendRequest::kSetMemTable), request.payload(),
+              std::span(descriptors).first(regions.size()));
+}
+
+Result<> Frontend::set_vring_num(std::uint32_t queue, std::uint32_t size) {
+  return tell_state(FrontendRequest::kSetVringNum, queue, size);
+}
+
+Result<> Frontend::set_vring_base(std::uint32_t queue, std::uint32_t base) {
+  return tell_state(FrontendRequest::kSetVringBase, queue, base);
+}
+
+Result<std::uint32_t> Frontend::get_vring_base(std::uint32_t queue) {
+  Message answer;
+  const auto asked = ask(std::to_underlying(FrontendRequest::kGetVringBase),
+                         bytes_of(VringState{queue, 0}), {}, answer);
+  if (!asked) return fail(asked.error());
+  const auto state = answer.as<VringState>();
+  if (!state || state->index != queue) {
+    return fail(Error::peer_fault("answer to GET_VRING_BASE", answer.header.size));
+  }
+  return state->num;
+}
+
+Result<> Frontend::set_vring_addr(const VringAddress& address) {
+  return tell(std::to_underlying(FrontendRequest::kSetVringAddr), bytes_of(address));
+}
+
+Result<> Frontend::set_vring_kick(std::uint32_t queue, std::optional<int> fd) {
+  return tell_fd(FrontendRequest::kSetVringKick, queue, fd);
+}
+
+Result<> Frontend::set_vring_call(std::uint32_t queue, std::optional<int> fd) {
+  return tell_fd(FrontendRequest::kSetVringCall, queue, fd);
+}
+
+Result<> Frontend::set_vring_err(std::uint32_t queue, std::optional<int> fd) {
+  return tell_fd(FrontendRequest::kSetVringErr, queue, fd);
+}
+
+Result<> Frontend::set_vring_enable(std::uint32_t queue, bool enabled) {
+  return tell_state(FrontendRequest::kSetVringEnable, queue, enabled ? 1 : 0);
+}
+
+Result<> Frontend::tell(std::uint32_t request, std::span<const std::byte> payload,
+                        std::span<const int> descriptors) {
+  const bool wants_ack = (negotiated_.protocol & kProtocolReplyAck) != 0;
+  const Deadline until = deadline();
+  const auto sent = socket_.send(request, kMessageVersion | (wants_ack ? kMessageNeedReply : 0),
+                                 payload, descriptors, until);
+  if (!sent || !wants_ack) return sent;
+  Message answer;
+  const auto received = receive_answer(request, until, answer);
+  if (!received) return received;
+  const auto code = answer.as<std::uint64_t>();
+  if (!code) return fail(Error::peer_fault("size of an acknowledgement", answer.header.size));
+  if (*code != 0) return fail(Error::peer_fault("message that the backend refused", *code));
+  return {};
+}
+
+Result<> Frontend::ask(std::uint32_t request, std::span<const std::byte> payload,
+                       std::span<const int> descriptors, Message& answer) {
+  const Deadline until = deadline();
+  const auto sent = socket_.send(request, kMessageVersion, payload, descriptors, until);
+  if (!sent) return sent;
+  return receive_answer(request, until, answer);
+}
+
+Result<> Frontend::receive_answer(std::uint32_t request, Deadline deadline, Message& answer) {
+  const auto received = socket_.receive(answer, deadline);
+  if (!received) return received;
+  if ((answer.header.flags & kMessageReply) == 0 || answer.header.request != request) {
+    return fail(Error::peer_fault("message that is no answer to ours", answer.header.request));
+  }
+  return {};
+}
+
+Result<std::uint64_t> Frontend::ask_number(FrontendRequest request) {
+  Message answer;
+  const auto asked = ask(std::to_underlying(request), {}, {}, answer);
+  if (!asked) return fail(asked.error());
+  const auto number = answer.as<std::uint64_t>();
+  if (!number) return fail(Error::peer_fault("size of an answer", answer.header.size));
+  return *number;
+}
+
+Result<> Frontend::tell_number(FrontendRequest request, std::uint64_t number) {
+  return tell(std::to_underlying(request), bytes_of(number));
+}
+
+Result<> Frontend::tell_state(FrontendRequest request, std::uint32_t queue, std::uint32_t number) {
+  return tell(std::to_underlying(request), bytes_of(VringState{queue, number}));
+}
+
+Result<> Frontend::tell_fd(FrontendRequest request, std::uint32_t queue, std::optional<int> fd) {
+  const std::uint64_t index = queue & kVringIndexMask;
+  if (!fd) return tell(std::to_underlying(request), bytes_of(index | kVringNoFd));
+  return tell(std::to_underlying(request), bytes_of(index), std::span(&*fd, 1));
+}
+
+}  // namespace guestio::vhost

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+#include "guestio/base/error.h"
+#include "guestio/base/unique_fd.h"
+#include "guestio/vhost/frontend.h"
+#include "guestio/vhost/frontend_memory.h"
+#include "guestio/virtio/split_driver_queue.h"
+
+/// A queue that a front-end of ours runs on a backend.
+namespace guestio::vhost {
+
+/// One split ring in shared memory, with its kick and call descriptors, and the messages that start
+/// and stop it on the backend.
+///
+/// Threads: start() and stop() on the front-end's thread; the rest on one thread at a time.
+class FrontendQueue {
+ public:
+  struct Options {
+    std::uint32_t index = 0;
+    std::uint16_t size = 128;
+    std::uint16_t first_index = 0;  ///< where both rings begin
+  };
+
+  /// Allocates and formats the ring, tells the backend all about it and enables it. Requires: the
+  /// session was negotiated and the backend has `memory` in its table.
+  /// Errors: of Frontend; too large (`memory` is full); host.
+  static Result<FrontendQueue> start(Frontend& frontend, FrontendMemory& memory, Options options);
+
+  /// Stops the queue on the backend, which first finishes what is in flight. Returns the available
+  /// index that it had come to.
+  Result<std::uint32_t> stop(Frontend& frontend);
+
+  [[nodiscard]] virtio::SplitDriverQueue& ring() noexcept { return ring_; }
+  /// Tells the backend to look at the ring.
+  Result<> kick();
+  /// Waits until the backend calls, at most `limit`. Returns whether it did.
+  Result<bool> wait_for_call(std::chrono::milliseconds limit);
+  [[nodiscard]] int call_fd() const noexcept { return call_.get(); }
+
+ private:
+  FrontendQueue(virtio::SplitDriverQueue ring, UniqueFd kick, UniqueFd call,
+                std::uint32_t index) noexcept
+      : ring_(std::move(ring)), kick_(std::move(kick)), call_(std::move(call)), index_(index) {}
+
+  virtio::SplitDriverQueue ring_;
+  UniqueFd kick_;
+  UniqueFd call_;
+  std::uint32_t index_;
+};
+
+}  // namespace guestio::vhost

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "guestio/base/error.h"
+#include "guestio/mem/address_range.h"
+#include "guestio/virtio/extent_arena.h"
+
+/// One descriptor chain as the device got it: fetched once, checked, ours from then on.
+namespace guestio::virtio {
+
+/// Who may write an extent.
+enum class Direction : std::uint8_t { kReadable, kWritable };  // by the device
+
+/// A chain's head and its extents in guest memory, readable ones first. Room for kInlineExtents is
+/// inside; longer chains borrow one block of their queue's arena. A caller keeps one Chain for each
+/// request that it can have in flight and uses it again and again.
+///
+/// Invariants:
+/// 1. No extent is empty and none wraps around the address space.
+/// 2. A malformed chain has a head and no extents: it goes back as used with length 0.
+///
+/// Lifetime: an extent list is good until the next clear() or pop() into this chain, which the
+/// arena must outlive. Threads: one.
+class Chain {
+ public:
+  static constexpr std::size_t kInlineExtents = 16;
+
+  Chain() noexcept = default;
+  Chain(const Chain&) = delete;
+  Chain& operator=(const Chain&) = delete;
+  ~Chain() { clear(); }
+
+  /// What push_used() wants back.
+  [[nodiscard]] std::uint16_t head() const noexcept { return head_; }
+  [[nodiscard]] bool is_malformed() const noexcept { return malformed_; }
+  /// Which rule the driver broke. Requires: is_malformed().
+  [[nodiscard]] const Error& fault() const noexcept { return fault_; }
+
+  [[nodiscard]] std::span<const mem::AddressRange> extents() const noexcept {
+    return {place(), count_};
+  }
+  [[nodiscard]] std::span<const mem::AddressRange> readable() const noexcept {
+    return extents().first(readable_count_);
+  }
+  [[nodiscard]] std::span<const mem::AddressRange> writable() const noexcept {
+    return extents().subspan(readable_count_);
+  }
+  [[nodiscard]] std::uint64_t readable_length() const noexcept { return readable_length_; }
+  [[nodiscard]] std::uint64_t writable_length() const noexcept { return writable_length_; }
+
+  /// Back to an empty chain; a borrowed block goes home.
+  void clear() noexcept;
+
+  // What follows is for the queues, which fill chains.
+
+  /// What became of an extent.
+  enum class Append { kDone, kNoRoom, kMalformed };
+
+  /// Empties the chain and gives it a head and the arena to borrow from.
+  void begin(std::uint16_t head, ExtentArena& arena) noexcept;
+  /// Adds what one descriptor says. On kNoRoom the chain is unusable until it begins anew; on
+  /// kMalformed it is marked already. Requires: begin() came before.
+  [[nodiscard]] Append append(Gpa start, std::uint32_t length, Direction direction) noexcept;
+  /// Drops the extents and remembers why.
+  void mark_malformed(const Error& fault) noexcept;
+
+ private:
+  [[nodiscard]] const mem::AddressRange* place() const noexcept {
+    return block_.empty() ? inline_.data() : block_.data();
+  }
+  [[nodiscard]] std::size_t capacity() const noexcept {
+    return block_.empty() ? inline_.size() : block_.size();
+  }
+  [[nodiscard]] bool grow() noexcept;
+  void drop_extents() noexcept;
+
+  std::array<mem::AddressRange, kInlineExtents> inline_{};
+  ExtentArena::Block block_;  // holds all extents, once there is one
+  ExtentArena* arena_ = nullptr;
+  std::size_t count_ = 0;
+  std::size_t readable_count_ = 0;
+  std::uint64_t readable_length_ = 0;
+  std::uint64_t writable_length_ = 0;
+  Error fault_;
+  std::uint16_t head_ = 0;
+  bool malformed_ = false;
+};
+
+}  // namespace guestio::virtio

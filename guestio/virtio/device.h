@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "guestio/base/error.h"
+#include "guestio/mem/guest_memory.h"
+#include "guestio/virtio/chain.h"
+#include "guestio/virtio/layout.h"
+
+/// Where a transport (vhost-user) and a device model (a block device) meet: neither knows the
+/// other.
+namespace guestio::virtio {
+
+/// Guest memory as it was when a chain was taken, kept until that chain is given back, so that a
+/// change of the memory map never pulls pages from under a request. Touched on its queue's thread.
+struct MemoryEpoch {
+  mem::GuestMemory memory;
+  std::uint32_t chains_out = 0;
+};
+
+/// A chain together with the memory that its addresses mean.
+struct TakenChain {
+  Chain chain;
+  MemoryEpoch* epoch = nullptr;
+  [[nodiscard]] const mem::GuestMemory& memory() const noexcept { return epoch->memory; }
+};
+
+/// One running queue, as the device model sees it. All calls on the queue's thread.
+class DeviceQueue {
+ public:
+  enum class Popped {
+    kChain,   ///< `taken` holds a well-formed chain; complete() gives it back
+    kNothing  ///< none now: empty, stopped, paused, or out of room; the transport asks again
+  };
+
+  /// Takes the next chain. Malformed ones are given back by the transport and never seen here.
+  virtual Popped pop(TakenChain& taken) noexcept = 0;
+  /// Gives a chain back; `written` is how many bytes the device wrote into it. The driver hears of
+  /// it at the end of the present batch.
+  virtual void complete(TakenChain& taken, std::uint32_t written) noexcept = 0;
+  /// What the driver negotiated.
+  [[nodiscard]] virtual FeatureBits features() const noexcept = 0;
+
+ protected:
+  ~DeviceQueue() = default;
+};
+
+/// The device model's end of one queue; lives on the queue's thread.
+class QueueHandler {
+ public:
+  virtual ~QueueHandler() = default;
+  /// Something may be available: pops until there is nothing or the handler is full; called again
+  /// after each batch of completions.
+  virtual void process(DeviceQueue& queue) noexcept = 0;
+};
+
+/// The device model's end that all queues share. Calls come from the control thread.
+class Device {
+ public:
+  virtual ~Device() = default;
+  /// Features of the device itself; the transport adds its own and those of the rings.
+  [[nodiscard]] virtual FeatureBits offered_features() const noexcept = 0;
+  [[nodiscard]] virtual std::size_t config_size() const noexcept = 0;
+  /// Copies the part of the configuration space that starts at `offset`.
+  /// Errors: out of range when the part does not lie inside.
+  virtual Result<> read_config(std::size_t offset, std::span<std::byte> to) const = 0;
+  /// Lets the driver write. Errors: read-only for anything that it may not change (all or nothing).
+  virtual Result<> write_config(std::size_t offset, std::span<const std::byte> from) = 0;
+};
+
+}  // namespace guestio::virtio

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/virtio/split_device_queue.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <bit>
+#include <span>
+
+#include "guestio/base/check.h"
+#include "guestio/mem/recover.h"
+
+namespace guestio::virtio {
+
+namespace {
+
+/// Fetches a descriptor from a table in the ring: two loads, each byte once.
+bool try_fetch(const Descriptor* from, Descriptor& to) noexcept {
+  // A descriptor is 16 bytes, aligned to 16: two integers of 8 bytes.
+  const auto* const words = reinterpret_cast<const std::uint64_t*>(from);
+  std::array<std::uint64_t, 2> copy{};
+  if (!mem::try_load(words, copy[0]) || !mem::try_load(words + 1, copy[1])) return false;
+  to = std::bit_cast<Descriptor>(copy);
+  return true;
+}
+
+/// An indirect table, read in small pieces as the chain runs through it.
+class IndirectTable {
+ public:
+  IndirectTable(const mem::GuestMemory& memory, Gpa start, std::uint32_t entries) noexcept
+      : memory_(memory), start_(start), entries_(entries) {}
+
+  /// Our copy of an entry. Requires: index < the table's entries.
+  Result<Descriptor> at(std::uint32_t index) {
+    if (index - window_start_ >= window_length_) {
+      const auto filled = fill_window(index);
+      if (!filled) return fail(filled.error());
+    }
+    return window_[index - window_start_];
+  }
+
+ private:
+  // Chains run upwards through their table as a rule, so the entries behind are wanted next.
+  Result<> fill_window(std::uint32_t index) {
+    window_length_ = 0;
+    const std::size_t count = std::min<std::size_t>(window_.size(), entries_ - index);
+    const auto read = memory_.read(start_.plus_unchecked(std::uint64_t{index} * sizeof(Descriptor)),
+                                   std::as_writable_bytes(std::span(window_).first(count)));
+    if (!read) return fail(read.error());
+    window_start_ = index;
+    window_length_ = static_cast<std::uint32_t>(count);
+    return {};
+  }
+
+  const mem::GuestMemory& memory_;
+  const Gpa start_;
+  const std::uint32_t entries_;
+  std::array<Descriptor, 8> window_;
+  std::uint32_t window_start_ = 0;
+  std::uint32_t window_length_ = 0;
+};
+
+Chain::Append append(const Descriptor& descriptor, Chain& chain) noexcept {
+  const bool writable = (descriptor.flags & kDescriptorWrite) != 0;
+  return chain.append(Gpa(descriptor.address), descriptor.length,
+                      writable ? Direction::kWritable : Direction::kReadable);
+}
+
+}  // namespace
+
+SplitDeviceQueue::SplitDeviceQueue(const SplitRing& ring, FeatureBits features,
+                                   std::uint16_t next_avail, std::uint16_t used_index)
+    : ring_(ring),
+      features_(features),
+      arena_(std::make_unique<ExtentArena>(ring.size())),
+      next_avail_(next_avail),
+      avail_seen_(next_avail),
+      published_(used_index) {}
+
+Result<SplitDeviceQueue> SplitDeviceQueue::create(const SplitRing& ring, FeatureBits features,
+                                                  std::uint16_t next_avail) {
+  std::uint16_t used_index = 0;
+  if (!mem::try_load(ring.used_index(), used_index)) return fail_ring_access(ring.used_index());
+  return SplitDeviceQueue(ring, features, next_avail, used_index);
+}
+
+void SplitDeviceQueue::move_to(const SplitRing& ring) noexcept {
+  GUESTIO_CHECK(ring.size() == ring_.size(), "a ring of the same size");
+  ring_ = ring;
+}
+
+Result<bool> SplitDeviceQueue::look_again() {
+  std::uint16_t index = 0;
+  // Acquire, with the driver's release of the index: what it made available is there.
+  if (!mem::try_load_acquire(ring_.avail_index(), index)) {
+    return fail_ring_access(ring_.avail_index());
+  }
+  if (static_cast<std::uint16_t>(index - next_avail_) > ring_.size()) {
+    return fail(Error::peer_fault("more available entries than the ring holds", index));
+  }
+  avail_seen_ = index;
+  return avail_seen_ != next_avail_;
+}
+
+Result<bool> SplitDeviceQueue::is_available() {
+  if (avail_seen_ != next_avail_) return true;
+  return look_again();
+}
+
+Result<SplitDeviceQueue::Pop> SplitDeviceQueue::pop(const mem::GuestMemory& memory, Chain& chain) {
+  chain.clear();
+  const auto available = is_available();
+  if (!available) return fail(available.error());
+  if (!*available) return Pop::kNothing;
+  if (in_flight_ + pushed_ >= ring_.size()) {
+    return fail(Error::peer_fault("more chains in flight than the ring holds", in_flight_));
+  }
+  std::uint16_t head = 0;
+  if (!mem::try_load(ring_.avail_head(next_avail_), head)) {
+    return fail_ring_access(ring_.avail_head(next_avail_));
+  }
+  if (head >= ring_.size()) return fail(Error::peer_fault("head outside the ring", head));
+
+  chain.begin(head, *arena_);
+  const auto walked = walk(head, memory, chain);
+  if (!walked || *walked == Walk::kNoRoom) chain.clear();
+  if (!walked) return fail(walked.error());
+  if (*walked == Walk::kNoRoom) return Pop::kNoRoom;
+  ++next_avail_;
+  ++in_flight_;
+  return Pop::kChain;
+}
+
+Result<SplitDeviceQueue::Walk> SplitDeviceQueue::walk(std::uint16_t head,
+                                                      const mem::GuestMemory& memory,
+                                                      Chain& chain) const {
+  std::uint16_t index = head;
+  for (std::uint32_t fetched = 0; fetched < ring_.size(); ++fetched) {
+    Descriptor descriptor{};
+    if (!try_fetch(ring_.descriptor(index), descriptor)) {
+      return fail_ring_access(ring_.descriptor(index));
+    }
+    if ((descriptor.flags & kDescriptorIndirect) != 0) {
+      return walk_indirect(descriptor, fetched, memory, chain);
+    }
+    switch (append(descriptor, chain)) {
+      case Chain::Append::kDone: break;
+      case Chain::Append::kNoRoom: return Walk::kNoRoom;
+      case Chain::Append::kMalformed: return Walk::kMalformed;
+    }
+    if ((descriptor.flags & kDescriptorNext) == 0) return Walk::kWhole;
+    if (descriptor.next >= ring_.size()) {
+      chain.mark_malformed(Error::peer_fault("descriptor outside the table", descriptor.next));
+      return Walk::kMalformed;
+    }
+    index = descriptor.next;
+  }
+  chain.mark_malformed(Error::peer_fault("chain that loops or is longer than the queue", head));
+  return Walk::kMalformed;
+}
+
+SplitDeviceQueue::Walk SplitDeviceQueue::walk_indirect(const Descriptor& table,
+                                                       std::uint32_t already,
+                                                       const mem::GuestMemory& memory,
+                                                       Chain& chain) const {
+  const auto malformed = [&chain](const char* rule, std::uint64_t value) {
+    chain.mark_malformed(Error::peer_fault(rule, value));
+    return Walk::kMalformed;
+  };
+  if ((features_ & kFeatureIndirectDesc) == 0) {
+    return malformed("indirect table that was not negotiated", table.flags);
+  }
+  if ((table.flags & kDescriptorNext) != 0) {
+    return malformed("indirect table with a descriptor behind it", table.flags);
+  }
+  if (table.length == 0 || table.length % sizeof(Descriptor) != 0) {
+    return malformed("indirect table with a part of a descriptor", table.length);
+  }
+  if (!Gpa(table.address).plus(table.length)) {
+    return malformed("indirect table that wraps around the addresses", table.address);
+  }
+  const auto entries = static_cast<std::uint32_t>(table.length / sizeof(Descriptor));
+  IndirectTable descriptors(memory, Gpa(table.address), entries);
+  std::uint32_t index = 0;
+  for (std::uint32_t fetched = already; fetched < ring_.size(); ++fetched) {
+    const auto descriptor = descriptors.at(index);
+    if (!descriptor) {
+      chain.mark_malformed(descriptor.error());
+      return Walk::kMalformed;
+    }
+    if ((descriptor->flags & kDescriptorIndirect) != 0) {
+      return malformed("indirect table inside another", descriptor->flags);
+    }
+    switch (append(*descriptor, chain)) {
+      case Chain::Append::kDone: break;
+      case Chain::Append::kNoRoom: return Walk::kNoRoom;
+      case Chain::Append::kMalformed: return Walk::kMalformed;
+    }
+    if ((descriptor->flags & kDescriptorNext) == 0) return Walk::kWhole;
+    if (descriptor->next >= entries) {
+      return malformed("descriptor outside the indirect table", descriptor->next);
+    }
+    index = descriptor->next;
+  }
+  return malformed("chain that loops or is longer than the queue", entries);
+}
+
+Result<> SplitDeviceQueue::push_used(std::uint16_t head, std::uint32_t written) {
+  GUESTIO_CHECK(in_flight_ > 0, "a chain that is pushed once");
+  UsedElement* const element = ring_.used_element(static_cast<std::uint16_t>(published_ + pushed_));
+  if (!mem::try_store(&element->id, std::uint32_t{head}) ||
+      !mem::try_store(&element->length, written)) {
+    return fail_ring_access(element);
+  }
+  --in_flight_;
+  ++pushed_;
+  return {};
+}
+
+Result<bool> SplitDeviceQueue::publish() {
+  if (pushed_ == 0) return false;
+  const std::uint16_t before = published_;
+  const auto after = static_cast<std::uint16_t>(before + pushed_);
+  // Release, with the driver's acquire of the index: entries and data come before it.
+  if (!mem::try_store_release(ring_.used_index(), after)) {
+    return fail_ring_access(ring_.used_index());
+  }
+  published_ = after;
+  pushed_ = 0;
+  // The index must be out before the driver's wish is read; the driver does it the other way round.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const auto wanted = wants_call(before);
+  if (wanted && force_call_) {
+    force_call_ = false;
+    return true;
+  }
+  return wanted;
+}
+
+Result<bool> SplitDeviceQueue::wants_call(std::uint16_t before) const {
+  if ((features_ & kFeatureEventIdx) != 0) {
+    std::uint16_t event = 0;
+    if (!mem::try_load(ring_.used_event(), event)) return fail_ring_access(ring_.used_event());
+    return passes_event(event, before, published_);
+  }
+  std::uint16_t flags = 0;
+  if (!mem::try_load(ring_.avail_flags(), flags)) return fail_ring_access(ring_.avail_flags());
+  return (flags & kAvailNoInterrupt) == 0;
+}
+
+Result<bool> SplitDeviceQueue::enable_notifications() {
+  const bool by_event = (features_ & kFeatureEventIdx) != 0;
+  std::uint16_t* const wish = by_event ? ring_.avail_event() : ring_.used_flags();
+  if (!mem::try_store(wish, by_event ? next_avail_ : std::uint16_t{0})) {
+    return fail_ring_access(wish);
+  }
+  // The wish must be out before the index is read; the driver does it the other way round.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  return look_again();
+}
+
+Result<> SplitDeviceQueue::disable_notifications() {
+  // With an event index the event that was set last lies behind us and will not come again soon.
+  if ((features_ & kFeatureEventIdx) != 0) return {};
+  if (!mem::try_store(ring_.used_flags(), kUsedNoNotify)) {
+    return fail_ring_access(ring_.used_flags());
+  }
+  return {};
+}
+
+}  // namespace guestio::virtio

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/task/stop.h"
+
+#include "guestio/base/check.h"
+
+namespace guestio::task {
+
+bool StopListener::listen(StopToken token) noexcept {
+  if (token.source_ == nullptr) return true;
+  if (token.source_->requested_) return false;
+  GUESTIO_CHECK(!is_linked(), "a stop listener to listen to one source at a time");
+  token.source_->listeners_.push_back(*this);
+  return true;
+}
+
+StopSource::StopSource(StopToken parent) noexcept { requested_ = !listen(parent); }
+
+StopSource::~StopSource() {
+  GUESTIO_CHECK(listeners_.is_empty(), "nobody listening when a stop source ends");
+}
+
+void StopSource::request_stop() noexcept {
+  if (requested_) return;
+  requested_ = true;
+  // A list of our own: a listener may destroy this source.
+  IntrusiveList<StopListener> told;
+  told.take_all(listeners_);
+  while (StopListener* const listener = told.pop_front()) listener->on_stop();
+}
+
+}  // namespace guestio::task

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <coroutine>
+#include <exception>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+#include "guestio/base/check.h"
+#include "guestio/task/frame_pool.h"
+
+/// Task: the coroutine type of this library.
+///
+/// Rules for coroutines here, some of which go round faults of g++ 12:
+/// - A coroutine is a function or member function, never a lambda with captures: the frame refers
+///   to the lambda object, not to copies of what it captured.
+/// - Reference parameters must outlive the task. Parameters by value are moved into the frame.
+/// - What stands behind co_await is a name or one plain call. No braced temporaries, no ?:, no
+///   second co_await in the same expression: g++ 12 destroys such temporaries twice or too early.
+namespace guestio::task {
+
+template <typename T = void>
+class Task;
+class Scope;
+
+namespace detail {
+
+class PromiseBase {
+ public:
+  static void* operator new(std::size_t size) { return FramePool::allocate(size); }
+  static void operator delete(void* frame, std::size_t size) noexcept {
+    FramePool::release(frame, size);
+  }
+
+  struct FinalAwaiter {
+    bool await_ready() noexcept { return false; }
+    template <typename Promise>
+    std::coroutine_handle<> await_suspend(std::coroutine_handle<Promise> finished) noexcept {
+      return finished.promise().finish(finished);
+    }
+    void await_resume() noexcept {}
+  };
+
+  std::suspend_always initial_suspend() noexcept { return {}; }
+  FinalAwaiter final_suspend() noexcept { return {}; }
+  // No exceptions on any path of ours: one that arrives here is a bug.
+  [[noreturn]] void unhandled_exception() noexcept { std::terminate(); }
+
+  std::coroutine_handle<> finish(std::coroutine_handle<> self) noexcept;
+
+  // Who goes on when the coroutine is done. Neither is set while the one who started it is still
+  // inside resume(): it looks at done() itself then.
+  std::coroutine_handle<> continuation;
+  Scope* scope = nullptr;
+  bool started = false;
+};
+
+template <typename T>
+class Promise final : public PromiseBase {
+ public:
+  Task<T> get_return_object() noexcept;
+  template <typename Value = T>
+    requires std::is_constructible_v<T, Value&&>
+  void return_value(Value&& value) noexcept {
+    result_.emplace(std::forward<Value>(value));
+  }
+  T take_result() noexcept { return std::move(*result_); }
+
+ private:
+  std::optional<T> result_;
+};
+
+template <>
+class Promise<void> final : public PromiseBase {
+ public:
+  Task<void> get_return_object() noexcept;
+  void return_void() noexcept {}
+  void take_result() noexcept {}
+};
+
+}  // namespace detail
+
+/// A coroutine that gives a T.
+///
+/// 1. Lazy: it starts when it is awaited, or spawned into a Scope.
+/// 2. Awaited at most once, as an rvalue: `co_await read_header(disk)` or `co_await std::move(t)`.
+/// 3. The awaiting coroutine goes on directly when it ends. A task that ends without ever being
+///    suspended uses no stack for it, so a loop may await any number of them.
+/// 4. An exception that leaves the coroutine ends the process.
+///
+/// Lifetime: owns the frame. Destroying a task that is suspended destroys its frame with all
+/// locals; whether that is allowed is for what it waits for to say (a WaitQueue: yes; an operation
+/// of the kernel: never).
+/// Threads: one. A task is created, resumed and destroyed on the thread that starts it.
+template <typename T>
+class [[nodiscard]] Task {
+ public:
+  using promise_type = detail::Promise<T>;
+
+  Task() noexcept = default;
+  Task(Task&& other) noexcept : handle_(std::exchange(other.handle_, {})) {}
+  Task& operator=(Task&& other) noexcept {
+    if (this != &other) {
+      destroy();
+      handle_ = std::exchange(other.handle_, {});
+    }
+    return *this;
+  }
+  ~Task() { destroy(); }
+
+  /// False when default-made or moved from.
+  [[nodiscard]] explicit operator bool() const noexcept { return static_cast<bool>(handle_); }
+
+  class Awaiter {
+   public:
+    explicit Awaiter(std::coroutine_handle<promise_type> task) noexcept : task_(task) {}
+
+    bool await_ready() const noexcept { return false; }
+
+    // Not a symmetric transfer: g++ makes that a tail call only from -O2 on, and a loop over tasks
+    // that end at once would eat the stack in every other build.
+    bool await_suspend(std::coroutine_handle<> awaiting) const noexcept {
+      GUESTIO_CHECK(!std::exchange(task_.promise().started, true), "a task to be awaited once");
+      task_.resume();
+      if (task_.done()) return false;
+      task_.promise().continuation = awaiting;
+      return true;
+    }
+
+    T await_resume() const noexcept { return task_.promise().take_result(); }
+
+   private:
+    std::coroutine_handle<promise_type> task_;
+  };
+
+  /// Starts the task on the calling thread and waits for its result.
+  Awaiter operator co_await() && noexcept {
+    GUESTIO_CHECK(handle_, "a task that holds a coroutine");
+    return Awaiter(handle_);
+  }
+
+ private:
+  friend promise_type;
+  friend Scope;
+
+  explicit Task(std::coroutine_handle<promise_type> handle) noexcept : handle_(handle) {}
+
+  void destroy() noexcept {
+    if (handle_) std::exchange(handle_, {}).destroy();
+  }
+
+  std::coroutine_handle<promise_type> handle_;
+};
+
+namespace detail {
+
+template <typename T>
+Task<T> Promise<T>::get_return_object() noexcept {
+  return Task<T>(std::coroutine_handle<Promise>::from_promise(*this));
+}
+
+inline Task<void> Promise<void>::get_return_object() noexcept {
+  return Task<void>(std::coroutine_handle<Promise>::from_promise(*this));
+}
+
+}  // namespace detail
+}  // namespace guestio::task

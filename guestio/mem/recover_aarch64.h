@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <arm_neon.h>
+
+#include <cstddef>
+#include <cstdint>
+
+/// The instructions of recover.h on aarch64. Included by recover.h only.
+
+/// One instruction that may fault, and its entry in the table: where it stands and the label to go
+/// on at, both relative to the entry, so that nothing has to be relocated. The section flags: `a`
+/// allocated, `R` kept by the linker though nothing refers to it, `?` dropped together with the
+/// function when that is one of several copies of an inline function.
+#define GUESTIO_RECOVERABLE(instruction, label)          \
+  "1: " instruction                                      \
+  "\n"                                                   \
+  ".pushsection guestio_recovery, \"aR?\", %%progbits\n" \
+  ".balign 4\n"                                          \
+  ".long 1b - .\n"                                       \
+  ".long " label                                         \
+  " - .\n"                                               \
+  ".popsection\n"
+
+namespace guestio::mem::internal {
+
+/// What a copy moves in one instruction on every machine of this architecture.
+using Vector = uint8x16_t;
+
+// What a load names as its operand, so that the compiler keeps earlier stores to it in front. It may
+// lie over an object of any type.
+template <std::size_t Size>
+struct [[gnu::may_alias]] Block {
+  std::byte bytes[Size];
+};
+
+// `Q` is memory addressed by one register alone, which every one of these instructions takes.
+
+template <typename Bits>
+[[gnu::always_inline]] inline bool load(const void* from, Bits& to) noexcept {
+  const auto* const block = static_cast<const Block<sizeof(Bits)>*>(from);
+  Bits value;
+  if constexpr (sizeof(Bits) == 1) {
+    asm volatile goto(GUESTIO_RECOVERABLE("ldrb %w[value], %[from]", "%l[fault]")
+                      : [value] "=r"(value) : [from] "Q"(*block) : : fault);
+  } else if constexpr (sizeof(Bits) == 2) {
+    asm volatile goto(GUESTIO_RECOVERABLE("ldrh %w[value], %[from]", "%l[fault]")
+                      : [value] "=r"(value) : [from] "Q"(*block) : : fault);
+  } else if constexpr (sizeof(Bits) == 4) {
+    asm volatile goto(GUESTIO_RECOVERABLE("ldr %w[value], %[from]", "%l[fault]")
+                      : [value] "=r"(value) : [from] "Q"(*block) : : fault);
+  } else {
+    asm volatile goto(GUESTIO_RECOVERABLE("ldr %x[value], %[from]", "%l[fault]")
+                      : [value] "=r"(value) : [from] "Q"(*block) : : fault);
+  }
+  to = value;
+  return true;
+fault:
+  return false;
+}
+
+template <typename Bits>
+[[gnu::always_inline]] inline bool load_acquire(const void* from, Bits& to) noexcept {
+  Bits value;
+  if constexpr (sizeof(Bits) == 1) {
+    asm volatile goto(GUESTIO_RECOVERABLE("ldarb %w[value], [%[from]]", "%l[fault]")
+                      : [value] "=r"(value) : [from] "r"(from) : "memory" : fault);
+  } else if constexpr (sizeof(Bits) == 2) {
+    asm volatile goto(GUESTIO_RECOVERABLE("ldarh %w[value], [%[from]]", "%l[fault]")
+                      : [value] "=r"(value) : [from] "r"(from) : "memory" : fault);
+  } else if constexpr (sizeof(Bits) == 4) {
+    asm volatile goto(GUESTIO_RECOVERABLE("ldar %w[value], [%[from]]", "%l[fault]")
+                      : [value] "=r"(value) : [from] "r"(from) : "memory" : fault);
+  } else {
+    asm volatile goto(GUESTIO_RECOVERABLE("ldar %x[value], [%[from]]", "%l[fault]")
+                      : [value] "=r"(value) : [from] "r"(from) : "memory" : fault);
+  }
+  to = value;
+  return true;
+fault:
+  return false;
+}
+
+template <typename Bits>
+[[gnu::always_inline]] inline bool store(void* to, Bits value) noexcept {
+  if constexpr (sizeof(Bits) == 1) {
+    asm volatile goto(GUESTIO_RECOVERABLE("strb %w[value], [%[to]]", "%l[fault]")
+                      : : [value] "r"(value), [to] "r"(to) : "memory" : fault);
+  } else if constexpr (sizeof(Bits) == 2) {
+    asm volatile goto(GUESTIO_RECOVERABLE("strh %w[value], [%[to]]", "%l[fault]")
+                      : : [value] "r"(value), [to] "r"(to) : "memory" : fault);
+  } else if constexpr (sizeof(Bits) == 4) {
+    asm volatile goto(GUESTIO_RECOVERABLE("str %w[value], [%[to]]", "%l[fault]")
+                      : : [value] "r"(value), [to] "r"(to) : "memory" : fault);
+  } else {
+    asm volatile goto(GUESTIO_RECOVERABLE("str %x[value], [%[to]]", "%l[fault]")
+                      : : [value] "r"(value), [to] "r"(to) : "memory" : fault);
+  }
+  return true;
+fault:
+  return false;
+}
+
+template <typename Bits>
+[[gnu::always_inline]] inline bool store_release(void* to, Bits value) noexcept {
+  if constexpr (sizeof(Bits) == 1) {
+    asm volatile goto(GUESTIO_RECOVERABLE("stlrb %w[value], [%[to]]", "%l[fault]")
+                      : : [value] "r"(value), [to] "r"(to) : "memory" : fault);
+  } else if constexpr (sizeof(Bits) == 2) {
+    asm volatile goto(GUESTIO_RECOVERABLE("stlrh %w[value], [%[to]]", "%l[fault]")
+                      : : [value] "r"(value), [to] "r"(to) : "memory" : fault);
+  } else if constexpr (sizeof(Bits) == 4) {
+    asm volatile goto(GUESTIO_RECOVERABLE("stlr %w[value], [%[to]]", "%l[fault]")
+                      : : [value] "r"(value), [to] "r"(to) : "memory" : fault);
+  } else {
+    asm volatile goto(GUESTIO_RECOVERABLE("stlr %x[value], [%[to]]", "%l[fault]")
+                      : : [value] "r"(value), [to] "r"(to) : "memory" : fault);
+  }
+  return true;
+fault:
+  return false;
+}
+
+enum class Attempt : unsigned { kDifferent = 0, kDone = 1, kFaulted = 2, kDisturbed = 3 };
+
+/// One try at a compare-exchange with an exclusive pair; somebody else's store may disturb it. When
+/// the values differ, what was found is stored back: a fault of writing shows in every case.
+template <typename Bits>
+[[gnu::always_inline]] inline Attempt attempt_exchange(void* at, Bits& found, Bits expected,
+                                                       Bits desired) noexcept {
+  std::uint64_t seen = 0;
+  std::uint32_t state = 0;
+  const std::uint64_t want = expected;
+  const std::uint64_t value = desired;
+#define GUESTIO_ATTEMPT(load, store)                                   \
+  asm volatile(GUESTIO_RECOVERABLE(load ", [%[at]]", "8f")             \
+               "cmp %x[seen], %x[want]\n"                              \
+               "csel %x[seen2], %x[value], %x[seen], eq\n"             \
+               GUESTIO_RECOVERABLE(store ", [%[at]]", "8f")            \
+               "cbnz %w[state], 7f\n"                                  \
+               "cmp %x[seen], %x[want]\n"                              \
+               "cset %w[state], eq\n"                                  \
+               "b 9f\n"                                                \
+               "7: mov %w[state], #3\n"                                \
+               "b 9f\n"                                                \
+               "8: mov %w[state], #2\n"                                \
+               "9:\n"                                                  \
+               : [seen] "=&r"(seen), [seen2] "=&r"(stored), [state] "=&r"(state) \
+               : [at] "r"(at), [want] "r"(want), [value] "r"(value)    \
+               : "memory", "cc")
+  std::uint64_t stored;
+  if constexpr (sizeof(Bits) == 1) {
+    GUESTIO_ATTEMPT("ldaxrb %w[seen]", "stlxrb %w[state], %w[seen2]");
+  } else if constexpr (sizeof(Bits) == 2) {
+    GUESTIO_ATTEMPT("ldaxrh %w[seen]", "stlxrh %w[state], %w[seen2]");
+  } else if constexpr (sizeof(Bits) == 4) {
+    GUESTIO_ATTEMPT("ldaxr %w[seen]", "stlxr %w[state], %w[seen2]");
+  } else {
+    GUESTIO_ATTEMPT("ldaxr %x[seen]", "stlxr %w[state], %x[seen2]");
+  }
+#undef GUESTIO_ATTEMPT
+  found = static_cast<Bits>(seen);
+  return static_cast<Attempt>(state);
+}
+
+/// 0: different, 1: exchanged, 2: faulted. The guest can disturb the pair for as long as it likes on
+/// some processors; each attempt that it wins is a store of its own.
+template <typename Bits>
+[[gnu::always_inline]] inline unsigned compare_exchange(void* at, Bits& expected,
+                                                        Bits desired) noexcept {
+  for (;;) {
+    Bits found;
+    const Attempt attempt = attempt_exchange(at, found, expected, desired);
+    if (attempt == Attempt::kDisturbed) continue;
+    if (attempt == Attempt::kDifferent) expected = found;
+    return static_cast<unsigned>(attempt);
+  }
+}
+
+[[gnu::always_inline]] inline bool set_bits(void* at, std::uint8_t bits) noexcept {
+  std::uint32_t value;
+  std::uint32_t state;
+  do {
+    asm volatile goto(GUESTIO_RECOVERABLE("ldaxrb %w[value], [%[at]]", "%l[fault]")
+                      "orr %w[value], %w[value], %w[bits]\n"
+                      GUESTIO_RECOVERABLE("stlxrb %w[state], %w[value], [%[at]]", "%l[fault]")
+                      : [value] "=&r"(value), [state] "=&r"(state)
+                      : [bits] "r"(bits), [at] "r"(at) : "memory" : fault);
+  } while (state != 0);
+  return true;
+fault:
+  return false;
+}
+
+[[gnu::always_inline]] inline bool load_vector(const std::byte* from, Vector& to) noexcept {
+  const auto* const block = reinterpret_cast<const Block<sizeof(Vector)>*>(from);
+  Vector value;
+  asm volatile goto(GUESTIO_RECOVERABLE("ldr %q[value], %[from]", "%l[fault]")
+                    : [value] "=w"(value) : [from] "Q"(*block) : : fault);
+  to = value;
+  return true;
+fault:
+  return false;
+}
+
+[[gnu::always_inline]] inline bool store_vector(std::byte* to, Vector value) noexcept {
+  asm volatile goto(GUESTIO_RECOVERABLE("str %q[value], [%[to]]", "%l[fault]")
+                    : : [value] "w"(value), [to] "r"(to) : "memory" : fault);
+  return true;
+fault:
+  return false;
+}
+
+[[gnu::always_inline]] inline Vector broadcast(std::uint8_t value) noexcept {
+  return vdupq_n_u8(value);
+}
+
+[[gnu::always_inline]] inline bool equal(Vector a, Vector b) noexcept {
+  return vminvq_u8(vceqq_u8(a, b)) == 0xff;
+}
+
+/// The long loops, for `length` above 128. They return how many bytes are done for certain: `length`
+/// or, after a fault, some number before the faulting byte.
+std::size_t copy_long(std::byte* destination, const std::byte* source, std::size_t length) noexcept;
+std::size_t fill_long(std::byte* destination, std::byte value, std::size_t length) noexcept;
+
+}  // namespace guestio::mem::internal

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <emmintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+/// The instructions of recover.h on x86-64. Included by recover.h only.
+
+/// One instruction that may fault, and its entry in the table: where it stands and the label to go
+/// on at, both relative to the entry, so that nothing has to be relocated. The section flags: `a`
+/// allocated, `R` kept by the linker though nothing refers to it, `?` dropped together with the
+/// function when that is one of several copies of an inline function.
+#define GUESTIO_RECOVERABLE(instruction, label)         \
+  "1: " instruction                                     \
+  "\n"                                                  \
+  ".pushsection guestio_recovery, \"aR?\", @progbits\n" \
+  ".balign 4\n"                                         \
+  ".long 1b - .\n"                                      \
+  ".long " label                                        \
+  " - .\n"                                              \
+  ".popsection\n"
+
+namespace guestio::mem::internal {
+
+/// What a copy moves in one instruction on every machine of this architecture.
+using Vector = __m128i;
+
+// What a load names as its operand, so that the compiler keeps earlier stores to it in front. It may
+// lie over an object of any type.
+template <std::size_t Size>
+struct [[gnu::may_alias]] Block {
+  std::byte bytes[Size];
+};
+
+template <typename Bits>
+[[gnu::always_inline]] inline bool load(const void* from, Bits& to) noexcept {
+  const auto* const block = static_cast<const Block<sizeof(Bits)>*>(from);
+  Bits value;
+  if constexpr (sizeof(Bits) == 1) {
+    asm volatile goto(GUESTIO_RECOVERABLE("movzbl %[from], %k[value]", "%l[fault]")
+                      : [value] "=r"(value) : [from] "m"(*block) : : fault);
+  } else if constexpr (sizeof(Bits) == 2) {
+    asm volatile goto(GUESTIO_RECOVERABLE("movzwl %[from], %k[value]", "%l[fault]")
+                      : [value] "=r"(value) : [from] "m"(*block) : : fault);
+  } else {
+    asm volatile goto(GUESTIO_RECOVERABLE("mov %[from], %[value]", "%l[fault]")
+                      : [value] "=r"(value) : [from] "m"(*block) : : fault);
+  }
+  to = value;
+  return true;
+fault:
+  return false;
+}
+
+/// Loads are never reordered with later accesses by the processor: only the compiler must be kept.
+template <typename Bits>
+[[gnu::always_inline]] inline bool load_acquire(const void* from, Bits& to) noexcept {
+  const bool loaded = load(from, to);
+  asm volatile("" : : : "memory");
+  return loaded;
+}
+
+template <typename Bits>
+[[gnu::always_inline]] inline bool store(void* to, Bits value) noexcept {
+  asm volatile goto(GUESTIO_RECOVERABLE("mov %[value], (%[to])", "%l[fault]")
+                    : : [value] "r"(value), [to] "r"(to) : "memory" : fault);
+  return true;
+fault:
+  return false;
+}
+
+/// Stores are never reordered with earlier accesses by the processor.
+template <typename Bits>
+[[gnu::always_inline]] inline bool store_release(void* to, Bits value) noexcept {
+  return store(to, value);
+}
+
+/// 0: different, 1: exchanged, 2: faulted.
+template <typename Bits>
+[[gnu::always_inline]] inline unsigned compare_exchange(void* at, Bits& expected,
+                                                        Bits desired) noexcept {
+  std::uint8_t state = 2;
+  asm volatile(GUESTIO_RECOVERABLE("lock cmpxchg %[desired], (%[at])", "2f")
+               "sete %[state]\n"
+               "2:\n"
+               : "+a"(expected), [state] "+q"(state)
+               : [at] "r"(at), [desired] "r"(desired)
+               : "memory", "cc");
+  return state;
+}
+
+[[gnu::always_inline]] inline bool set_bits(void* at, std::uint8_t bits) noexcept {
+  asm volatile goto(GUESTIO_RECOVERABLE("lock orb %[bits], (%[at])", "%l[fault]")
+                    : : [bits] "q"(bits), [at] "r"(at) : "memory", "cc" : fault);
+  return true;
+fault:
+  return false;
+}
+
+[[gnu::always_inline]] inline bool load_vector(const std::byte* from, Vector& to) noexcept {
+  const auto* const block = reinterpret_cast<const Block<sizeof(Vector)>*>(from);
+  Vector value;
+  asm volatile goto(GUESTIO_RECOVERABLE("movdqu %[from], %[value]", "%l[fault]")
+                    : [value] "=x"(value) : [from] "m"(*block) : : fault);
+  to = value;
+  return true;
+fault:
+  return false;
+}
+
+[[gnu::always_inline]] inline bool store_vector(std::byte* to, Vector value) noexcept {
+  asm volatile goto(GUESTIO_RECOVERABLE("movdqu %[value], (%[to])", "%l[fault]")
+                    : : [value] "x"(value), [to] "r"(to) : "memory" : fault);
+  return true;
+fault:
+  return false;
+}
+
+[[gnu::always_inline]] inline Vector broadcast(std::uint8_t value) noexcept {
+  return _mm_set1_epi8(static_cast<char>(value));
+}
+
+[[gnu::always_inline]] inline bool equal(Vector a, Vector b) noexcept {
+  return _mm_movemask_epi8(_mm_cmpeq_epi8(a, b)) == 0xffff;
+}
+
+/// The long loops, for `length` above 128. They return how many bytes are done for certain: `length`
+/// or, after a fault, some number before the faulting byte.
+std::size_t copy_long(std::byte* destination, const std::byte* source, std::size_t length) noexcept;
+std::size_t fill_long(std::byte* destination, std::byte value, std::size_t length) noexcept;
+
+}  // namespace guestio::mem::internal

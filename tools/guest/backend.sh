@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MIT
+# shellcheck shell=bash
+# The vhost-user-blk backend under a guest: guestio-blk, or qemu-storage-daemon to compare with.
+# Source it after tools/lib/common.sh.
+
+# backend_command IMAGE SOCKET QUEUES: the command that serves the image, into `backend_words`.
+# GUESTIO_BACKEND chooses; guestio-blk itself is $GUESTIO_BLK, with more options in
+# $GUESTIO_BLK_OPTIONS.
+# shellcheck disable=SC2034  # the caller's array
+backend_command() {
+  local image=$1 socket=$2 queues=$3
+  local -a options
+  case ${GUESTIO_BACKEND:-guestio-blk} in
+    guestio-blk)
+      read -ra options <<<"${GUESTIO_BLK_OPTIONS:-}"
+      backend_words=("$GUESTIO_BLK" --socket-path "$socket" --blk-file "$image"
+        --num-queues "$queues" "${options[@]}")
+      ;;
+    qsd)
+      backend_words=(qemu-storage-daemon
+        --blockdev "driver=file,node-name=file0,filename=$image,cache.direct=on,aio=io_uring,discard=unmap"
+        --export "type=vhost-user-blk,id=export0,node-name=file0,addr.type=unix,addr.path=$socket,writable=on,num-queues=$queues")
+      ;;
+    *) die_usage "GUESTIO_BACKEND is '$GUESTIO_BACKEND'; it can be guestio-blk or qsd" ;;
+  esac
+}
+
+# backend_name: for messages.
+backend_name() {
+  if [ "${GUESTIO_BACKEND:-guestio-blk}" = qsd ]; then
+    echo qemu-storage-daemon
+  else
+    echo guestio-blk
+  fi
+}
+
+# wait_for_socket SOCKET PID: until the socket is there; fails when the process ends first.
+wait_for_socket() {
+  local socket=$1 pid=$2 attempt
+  for ((attempt = 0; attempt < 200; attempt++)); do
+    [ ! -S "$socket" ] || return 0
+    kill -0 "$pid" 2>/dev/null || return 1
+    sleep 0.05
+  done
+  return 1
+}

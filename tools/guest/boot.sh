@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: MIT
+# shellcheck shell=bash
+# One guest from start to verdict: serves an image, boots a Linux guest on it, lets it run its checks
+# and looks at the image afterwards. Source it after tools/lib/common.sh and tools/lib/packages.sh;
+# it owns the EXIT, INT and TERM traps.
+#
+#   boot_guest IMAGE LOGS    returns only when everything went well; otherwise the script ends with
+#                            status 1 and one line that names the step that failed.
+#
+# Read from the environment: GUESTIO_BLK (the program), GUESTIO_BACKEND, GUESTIO_BLK_OPTIONS,
+# GUESTIO_QUEUES (1), GUESTIO_ACCEL (tcg), GUESTIO_QEMU, GUESTIO_GUEST_TIMEOUT (seconds).
+#
+# The guest talks to us in lines on its console that begin with @guestio: `step TEXT`, `fact NAME
+# VALUE`, `pass CHECK TEXT`, `fail CHECK TEXT`, `done`. A check counts as passed only if its line is
+# there.
+
+# shellcheck source=tools/guest/kernel.sh
+. "$GUESTIO_ROOT/tools/guest/kernel.sh"
+# shellcheck source=tools/guest/initramfs.sh
+. "$GUESTIO_ROOT/tools/guest/initramfs.sh"
+# shellcheck source=tools/guest/backend.sh
+. "$GUESTIO_ROOT/tools/guest/backend.sh"
+# shellcheck source=tools/guest/qemu.sh
+. "$GUESTIO_ROOT/tools/guest/qemu.sh"
+# shellcheck source=tools/guest/image.sh
+. "$GUESTIO_ROOT/tools/guest/image.sh"
+
+GUEST_MEMORY=512M
+GUEST_FILES=600
+# Every check that the guest has to pass, in its order.
+GUEST_CHECKS=(disk raw parallel discard throughput format tree remount churn fsck errors)
+
+backend_pid=
+qemu_pid=
+follower_pid=
+socket_directory=
+logs=
+current_step=
+
+# begin TEXT: a step that a failure is attributed to.
+begin() {
+  current_step=$1
+  step "$1"
+}
+
+# fail_step TEXT: the end, with what a person needs to go on.
+fail_step() {
+  {
+    printf '\nFAILED in step "%s": %s\n' "$current_step" "$1"
+    printf 'Logs are in %s:\n' "$logs"
+    find "$logs" -maxdepth 1 -name '*.log' -size +0 -printf '  %f (%s bytes)\n' | sort
+  } >&2
+  exit 1
+}
+
+# stop_process PID: TERM, and KILL when that did not help within five seconds.
+stop_process() {
+  local pid=$1 attempt
+  kill "$pid" 2>/dev/null || return 0
+  for ((attempt = 0; attempt < 100; attempt++)); do
+    kill -0 "$pid" 2>/dev/null || return 0
+    sleep 0.05
+  done
+  kill -KILL "$pid" 2>/dev/null || true
+}
+
+clean_up() {
+  trap - INT TERM
+  [ -z "$qemu_pid" ] || stop_process "$qemu_pid"
+  [ -z "$backend_pid" ] || stop_process "$backend_pid"
+  [ -z "$follower_pid" ] || kill "$follower_pid" 2>/dev/null || true
+  [ -z "$socket_directory" ] || rm -rf "$socket_directory"
+}
+
+set_traps() {
+  trap clean_up EXIT
+  trap 'echo "interrupted" >&2; exit 130' INT
+  trap 'echo "terminated" >&2; exit 143' TERM
+}
+
+# make_socket_directory: a short one, since a socket's path may have no more than 107 bytes.
+make_socket_directory() { socket_directory=$(mktemp -d /tmp/guestio.XXXXXX); }
+
+# start_backend IMAGE QUEUES: afterwards it listens on $socket_directory/disk.sock.
+start_backend() {
+  local socket=$socket_directory/disk.sock
+  local -a backend_words=()
+  backend_command "$1" "$socket" "$2"
+  command -v "${backend_words[0]}" >/dev/null ||
+    fail_step "there is no program '${backend_words[0]}'"
+  printf '%q ' "${backend_words[@]}" >"$logs/backend.command"
+  # Dies with this script, even when that is killed the hard way.
+  setpriv --pdeathsig TERM "${backend_words[@]}" </dev/null >"$logs/backend.log" 2>&1 &
+  backend_pid=$!
+  wait_for_socket "$socket" "$backend_pid" || {
+    tail -n 5 "$logs/backend.log" >&2
+    fail_step "$(backend_name) did not open its socket"
+  }
+}
+
+# stop_backend: it has to end by itself on SIGTERM, with status 0.
+stop_backend() {
+  local status=0
+  stop_process "$backend_pid"
+  wait "$backend_pid" || status=$?
+  backend_pid=
+  [ "$status" -eq 0 ] || fail_step "$(backend_name) ended with status $status on SIGTERM"
+}
+
+# start_guest QUEUES TIMEOUT INITRAMFS
+start_guest() {
+  local queues=$1 timeout=$2 initramfs=$3
+  local -a disk_words accelerator_words words
+  disk_words "$socket_directory/disk.sock" "$queues" "$GUEST_MEMORY"
+  accelerator_words
+  words=("$QEMU" "${disk_words[@]}" "${accelerator_words[@]}"
+    -nodefaults -no-user-config -display none -no-reboot
+    -chardev "file,id=console,path=$logs/console.log" -serial chardev:console
+    -kernel "$GUEST_CACHE/kernel/vmlinuz" -initrd "$initramfs"
+    -append "console=ttyS0 quiet panic=-1 oops=panic guestio_queues=$queues \
+guestio_bytes=$((IMAGE_MIB << 20)) guestio_fs_mib=$FILE_SYSTEM_MIB guestio_files=$GUEST_FILES")
+  printf '%q ' "${words[@]}" >"$logs/qemu.command"
+  : >"$logs/console.log"
+  setpriv --pdeathsig TERM timeout --kill-after=5 "$timeout" "${words[@]}" \
+    </dev/null >"$logs/qemu.log" 2>&1 &
+  qemu_pid=$!
+  tail -n +1 -s 0.2 -f --pid="$qemu_pid" "$logs/console.log" |
+    sed -un 's/\r$//; s/^@guestio step /    guest: /p; s/^@guestio fail /    guest: FAILED: /p' &
+  follower_pid=$!
+}
+
+# wait_for_guest TIMEOUT: until QEMU has ended; a backend that ends before it is a failure.
+wait_for_guest() {
+  local timeout=$1 ended='' status=0
+  wait -n -p ended "$qemu_pid" "$backend_pid" || status=$?
+  if [ "$ended" = "$backend_pid" ]; then
+    backend_pid=
+    tail -n 5 "$logs/backend.log" >&2
+    fail_step "$(backend_name) ended with status $status while the guest was running"
+  fi
+  qemu_pid=
+  wait "$follower_pid" || true
+  follower_pid=
+  case $status in
+    0) ;;
+    124 | 137) fail_step "the guest was not done after $timeout s" ;;
+    *)
+      tail -n 5 "$logs/qemu.log" >&2
+      fail_step "QEMU ended with status $status"
+      ;;
+  esac
+}
+
+# guest_line KIND [NAME]: the text of the guest's last line of that kind and name; fails without one.
+guest_line() {
+  tr -d '\r' <"$logs/console.log" | awk -v kind="$1" -v name="${2:-}" '
+    $1 == "@guestio" && $2 == kind && (name == "" || $3 == name) {
+      found = 1
+      line = $0
+      sub(/^@guestio [^ ]+ ?/, "", line)
+      if (name != "") sub(/^[^ ]+ ?/, "", line)
+    }
+    END { if (!found) exit 1; print line }'
+}
+
+# guest_fact NAME: what the guest told under that name; a failure of the step when it told nothing.
+guest_fact() {
+  guest_line fact "$1" || fail_step "the guest told no '$1'"
+}
+
+# judge_guest: every check passed, and the guest came to its end.
+judge_guest() {
+  local check text
+  if text=$(guest_line fail); then fail_step "guest check: $text"; fi
+  for check in "${GUEST_CHECKS[@]}"; do
+    text=$(guest_line pass "$check") || {
+      tail -n 15 "$logs/console.log" >&2
+      fail_step "the guest stopped without a result of its check '$check'"
+    }
+    results+=("guest: $check" "ok    $text")
+  done
+  guest_line "done" >/dev/null || fail_step "the guest did not reach its end"
+}
+
+# judge_image IMAGE
+judge_image() {
+  local image=$1 text raw_md5 sums_md5 files
+  raw_md5=$(guest_fact raw_md5)
+  sums_md5=$(guest_fact sums_md5)
+  files=$(guest_fact files)
+  text=$(check_image_fsck "$image" "$logs/host-fsck.log") || fail_step "$text"
+  results+=("host: file system" "ok    $text")
+  text=$(check_image_files "$image" "$logs/host-files.log" "$sums_md5" "$files" "$logs/files") ||
+    fail_step "$text"
+  results+=("host: files" "ok    $text")
+  text=$(check_image_raw "$image" "$raw_md5") || fail_step "$text"
+  results+=("host: raw blocks" "ok    $text")
+}
+
+# print_table QUEUES
+print_table() {
+  local kernel read_mib written_mib requests read_speed write_speed
+  kernel=$(guest_fact kernel)
+  read_mib=$(guest_fact read_mib)
+  written_mib=$(guest_fact written_mib)
+  requests=$(guest_fact requests)
+  read_speed=$(guest_fact read_mib_s)
+  write_speed=$(guest_fact write_mib_s)
+  printf '\n'
+  printf '  %-20s %s\n' \
+    "guest kernel" "$kernel, ${GUESTIO_ACCEL:-tcg}, processors and queues: $1" \
+    "backend" "$(backend_name)" \
+    "${results[@]}" \
+    "bytes moved" "$read_mib MiB read, $written_mib MiB written, $requests requests" \
+    "read throughput" "$read_speed MiB/s (1 MiB direct, one at a time)" \
+    "write throughput" "$write_speed MiB/s (1 MiB direct, one at a time)"
+}
+
+boot_guest() {
+  local image=$1
+  logs=$2
+  local queues=${GUESTIO_QUEUES:-1} timeout=${GUESTIO_GUEST_TIMEOUT:-240}
+  local -a results=()
+  require_number GUESTIO_QUEUES "$queues"
+  require_number GUESTIO_GUEST_TIMEOUT "$timeout"
+  set_traps
+  mkdir -p "$logs"
+  logs=$(cd "$logs" && pwd)
+  find "$logs" -maxdepth 1 -name '*.log' -delete
+
+  begin "Preparing the guest's kernel and initramfs"
+  ensure_kernel
+  make_initramfs "$GUEST_CACHE/kernel" "$logs/initramfs.cpio"
+  ensure_image "$image"
+
+  begin "Starting $(backend_name) on $image"
+  make_socket_directory
+  start_backend "$image" "$queues"
+
+  begin "Running the guest: Linux $(cat "$GUEST_CACHE/kernel/release") in QEMU (${GUESTIO_ACCEL:-tcg})"
+  start_guest "$queues" "$timeout" "$logs/initramfs.cpio"
+  wait_for_guest "$timeout"
+  judge_guest
+
+  begin "Stopping $(backend_name)"
+  stop_backend
+
+  begin "Checking the image from the host"
+  judge_image "$image"
+  print_table "$queues"
+}

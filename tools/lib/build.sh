@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: MIT
+# shellcheck shell=bash
+# Configures and builds CMake presets. Source it after common.sh.
+
+# use_ccache: lets the presets go through ccache when it is installed and nobody chose otherwise.
+use_ccache() {
+  if [ -z "${GUESTIO_CCACHE+set}" ] && command -v ccache >/dev/null; then
+    GUESTIO_CCACHE=ccache
+  fi
+  export GUESTIO_CCACHE="${GUESTIO_CCACHE:-}"
+}
+
+# configure_preset PRESET
+configure_preset() {
+  use_ccache
+  (cd "$GUESTIO_ROOT" && cmake --preset "$1" -Wno-dev --log-level=WARNING) ||
+    die "configuring the preset '$1' failed"
+}
+
+# build_preset PRESET [TARGET...]: all targets when none is named.
+build_preset() {
+  local preset=$1
+  shift
+  step "Building the preset '$preset'${*:+ ($*)}"
+  configure_preset "$preset"
+  (cd "$GUESTIO_ROOT" && cmake --build --preset "$preset" ${1:+--target "$@"}) ||
+    die "building the preset '$preset' failed"
+}

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+# shellcheck shell=bash
+# The checks of `./dev lint` and the formatter. Source it after common.sh and build.sh.
+
+# cpp_files: our tracked C++ files, one a line.
+cpp_files() { git -C "$GUESTIO_ROOT" ls-files -- '*.h' '*.cc'; }
+
+# read_lines ARRAY COMMAND...: what the command prints; nothing is a failure, since a check of no
+# files would pass.
+read_lines() {
+  local -n lines=$1
+  local text
+  shift
+  text=$("$@") || die "$1 failed (is this a git tree?)"
+  [ -n "$text" ] || die "$1 found no files to check"
+  # shellcheck disable=SC2034  # the caller's array
+  mapfile -t lines <<<"$text"
+}
+
+# shell_files: our tracked shell files, known by their name or by their first line.
+shell_files() {
+  local file
+  git -C "$GUESTIO_ROOT" ls-files | while IFS= read -r file; do
+    case $file in
+      *.sh) printf '%s\n' "$file" ;;
+      *.md | *.txt | *.h | *.cc | *.py) ;;
+      *) if head -n 1 -- "$GUESTIO_ROOT/$file" 2>/dev/null | grep -qaE '^#!.*[ /](ba|da)?sh\b'; then
+        printf '%s\n' "$file"
+      fi ;;
+    esac
+  done
+}
+
+lint_format() {
+  local -a files
+  read_lines files cpp_files
+  (cd "$GUESTIO_ROOT" && clang-format-19 --dry-run -Werror -- "${files[@]}")
+}
+
+lint_includes() { (cd "$GUESTIO_ROOT" && python3 tools/check_includes.py); }
+
+lint_shell() {
+  local -a files
+  local file
+  read_lines files shell_files
+  cd "$GUESTIO_ROOT" || return 1
+  for file in "${files[@]}"; do
+    bash -n "$file" || return 1
+  done
+  shellcheck --external-sources -- "${files[@]}"
+}
+
+lint_tidy() {
+  [ -f "$GUESTIO_ROOT/build/dev/compile_commands.json" ] || configure_preset dev
+  (cd "$GUESTIO_ROOT" && python3 tools/lib/tidy.py build/dev)
+}
+
+# run_lint: every check, even after one has failed; fails when one has.
+run_lint() {
+  local failed=() name
+  for name in format includes shell tidy; do
+    step "Lint: $name"
+    # A sub-shell of its own: `set -e` and `cd` inside a check stay there.
+    if ! (lint_"$name"); then failed+=("$name"); fi
+  done
+  [ "${#failed[@]}" -eq 0 ] || die "lint failed: ${failed[*]}"
+  step "Lint is clean"
+}
+
+# format_tree: rewrites our C++ files the way lint wants them.
+format_tree() {
+  local -a files
+  read_lines files cpp_files
+  (cd "$GUESTIO_ROOT" && clang-format-19 -i -- "${files[@]}")
+}

@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Runs clang-tidy-19 over our own sources of a build directory.
+
+A source that passed is skipped until something that it is made of changes: its text, the text of any
+file it includes (as ninja recorded them at the last build), its compile command, .clang-tidy or the
+version of clang-tidy. Sources that were never built have no such record and are always checked.
+
+Usage: tidy.py BUILD_DIRECTORY
+"""
+
+import concurrent.futures
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+
+TIDY = "clang-tidy-19"
+
+
+def output_of(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@functools.cache
+def digest_of(path):
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+def recorded_inputs(build):
+    """Object file -> the files it was made of, from ninja's record of dependencies."""
+    inputs, current = {}, None
+    listing = subprocess.run(
+        ["ninja", "-C", str(build), "-t", "deps"], check=False, capture_output=True, text=True
+    ).stdout
+    for line in listing.splitlines():
+        if line.startswith("    "):
+            current.append(os.path.normpath(build / line.strip()))
+        elif ": #deps" in line:
+            name, state = line.split(": #deps", 1)
+            current = []
+            if "(VALID)" in state:
+                inputs[name] = current
+    return inputs
+
+
+def key_of(entry, inputs, common):
+    """What the verdict on this source depends on, or None when that is not known."""
+    files = inputs.get(entry.get("output", ""))
+    if not files:
+        return None
+    state = hashlib.sha256(common.encode())
+    state.update(entry["command"].encode())
+    try:
+        for path in sorted(files):
+            state.update(f"{path} {digest_of(path)}\n".encode())
+    except OSError:
+        return None
+    return state.hexdigest()
+
+
+def check(build, source):
+    # The compile commands are g++'s: flags that only it knows are no finding.
+    result = subprocess.run(
+        [TIDY, "-p", str(build), "--quiet", "--warnings-as-errors=*",
+         "--extra-arg-before=-Wno-unknown-warning-option", source],
+        check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    )
+    return result.returncode == 0, (result.stdout + result.stderr).strip()
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    build = pathlib.Path(sys.argv[1]).resolve()
+    root = pathlib.Path(__file__).resolve().parent.parent.parent
+    tracked = {str(root / name) for name in output_of("git", "-C", str(root), "ls-files", "*.cc").split()}
+    entries = json.loads((build / "compile_commands.json").read_text())
+    entries = [entry for entry in entries if entry["file"] in tracked]
+    config = root / ".clang-tidy"
+    if not config.exists():
+        sys.exit("error: there is no .clang-tidy")
+    common = digest_of(config) + output_of(TIDY, "--version")
+    inputs = recorded_inputs(build)
+    stamps = build / "tidy-passed"
+    stamps.mkdir(exist_ok=True)
+
+    todo, current = [], set()
+    for entry in entries:
+        key = key_of(entry, inputs, common)
+        if key:
+            current.add(key)
+        if not (key and (stamps / key).exists()):
+            todo.append((entry["file"], key))
+    for old in stamps.iterdir():
+        if old.name not in current:
+            old.unlink()
+
+    print(f"clang-tidy: {len(entries)} sources, {len(entries) - len(todo)} unchanged since they passed")
+    failed = 0
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = {pool.submit(check, build, source): (source, key) for source, key in todo}
+        for future in concurrent.futures.as_completed(futures):
+            source, key = futures[future]
+            passed, text = future.result()
+            if passed:
+                if key:
+                    (stamps / key).touch()
+            else:
+                failed += 1
+                print(f"{os.path.relpath(source, root)}:\n{text}\n", flush=True)
+    if failed:
+        sys.exit(f"error: clang-tidy found something in {failed} of {len(entries)} sources")
+
+
+if __name__ == "__main__":
+    main()

@@ -123,71 +123,77 @@ fault:
 
 enum class Attempt : unsigned { kDifferent = 0, kDone = 1, kFaulted = 2, kDisturbed = 3 };
 
-/// One try at a compare-exchange with an exclusive pair; somebody else's store may disturb it. When
-/// the values differ, what was found is stored back: a fault of writing shows in every case.
+/// A guest that keeps writing beside us can disturb an exclusive pair again and again. After so many
+/// attempts the memory counts as unusable.
+inline constexpr unsigned kMaxAttempts = 1u << 20;
+
+/// One try at a compare-exchange. When the values differ, what was found is stored back: memory that
+/// cannot be written shows in every case. One block of assembly, because nothing may come between
+/// the two accesses of an exclusive pair.
 template <typename Bits>
 [[gnu::always_inline]] inline Attempt attempt_exchange(void* at, Bits& found, Bits expected,
                                                        Bits desired) noexcept {
-  std::uint64_t seen = 0;
-  std::uint32_t state = 0;
   const std::uint64_t want = expected;
   const std::uint64_t value = desired;
-#define GUESTIO_ATTEMPT(load, store)                                   \
-  asm volatile(GUESTIO_RECOVERABLE(load ", [%[at]]", "8f")             \
-               "cmp %x[seen], %x[want]\n"                              \
-               "csel %x[seen2], %x[value], %x[seen], eq\n"             \
-               GUESTIO_RECOVERABLE(store ", [%[at]]", "8f")            \
-               "cbnz %w[state], 7f\n"                                  \
-               "cmp %x[seen], %x[want]\n"                              \
-               "cset %w[state], eq\n"                                  \
-               "b 9f\n"                                                \
-               "7: mov %w[state], #3\n"                                \
-               "b 9f\n"                                                \
-               "8: mov %w[state], #2\n"                                \
-               "9:\n"                                                  \
-               : [seen] "=&r"(seen), [seen2] "=&r"(stored), [state] "=&r"(state) \
-               : [at] "r"(at), [want] "r"(want), [value] "r"(value)    \
-               : "memory", "cc")
+  std::uint64_t seen;
   std::uint64_t stored;
+  std::uint64_t equal;
+  std::uint32_t state;
+#define GUESTIO_ATTEMPT(load, store)                                              \
+  asm volatile(GUESTIO_RECOVERABLE(load ", [%[at]]", "8f")                        \
+               "cmp %x[seen], %x[want]\n"                                         \
+               "csel %x[stored], %x[value], %x[seen], eq\n"                       \
+               "cset %x[equal], eq\n"                                             \
+               GUESTIO_RECOVERABLE(store ", [%[at]]", "8f")                       \
+               "cmp %w[state], #0\n"                                              \
+               "mov %w[state], #3\n"                                              \
+               "csel %w[state], %w[equal], %w[state], eq\n"                       \
+               "b 9f\n"                                                           \
+               "8: mov %w[state], #2\n"                                           \
+               "9:\n"                                                             \
+               : [seen] "=&r"(seen), [stored] "=&r"(stored), [state] "=&r"(state), \
+                 [equal] "=&r"(equal)                                             \
+               : [at] "r"(at), [want] "r"(want), [value] "r"(value)               \
+               : "memory", "cc")
   if constexpr (sizeof(Bits) == 1) {
-    GUESTIO_ATTEMPT("ldaxrb %w[seen]", "stlxrb %w[state], %w[seen2]");
+    GUESTIO_ATTEMPT("ldaxrb %w[seen]", "stlxrb %w[state], %w[stored]");
   } else if constexpr (sizeof(Bits) == 2) {
-    GUESTIO_ATTEMPT("ldaxrh %w[seen]", "stlxrh %w[state], %w[seen2]");
+    GUESTIO_ATTEMPT("ldaxrh %w[seen]", "stlxrh %w[state], %w[stored]");
   } else if constexpr (sizeof(Bits) == 4) {
-    GUESTIO_ATTEMPT("ldaxr %w[seen]", "stlxr %w[state], %w[seen2]");
+    GUESTIO_ATTEMPT("ldaxr %w[seen]", "stlxr %w[state], %w[stored]");
   } else {
-    GUESTIO_ATTEMPT("ldaxr %x[seen]", "stlxr %w[state], %x[seen2]");
+    GUESTIO_ATTEMPT("ldaxr %x[seen]", "stlxr %w[state], %x[stored]");
   }
 #undef GUESTIO_ATTEMPT
   found = static_cast<Bits>(seen);
   return static_cast<Attempt>(state);
 }
 
-/// 0: different, 1: exchanged, 2: faulted. The guest can disturb the pair for as long as it likes on
-/// some processors; each attempt that it wins is a store of its own.
+/// 0: different, 1: exchanged, 2: faulted.
 template <typename Bits>
 [[gnu::always_inline]] inline unsigned compare_exchange(void* at, Bits& expected,
                                                         Bits desired) noexcept {
-  for (;;) {
+  for (unsigned i = 0; i < kMaxAttempts; ++i) {
     Bits found;
     const Attempt attempt = attempt_exchange(at, found, expected, desired);
     if (attempt == Attempt::kDisturbed) continue;
     if (attempt == Attempt::kDifferent) expected = found;
     return static_cast<unsigned>(attempt);
   }
+  return static_cast<unsigned>(Attempt::kFaulted);
 }
 
 [[gnu::always_inline]] inline bool set_bits(void* at, std::uint8_t bits) noexcept {
   std::uint32_t value;
-  std::uint32_t state;
-  do {
+  std::uint32_t state = 1;
+  for (unsigned i = 0; i < kMaxAttempts && state != 0; ++i) {
     asm volatile goto(GUESTIO_RECOVERABLE("ldaxrb %w[value], [%[at]]", "%l[fault]")
                       "orr %w[value], %w[value], %w[bits]\n"
                       GUESTIO_RECOVERABLE("stlxrb %w[state], %w[value], [%[at]]", "%l[fault]")
                       : [value] "=&r"(value), [state] "=&r"(state)
                       : [bits] "r"(bits), [at] "r"(at) : "memory" : fault);
-  } while (state != 0);
-  return true;
+  }
+  return state == 0;
 fault:
   return false;
 }

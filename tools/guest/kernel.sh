@@ -41,7 +41,7 @@ fetch_kernel() {
   local package fresh=$GUEST_CACHE/kernel.new
   package=$(kernel_package)
   if [ -z "$package" ]; then
-    run_apt update || die "apt-get update failed"
+    run_apt update
     package=$(kernel_package)
   fi
   [ -n "$package" ] || die "apt knows no linux-image-cloud-amd64 (this needs Debian for amd64)"
@@ -51,7 +51,7 @@ fetch_kernel() {
   if ! (cd "$fresh" && apt-get -qq -o APT::Sandbox::User="$(id -un)" -o Acquire::Retries=3 \
     download "$package"); then
     # The list of packages may be older than what the mirror still has.
-    run_apt update || die "apt-get update failed"
+    run_apt update
     (cd "$fresh" && apt-get -qq -o APT::Sandbox::User="$(id -un)" download "$package") ||
       die "apt-get could not download $package"
   fi

@@ -32,10 +32,17 @@ as_root() {
   fi
 }
 
-# run_apt ARGUMENTS...: apt-get without questions, patient with another apt that holds the lock.
+# run_apt ARGUMENTS...: apt-get without questions, patient with another apt that holds the lock. What
+# it says is in build/apt.log; its end is shown when it fails, and the script ends.
 run_apt() {
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq \
-    -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 "$@" </dev/null
+  local log=$GUESTIO_ROOT/build/apt.log
+  mkdir -p "$GUESTIO_ROOT/build"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -q \
+    -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 "$@" \
+    </dev/null >"$log" 2>&1 || {
+    tail -n 15 "$log" >&2
+    die "apt-get $1 failed; all it said is in $log"
+  }
 }
 
 # install_groups GROUP...: makes sure that every package of these groups is installed.
@@ -54,8 +61,8 @@ install_groups() {
     die "these packages are missing and neither root nor sudo is at hand; as root, run:
   apt-get update && apt-get install --no-install-recommends ${missing[*]}"
   fi
-  run_apt update || die "apt-get update failed"
-  run_apt install -y --no-install-recommends "${missing[@]}" || die "apt-get install failed"
+  run_apt update
+  run_apt install -y --no-install-recommends "${missing[@]}"
 
   mapfile -t missing < <(missing_packages "${packages[@]}")
   [ "${#missing[@]}" -eq 0 ] || die "apt-get installed no ${missing[*]}"

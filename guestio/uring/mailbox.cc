@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/uring/mailbox.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "guestio/base/check.h"
+
+namespace guestio::uring {
+
+Result<Mailbox> Mailbox::create() noexcept {
+  UniqueFd event(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!event) return fail_host("eventfd");
+  return Mailbox(std::move(event));
+}
+
+Mailbox::Mailbox(Mailbox&& other) noexcept : event_(std::move(other.event_)) {
+  GUESTIO_CHECK(!other.has_mail(), "a mailbox to be moved before it is shared");
+}
+
+Mailbox::~Mailbox() {
+  GUESTIO_CHECK(!has_mail(), "every posted function to have run when a loop ends");
+}
+
+void Mailbox::post(Message message) {
+  bool is_first = false;
+  {
+    const std::scoped_lock lock(mutex_);
+    is_first = arrived_.empty();
+    arrived_.push_back(std::move(message));
+    has_mail_.store(true, std::memory_order_release);
+  }
+  // Later ones arrive before the receiver has looked, or it would have emptied the box.
+  if (is_first) wake();
+}
+
+void Mailbox::wake() noexcept {
+  const std::uint64_t one = 1;
+  // Ours alone and never full: it counts to 2^64 and nobody else writes to it.
+  const auto written = ::write(event_.get(), &one, sizeof(one));
+  GUESTIO_CHECK(written == sizeof(one), "an eventfd of our own to take a write");
+}
+
+std::size_t Mailbox::run_all() {
+  {
+    const std::scoped_lock lock(mutex_);
+    running_.swap(arrived_);
+    has_mail_.store(false, std::memory_order_release);
+  }
+  for (Message& message : running_) message();
+  const std::size_t count = running_.size();
+  running_.clear();
+  return count;
+}
+
+}  // namespace guestio::uring

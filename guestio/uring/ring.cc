@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/uring/ring.h"
+
+#include <time.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "guestio/base/check.h"
+
+namespace guestio::uring {
+namespace {
+
+// SUBMIT_ALL: one bad entry must not hold up those behind it.
+// TASKRUN_FLAG: the kernel says in shared memory that completions wait, so that polling is free.
+struct Attempt {
+  RingMode mode;
+  unsigned flags;
+};
+constexpr std::array kAttempts = {
+    Attempt{RingMode::kDeferred, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+                                     IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL},
+    Attempt{RingMode::kCooperative,
+            IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL},
+    Attempt{RingMode::kPlain, IORING_SETUP_SUBMIT_ALL},
+    Attempt{RingMode::kPlain, 0},
+};
+
+void pause_for_memory() noexcept {
+  const timespec millisecond{0, 1'000'000};
+  ::nanosleep(&millisecond, nullptr);
+}
+
+}  // namespace
+
+const char* to_text(RingMode mode) noexcept {
+  switch (mode) {
+    case RingMode::kDeferred: return "deferred";
+    case RingMode::kCooperative: return "cooperative";
+    case RingMode::kPlain: return "plain";
+  }
+  return "unknown";
+}
+
+Result<Ring> Ring::create(const RingOptions& options) noexcept {
+  int result = -EINVAL;
+  for (const Attempt& attempt : kAttempts) {
+    if (attempt.mode < options.mode) continue;
+    io_uring ring{};
+    io_uring_params parameters{};
+    parameters.flags = attempt.flags | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
+    parameters.cq_entries = options.completion_entries;
+    result = ::io_uring_queue_init_params(options.submission_entries, &ring, &parameters);
+    if (result == 0) {
+      // Saves a look-up of the descriptor for each call; a kernel without it is as good.
+      (void)::io_uring_register_ring_fd(&ring);
+      return Ring(ring, attempt.mode);
+    }
+    if (result != -EINVAL) break;
+  }
+  return fail(Error::host(-result, "setting up io_uring"));
+}
+
+Ring::Ring(Ring&& other) noexcept
+    : ring_(other.ring_),
+      mode_(other.mode_),
+      owns_(std::exchange(other.owns_, false)),
+      enter_calls_(other.enter_calls_) {}
+
+Ring& Ring::operator=(Ring&& other) noexcept {
+  if (this == &other) return *this;
+  if (owns_) ::io_uring_queue_exit(&ring_);
+  ring_ = other.ring_;
+  mode_ = other.mode_;
+  owns_ = std::exchange(other.owns_, false);
+  enter_calls_ = other.enter_calls_;
+  return *this;
+}
+
+Ring::~Ring() {
+  if (owns_) ::io_uring_queue_exit(&ring_);
+}
+
+io_uring_sqe* Ring::next_entry() noexcept {
+  io_uring_sqe* const entry = ::io_uring_get_sqe(&ring_);
+  if (entry != nullptr) std::memset(entry, 0, sizeof(*entry));
+  return entry;
+}
+
+io_uring_cqe Ring::take_completion() noexcept {
+  const unsigned head = *ring_.cq.khead;
+  // Our own copy of the fixed part; the ring is not set up with large entries.
+  const io_uring_cqe& shared = ring_.cq.cqes[head & ring_.cq.ring_mask];
+  io_uring_cqe copy{};
+  copy.user_data = shared.user_data;
+  copy.res = shared.res;
+  copy.flags = shared.flags;
+  ::io_uring_cq_advance(&ring_, 1);
+  return copy;
+}
+
+bool Ring::has_work_for_kernel() const noexcept {
+  // Relaxed: only a hint when to call, and enter() itself orders what follows.
+  const unsigned flags = __atomic_load_n(ring_.sq.kflags, __ATOMIC_RELAXED);
+  return ::io_uring_sq_ready(&ring_) != 0 ||
+         (flags & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN)) != 0;
+}
+
+void Ring::enter(Wait wait) noexcept {
+  ++enter_calls_;
+  const int result = wait == Wait::kForOne ? ::io_uring_submit_and_wait(&ring_, 1)
+                                           : ::io_uring_submit_and_get_events(&ring_);
+  if (result >= 0) return;
+  switch (-result) {
+    case EINTR: return;  // a signal; nothing is lost
+    case EBUSY: return;  // completions must be taken first
+    case EAGAIN:
+    case ENOMEM: return pause_for_memory();
+    default: break;
+  }
+  // EBADR: the kernel dropped completions, whose operations would never end. Anything else: we
+  // called it wrongly.
+  GUESTIO_CHECK(result != -EBADR, "the kernel to keep every completion");
+  GUESTIO_CHECK(result >= 0, "io_uring_enter to accept a well-formed call");
+}
+
+}  // namespace guestio::uring

@@ -1,0 +1,449 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/virtio/split_device_queue.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <deque>
+#include <vector>
+
+#include "guestio/virtio/ring_for_test.h"
+
+namespace guestio::virtio {
+namespace {
+
+using Pop = SplitDeviceQueue::Pop;
+
+constexpr std::uint16_t kNext = kDescriptorNext;
+constexpr std::uint16_t kWrite = kDescriptorWrite;
+constexpr std::uint16_t kIndirect = kDescriptorIndirect;
+constexpr std::uint64_t kA = RingForTest::kData.raw();
+constexpr std::uint64_t kB = kA + 0x1000;
+constexpr std::uint64_t kC = kA + 0x2000;
+constexpr Gpa kTable = RingForTest::kData.plus_unchecked(0x100000);
+constexpr std::uint64_t kTableAt = kTable.raw();
+
+mem::AddressRange range(std::uint64_t start, std::uint64_t length) {
+  return mem::AddressRange::from_checked(Gpa(start), length);
+}
+
+/// A device's queue on a ring of eight entries.
+struct DeviceTest : testing::Test {
+  static constexpr std::uint16_t kSize = 8;
+
+  SplitDeviceQueue make_queue(FeatureBits features = kFeatureIndirectDesc,
+                              std::uint16_t next_avail = 0) {
+    auto queue = SplitDeviceQueue::create(ring.device(), features, next_avail);
+    EXPECT_TRUE(queue.has_value());
+    return std::move(*queue);
+  }
+  /// Pops a chain that must be there.
+  void pop_chain(SplitDeviceQueue& queue) {
+    const auto popped = queue.pop(ring.memory(), chain);
+    ASSERT_TRUE(popped.has_value()) << popped.error().to_string();
+    ASSERT_EQ(*popped, Pop::kChain);
+  }
+
+  RingForTest ring{kSize};
+  Chain chain;
+};
+
+TEST_F(DeviceTest, AnEmptyRingHasNothing) {
+  auto queue = make_queue();
+  EXPECT_EQ(queue.pop(ring.memory(), chain), Pop::kNothing);
+}
+
+TEST_F(DeviceTest, AChainHasItsReadableExtentsFirstThenTheWritable) {
+  auto queue = make_queue();
+  ring.put({{kA, 16, kNext, 1}, {kB, 512, kNext | kWrite, 2}, {kC, 1, kWrite, 0}});
+  ring.make_available({0});
+  pop_chain(queue);
+  EXPECT_EQ(chain.head(), 0);
+  EXPECT_FALSE(chain.is_malformed());
+  ASSERT_EQ(chain.readable().size(), 1u);
+  ASSERT_EQ(chain.writable().size(), 2u);
+  EXPECT_EQ(chain.readable()[0], range(kA, 16));
+  EXPECT_EQ(chain.writable()[0], range(kB, 512));
+  EXPECT_EQ(chain.writable()[1], range(kC, 1));
+  EXPECT_EQ(chain.readable_length(), 16u);
+  EXPECT_EQ(chain.writable_length(), 513u);
+  EXPECT_EQ(queue.next_avail(), 1);
+  EXPECT_EQ(queue.in_flight(), 1u);
+}
+
+TEST_F(DeviceTest, Rule22AChainDoesNotChangeAfterItWasTaken) {
+  auto queue = make_queue();
+  ring.put({{kA, 16, kNext, 1}, {kB, 512, kWrite, 0}});
+  ring.make_available({0});
+  pop_chain(queue);
+  ring.put({{kC, 99, kNext, 0}, {kC, 99, 0, 0}});
+  EXPECT_EQ(chain.readable()[0], range(kA, 16));
+  EXPECT_EQ(chain.writable()[0], range(kB, 512));
+}
+
+TEST_F(DeviceTest, EmptyDescriptorsAreSkipped) {
+  auto queue = make_queue();
+  ring.put({{kA, 0, kNext, 1},
+            {kB, 512, kNext | kWrite, 2},
+            {~std::uint64_t{0}, 0, kNext, 3},
+            {kC, 1, kWrite, 0}});
+  ring.make_available({0});
+  pop_chain(queue);
+  ASSERT_FALSE(chain.is_malformed());
+  EXPECT_TRUE(chain.readable().empty());
+  EXPECT_EQ(chain.writable().size(), 2u);
+}
+
+TEST_F(DeviceTest, AChainOfNothingHasNoExtents) {
+  auto queue = make_queue();
+  ring.put({{kA, 0, 0, 0}});
+  ring.make_available({0});
+  pop_chain(queue);
+  EXPECT_FALSE(chain.is_malformed());
+  EXPECT_TRUE(chain.extents().empty());
+}
+
+TEST_F(DeviceTest, AnIndirectTableStandsForItsDescriptors) {
+  auto queue = make_queue();
+  const std::array<Descriptor, 4> table = {{{kA, 16, kNext, 3},
+                                            {kC, 1, kWrite, 0},
+                                            {kA, 77, kIndirect, 9},  // not on the way
+                                            {kB, 512, kNext | kWrite, 1}}};
+  ring.put_table(kTable, table);
+  // The device ignores the write flag of the descriptor that points to a table.
+  ring.put({{kTableAt, sizeof(table), kIndirect | kWrite, 0}});
+  ring.make_available({0});
+  pop_chain(queue);
+  ASSERT_FALSE(chain.is_malformed()) << chain.fault().to_string();
+  ASSERT_EQ(chain.extents().size(), 3u);
+  EXPECT_EQ(chain.readable()[0], range(kA, 16));
+  EXPECT_EQ(chain.writable()[0], range(kB, 512));
+  EXPECT_EQ(chain.writable()[1], range(kC, 1));
+}
+
+TEST_F(DeviceTest, AnIndirectTableMayFollowDirectDescriptors) {
+  auto queue = make_queue();
+  const std::array<Descriptor, 1> table = {{{kB, 512, kWrite, 0}}};
+  ring.put_table(kTable, table);
+  ring.put({{kA, 16, kNext, 1}, {kTableAt, sizeof(table), kIndirect, 0}});
+  ring.make_available({0});
+  pop_chain(queue);
+  ASSERT_FALSE(chain.is_malformed());
+  EXPECT_EQ(chain.readable()[0], range(kA, 16));
+  EXPECT_EQ(chain.writable()[0], range(kB, 512));
+}
+
+TEST_F(DeviceTest, AChainMayBeAsLongAsTheQueue) {
+  auto queue = make_queue();
+  for (std::uint16_t i = 0; i < kSize; ++i) {
+    *ring.driver().descriptor(i) = {kA + i, 1, i + 1 < kSize ? kNext : std::uint16_t{0},
+                                    static_cast<std::uint16_t>(i + 1)};
+  }
+  ring.make_available({0});
+  pop_chain(queue);
+  ASSERT_FALSE(chain.is_malformed());
+  EXPECT_EQ(chain.readable().size(), kSize);
+}
+
+struct MalformedCase {
+  const char* name;
+  std::vector<Descriptor> ring;
+  std::vector<Descriptor> table = {};
+  FeatureBits features = kFeatureIndirectDesc;
+};
+
+std::vector<Descriptor> straight_table(std::uint16_t entries) {
+  std::vector<Descriptor> table;
+  for (std::uint16_t i = 0; i < entries; ++i) {
+    table.push_back(
+        {kA, 1, i + 1 < entries ? kNext : std::uint16_t{0}, static_cast<std::uint16_t>(i + 1)});
+  }
+  return table;
+}
+
+const MalformedCase kMalformedCases[] = {
+    {"a loop of one", {{kA, 16, kNext, 0}}},
+    {"a loop of two", {{kA, 16, kNext, 1}, {kB, 16, kNext, 0}}},
+    {"a loop of empty descriptors", {{kA, 0, kNext, 1}, {kB, 0, kNext, 0}}},
+    {"next outside the table", {{kA, 16, kNext, 8}}},
+    {"next far outside the table", {{kA, 16, kNext, 65535}}},
+    {"readable behind writable", {{kA, 16, kNext | kWrite, 1}, {kB, 16, 0, 0}}},
+    {"an extent that wraps", {{~std::uint64_t{0} - 14, 16, 0, 0}}},
+    {"more than 4 GiB", {{kA, 0xffffffff, kNext, 1}, {kB, 2, 0, 0}}},
+    {"indirect that was not negotiated", {{kTableAt, 16, kIndirect, 0}}, straight_table(1), 0},
+    {"indirect with next",
+     {{kTableAt, 16, kIndirect | kNext, 1}, {kA, 1, 0, 0}},
+     straight_table(1)},
+    {"an empty table", {{kTableAt, 0, kIndirect, 0}}},
+    {"a table and a half", {{kTableAt, 24, kIndirect, 0}}, straight_table(2)},
+    {"a table of nearly one", {{kTableAt, 15, kIndirect, 0}}, straight_table(1)},
+    {"a table inside a table",
+     {{kTableAt, 32, kIndirect, 0}},
+     {{kA, 16, kNext, 1}, {kTableAt, 16, kIndirect, 0}}},
+    {"a table that is itself", {{kTableAt, 16, kIndirect, 0}}, {{kTableAt, 16, kIndirect, 0}}},
+    {"a loop in a table", {{kTableAt, 32, kIndirect, 0}}, {{kA, 16, kNext, 1}, {kA, 16, kNext, 0}}},
+    {"next outside an indirect table",
+     {{kTableAt, 32, kIndirect, 0}},
+     {{kA, 16, kNext, 2}, {kA, 16, 0, 0}, {kA, 16, 0, 0}}},
+    {"a table longer than the queue", {{kTableAt, 9 * 16, kIndirect, 0}}, straight_table(9)},
+    {"direct and indirect longer than the queue",
+     {{kA, 16, kNext, 1}, {kTableAt, 8 * 16, kIndirect, 0}},
+     straight_table(8)},
+    {"readable in a table behind writable outside",
+     {{kA, 16, kNext | kWrite, 1}, {kTableAt, 16, kIndirect, 0}},
+     {{kB, 16, 0, 0}}},
+    {"a table outside memory", {{0x1000, 16, kIndirect, 0}}},
+    {"a table that leaves memory",
+     {{RingForTest::kStart.raw() + RingForTest::kBytes - 16, 32, kIndirect, 0}}},
+    {"a table that wraps", {{~std::uint64_t{0} - 15, 32, kIndirect, 0}}},
+};
+
+TEST(SplitDeviceQueue, Rule23And27MalformedChainsComeOutWithTheirHeadAndNothingElse) {
+  for (const MalformedCase& c : kMalformedCases) {
+    SCOPED_TRACE(c.name);
+    const RingForTest ring(8);
+    auto queue = *SplitDeviceQueue::create(ring.device(), c.features, 0);
+    for (std::uint16_t i = 0; i < c.ring.size(); ++i) *ring.driver().descriptor(i) = c.ring[i];
+    *ring.driver().descriptor(7) = {kC, 512, 0, 0};
+    ring.put_table(kTable, c.table);
+    ring.make_available({0, 7});
+    Chain chain;
+    ASSERT_EQ(queue.pop(ring.memory(), chain), Pop::kChain);
+    EXPECT_TRUE(chain.is_malformed());
+    EXPECT_EQ(chain.head(), 0);
+    EXPECT_TRUE(chain.extents().empty());
+    EXPECT_EQ(chain.readable_length() + chain.writable_length(), 0u);
+    EXPECT_STRNE(chain.fault().what, "");
+    // The ring goes on.
+    ASSERT_EQ(queue.pop(ring.memory(), chain), Pop::kChain);
+    EXPECT_FALSE(chain.is_malformed());
+    EXPECT_EQ(chain.head(), 7);
+    EXPECT_TRUE(queue.push_used(0, 0).has_value());
+    EXPECT_TRUE(queue.push_used(7, 0).has_value());
+    EXPECT_TRUE(queue.publish().has_value());
+    EXPECT_EQ(*ring.driver().used_index(), 2);
+  }
+}
+
+TEST_F(DeviceTest, Rule25MoreAvailableThanTheRingHoldsIsFatal) {
+  auto queue = make_queue();
+  *ring.driver().avail_index() = kSize + 1;
+  EXPECT_EQ(queue.pop(ring.memory(), chain).error().kind, ErrorKind::kPeerFault);
+}
+
+TEST_F(DeviceTest, Rule25AnIndexThatGoesBackIsFatal) {
+  auto queue = make_queue(0, 5);
+  *ring.driver().avail_index() = 4;
+  EXPECT_EQ(queue.pop(ring.memory(), chain).error().kind, ErrorKind::kPeerFault);
+  EXPECT_EQ(queue.enable_notifications().error().kind, ErrorKind::kPeerFault);
+}
+
+TEST_F(DeviceTest, AFullRingIsFine) {
+  auto queue = make_queue();
+  ring.make_available({0, 1, 2, 3, 4, 5, 6, 7});
+  for (std::uint16_t i = 0; i < kSize; ++i) pop_chain(queue);
+  EXPECT_EQ(queue.pop(ring.memory(), chain), Pop::kNothing);
+}
+
+TEST_F(DeviceTest, AHeadOutsideTheRingIsFatal) {
+  auto queue = make_queue();
+  ring.make_available({kSize});
+  EXPECT_EQ(queue.pop(ring.memory(), chain).error().kind, ErrorKind::kPeerFault);
+}
+
+TEST_F(DeviceTest, MoreChainsInFlightThanTheRingHoldsIsFatal) {
+  auto queue = make_queue();
+  ring.make_available({0, 1, 2, 3, 4, 5, 6, 7});
+  for (std::uint16_t i = 0; i < kSize; ++i) pop_chain(queue);
+  ring.make_available({0});
+  EXPECT_EQ(queue.pop(ring.memory(), chain).error().kind, ErrorKind::kPeerFault);
+}
+
+TEST_F(DeviceTest, RingMemoryThatGoesAwayIsAMemoryFaultEverywhere) {
+  auto queue = make_queue();
+  ring.make_available({0, 1});
+  pop_chain(queue);
+  ring.truncate();
+  EXPECT_EQ(queue.pop(ring.memory(), chain).error().kind, ErrorKind::kMemoryFault);
+  EXPECT_EQ(queue.push_used(0, 0).error().kind, ErrorKind::kMemoryFault);
+  EXPECT_EQ(queue.enable_notifications().error().kind, ErrorKind::kMemoryFault);
+  EXPECT_EQ(queue.disable_notifications().error().kind, ErrorKind::kMemoryFault);
+  EXPECT_EQ(SplitDeviceQueue::create(ring.device(), 0, 0).error().kind, ErrorKind::kMemoryFault);
+}
+
+/// A queue of 1024 entries and tables to fill it with long chains.
+struct LongChainTest : testing::Test {
+  static constexpr std::uint16_t kSize = 1024;
+
+  /// Makes a chain of `extents` available, all in one indirect table.
+  void add(std::uint16_t extents) {
+    const Gpa table = RingForTest::kData.plus_unchecked(std::uint64_t{added} * 16 * kSize);
+    std::vector<Descriptor> entries;
+    for (std::uint16_t i = 0; i < extents; ++i) {
+      entries.push_back({kA + i * 4096u, i + 1u, i + 1 < extents ? kNext : std::uint16_t{0},
+                         static_cast<std::uint16_t>(i + 1)});
+    }
+    ring.put_table(table, entries);
+    *ring.driver().descriptor(added) = {
+        table.raw(), static_cast<std::uint32_t>(extents * sizeof(Descriptor)), kIndirect, 0};
+    ring.make_available({added++});
+  }
+
+  RingForTest ring{kSize};
+  SplitDeviceQueue queue = *SplitDeviceQueue::create(ring.device(), kFeatureIndirectDesc, 0);
+  std::uint16_t added = 0;
+};
+
+TEST_F(LongChainTest, ChainsOfAnyLengthKeepAllTheirExtents) {
+  Chain chain;
+  for (const auto extents :
+       std::to_array<std::uint16_t>({1, 15, 16, 17, 127, 128, 129, 1023, 1024})) {
+    SCOPED_TRACE(extents);
+    add(extents);
+    ASSERT_EQ(queue.pop(ring.memory(), chain), Pop::kChain);
+    ASSERT_EQ(chain.readable().size(), extents);
+    for (std::uint16_t i = 0; i < extents; ++i) {
+      ASSERT_EQ(chain.readable()[i], range(kA + i * 4096u, i + 1u)) << i;
+    }
+  }
+}
+
+TEST_F(LongChainTest, Rule37WithoutRoomForALongChainItStaysInTheRing) {
+  std::deque<Chain> taken;
+  for (std::size_t i = 0; i < ExtentArena::kHugeBlocks; ++i) {
+    add(1024);
+    ASSERT_EQ(queue.pop(ring.memory(), taken.emplace_back()), Pop::kChain);
+  }
+  add(1024);
+  Chain waiting;
+  const std::uint16_t before = queue.next_avail();
+  EXPECT_EQ(queue.pop(ring.memory(), waiting), Pop::kNoRoom);
+  EXPECT_EQ(queue.pop(ring.memory(), waiting), Pop::kNoRoom) << "however often it is asked";
+  EXPECT_EQ(queue.next_avail(), before);
+  EXPECT_TRUE(waiting.extents().empty());
+  taken.front().clear();
+  ASSERT_EQ(queue.pop(ring.memory(), waiting), Pop::kChain);
+  EXPECT_EQ(waiting.head(), added - 1);
+  EXPECT_EQ(waiting.extents().size(), 1024u);
+}
+
+TEST_F(DeviceTest, UsedEntriesAreSeenAllAtOnceWhenPublished) {
+  auto queue = make_queue();
+  ring.make_available({3, 5});
+  pop_chain(queue);
+  pop_chain(queue);
+  ASSERT_TRUE(queue.push_used(5, 513).has_value());
+  ASSERT_TRUE(queue.push_used(3, 1).has_value());
+  EXPECT_EQ(*ring.driver().used_index(), 0);
+  EXPECT_EQ(queue.publish(), true);
+  EXPECT_EQ(*ring.driver().used_index(), 2);
+  EXPECT_EQ(ring.driver().used_element(0)->id, 5u);
+  EXPECT_EQ(ring.driver().used_element(0)->length, 513u);
+  EXPECT_EQ(ring.driver().used_element(1)->id, 3u);
+  EXPECT_EQ(ring.driver().used_element(1)->length, 1u);
+  EXPECT_EQ(queue.in_flight(), 0u);
+}
+
+TEST_F(DeviceTest, Rule13TheUsedIndexGoesOnFromWhatStandsInMemory) {
+  *ring.driver().used_index() = 65535;
+  *ring.driver().avail_index() = 7;
+  auto queue = make_queue(0, 7);
+  EXPECT_EQ(queue.used_index(), 65535);
+  ring.make_available({2});
+  pop_chain(queue);
+  ASSERT_TRUE(queue.push_used(2, 9).has_value());
+  ASSERT_TRUE(queue.publish().has_value());
+  EXPECT_EQ(ring.driver().used_element(65535)->id, 2u);
+  EXPECT_EQ(*ring.driver().used_index(), 0);
+  EXPECT_EQ(queue.next_avail(), 8);
+}
+
+TEST_F(DeviceTest, PublishingNothingCallsNobody) {
+  auto queue = make_queue();
+  queue.force_next_call();
+  EXPECT_EQ(queue.publish(), false);
+}
+
+TEST_F(DeviceTest, WithoutEventIndexTheFlagSaysWhetherToCall) {
+  auto queue = make_queue(0);
+  ring.make_available({0, 1, 2});
+  *ring.driver().avail_flags() = kAvailNoInterrupt;
+  for (const bool forced : {false, true}) {
+    pop_chain(queue);
+    ASSERT_TRUE(queue.push_used(chain.head(), 0).has_value());
+    if (forced) queue.force_next_call();
+    EXPECT_EQ(queue.publish(), forced);
+  }
+  *ring.driver().avail_flags() = 0;
+  pop_chain(queue);
+  ASSERT_TRUE(queue.push_used(chain.head(), 0).has_value());
+  EXPECT_EQ(queue.publish(), true);
+}
+
+TEST_F(DeviceTest, Rule26TheEventIndexIsComparedOverTheWholeBatch) {
+  *ring.driver().used_index() = 65534;
+  auto queue = make_queue(kFeatureEventIdx);
+  ring.make_available({0, 1, 2, 3, 4});
+  const auto push = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      pop_chain(queue);
+      EXPECT_TRUE(queue.push_used(chain.head(), 0).has_value());
+    }
+  };
+  *ring.driver().used_event() = 65535;
+  push(1);
+  EXPECT_EQ(queue.publish(), false) << "65534 to 65535 does not pass 65535";
+  push(2);
+  EXPECT_EQ(queue.publish(), true) << "65535 to 1 passes 65535";
+  push(1);
+  EXPECT_EQ(queue.publish(), false) << "the event is behind";
+  *ring.driver().used_event() = 1;
+  queue.force_next_call();
+  push(1);
+  EXPECT_EQ(queue.publish(), true) << "forced";
+}
+
+TEST_F(DeviceTest, EnablingNotificationsSaysWhatItMissed) {
+  auto queue = make_queue(kFeatureEventIdx);
+  EXPECT_EQ(queue.enable_notifications(), false);
+  EXPECT_EQ(*ring.driver().avail_event(), 0);
+  ring.make_available({0, 1});
+  EXPECT_EQ(queue.enable_notifications(), true);
+  pop_chain(queue);
+  EXPECT_EQ(queue.enable_notifications(), true) << "one is left";
+  EXPECT_EQ(*ring.driver().avail_event(), 1);
+  pop_chain(queue);
+  EXPECT_EQ(queue.enable_notifications(), false);
+  EXPECT_EQ(*ring.driver().avail_event(), 2);
+}
+
+TEST_F(DeviceTest, WithoutEventIndexTheFlagAsksForKicks) {
+  auto queue = make_queue(0);
+  ASSERT_TRUE(queue.disable_notifications().has_value());
+  EXPECT_EQ(*ring.driver().used_flags(), kUsedNoNotify);
+  EXPECT_EQ(queue.enable_notifications(), false);
+  EXPECT_EQ(*ring.driver().used_flags(), 0);
+}
+
+TEST_F(DeviceTest, GoesOnWhereARingWasMappedAnew) {
+  auto queue = make_queue();
+  ring.make_available({0, 1});
+  pop_chain(queue);
+  queue.move_to(ring.driver());
+  pop_chain(queue);
+  EXPECT_EQ(chain.head(), 1);
+  EXPECT_EQ(queue.pop(ring.memory(), chain), Pop::kNothing);
+}
+
+using DeviceDeathTest = DeviceTest;
+
+TEST_F(DeviceDeathTest, AChainThatIsPushedTwiceIsABugOfOurs) {
+  auto queue = make_queue();
+  ring.make_available({0});
+  pop_chain(queue);
+  ASSERT_TRUE(queue.push_used(0, 0).has_value());
+  EXPECT_DEATH((void)queue.push_used(0, 0), "pushed once");
+}
+
+}  // namespace
+}  // namespace guestio::virtio

@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <deque>
+#include <map>
+#include <random>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "guestio/virtio/ring_for_test.h"
+#include "guestio/virtio/split_device_queue.h"
+#include "guestio/virtio/split_driver_queue.h"
+
+/// Both sides of a ring against each other: by chance, in two threads, and with a hostile driver.
+namespace guestio::virtio {
+namespace {
+
+using Pop = SplitDeviceQueue::Pop;
+using Segment = SplitDriverQueue::Segment;
+
+struct Setting {
+  std::uint32_t size;
+  FeatureBits features;
+};
+
+std::string name_of(const testing::TestParamInfo<Setting>& info) {
+  std::string name = "Size" + std::to_string(info.param.size);
+  if ((info.param.features & kFeatureEventIdx) != 0) name += "EventIdx";
+  if ((info.param.features & kFeatureIndirectDesc) != 0) name += "Indirect";
+  return name;
+}
+
+std::vector<Setting> all_settings() {
+  std::vector<Setting> settings;
+  for (const std::uint32_t size : {1u, 2u, 16u, 256u}) {
+    for (const FeatureBits features : {FeatureBits{0}, kFeatureEventIdx, kFeatureIndirectDesc,
+                                       kFeatureEventIdx | kFeatureIndirectDesc}) {
+      settings.push_back({size, features});
+    }
+  }
+  return settings;
+}
+
+/// Drives both queues with random chains and batches, and keeps what the ring should hold.
+class Game {
+ public:
+  Game(const RingForTest& ring, const Setting& setting, std::uint16_t first_index)
+      : ring_(ring),
+        indirect_((setting.features & kFeatureIndirectDesc) != 0),
+        driver_(*SplitDriverQueue::create(ring.driver(), setting.features, first_index)),
+        device_(*SplitDeviceQueue::create(ring.device(), setting.features, first_index)) {}
+
+  void driver_adds() {
+    for (auto count = random(0, 5); count > 0; --count) {
+      const std::vector<Segment> segments = random_segments();
+      const auto head = add(segments);
+      if (!head) {
+        EXPECT_EQ(head.error().kind, ErrorKind::kBusy);
+        break;
+      }
+      EXPECT_TRUE(submitted_.emplace(*head, segments).second) << "a head in use";
+      order_.push_back(*head);
+    }
+    const auto kick = driver_.publish();
+    ASSERT_TRUE(kick.has_value());
+    kicked_ = kicked_ || *kick;
+  }
+
+  /// The device sleeps until it is kicked; a kick that is lost would leave the ring stuck.
+  void device_takes() {
+    if (!kicked_ && asleep_) return;
+    kicked_ = asleep_ = false;
+    for (auto count = random(1, 8); count > 0; --count) {
+      const auto popped = device_.pop(ring_.memory(), taken_.emplace_back());
+      ASSERT_TRUE(popped.has_value()) << popped.error().to_string();
+      if (*popped == Pop::kNothing) {
+        taken_.pop_back();
+        break;
+      }
+      check_taken(taken_.back());
+    }
+    const auto more = device_.enable_notifications();
+    ASSERT_TRUE(more.has_value());
+    asleep_ = !*more;
+  }
+
+  void device_returns() {
+    for (auto count = random(0, taken_.size()); count > 0; --count) {
+      std::swap(in_progress_[random(0, in_progress_.size() - 1)], in_progress_.back());
+      const std::uint16_t head = in_progress_.back();
+      in_progress_.pop_back();
+      const auto written = static_cast<std::uint32_t>(random(0, 1 << 20));
+      ASSERT_TRUE(device_.push_used(head, written).has_value());
+      EXPECT_TRUE(returned_.emplace(head, written).second);
+      taken_.pop_front();
+    }
+    const auto call = device_.publish();
+    ASSERT_TRUE(call.has_value());
+    called_ = called_ || *call;
+  }
+
+  /// The driver sleeps as well.
+  void driver_reaps() {
+    if (!called_ && driver_asleep_) return;
+    called_ = false;
+    auto used = driver_.reap();
+    for (; used && *used; used = driver_.reap()) {
+      const auto expected = returned_.find((*used)->head);
+      ASSERT_NE(expected, returned_.end()) << "came back without being returned";
+      EXPECT_EQ((*used)->written, expected->second);
+      returned_.erase(expected);
+      submitted_.erase((*used)->head);
+      ++finished_;
+    }
+    ASSERT_TRUE(used.has_value()) << used.error().to_string();
+    const auto more = driver_.enable_calls();
+    ASSERT_TRUE(more.has_value());
+    driver_asleep_ = !*more;
+  }
+
+  [[nodiscard]] std::size_t finished() const { return finished_; }
+  [[nodiscard]] bool is_quiet() const {
+    return submitted_.empty() && driver_.in_flight() == 0 && device_.in_flight() == 0 &&
+           driver_.free_descriptors() == driver_.size();
+  }
+
+ private:
+  std::size_t random(std::size_t low, std::size_t high) {
+    return std::uniform_int_distribution<std::size_t>(low, high)(engine_);
+  }
+
+  std::vector<Segment> random_segments() {
+    const std::size_t count = random(1, std::min<std::size_t>(driver_.size(), 40));
+    const std::size_t readable = random(0, count);
+    std::vector<Segment> segments;
+    for (std::size_t i = 0; i < count; ++i) {
+      segments.push_back({RingForTest::kData.plus_unchecked(random(0, 1 << 20)),
+                          static_cast<std::uint32_t>(random(1, 5000)),
+                          i < readable ? Direction::kReadable : Direction::kWritable});
+    }
+    return segments;
+  }
+
+  Result<std::uint16_t> add(const std::vector<Segment>& segments) {
+    if (!indirect_ || random(0, 1) == 0) return driver_.add(segments);
+    // One table for each free descriptor there can be.
+    const std::uint32_t capacity = 40;
+    const Gpa table = RingForTest::kData.plus_unchecked((std::uint64_t{2} << 20) +
+                                                        tables_++ % 4096 * capacity * 16);
+    return driver_.add_indirect(segments,
+                                {reinterpret_cast<Descriptor*>(ring_.at(table)), table, capacity});
+  }
+
+  void check_taken(const Chain& chain) {
+    ASSERT_FALSE(order_.empty()) << "more came than was sent";
+    EXPECT_EQ(chain.head(), order_.front()) << "chains come in order";
+    order_.pop_front();
+    in_progress_.push_back(chain.head());
+    const std::vector<Segment>& sent = submitted_.at(chain.head());
+    ASSERT_FALSE(chain.is_malformed()) << chain.fault().to_string();
+    ASSERT_EQ(chain.extents().size(), sent.size());
+    for (std::size_t i = 0; i < sent.size(); ++i) {
+      EXPECT_EQ(chain.extents()[i].start(), sent[i].address);
+      EXPECT_EQ(chain.extents()[i].length(), sent[i].length);
+      EXPECT_EQ(i < chain.readable().size(), sent[i].direction == Direction::kReadable);
+    }
+  }
+
+  const RingForTest& ring_;
+  const bool indirect_;
+  SplitDriverQueue driver_;
+  SplitDeviceQueue device_;
+  std::mt19937_64 engine_{42};
+  std::map<std::uint16_t, std::vector<Segment>> submitted_;
+  std::deque<std::uint16_t> order_;         // sent and not taken
+  std::deque<Chain> taken_;                 // as many as are in progress
+  std::vector<std::uint16_t> in_progress_;  // their heads
+  std::map<std::uint16_t, std::uint32_t> returned_;
+  std::uint64_t tables_ = 0;
+  std::size_t finished_ = 0;
+  bool kicked_ = true;
+  bool asleep_ = false;
+  bool called_ = false;
+  bool driver_asleep_ = false;
+};
+
+struct BothSides : testing::TestWithParam<Setting> {};
+
+TEST_P(BothSides, EveryChainArrivesInOrderAndComesBackOnce) {
+  const RingForTest ring(GetParam().size);
+  Game game(ring, GetParam(), 65000);
+  for (int round = 0; round < 20000 && !HasFatalFailure(); ++round) {
+    game.driver_adds();
+    game.device_takes();
+    game.device_returns();
+    game.driver_reaps();
+  }
+  for (int round = 0; round < 20000 && !game.is_quiet(); ++round) {
+    game.device_takes();
+    game.device_returns();
+    game.driver_reaps();
+  }
+  EXPECT_TRUE(game.is_quiet());
+  EXPECT_GT(game.finished(), 5000u) << "no lost kick or call may stop the ring";
+}
+
+INSTANTIATE_TEST_SUITE_P(Settings, BothSides, testing::ValuesIn(all_settings()), name_of);
+
+/// Takes and returns whatever comes until the ring is declared broken.
+void run_device_until_broken(SplitDeviceQueue& queue, const RingForTest& ring) {
+  Chain chain;
+  for (std::uint32_t i = 0; i < 4u * queue.size(); ++i) {
+    const auto popped = queue.pop(ring.memory(), chain);
+    if (!popped || *popped != Pop::kChain) break;
+    EXPECT_LT(chain.head(), queue.size());
+    EXPECT_LE(chain.extents().size(), queue.size());
+    for (const mem::AddressRange& extent : chain.extents()) EXPECT_FALSE(extent.is_empty());
+    if (!queue.push_used(chain.head(), 0) || !queue.publish()) break;
+  }
+  (void)queue.enable_notifications();
+}
+
+TEST(HostileDriver, RandomBytesInTheRingNeverHurtTheDevice) {
+  const RingForTest ring(64);
+  std::mt19937_64 engine(7);
+  const auto random = [&engine](std::uint64_t limit) { return engine() % limit; };
+  for (int iteration = 0; iteration < 20000; ++iteration) {
+    const SplitRing driver = ring.driver();
+    for (std::uint16_t i = 0; i < 64; ++i) {
+      // Plausible often enough that walks go deep.
+      *driver.descriptor(i) = {
+          random(4) == 0 ? engine() : RingForTest::kStart.raw() + random(RingForTest::kBytes),
+          static_cast<std::uint32_t>(random(3) == 0 ? engine() : random(64) * 16),
+          static_cast<std::uint16_t>(random(8) == 0 ? engine() : random(8)),
+          static_cast<std::uint16_t>(random(16) == 0 ? engine() : random(64))};
+      *driver.avail_head(i) = static_cast<std::uint16_t>(random(200) == 0 ? engine() : random(64));
+    }
+    const auto start = static_cast<std::uint16_t>(engine());
+    *driver.avail_index() = static_cast<std::uint16_t>(start + random(66));
+    *driver.used_index() = static_cast<std::uint16_t>(engine());
+    *driver.used_event() = static_cast<std::uint16_t>(engine());
+    auto queue = SplitDeviceQueue::create(
+        ring.device(), random(2) == 0 ? 0 : kFeatureIndirectDesc | kFeatureEventIdx, start);
+    ASSERT_TRUE(queue.has_value());
+    run_device_until_broken(*queue, ring);
+  }
+}
+
+TEST(HostileDriver, BytesThatChangeUnderTheDeviceNeverHurtIt) {
+  const RingForTest ring(64);
+  std::atomic<bool> stop = false;
+  const SplitRing driver = ring.driver();
+  // Stores that the sanitizers do not see, as a guest's are.
+  std::thread scribbler([&] {
+    std::mt19937_64 engine(9);
+    while (!stop.load(std::memory_order_relaxed)) {
+      const auto i = static_cast<std::uint16_t>(engine() % 64);
+      auto* const words = reinterpret_cast<std::uint64_t*>(driver.descriptor(i));
+      (void)mem::try_store(words, RingForTest::kStart.raw() + engine() % RingForTest::kBytes);
+      (void)mem::try_store(words + 1,
+                           (engine() % 64 << 48) | (engine() % 8 << 32) | engine() % 64 * 16);
+      (void)mem::try_store(driver.avail_head(i), static_cast<std::uint16_t>(engine() % 64));
+      (void)mem::try_store(driver.avail_index(), static_cast<std::uint16_t>(engine() % 66));
+    }
+  });
+  for (int iteration = 0; iteration < 20000; ++iteration) {
+    auto queue =
+        SplitDeviceQueue::create(ring.device(), kFeatureIndirectDesc | kFeatureEventIdx, 0);
+    ASSERT_TRUE(queue.has_value());
+    run_device_until_broken(*queue, ring);
+  }
+  stop = true;
+  scribbler.join();
+}
+
+/// A device in a thread of its own: writes the sum of a chain's readable bytes into its writable
+/// ones, and spins where a real one would sleep.
+void run_summing_device(const RingForTest& ring, FeatureBits features, std::size_t requests) {
+  auto queue = *SplitDeviceQueue::create(ring.device(), features, 0);
+  Chain chain;
+  for (std::size_t done = 0; done < requests;) {
+    const auto popped = queue.pop(ring.memory(), chain);
+    ASSERT_TRUE(popped.has_value()) << popped.error().to_string();
+    if (*popped == Pop::kNothing) {
+      ASSERT_TRUE(queue.publish().has_value());
+      std::this_thread::yield();
+      continue;
+    }
+    std::array<std::uint64_t, 8> numbers{};
+    std::uint64_t sum = 0;
+    ASSERT_TRUE(ring.memory().read(chain.readable()[0].start(),
+                                   std::as_writable_bytes(std::span(numbers))));
+    for (const std::uint64_t number : numbers) sum += number;
+    ASSERT_TRUE(
+        ring.memory().write(chain.writable()[0].start(), std::as_bytes(std::span(&sum, 1))));
+    ASSERT_TRUE(queue.push_used(chain.head(), sizeof(sum)).has_value());
+    ++done;
+    if (done % 3 == 0) {
+      ASSERT_TRUE(queue.publish().has_value());
+    }
+  }
+  ASSERT_TRUE(queue.publish().has_value());
+}
+
+/// One request's memory: numbers in, their sum out.
+struct SumSlot {
+  std::array<std::uint64_t, 8> numbers;
+  std::uint64_t sum;
+};
+
+void check_sum(const SumSlot& slot) {
+  std::uint64_t expected = 0;
+  for (const std::uint64_t& number : slot.numbers) {
+    std::uint64_t value = 0;
+    ASSERT_TRUE(mem::try_load(&number, value));
+    expected += value;
+  }
+  std::uint64_t sum = 0;
+  ASSERT_TRUE(mem::try_load(&slot.sum, sum));
+  ASSERT_EQ(sum, expected);
+}
+
+TEST(TwoThreads, DataIsThereWhenTheIndexSaysSo) {
+  constexpr std::size_t kRequests = 200000;
+  constexpr std::uint16_t kSize = 32;
+  const RingForTest ring(kSize);
+  auto queue = *SplitDriverQueue::create(ring.driver(), kFeatureEventIdx);
+  std::thread device([&] { run_summing_device(ring, kFeatureEventIdx, kRequests); });
+  std::array<const SumSlot*, kSize> slot_of{};  // by head
+  std::uint64_t next = 1;
+  for (std::size_t sent = 0, done = 0; done < kRequests;) {
+    while (sent < kRequests && queue.free_descriptors() >= 2) {
+      // The device answers in order, so a slot is free when it comes round again.
+      const Gpa at = RingForTest::kData.plus_unchecked(sent % kSize * sizeof(SumSlot));
+      auto* const slot = reinterpret_cast<SumSlot*>(ring.at(at));
+      for (std::uint64_t& number : slot->numbers) ASSERT_TRUE(mem::try_store(&number, next++));
+      const std::array<Segment, 2> segments = {
+          {{at, sizeof(slot->numbers), Direction::kReadable},
+           {at.plus_unchecked(offsetof(SumSlot, sum)), 8, Direction::kWritable}}};
+      const auto head = queue.add(segments);
+      ASSERT_TRUE(head.has_value());
+      slot_of[*head] = slot;
+      ++sent;
+    }
+    ASSERT_TRUE(queue.publish().has_value());
+    auto used = queue.reap();
+    for (; used && *used; used = queue.reap(), ++done) check_sum(*slot_of[(*used)->head]);
+    ASSERT_TRUE(used.has_value()) << used.error().to_string();
+    std::this_thread::yield();
+  }
+  device.join();
+}
+
+}  // namespace
+}  // namespace guestio::virtio

@@ -110,9 +110,8 @@ stop_backend() {
 # start_guest QUEUES TIMEOUT INITRAMFS
 start_guest() {
   local queues=$1 timeout=$2 initramfs=$3
-  local -a disk_words accelerator_words words
+  local -a disk_words words
   disk_words "$socket_directory/disk.sock" "$queues" "$GUEST_MEMORY"
-  accelerator_words
   words=("$QEMU" "${disk_words[@]}" "${accelerator_words[@]}"
     -nodefaults -no-user-config -display none -no-reboot
     -chardev "file,id=console,path=$logs/console.log" -serial chardev:console
@@ -220,7 +219,8 @@ boot_guest() {
   local image=$1
   logs=$2
   local queues=${GUESTIO_QUEUES:-1} timeout=${GUESTIO_GUEST_TIMEOUT:-240}
-  local -a results=()
+  local -a results=() accelerator_words=()
+  accelerator_words
   require_number GUESTIO_QUEUES "$queues"
   require_number GUESTIO_GUEST_TIMEOUT "$timeout"
   set_traps

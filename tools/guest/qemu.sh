@@ -24,7 +24,8 @@ disk_words() {
 accelerator_words() {
   case ${GUESTIO_ACCEL:-tcg} in
     tcg) accelerator_words=(-accel tcg -cpu max) ;;
-    kvm) accelerator_words=(-accel kvm -cpu host) ;;
+    # Some hosts offer ARCH_CAPABILITIES and then refuse what QEMU sets there; no guest needs it.
+    kvm) accelerator_words=(-accel kvm -cpu "host,-arch-capabilities") ;;
     *) die_usage "GUESTIO_ACCEL is '$GUESTIO_ACCEL'; it can be tcg or kvm" ;;
   esac
 }
@@ -37,7 +38,8 @@ print_command() {
   for word in "$@"; do
     case $word in
       -*) printf ' \\\n      %s' "$word" ;;
-      *) printf ' %q' "$word" ;;
+      *[!A-Za-z0-9_./:,=@+-]*) printf ' %q' "$word" ;;
+      *) printf ' %s' "$word" ;;
     esac
   done
   printf '\n'

@@ -50,7 +50,8 @@ def recorded_inputs(build):
 
 def key_of(entry, inputs, common):
     """What the verdict on this source depends on, or None when that is not known."""
-    files = inputs.get(entry.get("output", ""))
+    words = shlex.split(entry["command"])
+    files = inputs.get(words[words.index("-o") + 1]) if "-o" in words else None
     if not files:
         return None
     state = hashlib.sha256(common.encode())

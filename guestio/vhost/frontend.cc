@@ -53,9 +53,11 @@ Result<Frontend::Negotiated> Frontend::negotiate(std::uint64_t wanted_features,
   const auto offered = get_features();
   if (!offered) return fail(offered.error());
   negotiated_ = {};
+  negotiated_.offered_features = *offered;
   if ((*offered & kFeatureProtocolFeatures) != 0) {
     const auto protocol = get_protocol_features();
     if (!protocol) return fail(protocol.error());
+    negotiated_.offered_protocol = *protocol;
     const auto set = set_protocol_features(*protocol & wanted_protocol);
     if (!set) return fail(set.error());
   }

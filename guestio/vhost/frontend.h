@@ -40,7 +40,9 @@ class Frontend {
 
   /// What both sides can do.
   struct Negotiated {
-    std::uint64_t features = 0;  ///< virtio features, kFeatureProtocolFeatures included
+    std::uint64_t offered_features = 0;  ///< virtio features, kFeatureProtocolFeatures included
+    ProtocolBits offered_protocol = 0;
+    std::uint64_t features = 0;
     ProtocolBits protocol = 0;
     std::uint64_t queues = 1;  ///< the most that the backend has
   };

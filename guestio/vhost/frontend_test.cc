@@ -116,6 +116,8 @@ TEST(Frontend, NegotiatesWhatBothSidesHave) {
     const auto negotiated =
         frontend.negotiate(0xe, kProtocolMq | kProtocolReplyAck | kProtocolStatus);
     ASSERT_TRUE(negotiated.has_value()) << negotiated.error().to_string();
+    EXPECT_EQ(negotiated->offered_features, kFeatureProtocolFeatures | 0x7);
+    EXPECT_EQ(negotiated->offered_protocol, kProtocol);
     EXPECT_EQ(negotiated->features, kFeatureProtocolFeatures | 0x6);
     EXPECT_EQ(negotiated->protocol, kProtocolMq | kProtocolReplyAck);
     EXPECT_EQ(negotiated->queues, 4u);

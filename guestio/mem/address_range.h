@@ -50,9 +50,7 @@ class AddressRange {
   /// The address behind the last byte; nothing when that is 2^64.
   [[nodiscard]] constexpr std::optional<Gpa> end() const noexcept { return start_.plus(length_); }
   /// The address of the last byte. Requires: the range is not empty.
-  [[nodiscard]] constexpr Gpa last() const noexcept {
-    return start_.plus_unchecked(length_ - 1);
-  }
+  [[nodiscard]] constexpr Gpa last() const noexcept { return start_.plus_unchecked(length_ - 1); }
 
   [[nodiscard]] constexpr bool contains(Gpa address) const noexcept {
     return address >= start_ && address.offset_from(start_) < length_;

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "guestio/base/error.h"
+#include "guestio/base/units.h"
+#include "guestio/mem/address_range.h"
+#include "guestio/mem/backing.h"
+#include "guestio/mem/dirty_log.h"
+#include "guestio/mem/host_segment.h"
+#include "guestio/mem/page_lock.h"
+#include "guestio/mem/paged_ranges.h"
+#include "guestio/mem/recover.h"
+
+/// The memory of a virtual machine, as a device accesses it.
+namespace guestio::mem {
+
+namespace internal {
+struct Table;
+}
+
+/// A part of a backing that appears at a guest address.
+struct RegionSpec {
+  Gpa start;
+  ByteCount length;
+  std::shared_ptr<Backing> backing;
+  std::uint64_t offset = 0;  ///< of the region's first byte in the backing
+};
+
+/// Where one region lies in the host.
+struct RegionInfo {
+  Gpa start;
+  std::uint64_t length;
+  std::byte* host;  ///< of the first byte; nullptr for memory without a mapping
+  Mapping::Access access;
+};
+
+/// A Shareable in guest addresses. The descriptor belongs to the memory.
+struct ShareableRegion {
+  Gpa start;
+  std::uint64_t length;
+  int fd;
+  FileOffset file_offset;
+};
+
+/// A handle to the memory of one virtual machine: a table of regions that never changes.
+///
+///     guest:   0        640K   1M                3G          4G              5G
+///              [ region 0 ]    [    region 1     ]  (a hole) [   region 2    ]
+///                   |                  |                             |
+///     backing:   mapping            mapping                  mapping + bitmaps
+///
+/// A change of the memory makes another GuestMemory; whoever works with the old one keeps the old
+/// regions mapped by keeping a copy. Guest memory is hostile: no operation here can crash, whatever
+/// the guest or the owner of its memory files does; what it does in time is an error.
+///
+/// Ranges: `read`, `write` and so on take a Gpa, or one of PagedRange, AddressRange, PagedRanges,
+/// AddressRanges (GuestRange), of which they use the first bytes.
+///
+/// Errors, of every access: out-of-range (value: the first address outside; limit: the end of
+/// memory, or for a range: bytes asked for and bytes there), invalid-gpn, read-only, access-denied
+/// and memory-fault (value: the guest address; for a fault in the caller's own buffer its host
+/// address, with a text that says so). An access that fails may have done a part. An access of no
+/// bytes succeeds whatever the address.
+///
+/// Threads: any, at the same time; a handle that one thread assigns needs care as any object does.
+/// Copying it costs one atomic increment.
+class GuestMemory {
+ public:
+  /// No memory at all; what a handle becomes when it is moved from.
+  GuestMemory() noexcept = default;
+  GuestMemory(const GuestMemory&) noexcept = default;
+  GuestMemory& operator=(const GuestMemory&) noexcept = default;
+  GuestMemory(GuestMemory&& other) noexcept { swap(other); }
+  GuestMemory& operator=(GuestMemory&& other) noexcept {
+    GuestMemory(std::move(other)).swap(*this);
+    return *this;
+  }
+  ~GuestMemory() = default;
+  void swap(GuestMemory& other) noexcept {
+    std::swap(table_, other.table_);
+    std::swap(window_, other.window_);
+  }
+
+  /// Errors: invalid-argument (a region of no bytes, without backing, or over another one),
+  /// out-of-range (a region leaves its backing or the address space).
+  [[nodiscard]] static Result<GuestMemory> create(std::span<const RegionSpec> regions);
+  /// Private zero-filled memory from `start` on. Errors: as create(), host.
+  [[nodiscard]] static Result<GuestMemory> allocate(ByteCount size, Gpa start = Gpa(0));
+
+  // Copies.
+
+  [[nodiscard]] Result<> read(Gpa from, std::span<std::byte> to) const noexcept {
+    const std::byte* host = host_of(from, to.size(), window_.readable);
+    if (host != nullptr) [[likely]] {
+      if (try_copy(to.data(), host, to.size()) == to.size()) [[likely]]
+        return {};
+    }
+    return read_slowly(from, to);
+  }
+  [[nodiscard]] Result<> write(Gpa to, std::span<const std::byte> from) const noexcept {
+    std::byte* host = host_of(to, from.size(), window_.writable);
+    if (host != nullptr) [[likely]] {
+      if (try_copy(host, from.data(), from.size()) == from.size()) [[likely]]
+        return {};
+    }
+    return write_slowly(to, from);
+  }
+  [[nodiscard]] Result<> fill(Gpa to, std::byte value, std::uint64_t length) const noexcept {
+    std::byte* host = host_of(to, length, window_.writable);
+    if (host != nullptr) [[likely]] {
+      if (try_fill(host, value, length) == length) [[likely]]
+        return {};
+    }
+    return fill_slowly(to, value, length);
+  }
+
+  template <GuestRange Range>
+  [[nodiscard]] Result<> read(const Range& from, std::span<std::byte> to) const noexcept;
+  template <GuestRange Range>
+  [[nodiscard]] Result<> write(const Range& to, std::span<const std::byte> from) const noexcept;
+  template <GuestRange Range>
+  [[nodiscard]] Result<> fill(const Range& to, std::byte value,
+                              std::uint64_t length) const noexcept;
+
+  // Typed accesses: one plain load or store instruction when the address is a multiple of
+  // sizeof(T).
+
+  template <Word T>
+  [[nodiscard]] Result<T> load(Gpa from) const noexcept {
+    const std::byte* host = host_of(from, sizeof(T), window_.readable);
+    internal::Bits<T> bits{};
+    if (host == nullptr || !internal::load(host, bits)) [[unlikely]] {
+      if (Result<> read = load_slowly(from, object_bytes(bits)); !read) return fail(read.error());
+    }
+    return std::bit_cast<T>(bits);
+  }
+  template <Word T>
+  [[nodiscard]] Result<> store(Gpa to, std::type_identity_t<T> value) const noexcept {
+    const auto bits = std::bit_cast<internal::Bits<T>>(value);
+    std::byte* host = host_of(to, sizeof(T), window_.writable);
+    if (host != nullptr && internal::store(host, bits)) [[likely]]
+      return {};
+    return store_slowly(to, object_bytes(bits));
+  }
+  /// Stores `desired` if the value equals `expected`, atomically; else false, and `expected`
+  /// becomes what was found. Errors: also misaligned when the address is no multiple of sizeof(T).
+  template <Word T>
+  [[nodiscard]] Result<bool> compare_exchange(Gpa at, T& expected,
+                                              std::type_identity_t<T> desired) const noexcept {
+    auto bits = std::bit_cast<internal::Bits<T>>(expected);
+    const auto value = std::bit_cast<internal::Bits<T>>(desired);
+    const Result<bool> exchanged =
+        compare_exchange_bytes(at, object_bytes(bits), object_bytes(value));
+    if (exchanged && !*exchanged) expected = std::bit_cast<T>(bits);
+    return exchanged;
+  }
+
+  // For the kernel's use, and for structures that are read in place.
+
+  /// Writes the host segments of the range to `segments` (cleared first), joined wherever they meet
+  /// in host memory, and keeps the pages in place until the result goes away. All or nothing: after
+  /// an error nothing is locked and `segments` is empty. Errors: also not-lockable.
+  template <GuestRange Range>
+  [[nodiscard]] Result<PageLock> lock(const Range& range, Access access,
+                                      SegmentList& segments) const;
+  /// The same for a descriptor chain as it comes.
+  [[nodiscard]] Result<PageLock> lock(std::span<const AddressRange> ranges, Access access,
+                                      SegmentList& segments) const {
+    const auto list = AddressRanges::from_pieces(ranges);
+    if (!list) return fail(list.error());
+    return lock(*list, access, segments);
+  }
+  /// Whether the range can be accessed now, by touching a byte of each page.
+  template <GuestRange Range>
+  [[nodiscard]] Result<> probe(const Range& range, Access access) const noexcept;
+  /// The host address of bytes that lie in one region, for structures that are accessed in place
+  /// with recover.h; nullptr for no bytes. Errors: also not-lockable where accesses need more than
+  /// the mapping (bitmaps, page locks) or there is none.
+  [[nodiscard]] Result<std::byte*> host_range(Gpa start, std::uint64_t length) const noexcept;
+  /// Makes memory known to the kernel that it does not know by its mapping.
+  [[nodiscard]] Result<> expose(const AddressRange& range) const noexcept;
+  /// The device address of a byte, if its memory is mapped for devices.
+  [[nodiscard]] std::optional<std::uint64_t> iova(Gpa address) const noexcept;
+
+  // Views and descriptions.
+
+  /// The bytes of the range as a memory of their own that starts at 0. It uses the same backings,
+  /// with all that they demand. Holes stay holes. Errors: out-of-range when it ends behind the last
+  /// region.
+  [[nodiscard]] Result<GuestMemory> subrange(const AddressRange& range) const;
+  /// The same memory; every byte that is written is marked in `log` as well (nullptr: no longer).
+  [[nodiscard]] GuestMemory with_dirty_log(std::shared_ptr<const DirtyLog> log) const;
+  /// Marks bytes that the kernel has written through a lock. Does nothing without a log.
+  /// Errors: of DirtyLog::mark(), out-of-range.
+  template <GuestRange Range>
+  [[nodiscard]] Result<> mark_written(const Range& range) const noexcept;
+  [[nodiscard]] bool has_dirty_log() const noexcept;
+
+  /// In ascending order.
+  [[nodiscard]] std::vector<RegionInfo> regions() const;
+  [[nodiscard]] std::vector<ShareableRegion> shareable_regions() const;
+  /// The address behind the last region; 0 when there is none, or when that is 2^64.
+  [[nodiscard]] Gpa end() const noexcept;
+
+ private:
+  explicit GuestMemory(std::shared_ptr<const internal::Table> table) noexcept;
+
+  /// The host address of an access that one comparison shows to be good, or nullptr.
+  [[nodiscard]] std::byte* host_of(Gpa address, std::uint64_t length,
+                                   std::uint64_t limit) const noexcept {
+    const std::uint64_t at = address.raw() - window_.start;
+    if (length > limit || at > limit - length) [[unlikely]]
+      return nullptr;
+    return window_.host + at;
+  }
+  template <typename Bits>
+  static std::span<std::byte> object_bytes(Bits& bits) noexcept {
+    return std::as_writable_bytes(std::span(&bits, 1));
+  }
+  template <typename Bits>
+  static std::span<const std::byte> object_bytes(const Bits& bits) noexcept {
+    return std::as_bytes(std::span(&bits, 1));
+  }
+
+  [[nodiscard]] Result<> read_slowly(Gpa from, std::span<std::byte> to) const noexcept;
+  [[nodiscard]] Result<> write_slowly(Gpa to, std::span<const std::byte> from) const noexcept;
+  [[nodiscard]] Result<> fill_slowly(Gpa to, std::byte value, std::uint64_t length) const noexcept;
+  [[nodiscard]] Result<> load_slowly(Gpa from, std::span<std::byte> to) const noexcept;
+  [[nodiscard]] Result<> store_slowly(Gpa to, std::span<const std::byte> from) const noexcept;
+  [[nodiscard]] Result<bool> compare_exchange_bytes(
+      Gpa at, std::span<std::byte> expected, std::span<const std::byte> desired) const noexcept;
+
+  /// Lies in the handle, so that most accesses go straight from here to the bytes: the largest
+  /// plain region. The limits are 0 where an access needs more than a copy.
+  struct Window {
+    std::uint64_t start = 0;
+    std::byte* host = nullptr;
+    std::uint64_t readable = 0;
+    std::uint64_t writable = 0;
+  };
+
+  [[nodiscard]] const internal::Table& table() const noexcept;
+
+  std::shared_ptr<const internal::Table> table_;
+  Window window_;
+};
+
+}  // namespace guestio::mem

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: MIT
+// Reading and writing guest memory when one copy in one plain region does not do it.
+#include <algorithm>
+#include <cstring>
+
+#include "guestio/mem/guest_memory.h"
+#include "guestio/mem/guest_memory_check.h"
+#include "guestio/mem/guest_memory_table.h"
+
+namespace guestio::mem {
+
+namespace {
+
+using internal::Piece;
+using internal::Region;
+using internal::Table;
+
+// The operations. Each knows how to do a stretch directly and through the backing, and which side
+// of a direct copy is the guest's.
+
+struct ReadBytes {
+  static constexpr Access kAccess = Access::kRead;
+  static constexpr FaultSide kGuestSide = FaultSide::kSource;
+  std::byte* local;
+
+  CopyOutcome direct(std::byte* host, std::uint64_t length) const noexcept {
+    return try_copy_outcome(local, host, length);
+  }
+  Result<> fall_back(Backing& backing, std::uint64_t offset, std::uint64_t length) const noexcept {
+    return backing.read_fallback(offset, {local, length});
+  }
+  void advance(std::uint64_t count) noexcept { local += count; }
+};
+
+struct WriteBytes {
+  static constexpr Access kAccess = Access::kWrite;
+  static constexpr FaultSide kGuestSide = FaultSide::kDestination;
+  const std::byte* local;
+
+  CopyOutcome direct(std::byte* host, std::uint64_t length) const noexcept {
+    return try_copy_outcome(host, local, length);
+  }
+  Result<> fall_back(Backing& backing, std::uint64_t offset, std::uint64_t length) const noexcept {
+    return backing.write_fallback(offset, {local, length});
+  }
+  void advance(std::uint64_t count) noexcept { local += count; }
+};
+
+struct FillBytes {
+  static constexpr Access kAccess = Access::kWrite;
+  static constexpr FaultSide kGuestSide = FaultSide::kDestination;
+  std::byte value;
+  const std::byte* local = nullptr;  // there is no buffer that could fault
+
+  CopyOutcome direct(std::byte* host, std::uint64_t length) const noexcept {
+    const std::size_t done = try_fill(host, value, length);
+    return {done, done == length ? FaultSide::kNone : FaultSide::kDestination};
+  }
+  Result<> fall_back(Backing& backing, std::uint64_t offset, std::uint64_t length) const noexcept {
+    return backing.fill_fallback(offset, value, length);
+  }
+  void advance(std::uint64_t) noexcept {}
+};
+
+/// One load instruction for a word that lies in one stretch.
+template <typename Bits>
+struct LoadWord : ReadBytes {
+  CopyOutcome direct(std::byte* host, std::uint64_t length) const noexcept {
+    Bits bits;
+    if (length != sizeof(Bits)) return ReadBytes::direct(host, length);
+    if (!internal::load(host, bits)) return {0, FaultSide::kSource};
+    std::memcpy(local, &bits, sizeof(bits));
+    return {length, FaultSide::kNone};
+  }
+};
+
+template <typename Bits>
+struct StoreWord : WriteBytes {
+  CopyOutcome direct(std::byte* host, std::uint64_t length) const noexcept {
+    Bits bits;
+    if (length != sizeof(Bits)) return WriteBytes::direct(host, length);
+    std::memcpy(&bits, local, sizeof(bits));
+    if (!internal::store(host, bits)) return {0, FaultSide::kDestination};
+    return {length, FaultSide::kNone};
+  }
+};
+
+/// Tells the dirty log of a write that was done.
+Result<> log_write(const Table& table, const Piece& piece, std::uint64_t length) noexcept {
+  if (table.log == nullptr || length == 0) return {};
+  return table.log->mark(
+      AddressRange::from_checked(Gpa(piece.region->log_address + piece.at), length));
+}
+
+/// The bytes from the front of the piece that may be accessed directly; 0: denied or not mapped.
+std::uint64_t direct_length(const Piece& piece, Access access) noexcept {
+  const Region& region = *piece.region;
+  if (piece.at >= region.mapped) return 0;
+  const std::uint64_t length = std::min(piece.length, region.mapped - piece.at);
+  const auto& bitmap = region.bitmap(access);
+  return bitmap ? internal::allowed_bytes(*bitmap, piece.backing_offset(), length) : length;
+}
+
+/// One access to one region: directly as far as that goes, and through the backing's decision where
+/// it does not.
+template <typename Operation>
+class PieceAccess {
+ public:
+  PieceAccess(const Table& table, const Piece& piece, Operation& operation) noexcept
+      : table_(table), piece_(piece), operation_(operation) {}
+
+  Result<> run() noexcept {
+    if (Result<> writable = internal::check_writable(piece_, Operation::kAccess); !writable) {
+      return writable;
+    }
+    while (piece_.length != 0) {
+      if (piece_.at >= piece_.region->mapped) return fall_back(piece_.length);
+      if (Result<> stepped = step(); !stepped) return stepped;
+    }
+    return {};
+  }
+
+ private:
+  static constexpr bool kWrites = Operation::kAccess == Access::kWrite;
+
+  /// Does what can be done at once.
+  Result<> step() noexcept {
+    const std::uint64_t length = direct_length(piece_, Operation::kAccess);
+    if (length == 0) return after_fault(PageFault::Cause::kDenied);
+    const CopyOutcome outcome = operation_.direct(piece_.host(), length);
+    if (Result<> done = advance(outcome.done); !done) return done;
+    if (outcome.fault == FaultSide::kNone) return {};
+    if (outcome.fault != Operation::kGuestSide) {
+      return fail(ErrorKind::kMemoryFault, "buffer of the caller, not the guest's",
+                  reinterpret_cast<std::uintptr_t>(operation_.local));
+    }
+    return after_fault(PageFault::Cause::kFaulted);
+  }
+
+  Result<> after_fault(PageFault::Cause cause) noexcept {
+    switch (faults_.ask(piece_, Operation::kAccess, cause)) {
+      case FaultAction::kRetry: return {};
+      case FaultAction::kFallBack: return fall_back(internal::length_in_page(piece_));
+      case FaultAction::kFail: break;
+    }
+    return internal::fail_fault(piece_, cause);
+  }
+
+  Result<> fall_back(std::uint64_t length) noexcept {
+    Backing& backing = *piece_.region->backing;
+    if (Result<> done = operation_.fall_back(backing, piece_.backing_offset(), length); !done) {
+      return done;
+    }
+    return advance(length);
+  }
+
+  Result<> advance(std::uint64_t count) noexcept {
+    if (count == 0) return {};
+    faults_.note_progress();
+    operation_.advance(count);
+    const Piece done = piece_;
+    piece_.at += count;
+    piece_.length -= count;
+    if constexpr (kWrites) return log_write(table_, done, count);
+    return {};
+  }
+
+  const Table& table_;
+  Piece piece_;
+  Operation& operation_;
+  internal::FaultHandling faults_;
+};
+
+template <typename Operation>
+Result<> access(const Table& table, Gpa start, std::uint64_t length, Operation operation) noexcept {
+  if (length == 0) return {};
+  const auto range = AddressRange::from_start_and_length(start, length);
+  if (!range) return internal::fail_outside(table, table.end());
+  const Region* hint = nullptr;
+  return internal::for_each_piece(table, hint, *range, [&](const Piece& piece) {
+    return PieceAccess<Operation>(table, piece, operation).run();
+  });
+}
+
+}  // namespace
+
+Result<> GuestMemory::read_slowly(Gpa from, std::span<std::byte> to) const noexcept {
+  return access(table(), from, to.size(), ReadBytes{to.data()});
+}
+
+Result<> GuestMemory::write_slowly(Gpa to, std::span<const std::byte> from) const noexcept {
+  return access(table(), to, from.size(), WriteBytes{from.data()});
+}
+
+Result<> GuestMemory::fill_slowly(Gpa to, std::byte value, std::uint64_t length) const noexcept {
+  return access(table(), to, length, FillBytes{value});
+}
+
+Result<> GuestMemory::load_slowly(Gpa from, std::span<std::byte> to) const noexcept {
+  switch (to.size()) {
+    case 2: return access(table(), from, 2, LoadWord<std::uint16_t>{{to.data()}});
+    case 4: return access(table(), from, 4, LoadWord<std::uint32_t>{{to.data()}});
+    case 8: return access(table(), from, 8, LoadWord<std::uint64_t>{{to.data()}});
+    default: return read_slowly(from, to);
+  }
+}
+
+Result<> GuestMemory::store_slowly(Gpa to, std::span<const std::byte> from) const noexcept {
+  switch (from.size()) {
+    case 2: return access(table(), to, 2, StoreWord<std::uint16_t>{{from.data()}});
+    case 4: return access(table(), to, 4, StoreWord<std::uint32_t>{{from.data()}});
+    case 8: return access(table(), to, 8, StoreWord<std::uint64_t>{{from.data()}});
+    default: return write_slowly(to, from);
+  }
+}
+
+template <GuestRange Range>
+Result<> GuestMemory::read(const Range& from, std::span<std::byte> to) const noexcept {
+  if (to.size() > from.length()) return internal::fail_outside_window(0, to.size(), from.length());
+  std::byte* next = to.data();
+  return for_each_run(from.subrange(0, to.size()), [&](const AddressRange& run) {
+    std::byte* const local = next;
+    next += run.length();
+    return read(run.start(), {local, run.length()});
+  });
+}
+
+template <GuestRange Range>
+Result<> GuestMemory::write(const Range& to, std::span<const std::byte> from) const noexcept {
+  if (from.size() > to.length()) {
+    return internal::fail_outside_window(0, from.size(), to.length());
+  }
+  const std::byte* next = from.data();
+  return for_each_run(to.subrange(0, from.size()), [&](const AddressRange& run) {
+    const std::byte* const local = next;
+    next += run.length();
+    return write(run.start(), {local, run.length()});
+  });
+}
+
+template <GuestRange Range>
+Result<> GuestMemory::fill(const Range& to, std::byte value, std::uint64_t length) const noexcept {
+  if (length > to.length()) return internal::fail_outside_window(0, length, to.length());
+  return for_each_run(to.subrange(0, length), [&](const AddressRange& run) {
+    return fill(run.start(), value, run.length());
+  });
+}
+
+template <GuestRange Range>
+Result<> GuestMemory::mark_written(const Range& range) const noexcept {
+  if (!has_dirty_log()) return {};
+  const Region* hint = nullptr;
+  return for_each_run(range, [&](const AddressRange& run) {
+    return internal::for_each_piece(table(), hint, run, [&](const Piece& piece) {
+      return log_write(table(), piece, piece.length);
+    });
+  });
+}
+
+#define GUESTIO_INSTANTIATE(Range)                                                               \
+  template Result<> GuestMemory::read(const Range&, std::span<std::byte>) const noexcept;        \
+  template Result<> GuestMemory::write(const Range&, std::span<const std::byte>) const noexcept; \
+  template Result<> GuestMemory::fill(const Range&, std::byte, std::uint64_t) const noexcept;    \
+  template Result<> GuestMemory::mark_written(const Range&) const noexcept;
+GUESTIO_INSTANTIATE(PagedRange)
+GUESTIO_INSTANTIATE(AddressRange)
+GUESTIO_INSTANTIATE(PagedRanges)
+GUESTIO_INSTANTIATE(AddressRanges)
+#undef GUESTIO_INSTANTIATE
+
+}  // namespace guestio::mem

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT
+// The compare-exchange on guest memory.
+#include <cstring>
+
+#include "guestio/mem/guest_memory.h"
+#include "guestio/mem/guest_memory_check.h"
+#include "guestio/mem/guest_memory_table.h"
+
+namespace guestio::mem {
+
+using internal::Piece;
+using internal::Region;
+
+namespace {
+
+/// The exchange itself, for one size.
+template <typename Bits>
+Exchange exchange_directly(std::byte* host, std::span<std::byte> expected,
+                           std::span<const std::byte> desired) noexcept {
+  Bits found;
+  Bits value;
+  std::memcpy(&found, expected.data(), sizeof(Bits));
+  std::memcpy(&value, desired.data(), sizeof(Bits));
+  const auto exchange = static_cast<Exchange>(internal::compare_exchange(host, found, value));
+  if (exchange == Exchange::kDifferent) std::memcpy(expected.data(), &found, sizeof(Bits));
+  return exchange;
+}
+
+Exchange exchange_directly(std::byte* host, std::span<std::byte> expected,
+                           std::span<const std::byte> desired) noexcept {
+  switch (expected.size()) {
+    case 1: return exchange_directly<std::uint8_t>(host, expected, desired);
+    case 2: return exchange_directly<std::uint16_t>(host, expected, desired);
+    case 4: return exchange_directly<std::uint32_t>(host, expected, desired);
+    default: return exchange_directly<std::uint64_t>(host, expected, desired);
+  }
+}
+
+/// A word that is read and written needs both permissions.
+bool is_exchangeable(const Piece& piece) noexcept {
+  const Region& region = *piece.region;
+  for (const auto& bitmap : {region.read_bitmap, region.write_bitmap}) {
+    if (bitmap && !internal::is_allowed(*bitmap, piece.backing_offset())) return false;
+  }
+  return true;
+}
+
+Result<bool> exchange_in_piece(const Piece& piece, std::span<std::byte> expected,
+                               std::span<const std::byte> desired) noexcept {
+  Backing& backing = *piece.region->backing;
+  internal::FaultHandling faults;
+  while (fits_within(piece.at, piece.length, piece.region->mapped)) {
+    PageFault::Cause cause = PageFault::Cause::kDenied;
+    if (is_exchangeable(piece)) {
+      const Exchange exchange = exchange_directly(piece.host(), expected, desired);
+      if (exchange != Exchange::kFaulted) return exchange == Exchange::kExchanged;
+      cause = PageFault::Cause::kFaulted;
+    }
+    const FaultAction action = faults.ask(piece, Access::kWrite, cause);
+    if (action == FaultAction::kFail) return internal::fail_fault(piece, cause);
+    if (action == FaultAction::kFallBack) break;
+  }
+  return backing.compare_exchange_fallback(piece.backing_offset(), expected, desired);
+}
+
+}  // namespace
+
+Result<bool> GuestMemory::compare_exchange_bytes(
+    Gpa at, std::span<std::byte> expected, std::span<const std::byte> desired) const noexcept {
+  const std::uint64_t size = expected.size();
+  const Region* const region = table().find(at.raw());
+  if (region == nullptr) return internal::fail_outside(table(), at.raw());
+  const Piece piece{region, at.raw() - region->start, size};
+  // In a view that does not begin on a word the host address counts too.
+  const auto host = piece.at < region->mapped ? reinterpret_cast<std::uintptr_t>(piece.host()) : 0;
+  if (!at.is_aligned_to(size) || !is_aligned(host, size)) {
+    return fail(ErrorKind::kMisaligned, "compare-exchange in guest memory", at.raw(), size);
+  }
+  if (size > region->length - piece.at) {
+    return internal::fail_outside(table(), region->start + region->length);
+  }
+  if (Result<> writable = internal::check_writable(piece, Access::kWrite); !writable) {
+    return fail(writable.error());
+  }
+  const Result<bool> exchanged = exchange_in_piece(piece, expected, desired);
+  if (exchanged && *exchanged && table().log != nullptr) {
+    const auto written = AddressRange::from_checked(Gpa(region->log_address + piece.at), size);
+    if (Result<> marked = table().log->mark(written); !marked) return fail(marked.error());
+  }
+  return exchanged;
+}
+
+}  // namespace guestio::mem

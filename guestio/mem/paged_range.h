@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <optional>
+#include <span>
+
+#include "guestio/base/error.h"
+#include "guestio/base/units.h"
+#include "guestio/mem/address_range.h"
+
+/// A buffer of the guest that is one piece to its owner and scattered over pages.
+namespace guestio::mem {
+
+class PagedRange;
+
+/// A window and what lies behind it.
+template <typename Range>
+struct Split {
+  Range front;
+  Range back;
+};
+
+namespace internal {
+
+/// The run of page numbers that each exceed the one before by 1, at least 1 long.
+/// Requires: count > 0.
+[[nodiscard]] inline std::size_t ascending_run(const Gpn* gpns, std::size_t count) noexcept {
+  const std::uint64_t first = gpns->raw();
+  std::size_t run = 1;
+  // Eight differences at once: one branch for all of them.
+  for (; run + 8 <= count; run += 8) {
+    std::uint64_t difference = 0;
+    for (std::size_t i = 0; i < 8; ++i) difference |= gpns[run + i].raw() ^ (first + run + i);
+    if (difference != 0) break;
+  }
+  while (run < count && gpns[run].raw() == first + run) ++run;
+  return run;
+}
+
+/// Page numbers from here on have addresses above 64 bits.
+inline constexpr std::uint64_t kGpnLimit = std::uint64_t{1} << (64 - kPageShift);
+
+[[nodiscard]] std::unexpected<Error> fail_outside_window(std::uint64_t offset, std::uint64_t length,
+                                                         std::uint64_t available) noexcept;
+
+}  // namespace internal
+
+/// What PagedRange::runs() gives: a range for `for` loops over Result<AddressRange>.
+class PagedRuns;
+
+/// A window of bytes into the concatenation of guest pages:
+///
+///     gpns:     [ gpn 7 ]     [ gpn 8 ]     [ gpn 3 ]     [ gpn 5 ]
+///     window:   . . . # #     # # # # #     # # # # #     # # . . .
+///               |     |                                      |
+///               |<--->| offset() = 3                         |
+///                     |<----------- length() = 14 ---------->|
+///     runs():   [7:3 ...... 8:4]            [3:0...3:4]   [5:0..5:1]
+///
+/// Only the first and the last page can be covered in part; every page between them is covered
+/// whole. So two arbitrary buffers are one PagedRange only when they meet on a page border; any
+/// other list of buffers is a PagedRanges, and bytes that are contiguous are an AddressRange.
+///
+/// Invariants:
+///  1. offset() is less than kPageSize.
+///  2. gpns() holds exactly the pages that the window touches: none when it is empty.
+///
+/// A view, three words: it does not own the page numbers. The numbers are not checked before they
+/// are used, because they come from a guest: a number above 2^52 - 1 has no address and gives
+/// invalid-gpn when the walk reaches it.
+class PagedRange {
+ public:
+  /// The empty window.
+  constexpr PagedRange() noexcept = default;
+
+  /// The bytes [offset, offset + length) of the pages; `offset` may lie past the first page.
+  /// Errors: out-of-range when there are not so many pages.
+  [[nodiscard]] static Result<PagedRange> from_pages(std::uint64_t offset, std::uint64_t length,
+                                                     std::span<const Gpn> gpns) noexcept {
+    const std::uint64_t available = gpns.size() * std::uint64_t{kPageSize};
+    if (!fits_within(offset, length, available)) [[unlikely]] {
+      return internal::fail_outside_window(offset, length, available);
+    }
+    return PagedRange(gpns.data() + offset / kPageSize, offset % kPageSize, length);
+  }
+  /// All bytes of the pages.
+  [[nodiscard]] static PagedRange from_whole_pages(std::span<const Gpn> gpns) noexcept {
+    return PagedRange(gpns.data(), 0, gpns.size() * std::uint64_t{kPageSize});
+  }
+
+  [[nodiscard]] constexpr std::uint64_t length() const noexcept { return length_; }
+  [[nodiscard]] constexpr bool is_empty() const noexcept { return length_ == 0; }
+  /// Of the window's first byte in its page.
+  [[nodiscard]] constexpr std::uint64_t offset() const noexcept { return offset_; }
+  [[nodiscard]] constexpr std::span<const Gpn> gpns() const noexcept { return {gpns_, pages()}; }
+  /// The page, when the window lies in a single one.
+  [[nodiscard]] constexpr std::optional<Gpn> single_gpn() const noexcept {
+    return pages() == 1 ? std::optional(*gpns_) : std::nullopt;
+  }
+
+  /// The bytes [offset, offset + length) of the window. Errors: out-of-range.
+  [[nodiscard]] Result<PagedRange> try_subrange(std::uint64_t offset,
+                                                std::uint64_t length) const noexcept {
+    if (!fits_within(offset, length, length_)) [[unlikely]] {
+      return internal::fail_outside_window(offset, length, length_);
+    }
+    return subrange_unchecked(offset, length);
+  }
+  /// Drops the first `count` bytes. Errors: out-of-range; the window is then unchanged.
+  [[nodiscard]] Result<> try_skip(std::uint64_t count) noexcept {
+    if (count > length_) [[unlikely]]
+      return internal::fail_outside_window(0, count, length_);
+    *this = subrange_unchecked(count, length_ - count);
+    return {};
+  }
+  /// Keeps the first `count` bytes only. Errors: as try_skip().
+  [[nodiscard]] Result<> try_truncate(std::uint64_t count) noexcept {
+    if (count > length_) [[unlikely]]
+      return internal::fail_outside_window(0, count, length_);
+    length_ = count;
+    return {};
+  }
+  /// The first `at` bytes and the rest. Errors: out-of-range.
+  [[nodiscard]] Result<Split<PagedRange>> try_split(std::uint64_t at) const noexcept {
+    if (at > length_) [[unlikely]]
+      return internal::fail_outside_window(0, at, length_);
+    return Split<PagedRange>{subrange_unchecked(0, at), subrange_unchecked(at, length_ - at)};
+  }
+
+  // The same for lengths of our own. Requires: they lie in the window; 0 and length() do.
+  [[nodiscard]] PagedRange subrange(std::uint64_t offset, std::uint64_t length) const noexcept {
+    GUESTIO_CHECK(fits_within(offset, length, length_), "a subrange inside the window");
+    return subrange_unchecked(offset, length);
+  }
+  void skip(std::uint64_t count) noexcept {
+    GUESTIO_CHECK(count <= length_, "to skip bytes inside the window");
+    *this = subrange_unchecked(count, length_ - count);
+  }
+  void truncate(std::uint64_t count) noexcept {
+    GUESTIO_CHECK(count <= length_, "to truncate inside the window");
+    length_ = count;
+  }
+  [[nodiscard]] Split<PagedRange> split(std::uint64_t at) const noexcept {
+    GUESTIO_CHECK(at <= length_, "to split inside the window");
+    return {subrange_unchecked(0, at), subrange_unchecked(at, length_ - at)};
+  }
+
+  /// Takes the longest run of ascending pages off the front and gives its bytes: nothing when the
+  /// window is empty. Errors: invalid-gpn; the window is then empty, so that a loop ends.
+  [[nodiscard]] std::optional<Result<AddressRange>> pop_front() noexcept;
+
+  /// All runs, front to back: `for (Result<AddressRange> run : range.runs())`. Ends after an error.
+  [[nodiscard]] PagedRuns runs() const noexcept;
+
+ private:
+  constexpr PagedRange(const Gpn* gpns, std::uint64_t offset, std::uint64_t length) noexcept
+      : gpns_(gpns), offset_(offset), length_(length) {}
+
+  [[nodiscard]] constexpr std::size_t pages() const noexcept {
+    return length_ == 0 ? 0 : (offset_ + length_ + (kPageSize - 1)) / kPageSize;
+  }
+  [[nodiscard]] constexpr PagedRange subrange_unchecked(std::uint64_t offset,
+                                                        std::uint64_t length) const noexcept {
+    const std::uint64_t start = offset_ + offset;
+    return PagedRange(gpns_ + start / kPageSize, start % kPageSize, length);
+  }
+
+  const Gpn* gpns_ = nullptr;
+  std::uint64_t offset_ = 0;
+  std::uint64_t length_ = 0;
+};
+
+inline std::optional<Result<AddressRange>> PagedRange::pop_front() noexcept {
+  if (length_ == 0) return std::nullopt;
+  const std::uint64_t first = gpns_->raw();
+  if (first >= internal::kGpnLimit) [[unlikely]] {
+    length_ = 0;
+    return fail(ErrorKind::kInvalidGpn, "page list", first);
+  }
+  // A run ends at the last page that has an address; the next call then meets the bad number.
+  std::size_t count = pages();
+  if (count > internal::kGpnLimit - first) count = internal::kGpnLimit - first;
+  count = internal::ascending_run(gpns_, count);
+  const std::uint64_t bytes = count * kPageSize - offset_;
+  const std::uint64_t taken = bytes < length_ ? bytes : length_;
+  const Gpa start((first << kPageShift) + offset_);
+  gpns_ += count;
+  offset_ = 0;
+  length_ -= taken;
+  return AddressRange::from_checked(start, taken);
+}
+
+class PagedRuns {
+ public:
+  class Iterator {
+   public:
+    using value_type = Result<AddressRange>;
+    using difference_type = std::ptrdiff_t;
+
+    explicit Iterator(const PagedRange& range) noexcept : rest_(range) { ++*this; }
+    const value_type& operator*() const noexcept { return *run_; }
+    Iterator& operator++() noexcept {
+      run_ = rest_.pop_front();
+      return *this;
+    }
+    void operator++(int) noexcept { ++*this; }
+    friend bool operator==(const Iterator& iterator, std::default_sentinel_t) noexcept {
+      return !iterator.run_.has_value();
+    }
+
+   private:
+    PagedRange rest_;
+    std::optional<value_type> run_;
+  };
+
+  explicit PagedRuns(const PagedRange& range) noexcept : range_(range) {}
+  [[nodiscard]] Iterator begin() const noexcept { return Iterator(range_); }
+  [[nodiscard]] std::default_sentinel_t end() const noexcept { return {}; }
+
+ private:
+  PagedRange range_;
+};
+
+inline PagedRuns PagedRange::runs() const noexcept { return PagedRuns(*this); }
+
+/// Calls `visit(AddressRange)` for each run in order until one returns an error. Returns that
+/// error, or invalid-gpn. Defined for every range type of this room.
+template <typename Visit>
+[[nodiscard]] inline Result<> for_each_run(PagedRange range, Visit&& visit) {
+  while (const auto run = range.pop_front()) {
+    if (!run->has_value()) [[unlikely]]
+      return fail(run->error());
+    if (Result<> visited = visit(**run); !visited) [[unlikely]]
+      return visited;
+  }
+  return {};
+}
+template <typename Visit>
+[[nodiscard]] inline Result<> for_each_run(const AddressRange& range, Visit&& visit) {
+  if (range.is_empty()) return {};
+  return visit(range);
+}
+
+}  // namespace guestio::mem

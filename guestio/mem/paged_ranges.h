@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <iterator>
+#include <span>
+
+#include "guestio/base/error.h"
+#include "guestio/mem/paged_range.h"
+
+/// Several guest ranges as one buffer: a scatter-gather list with arbitrary borders.
+namespace guestio::mem {
+
+/// A window of bytes into the concatenation of pieces, each a PagedRange or an AddressRange:
+///
+///     pieces:   [# # # # #] [] [# # #] [# # # # # # #]
+///     window:    . . # # #      # # #   # # # . . . .
+///                    |<------ length() = 9 -->|
+///
+/// Both ends may fall inside a piece; empty pieces are legal and never show in an iteration.
+///
+/// Invariants:
+///  1. The window lies inside the pieces.
+///  2. When it is not empty, the first piece holds its first byte.
+///
+/// A view, four words: it does not own the list.
+template <typename Piece>
+class PieceList {
+ public:
+  /// The empty window.
+  constexpr PieceList() noexcept = default;
+
+  /// All bytes of the pieces. Errors: too-large when the lengths do not add up in 64 bits.
+  [[nodiscard]] static Result<PieceList> from_pieces(std::span<const Piece> pieces) noexcept {
+    std::uint64_t length = 0;
+    for (const Piece& piece : pieces) {
+      if (__builtin_add_overflow(length, piece.length(), &length)) [[unlikely]] {
+        return fail(ErrorKind::kTooLarge, "list of guest ranges", piece.length(), ~length);
+      }
+    }
+    PieceList list(pieces.data(), pieces.size(), 0, length);
+    list.drop_used_up();
+    return list;
+  }
+
+  [[nodiscard]] constexpr std::uint64_t length() const noexcept { return length_; }
+  [[nodiscard]] constexpr bool is_empty() const noexcept { return length_ == 0; }
+
+  /// The bytes [offset, offset + length) of the window. Errors: out-of-range.
+  [[nodiscard]] Result<PieceList> try_subrange(std::uint64_t offset,
+                                               std::uint64_t length) const noexcept {
+    if (!fits_within(offset, length, length_)) [[unlikely]] {
+      return internal::fail_outside_window(offset, length, length_);
+    }
+    return subrange_unchecked(offset, length);
+  }
+  /// Drops the first `count` bytes. Errors: out-of-range; the window is then unchanged.
+  [[nodiscard]] Result<> try_skip(std::uint64_t count) noexcept {
+    if (count > length_) [[unlikely]]
+      return internal::fail_outside_window(0, count, length_);
+    skip_unchecked(count);
+    return {};
+  }
+  /// Keeps the first `count` bytes only. Errors: as try_skip().
+  [[nodiscard]] Result<> try_truncate(std::uint64_t count) noexcept {
+    if (count > length_) [[unlikely]]
+      return internal::fail_outside_window(0, count, length_);
+    length_ = count;
+    return {};
+  }
+  /// The first `at` bytes and the rest. Errors: out-of-range.
+  [[nodiscard]] Result<Split<PieceList>> try_split(std::uint64_t at) const noexcept {
+    if (at > length_) [[unlikely]]
+      return internal::fail_outside_window(0, at, length_);
+    return Split<PieceList>{subrange_unchecked(0, at), subrange_unchecked(at, length_ - at)};
+  }
+
+  // The same for lengths of our own. Requires: they lie in the window; 0 and length() do.
+  [[nodiscard]] PieceList subrange(std::uint64_t offset, std::uint64_t length) const noexcept {
+    GUESTIO_CHECK(fits_within(offset, length, length_), "a subrange inside the window");
+    return subrange_unchecked(offset, length);
+  }
+  void skip(std::uint64_t count) noexcept {
+    GUESTIO_CHECK(count <= length_, "to skip bytes inside the window");
+    skip_unchecked(count);
+  }
+  void truncate(std::uint64_t count) noexcept {
+    GUESTIO_CHECK(count <= length_, "to truncate inside the window");
+    length_ = count;
+  }
+  [[nodiscard]] Split<PieceList> split(std::uint64_t at) const noexcept {
+    GUESTIO_CHECK(at <= length_, "to split inside the window");
+    return {subrange_unchecked(0, at), subrange_unchecked(at, length_ - at)};
+  }
+
+  /// The pieces, front to back, clipped to the window, without empty ones.
+  class Iterator {
+   public:
+    using value_type = Piece;
+    using difference_type = std::ptrdiff_t;
+
+    constexpr explicit Iterator(const PieceList& list) noexcept : rest_(list) {}
+    [[nodiscard]] Piece operator*() const noexcept { return rest_.front(); }
+    Iterator& operator++() noexcept {
+      rest_.skip_unchecked(rest_.front_length());
+      return *this;
+    }
+    void operator++(int) noexcept { ++*this; }
+    friend constexpr bool operator==(const Iterator& iterator, std::default_sentinel_t) noexcept {
+      return iterator.rest_.is_empty();
+    }
+
+   private:
+    PieceList rest_;
+  };
+  [[nodiscard]] constexpr Iterator begin() const noexcept { return Iterator(*this); }
+  [[nodiscard]] constexpr std::default_sentinel_t end() const noexcept { return {}; }
+
+ private:
+  constexpr PieceList(const Piece* pieces, std::size_t count, std::uint64_t used,
+                      std::uint64_t length) noexcept
+      : pieces_(pieces), count_(count), used_(used), length_(length) {}
+
+  [[nodiscard]] constexpr std::uint64_t front_length() const noexcept {
+    const std::uint64_t there = pieces_->length() - used_;
+    return there < length_ ? there : length_;
+  }
+  /// Requires: not empty.
+  [[nodiscard]] Piece front() const noexcept { return pieces_->subrange(used_, front_length()); }
+
+  /// Moves to the piece that holds the next byte. Requires: used_ counts from pieces_, which may
+  /// be more than the first piece has.
+  constexpr void drop_used_up() noexcept {
+    while (count_ != 0 && used_ >= pieces_->length()) {
+      used_ -= pieces_->length();
+      ++pieces_;
+      --count_;
+    }
+  }
+  constexpr void skip_unchecked(std::uint64_t count) noexcept {
+    length_ -= count;
+    used_ += count;
+    drop_used_up();
+  }
+  [[nodiscard]] constexpr PieceList subrange_unchecked(std::uint64_t offset,
+                                                       std::uint64_t length) const noexcept {
+    PieceList result = *this;
+    result.skip_unchecked(offset);
+    result.length_ = length;
+    return result;
+  }
+
+  const Piece* pieces_ = nullptr;
+  std::size_t count_ = 0;
+  std::uint64_t used_ = 0;  ///< bytes of the first piece before the window
+  std::uint64_t length_ = 0;
+};
+
+/// Page lists one after the other.
+using PagedRanges = PieceList<PagedRange>;
+/// Address ranges one after the other: a virtio descriptor chain as it comes.
+using AddressRanges = PieceList<AddressRange>;
+
+template <typename Piece, typename Visit>
+[[nodiscard]] inline Result<> for_each_run(const PieceList<Piece>& list, Visit&& visit) {
+  for (const Piece piece : list) {
+    if (Result<> visited = for_each_run(piece, visit); !visited) [[unlikely]]
+      return visited;
+  }
+  return {};
+}
+
+/// The range types that guest memory reads, writes, locks and probes.
+template <typename T>
+concept GuestRange = std::same_as<T, PagedRange> || std::same_as<T, AddressRange> ||
+                     std::same_as<T, PagedRanges> || std::same_as<T, AddressRanges>;
+
+}  // namespace guestio::mem

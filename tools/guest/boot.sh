@@ -226,6 +226,8 @@ boot_guest() {
   set_traps
   mkdir -p "$logs"
   logs=$(cd "$logs" && pwd)
+  exec 8>"$logs/lock"
+  flock -n 8 || die "another guest is running with its logs in $logs"
   find "$logs" -maxdepth 1 -name '*.log' -delete
 
   begin "Preparing the guest's kernel and initramfs"

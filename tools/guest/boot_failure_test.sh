@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # Shows that the guest test cannot pass by accident: every way in which it can go wrong has to end it
-# with another status than 0 and the right reason. For ctest; takes about fifteen seconds.
+# with another status than 0 and the right reason. For ctest; takes about twenty seconds.
 #
 # Usage: boot_failure_test.sh SCRATCH_DIRECTORY
 #
@@ -47,6 +47,11 @@ exec timeout 4 qemu-storage-daemon \
   --blockdev driver=file,node-name=file0,filename="$4" \
   --export type=vhost-user-blk,id=export0,node-name=file0,addr.type=unix,addr.path="$2",writable=on
 EOF
+program forgetful <<'EOF'
+exec qemu-storage-daemon \
+  --blockdev driver=null-co,node-name=file0,size=1073741824,read-zeroes=on \
+  --export type=vhost-user-blk,id=export0,node-name=file0,addr.type=unix,addr.path="$2",writable=on
+EOF
 program qemu_without_init <<'EOF'
 words=("$@")
 words[-1]+=' rdinit=/none'
@@ -63,6 +68,7 @@ boot_failures() {
   expect_failure 'a backend that ends at once' "$short" boot /bin/false
   expect_failure 'a backend that ends in the middle' 'ended with status 124 while the guest' \
     boot "$scratch/short_lived"
+  expect_failure 'a backend that forgets what is written' 'guest check: raw' boot "$scratch/forgetful"
   export GUESTIO_BACKEND=qsd
   expect_failure 'too many queues given' "it has to be a number" env GUESTIO_QUEUES=-1 \
     "$GUESTIO_ROOT/tools/guest/boot_test.sh" none "$scratch/boot"

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <csignal>
+#include <cstdio>
+
+#include "guestio/base/log.h"
+#include "guestio/disk/file/file_disk.h"
+#include "guestio/mem/recover.h"
+#include "options.h"
+#include "server.h"
+
+/// guestio-blk: arguments in, objects wired, nothing else.
+namespace guestio::app {
+namespace {
+
+/// One clear line, and the status for what a person can mend on the command line.
+int complain(const std::string& subject, const Error& error) {
+  fmt::print(stderr, "guestio-blk: {}: {}\n", subject, error.to_string());
+  return kExitUsage;
+}
+
+int run(const Options& options) {
+  log::set_level(options.is_verbose ? log::Level::kDebug : log::Level::kInfo);
+  if (auto installed = mem::install_fault_recovery(); !installed) {
+    return complain("cannot start", installed.error());
+  }
+  auto disk = disk::FileDisk::open(
+      {.path = options.image,
+       .use = options.is_read_only ? disk::ImageUse::kRead : disk::ImageUse::kReadWrite,
+       .caching = options.is_buffered ? disk::Caching::kBuffered : disk::Caching::kDirect,
+       .block_size = options.block_size});
+  if (!disk) return complain(options.image, disk.error());
+  return serve(options, **disk);
+}
+
+}  // namespace
+}  // namespace guestio::app
+
+int main(int argc, char** argv) {
+  const auto options = guestio::app::parse_options(argc, argv);
+  if (options) return guestio::app::run(*options);
+  std::FILE* const to = options.error().status == 0 ? stdout : stderr;
+  std::fputs(options.error().text.c_str(), to);
+  return options.error().status;
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT
+#include "options.h"
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "guestio/base/version.h"
+
+namespace guestio::app {
+
+namespace {
+
+/// What a management layer asks for before it starts a backend (QEMU, docs/interop/vhost-user.rst,
+/// "Backend program conventions").
+std::string capabilities() {
+  return nlohmann::json{{"type", "block"}, {"features", {"read-only", "blk-file"}}}.dump(2) + "\n";
+}
+
+/// CLI11 knows suffixes of its own; ours are powers of 1024 everywhere.
+struct SizeOption {
+  std::string text;
+  ByteCount* to;
+
+  [[nodiscard]] bool read() const {
+    if (text.empty()) return true;
+    const auto size = parse_byte_count(text);
+    if (size) *to = *size;
+    return size.has_value();
+  }
+};
+
+EarlyExit usage_error(const std::string& text) {
+  return {fmt::format("guestio-blk: {} (--help shows the options)\n", text), kExitUsage};
+}
+
+std::optional<EarlyExit> check(const Options& options) {
+  if (options.socket_path.empty() == !options.socket_fd.has_value()) {
+    return usage_error("one of --socket-path and --fd is needed");
+  }
+  if (options.image.empty()) return usage_error("--blk-file is needed");
+  if (options.queues == 0 || options.queues > kMostQueues) {
+    return usage_error(fmt::format("--num-queues takes 1 to {}", kMostQueues));
+  }
+  constexpr std::uint64_t kLeastBounce = 64 << 10;
+  if (options.bounce_limit.raw() < kLeastBounce) {
+    return usage_error("--bounce-limit takes at least 64k");
+  }
+  if (options.serial.size() > 20) return usage_error("--serial takes up to 20 bytes");
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::expected<Options, EarlyExit> parse_options(int argc, const char* const* argv) {
+  Options options;
+  bool wants_capabilities = false;
+  SizeOption block_size{{}, &options.block_size};
+  SizeOption bounce_limit{{}, &options.bounce_limit};
+  int fd = -1;
+
+  CLI::App app("Serves a disk image to virtual machines as a vhost-user-blk device.\n"
+               "Runs in the foreground until SIGTERM or SIGINT; the front-end (QEMU, libvirt, "
+               "cloud-hypervisor) may leave and come back.",
+               "guestio-blk");
+  app.set_version_flag("--version", std::string("guestio-blk ") + kVersion);
+  auto* const path = app.add_option("--socket-path", options.socket_path,
+                                    "unix socket to listen at; a stale one is replaced");
+  auto* const fd_option =
+      app.add_option("--fd", fd, "socket handed down by the parent, listening or connected")
+          ->check(CLI::NonNegativeNumber);
+  path->excludes(fd_option);
+  app.add_option("--blk-file", options.image, "raw image file or block device to serve");
+  app.add_flag("--read-only", options.is_read_only, "refuse writes; share the image with readers");
+  app.add_option("--num-queues", options.queues, "virtqueues offered, each with a thread")
+      ->capture_default_str();
+  app.add_option("--serial", options.serial,
+                 "what the guest reads as the disk's ID, up to 20 bytes (default: made from the "
+                 "image's path)");
+  app.add_option("--block-size", block_size.text,
+                 "logical block size shown to the guest: 512 to 4096 (default 512)");
+  app.add_flag("--buffered", options.is_buffered,
+               "use the host's page cache instead of direct I/O");
+  app.add_option("--bounce-limit", bounce_limit.text,
+                 "most memory a queue uses for data that direct I/O cannot take as it lies "
+                 "(default 8M)");
+  app.add_flag("--verbose", options.is_verbose, "log more");
+  app.add_flag("--print-capabilities", wants_capabilities,
+               "print what this backend can do as JSON and exit");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    return std::unexpected(EarlyExit{app.help(), 0});
+  } catch (const CLI::CallForVersion&) {
+    return std::unexpected(EarlyExit{app.version() + "\n", 0});
+  } catch (const CLI::ParseError& error) {
+    return std::unexpected(usage_error(error.what()));
+  }
+  if (wants_capabilities) return std::unexpected(EarlyExit{capabilities(), 0});
+  if (!block_size.read()) {
+    return std::unexpected(usage_error("--block-size takes a size such as 4096 or 4k"));
+  }
+  if (!bounce_limit.read()) {
+    return std::unexpected(usage_error("--bounce-limit takes a size such as 8M"));
+  }
+  if (fd >= 0) options.socket_fd = fd;
+  if (auto exit = check(options)) return std::unexpected(*exit);
+  return options;
+}
+
+}  // namespace guestio::app

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <expected>
+#include <optional>
+#include <string>
+
+#include "guestio/base/units.h"
+
+namespace guestio::app {
+
+/// What the command line asks for.
+struct Options {
+  std::string socket_path;         ///< empty when `socket_fd` is given
+  std::optional<int> socket_fd;    ///< a socket handed down, listening or connected
+  std::string image;
+  std::string serial;              ///< empty: derived from the image's path
+  std::uint16_t queues = 1;
+  ByteCount block_size = ByteCount(512);
+  ByteCount bounce_limit = ByteCount(std::uint64_t{8} << 20);  ///< for each queue
+  bool is_read_only = false;
+  bool is_buffered = false;
+  bool is_verbose = false;
+};
+
+/// Why the program ends before it serves: text for standard output or error, and exit status.
+struct EarlyExit {
+  std::string text;
+  int status;
+};
+
+inline constexpr int kExitUsage = 2;
+inline constexpr std::uint16_t kMostQueues = 64;
+
+/// Reads the command line; --help, --version and --print-capabilities are answered here.
+std::expected<Options, EarlyExit> parse_options(int argc, const char* const* argv);
+
+}  // namespace guestio::app

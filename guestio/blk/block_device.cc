@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/blk/block_device.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+
+namespace guestio::blk {
+
+namespace vblk = virtio::blk;
+
+namespace {
+
+std::uint32_t to_sectors(ByteCount bytes) noexcept {
+  return static_cast<std::uint32_t>(std::min<std::uint64_t>(
+      bytes.raw() / Sector::kSize, std::numeric_limits<std::uint32_t>::max()));
+}
+
+/// How many logical blocks a physical one holds, as a power of two.
+std::uint8_t physical_exponent(const disk::DiskInfo& disk) noexcept {
+  const std::uint64_t ratio = disk.physical_block_size.raw() / disk.block_size.raw();
+  return ratio > 1 ? static_cast<std::uint8_t>(std::bit_width(ratio) - 1) : std::uint8_t{0};
+}
+
+}  // namespace
+
+BlockDevice::BlockDevice(const BlockDeviceOptions& options)
+    : disk_(options.disk), queues_(options.queues) {
+  const std::size_t length = std::min(options.serial.size(), id_.size());
+  std::memcpy(id_.data(), options.serial.data(), length);
+}
+
+virtio::FeatureBits BlockDevice::offered_features() const noexcept {
+  virtio::FeatureBits features = vblk::kFeatureSegMax | vblk::kFeatureBlockSize |
+                                 vblk::kFeatureTopology | vblk::kFeatureFlush |
+                                 vblk::kFeatureConfigWce;
+  if (queues_ > 1) features |= vblk::kFeatureMultiQueue;
+  if (disk_.is_read_only) return features | vblk::kFeatureReadOnly;
+  if (disk_.discard) features |= vblk::kFeatureDiscard;
+  if (disk_.write_zeroes) features |= vblk::kFeatureWriteZeroes;
+  return features;
+}
+
+vblk::Config BlockDevice::make_config() const noexcept {
+  vblk::Config config{};
+  config.capacity = disk_.size.raw() / Sector::kSize;
+  config.seg_max = kSegMax;
+  config.blk_size = static_cast<std::uint32_t>(disk_.block_size.raw());
+  config.topology.physical_block_exp = physical_exponent(disk_);
+  config.topology.min_io_size = static_cast<std::uint16_t>(1U << physical_exponent(disk_));
+  config.writeback = write_cache_.load(std::memory_order_relaxed);
+  config.num_queues = queues_;
+  if (disk_.discard) {
+    config.max_discard_sectors = to_sectors(disk_.discard->max_bytes);
+    config.max_discard_seg = kMaxRanges;
+    config.discard_sector_alignment = std::max(1U, to_sectors(disk_.discard->alignment));
+  }
+  if (disk_.write_zeroes) {
+    config.max_write_zeroes_sectors = to_sectors(disk_.write_zeroes->max_bytes);
+    config.max_write_zeroes_seg = kMaxRanges;
+    config.write_zeroes_may_unmap = disk_.discard ? 1 : 0;
+  }
+  return config;
+}
+
+std::size_t BlockDevice::config_size() const noexcept { return sizeof(vblk::Config); }
+
+Result<> BlockDevice::read_config(std::size_t offset, std::span<std::byte> to) const {
+  const vblk::Config config = make_config();
+  if (!fits_within(offset, to.size(), sizeof config)) {
+    return fail(ErrorKind::kOutOfRange, "read the configuration space", offset, sizeof config);
+  }
+  std::memcpy(to.data(), reinterpret_cast<const std::byte*>(&config) + offset, to.size());
+  return {};
+}
+
+Result<> BlockDevice::write_config(std::size_t offset, std::span<const std::byte> from) {
+  // Drivers and front-ends may write the whole space back; only the cache byte may differ.
+  vblk::Config wanted = make_config();
+  const vblk::Config present = wanted;
+  if (!fits_within(offset, from.size(), sizeof wanted)) {
+    return fail(ErrorKind::kOutOfRange, "write the configuration space", offset, sizeof wanted);
+  }
+  std::memcpy(reinterpret_cast<std::byte*>(&wanted) + offset, from.data(), from.size());
+  const std::uint8_t write_cache = wanted.writeback;
+  wanted.writeback = present.writeback;
+  if (write_cache > 1 || std::memcmp(&wanted, &present, sizeof wanted) != 0) {
+    return fail(ErrorKind::kReadOnly, "write the configuration space");
+  }
+  write_cache_.store(write_cache, std::memory_order_relaxed);
+  return {};
+}
+
+disk::Durability BlockDevice::write_durability(virtio::FeatureBits negotiated) const noexcept {
+  const bool is_cached = (negotiated & vblk::kFeatureFlush) != 0 &&
+                         write_cache_.load(std::memory_order_relaxed) != 0;
+  return is_cached ? disk::Durability::kCached : disk::Durability::kStable;
+}
+
+}  // namespace guestio::blk

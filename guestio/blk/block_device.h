@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <string_view>
+
+#include "guestio/base/log.h"
+#include "guestio/disk/disk.h"
+#include "guestio/virtio/blk_layout.h"
+#include "guestio/virtio/device.h"
+
+namespace guestio::blk {
+
+struct BlockDeviceOptions {
+  disk::DiskInfo disk;
+  std::uint16_t queues = 1;
+  std::string_view serial;  ///< what GET_ID answers; at most 20 bytes are used
+};
+
+/// A virtio block device without its queues: features, configuration space, the driver's choice of
+/// write cache (virtio 1.2, section 5.2). A BlockQueue a virtqueue does the requests.
+///
+/// Threads: the Device interface belongs to the control thread; the rest may be asked from any.
+class BlockDevice final : public virtio::Device {
+ public:
+  /// Chains of at most this many data segments are asked for: a queue of 128 less header and status.
+  static constexpr std::uint32_t kSegMax = 126;
+  /// Ranges in one discard or write-zeroes request.
+  static constexpr std::uint32_t kMaxRanges = 16;
+
+  explicit BlockDevice(const BlockDeviceOptions& options);
+
+  [[nodiscard]] virtio::FeatureBits offered_features() const noexcept override;
+  [[nodiscard]] std::size_t config_size() const noexcept override;
+  Result<> read_config(std::size_t offset, std::span<std::byte> to) const override;
+  Result<> write_config(std::size_t offset, std::span<const std::byte> from) override;
+
+  [[nodiscard]] const disk::DiskInfo& disk() const noexcept { return disk_; }
+  /// Padded with NUL.
+  [[nodiscard]] std::span<const std::byte, virtio::blk::kIdBytes> id() const noexcept { return id_; }
+  /// Whether a write must be lasting before it is answered (5.2.6.2): the driver did not take the
+  /// flush command, or switched the cache off.
+  [[nodiscard]] disk::Durability write_durability(virtio::FeatureBits negotiated) const noexcept;
+  /// Holds back log lines about failing requests.
+  [[nodiscard]] log::RateLimit& failure_log() const noexcept { return failure_log_; }
+
+ private:
+  [[nodiscard]] virtio::blk::Config make_config() const noexcept;
+
+  const disk::DiskInfo disk_;
+  const std::uint16_t queues_;
+  std::array<std::byte, virtio::blk::kIdBytes> id_{};
+  /// States: 1 write-back, 0 write-through. Kept over reconnects: a guest that chose write-through
+  /// is not told when its front-end comes back. Relaxed: it orders nothing else.
+  std::atomic<std::uint8_t> write_cache_{1};
+  mutable log::RateLimit failure_log_{10, std::chrono::seconds(5)};
+};
+
+}  // namespace guestio::blk

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/blk/block_queue.h"
+
+#include <fmt/format.h>
+
+#include "guestio/base/check.h"
+
+namespace guestio::blk {
+
+namespace vblk = virtio::blk;
+using disk::IoKind;
+using vblk::RequestType;
+
+/// One request from the pool, from its chain to its answer. While the disk works on it, it is the
+/// disk's Io.
+class BlockQueue::Request final : public disk::Io, public boost::intrusive::slist_base_hook<> {
+ public:
+  explicit Request(BlockQueue& owner) noexcept : owner_(&owner) {}
+
+  [[nodiscard]] virtio::TakenChain& taken() noexcept { return taken_; }
+
+  /// Parses the chain and starts what it asks for.
+  void begin(virtio::DeviceQueue& queue) noexcept {
+    queue_ = &queue;
+    parsed_ = {};
+    if (auto parsed = parse_request(taken_, parsed_); !parsed) return answer_error(parsed.error());
+    switch (parsed_.header.type) {
+      case RequestType::kIn: return begin_transfer(IoKind::kRead, parsed_.to_driver);
+      case RequestType::kOut: return begin_transfer(IoKind::kWrite, parsed_.from_driver);
+      case RequestType::kFlush: return begin_flush();
+      case RequestType::kGetId: return answer_id();
+      case RequestType::kDiscard: return begin_ranges(IoKind::kDiscard);
+      case RequestType::kWriteZeroes: return begin_ranges(IoKind::kWriteZeroes);
+      default:
+        return answer_error(Error::make(ErrorKind::kUnsupported, "request type",
+                                        static_cast<std::uint32_t>(parsed_.header.type)));
+    }
+  }
+
+  void on_done(Result<> result) noexcept override {
+    if (!result) return answer_error(result.error());
+    if (is_range_kind() && next_range_ < ranges_.count) return start_next_range();
+    answer(vblk::Status::kOk, kind == IoKind::kRead ? length : 0);
+  }
+
+ private:
+  [[nodiscard]] const BlockDevice& device() const noexcept { return owner_->device_; }
+  [[nodiscard]] bool is_range_kind() const noexcept {
+    return kind == IoKind::kDiscard || kind == IoKind::kWriteZeroes;
+  }
+
+  void begin_transfer(IoKind transfer, const buf::RequestBuffers& data) noexcept {
+    const auto start = Sector(parsed_.header.sector).to_offset();
+    if (!start) return answer_error(beyond_end(parsed_.header.sector));
+    kind = transfer;
+    offset = *start;
+    length = data.size();
+    buffers = data;
+    start_checked();
+  }
+
+  void begin_flush() noexcept {
+    kind = IoKind::kFlush;
+    start_checked();
+  }
+
+  void begin_ranges(IoKind range_kind) noexcept {
+    auto ranges = parse_ranges(parsed_);
+    if (!ranges) return answer_error(ranges.error());
+    kind = range_kind;
+    ranges_ = *ranges;
+    next_range_ = 0;
+    start_next_range();
+  }
+
+  void start_next_range() noexcept {
+    const vblk::RangeSegment& range = ranges_.all()[next_range_++];
+    const auto start = Sector(range.sector).to_offset();
+    if (!start) return answer_error(beyond_end(range.sector));
+    offset = *start;
+    length = std::uint64_t{range.num_sectors} * Sector::kSize;
+    unmap = (range.flags & vblk::kRangeUnmap) != 0 ? disk::Unmap::kAllowed
+                                                   : disk::Unmap::kForbidden;
+    start_checked();
+  }
+
+  void start_checked() noexcept {
+    durability = device().write_durability(queue_->features());
+    if (auto checked = disk::check_io(device().disk(), *this); !checked) {
+      return answer_error(checked.error());
+    }
+    owner_->channel_->start(*this);
+  }
+
+  void answer_id() noexcept {
+    const auto id = device().id();
+    if (parsed_.to_driver.size() < id.size()) {
+      return answer_error(Error::peer_fault("GET_ID has room for 20 bytes",
+                                            parsed_.to_driver.size()));
+    }
+    if (auto written = parsed_.to_driver.writer().write(id); !written) {
+      return answer_error(written.error());
+    }
+    answer(vblk::Status::kOk, id.size());
+  }
+
+  [[nodiscard]] static Error beyond_end(std::uint64_t sector) noexcept {
+    return Error::make(ErrorKind::kOutOfRange, "sector", sector);
+  }
+
+  void answer_error(const Error& error) noexcept {
+    log::limited_warning(device().failure_log(), "a guest's request failed (type {}, sector {}): {}",
+                         static_cast<std::uint32_t>(parsed_.header.type), parsed_.header.sector,
+                         error.to_string());
+    answer(to_status(error), 0);
+  }
+
+  /// Writes the status and gives the chain back. `data_written` are bytes before the status.
+  void answer(vblk::Status status, std::uint64_t data_written) noexcept {
+    std::uint32_t written = 0;
+    if (!parsed_.status.is_empty()) {
+      const std::byte byte{static_cast<std::uint8_t>(status)};
+      // When the status cannot be written, its memory is gone: the used entry says that nothing was.
+      if (parsed_.status.writer().write(std::span(&byte, 1))) {
+        written = static_cast<std::uint32_t>(data_written) + 1;
+      }
+    }
+    virtio::DeviceQueue& queue = *queue_;
+    queue.complete(taken_, written);
+    owner_->free_->push_front(*this);
+  }
+
+  BlockQueue* owner_;
+  virtio::DeviceQueue* queue_ = nullptr;
+  virtio::TakenChain taken_;
+  ParsedRequest parsed_;
+  ParsedRanges ranges_;
+  std::size_t next_range_ = 0;
+};
+
+BlockQueue::BlockQueue(const BlockDevice& device, std::unique_ptr<disk::Channel> channel,
+                       std::size_t requests)
+    : device_(device), channel_(std::move(channel)), free_(std::make_unique<FreeList>()) {
+  for (std::size_t i = 0; i < requests; ++i) requests_.emplace_back(*this);
+  for (Request& request : requests_) free_->push_front(request);
+}
+
+BlockQueue::~BlockQueue() {
+  GUESTIO_CHECK(free_->size() == requests_.size(), "no request in flight on a queue that goes away");
+  free_->clear();
+}
+
+void BlockQueue::process(virtio::DeviceQueue& queue) noexcept {
+  while (!free_->empty()) {
+    Request& request = free_->front();
+    if (queue.pop(request.taken()) != virtio::DeviceQueue::Popped::kChain) return;
+    free_->pop_front();
+    request.begin(queue);
+  }
+}
+
+}  // namespace guestio::blk

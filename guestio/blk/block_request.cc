@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/blk/block_request.h"
+
+namespace guestio::blk {
+
+namespace vblk = virtio::blk;
+using buf::MemoryAccess;
+using buf::RequestBuffers;
+
+namespace {
+
+std::uint32_t allowed_flags(vblk::RequestType type) noexcept {
+  return type == vblk::RequestType::kWriteZeroes ? vblk::kRangeUnmap : 0;
+}
+
+}  // namespace
+
+Result<> parse_request(const virtio::TakenChain& taken, ParsedRequest& request) {
+  const auto all_readable = RequestBuffers::from_extents(taken.memory(), taken.chain.readable(),
+                                                         MemoryAccess::kReadOnly);
+  const auto all_writable = RequestBuffers::from_extents(taken.memory(), taken.chain.writable(),
+                                                         MemoryAccess::kWritable);
+  if (!all_readable) return fail(all_readable.error());
+  if (!all_writable) return fail(all_writable.error());
+  const RequestBuffers& readable = *all_readable;
+  const RequestBuffers& writable = *all_writable;
+  if (writable.is_empty()) return fail(Error::peer_fault("a request has room for its status"));
+  request.status = writable.subrange(writable.size() - 1, 1);
+  request.to_driver = writable.subrange(0, writable.size() - 1);
+  if (readable.size() < sizeof request.header) {
+    return fail(Error::peer_fault("a request has a header of 16 bytes", readable.size()));
+  }
+  request.from_driver =
+      readable.subrange(sizeof request.header, readable.size() - sizeof request.header);
+  return readable.reader().read(std::as_writable_bytes(std::span(&request.header, 1)));
+}
+
+Result<ParsedRanges> parse_ranges(const ParsedRequest& request) {
+  ParsedRanges ranges;
+  const std::size_t bytes = request.from_driver.size();
+  if (bytes == 0 || bytes % sizeof(vblk::RangeSegment) != 0 || bytes > sizeof ranges.storage) {
+    return fail(Error::peer_fault("ranges come in whole and in the offered number", bytes));
+  }
+  ranges.count = bytes / sizeof(vblk::RangeSegment);
+  const auto to = std::as_writable_bytes(std::span(ranges.storage)).first(bytes);
+  if (auto copied = request.from_driver.reader().read(to); !copied) return fail(copied.error());
+  for (const auto& range : ranges.all()) {
+    if ((range.flags & ~allowed_flags(request.header.type)) != 0) {
+      return fail(ErrorKind::kUnsupported, "flags of a range", range.flags);
+    }
+  }
+  return ranges;
+}
+
+vblk::Status to_status(const Error& error) noexcept {
+  return error.kind == ErrorKind::kUnsupported ? vblk::Status::kUnsupported
+                                               : vblk::Status::kIoError;
+}
+
+}  // namespace guestio::blk

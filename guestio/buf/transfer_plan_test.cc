@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/buf/transfer_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+#include <vector>
+
+namespace guestio::buf {
+namespace {
+
+using Policy = TransferPlan::Policy;
+
+constexpr DirectIoLimits kSmall{512, 512, 512, 1024, std::uint64_t{1} << 30};
+constexpr DirectIoLimits kLargeBlocks{512, 4096, 4096, 1024, std::uint64_t{1} << 30};
+
+/// Host memory that stands for the guest's, and segments cut from it.
+class TransferPlanTest : public testing::Test {
+ protected:
+  IoBuffer guest(std::size_t offset, std::size_t size) {
+    return {memory_.data() + offset, size};
+  }
+  static std::size_t total(const std::vector<IoBuffer>& segments) {
+    std::size_t sum = 0;
+    for (const IoBuffer& segment : segments) sum += segment.size();
+    return sum;
+  }
+  TransferPlan plan(const std::vector<IoBuffer>& segments, std::uint64_t offset,
+                    const DirectIoLimits& limits, std::size_t max_bounce = std::size_t{1} << 20) {
+    return TransferPlan({SegmentCursor(segments), FileOffset(offset), total(segments)}, limits,
+                        max_bounce, Policy::kDirectWherePossible);
+  }
+
+  Mapping memory_ = std::move(*Mapping::anonymous(std::size_t{1} << 21));
+  std::unique_ptr<BouncePool> pool_ = std::move(*BouncePool::create(ByteCount(1 << 21)));
+};
+
+TEST_F(TransferPlanTest, AlignedSegmentsGoDirect) {
+  const std::vector segments = {guest(0, 4096), guest(8192, 512), guest(65536, 131072)};
+  const TransferPlan result = plan(segments, 1 << 20, kSmall);
+  EXPECT_EQ(result.bounced_bytes(), 0u);
+  ASSERT_EQ(result.pieces().size(), 3u);
+  EXPECT_EQ(result.pieces()[1].data, guest(8192, 1).data());
+  EXPECT_EQ(result.window_bytes(), 4096u + 512 + 131072);
+}
+
+TEST_F(TransferPlanTest, OneUnfitBlockOfALargeRequestIsOneBlockBounced) {
+  // 128 KiB; the block at 64 KiB is cut in two.
+  const std::vector segments = {guest(0, 65536 + 100), guest(0x40000, 412),
+                                guest(0x50000, 65536 - 512)};
+  const TransferPlan result = plan(segments, 0, kSmall);
+  EXPECT_EQ(result.window_bytes(), 131072u);
+  EXPECT_EQ(result.bounced_bytes(), 512u);
+  ASSERT_EQ(result.pieces().size(), 3u);
+  EXPECT_TRUE(result.pieces()[1].is_bounced());
+}
+
+TEST_F(TransferPlanTest, AMisalignedRunIsBouncedWhole) {
+  const TransferPlan result = plan({guest(1, 65536)}, 0, kSmall);
+  EXPECT_EQ(result.bounced_bytes(), 65536u);
+  EXPECT_EQ(result.pieces().size(), 1u);
+}
+
+TEST_F(TransferPlanTest, SegmentsOfOneByteMakeOneBouncedBlock) {
+  std::vector<IoBuffer> segments;
+  for (std::size_t i = 0; i < 512; ++i) segments.push_back(guest(i * 2, 1));
+  const TransferPlan result = plan(segments, 0, kSmall);
+  EXPECT_EQ(result.window_bytes(), 512u);
+  EXPECT_EQ(result.bounced_bytes(), 512u);
+}
+
+TEST_F(TransferPlanTest, AWindowInsideABlockIsWidenedToIt) {
+  const TransferPlan result = plan({guest(0, 512)}, 4096 + 1024, kLargeBlocks);
+  EXPECT_EQ(result.file_offset(), FileOffset(4096));
+  EXPECT_EQ(result.file_bytes(), 4096u);
+  EXPECT_EQ(result.head_padding(), 1024u);
+  EXPECT_EQ(result.tail_padding(), 2560u);
+  EXPECT_EQ(result.window_bytes(), 512u);
+}
+
+TEST_F(TransferPlanTest, OnlyTheEndsOfAMisplacedWindowAreBounced) {
+  // 512 bytes before a block boundary, two whole blocks, 1024 bytes behind.
+  const std::vector segments = {guest(0, 512), guest(8192, 8192), guest(32768, 1024)};
+  const TransferPlan result = plan(segments, 4096 - 512, kLargeBlocks);
+  EXPECT_EQ(result.file_bytes(), 16384u);
+  EXPECT_EQ(result.bounced_bytes(), 8192u);
+  ASSERT_EQ(result.pieces().size(), 3u);
+  EXPECT_EQ(result.pieces()[1].data, guest(8192, 1).data());
+}
+
+TEST_F(TransferPlanTest, WithoutLimitsEverythingGoesDirect) {
+  const TransferPlan result = plan({guest(1, 3), guest(77, 509)}, 5, DirectIoLimits{});
+  EXPECT_EQ(result.bounced_bytes(), 0u);
+  EXPECT_EQ(result.window_bytes(), 512u);
+}
+
+TEST_F(TransferPlanTest, ABudgetThatIsTooSmallCutsThePlan) {
+  const TransferPlan result = plan({guest(1, 65536)}, 0, kSmall, 8192);
+  EXPECT_EQ(result.window_bytes(), 8192u);
+  EXPECT_EQ(result.bounced_bytes(), 8192u);
+}
+
+TEST_F(TransferPlanTest, PolicyBouncesWhatWouldFit) {
+  const std::vector segments = {guest(0, 8192)};
+  const TransferPlan result({SegmentCursor(segments), FileOffset(0), 8192}, kSmall, 1 << 20,
+                            Policy::kBounceAll);
+  EXPECT_EQ(result.bounced_bytes(), 8192u);
+}
+
+TEST_F(TransferPlanTest, StopsAtTheMostSegmentsAndBytes) {
+  DirectIoLimits limits = kSmall;
+  limits.max_segments = 8;
+  std::vector<IoBuffer> segments;
+  for (std::size_t i = 0; i < 20; ++i) segments.push_back(guest(i * 8192, 512));
+  EXPECT_EQ(plan(segments, 0, limits).pieces().size(), 8u);
+  limits.max_bytes = 1024;
+  EXPECT_EQ(plan(segments, 0, limits).window_bytes(), 1024u);
+}
+
+/// Moves every window through its plans between guest segments and a model file, the way a disk does.
+void move_window(const std::vector<IoBuffer>& segments, std::uint64_t offset, std::uint64_t length,
+                 const DirectIoLimits& limits, BouncePool& pool, std::vector<std::byte>& file,
+                 bool is_write) {
+  SegmentCursor cursor(segments);
+  while (length != 0) {
+    const TransferPlan plan({cursor, FileOffset(offset), length}, limits, 16384,
+                            Policy::kDirectWherePossible);
+    ASSERT_EQ(plan.file_offset().raw() % limits.offset_alignment, 0u);
+    ASSERT_EQ(plan.file_bytes() % limits.length_alignment, 0u);
+    ASSERT_EQ(plan.window_bytes() + plan.head_padding() + plan.tail_padding(), plan.file_bytes());
+    const auto grant = pool.try_acquire(plan.grant_size());
+    ASSERT_TRUE(grant.has_value());
+    const auto io = plan.segments(*grant);
+    ASSERT_LE(io.size(), limits.max_segments);
+    if (is_write && plan.has_padding()) {
+      // Fill from the file, as read-modify-write does.
+      std::size_t at = plan.file_offset().raw();
+      for (const IoBuffer& piece : io) {
+        for (std::size_t i = 0; i < piece.size(); ++i, ++at) {
+          const bool is_padding = at < offset || at >= offset + plan.window_bytes();
+          if (is_padding) piece.data()[i] = file[at];
+        }
+      }
+    }
+    if (is_write) {
+      ASSERT_TRUE(plan.copy_in(cursor, *grant));
+    }
+    std::size_t at = plan.file_offset().raw();
+    for (const IoBuffer& piece : io) {
+      ASSERT_EQ(reinterpret_cast<std::uintptr_t>(piece.data()) % limits.memory_alignment, 0u);
+      ASSERT_EQ(piece.size() % limits.length_alignment, 0u);
+      if (is_write) {
+        std::memcpy(&file[at], piece.data(), piece.size());
+      } else {
+        std::memcpy(piece.data(), &file[at], piece.size());
+      }
+      at += piece.size();
+    }
+    if (!is_write) {
+      ASSERT_TRUE(plan.copy_out(cursor, *grant));
+    }
+    cursor.advance(plan.window_bytes());
+    offset += plan.window_bytes();
+    length -= plan.window_bytes();
+  }
+}
+
+TEST_F(TransferPlanTest, RandomWindowsMoveExactlyTheirBytes) {
+  std::mt19937_64 random(7);
+  std::vector<std::byte> file(1 << 18);
+  for (auto& byte : file) byte = static_cast<std::byte>(random());
+  for (int round = 0; round < 3000; ++round) {
+    DirectIoLimits limits;
+    limits.memory_alignment = 1U << (random() % 13);
+    limits.offset_alignment = 512U << (random() % 4);
+    limits.length_alignment = limits.offset_alignment;
+    limits.max_segments = 4 + static_cast<std::uint32_t>(random() % 60);
+    limits.max_bytes = 4096U << (random() % 6);
+    std::vector<IoBuffer> segments;
+    std::size_t at = random() % 8192;
+    std::uint64_t length = 0;
+    const std::size_t count = 1 + random() % 20;
+    for (std::size_t i = 0; i < count; ++i) {
+      std::size_t size = 1 + random() % 5000;
+      if (random() % 2 == 0) size = 512 * (1 + random() % 16);
+      if (random() % 2 == 0) at = align_up(at, std::size_t{512});
+      segments.push_back(guest(at, size));
+      at += size + random() % 3000;
+      length += size;
+    }
+    // Whole sectors, as a guest asks for: the last segment takes the rest.
+    const std::size_t rest = (512 - length % 512) % 512;
+    if (rest != 0) segments.push_back(guest(at, rest));
+    length += rest;
+    const std::uint64_t offset = 512 * (random() % 64);
+
+    const bool is_write = random() % 2 == 0;
+    for (const IoBuffer& segment : segments) {
+      for (std::size_t i = 0; i < segment.size(); ++i) {
+        segment.data()[i] = static_cast<std::byte>(random());
+      }
+    }
+    std::vector<std::byte> expected = file;
+    if (is_write) {
+      std::size_t to = offset;
+      for (const IoBuffer& segment : segments) {
+        std::memcpy(&expected[to], segment.data(), segment.size());
+        to += segment.size();
+      }
+    }
+    move_window(segments, offset, length, limits, *pool_, file, is_write);
+    if (HasFatalFailure()) FAIL() << "round " << round;
+    ASSERT_EQ(file, expected) << "round " << round;
+    std::size_t from = offset;
+    for (const IoBuffer& segment : segments) {
+      ASSERT_EQ(std::memcmp(&file[from], segment.data(), segment.size()), 0) << "round " << round;
+      from += segment.size();
+    }
+  }
+}
+
+}  // namespace
+}  // namespace guestio::buf

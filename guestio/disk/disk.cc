@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/disk/disk.h"
+
+namespace guestio::disk {
+
+const char* to_text(IoKind kind) noexcept {
+  switch (kind) {
+    case IoKind::kRead: return "read";
+    case IoKind::kWrite: return "write";
+    case IoKind::kFlush: return "flush";
+    case IoKind::kDiscard: return "discard";
+    case IoKind::kWriteZeroes: return "write zeroes";
+  }
+  return "unknown";
+}
+
+namespace {
+
+Result<> check_range(const DiskInfo& info, const Io& io) noexcept {
+  if (!fits_within(io.offset.raw(), io.length, info.size.raw())) {
+    return fail(ErrorKind::kOutOfRange, to_text(io.kind), io.offset.raw(), info.size.raw());
+  }
+  const std::uint64_t unit = info.block_size.raw();
+  if (!is_aligned(io.offset.raw() | io.length, unit)) {
+    return fail(ErrorKind::kMisaligned, to_text(io.kind), io.offset.raw() | io.length, unit);
+  }
+  return {};
+}
+
+Result<> check_range_operation(const DiskInfo& info, const Io& io,
+                               const std::optional<RangeLimits>& limits) noexcept {
+  if (!limits) return fail(ErrorKind::kUnsupported, to_text(io.kind));
+  if (io.length > limits->max_bytes.raw()) {
+    return fail(ErrorKind::kTooLarge, to_text(io.kind), io.length, limits->max_bytes.raw());
+  }
+  return check_range(info, io);
+}
+
+}  // namespace
+
+Result<> check_io(const DiskInfo& info, const Io& io) noexcept {
+  const bool changes = io.kind != IoKind::kRead && io.kind != IoKind::kFlush;
+  if (changes && info.is_read_only) return fail(ErrorKind::kReadOnly, to_text(io.kind));
+  switch (io.kind) {
+    case IoKind::kFlush: return {};
+    case IoKind::kRead:
+    case IoKind::kWrite:
+      if (io.buffers.size() != io.length) {
+        return fail(ErrorKind::kInvalidArgument, "length of the buffers", io.buffers.size());
+      }
+      return check_range(info, io);
+    case IoKind::kDiscard: return check_range_operation(info, io, info.discard);
+    case IoKind::kWriteZeroes: return check_range_operation(info, io, info.write_zeroes);
+  }
+  return fail(ErrorKind::kUnsupported, "disk operation");
+}
+
+}  // namespace guestio::disk

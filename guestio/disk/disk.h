@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "guestio/base/error.h"
+#include "guestio/base/units.h"
+#include "guestio/buf/request_buffers.h"
+
+/// What a disk is, whatever stands behind it. A Disk holds the facts that all threads share; a
+/// Channel is one thread's way to it and does the work.
+namespace guestio::disk {
+
+enum class IoKind : std::uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
+
+[[nodiscard]] const char* to_text(IoKind kind) noexcept;
+
+/// When a write counts as done.
+enum class Durability : std::uint8_t {
+  kCached,  ///< in the disk's cache; a flush makes it lasting
+  kStable,  ///< on stable storage (write-through, FUA)
+};
+
+/// Whether zeroed blocks may be given back to the storage below.
+enum class Unmap : std::uint8_t { kForbidden, kAllowed };
+
+/// What an operation that works on a range may take; absent when the disk cannot do it at all.
+struct RangeLimits {
+  ByteCount max_bytes;
+  ByteCount alignment;  ///< ranges not aligned to it work but may free nothing
+};
+
+/// The facts that a guest is told. Constant while a front-end is connected, except `size`.
+struct DiskInfo {
+  ByteCount size;                                   ///< a multiple of 512
+  ByteCount block_size = ByteCount(512);            ///< what requests must be a multiple of
+  ByteCount physical_block_size = ByteCount(512);   ///< what the storage does at least cost
+  bool is_read_only = false;
+  std::optional<RangeLimits> discard;
+  std::optional<RangeLimits> write_zeroes;
+};
+
+/// One piece of work for a disk. Made by the caller, which keeps it alive and unchanged from
+/// Channel::start() until on_done().
+class Io {
+ public:
+  IoKind kind = IoKind::kRead;
+  Durability durability = Durability::kCached;  ///< of kWrite, kDiscard and kWriteZeroes
+  Unmap unmap = Unmap::kForbidden;              ///< of kWriteZeroes
+  FileOffset offset;                            ///< not used by kFlush
+  std::uint64_t length = 0;      ///< bytes; equals buffers.size() for kRead and kWrite
+  buf::RequestBuffers buffers;   ///< of kRead (writable) and kWrite
+
+  /// The work is over; the channel does not touch this object any more, which may be started again
+  /// or destroyed here. Called on the channel's thread, perhaps from inside start().
+  virtual void on_done(Result<> result) noexcept = 0;
+
+ protected:
+  Io() = default;
+  Io(const Io&) = default;
+  Io& operator=(const Io&) = default;
+  ~Io() = default;
+};
+
+/// One thread's way to a disk. All calls and completions on that thread. Quiet (nothing in flight)
+/// when destroyed.
+class Channel {
+ public:
+  virtual ~Channel() = default;
+
+  /// Begins `io`. Never fails and never blocks; too much at once waits in order. A range outside the
+  /// disk, a write to a read-only disk, and kinds that DiskInfo does not offer end with an error.
+  /// Requests may be done in any order; a flush covers the writes that were done before it started.
+  virtual void start(Io& io) noexcept = 0;
+};
+
+/// Checks that every disk makes before it starts anything. Errors: out of range, read-only,
+/// unsupported, misaligned.
+Result<> check_io(const DiskInfo& info, const Io& io) noexcept;
+
+}  // namespace guestio::disk

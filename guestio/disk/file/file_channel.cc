@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/disk/file/file_channel.h"
+
+#include <linux/falloc.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+
+#include "guestio/base/check.h"
+#include "guestio/base/log.h"
+#include "guestio/disk/file/guarded_range.h"
+#include "guestio/uring/awaitables.h"
+
+namespace guestio::disk {
+
+using buf::BounceGrant;
+using buf::IoBuffer;
+using buf::SegmentCursor;
+using buf::TransferPlan;
+
+namespace {
+
+constexpr std::size_t kZeroBytes = 65536;
+alignas(kPageSize) constinit const std::array<std::byte, kZeroBytes> kZeroes{};
+
+bool is_lack_of_resources(std::int32_t result) noexcept {
+  return result == -EAGAIN || result == -EINTR || result == -ENOMEM || result == -ENOBUFS;
+}
+
+int to_rw_flags(Durability durability) noexcept {
+  return durability == Durability::kStable ? RWF_DSYNC : 0;
+}
+
+/// Drops the first `bytes` bytes of a list.
+std::span<IoBuffer> drop_front(std::span<IoBuffer> segments, std::size_t bytes) noexcept {
+  while (!segments.empty() && bytes >= segments.front().size()) {
+    bytes -= segments.front().size();
+    segments = segments.subspan(1);
+  }
+  if (bytes != 0) {
+    IoBuffer& first = segments.front();
+    first = first.part(bytes, first.size() - bytes);
+  }
+  return segments;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<FileChannel>> FileChannel::create(FileDisk& disk, uring::Loop& loop,
+                                                         ByteCount bounce_limit) {
+  auto bounce = buf::BouncePool::create(bounce_limit);
+  if (!bounce) return fail(bounce.error());
+  return std::unique_ptr<FileChannel>(new FileChannel(disk, loop, std::move(*bounce),
+                                                      loop.register_file(disk.fd_.get())));
+}
+
+FileChannel::FileChannel(FileDisk& disk, uring::Loop& loop, std::unique_ptr<buf::BouncePool> bounce,
+                         uring::File file)
+    : disk_(disk),
+      loop_(loop),
+      bounce_(std::move(bounce)),
+      file_(file),
+      bounce_per_call_(std::max(bounce_->limit() / 4, 2 * buf::BouncePool::kUnit)) {
+  GUESTIO_CHECK(bounce_per_call_ <= bounce_->limit(), "bounce memory for at least two blocks");
+}
+
+FileChannel::~FileChannel() { loop_.release_file(file_); }
+
+void FileChannel::start(Io& io) noexcept {
+  if (auto checked = check_io(disk_.info(), io); !checked) return io.on_done(checked);
+  requests_.spawn(serve(io));
+}
+
+task::Task<> FileChannel::serve(Io& io) {
+  Result<> result;
+  switch (io.kind) {
+    case IoKind::kRead:
+    case IoKind::kWrite: {
+      auto transferring = transfer(io);
+      result = co_await std::move(transferring);
+      break;
+    }
+    case IoKind::kFlush: {
+      auto flushing = flush();
+      result = co_await std::move(flushing);
+      break;
+    }
+    case IoKind::kDiscard: {
+      auto discarding = discard(io);
+      result = co_await std::move(discarding);
+      break;
+    }
+    case IoKind::kWriteZeroes: {
+      auto zeroing = write_zeroes(io);
+      result = co_await std::move(zeroing);
+      break;
+    }
+  }
+  io.on_done(result);
+}
+
+task::Task<Result<>> FileChannel::transfer(Io& io) {
+  if (io.length == 0) co_return Result<>();
+  const bool is_read = io.kind == IoKind::kRead;
+  const auto locked = io.buffers.lock(is_read ? buf::MemoryAccess::kWritable
+                                              : buf::MemoryAccess::kReadOnly);
+  if (!locked) co_return fail(locked.error());
+  const Window window{SegmentCursor(locked->segments()), io.offset, io.length};
+  auto moving = move_window(is_read ? Direction::kFromFile : Direction::kToFile, window,
+                            is_read ? 0 : to_rw_flags(io.durability));
+  co_return co_await std::move(moving);
+}
+
+task::Task<Result<>> FileChannel::move_window(Direction direction, Window window, int rw_flags) {
+  while (window.length != 0) {
+    const TransferPlan plan(window, disk_.limits(), bounce_per_call_, policy_);
+    auto executing = execute(direction, plan, window, rw_flags);
+    const auto executed = co_await std::move(executing);
+    if (!executed) {
+      const bool was_refused = executed.error().host_errno == EINVAL && plan.bounced_bytes() <
+                                                                           plan.file_bytes();
+      if (!was_refused) co_return executed;
+      // The file takes less than it said. What is bounced lies page by page, which fits any file.
+      if (policy_ != TransferPlan::Policy::kBounceAll) {
+        log::warning("the image refuses direct I/O that its limits allow; all data is copied from "
+                     "now on");
+      }
+      policy_ = TransferPlan::Policy::kBounceAll;
+      continue;
+    }
+    window.cursor.advance(plan.window_bytes());
+    window.offset = window.offset.plus_unchecked(plan.window_bytes());
+    window.length -= plan.window_bytes();
+  }
+  co_return Result<>();
+}
+
+task::Task<Result<>> FileChannel::execute(Direction direction, const TransferPlan& plan,
+                                          const Window& window, int rw_flags) {
+  BounceGrant grant;
+  if (plan.grant_size() != 0) {
+    auto granted = co_await bounce_->acquire(plan.grant_size());
+    if (!granted) co_return fail(granted.error());
+    grant = std::move(*granted);
+  }
+  GuardedRange guarded(disk_.block_guard_, loop_, plan.file_offset(), plan.file_bytes(),
+                       plan.has_padding() ? BlockGuard::Kind::kPartOfBlocks
+                                          : BlockGuard::Kind::kWholeBlocks);
+  if (direction == Direction::kToFile) {
+    if (needs_guard()) co_await guarded.claim();
+    if (plan.has_padding()) {
+      auto filling = fill_padding(plan, grant);
+      const auto filled = co_await std::move(filling);
+      if (!filled) co_return filled;
+    }
+    if (auto copied = plan.copy_in(window.cursor, grant); !copied) co_return copied;
+  }
+  auto segments = plan.segments(grant);
+  const std::size_t needed = direction == Direction::kFromFile
+                                 ? plan.file_bytes() - plan.tail_padding()
+                                 : plan.file_bytes();
+  auto moving = move_segments(direction, std::span(segments.data(), segments.size()),
+                              plan.file_offset(), needed, rw_flags);
+  const auto moved = co_await std::move(moving);
+  if (!moved || direction == Direction::kToFile) co_return moved;
+  co_return plan.copy_out(window.cursor, grant);
+}
+
+task::Task<Result<>> FileChannel::fill_padding(const TransferPlan& plan, const BounceGrant& grant) {
+  // Padding lies in the first block, the last, or both; each is the end of a bounced piece.
+  const std::size_t block = disk_.limits().block();
+  struct Block {
+    bool is_wanted;
+    FileOffset offset;
+    std::size_t in_grant;
+  };
+  const bool is_one_block = plan.file_bytes() == block;
+  const std::array blocks = {
+      Block{plan.head_padding() != 0 || is_one_block, plan.file_offset(), 0},
+      Block{plan.tail_padding() != 0 && !is_one_block,
+            plan.file_offset().plus_unchecked(plan.file_bytes() - block),
+            plan.grant_size() - block}};
+  for (const Block& wanted : blocks) {
+    if (!wanted.is_wanted) continue;
+    buf::PoolVector<IoBuffer, 2> segments;
+    grant.for_each_slice(wanted.in_grant, block, [&](std::span<std::byte> slice) {
+      segments.push_back(IoBuffer(slice));
+    });
+    auto reading = move_segments(Direction::kFromFile, std::span(segments.data(), segments.size()),
+                                 wanted.offset, block, 0);
+    const auto read = co_await std::move(reading);
+    if (!read) co_return read;
+  }
+  co_return Result<>();
+}
+
+task::Task<Result<>> FileChannel::move_segments(Direction direction, std::span<IoBuffer> segments,
+                                                FileOffset offset, std::size_t needed,
+                                                int rw_flags) {
+  constexpr auto kFirstPause = std::chrono::milliseconds(1);
+  constexpr auto kLongestPause = std::chrono::milliseconds(256);
+  const bool is_read = direction == Direction::kFromFile;
+  auto pause = kFirstPause;
+  std::size_t done = 0;
+  while (true) {
+    const auto iovecs = buf::as_iovecs(segments);
+    std::int32_t result = 0;
+    if (is_read) {
+      result = co_await uring::readv(loop_, file_, iovecs, offset, rw_flags);
+    } else {
+      result = co_await uring::writev(loop_, file_, iovecs, offset, rw_flags);
+    }
+    if (is_lack_of_resources(result)) {
+      co_await uring::sleep(loop_, pause);
+      pause = std::min(2 * pause, kLongestPause);
+      continue;
+    }
+    if (result == -EFAULT) co_return fail(ErrorKind::kMemoryFault, "guest memory of a request");
+    if (result < 0) co_return fail(Error::host(-result, is_read ? "read the image" : "write the image"));
+    const auto moved = static_cast<std::size_t>(result);
+    if (done + moved >= needed) co_return Result<>();
+    // Go on where it stopped, at a block the file can start from.
+    const std::size_t whole = align_down(moved, std::size_t{disk_.limits().block()});
+    if (whole == 0) co_return fail(ErrorKind::kShortTransfer, "the image ends early", done, needed);
+    segments = drop_front(segments, whole);
+    offset = offset.plus_unchecked(whole);
+    done += whole;
+    pause = kFirstPause;
+  }
+}
+
+task::Task<Result<>> FileChannel::flush() {
+  const std::int32_t result = co_await uring::fsync(loop_, file_, uring::SyncKind::kData);
+  if (result < 0) co_return fail(Error::host(-result, "flush the image"));
+  co_return Result<>();
+}
+
+task::Task<Result<>> FileChannel::allocate(int mode, FileOffset offset, std::uint64_t length) {
+  while (true) {
+    const std::int32_t result = co_await uring::fallocate(
+        loop_, file_, mode | FALLOC_FL_KEEP_SIZE, offset, ByteCount(length));
+    if (result == -EINTR || result == -EAGAIN) continue;
+    if (result == -EOPNOTSUPP) co_return fail(ErrorKind::kUnsupported, "fallocate of the image");
+    if (result < 0) co_return fail(Error::host(-result, "discard or zero part of the image"));
+    co_return Result<>();
+  }
+}
+
+task::Task<Result<>> FileChannel::discard(Io& io) {
+  if (io.length == 0) co_return Result<>();
+  GuardedRange guarded(disk_.block_guard_, loop_, io.offset, io.length,
+                       BlockGuard::Kind::kPartOfBlocks);
+  if (needs_guard()) co_await guarded.claim();
+  auto allocating = allocate(FALLOC_FL_PUNCH_HOLE, io.offset, io.length);
+  const auto discarded = co_await std::move(allocating);
+  // A discard is a hint: a file that suddenly cannot do it keeps its bytes, and that is allowed.
+  if (!discarded && discarded.error().kind != ErrorKind::kUnsupported) co_return discarded;
+  if (io.durability != Durability::kStable) co_return Result<>();
+  auto flushing = flush();
+  co_return co_await std::move(flushing);
+}
+
+task::Task<Result<>> FileChannel::write_zeroes(Io& io) {
+  if (io.length == 0) co_return Result<>();
+  Result<> zeroed = fail(ErrorKind::kUnsupported, "zero part of the image");
+  {
+    GuardedRange guarded(disk_.block_guard_, loop_, io.offset, io.length,
+                         BlockGuard::Kind::kPartOfBlocks);
+    if (needs_guard()) co_await guarded.claim();
+    if (io.unmap == Unmap::kAllowed) {
+      auto punching = allocate(FALLOC_FL_PUNCH_HOLE, io.offset, io.length);
+      zeroed = co_await std::move(punching);
+    }
+    if (!zeroed && zeroed.error().kind == ErrorKind::kUnsupported) {
+      auto zeroing = allocate(FALLOC_FL_ZERO_RANGE, io.offset, io.length);
+      zeroed = co_await std::move(zeroing);
+    }
+  }
+  if (!zeroed && zeroed.error().kind == ErrorKind::kUnsupported) {
+    auto writing = write_zero_bytes(io.offset, io.length, to_rw_flags(io.durability));
+    co_return co_await std::move(writing);
+  }
+  if (!zeroed || io.durability != Durability::kStable) co_return zeroed;
+  auto flushing = flush();
+  co_return co_await std::move(flushing);
+}
+
+task::Task<Result<>> FileChannel::write_zero_bytes(FileOffset offset, std::uint64_t length,
+                                                   int rw_flags) {
+  // Only ever read from: the transfer is to the file.
+  IoBuffer zeroes(const_cast<std::byte*>(kZeroes.data()), kZeroes.size());
+  std::array<IoBuffer, 16> segments;
+  segments.fill(zeroes);
+  while (length != 0) {
+    const std::uint64_t part = std::min<std::uint64_t>(length, segments.size() * kZeroBytes);
+    auto moving = move_window(Direction::kToFile, {SegmentCursor(segments), offset, part}, rw_flags);
+    const auto moved = co_await std::move(moving);
+    if (!moved) co_return moved;
+    offset = offset.plus_unchecked(part);
+    length -= part;
+  }
+  co_return Result<>();
+}
+
+}  // namespace guestio::disk

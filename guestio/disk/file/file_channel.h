@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <memory>
+
+#include "guestio/buf/bounce_pool.h"
+#include "guestio/buf/transfer_plan.h"
+#include "guestio/disk/disk.h"
+#include "guestio/disk/file/file_disk.h"
+#include "guestio/task/scope.h"
+#include "guestio/task/task.h"
+#include "guestio/uring/loop.h"
+
+namespace guestio::disk {
+
+/// One thread's way to a FileDisk: each request is a coroutine over the thread's ring. This is where
+/// a request turns into an iovec: transfer() locks the guest's memory, move_window() plans and
+/// submits.
+class FileChannel final : public Channel {
+ public:
+  static Result<std::unique_ptr<FileChannel>> create(FileDisk& disk, uring::Loop& loop,
+                                                     ByteCount bounce_limit);
+  FileChannel(const FileChannel&) = delete;
+  FileChannel& operator=(const FileChannel&) = delete;
+  ~FileChannel() override;
+
+  void start(Io& io) noexcept override;
+
+  [[nodiscard]] const buf::BouncePool& bounce_pool() const noexcept { return *bounce_; }
+
+ private:
+  using Window = buf::TransferPlan::Window;
+  enum class Direction { kFromFile, kToFile };
+
+  FileChannel(FileDisk& disk, uring::Loop& loop, std::unique_ptr<buf::BouncePool> bounce,
+              uring::File file);
+
+  // One for each kind of request; each ends with io.on_done().
+  task::Task<> serve(Io& io);
+  task::Task<Result<>> transfer(Io& io);
+  task::Task<Result<>> flush();
+  task::Task<Result<>> discard(Io& io);
+  task::Task<Result<>> write_zeroes(Io& io);
+
+  /// Moves a window between host segments and the file, in as many calls as the limits need.
+  task::Task<Result<>> move_window(Direction direction, Window window, int rw_flags);
+  /// One plan, from bounce memory to bounce memory.
+  task::Task<Result<>> execute(Direction direction, const buf::TransferPlan& plan,
+                               const Window& window, int rw_flags);
+  /// Reads the blocks of the file that a write covers in part into their bounce memory.
+  task::Task<Result<>> fill_padding(const buf::TransferPlan& plan, const buf::BounceGrant& grant);
+  /// Moves all of `segments`, of which `needed` bytes must arrive: goes on after short transfers
+  /// and waits out a lack of resources.
+  task::Task<Result<>> move_segments(Direction direction, std::span<buf::IoBuffer> segments,
+                                     FileOffset offset, std::size_t needed, int rw_flags);
+  task::Task<Result<>> write_zero_bytes(FileOffset offset, std::uint64_t length, int rw_flags);
+  task::Task<Result<>> allocate(int mode, FileOffset offset, std::uint64_t length);
+
+  [[nodiscard]] bool needs_guard() const noexcept {
+    return disk_.info().block_size.raw() < disk_.limits().block();
+  }
+
+  FileDisk& disk_;
+  uring::Loop& loop_;
+  std::unique_ptr<buf::BouncePool> bounce_;
+  uring::File file_;
+  const std::size_t bounce_per_call_;  // so that one request cannot take all of it
+  buf::TransferPlan::Policy policy_ = buf::TransferPlan::Policy::kDirectWherePossible;
+  task::Scope requests_;
+};
+
+}  // namespace guestio::disk

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/disk/file/file_disk.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "guestio/base/log.h"
+#include "guestio/disk/file/file_channel.h"
+
+namespace guestio::disk {
+
+namespace {
+
+/// Opening a FIFO or a device of another kind could block or do harm: look first.
+Result<mode_t> ask_kind(const std::string& path) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) != 0) return fail_host("open the image");
+  if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) {
+    return fail(ErrorKind::kUnsupported, S_ISDIR(status.st_mode)
+                                             ? "a directory as an image"
+                                             : "what is neither a file nor a block device");
+  }
+  return status.st_mode;
+}
+
+Result<UniqueFd> open_image(const FileDiskOptions& options) {
+  const auto mode = ask_kind(options.path);
+  if (!mode) return fail(mode.error());
+  int flags = O_CLOEXEC | (options.use == ImageUse::kReadWrite ? O_RDWR : O_RDONLY);
+  if (options.caching == Caching::kDirect) flags |= O_DIRECT;
+  // On a block device O_EXCL keeps mounted and otherwise claimed devices from being written to.
+  if (S_ISBLK(*mode) && options.use == ImageUse::kReadWrite) flags |= O_EXCL;
+  UniqueFd fd(::open(options.path.c_str(), flags));
+  if (fd) return fd;
+  if (errno == EBUSY) return fail(ErrorKind::kBusy, "open the device");
+  if (errno == EINVAL && options.caching == Caching::kDirect) {
+    return fail(ErrorKind::kUnsupported, "direct I/O on this file (--buffered goes without)");
+  }
+  return fail_host("open the image");
+}
+
+Result<DiskInfo> describe(int fd, const FileFacts& facts, const FileDiskOptions& options) {
+  const std::uint64_t block = options.block_size.raw();
+  if (!std::has_single_bit(block) || block < Sector::kSize || block > kPageSize) {
+    return fail(ErrorKind::kInvalidArgument, "block size (512, 1024, 2048 or 4096)", block);
+  }
+  // The last blocks of direct I/O must not reach behind the end: a write would make the file grow.
+  const std::uint64_t direct_block = facts.direct.block();
+  if (direct_block > Sector::kSize && !is_aligned(facts.size.raw(), direct_block)) {
+    return fail(ErrorKind::kMisaligned, "the image's size for direct I/O (--buffered goes without)",
+                facts.size.raw(), direct_block);
+  }
+  DiskInfo info;
+  info.size = ByteCount(align_down(facts.size.raw(), block));
+  if (info.size != facts.size) {
+    log::warning("the image's last {} bytes are no whole block of {}: the guest does not see them",
+                 facts.size.raw() - info.size.raw(), block);
+  }
+  info.block_size = options.block_size;
+  info.physical_block_size =
+      ByteCount(std::max({block, facts.physical_block_size.raw(), direct_block}));
+  info.is_read_only = options.use == ImageUse::kRead;
+  if (!info.is_read_only) {
+    const RangeSupport support = probe_range_operations(fd, facts);
+    info.discard = support.discard;
+    info.write_zeroes = support.write_zeroes;
+  }
+  return info;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<FileDisk>> FileDisk::open(const FileDiskOptions& options) {
+  auto fd = open_image(options);
+  if (!fd) return fail(fd.error());
+  if (auto locked = lock_image(fd->get(), options.use); !locked) return fail(locked.error());
+  const auto facts = probe_file(fd->get());
+  if (!facts) return fail(facts.error());
+  const auto info = describe(fd->get(), *facts, options);
+  if (!info) return fail(info.error());
+  return std::unique_ptr<FileDisk>(new FileDisk(std::move(*fd), *facts, *info));
+}
+
+Result<std::unique_ptr<Channel>> FileDisk::open_channel(uring::Loop& loop, ByteCount bounce_limit) {
+  auto channel = FileChannel::create(*this, loop, bounce_limit);
+  if (!channel) return fail(channel.error());
+  return std::unique_ptr<Channel>(std::move(*channel));
+}
+
+}  // namespace guestio::disk

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "guestio/base/error.h"
+#include "guestio/base/unique_fd.h"
+#include "guestio/disk/disk.h"
+#include "guestio/disk/file/block_guard.h"
+#include "guestio/disk/file/file_limits.h"
+#include "guestio/disk/file/image_lock.h"
+#include "guestio/uring/loop.h"
+
+namespace guestio::disk {
+
+enum class Caching {
+  kDirect,    ///< O_DIRECT: past the host's page cache
+  kBuffered,  ///< through it
+};
+
+struct FileDiskOptions {
+  std::string path;
+  ImageUse use = ImageUse::kReadWrite;
+  Caching caching = Caching::kDirect;
+  /// What the guest is told; smaller than what the file takes is served by read-modify-write.
+  ByteCount block_size = ByteCount(512);
+};
+
+/// A raw image: a regular file or a block device. Holds what its channels share.
+///
+/// Threads: everything here may be used from any thread; a channel belongs to the thread whose loop
+/// it was made with. Lifetime: outlives its channels.
+class FileDisk {
+ public:
+  /// Opens and locks the image and finds out what it can do; changes nothing in it.
+  /// Errors: host (no such file, permission …), busy (in use by another process), unsupported (not
+  /// a file or block device; no direct I/O, where the answer is Caching::kBuffered), misaligned (the
+  /// size is no whole number of direct I/O blocks, same answer), invalid argument (block size).
+  static Result<std::unique_ptr<FileDisk>> open(const FileDiskOptions& options);
+
+  [[nodiscard]] const DiskInfo& info() const noexcept { return info_; }
+  [[nodiscard]] const buf::DirectIoLimits& limits() const noexcept { return facts_.direct; }
+
+  /// A way to this disk for the thread that runs `loop`. `bounce_limit` is the most bounce memory
+  /// that its requests hold at a time. Errors: host.
+  Result<std::unique_ptr<Channel>> open_channel(uring::Loop& loop, ByteCount bounce_limit);
+
+ private:
+  friend class FileChannel;
+  FileDisk(UniqueFd fd, const FileFacts& facts, const DiskInfo& info) noexcept
+      : fd_(std::move(fd)), facts_(facts), info_(info) {}
+
+  const UniqueFd fd_;
+  const FileFacts facts_;
+  const DiskInfo info_;
+  BlockGuard block_guard_;
+};
+
+}  // namespace guestio::disk

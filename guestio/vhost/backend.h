@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "guestio/base/unique_fd.h"
+#include "guestio/task/stop.h"
+#include "guestio/task/task.h"
+#include "guestio/uring/loop.h"
+#include "guestio/vhost/queue_thread.h"
+#include "guestio/vhost/session.h"
+#include "guestio/virtio/device.h"
+
+namespace guestio::vhost {
+
+/// Serves one device to one front-end after another. The others wait in the listening socket's line
+/// meanwhile and disturb nobody.
+///
+/// Threads: the control thread, which runs `home`. Lifetime: what it was made from outlives it.
+class Backend {
+ public:
+  /// Starts a thread for each of `queues` virtqueues. Errors: those of QueueThread::start().
+  static Result<std::unique_ptr<Backend>> create(uring::Loop& home, virtio::Device& device,
+                                                 std::uint16_t queues,
+                                                 const QueueHandlerFactory& make_handler);
+
+  /// Accepts front-ends from a listening socket until stop(), then drains and returns.
+  /// Errors: host, when the socket itself fails.
+  task::Task<Result<>> accept_all(int listening_socket);
+  /// Serves the one front-end at the other end of a connected socket until it leaves, or stop().
+  task::Task<> serve_one(UniqueFd socket);
+  /// No new front-ends; the present one is taken leave of once its requests are done.
+  void stop() noexcept;
+
+ private:
+  Backend(uring::Loop& home, virtio::Device& device) noexcept : home_(home), device_(device) {}
+
+  uring::Loop& home_;
+  virtio::Device& device_;
+  std::vector<std::unique_ptr<QueueThread>> threads_;
+  std::unique_ptr<Session> session_;  // while a front-end is there
+  task::StopSource stop_;
+};
+
+}  // namespace guestio::vhost

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+
+#include "guestio/base/error.h"
+#include "guestio/base/unique_fd.h"
+
+namespace guestio::vhost {
+
+/// A unix stream socket that listens at a path, and takes the path away again when it goes.
+///
+/// A path that exists is replaced only if it is a socket that nobody listens on. It is made visible
+/// only once the socket listens, so whoever finds it can connect.
+class Listener {
+ public:
+  /// Errors: too large (the path), busy (a live listener), unsupported (the path is something
+  /// else), host. Nothing is removed then.
+  static Result<Listener> listen_at(const std::string& path);
+  /// Takes a socket that listens already, handed down by whoever started the process.
+  static Listener adopt(UniqueFd socket) noexcept { return Listener(std::move(socket), {}, {}); }
+
+  Listener(Listener&& other) noexcept;
+  Listener& operator=(Listener&&) = delete;
+  ~Listener();
+
+  [[nodiscard]] int fd() const noexcept { return socket_.get(); }
+
+ private:
+  /// Which file the path named when it was made: never remove another's.
+  struct Identity {
+    dev_t device = 0;
+    ino_t inode = 0;
+    friend bool operator==(const Identity&, const Identity&) = default;
+  };
+
+  Listener(UniqueFd socket, std::string path, Identity identity) noexcept
+      : socket_(std::move(socket)), path_(std::move(path)), identity_(identity) {}
+  static Result<Identity> identify(const std::string& path);
+
+  UniqueFd socket_;
+  std::string path_;  // empty when it is not ours to remove
+  Identity identity_;
+};
+
+}  // namespace guestio::vhost

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/vhost/message_io.h"
+
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <string_view>
+
+#include "guestio/uring/awaitables.h"
+
+namespace guestio::vhost {
+
+namespace {
+
+/// Room for more descriptors than any message may have (the kernel's own limit is 253), so that a
+/// surplus is received, noticed and closed.
+struct alignas(cmsghdr) ControlBuffer {
+  std::array<std::byte, CMSG_SPACE(sizeof(int) * 253)> bytes{};
+};
+
+Error to_error(std::int32_t result, const char* what) noexcept {
+  const bool is_gone = result == 0 || result == -ECONNRESET || result == -EPIPE;
+  return is_gone ? Error::make(ErrorKind::kClosed, what) : Error::host(-result, what);
+}
+
+task::Task<Result<>> receive_exactly(uring::Loop& loop, int socket, std::span<std::byte> to,
+                                     DescriptorList& descriptors) {
+  while (!to.empty()) {
+    ControlBuffer control;
+    iovec part{to.data(), to.size()};
+    msghdr header{};
+    header.msg_iov = &part;
+    header.msg_iovlen = 1;
+    header.msg_control = control.bytes.data();
+    header.msg_controllen = control.bytes.size();
+    const std::int32_t got =
+        co_await uring::recvmsg(loop, uring::File(socket), header, MSG_CMSG_CLOEXEC);
+    if (got == -EINTR || got == -EAGAIN) continue;
+    if (got <= 0) co_return fail(to_error(got, "receive a message"));
+    if (auto collected = descriptors.collect(header); !collected) co_return collected;
+    to = to.subspan(static_cast<std::size_t>(got));
+  }
+  co_return Result<>();
+}
+
+}  // namespace
+
+task::Task<Result<>> receive_message(uring::Loop& loop, int socket, Message& message) {
+  message.descriptors.clear();
+  const auto header_bytes = std::as_writable_bytes(std::span(&message.header, 1));
+  auto receiving_header = receive_exactly(loop, socket, header_bytes, message.descriptors);
+  const auto has_header = co_await std::move(receiving_header);
+  if (!has_header) co_return has_header;
+  if ((message.header.flags & kMessageVersionMask) != kMessageVersion) {
+    co_return fail(Error::peer_fault("the version of a message", message.header.flags));
+  }
+  if (message.header.size > message.bytes.size()) {
+    co_return fail(Error::peer_fault("the size of a message", message.header.size));
+  }
+  const auto payload = std::span(message.bytes).first(message.header.size);
+  auto receiving_payload = receive_exactly(loop, socket, payload, message.descriptors);
+  co_return co_await std::move(receiving_payload);
+}
+
+task::Task<Result<>> send_reply(uring::Loop& loop, int socket, std::uint32_t request,
+                                std::span<const std::byte> payload) {
+  std::array<std::byte, sizeof(MessageHeader) + kMaxPayload> bytes;
+  const MessageHeader reply{request, kMessageVersion | kMessageReply,
+                            static_cast<std::uint32_t>(payload.size())};
+  std::memcpy(bytes.data(), &reply, sizeof reply);
+  if (!payload.empty()) std::memcpy(bytes.data() + sizeof reply, payload.data(), payload.size());
+  auto rest = std::span(bytes).first(sizeof reply + payload.size());
+  while (!rest.empty()) {
+    iovec part{rest.data(), rest.size()};
+    msghdr header{};
+    header.msg_iov = &part;
+    header.msg_iovlen = 1;
+    const std::int32_t sent =
+        co_await uring::sendmsg(loop, uring::File(socket), header, MSG_NOSIGNAL);
+    if (sent == -EINTR || sent == -EAGAIN) continue;
+    if (sent <= 0) co_return fail(to_error(sent, "send a reply"));
+    rest = rest.subspan(static_cast<std::size_t>(sent));
+  }
+  co_return Result<>();
+}
+
+bool is_eventfd(int fd) noexcept {
+  std::array<char, 64> link{};
+  std::array<char, 64> target{};
+  fmt::format_to_n(link.data(), link.size() - 1, "/proc/self/fd/{}", fd);
+  const auto length = ::readlink(link.data(), target.data(), target.size());
+  return length > 0 && std::string_view(target.data(), static_cast<std::size_t>(length)) ==
+                           "anon_inode:[eventfd]";
+}
+
+}  // namespace guestio::vhost

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "guestio/base/error.h"
+#include "guestio/task/task.h"
+#include "guestio/uring/loop.h"
+#include "guestio/vhost/socket.h"
+
+/// vhost-user messages over the control thread's ring: what MessageSocket does for a thread that may
+/// block. A front-end that stops in the middle of a message makes only its own session wait.
+namespace guestio::vhost {
+
+/// Receives one message whole; what `message` held before goes away. Errors: closed, peer fault
+/// (what came is no message), host.
+task::Task<Result<>> receive_message(uring::Loop& loop, int socket, Message& message);
+
+/// Sends the reply to `request`. Errors: closed, host.
+task::Task<Result<>> send_reply(uring::Loop& loop, int socket, std::uint32_t request,
+                                std::span<const std::byte> payload);
+
+/// Whether a descriptor that came with a message is an eventfd: anything else could block us.
+[[nodiscard]] bool is_eventfd(int fd) noexcept;
+
+}  // namespace guestio::vhost

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/vhost/session.h"
+
+#include <sys/socket.h>
+
+#include <cstring>
+
+#include "guestio/vhost/message_io.h"
+
+namespace guestio::vhost {
+
+namespace {
+
+/// Messages that have an answer of their own, whatever was negotiated.
+bool has_own_answer(FrontendRequest request) noexcept {
+  switch (request) {
+    case FrontendRequest::kGetFeatures:
+    case FrontendRequest::kGetProtocolFeatures:
+    case FrontendRequest::kGetQueueNum:
+    case FrontendRequest::kGetVringBase:
+    case FrontendRequest::kGetConfig:
+    case FrontendRequest::kGetInflightFd:
+    case FrontendRequest::kGetMaxMemSlots:
+    case FrontendRequest::kGetStatus: return true;
+    default: return false;
+  }
+}
+
+}  // namespace
+
+template <typename T>
+Session::Answer Session::Answer::of(const T& value) noexcept {
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= sizeof payload);
+  Answer answer;
+  std::memcpy(answer.payload.data(), &value, sizeof value);
+  answer.size = sizeof value;
+  return answer;
+}
+
+Session::Session(const Parts& parts, UniqueFd socket) : parts_(parts), socket_(std::move(socket)) {
+  for (std::size_t i = 0; i < parts.threads.size(); ++i) {
+    rings_.push_back(std::make_unique<VringControl>(*parts.threads[i], parts.home,
+                                                    static_cast<std::uint16_t>(i)));
+  }
+}
+
+void Session::leave() noexcept { ::shutdown(socket_.get(), SHUT_RDWR); }
+
+task::Task<> Session::run() {
+  while (true) {
+    auto serving = serve_one();
+    const auto served = co_await std::move(serving);
+    if (served) continue;
+    if (served.error().kind != ErrorKind::kClosed) {
+      log::warning("the connection to the front-end ends: {}", served.error().to_string());
+    }
+    break;
+  }
+  // The rings first: while one runs it may touch memory and descriptors.
+  for (const auto& ring : rings_) {
+    auto resetting = ring->reset();
+    co_await std::move(resetting);
+  }
+  memory_.reset();
+}
+
+/// One message: receive, obey, answer. Errors end the connection.
+task::Task<Result<>> Session::serve_one() {
+  auto receiving = receive_message(parts_.home, socket_.get(), message_);
+  const auto received = co_await std::move(receiving);
+  if (!received) co_return received;
+  auto obeying = obey();
+  const auto outcome = co_await std::move(obeying);
+  message_.descriptors.clear();
+  if (!outcome) {
+    log::limited_warning(fault_log_, "refused message {} of the front-end: {}",
+                         message_.header.request, outcome.error().to_string());
+  }
+  auto responding = respond(outcome);
+  co_return co_await std::move(responding);
+}
+
+task::Task<Result<>> Session::respond(const Result<Answer>& outcome) {
+  const auto request = static_cast<FrontendRequest>(message_.header.request);
+  const bool wants_acknowledgement = (message_.header.flags & kMessageNeedReply) != 0 &&
+                                     (protocol_features_ & kProtocolReplyAck) != 0;
+  Answer answer;
+  if (has_own_answer(request)) {
+    // A refusal has no payload.
+    if (outcome) answer = *outcome;
+  } else if (wants_acknowledgement) {
+    answer = Answer::of(std::uint64_t{outcome ? 0U : 1U});
+  } else {
+    co_return Result<>();
+  }
+  auto sending = send_reply(parts_.home, socket_.get(), message_.header.request,
+                            std::span(answer.payload).first(answer.size));
+  co_return co_await std::move(sending);
+}
+
+task::Task<Result<Session::Answer>> Session::obey() {
+  const auto request = static_cast<FrontendRequest>(message_.header.request);
+  switch (request) {
+    case FrontendRequest::kSetMemTable: {
+      auto setting = set_memory_table();
+      co_return co_await std::move(setting);
+    }
+    case FrontendRequest::kGetVringBase: {
+      auto getting = get_vring_base();
+      co_return co_await std::move(getting);
+    }
+    case FrontendRequest::kSetVringNum:
+    case FrontendRequest::kSetVringBase:
+    case FrontendRequest::kSetVringAddr:
+    case FrontendRequest::kSetVringKick: {
+      auto obeying = obey_for_ring(request);
+      co_return co_await std::move(obeying);
+    }
+    default: co_return obey_at_once(request);
+  }
+}
+
+Result<Session::Answer> Session::obey_at_once(FrontendRequest request) {
+  switch (request) {
+    case FrontendRequest::kGetFeatures: return Answer::of(offered_features());
+    case FrontendRequest::kSetFeatures: return set_features();
+    case FrontendRequest::kGetProtocolFeatures: return Answer::of(offered_protocol_features());
+    case FrontendRequest::kSetProtocolFeatures: return set_protocol_features();
+    case FrontendRequest::kGetQueueNum: return Answer::of(std::uint64_t{rings_.size()});
+    case FrontendRequest::kSetOwner:
+    case FrontendRequest::kResetOwner: return Answer::none();
+    case FrontendRequest::kGetConfig: return get_config();
+    case FrontendRequest::kSetConfig: return set_config();
+    case FrontendRequest::kSetVringEnable: return set_vring_enable();
+    case FrontendRequest::kSetVringCall: return set_vring_descriptor(&VringControl::set_call);
+    case FrontendRequest::kSetVringErr: return set_vring_descriptor(&VringControl::set_error);
+    default: return fail(ErrorKind::kUnsupported, "message that was not negotiated or is unknown");
+  }
+}
+
+/// What a ring may have been waiting for.
+task::Task<Result<Session::Answer>> Session::obey_for_ring(FrontendRequest request) {
+  Result<Answer> obeyed = fail(ErrorKind::kUnsupported, "message for a ring");
+  switch (request) {
+    case FrontendRequest::kSetVringNum: obeyed = set_vring_size(); break;
+    case FrontendRequest::kSetVringBase: obeyed = set_vring_base(); break;
+    case FrontendRequest::kSetVringAddr: obeyed = set_vring_addresses(); break;
+    default: obeyed = set_vring_descriptor(&VringControl::set_kick); break;
+  }
+  if (!obeyed) co_return obeyed;
+  // Each of these messages begins with the ring's index, the last one in eight bits.
+  std::uint32_t index = 0;
+  std::memcpy(&index, message_.bytes.data(), sizeof index);
+  if (request == FrontendRequest::kSetVringKick) index &= kVringIndexMask;
+  auto starting = rings_[index]->start_if_ready(environment());
+  const auto started = co_await std::move(starting);
+  if (!started) co_return fail(started.error());
+  co_return obeyed;
+}
+
+std::uint64_t Session::offered_features() const noexcept {
+  return parts_.device.offered_features() | virtio::kFeatureVersion1 |
+         virtio::kFeatureIndirectDesc | virtio::kFeatureEventIdx | kFeatureProtocolFeatures;
+}
+
+ProtocolBits Session::offered_protocol_features() const noexcept {
+  return kProtocolMq | kProtocolReplyAck | kProtocolConfig;
+}
+
+template <typename T>
+Result<T> Session::payload_as() const {
+  const auto value = message_.as<T>();
+  if (!value) return fail(Error::peer_fault("the size of a message", message_.header.size));
+  return *value;
+}
+
+RingEnvironment Session::environment() const { return {features_, memory_}; }
+
+Result<VringControl*> Session::find_ring(std::uint32_t index) {
+  if (index >= rings_.size()) return fail(Error::peer_fault("a ring that was offered", index));
+  return rings_[index].get();
+}
+
+template <typename Change>
+Result<Session::Answer> Session::with_ring(std::uint32_t index, Change change) {
+  auto ring = find_ring(index);
+  if (!ring) return fail(ring.error());
+  if (auto changed = change(**ring); !changed) return fail(changed.error());
+  return Answer::none();
+}
+
+Result<Session::Answer> Session::set_features() {
+  const auto features = payload_as<std::uint64_t>();
+  if (!features) return fail(features.error());
+  if ((*features & ~offered_features()) != 0) {
+    return fail(Error::peer_fault("features that were offered", *features));
+  }
+  features_ = *features;
+  // Without protocol features there is no message that enables rings: they begin enabled.
+  if ((features_ & kFeatureProtocolFeatures) == 0) {
+    for (const auto& ring : rings_) ring->set_enabled(true);
+  }
+  return Answer::none();
+}
+
+Result<Session::Answer> Session::set_protocol_features() {
+  const auto features = payload_as<std::uint64_t>();
+  if (!features) return fail(features.error());
+  if ((*features & ~offered_protocol_features()) != 0) {
+    return fail(Error::peer_fault("protocol features that were offered", *features));
+  }
+  protocol_features_ = *features;
+  return Answer::none();
+}
+
+namespace {
+
+/// The head of a configuration message, checked against the message's own size.
+Result<ConfigHeader> parse_config_header(const Message& message) {
+  ConfigHeader header{};
+  if (message.header.size < sizeof header) {
+    return fail(Error::peer_fault("the size of a configuration message", message.header.size));
+  }
+  std::memcpy(&header, message.bytes.data(), sizeof header);
+  if (header.size > kMaxConfig || message.header.size != sizeof header + header.size) {
+    return fail(Error::peer_fault("the size in a configuration message", header.size));
+  }
+  return header;
+}
+
+}  // namespace
+
+Result<Session::Answer> Session::get_config() const {
+  const auto header = parse_config_header(message_);
+  if (!header) return fail(header.error());
+  Answer answer = Answer::of(*header);
+  answer.size += header->size;
+  const auto to = std::span(answer.payload).subspan(sizeof(ConfigHeader), header->size);
+  if (auto read = parts_.device.read_config(header->offset, to); !read) return fail(read.error());
+  return answer;
+}
+
+Result<Session::Answer> Session::set_config() {
+  const auto header = parse_config_header(message_);
+  if (!header) return fail(header.error());
+  if (header->flags != kConfigWritable && header->flags != kConfigMigration) {
+    return fail(Error::peer_fault("flags of a configuration message", header->flags));
+  }
+  const auto from = message_.payload().subspan(sizeof(ConfigHeader));
+  if (auto written = parts_.device.write_config(header->offset, from); !written) {
+    return fail(written.error());
+  }
+  return Answer::none();
+}
+
+Result<Session::Answer> Session::set_vring_size() {
+  const auto state = payload_as<VringState>();
+  if (!state) return fail(state.error());
+  return with_ring(state->index, [&](VringControl& ring) { return ring.set_size(state->num); });
+}
+
+Result<Session::Answer> Session::set_vring_base() {
+  const auto state = payload_as<VringState>();
+  if (!state) return fail(state.error());
+  return with_ring(state->index, [&](VringControl& ring) { return ring.set_base(state->num); });
+}
+
+Result<Session::Answer> Session::set_vring_addresses() {
+  const auto addresses = payload_as<VringAddress>();
+  if (!addresses) return fail(addresses.error());
+  return with_ring(addresses->index,
+                   [&](VringControl& ring) { return ring.set_addresses(*addresses); });
+}
+
+Result<Session::Answer> Session::set_vring_enable() {
+  const auto state = payload_as<VringState>();
+  if (!state) return fail(state.error());
+  if (state->num > 1) return fail(Error::peer_fault("a ring is enabled or not", state->num));
+  return with_ring(state->index, [&](VringControl& ring) {
+    ring.set_enabled(state->num == 1);
+    return Result<>();
+  });
+}
+
+Result<Session::Answer> Session::set_vring_descriptor(void (VringControl::*set)(UniqueFd)) {
+  const auto word = payload_as<std::uint64_t>();
+  if (!word) return fail(word.error());
+  const bool has_descriptor = (*word & kVringNoFd) == 0;
+  if (message_.descriptors.size() != (has_descriptor ? 1 : 0)) {
+    return fail(Error::peer_fault("one descriptor, or the flag that there is none",
+                                  message_.descriptors.size()));
+  }
+  auto ring = find_ring(*word & kVringIndexMask);
+  if (!ring) return fail(ring.error());
+  UniqueFd descriptor;
+  if (has_descriptor) {
+    descriptor = message_.descriptors.take(0);
+    if (!is_eventfd(descriptor.get())) {
+      return fail(Error::peer_fault("a kick, call or error descriptor is an eventfd"));
+    }
+  }
+  ((*ring)->*set)(std::move(descriptor));
+  return Answer::none();
+}
+
+task::Task<Result<Session::Answer>> Session::set_memory_table() {
+  MemoryTableHeader header{};
+  if (message_.header.size < sizeof header) {
+    co_return fail(Error::peer_fault("the size of a memory table", message_.header.size));
+  }
+  std::memcpy(&header, message_.bytes.data(), sizeof header);
+  std::array<MemoryRegion, kMaxRegions> regions;
+  const std::size_t bytes = std::size_t{header.num_regions} * sizeof(MemoryRegion);
+  if (header.num_regions > regions.size() || message_.header.size != sizeof header + bytes) {
+    co_return fail(Error::peer_fault("the number of memory regions", header.num_regions));
+  }
+  std::memcpy(regions.data(), message_.bytes.data() + sizeof header, bytes);
+  auto mapped = MemoryTable::map(std::span(regions).first(header.num_regions),
+                                 message_.descriptors);
+  if (!mapped) co_return fail(mapped.error());
+  memory_ = std::move(*mapped);
+  Result<Answer> outcome = Answer::none();
+  for (const auto& ring : rings_) {
+    auto changing = ring->change_memory(environment());
+    const auto changed = co_await std::move(changing);
+    if (!changed) outcome = fail(changed.error());
+    // A ring may have waited for memory only.
+    auto starting = ring->start_if_ready(environment());
+    const auto started = co_await std::move(starting);
+    if (!started) outcome = fail(started.error());
+  }
+  co_return outcome;
+}
+
+task::Task<Result<Session::Answer>> Session::get_vring_base() {
+  const auto state = payload_as<VringState>();
+  if (!state) co_return fail(state.error());
+  auto ring = find_ring(state->index);
+  if (!ring) co_return fail(ring.error());
+  auto stopping = (*ring)->stop();
+  const std::uint16_t next = co_await std::move(stopping);
+  co_return Answer::of(VringState{state->index, next});
+}
+
+}  // namespace guestio::vhost

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <array>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "guestio/base/log.h"
+#include "guestio/base/unique_fd.h"
+#include "guestio/task/task.h"
+#include "guestio/uring/loop.h"
+#include "guestio/vhost/messages.h"
+#include "guestio/vhost/queue_thread.h"
+#include "guestio/vhost/socket.h"
+#include "guestio/vhost/vring_control.h"
+#include "guestio/virtio/device.h"
+
+namespace guestio::vhost {
+
+/// One front-end's connection, from its first message until it leaves: receives, checks and obeys
+/// messages, answers them, and at the end stops the rings and forgets the front-end's memory.
+///
+/// A message that breaks a rule is refused: nothing changes, the answer (where one is wanted) says
+/// so, a line is logged, the connection goes on. Only what cannot be a message at all ends it.
+///
+/// Threads: the control thread, which runs `home`.
+class Session {
+ public:
+  struct Parts {
+    uring::Loop& home;
+    virtio::Device& device;
+    std::span<const std::unique_ptr<QueueThread>> threads;  ///< one for each queue offered
+  };
+
+  Session(const Parts& parts, UniqueFd socket);
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  /// Serves until the front-end leaves or leave() is called. Once.
+  task::Task<> run();
+  /// Ends the connection; run() then drains and returns.
+  void leave() noexcept;
+
+ private:
+  /// What goes back to the front-end when a message was obeyed.
+  struct Answer {
+    std::array<std::byte, sizeof(ConfigHeader) + kMaxConfig> payload;
+    std::size_t size = 0;
+
+    static Answer none() noexcept { return {}; }
+    template <typename T>
+    static Answer of(const T& value) noexcept;
+  };
+
+  task::Task<Result<>> serve_one();
+  task::Task<Result<Answer>> obey();
+  Result<Answer> obey_at_once(FrontendRequest request);
+  task::Task<Result<>> respond(const Result<Answer>& outcome);
+
+  // One for each message; the payload is message_'s.
+  Result<Answer> set_features();
+  Result<Answer> set_protocol_features();
+  Result<Answer> get_config() const;
+  Result<Answer> set_config();
+  Result<Answer> set_vring_size();
+  Result<Answer> set_vring_base();
+  Result<Answer> set_vring_addresses();
+  Result<Answer> set_vring_enable();
+  Result<Answer> set_vring_descriptor(void (VringControl::*set)(UniqueFd));
+  task::Task<Result<Answer>> set_memory_table();
+  task::Task<Result<Answer>> get_vring_base();
+  task::Task<Result<Answer>> obey_for_ring(FrontendRequest request);
+
+  [[nodiscard]] std::uint64_t offered_features() const noexcept;
+  [[nodiscard]] ProtocolBits offered_protocol_features() const noexcept;
+  Result<VringControl*> find_ring(std::uint32_t index);
+  template <typename Change>
+  Result<Answer> with_ring(std::uint32_t index, Change change);
+  template <typename T>
+  Result<T> payload_as() const;
+  [[nodiscard]] RingEnvironment environment() const;
+
+  const Parts parts_;
+  UniqueFd socket_;
+  Message message_;
+  std::uint64_t features_ = 0;
+  ProtocolBits protocol_features_ = 0;
+  std::shared_ptr<const MemoryTable> memory_;
+  std::vector<std::unique_ptr<VringControl>> rings_;
+  log::RateLimit fault_log_{10, std::chrono::seconds(5)};
+};
+
+}  // namespace guestio::vhost

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/vhost/vring.h"
+
+#include <poll.h>
+
+#include <utility>
+
+#include "guestio/base/check.h"
+
+namespace guestio::vhost {
+
+Result<std::unique_ptr<Vring>> Vring::create(uring::Loop& loop, virtio::QueueHandler& handler,
+                                             Setup setup) {
+  auto queue = virtio::SplitDeviceQueue::create(setup.ring, setup.features, setup.base);
+  if (!queue) return fail(queue.error());
+  return std::unique_ptr<Vring>(new Vring(loop, handler, std::move(setup), std::move(*queue)));
+}
+
+namespace {
+
+/// A descriptor that cannot be signalled is one that nobody listens to.
+uring::EventFdNotifier make_notifier(const UniqueFd& fd, std::uint16_t index) {
+  if (!fd) return {};
+  auto notifier = uring::EventFdNotifier::create(fd.get());
+  if (notifier) return std::move(*notifier);
+  log::warning("queue {}: its driver cannot be called: {}", index, notifier.error().to_string());
+  return {};
+}
+
+}  // namespace
+
+Vring::Kick::Kick(uring::Loop& loop, UniqueFd kick_fd, uring::MultishotPoll::Callback callback)
+    : fd(std::move(kick_fd)), poll(loop, uring::File(fd.get()), POLLIN, std::move(callback)) {}
+
+Vring::Vring(uring::Loop& loop, virtio::QueueHandler& handler, Setup setup,
+             virtio::SplitDeviceQueue queue)
+    : loop_(loop),
+      handler_(handler),
+      index_(setup.index),
+      features_(setup.features),
+      queue_(std::move(queue)),
+      call_(make_notifier(setup.call, setup.index)),
+      error_(make_notifier(setup.error, setup.index)),
+      is_enabled_(setup.is_enabled) {
+  epochs_.push_back({std::move(setup.memory), 0});
+  listen_to(std::move(setup.kick));
+}
+
+Vring::~Vring() { GUESTIO_CHECK(chains_out_ == 0, "a ring to be stopped before it goes away"); }
+
+void Vring::listen_to(UniqueFd kick) {
+  kicks_.remove_if([](const Kick& old) { return !old.poll.is_active(); });
+  if (!kicks_.empty()) kicks_.back().poll.stop();
+  if (!kick) return;
+  kicks_.emplace_back(loop_, std::move(kick), [this](std::int32_t events) { on_kick(events); });
+  kicks_.back().poll.start();
+}
+
+void Vring::start() noexcept {
+  queue_.force_next_call();
+  call_.notify();
+  look();
+}
+
+void Vring::on_kick(std::int32_t events) noexcept {
+  if (events < 0) return fail_ring(Error::host(-events, "poll the kick descriptor"));
+  look();
+}
+
+/// Lets the device take what is available, now and at the end of the batch.
+void Vring::look() noexcept {
+  loop_.at_batch_end(*this);
+  if (!takes_chains()) return;
+  pops_left_ = queue_.size();
+  handler_.process(*this);
+}
+
+virtio::DeviceQueue::Popped Vring::pop(virtio::TakenChain& taken) noexcept {
+  while (takes_chains() && pops_left_ != 0) {
+    --pops_left_;
+    const auto popped = queue_.pop(epochs_.back().memory, taken.chain);
+    if (!popped) {
+      fail_ring(popped.error());
+      return Popped::kNothing;
+    }
+    if (*popped != virtio::SplitDeviceQueue::Pop::kChain) return Popped::kNothing;
+    if (!taken.chain.is_malformed()) {
+      taken.epoch = &epochs_.back();
+      ++taken.epoch->chains_out;
+      ++chains_out_;
+      return Popped::kChain;
+    }
+    log::limited_warning(fault_log_, "queue {}: a chain of the driver's makes no sense: {}", index_,
+                         taken.chain.fault().to_string());
+    if (auto pushed = queue_.push_used(taken.chain.head(), 0); !pushed) fail_ring(pushed.error());
+  }
+  return Popped::kNothing;
+}
+
+void Vring::complete(virtio::TakenChain& taken, std::uint32_t written) noexcept {
+  if (!is_broken_) {
+    if (auto pushed = queue_.push_used(taken.chain.head(), written); !pushed) {
+      fail_ring(pushed.error());
+    }
+  }
+  taken.chain.clear();
+  virtio::MemoryEpoch* const epoch = std::exchange(taken.epoch, nullptr);
+  --chains_out_;
+  if (--epoch->chains_out == 0 && epoch != &epochs_.back()) {
+    epochs_.remove_if([epoch](const virtio::MemoryEpoch& other) { return &other == epoch; });
+  }
+  loop_.at_batch_end(*this);
+}
+
+void Vring::run() noexcept {
+  show_answers();
+  if (takes_chains()) {
+    // Asked for before the last look, so that no chain can slip in between unseen.
+    const auto has_more = queue_.enable_notifications();
+    if (!has_more) {
+      fail_ring(has_more.error());
+    } else if (*has_more) {
+      look();
+      show_answers();
+    }
+  }
+  if (is_stopping_ && chains_out_ == 0) quiet_.set();
+}
+
+/// Publishes what was answered since the last time and calls the driver at most once.
+void Vring::show_answers() noexcept {
+  if (is_broken_) return;
+  const auto wants_call = queue_.publish();
+  if (!wants_call) return fail_ring(wants_call.error());
+  if (*wants_call) call_.notify();
+}
+
+void Vring::set_enabled(bool is_enabled) noexcept {
+  is_enabled_ = is_enabled;
+  if (!is_enabled_) return;
+  // Kicks may have come while nobody listened, calls may have been lost.
+  call_.notify();
+  look();
+}
+
+void Vring::set_call(UniqueFd call) noexcept {
+  call_ = make_notifier(call, index_);
+  // The driver may have missed a call on the old descriptor.
+  call_.notify();
+}
+
+void Vring::set_error(UniqueFd error) noexcept { error_ = make_notifier(error, index_); }
+
+void Vring::set_kick(UniqueFd kick) noexcept {
+  if (is_stopping_) return;
+  listen_to(std::move(kick));
+  look();
+}
+
+void Vring::set_memory(mem::GuestMemory memory, const virtio::SplitRing& ring) noexcept {
+  epochs_.push_back({std::move(memory), 0});
+  epochs_.remove_if([this](const virtio::MemoryEpoch& epoch) {
+    return epoch.chains_out == 0 && &epoch != &epochs_.back();
+  });
+  queue_.move_to(ring);
+  look();
+}
+
+void Vring::fail_ring(const Error& error) noexcept {
+  if (is_broken_) return;
+  is_broken_ = true;
+  log::limited_warning(fault_log_, "queue {} stops: {}", index_, error.to_string());
+  error_.notify();
+}
+
+void Vring::stop(std::move_only_function<void(std::uint16_t)> stopped) noexcept {
+  GUESTIO_CHECK(!is_stopping_, "a ring to be stopped once");
+  is_stopping_ = true;
+  loop_.at_batch_end(*this);
+  control_.spawn(drain(std::move(stopped)));
+}
+
+task::Task<> Vring::drain(std::move_only_function<void(std::uint16_t)> stopped) {
+  co_await quiet_.wait();
+  for (Kick& kick : kicks_) {
+    auto ended = kick.poll.stop();
+    co_await ended;
+  }
+  stopped(queue_.next_avail());
+}
+
+}  // namespace guestio::vhost

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <functional>
+#include <list>
+#include <memory>
+
+#include "guestio/base/log.h"
+#include "guestio/base/unique_fd.h"
+#include "guestio/task/event.h"
+#include "guestio/task/scope.h"
+#include "guestio/task/task.h"
+#include "guestio/uring/loop.h"
+#include "guestio/uring/notify.h"
+#include "guestio/uring/poll.h"
+#include "guestio/virtio/device.h"
+#include "guestio/virtio/split_device_queue.h"
+
+namespace guestio::vhost {
+
+/// A ring that runs on its thread: kicks in, chains to the device model, used entries and calls out.
+///
+/// One pass: a kick (or a batch of completions) → QueueHandler::process() pops what is available →
+/// at the end of the batch publish() shows the driver all answers at once and calls it at most once,
+/// then kicks are asked for again and the ring is looked at once more.
+///
+/// States: running; paused (disabled by the front-end: nothing is taken, what was taken is
+/// answered); broken (the driver's nonsense or lost memory: nothing is taken or shown any more, the
+/// error descriptor was written); stopping.
+///
+/// Threads: the queue's. Lifetime: from start() until stop() has called back, then it may be
+/// destroyed.
+class Vring final : public virtio::DeviceQueue, private uring::Deferred {
+ public:
+  struct Setup {
+    std::uint16_t index = 0;  ///< for log lines
+    virtio::SplitRing ring;
+    virtio::FeatureBits features = 0;
+    std::uint16_t base = 0;  ///< where the available ring is read from
+    mem::GuestMemory memory;
+    // Eventfds; each may be empty.
+    UniqueFd kick;   ///< without: the ring is looked at when it starts and when I/O completes
+    UniqueFd call;   ///< without: the driver polls
+    UniqueFd error;
+    bool is_enabled = false;
+  };
+
+  /// Errors: memory fault (the ring's memory is gone).
+  static Result<std::unique_ptr<Vring>> create(uring::Loop& loop, virtio::QueueHandler& handler,
+                                               Setup setup);
+  Vring(const Vring&) = delete;
+  Vring& operator=(const Vring&) = delete;
+  ~Vring();
+
+  /// Looks at the ring and calls the driver once: kicks and calls may have been lost before.
+  void start() noexcept;
+  void set_enabled(bool is_enabled) noexcept;
+  void set_call(UniqueFd call) noexcept;
+  void set_error(UniqueFd error) noexcept;
+  /// Listens to another descriptor from now on and looks at the ring.
+  void set_kick(UniqueFd kick) noexcept;
+  /// Chains taken from now on mean this memory; those in flight keep theirs.
+  void set_memory(mem::GuestMemory memory, const virtio::SplitRing& ring) noexcept;
+
+  /// Takes nothing more, waits until what was taken is answered, then calls `stopped` with the
+  /// index of the next available entry. Once.
+  void stop(std::move_only_function<void(std::uint16_t)> stopped) noexcept;
+
+  // virtio::DeviceQueue
+  Popped pop(virtio::TakenChain& taken) noexcept override;
+  void complete(virtio::TakenChain& taken, std::uint32_t written) noexcept override;
+  [[nodiscard]] virtio::FeatureBits features() const noexcept override { return features_; }
+
+ private:
+  /// A kick descriptor and the poll on it.
+  struct Kick {
+    Kick(uring::Loop& loop, UniqueFd kick_fd, uring::MultishotPoll::Callback callback);
+    const UniqueFd fd;
+    uring::MultishotPoll poll;
+  };
+
+  Vring(uring::Loop& loop, virtio::QueueHandler& handler, Setup setup,
+        virtio::SplitDeviceQueue queue);
+
+  void run() noexcept override;  // uring::Deferred: the end of a batch
+  void listen_to(UniqueFd kick);
+  void on_kick(std::int32_t events) noexcept;
+  void look() noexcept;
+  void show_answers() noexcept;
+  void fail_ring(const Error& error) noexcept;
+  task::Task<> drain(std::move_only_function<void(std::uint16_t)> stopped);
+  [[nodiscard]] bool takes_chains() const noexcept {
+    return is_enabled_ && !is_broken_ && !is_stopping_;
+  }
+
+  uring::Loop& loop_;
+  virtio::QueueHandler& handler_;
+  const std::uint16_t index_;
+  const virtio::FeatureBits features_;
+  virtio::SplitDeviceQueue queue_;
+  std::list<virtio::MemoryEpoch> epochs_;  // the last one is the present
+  std::list<Kick> kicks_;  // the last one is the present; others are on their way out
+  uring::EventFdNotifier call_;
+  uring::EventFdNotifier error_;
+  bool is_enabled_;
+  bool is_broken_ = false;
+  bool is_stopping_ = false;
+  std::uint32_t pops_left_ = 0;  // in this pass: bounds what a driver that never stops can take
+  std::uint32_t chains_out_ = 0;
+  task::Event quiet_;  // set once nothing is out and the ring is stopping
+  task::Scope control_;
+  log::RateLimit fault_log_{5, std::chrono::seconds(10)};
+};
+
+}  // namespace guestio::vhost

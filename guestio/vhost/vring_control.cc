@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/vhost/vring_control.h"
+
+#include <fcntl.h>
+
+#include <cstring>
+#include <limits>
+
+#include "guestio/base/log.h"
+#include "guestio/vhost/cross_call.h"
+
+namespace guestio::vhost {
+
+namespace {
+
+UniqueFd duplicate(const UniqueFd& fd) {
+  return fd ? UniqueFd(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0)) : UniqueFd();
+}
+
+bool name_the_same_places(const VringAddress& a, const VringAddress& b) noexcept {
+  return a.descriptor == b.descriptor && a.used == b.used && a.available == b.available;
+}
+
+}  // namespace
+
+Result<> VringControl::set_size(std::uint32_t size) {
+  if (is_running_) return fail(Error::peer_fault("the size of a ring that runs", index_));
+  if (!virtio::is_split_queue_size(size)) {
+    return fail(Error::peer_fault("a ring's size is a power of two up to 32768", size));
+  }
+  size_ = size;
+  return {};
+}
+
+Result<> VringControl::set_base(std::uint32_t base) {
+  if (is_running_) return fail(Error::peer_fault("the base of a ring that runs", index_));
+  if (base > std::numeric_limits<std::uint16_t>::max()) {
+    return fail(Error::peer_fault("a ring's base has 16 bits", base));
+  }
+  base_ = static_cast<std::uint16_t>(base);
+  return {};
+}
+
+Result<> VringControl::set_addresses(const VringAddress& addresses) {
+  if (is_running_ && !name_the_same_places(addresses, *addresses_)) {
+    return fail(Error::peer_fault("the addresses of a ring that runs", index_));
+  }
+  const bool is_aligned_well =
+      is_aligned(addresses.descriptor, virtio::kDescriptorTableAlignment) &&
+      is_aligned(addresses.available, virtio::kAvailRingAlignment) &&
+      is_aligned(addresses.used, virtio::kUsedRingAlignment);
+  if (!is_aligned_well) return fail(Error::peer_fault("alignment of a ring's parts", index_));
+  addresses_ = addresses;
+  return {};
+}
+
+template <typename Change>
+void VringControl::tell_running_ring(Change change) {
+  if (!is_running_) return;
+  thread_.loop().post([&thread = thread_, change = std::move(change)]() mutable {
+    change(*thread.vring());
+  });
+}
+
+void VringControl::set_kick(UniqueFd kick) {
+  is_kick_known_ = true;
+  if (!is_running_) {
+    kick_ = std::move(kick);
+    return;
+  }
+  tell_running_ring([kick = std::move(kick)](Vring& vring) mutable {
+    vring.set_kick(std::move(kick));
+  });
+}
+
+void VringControl::set_call(UniqueFd call) {
+  call_ = std::move(call);
+  tell_running_ring([call = duplicate(call_)](Vring& vring) mutable {
+    vring.set_call(std::move(call));
+  });
+}
+
+void VringControl::set_error(UniqueFd error) {
+  error_ = std::move(error);
+  tell_running_ring([error = duplicate(error_)](Vring& vring) mutable {
+    vring.set_error(std::move(error));
+  });
+}
+
+void VringControl::set_enabled(bool is_enabled) {
+  is_enabled_ = is_enabled;
+  tell_running_ring([is_enabled](Vring& vring) { vring.set_enabled(is_enabled); });
+}
+
+Result<virtio::SplitRing> VringControl::locate(const MemoryTable& memory) const {
+  const auto descriptors = memory.find(FrontendAddress(addresses_->descriptor),
+                                       virtio::descriptor_table_bytes(size_));
+  if (!descriptors) return fail(descriptors.error());
+  const auto available =
+      memory.find(FrontendAddress(addresses_->available), virtio::avail_ring_bytes(size_));
+  if (!available) return fail(available.error());
+  const auto used = memory.find(FrontendAddress(addresses_->used), virtio::used_ring_bytes(size_));
+  if (!used) return fail(used.error());
+  return virtio::SplitRing::at(*descriptors, *available, *used, size_);
+}
+
+task::Task<Result<>> VringControl::start_if_ready(const RingEnvironment& environment) {
+  const bool is_ready = is_kick_known_ && size_ != 0 && addresses_ && environment.memory;
+  if (is_running_ || !is_ready) co_return Result<>();
+  auto ring = locate(*environment.memory);
+  if (!ring) co_return fail(ring.error());
+  Vring::Setup setup{.index = index_,
+                     .ring = *ring,
+                     .features = environment.features,
+                     .base = base_,
+                     .memory = environment.memory->memory(),
+                     .kick = std::move(kick_),
+                     .call = duplicate(call_),
+                     .error = duplicate(error_),
+                     .is_enabled = is_enabled_};
+  CrossCall<Result<>> start(thread_.loop(), home_,
+                            [this, setup = std::move(setup)](auto reply) mutable {
+                              auto vring = Vring::create(thread_.loop(), thread_.handler(),
+                                                         std::move(setup));
+                              if (!vring) return reply(fail(vring.error()));
+                              thread_.vring() = std::move(*vring);
+                              thread_.vring()->start();
+                              reply({});
+                            });
+  auto started = co_await start;
+  if (started) {
+    is_running_ = true;
+    log::debug("queue {} runs: {} entries from {}, {}", index_, size_, base_,
+               is_enabled_ ? "enabled" : "disabled");
+  } else {
+    is_kick_known_ = false;
+  }
+  co_return started;
+}
+
+task::Task<Result<>> VringControl::change_memory(const RingEnvironment& environment) {
+  if (!is_running_) co_return Result<>();
+  const auto ring = locate(*environment.memory);
+  if (!ring) {
+    auto stopping = stop();
+    co_await std::move(stopping);
+    co_return fail(ring.error());
+  }
+  CrossCall<bool> change(thread_.loop(), home_,
+                         [this, memory = environment.memory->memory(), ring](auto reply) mutable {
+                           thread_.vring()->set_memory(std::move(memory), *ring);
+                           reply(true);
+                         });
+  co_await change;
+  co_return Result<>();
+}
+
+task::Task<std::uint16_t> VringControl::stop() {
+  is_kick_known_ = false;
+  kick_.reset();
+  if (!is_running_) co_return base_;
+  CrossCall<std::uint16_t> stop(thread_.loop(), home_, [this](auto reply) {
+    thread_.vring()->stop([this, reply](std::uint16_t next) {
+      // Not from inside the ring's own function: it is about to be destroyed.
+      thread_.loop().post([this, reply, next] {
+        thread_.vring().reset();
+        reply(next);
+      });
+    });
+  });
+  base_ = co_await stop;
+  is_running_ = false;
+  log::debug("queue {} stopped at {}", index_, base_);
+  co_return base_;
+}
+
+task::Task<> VringControl::reset() {
+  auto stopping = stop();
+  co_await std::move(stopping);
+  size_ = 0;
+  base_ = 0;
+  addresses_.reset();
+  call_.reset();
+  error_.reset();
+  is_enabled_ = false;
+}
+
+}  // namespace guestio::vhost

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "guestio/base/error.h"
+#include "guestio/base/unique_fd.h"
+#include "guestio/task/task.h"
+#include "guestio/vhost/memory_table.h"
+#include "guestio/vhost/messages.h"
+#include "guestio/vhost/queue_thread.h"
+
+namespace guestio::vhost {
+
+/// What a ring needs from its session besides its own messages.
+struct RingEnvironment {
+  virtio::FeatureBits features = 0;
+  std::shared_ptr<const MemoryTable> memory;
+};
+
+/// The control thread's half of one ring: collects what the front-end says about it, in whatever
+/// order, starts it when everything is there, and passes changes on to the ring while it runs
+/// (vhost-user, "Ring states").
+///
+///   idle ── size, addresses, memory and a kick message there ──► running
+///   running ── GET_VRING_BASE, or the front-end leaves ──► idle, wants a new kick message
+///
+/// Threads: the control thread. Errors of the setters are peer faults, nothing is changed then.
+class VringControl {
+ public:
+  VringControl(QueueThread& thread, uring::Loop& home, std::uint16_t index) noexcept
+      : thread_(thread), home_(home), index_(index) {}
+
+  Result<> set_size(std::uint32_t size);
+  Result<> set_base(std::uint32_t base);
+  /// While the ring runs only what changes nothing is taken (a front-end that switches logging on).
+  Result<> set_addresses(const VringAddress& addresses);
+  /// No descriptor means: there are no kicks. Starts the ring once all else is there.
+  void set_kick(UniqueFd kick);
+  void set_call(UniqueFd call);
+  void set_error(UniqueFd error);
+  void set_enabled(bool is_enabled);
+
+  /// Starts the ring if everything is there and it does not run yet.
+  /// Errors: peer fault, out of range (an address outside memory), memory fault, host.
+  task::Task<Result<>> start_if_ready(const RingEnvironment& environment);
+  /// Puts a running ring on another memory table; one whose parts are not in it is stopped.
+  /// Errors: as start_if_ready().
+  task::Task<Result<>> change_memory(const RingEnvironment& environment);
+  /// Stops the ring after what it took is answered. Returns where the available ring goes on.
+  task::Task<std::uint16_t> stop();
+  /// Stops and forgets everything: for the next front-end.
+  task::Task<> reset();
+
+  [[nodiscard]] bool is_running() const noexcept { return is_running_; }
+
+ private:
+  Result<virtio::SplitRing> locate(const MemoryTable& memory) const;
+  template <typename Change>
+  void tell_running_ring(Change change);
+
+  QueueThread& thread_;
+  uring::Loop& home_;
+  const std::uint16_t index_;
+
+  std::uint32_t size_ = 0;
+  std::uint16_t base_ = 0;
+  std::optional<VringAddress> addresses_;
+  bool is_kick_known_ = false;  // a kick message came since the ring last stopped
+  UniqueFd kick_;               // moved to the ring when it starts
+  UniqueFd call_;               // a copy stays here, for the next start
+  UniqueFd error_;
+  bool is_enabled_ = false;
+  bool is_running_ = false;
+};
+
+}  // namespace guestio::vhost

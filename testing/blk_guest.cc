@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT
+#include "testing/blk_guest.h"
+
+#include <cstring>
+
+#include "guestio/base/check.h"
+
+namespace guestio::testing {
+
+namespace vblk = virtio::blk;
+using Segment = virtio::SplitDriverQueue::Segment;
+
+namespace {
+
+constexpr std::size_t kScratchBytes = std::size_t{4} << 20;
+// Where the parts of perform()'s requests lie in the scratch area.
+constexpr std::size_t kHeaderAt = 0;
+constexpr std::size_t kStatusAt = 64;
+constexpr std::size_t kDataAt = kPageSize;
+
+}  // namespace
+
+Result<std::unique_ptr<BlkGuest>> BlkGuest::connect(const std::string& path,
+                                                    const Options& options) {
+  auto socket = vhost::MessageSocket::connect(path);
+  if (!socket) return fail(socket.error());
+  return over(UniqueFd(::dup(socket->fd())), options);
+}
+
+Result<std::unique_ptr<BlkGuest>> BlkGuest::over(UniqueFd socket, const Options& options) {
+  auto memory = vhost::FrontendMemory::create(options.memory);
+  if (!memory) return fail(memory.error());
+  std::unique_ptr<BlkGuest> guest(
+      new BlkGuest(vhost::Frontend::over(std::move(socket), {}), std::move(*memory)));
+  const auto negotiated = guest->frontend_.negotiate(
+      options.features | vhost::kFeatureProtocolFeatures, options.protocol);
+  if (!negotiated) return fail(negotiated.error());
+  const auto region = guest->memory_.region();
+  if (auto set = guest->frontend_.set_mem_table(std::span(&region, 1)); !set) {
+    return fail(set.error());
+  }
+  for (std::uint32_t i = 0; i < options.queues; ++i) {
+    auto queue = vhost::FrontendQueue::start(
+        guest->frontend_, guest->memory_,
+        {.index = i, .size = options.queue_size, .first_index = options.first_index});
+    if (!queue) return fail(queue.error());
+    guest->queues_.push_back(std::move(*queue));
+  }
+  auto scratch = guest->memory_.allocate(kScratchBytes, kPageSize);
+  if (!scratch) return fail(scratch.error());
+  guest->scratch_ = *scratch;
+  return guest;
+}
+
+vblk::Config BlkGuest::config() {
+  vblk::Config config{};
+  GUESTIO_CHECK(frontend_.get_config(0, std::as_writable_bytes(std::span(&config, 1))).has_value(),
+                "a configuration space");
+  return config;
+}
+
+BlkGuest::Answer BlkGuest::perform(Type type, std::uint64_t sector, std::span<const std::byte> out,
+                                   std::size_t in_bytes, std::size_t misalignment,
+                                   std::uint32_t queue) {
+  const auto header = scratch_.part(kHeaderAt, sizeof(vblk::RequestHeader));
+  const auto status = scratch_.part(kStatusAt, 1);
+  const auto data = scratch_.part(kDataAt + misalignment, std::max(out.size(), in_bytes));
+  const vblk::RequestHeader request{type, 0, sector};
+  std::memcpy(header.host, &request, sizeof request);
+  *status.host = std::byte{0xff};
+  if (!out.empty()) std::memcpy(data.host, out.data(), out.size());
+
+  std::vector<Segment> chain = {
+      {header.gpa, sizeof request, virtio::Direction::kReadable}};
+  if (data.size != 0) {
+    chain.push_back({data.gpa, static_cast<std::uint32_t>(data.size),
+                     out.empty() ? virtio::Direction::kWritable : virtio::Direction::kReadable});
+  }
+  chain.push_back({status.gpa, 1, virtio::Direction::kWritable});
+  const auto used = send_chain(chain, queue);
+  GUESTIO_CHECK(used.has_value(), "an answer within the time limit");
+  Answer answer;
+  answer.used_length = *used;
+  answer.status = static_cast<std::uint8_t>(*status.host);
+  answer.data.assign(data.host, data.host + in_bytes);
+  return answer;
+}
+
+std::optional<std::uint32_t> BlkGuest::send_chain(std::span<const Segment> segments,
+                                                  std::uint32_t queue,
+                                                  std::chrono::milliseconds limit) {
+  using Clock = std::chrono::steady_clock;
+  const auto deadline = Clock::now() + limit;
+  vhost::FrontendQueue& to = queues_[queue];
+  if (!to.ring().add(segments)) return std::nullopt;
+  const auto wants_kick = to.ring().publish();
+  if (!wants_kick || (*wants_kick && !to.kick())) return std::nullopt;
+  while (true) {
+    const auto used = to.ring().reap();
+    if (!used) return std::nullopt;
+    if (*used) return (*used)->written;
+    const auto has_more = to.ring().enable_calls();
+    if (!has_more) return std::nullopt;
+    if (*has_more) continue;
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
+    if (left.count() <= 0 || !to.wait_for_call(left)) return std::nullopt;
+  }
+}
+
+}  // namespace guestio::testing

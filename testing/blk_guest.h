@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "guestio/vhost/frontend.h"
+#include "guestio/vhost/frontend_memory.h"
+#include "guestio/vhost/frontend_queue.h"
+#include "guestio/virtio/blk_layout.h"
+
+namespace guestio::testing {
+
+/// A guest of one disk, one request at a time, that may lay its requests out as it likes. Every
+/// function stops the test's process with a line when the backend does not do its part in time.
+class BlkGuest {
+ public:
+  struct Options {
+    std::uint64_t features = ~std::uint64_t{0};  ///< those wanted, of what is offered
+    std::uint64_t protocol = vhost::kProtocolMq | vhost::kProtocolConfig | vhost::kProtocolReplyAck;
+    std::uint32_t queues = 1;
+    std::uint16_t queue_size = 64;
+    std::uint16_t first_index = 0;
+    std::size_t memory = std::size_t{8} << 20;
+  };
+  struct Answer {
+    std::uint8_t status = 0xff;
+    std::uint32_t used_length = 0;
+    std::vector<std::byte> data;
+  };
+  using Type = virtio::blk::RequestType;
+
+  /// Errors: those of vhost::Frontend.
+  static Result<std::unique_ptr<BlkGuest>> connect(const std::string& path, const Options& options);
+  static Result<std::unique_ptr<BlkGuest>> connect(const std::string& path) {
+    return connect(path, Options{});
+  }
+  static Result<std::unique_ptr<BlkGuest>> over(UniqueFd socket, const Options& options);
+
+  [[nodiscard]] vhost::Frontend& frontend() noexcept { return frontend_; }
+  [[nodiscard]] vhost::FrontendMemory& memory() noexcept { return memory_; }
+  [[nodiscard]] vhost::FrontendQueue& queue(std::uint32_t index = 0) noexcept {
+    return queues_[index];
+  }
+  [[nodiscard]] virtio::blk::Config config();
+
+  Answer read(std::uint64_t sector, std::size_t bytes) { return perform(Type::kIn, sector, {}, bytes); }
+  Answer write(std::uint64_t sector, std::span<const std::byte> data) {
+    return perform(Type::kOut, sector, data, 0);
+  }
+  Answer flush() { return perform(Type::kFlush, 0, {}, 0); }
+  /// One request with header, data and status each in one descriptor; the data lies
+  /// `misalignment` bytes behind a page boundary.
+  Answer perform(Type type, std::uint64_t sector, std::span<const std::byte> out,
+                 std::size_t in_bytes, std::size_t misalignment = 0, std::uint32_t queue = 0);
+
+  /// Sends a chain as it is; nothing when the backend does not answer in time.
+  std::optional<std::uint32_t> send_chain(
+      std::span<const virtio::SplitDriverQueue::Segment> segments, std::uint32_t queue = 0,
+      std::chrono::milliseconds limit = std::chrono::seconds(10));
+  /// A scratch area of one's own, for chains made by hand; the same each time.
+  [[nodiscard]] vhost::SharedPiece scratch() const noexcept { return scratch_; }
+
+ private:
+  BlkGuest(vhost::Frontend frontend, vhost::FrontendMemory memory)
+      : frontend_(std::move(frontend)), memory_(std::move(memory)) {}
+
+  vhost::Frontend frontend_;
+  vhost::FrontendMemory memory_;
+  std::vector<vhost::FrontendQueue> queues_;
+  vhost::SharedPiece scratch_;
+};
+
+}  // namespace guestio::testing

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT
+#include "testing/child_process.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#include <csignal>
+#include <thread>
+
+#include "guestio/base/check.h"
+
+namespace guestio::testing {
+
+using std::chrono::milliseconds;
+using Clock = std::chrono::steady_clock;
+
+namespace {
+
+constexpr milliseconds kGlance{5};
+
+[[noreturn]] void become(std::vector<char*>& arguments, int output, int inherited) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  ::dup2(output, STDOUT_FILENO);
+  ::dup2(output, STDERR_FILENO);
+  if (inherited >= 0) ::fcntl(inherited, F_SETFD, 0);
+  ::execv(arguments[0], arguments.data());
+  ::_exit(127);
+}
+
+}  // namespace
+
+ChildProcess::ChildProcess(const std::vector<std::string>& arguments, int inherited)
+    : output_(::memfd_create("child-output", MFD_CLOEXEC)) {
+  GUESTIO_CHECK(output_, "a file for a child's output");
+  // O_APPEND: standard output and error share the file without overwriting each other.
+  ::fcntl(output_.get(), F_SETFL, O_APPEND);
+  std::vector<std::string> copies = arguments;
+  std::vector<char*> pointers;
+  for (std::string& argument : copies) pointers.push_back(argument.data());
+  pointers.push_back(nullptr);
+  pid_ = ::fork();
+  GUESTIO_CHECK(pid_ >= 0, "a child process");
+  if (pid_ == 0) become(pointers, output_.get(), inherited);
+}
+
+ChildProcess::~ChildProcess() {
+  if (!is_running()) return;
+  send_signal(SIGKILL);
+  (void)wait();
+}
+
+bool ChildProcess::is_running() { return !wait(milliseconds(0)).has_value(); }
+
+void ChildProcess::send_signal(int number) const { ::kill(pid_, number); }
+
+std::optional<int> ChildProcess::wait(milliseconds limit) {
+  const auto deadline = Clock::now() + limit;
+  while (!status_) {
+    int status = 0;
+    if (::waitpid(pid_, &status, WNOHANG) == pid_) {
+      status_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+      break;
+    }
+    if (Clock::now() >= deadline) return std::nullopt;
+    std::this_thread::sleep_for(kGlance);
+  }
+  return status_;
+}
+
+std::string ChildProcess::output() const {
+  std::string text(static_cast<std::size_t>(::lseek(output_.get(), 0, SEEK_END)), '\0');
+  const auto size = ::pread(output_.get(), text.data(), text.size(), 0);
+  text.resize(size < 0 ? 0 : static_cast<std::size_t>(size));
+  return text;
+}
+
+bool ChildProcess::wait_for_output(const std::string& text, milliseconds limit) {
+  const auto deadline = Clock::now() + limit;
+  while (output().find(text) == std::string::npos) {
+    if (!is_running() || Clock::now() >= deadline) {
+      return output().find(text) != std::string::npos;
+    }
+    std::this_thread::sleep_for(kGlance);
+  }
+  return true;
+}
+
+}  // namespace guestio::testing

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "guestio/base/unique_fd.h"
+
+namespace guestio::testing {
+
+/// A program under test: started with its output captured, killed at the end if it still runs.
+class ChildProcess {
+ public:
+  /// `arguments[0]` is the program. `inherited` is handed down under its own number, if given.
+  explicit ChildProcess(const std::vector<std::string>& arguments, int inherited = -1);
+  ChildProcess(const ChildProcess&) = delete;
+  ChildProcess& operator=(const ChildProcess&) = delete;
+  ~ChildProcess();
+
+  [[nodiscard]] pid_t pid() const noexcept { return pid_; }
+  [[nodiscard]] bool is_running();
+  void send_signal(int number) const;
+  /// The exit status, 128 + the signal that ended it, or nothing when it still runs after `limit`.
+  std::optional<int> wait(std::chrono::milliseconds limit = std::chrono::seconds(20));
+  /// Standard output and error so far.
+  [[nodiscard]] std::string output() const;
+  /// Waits until the output holds `text`; false when it ends or `limit` passes first.
+  [[nodiscard]] bool wait_for_output(const std::string& text,
+                                     std::chrono::milliseconds limit = std::chrono::seconds(20));
+
+ private:
+  UniqueFd output_;
+  pid_t pid_ = -1;
+  std::optional<int> status_;
+};
+
+}  // namespace guestio::testing

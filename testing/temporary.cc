@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT
+#include "testing/temporary.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+
+#include "guestio/base/check.h"
+
+namespace guestio::testing {
+
+namespace {
+
+/// What a command prints, without its line end; empty when it fails.
+std::string output_of(const std::string& command) {
+  std::FILE* const pipe = ::popen(command.c_str(), "re");
+  if (pipe == nullptr) return {};
+  std::array<char, 256> line{};
+  std::string text;
+  if (std::fgets(line.data(), line.size(), pipe) != nullptr) text = line.data();
+  if (::pclose(pipe) != 0) return {};
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  return text;
+}
+
+}  // namespace
+
+TemporaryFolder::TemporaryFolder() {
+  // Beside the build rather than in /tmp, which may be a tmpfs without direct I/O.
+  std::string pattern = (std::filesystem::current_path() / "guestio-test-XXXXXX").string();
+  GUESTIO_CHECK(::mkdtemp(pattern.data()) != nullptr, "a temporary folder");
+  path_ = pattern;
+}
+
+TemporaryFolder::~TemporaryFolder() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+std::string TemporaryFolder::make_image(const std::string& name, std::uint64_t size) const {
+  const std::string path = file(name);
+  const UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  GUESTIO_CHECK(fd && ::ftruncate(fd.get(), static_cast<off_t>(size)) == 0, "a test image");
+  return path;
+}
+
+MemoryFile::MemoryFile(std::uint64_t size) : fd_(::memfd_create("guestio-test", MFD_CLOEXEC)) {
+  GUESTIO_CHECK(fd_ && ::ftruncate(fd_.get(), static_cast<off_t>(size)) == 0, "a memory file");
+}
+
+std::string MemoryFile::path() const { return fmt::format("/proc/{}/fd/{}", ::getpid(), fd()); }
+
+LoopDevice::LoopDevice(const std::string& file, unsigned block_size)
+    : path_(output_of(fmt::format("losetup --find --show --direct-io=on -b {} {} 2>/dev/null",
+                                  block_size, file))) {}
+
+LoopDevice::~LoopDevice() {
+  if (!path_.empty()) (void)output_of("losetup -d " + path_);
+}
+
+}  // namespace guestio::testing

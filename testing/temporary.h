@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "guestio/base/unique_fd.h"
+
+namespace guestio::testing {
+
+/// A folder of its own for one test, removed with everything in it.
+class TemporaryFolder {
+ public:
+  TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  ~TemporaryFolder();
+
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
+  [[nodiscard]] std::string file(const std::string& name) const { return path_ + "/" + name; }
+  /// Makes a sparse file of `size` bytes and returns its path.
+  [[nodiscard]] std::string make_image(const std::string& name, std::uint64_t size) const;
+
+ private:
+  std::string path_;
+};
+
+/// A file in memory (tmpfs) that can be opened by a path.
+class MemoryFile {
+ public:
+  explicit MemoryFile(std::uint64_t size);
+  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+  [[nodiscard]] std::string path() const;
+
+ private:
+  UniqueFd fd_;
+};
+
+/// A loop device over a file, with direct I/O and the given block size. Needs root.
+class LoopDevice {
+ public:
+  /// The path is empty when this machine gives no loop devices.
+  LoopDevice(const std::string& file, unsigned block_size);
+  LoopDevice(const LoopDevice&) = delete;
+  LoopDevice& operator=(const LoopDevice&) = delete;
+  ~LoopDevice();
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace guestio::testing

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "testing/blk_guest.h"
+#include "testing/child_process.h"
+#include "testing/temporary.h"
+
+namespace guestio::tests {
+
+/// The guestio-blk that this build made.
+inline const std::string kBackendProgram = GUESTIO_BLK_PROGRAM;
+inline const std::string kLoadProgram = GUESTIO_LOAD_PROGRAM;
+
+/// A running guestio-blk on an image of 16 MiB.
+class BackendTest : public ::testing::Test {
+ protected:
+  static constexpr std::uint64_t kImageBytes = std::uint64_t{16} << 20;
+
+  /// Starts guestio-blk with the usual options and `more`.
+  void start(const std::vector<std::string>& more = {}) {
+    std::vector<std::string> arguments = {kBackendProgram, "--socket-path", socket_, "--blk-file",
+                                          image_};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    backend_ = std::make_unique<testing::ChildProcess>(arguments);
+    ASSERT_TRUE(backend_->wait_for_output("serves ")) << backend_->output();
+  }
+  /// Ends it as an operator does.
+  void stop() {
+    backend_->send_signal(SIGTERM);
+    ASSERT_EQ(backend_->wait(), 0) << backend_->output();
+  }
+  std::unique_ptr<testing::BlkGuest> connect(const testing::BlkGuest::Options& options = {}) {
+    auto guest = testing::BlkGuest::connect(socket_, options);
+    EXPECT_TRUE(guest.has_value()) << guest.error().to_string() << "\n" << backend_->output();
+    return guest ? std::move(*guest) : nullptr;
+  }
+  /// A new front-end is served, and the process is the same.
+  void expect_alive() {
+    ASSERT_TRUE(backend_->is_running()) << backend_->output();
+    const auto guest = connect();
+    ASSERT_NE(guest, nullptr);
+    EXPECT_EQ(guest->read(0, 4096).status, 0);
+  }
+
+  testing::TemporaryFolder folder_;
+  std::string socket_ = folder_.file("s");
+  std::string image_ = folder_.make_image("disk.img", kImageBytes);
+  std::unique_ptr<testing::ChildProcess> backend_;
+};
+
+}  // namespace guestio::tests

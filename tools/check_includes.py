@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Checks the table of rooms: which room may include whom, in sources and in CMake's links.
+
+The table below is the one in ARCHITECTURE.md; `--table` prints it as Markdown so that a test can
+compare the two. Exit status 1 and one line for each include that breaks it.
+"""
+import pathlib
+import re
+import sys
+
+ROOMS = {
+    "base": [],
+    "mem": ["base"],
+    "task": ["base"],
+    "buf": ["base", "mem", "task"],
+    "uring": ["base", "task"],
+    "disk": ["base", "mem", "task", "buf"],
+    "disk/file": ["base", "mem", "task", "buf", "uring", "disk"],
+    "virtio": ["base", "mem"],
+    "blk": ["base", "mem", "buf", "task", "disk", "virtio"],
+    "vhost": ["base", "mem", "task", "uring", "virtio"],
+}
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+INCLUDE = re.compile(r'^\s*#\s*include\s*["<](guestio|testing|apps)/([^">]+)[">]')
+
+
+def room_of(path):
+    """The room that a path relative to guestio/ lies in, the longest name first."""
+    for room in sorted(ROOMS, key=len, reverse=True):
+        if path.parent == pathlib.PurePath(room):
+            return room
+    return None
+
+
+def is_test(path):
+    return path.name.endswith(("_test.cc", "_fuzz.cc", "_benchmark.cc"))
+
+
+def violations():
+    for path in sorted((ROOT / "guestio").rglob("*")):
+        if path.suffix not in (".h", ".cc"):
+            continue
+        relative = path.relative_to(ROOT / "guestio")
+        room = room_of(relative)
+        where = path.relative_to(ROOT)
+        if room is None:
+            yield f"{where}: lies in no room of the table"
+            continue
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            match = INCLUDE.match(line)
+            if not match:
+                continue
+            top, rest = match.groups()
+            if top != "guestio":
+                if not is_test(path) or top == "apps":
+                    yield f"{where}:{number}: guestio/{room} may not include {top}/"
+                continue
+            target = room_of(pathlib.PurePath(rest))
+            if target is None:
+                yield f"{where}:{number}: {rest} lies in no room of the table"
+            elif target != room and target not in ROOMS[room] and not is_test(path):
+                yield f"{where}:{number}: {room} may not include {target}"
+
+
+def table():
+    for room, allowed in ROOMS.items():
+        yield f"| `guestio/{room}` | {', '.join(allowed) or 'nothing of ours'} |"
+
+
+def main():
+    if sys.argv[1:] == ["--table"]:
+        print("\n".join(table()))
+        return 0
+    if sys.argv[1:] == ["--check-table"]:
+        text = (ROOT / "ARCHITECTURE.md").read_text()
+        missing = [row for row in table() if row.split(" | ")[0] not in text
+                   or not re.search(re.escape(row.split(" | ")[0]) + r" \|.*\| "
+                                    + re.escape(row.split(" | ")[1]), text)]
+        for row in missing:
+            print(f"ARCHITECTURE.md lacks or contradicts: {row}")
+        return 1 if missing else 0
+    found = list(violations())
+    print("\n".join(found) if found else "includes keep to the table of rooms")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

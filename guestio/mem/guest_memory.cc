@@ -154,13 +154,21 @@ GuestMemory GuestMemory::with_dirty_log(std::shared_ptr<const DirtyLog> log) con
   return GuestMemory(std::move(logged));
 }
 
-bool GuestMemory::has_dirty_log() const noexcept { return table().log != nullptr; }
+std::shared_ptr<const DirtyLog> GuestMemory::dirty_log() const noexcept { return table().log; }
 
 std::vector<RegionInfo> GuestMemory::regions() const {
   std::vector<RegionInfo> result;
   for (const Region& region : table().regions) {
     result.push_back({Gpa(region.start), region.length, region.host,
                       region.writable ? Mapping::Access::kReadWrite : Mapping::Access::kRead});
+  }
+  return result;
+}
+
+std::vector<RegionSpec> GuestMemory::specs() const {
+  std::vector<RegionSpec> result;
+  for (const Region& region : table().regions) {
+    result.push_back({Gpa(region.start), ByteCount(region.length), region.backing, region.offset});
   }
   return result;
 }

@@ -202,10 +202,12 @@ class GuestMemory {
   /// Errors: of DirtyLog::mark(), out-of-range.
   template <GuestRange Range>
   [[nodiscard]] Result<> mark_written(const Range& range) const noexcept;
-  [[nodiscard]] bool has_dirty_log() const noexcept;
+  [[nodiscard]] std::shared_ptr<const DirtyLog> dirty_log() const noexcept;
 
   /// In ascending order.
   [[nodiscard]] std::vector<RegionInfo> regions() const;
+  /// What create() needs to build the same memory again, or one that differs by a region.
+  [[nodiscard]] std::vector<RegionSpec> specs() const;
   [[nodiscard]] std::vector<ShareableRegion> shareable_regions() const;
   /// The address behind the last region; 0 when there is none, or when that is 2^64.
   [[nodiscard]] Gpa end() const noexcept;

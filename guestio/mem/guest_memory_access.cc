@@ -248,7 +248,7 @@ Result<> GuestMemory::fill(const Range& to, std::byte value, std::uint64_t lengt
 
 template <GuestRange Range>
 Result<> GuestMemory::mark_written(const Range& range) const noexcept {
-  if (!has_dirty_log()) return {};
+  if (table().log == nullptr) return {};
   const Region* hint = nullptr;
   return for_each_run(range, [&](const AddressRange& run) {
     return internal::for_each_piece(table(), hint, run, [&](const Piece& piece) {

@@ -89,22 +89,28 @@ BlkGuest::Answer BlkGuest::perform(Type type, std::uint64_t sector, std::span<co
 std::optional<std::uint32_t> BlkGuest::send_chain(std::span<const Segment> segments,
                                                   std::uint32_t queue,
                                                   std::chrono::milliseconds limit) {
-  using Clock = std::chrono::steady_clock;
-  const auto deadline = Clock::now() + limit;
   vhost::FrontendQueue& to = queues_[queue];
   if (!to.ring().add(segments)) return std::nullopt;
   const auto wants_kick = to.ring().publish();
   if (!wants_kick || (*wants_kick && !to.kick())) return std::nullopt;
+  return wait_for_used(queue, limit);
+}
+
+std::optional<std::uint32_t> BlkGuest::wait_for_used(std::uint32_t queue,
+                                                     std::chrono::milliseconds limit) {
+  using Clock = std::chrono::steady_clock;
+  const auto deadline = Clock::now() + limit;
+  vhost::FrontendQueue& from = queues_[queue];
   while (true) {
-    const auto used = to.ring().reap();
+    const auto used = from.ring().reap();
     if (!used) return std::nullopt;
     if (*used) return (*used)->written;
-    const auto has_more = to.ring().enable_calls();
+    const auto has_more = from.ring().enable_calls();
     if (!has_more) return std::nullopt;
     if (*has_more) continue;
     const auto left =
         std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
-    if (left.count() <= 0 || !to.wait_for_call(left)) return std::nullopt;
+    if (left.count() <= 0 || !from.wait_for_call(left)) return std::nullopt;
   }
 }
 

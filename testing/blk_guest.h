@@ -63,6 +63,8 @@ class BlkGuest {
   std::optional<std::uint32_t> send_chain(
       std::span<const virtio::SplitDriverQueue::Segment> segments, std::uint32_t queue = 0,
       std::chrono::milliseconds limit = std::chrono::seconds(10));
+  /// Waits for the next chain that comes back: what the backend says it wrote.
+  std::optional<std::uint32_t> wait_for_used(std::uint32_t queue, std::chrono::milliseconds limit);
   /// A scratch area of one's own, for chains made by hand; the same each time.
   [[nodiscard]] vhost::SharedPiece scratch() const noexcept { return scratch_; }
 

@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <limits>
+
 #include "guestio/base/check.h"
 
 namespace guestio::blk {
@@ -69,18 +72,28 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
     if (!ranges) return answer_error(ranges.error());
     kind = range_kind;
     ranges_ = *ranges;
+    // All are checked before the first is done.
+    for (next_range_ = 0; next_range_ < ranges_.count;) {
+      if (auto checked = take_next_range(); !checked) return answer_error(checked.error());
+    }
     next_range_ = 0;
     start_next_range();
   }
 
-  void start_next_range() noexcept {
+  /// Makes the next range the one to work on.
+  Result<> take_next_range() noexcept {
     const vblk::RangeSegment& range = ranges_.all()[next_range_++];
     const auto start = Sector(range.sector).to_offset();
-    if (!start) return answer_error(beyond_end(range.sector));
+    if (!start) return fail(beyond_end(range.sector));
     offset = *start;
     length = std::uint64_t{range.num_sectors} * Sector::kSize;
     unmap = (range.flags & vblk::kRangeUnmap) != 0 ? disk::Unmap::kAllowed
                                                    : disk::Unmap::kForbidden;
+    return disk::check_io(device().disk(), *this);
+  }
+
+  void start_next_range() noexcept {
+    if (auto taken = take_next_range(); !taken) return answer_error(taken.error());
     start_checked();
   }
 
@@ -122,7 +135,8 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
       const std::byte byte{static_cast<std::uint8_t>(status)};
       // When the status cannot be written, its memory is gone: the used entry says that nothing was.
       if (parsed_.status.writer().write(std::span(&byte, 1))) {
-        written = static_cast<std::uint32_t>(data_written) + 1;
+        written = static_cast<std::uint32_t>(
+            std::min<std::uint64_t>(data_written, std::numeric_limits<std::uint32_t>::max() - 1) + 1);
       }
     }
     virtio::DeviceQueue& queue = *queue_;

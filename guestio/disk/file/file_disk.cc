@@ -2,6 +2,7 @@
 #include "guestio/disk/file/file_disk.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -26,16 +27,34 @@ Result<mode_t> ask_kind(const std::string& path) {
   return status.st_mode;
 }
 
-Result<UniqueFd> open_image(const FileDiskOptions& options) {
+/// The image's two descriptors. Claims hang on one that no ring ever sees: a ring that dies with its
+/// process lets go of its files some time later, and a successor must not find the image busy.
+struct OpenImage {
+  UniqueFd claim;
+  UniqueFd io;
+};
+
+Result<UniqueFd> open_claim(const FileDiskOptions& options) {
   const auto mode = ask_kind(options.path);
   if (!mode) return fail(mode.error());
   int flags = O_CLOEXEC | (options.use == ImageUse::kReadWrite ? O_RDWR : O_RDONLY);
-  if (options.caching == Caching::kDirect) flags |= O_DIRECT;
   // On a block device O_EXCL keeps mounted and otherwise claimed devices from being written to.
   if (S_ISBLK(*mode) && options.use == ImageUse::kReadWrite) flags |= O_EXCL;
   UniqueFd fd(::open(options.path.c_str(), flags));
-  if (fd) return fd;
-  if (errno == EBUSY) return fail(ErrorKind::kBusy, "open the device");
+  if (!fd && errno == EBUSY) return fail(ErrorKind::kBusy, "open the device");
+  if (!fd) return fail_host("open the image");
+  if (auto locked = lock_image(fd.get(), options.use); !locked) return fail(locked.error());
+  return fd;
+}
+
+Result<OpenImage> open_image(const FileDiskOptions& options) {
+  auto claim = open_claim(options);
+  if (!claim) return fail(claim.error());
+  int flags = O_CLOEXEC | (options.use == ImageUse::kReadWrite ? O_RDWR : O_RDONLY);
+  if (options.caching == Caching::kDirect) flags |= O_DIRECT;
+  // The same file, whatever the path names by now.
+  UniqueFd io(::open(fmt::format("/proc/self/fd/{}", claim->get()).c_str(), flags));
+  if (io) return OpenImage{std::move(*claim), std::move(io)};
   if (errno == EINVAL && options.caching == Caching::kDirect) {
     return fail(ErrorKind::kUnsupported, "direct I/O on this file (--buffered goes without)");
   }
@@ -74,14 +93,14 @@ Result<DiskInfo> describe(int fd, const FileFacts& facts, const FileDiskOptions&
 }  // namespace
 
 Result<std::unique_ptr<FileDisk>> FileDisk::open(const FileDiskOptions& options) {
-  auto fd = open_image(options);
-  if (!fd) return fail(fd.error());
-  if (auto locked = lock_image(fd->get(), options.use); !locked) return fail(locked.error());
-  const auto facts = probe_file(fd->get());
+  auto image = open_image(options);
+  if (!image) return fail(image.error());
+  const auto facts = probe_file(image->io.get());
   if (!facts) return fail(facts.error());
-  const auto info = describe(fd->get(), *facts, options);
+  const auto info = describe(image->io.get(), *facts, options);
   if (!info) return fail(info.error());
-  return std::unique_ptr<FileDisk>(new FileDisk(std::move(*fd), *facts, *info));
+  return std::unique_ptr<FileDisk>(
+      new FileDisk(std::move(image->claim), std::move(image->io), *facts, *info));
 }
 
 Result<std::unique_ptr<Channel>> FileDisk::open_channel(uring::Loop& loop, ByteCount bounce_limit) {

@@ -48,9 +48,10 @@ class FileDisk {
 
  private:
   friend class FileChannel;
-  FileDisk(UniqueFd fd, const FileFacts& facts, const DiskInfo& info) noexcept
-      : fd_(std::move(fd)), facts_(facts), info_(info) {}
+  FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const DiskInfo& info) noexcept
+      : claim_(std::move(claim)), fd_(std::move(io)), facts_(facts), info_(info) {}
 
+  const UniqueFd claim_;  // holds the image's locks, is used for nothing else
   const UniqueFd fd_;
   const FileFacts facts_;
   const DiskInfo info_;

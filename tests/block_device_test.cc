@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: MIT
+// What a guest sees of its disk.
+#include <fcntl.h>
+
+#include <cstring>
+#include <random>
+
+#include "tests/backend_fixture.h"
+
+namespace guestio::tests {
+namespace {
+
+namespace vblk = virtio::blk;
+using Type = testing::BlkGuest::Type;
+
+std::vector<std::byte> make_pattern(std::size_t size, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<std::byte> bytes(size);
+  for (auto& byte : bytes) byte = static_cast<std::byte>(random());
+  return bytes;
+}
+
+class BlockDeviceTest : public BackendTest {
+ protected:
+  /// What the image holds, past our own page cache's back.
+  std::vector<std::byte> image_bytes(std::uint64_t offset, std::size_t size) {
+    const UniqueFd fd(::open(image_.c_str(), O_RDONLY | O_CLOEXEC));
+    std::vector<std::byte> bytes(size);
+    EXPECT_EQ(::pread(fd.get(), bytes.data(), size, static_cast<off_t>(offset)),
+              static_cast<ssize_t>(size));
+    return bytes;
+  }
+};
+
+TEST_F(BlockDeviceTest, WhatIsWrittenIsInTheImageAndReadBack) {
+  start();
+  const auto guest = connect();
+  const auto pattern = make_pattern(65536, 1);
+  const auto written = guest->write(16, pattern);
+  EXPECT_EQ(written.status, 0);
+  EXPECT_EQ(written.used_length, 1u);
+  EXPECT_EQ(guest->flush().status, 0);
+  EXPECT_EQ(image_bytes(8192, pattern.size()), pattern);
+  const auto read = guest->read(16, pattern.size());
+  EXPECT_EQ(read.status, 0);
+  EXPECT_EQ(read.used_length, pattern.size() + 1);
+  EXPECT_EQ(read.data, pattern);
+}
+
+TEST_F(BlockDeviceTest, DataMayLieAtAnyAddress) {
+  start();
+  const auto guest = connect();
+  for (const std::size_t misalignment : {1U, 3U, 511U, 512U, 513U, 2048U, 4095U}) {
+    const auto pattern = make_pattern(5 * 4096 + 512, misalignment);
+    EXPECT_EQ(guest->perform(Type::kOut, 7, pattern, 0, misalignment).status, 0) << misalignment;
+    EXPECT_EQ(guest->perform(Type::kIn, 7, {}, pattern.size(), misalignment + 5).data, pattern)
+        << misalignment;
+  }
+}
+
+TEST_F(BlockDeviceTest, BounceMemoryOfTheLeastSizeServesLargeMisalignedRequests) {
+  start({"--bounce-limit", "64k"});
+  const auto guest = connect();
+  const auto pattern = make_pattern(1 << 20, 9);
+  EXPECT_EQ(guest->perform(Type::kOut, 0, pattern, 0, 1).status, 0);
+  EXPECT_EQ(guest->perform(Type::kIn, 0, {}, pattern.size(), 3).data, pattern);
+}
+
+TEST_F(BlockDeviceTest, TheConfigurationTellsTheTruth) {
+  start({"--num-queues", "3"});
+  const auto guest = connect();
+  const vblk::Config config = guest->config();
+  EXPECT_EQ(config.capacity, kImageBytes / 512);
+  EXPECT_EQ(config.blk_size, 512u);
+  EXPECT_EQ(config.num_queues, 3u);
+  EXPECT_EQ(config.writeback, 1u);
+  EXPECT_GT(config.max_discard_sectors, 0u);
+  EXPECT_GT(config.max_discard_seg, 0u);
+  EXPECT_GT(config.discard_sector_alignment, 0u);
+  EXPECT_GT(config.max_write_zeroes_sectors, 0u);
+  EXPECT_EQ(guest->frontend().negotiated().queues, 3u);
+}
+
+TEST_F(BlockDeviceTest, AnyPartOfTheConfigurationCanBeRead) {
+  start();
+  const auto guest = connect();
+  const vblk::Config config = guest->config();
+  const auto whole = std::as_bytes(std::span(&config, 1));
+  for (std::uint32_t offset = 0; offset <= whole.size(); offset += 7) {
+    for (std::size_t size = 0; size <= whole.size() - offset; size += 5) {
+      std::vector<std::byte> part(size);
+      ASSERT_TRUE(guest->frontend().get_config(offset, part)) << offset << " " << size;
+      ASSERT_EQ(std::memcmp(part.data(), whole.data() + offset, size), 0);
+    }
+  }
+}
+
+TEST_F(BlockDeviceTest, TheSerialIsTheOneChosenAndStableOtherwise) {
+  start({"--serial", "disk-0042"});
+  const auto chosen = connect()->perform(Type::kGetId, 0, {}, 20);
+  EXPECT_EQ(chosen.status, 0);
+  EXPECT_EQ(chosen.used_length, 21u);
+  std::vector<std::byte> expected(20);
+  std::memcpy(expected.data(), "disk-0042", 9);
+  EXPECT_EQ(chosen.data, expected);
+  stop();
+  start();
+  const auto first = connect()->perform(Type::kGetId, 0, {}, 20).data;
+  stop();
+  start();
+  EXPECT_EQ(connect()->perform(Type::kGetId, 0, {}, 20).data, first);
+  EXPECT_EQ(std::memcmp(first.data(), "guestio-", 8), 0);
+}
+
+TEST_F(BlockDeviceTest, DiscardAndWriteZeroesDoWhatTheySay) {
+  start();
+  const auto guest = connect();
+  const auto pattern = make_pattern(1 << 20, 4);
+  ASSERT_EQ(guest->write(0, pattern).status, 0);
+  const std::array zeroes = {vblk::RangeSegment{8, 16, 0},
+                             vblk::RangeSegment{100, 1, vblk::kRangeUnmap}};
+  EXPECT_EQ(guest->perform(Type::kWriteZeroes, 0, std::as_bytes(std::span(zeroes)), 0).status, 0);
+  auto expected = pattern;
+  std::fill_n(expected.begin() + 8 * 512, 16 * 512, std::byte{0});
+  std::fill_n(expected.begin() + 100 * 512, 512, std::byte{0});
+  EXPECT_EQ(guest->read(0, pattern.size()).data, expected);
+  const vblk::RangeSegment discard{1024, 1024, 0};
+  EXPECT_EQ(guest->perform(Type::kDiscard, 0, std::as_bytes(std::span(&discard, 1)), 0).status, 0);
+  EXPECT_EQ(guest->read(0, 1024 * 512).data,
+            std::vector(expected.begin(), expected.begin() + 1024 * 512));
+}
+
+TEST_F(BlockDeviceTest, ARangeThatIsWrongKeepsTheOthersFromBeingDone) {
+  start();
+  const auto guest = connect();
+  const auto pattern = make_pattern(8192, 4);
+  ASSERT_EQ(guest->write(0, pattern).status, 0);
+  const std::array ranges = {vblk::RangeSegment{0, 8, 0},
+                             vblk::RangeSegment{kImageBytes / 512, 8, 0}};
+  EXPECT_EQ(guest->perform(Type::kWriteZeroes, 0, std::as_bytes(std::span(ranges)), 0).status, 1);
+  EXPECT_EQ(guest->read(0, pattern.size()).data, pattern);
+}
+
+TEST_F(BlockDeviceTest, AReadOnlyDiskTakesNothingButReadsFlushesAndQuestions) {
+  start({"--read-only"});
+  const auto guest = connect();
+  EXPECT_NE(guest->frontend().negotiated().features & vblk::kFeatureReadOnly, 0u);
+  const vblk::RangeSegment range{0, 8, 0};
+  const auto body = std::as_bytes(std::span(&range, 1));
+  EXPECT_EQ(guest->write(0, make_pattern(512, 1)).status, 1);
+  EXPECT_NE(guest->perform(Type::kDiscard, 0, body, 0).status, 0);
+  EXPECT_NE(guest->perform(Type::kWriteZeroes, 0, body, 0).status, 0);
+  EXPECT_NE(guest->perform(Type::kSecureErase, 0, body, 0).status, 0);
+  EXPECT_EQ(guest->read(0, 512).status, 0);
+  EXPECT_EQ(guest->flush().status, 0);
+  EXPECT_EQ(image_bytes(0, 512), std::vector<std::byte>(512));
+}
+
+TEST_F(BlockDeviceTest, TheWriteCacheCanBeSwitchedAndOutlivesAFrontEnd) {
+  start();
+  {
+    const auto guest = connect();
+    const std::byte off{0};
+    ASSERT_TRUE(guest->frontend().set_config(offsetof(vblk::Config, writeback),
+                                             std::span(&off, 1), vhost::kConfigWritable));
+    EXPECT_EQ(guest->config().writeback, 0u);
+    EXPECT_EQ(guest->write(0, make_pattern(4096, 1)).status, 0);
+  }
+  EXPECT_EQ(connect()->config().writeback, 0u);
+}
+
+TEST_F(BlockDeviceTest, QueuesWorkSideBySideAndSomeNeedNeverStart) {
+  start({"--num-queues", "4"});
+  const auto guest = connect({.queues = 3});
+  for (std::uint32_t queue = 0; queue < 3; ++queue) {
+    const auto pattern = make_pattern(4096, queue);
+    EXPECT_EQ(guest->perform(Type::kOut, queue * 8, pattern, 0, 0, queue).status, 0);
+    EXPECT_EQ(guest->perform(Type::kIn, queue * 8, {}, 4096, 0, (queue + 1) % 3).data, pattern);
+  }
+}
+
+TEST_F(BlockDeviceTest, ARingGoesOnWhereItStopped) {
+  start();
+  const auto guest = connect({.first_index = 65530});
+  for (int i = 0; i < 10; ++i) ASSERT_EQ(guest->read(0, 512).status, 0);
+  const auto base = guest->queue().stop(guest->frontend());
+  ASSERT_TRUE(base.has_value());
+  EXPECT_EQ(*base, (65530u + 10) & 0xffff);
+  EXPECT_EQ(guest->frontend().get_vring_base(0), *base) << "also when it does not run";
+}
+
+TEST_F(BlockDeviceTest, ADisabledRingTakesNothingUntilItIsEnabledAgain) {
+  start();
+  const auto guest = connect();
+  ASSERT_TRUE(guest->frontend().set_vring_enable(0, false));
+  const auto memory = guest->scratch();
+  const vblk::RequestHeader header{Type::kFlush, 0, 0};
+  std::memcpy(memory.host, &header, sizeof header);
+  const std::array chain = {
+      virtio::SplitDriverQueue::Segment{memory.gpa, 16, virtio::Direction::kReadable},
+      virtio::SplitDriverQueue::Segment{memory.gpa.plus_unchecked(64), 1,
+                                        virtio::Direction::kWritable}};
+  EXPECT_EQ(guest->send_chain(chain, 0, std::chrono::milliseconds(200)), std::nullopt);
+  ASSERT_TRUE(guest->frontend().set_vring_enable(0, true));
+  EXPECT_EQ(guest->wait_for_used(0, std::chrono::seconds(10)), 1u);
+}
+
+TEST_F(BlockDeviceTest, MemoryCanBeReplacedWhileTheRingRuns) {
+  start();
+  const auto guest = connect();
+  const auto region = guest->memory().region();
+  for (int round = 0; round < 50; ++round) {
+    ASSERT_TRUE(guest->frontend().set_mem_table(std::span(&region, 1)));
+    ASSERT_EQ(guest->read(0, 65536).status, 0);
+  }
+}
+
+TEST_F(BlockDeviceTest, WithoutEventIndexAndIndirectItWorksAsWell) {
+  start();
+  const auto guest = connect({.features = virtio::kFeatureVersion1});
+  const auto pattern = make_pattern(4096, 1);
+  EXPECT_EQ(guest->write(0, pattern).status, 0);
+  EXPECT_EQ(guest->read(0, 4096).data, pattern);
+}
+
+TEST_F(BlockDeviceTest, BufferedImagesWork) {
+  start({"--buffered"});
+  const auto guest = connect();
+  const auto pattern = make_pattern(4096 + 512, 1);
+  EXPECT_EQ(guest->perform(Type::kOut, 1, pattern, 0, 77).status, 0);
+  EXPECT_EQ(guest->flush().status, 0);
+  EXPECT_EQ(guest->read(1, pattern.size()).data, pattern);
+}
+
+TEST_F(BlockDeviceTest, LargerBlocksAreKeptTo) {
+  start({"--block-size", "4096"});
+  const auto guest = connect();
+  EXPECT_EQ(guest->config().blk_size, 4096u);
+  EXPECT_EQ(guest->read(8, 4096).status, 0);
+  EXPECT_EQ(guest->read(1, 4096).status, 1);
+  EXPECT_EQ(guest->read(8, 512).status, 1);
+}
+
+TEST_F(BlockDeviceTest, WhatWasTakenIsFinishedBeforeTheProcessEnds) {
+  start();
+  const auto guest = connect();
+  const auto pattern = make_pattern(1 << 20, 5);
+  ASSERT_EQ(guest->write(0, pattern).status, 0);
+  stop();
+  EXPECT_EQ(image_bytes(0, pattern.size()), pattern);
+}
+
+}  // namespace
+}  // namespace guestio::tests

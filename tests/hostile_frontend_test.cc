@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: MIT
+// Front-ends that break the rules: each test ends with a well-behaved one being served by the same
+// process.
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <filesystem>
+#include <random>
+#include <thread>
+
+#include "guestio/mem/recover.h"
+#include "tests/backend_fixture.h"
+
+namespace guestio::tests {
+namespace {
+
+using vhost::FrontendRequest;
+using virtio::Direction;
+using Segment = virtio::SplitDriverQueue::Segment;
+
+class HostileFrontendTest : public BackendTest {
+ protected:
+  void SetUp() override { start(); }
+  void TearDown() override {
+    expect_alive();
+    stop();
+  }
+
+  /// A connection that has sent nothing yet.
+  UniqueFd dial() {
+    UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    socket_.copy(address.sun_path, sizeof address.sun_path - 1);
+    EXPECT_EQ(::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    return socket;
+  }
+  void send_bytes(std::span<const std::byte> bytes) {
+    const UniqueFd socket = dial();
+    (void)!::send(socket.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  }
+  void send_header(std::uint32_t request, std::uint32_t flags, std::uint32_t size) {
+    const vhost::MessageHeader header{request, flags, size};
+    send_bytes(std::as_bytes(std::span(&header, 1)));
+  }
+  template <typename T>
+  Result<> tell(testing::BlkGuest& guest, FrontendRequest request, const T& payload,
+                std::span<const int> fds = {}) {
+    return guest.frontend().tell(static_cast<std::uint32_t>(request),
+                                 std::as_bytes(std::span(&payload, 1)), fds);
+  }
+  static bool is_refused(const Result<>& result) {
+    return !result && result.error().kind == ErrorKind::kPeerFault;
+  }
+};
+
+TEST_F(HostileFrontendTest, RandomBytesEndOnlyTheirConnection) {
+  std::mt19937_64 random(1);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<std::byte> bytes(1 + random() % 300);
+    for (auto& byte : bytes) byte = static_cast<std::byte>(random());
+    send_bytes(bytes);
+  }
+}
+
+TEST_F(HostileFrontendTest, AMessageThatEndsEarlyOrIsTooLongEndsItsConnection) {
+  send_header(1, 0, 0);            // no version
+  send_header(1, 1, 0xffffffff);   // a size that nothing has
+  send_header(5, 1, 100);          // a payload that never comes
+  send_bytes(std::vector<std::byte>(5));
+}
+
+TEST_F(HostileFrontendTest, UnknownAndUnnegotiatedMessagesAreRefusedAndNotFatal) {
+  const auto guest = connect();
+  for (const std::uint32_t request : {19U, 20U, 21U, 22U, 26U, 28U, 32U, 34U, 37U, 38U, 39U, 99U}) {
+    EXPECT_TRUE(is_refused(guest->frontend().tell(request, {}))) << request;
+  }
+  EXPECT_EQ(guest->read(0, 512).status, 0);
+}
+
+TEST_F(HostileFrontendTest, RingsThatWereNotOfferedAreRefused) {
+  const auto guest = connect();
+  EXPECT_TRUE(is_refused(guest->frontend().set_vring_num(1, 64)));
+  EXPECT_TRUE(is_refused(guest->frontend().set_vring_base(0x80000000, 0)));
+  EXPECT_TRUE(is_refused(guest->frontend().set_vring_enable(7, true)));
+  EXPECT_TRUE(is_refused(tell(*guest, FrontendRequest::kSetVringAddr, vhost::VringAddress{99, 0, 0, 0, 0, 0})));
+}
+
+TEST_F(HostileFrontendTest, ARingThatRunsCannotBeMoved) {
+  const auto guest = connect();
+  EXPECT_TRUE(is_refused(guest->frontend().set_vring_num(0, 32)));
+  EXPECT_TRUE(is_refused(guest->frontend().set_vring_base(0, 5)));
+  EXPECT_TRUE(is_refused(guest->frontend().set_vring_addr({0, 0, 0, 0, 0, 0})));
+  EXPECT_EQ(guest->read(0, 512).status, 0);
+}
+
+TEST_F(HostileFrontendTest, RingSizesThatAreNoPowerOfTwoAreRefused) {
+  const auto guest = connect();
+  ASSERT_TRUE(guest->queue().stop(guest->frontend()));
+  for (const std::uint32_t size : {0U, 3U, 65536U, 0xffffffffU}) {
+    EXPECT_TRUE(is_refused(guest->frontend().set_vring_num(0, size))) << size;
+  }
+}
+
+TEST_F(HostileFrontendTest, RingsOutsideMemoryOrMisalignedAreRefused) {
+  const auto guest = connect();
+  ASSERT_TRUE(guest->queue().stop(guest->frontend()));
+  const auto base = vhost::FrontendMemory::frontend_address(guest->scratch()).raw();
+  const vhost::VringAddress good{0, 0, base, base + 8192, base + 16384, 0};
+  for (const auto& bad : {vhost::VringAddress{0, 0, base + 8, base + 8192, base + 16384, 0},
+                          vhost::VringAddress{0, 0, base, base + 8193, base + 16384, 0}}) {
+    EXPECT_TRUE(is_refused(guest->frontend().set_vring_addr(bad)));
+  }
+  ASSERT_TRUE(guest->frontend().set_vring_addr(
+      {0, 0, 0xfffffffffffff000, base + 8192, base + 16384, 0}));
+  // It is the start that fails.
+  EXPECT_TRUE(is_refused(guest->frontend().set_vring_kick(0, std::nullopt)));
+  ASSERT_TRUE(guest->frontend().set_vring_addr(good));
+  EXPECT_TRUE(guest->frontend().set_vring_kick(0, std::nullopt));
+}
+
+TEST_F(HostileFrontendTest, MemoryTablesThatMakeNoSenseAreRefused) {
+  const auto guest = connect();
+  const int fd = guest->memory().fd();
+  const std::uint64_t size = guest->memory().whole().size;
+  const auto table = [&](std::vector<vhost::MemoryRegion> regions) {
+    std::vector<vhost::Frontend::Region> all;
+    for (const auto& region : regions) all.push_back({region, fd});
+    return guest->frontend().set_mem_table(all);
+  };
+  EXPECT_FALSE(table({{0, 0, 0x1000, 0}})) << "no bytes";
+  EXPECT_FALSE(table({{0, 2 * size, 0x1000, 0}})) << "behind the file's end";
+  EXPECT_FALSE(table({{0, 4096, 0x1000, size}})) << "an offset at the file's end";
+  EXPECT_FALSE(table({{0, 4096, 0x1000, ~std::uint64_t{0} - 100}})) << "an offset that overflows";
+  EXPECT_FALSE(table({{~std::uint64_t{0} - 4095, 8192, 0x1000, 0}})) << "past the address space";
+  EXPECT_FALSE(table({{0, 8192, 0x1000, 0}, {4096, 8192, 0x9000, 0}})) << "two in one place";
+  EXPECT_FALSE(table({{0, 4096, ~std::uint64_t{0} - 100, 0}})) << "past the front-end's space";
+  EXPECT_EQ(guest->read(0, 512).status, 0) << "the table from before is still there";
+}
+
+TEST_F(HostileFrontendTest, DescriptorsThatAreMissingOrTooManyAreRefused) {
+  const auto guest = connect();
+  const int fd = guest->memory().fd();
+  const std::uint64_t word = 0;
+  EXPECT_TRUE(is_refused(tell(*guest, FrontendRequest::kSetVringKick, word)));
+  EXPECT_TRUE(is_refused(tell(*guest, FrontendRequest::kSetVringCall, word, std::array{fd, fd})));
+  EXPECT_TRUE(is_refused(tell(*guest, FrontendRequest::kSetVringKick, word, std::array{fd})))
+      << "no eventfd";
+  const vhost::MemoryTableHeader empty{0, 0};
+  EXPECT_TRUE(is_refused(tell(*guest, FrontendRequest::kSetMemTable, empty)));
+  const vhost::MemoryTableHeader liar{8, 0};
+  EXPECT_TRUE(is_refused(tell(*guest, FrontendRequest::kSetMemTable, liar, std::array{fd})));
+}
+
+TEST_F(HostileFrontendTest, DescriptorsOfRefusedMessagesAreClosed) {
+  const auto count = [&] {
+    return std::distance(
+        std::filesystem::directory_iterator("/proc/" + std::to_string(backend_->pid()) + "/fd"),
+        std::filesystem::directory_iterator());
+  };
+  const auto guest = connect();
+  const auto before = count();
+  const int fd = guest->memory().fd();
+  for (int round = 0; round < 50; ++round) {
+    EXPECT_FALSE(guest->frontend().tell(99, {}, std::array{fd, fd, fd}));
+    EXPECT_FALSE(tell(*guest, FrontendRequest::kSetVringCall, std::uint64_t{0}, std::array{fd, fd}));
+  }
+  EXPECT_EQ(count(), before);
+}
+
+TEST_F(HostileFrontendTest, ConfigurationOutsideTheSpaceIsAnsweredWithNothing) {
+  const auto guest = connect();
+  std::array<std::byte, 256> space{};
+  EXPECT_FALSE(guest->frontend().get_config(0, space));
+  EXPECT_FALSE(guest->frontend().get_config(0xffffffff, std::span(space).first(4)));
+  EXPECT_TRUE(guest->frontend().get_config(8, std::span(space).first(3)));
+  EXPECT_FALSE(guest->frontend().set_config(0, std::span(space).first(8), 0)) << "the capacity";
+  EXPECT_FALSE(guest->frontend().set_config(32, std::span(space).first(1), 7)) << "flags";
+}
+
+TEST_F(HostileFrontendTest, ASecondFrontEndWaitsAndDisturbsNobody) {
+  auto first = connect();
+  const UniqueFd second = dial();
+  const vhost::MessageHeader header{1, 1, 0};
+  ASSERT_EQ(::send(second.get(), &header, sizeof header, 0), static_cast<ssize_t>(sizeof header));
+  for (int round = 0; round < 100; ++round) ASSERT_EQ(first->read(0, 4096).status, 0);
+  first.reset();
+  // Now it is the second one's turn.
+  std::array<std::byte, 20> reply{};
+  EXPECT_EQ(::recv(second.get(), reply.data(), reply.size(), MSG_WAITALL), 20);
+}
+
+TEST_F(HostileFrontendTest, FrontEndsMayComeAndGo) {
+  for (int round = 0; round < 30; ++round) {
+    const auto guest = connect({.first_index = static_cast<std::uint16_t>(round * 5000)});
+    ASSERT_NE(guest, nullptr);
+    ASSERT_EQ(guest->read(0, 4096).status, 0);
+  }
+}
+
+TEST_F(HostileFrontendTest, ChainsThatMakeNoSenseComeBackAndTheRingGoesOn) {
+  const auto guest = connect();
+  const Gpa memory = guest->scratch().gpa;
+  const auto send = [&](std::vector<Segment> chain) { return guest->send_chain(chain); };
+  EXPECT_EQ(send({{memory, 16, Direction::kReadable}}), 0u) << "no room for a status";
+  EXPECT_EQ(send({{memory, 1, Direction::kWritable}}), 1u) << "no header, but a status";
+  EXPECT_EQ(send({{memory, 1, Direction::kWritable}, {memory, 16, Direction::kReadable}}), 0u)
+      << "writable before readable";
+  EXPECT_EQ(send({{Gpa(0), 16, Direction::kReadable}, {memory, 1, Direction::kWritable}}), 1u)
+      << "a header outside memory";
+  EXPECT_EQ(send({{memory, 16, Direction::kReadable}, {Gpa(0), 1, Direction::kWritable}}), 0u)
+      << "a status outside memory";
+  EXPECT_EQ(send({{Gpa(~std::uint64_t{0} - 3), 16, Direction::kReadable},
+                  {memory, 1, Direction::kWritable}}), 0u)
+      << "an address that overflows";
+  EXPECT_EQ(guest->read(0, 512).status, 0);
+}
+
+TEST_F(HostileFrontendTest, RequestsThatMakeNoSenseGetAStatus) {
+  const auto guest = connect();
+  using Type = testing::BlkGuest::Type;
+  const std::vector<std::byte> sector(512);
+  EXPECT_EQ(guest->read(kImageBytes / 512, 512).status, 1) << "past the end";
+  EXPECT_EQ(guest->read(kImageBytes / 512 - 1, 1024).status, 1) << "over the end";
+  EXPECT_EQ(guest->read(~std::uint64_t{0}, 512).status, 1) << "overflow";
+  EXPECT_EQ(guest->read(0, 100).status, 1) << "no whole block";
+  EXPECT_EQ(guest->write(~std::uint64_t{0} / 512, sector).status, 1);
+  EXPECT_EQ(guest->perform(Type{77}, 0, {}, 512).status, 2) << "unknown type";
+  EXPECT_EQ(guest->perform(Type::kGetId, 0, {}, 19).status, 1) << "no room for the ID";
+  EXPECT_EQ(guest->perform(Type::kDiscard, 0, std::span(sector).first(15), 0).status, 1);
+  EXPECT_EQ(guest->perform(Type::kDiscard, 0, {}, 0).status, 1);
+  const virtio::blk::RangeSegment flags{0, 8, 0xff};
+  EXPECT_EQ(guest->perform(Type::kDiscard, 0, std::as_bytes(std::span(&flags, 1)), 0).status, 2);
+  const virtio::blk::RangeSegment far{~std::uint64_t{0}, 8, 0};
+  EXPECT_EQ(guest->perform(Type::kDiscard, 0, std::as_bytes(std::span(&far, 1)), 0).status, 1);
+  EXPECT_EQ(guest->perform(Type::kWriteZeroes, 0, std::as_bytes(std::span(&far, 1)), 0).status, 1);
+}
+
+TEST_F(HostileFrontendTest, ARingFullOfNonsenseStopsAndTheNextFrontEndIsServed) {
+  const auto guest = connect();
+  // An available index far ahead of the ring: the queue cannot be believed any more.
+  std::mt19937_64 random(3);
+  const vhost::SharedPiece all = guest->memory().whole();
+  for (int round = 0; round < 200; ++round) {
+    for (std::size_t i = 0; i < 8192; ++i) all.host[i] = static_cast<std::byte>(random());
+    (void)guest->queue().kick();
+  }
+}
+
+TEST_F(HostileFrontendTest, MemoryTruncatedUnderLoadFailsRequestsAndNothingElse) {
+  ASSERT_TRUE(mem::install_fault_recovery());
+  const auto guest = connect();
+  std::jthread truncator([fd = guest->memory().fd()] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    (void)!::ftruncate(fd, 0);
+  });
+  const vhost::SharedPiece scratch = guest->scratch();
+  // Until the ring itself cannot be reached any more, from either side.
+  for (int round = 0; round < 100000; ++round) {
+    const std::array chain = {Segment{scratch.gpa, 16, Direction::kReadable},
+                              Segment{scratch.gpa.plus_unchecked(4096), 1 << 20, Direction::kWritable},
+                              Segment{scratch.gpa.plus_unchecked(64), 1, Direction::kWritable}};
+    if (!guest->send_chain(chain, 0, std::chrono::milliseconds(500))) break;
+  }
+}
+
+}  // namespace
+}  // namespace guestio::tests

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT
+// guestio-load against guestio-blk and against QEMU's storage daemon: the same program, unchanged.
+#include <nlohmann/json.hpp>
+
+#include "tests/backend_fixture.h"
+
+namespace guestio::tests {
+namespace {
+
+/// Which of the two a test runs against.
+enum class Peer { kGuestioBlk, kQemuStorageDaemon };
+
+class VerifyTest : public BackendTest, public ::testing::WithParamInterface<Peer> {
+ protected:
+  void SetUp() override {
+    if (GetParam() == Peer::kGuestioBlk) {
+      start({"--num-queues", "2"});
+      return;
+    }
+    backend_ = std::make_unique<testing::ChildProcess>(std::vector<std::string>{
+        "/usr/bin/qemu-storage-daemon", "--blockdev",
+        "driver=file,node-name=f0,filename=" + image_ + ",cache.direct=on,aio=io_uring,discard=unmap",
+        "--export", "type=vhost-user-blk,id=e0,node-name=f0,addr.type=unix,addr.path=" + socket_ +
+                        ",writable=on,num-queues=2"});
+    for (int i = 0; i < 1000 && !std::filesystem::exists(socket_); ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+  }
+
+  std::string load(std::vector<std::string> arguments, int expected_status = 0) {
+    arguments.insert(arguments.begin(), kLoadProgram);
+    arguments.insert(arguments.end(), {"--socket-path", socket_});
+    testing::ChildProcess child(arguments);
+    EXPECT_EQ(child.wait(std::chrono::seconds(120)), expected_status)
+        << child.output() << backend_->output();
+    return child.output();
+  }
+};
+
+TEST_P(VerifyTest, EveryByteIsWhereItBelongs) {
+  const std::string output =
+      load({"verify", "--ops", "20000", "--seed", "7", "--iodepth", "32"});
+  EXPECT_NE(output.find("20000"), std::string::npos) << output;
+}
+
+TEST_P(VerifyTest, EveryByteIsWhereItBelongsOnTwoQueues) {
+  load({"verify", "--ops", "10000", "--seed", "8", "--iodepth", "16", "--numjobs", "2"});
+}
+
+TEST_P(VerifyTest, InfoShowsTheDisk) {
+  const auto json = nlohmann::json::parse(load({"info", "--output-format=json"}));
+  EXPECT_NE(json.dump().find("VIRTIO_BLK_F_FLUSH"), std::string::npos) << json.dump(2);
+}
+
+TEST_P(VerifyTest, ALoadIsMeasured) {
+  const auto json = nlohmann::json::parse(load({"run", "--rw", "randrw", "--bs", "4k", "--iodepth",
+                                                "8", "--runtime", "1", "--output-format=json"}));
+  EXPECT_GT(json["jobs"][0]["read"]["iops"].get<double>(), 0) << json.dump(2);
+  EXPECT_GT(json["jobs"][0]["write"]["iops"].get<double>(), 0) << json.dump(2);
+}
+
+INSTANTIATE_TEST_SUITE_P(, VerifyTest, ::testing::Values(Peer::kGuestioBlk, Peer::kQemuStorageDaemon),
+                         [](const auto& instance) {
+                           return instance.param == Peer::kGuestioBlk ? "GuestioBlk"
+                                                                      : "QemuStorageDaemon";
+                         });
+
+/// Ours alone: other kinds of image.
+class VerifyImageTest : public BackendTest {
+ protected:
+  void verify(const std::vector<std::string>& options = {}) {
+    start(options);
+    testing::ChildProcess child({kLoadProgram, "verify", "--ops", "10000", "--seed", "3",
+                                 "--iodepth", "32", "--socket-path", socket_});
+    EXPECT_EQ(child.wait(std::chrono::seconds(120)), 0) << child.output() << backend_->output();
+    stop();
+  }
+};
+
+TEST_F(VerifyImageTest, Buffered) { verify({"--buffered"}); }
+
+TEST_F(VerifyImageTest, WithLittleBounceMemory) { verify({"--bounce-limit", "64k"}); }
+
+TEST_F(VerifyImageTest, WithBlocksOfFourKibibytes) { verify({"--block-size", "4096"}); }
+
+TEST_F(VerifyImageTest, InMemory) {
+  const testing::MemoryFile file(kImageBytes);
+  image_ = file.path();
+  verify();
+}
+
+TEST_F(VerifyImageTest, SectorsOnADeviceOfFourKibibyteBlocks) {
+  const testing::LoopDevice device(image_, 4096);
+  if (device.path().empty()) GTEST_SKIP() << "no loop devices without root";
+  image_ = device.path();
+  verify();
+}
+
+}  // namespace
+}  // namespace guestio::tests

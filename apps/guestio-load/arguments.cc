@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: MIT
+#include "apps/guestio-load/arguments.h"
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include <map>
+
+#include "guestio/base/version.h"
+#include "guestio/virtio/layout.h"
+
+namespace guestio::load {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+const std::map<std::string, ReadWrite> kReadWriteNames = {{"read", ReadWrite::kRead},
+                                                          {"write", ReadWrite::kWrite},
+                                                          {"randread", ReadWrite::kRandRead},
+                                                          {"randwrite", ReadWrite::kRandWrite},
+                                                          {"randrw", ReadWrite::kRandRw}};
+const std::map<std::string, OutputFormat> kFormatNames = {{"normal", OutputFormat::kNormal},
+                                                          {"json", OutputFormat::kJson}};
+const std::map<std::string, Layout> kLayoutNames = {{"simple", Layout::kSimple},
+                                                    {"any", Layout::kAny}};
+
+template <typename T>
+CLI::Option* add_choice(CLI::App& app, const std::string& name, T& to,
+                        const std::map<std::string, T>& choices, const std::string& help) {
+  std::string list;
+  for (const auto& [text, value] : choices) list += (list.empty() ? "" : "|") + text;
+  return app
+      .add_option_function<std::string>(
+          name,
+          [&to, &choices, name, list](const std::string& text) {
+            const auto found = choices.find(text);
+            if (found == choices.end()) {
+              throw CLI::ValidationError(fmt::format("{}: '{}' is none of {}", name, text, list));
+            }
+            to = found->second;
+          },
+          help)
+      ->type_name(list);
+}
+
+template <typename T>
+CLI::Option* add_size(CLI::App& app, const std::string& name, T& to, const std::string& help) {
+  return app
+      .add_option_function<std::string>(
+          name,
+          [&to, name](const std::string& text) {
+            const auto size = parse_byte_count(text);
+            if (!size) {
+              throw CLI::ValidationError(
+                  fmt::format("{}: '{}' is no size (as in 4096, 64k, 1G)", name, text));
+            }
+            to = *size;
+          },
+          help)
+      ->type_name("SIZE");
+}
+
+CLI::Option* add_seconds(CLI::App& app, const std::string& name, milliseconds& to,
+                         const std::string& help) {
+  return app
+      .add_option_function<double>(
+          name,
+          [&to, name](const double& seconds) {
+            if (!(seconds >= 0 && seconds <= 1e6)) {
+              throw CLI::ValidationError(fmt::format("{}: not a number of seconds", name));
+            }
+            to = milliseconds(static_cast<milliseconds::rep>(seconds * 1000));
+          },
+          help)
+      ->type_name("SECONDS");
+}
+
+void add_target(CLI::App& app, Target& target) {
+  app.add_option("--socket-path", target.socket_path, "the backend's vhost-user socket")
+      ->required()
+      ->type_name("PATH");
+  add_seconds(app, "--timeout", target.time_limit,
+              "give up when the backend takes longer for anything (60)");
+  app.add_flag("!--no-event-idx", target.event_idx, "do not negotiate the event index");
+  app.add_flag("!--no-indirect", target.indirect, "do not negotiate indirect descriptors");
+}
+
+void add_info(CLI::App& app, InfoArguments& info) {
+  add_target(app, info.target);
+  add_choice(app, "--output-format", info.format, kFormatNames, "how to print (normal)");
+}
+
+void add_run(CLI::App& app, RunArguments& run) {
+  add_target(app, run.target);
+  add_choice(app, "--output-format", run.format, kFormatNames, "how to print (normal)");
+  add_choice(app, "--rw", run.rw, kReadWriteNames,
+             "what to do (randread); whatever writes destroys what is on the disk");
+  app.add_option("--rwmixread", run.read_percent, "reads in a mix, in percent (50)")
+      ->check(CLI::Range(0, 100));
+  add_size(app, "--bs", run.block_size, "bytes of each request (4k)");
+  app.add_option("--iodepth", run.depth, "requests in flight on each queue (1)")
+      ->check(CLI::Range(1, 32768));
+  app.add_option("--numjobs,--num-queues", run.jobs,
+                 "queues to drive, each with a thread of its own (1)")
+      ->check(CLI::Range(1, 256));
+  app.add_option("--queue-size", run.queue_size, "entries of each ring (as --iodepth needs)");
+  add_seconds(app, "--runtime", run.runtime, "how long to measure (10)");
+  add_seconds(app, "--ramp-time", run.ramp, "how long to run before measuring (0)");
+  add_size(app, "--size", run.size, "bytes of the disk to use (up to its end)");
+  add_size(app, "--offset", run.offset, "where on the disk to begin (0)");
+  app.add_option("--seed", run.seed, "for the random order (1)");
+  add_size(app, "--buffer-offset", run.buffer_offset,
+           "distance of data buffers from a page boundary (0)");
+  app.add_option("--segments", run.segments, "descriptors for the data of each request (1)")
+      ->check(CLI::Range(1, 32766));
+  app.add_flag("--poll", run.poll, "spin on the used ring instead of sleeping");
+}
+
+void add_verify(CLI::App& app, VerifyArguments& verify) {
+  add_target(app, verify.target);
+  app.add_option("--ops", verify.operations, "requests to make (10000)");
+  app.add_option("--seed", verify.seed, "for sizes, places and layouts (1)");
+  app.add_option("--iodepth", verify.depth, "requests in flight on each queue (16)")
+      ->check(CLI::Range(1, 256));
+  app.add_option("--numjobs,--num-queues", verify.jobs,
+                 "queues to use, each with a thread of its own (1)")
+      ->check(CLI::Range(1, 256));
+  add_size(app, "--size", verify.size, "bytes of the disk to use (16M, or up to its end)");
+  add_size(app, "--offset", verify.offset, "where on the disk to begin (0)");
+  add_size(app, "--max-bs", verify.largest, "bytes of the largest request (256k)");
+  add_choice(app, "--layout", verify.layout, kLayoutNames,
+             "how requests are cut: 'simple' for backends that want header and status alone and "
+             "data in aligned sectors (any)");
+  app.add_flag("--strict", verify.strict,
+               "fail for every breach of the specification, also for those that are only noted");
+}
+
+EarlyExit usage(const std::string& text) { return {"guestio-load: " + text + "\n", kExitUsage}; }
+
+/// What the options of one command must be together.
+std::optional<EarlyExit> check(const RunArguments& run) {
+  constexpr std::uint64_t kMost = std::uint64_t{64} << 20;
+  const std::uint64_t block = run.block_size.raw();
+  if (block == 0 || block % Sector::kSize != 0 || block > kMost) {
+    return usage("--bs: requests are multiples of 512 bytes up to 64 MiB");
+  }
+  if (run.segments > block / Sector::kSize) {
+    return usage("--segments: a segment has 512 bytes at least");
+  }
+  if (run.queue_size && !virtio::is_split_queue_size(*run.queue_size)) {
+    return usage("--queue-size: not a power of two up to 32768");
+  }
+  if (run.runtime.count() == 0) return usage("--runtime: nothing to measure in no time");
+  if (run.buffer_offset.raw() > kMost) return usage("--buffer-offset: at most 64 MiB");
+  if (run.offset.raw() % Sector::kSize != 0) return usage("--offset: not a multiple of 512");
+  return std::nullopt;
+}
+
+std::optional<EarlyExit> check(const VerifyArguments& verify) {
+  constexpr std::uint64_t kMost = std::uint64_t{4} << 20;
+  const std::uint64_t largest = verify.largest.raw();
+  if (largest == 0 || largest % Sector::kSize != 0 || largest > kMost) {
+    return usage("--max-bs: requests are multiples of 512 bytes up to 4 MiB");
+  }
+  if (verify.offset.raw() % Sector::kSize != 0) return usage("--offset: not a multiple of 512");
+  return std::nullopt;
+}
+
+std::optional<EarlyExit> check(const InfoArguments&) { return std::nullopt; }
+
+/// The first line of what went wrong.
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+}  // namespace
+
+const char* to_text(ReadWrite rw) noexcept {
+  switch (rw) {
+    case ReadWrite::kRead: return "read";
+    case ReadWrite::kWrite: return "write";
+    case ReadWrite::kRandRead: return "randread";
+    case ReadWrite::kRandWrite: return "randwrite";
+    case ReadWrite::kRandRw: return "randrw";
+  }
+  return "unknown";
+}
+
+std::expected<Arguments, EarlyExit> parse_arguments(int count, const char* const* values) {
+  InfoArguments info;
+  RunArguments run;
+  VerifyArguments verify;
+  CLI::App app("guestio-load: shows, loads and verifies any vhost-user-blk backend");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", fmt::format("guestio-load {}", kVersion));
+  CLI::App* const info_command = app.add_subcommand("info", "show features, limits and size");
+  CLI::App* const run_command =
+      app.add_subcommand("run", "measure requests a second and how long each takes");
+  CLI::App* const verify_command = app.add_subcommand(
+      "verify",
+      "write, read, discard and compare in random ways; destroys what is on the disk, or reads "
+      "only if the disk is read-only");
+  add_info(*info_command, info);
+  add_run(*run_command, run);
+  add_verify(*verify_command, verify);
+
+  // CLI11 reports with exceptions; they end here.
+  try {
+    app.parse(count, values);
+  } catch (const CLI::CallForHelp&) {
+    return std::unexpected(EarlyExit{app.help(), 0});
+  } catch (const CLI::CallForVersion& version) {
+    return std::unexpected(EarlyExit{std::string(version.what()) + "\n", 0});
+  } catch (const CLI::ParseError& error) {
+    return std::unexpected(usage(first_line(error.what())));
+  }
+  const auto checked = [](const auto& arguments) -> std::expected<Arguments, EarlyExit> {
+    const auto wrong = check(arguments);
+    if (wrong) return std::unexpected(*wrong);
+    return arguments;
+  };
+  if (info_command->parsed()) return checked(info);
+  if (run_command->parsed()) return checked(run);
+  return checked(verify);
+}
+
+}  // namespace guestio::load

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT
+#include "apps/guestio-load/device.h"
+
+#include <bit>
+#include <limits>
+#include <span>
+#include <utility>
+
+#include "guestio/base/align.h"
+#include "guestio/virtio/layout.h"
+
+namespace guestio::load {
+
+namespace blk = virtio::blk;
+
+namespace {
+
+constexpr virtio::FeatureBits kUnderstood =
+    virtio::kFeatureVersion1 | virtio::kFeatureIndirectDesc | virtio::kFeatureEventIdx |
+    blk::kFeatureSizeMax | blk::kFeatureSegMax | blk::kFeatureGeometry | blk::kFeatureReadOnly |
+    blk::kFeatureBlockSize | blk::kFeatureFlush | blk::kFeatureTopology | blk::kFeatureConfigWce |
+    blk::kFeatureMultiQueue | blk::kFeatureDiscard | blk::kFeatureWriteZeroes;
+
+constexpr vhost::ProtocolBits kUnderstoodProtocol =
+    vhost::kProtocolMq | vhost::kProtocolReplyAck | vhost::kProtocolConfig;
+
+}  // namespace
+
+Result<Device> Device::open(const Target& target) {
+  auto frontend = vhost::Frontend::connect(target.socket_path, {.time_limit = target.time_limit});
+  if (!frontend) return fail(frontend.error());
+  Device device(std::move(*frontend));
+  virtio::FeatureBits wanted = kUnderstood;
+  if (!target.event_idx) wanted &= ~virtio::kFeatureEventIdx;
+  if (!target.indirect) wanted &= ~virtio::kFeatureIndirectDesc;
+  const auto negotiated = device.frontend_.negotiate(wanted, kUnderstoodProtocol);
+  if (!negotiated) return fail(negotiated.error());
+  const auto read = device.read_config();
+  if (!read) return fail(read.error());
+  return device;
+}
+
+Result<> Device::read_config() {
+  if ((session().protocol & vhost::kProtocolConfig) == 0) {
+    return fail(ErrorKind::kUnsupported, "configuration space of the backend");
+  }
+  // Where the space has ended in one version or another; a backend refuses what lies behind.
+  constexpr std::size_t kEnds[] = {sizeof(blk::Config),
+                                   offsetof(blk::Config, zoned),
+                                   offsetof(blk::Config, max_secure_erase_sectors),
+                                   offsetof(blk::Config, max_discard_sectors),
+                                   offsetof(blk::Config, writeback),
+                                   sizeof(blk::Config::capacity)};
+  Result<> read;
+  for (const std::size_t end : kEnds) {
+    config_ = {};
+    config_size_ = end;
+    // The struct is its bytes.
+    read = frontend_.get_config(0, std::as_writable_bytes(std::span(&config_, 1)).first(end));
+    if (read || read.error().kind != ErrorKind::kUnsupported) break;
+  }
+  if (!read) return read;
+  const auto bytes = checked_mul(config_.capacity, Sector::kSize);
+  if (!bytes) return fail(Error::peer_fault("capacity of the disk", config_.capacity));
+  capacity_ = ByteCount(*bytes);
+  if (has(blk::kFeatureBlockSize) &&
+      (config_.blk_size < Sector::kSize || !std::has_single_bit(config_.blk_size))) {
+    return fail(Error::peer_fault("block size of the disk", config_.blk_size));
+  }
+  return {};
+}
+
+std::uint32_t Device::block_size() const noexcept {
+  return has(blk::kFeatureBlockSize) ? config_.blk_size : static_cast<std::uint32_t>(Sector::kSize);
+}
+
+std::uint32_t Device::most_segments() const noexcept {
+  const bool limited = has(blk::kFeatureSegMax) && config_.seg_max != 0;
+  return limited ? config_.seg_max : virtio::kMaxSplitQueueSize;
+}
+
+std::uint32_t Device::largest_segment() const noexcept {
+  const bool limited = has(blk::kFeatureSizeMax) && config_.size_max != 0;
+  return limited ? config_.size_max : std::numeric_limits<std::uint32_t>::max();
+}
+
+}  // namespace guestio::load

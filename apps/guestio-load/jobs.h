@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "apps/guestio-load/device.h"
+#include "apps/guestio-load/run_job.h"
+
+/// What run and verify share: threads for the jobs, and an eye on the backend while they work.
+namespace guestio::load {
+
+/// Ctrl-C and SIGTERM end the jobs early from now on instead of the program.
+void end_on_signals();
+
+/// Runs each function in a thread of its own until all are done. Meanwhile calls `tick` a few times
+/// a second, passes a signal on as StopFlags::stop, and raises StopFlags::abandon when the backend
+/// closes the connection, which is the failure that is returned.
+std::optional<std::string> run_jobs(Device& device, StopFlags& flags,
+                                    const std::vector<std::function<void()>>& jobs,
+                                    const std::function<void()>& tick);
+
+/// One line on the terminal that is written over and over; nothing at all elsewhere.
+class ProgressLine {
+ public:
+  ProgressLine();
+  ~ProgressLine();
+  ProgressLine(const ProgressLine&) = delete;
+  ProgressLine& operator=(const ProgressLine&) = delete;
+  [[nodiscard]] bool is_shown() const noexcept { return shown_; }
+  void show(const std::string& text);
+
+ private:
+  bool shown_;
+  std::size_t width_ = 0;
+};
+
+}  // namespace guestio::load

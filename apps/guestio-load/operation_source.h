@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "apps/guestio-load/disk_model.h"
+
+/// What verify does, one operation after the other.
+namespace guestio::load {
+
+enum class OperationKind { kRead, kWrite, kFlush, kDiscard, kWriteZeroes, kGetId };
+inline constexpr std::size_t kOperationKinds = 6;
+[[nodiscard]] const char* to_text(OperationKind kind) noexcept;
+
+/// One request, its extents reserved in the model.
+struct Operation {
+  OperationKind kind = OperationKind::kGetId;
+  std::vector<DiskModel::Extent> extents = {};  ///< one for reads and writes, any for ranges
+  bool may_unmap = false;                       ///< kWriteZeroes
+  std::uint64_t number = 0;                     ///< counted from 1
+
+  [[nodiscard]] DiskModel::Access access() const noexcept {
+    return kind == OperationKind::kRead ? DiskModel::Access::kRead : DiskModel::Access::kWrite;
+  }
+};
+
+/// "read of 4096 bytes at offset 8192"
+[[nodiscard]] std::string describe(const Operation& operation, const DiskModel& model);
+
+/// Where operations come from. Threads: any.
+class OperationSource {
+ public:
+  enum class Draw {
+    kOperation,  ///< here is one
+    kBusy,       ///< everything that was tried is in use: ask again
+    kDone        ///< there are no more
+  };
+
+  virtual ~OperationSource() = default;
+  virtual Draw draw(Operation& operation, std::mt19937_64& engine) = 0;
+};
+
+/// Reads or writes the whole region once, in order.
+class SweepSource : public OperationSource {
+ public:
+  /// Requires: `kind` is kRead or kWrite, `chunk` blocks at a time, one at least.
+  SweepSource(DiskModel& model, OperationKind kind, std::uint64_t chunk)
+      : model_(model), kind_(kind), chunk_(chunk) {}
+  Draw draw(Operation& operation, std::mt19937_64& engine) override;
+
+ private:
+  DiskModel& model_;
+  const OperationKind kind_;
+  const std::uint64_t chunk_;
+  std::atomic<std::uint64_t> chunks_drawn_ = 0;
+};
+
+/// Operations by chance.
+class RandomSource : public OperationSource {
+ public:
+  /// What one discard or write-zeroes request may have; nothing when `segments` is 0.
+  struct Ranges {
+    std::uint64_t segments = 0;
+    std::uint64_t blocks = 0;  ///< of each segment
+  };
+  /// What the device offers.
+  struct Abilities {
+    bool write = false;
+    bool flush = false;
+    Ranges discard = {};
+    Ranges write_zeroes = {};
+    std::uint64_t largest = 1;  ///< blocks of a read or write
+  };
+
+  RandomSource(DiskModel& model, const Abilities& abilities, std::uint64_t operations)
+      : model_(model), abilities_(abilities), operations_(operations) {}
+  Draw draw(Operation& operation, std::mt19937_64& engine) override;
+
+  [[nodiscard]] std::uint64_t drawn() const noexcept {
+    return drawn_.load(std::memory_order_relaxed);
+  }
+
+ private:
+  [[nodiscard]] OperationKind random_kind(std::mt19937_64& engine) const;
+  bool reserve_extents(Operation& operation, std::mt19937_64& engine);
+  bool reserve_one(Operation& operation, std::uint64_t most, std::mt19937_64& engine);
+
+  DiskModel& model_;
+  const Abilities abilities_;
+  const std::uint64_t operations_;
+  // Counts reservations of a number, never more than operations_ + jobs; orders nothing else.
+  std::atomic<std::uint64_t> drawn_ = 0;
+};
+
+}  // namespace guestio::load

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MIT
+#include "apps/guestio-load/request_queue.h"
+
+#include "guestio/base/align.h"
+#include "guestio/virtio/layout.h"
+
+namespace guestio::load {
+
+using virtio::Descriptor;
+using virtio::SplitDriverQueue;
+
+std::size_t RequestQueue::memory_for(const Options& options) {
+  const std::size_t ring = align_up(virtio::descriptor_table_bytes(options.size), kPageSize) +
+                           align_up(virtio::avail_ring_bytes(options.size), kPageSize) +
+                           align_up(virtio::used_ring_bytes(options.size), kPageSize);
+  const std::size_t table = sizeof(Descriptor) * options.descriptors;
+  return ring + table * options.slots + kPageSize;
+}
+
+Result<RequestQueue> RequestQueue::create(Device& device, vhost::FrontendMemory& memory,
+                                          const Options& options) {
+  auto queue = vhost::FrontendQueue::start(
+      device.frontend(), memory,
+      {.index = options.index, .size = options.size, .first_index = options.first_index});
+  if (!queue) return fail(queue.error());
+  RequestQueue made(std::move(*queue), options.size);
+  if (!device.has(virtio::kFeatureIndirectDesc)) return made;
+  for (std::uint32_t slot = 0; slot < options.slots; ++slot) {
+    const auto piece =
+        memory.allocate(sizeof(Descriptor) * options.descriptors, sizeof(Descriptor));
+    if (!piece) return fail(piece.error());
+    made.tables_.push_back({.place = reinterpret_cast<Descriptor*>(piece->host),
+                            .address = piece->gpa,
+                            .capacity = options.descriptors});
+  }
+  return made;
+}
+
+Result<> RequestQueue::add(std::uint32_t slot, std::span<const SplitDriverQueue::Segment> segments,
+                           Form form) {
+  const auto head = form == Form::kIndirect ? queue_.ring().add_indirect(segments, tables_[slot])
+                                            : queue_.ring().add(segments);
+  if (!head) return fail(head.error());
+  slot_of_head_[*head] = slot;
+  return {};
+}
+
+Result<> RequestQueue::send() {
+  const auto wanted = queue_.ring().publish();
+  if (!wanted) return fail(wanted.error());
+  return *wanted ? queue_.kick() : Result<>();
+}
+
+Result<std::optional<RequestQueue::Completion>> RequestQueue::reap() {
+  const auto used = queue_.ring().reap();
+  if (!used) return fail(used.error());
+  if (!*used) return std::nullopt;
+  return Completion{slot_of_head_[(*used)->head], (*used)->written};
+}
+
+Result<> RequestQueue::sleep(std::chrono::milliseconds limit) {
+  const auto there = queue_.ring().enable_calls();
+  if (!there) return fail(there.error());
+  if (*there) return {};
+  const auto called = queue_.wait_for_call(limit);
+  if (!called) return fail(called.error());
+  return queue_.ring().disable_calls();
+}
+
+Result<> RequestQueue::stop(Device& device) {
+  const auto base = queue_.stop(device.frontend());
+  if (!base) return fail(base.error());
+  if (*base != queue_.ring().avail_index()) {
+    return fail(Error::peer_fault("index at which the backend stopped the queue", *base));
+  }
+  return {};
+}
+
+}  // namespace guestio::load

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: MIT
+#include "apps/guestio-load/run_job.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <random>
+#include <span>
+#include <utility>
+
+#include "guestio/base/align.h"
+#include "guestio/virtio/layout.h"
+
+namespace guestio::load {
+
+namespace blk = virtio::blk;
+using std::chrono::milliseconds;
+using virtio::Direction;
+
+namespace {
+
+constexpr std::uint32_t kSmallestRing = 128;
+// Header and status of one request, each in a cache line of its own.
+constexpr std::size_t kControlBytes = 128;
+constexpr std::size_t kStatusOffset = 64;
+
+/// Bytes of the first data segments; the last takes the rest.
+std::uint64_t segment_bytes(const RunArguments& arguments) {
+  return align_down(arguments.block_size.raw() / arguments.segments, Sector::kSize);
+}
+
+RequestQueue::Options queue_options(const Device& device, const RunArguments& arguments,
+                                    std::uint32_t index) {
+  const std::uint64_t needed = RunJob::ring_for(device, arguments);
+  return {.index = index,
+          .size = arguments.queue_size.value_or(static_cast<std::uint16_t>(needed)),
+          .slots = arguments.depth,
+          .descriptors = arguments.segments + 2};
+}
+
+/// Each data segment begins --buffer-offset behind a page boundary.
+std::size_t data_bytes_of_slot(const RunArguments& arguments) {
+  const std::uint64_t last =
+      arguments.block_size.raw() - segment_bytes(arguments) * (arguments.segments - 1);
+  const auto padded = [&](std::uint64_t bytes) {
+    return align_up(bytes + arguments.buffer_offset.raw(), kPageSize);
+  };
+  return padded(segment_bytes(arguments)) * (arguments.segments - 1) + padded(last);
+}
+
+/// Bytes that no disk shrinks or takes for zeroes.
+void fill_randomly(const vhost::SharedPiece& piece, std::mt19937_64& engine) {
+  for (std::size_t i = 0; i < piece.size; ++i) piece.host[i] = static_cast<std::byte>(engine());
+}
+
+const char* to_text(blk::RequestType type) {
+  return type == blk::RequestType::kIn ? "read" : "write";
+}
+
+}  // namespace
+
+void DirectionTotals::merge(const DirectionTotals& other) noexcept {
+  requests += other.requests;
+  bytes += other.bytes;
+  latency.merge(other.latency);
+}
+
+std::uint64_t RunJob::ring_for(const Device& device, const RunArguments& arguments) {
+  const std::uint64_t chain = arguments.segments + 2;
+  const bool indirect = device.has(virtio::kFeatureIndirectDesc);
+  const std::uint64_t entries = arguments.depth * (indirect ? 1 : chain);
+  return std::bit_ceil(std::max<std::uint64_t>({kSmallestRing, entries, chain}));
+}
+
+std::size_t RunJob::memory_for(const Device& device, const RunArguments& arguments) {
+  const std::size_t slot = kControlBytes + data_bytes_of_slot(arguments);
+  return RequestQueue::memory_for(queue_options(device, arguments, 0)) + slot * arguments.depth +
+         2 * kPageSize;
+}
+
+Result<std::unique_ptr<RunJob>> RunJob::create(Device& device, vhost::FrontendMemory& memory,
+                                               const RunArguments& arguments, DiskRegion region,
+                                               std::uint32_t index) {
+  auto queue = RequestQueue::create(device, memory, queue_options(device, arguments, index));
+  if (!queue) return fail(queue.error());
+  std::unique_ptr<RunJob> job(new RunJob(arguments, region, index, std::move(*queue)));
+  const auto made = job->make_slots(memory);
+  if (!made) return fail(made.error());
+  return job;
+}
+
+RunJob::RunJob(const RunArguments& arguments, DiskRegion region, std::uint32_t index,
+               RequestQueue queue)
+    : arguments_(arguments),
+      workload_(arguments, region, index),
+      queue_(std::move(queue)),
+      form_(queue_.has_indirect() ? RequestQueue::Form::kIndirect : RequestQueue::Form::kDirect) {}
+
+Result<> RunJob::make_slots(vhost::FrontendMemory& memory) {
+  std::mt19937_64 engine(arguments_.seed);
+  const auto controls = memory.allocate(kControlBytes * arguments_.depth, kPageSize);
+  if (!controls) return fail(controls.error());
+  for (std::uint32_t i = 0; i < arguments_.depth; ++i) {
+    Slot& slot = slots_.emplace_back();
+    const auto control = controls->part(kControlBytes * i, kControlBytes);
+    // Shared memory made of integers, aligned to a cache line.
+    slot.header = reinterpret_cast<blk::RequestHeader*>(control.host);
+    slot.status = reinterpret_cast<blk::Status*>(control.host + kStatusOffset);
+    slot.segments.push_back({control.gpa, sizeof(blk::RequestHeader), Direction::kReadable});
+    std::uint64_t left = arguments_.block_size.raw();
+    for (std::uint32_t s = 0; s < arguments_.segments; ++s) {
+      const bool last = s + 1 == arguments_.segments;
+      const std::uint64_t bytes = last ? left : segment_bytes(arguments_);
+      const std::uint64_t before = arguments_.buffer_offset.raw();
+      const auto piece = memory.allocate(before + bytes, kPageSize);
+      if (!piece) return fail(piece.error());
+      const auto data = piece->part(before, bytes);
+      fill_randomly(data, engine);
+      slot.segments.push_back({data.gpa, static_cast<std::uint32_t>(bytes), Direction::kReadable});
+      left -= bytes;
+    }
+    slot.segments.push_back({control.gpa.plus_unchecked(kStatusOffset), 1, Direction::kWritable});
+    free_.push_back(i);
+  }
+  return {};
+}
+
+void RunJob::run(const Window& window, StopFlags& flags) {
+  const auto done = loop(window, flags);
+  if (!done && !failure_) failure_ = done.error().to_string();
+  if (failure_) flags.stop = true;
+}
+
+Result<> RunJob::loop(const Window& window, StopFlags& flags) {
+  const auto quiet = queue_.stop_calls();
+  if (!quiet) return quiet;
+  Clock::time_point progress = Clock::now();
+  while (!flags.abandon.load(std::memory_order_relaxed)) {
+    const Clock::time_point now = Clock::now();
+    const bool is_open = now < window.to && !flags.stop.load(std::memory_order_relaxed);
+    if (!is_open && queue_.in_flight() == 0) break;
+    if (is_open) {
+      const auto submitted = submit(now);
+      if (!submitted) return submitted;
+    }
+    const auto reaped = reap(window);
+    if (!reaped) return fail(reaped.error());
+    if (*reaped) {
+      progress = now;
+    } else if (now - progress > arguments_.target.time_limit) {
+      failure_ = "the backend has not answered in time (see --timeout)";
+      return {};
+    } else if (!arguments_.poll) {
+      const auto slept = queue_.sleep(milliseconds(100));
+      if (!slept) return slept;
+    }
+  }
+  return {};
+}
+
+Result<> RunJob::submit(Clock::time_point now) {
+  while (!free_.empty() && queue_.has_room(arguments_.segments + 2, form_)) {
+    const std::uint32_t index = free_.back();
+    free_.pop_back();
+    Slot& slot = slots_[index];
+    slot.request = workload_.next();
+    *slot.header = {slot.request.type, 0, slot.request.offset.raw() / Sector::kSize};
+    *slot.status = static_cast<blk::Status>(0xff);
+    const auto direction =
+        slot.request.type == blk::RequestType::kIn ? Direction::kWritable : Direction::kReadable;
+    for (auto& data : std::span(slot.segments).subspan(1, arguments_.segments)) {
+      data.direction = direction;
+    }
+    slot.since = now;
+    const auto added = queue_.add(index, slot.segments, form_);
+    if (!added) return added;
+  }
+  return queue_.send();
+}
+
+Result<bool> RunJob::reap(const Window& window) {
+  auto completion = queue_.reap();
+  if (!completion) return fail(completion.error());
+  if (!*completion) return false;
+  const Clock::time_point now = Clock::now();
+  while (*completion) {
+    const auto done = complete(**completion, now, window);
+    if (!done) return fail(done.error());
+    completion = queue_.reap();
+    if (!completion) return fail(completion.error());
+  }
+  return true;
+}
+
+Result<> RunJob::complete(const RequestQueue::Completion& completion, Clock::time_point now,
+                          const Window& window) {
+  const Slot& slot = slots_[completion.slot];
+  const bool is_read = slot.request.type == blk::RequestType::kIn;
+  const blk::Status status = *slot.status;
+  if (status != blk::Status::kOk) {
+    failure_ = fmt::format("{} of {} bytes at offset {} failed with status {}",
+                           to_text(slot.request.type), arguments_.block_size.raw(),
+                           slot.request.offset.raw(), std::to_underlying(status));
+    return fail(ErrorKind::kPeerFault, "request");
+  }
+  free_.push_back(completion.slot);
+  auto& live = is_read ? live_reads_ : live_writes_;
+  live.fetch_add(1, std::memory_order_relaxed);
+  if (now < window.from || now > window.to) return {};
+  DirectionTotals& totals = is_read ? totals_.read : totals_.write;
+  ++totals.requests;
+  totals.bytes += arguments_.block_size.raw();
+  totals.latency.record(static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(now - slot.since).count()));
+  return {};
+}
+
+}  // namespace guestio::load

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT
+#include "apps/guestio-load/verify.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "apps/guestio-load/device.h"
+#include "apps/guestio-load/jobs.h"
+#include "apps/guestio-load/operation_source.h"
+#include "apps/guestio-load/verify_job.h"
+#include "guestio/vhost/frontend_memory.h"
+
+namespace guestio::load {
+
+namespace blk = virtio::blk;
+
+namespace {
+
+constexpr ByteCount kUsualRegion(std::uint64_t{16} << 20);
+constexpr ByteCount kLargestRegion(std::uint64_t{4} << 30);
+
+int complain(int status, const std::string& text) {
+  fmt::print(stderr, "guestio-load: {}\n", text);
+  return status;
+}
+
+int complain(const Error& error) { return complain(kExitFailed, error.to_string()); }
+
+/// What this device cannot do for these arguments, if there is anything.
+std::optional<std::string> find_misfit(const Device& device, const VerifyArguments& arguments) {
+  if (arguments.jobs > device.session().queues) {
+    return fmt::format("--numjobs: the backend has {} queues", device.session().queues);
+  }
+  if (arguments.offset.raw() % device.block_size() != 0) {
+    return fmt::format("--offset: the disk's block size is {}", device.block_size());
+  }
+  if (arguments.size && *arguments.size > kLargestRegion) {
+    return fmt::format("--size: at most {}, all of it is held in memory",
+                       format_byte_count(kLargestRegion));
+  }
+  return std::nullopt;
+}
+
+RandomSource::Ranges ranges_of(std::uint32_t segments, std::uint32_t sectors,
+                               const Device& device) {
+  const std::uint64_t blocks = std::uint64_t{sectors} * Sector::kSize / device.block_size();
+  if (segments == 0 || blocks == 0) return {};
+  return {segments, blocks};
+}
+
+RandomSource::Abilities abilities_of(const Device& device, const VerifyArguments& arguments) {
+  const blk::Config& config = device.config();
+  RandomSource::Abilities abilities{
+      .write = !device.is_read_only(),
+      .flush = device.has(blk::kFeatureFlush),
+      .largest = VerifyJob::largest_request(device, arguments) / device.block_size()};
+  if (device.has(blk::kFeatureDiscard)) {
+    abilities.discard = ranges_of(config.max_discard_seg, config.max_discard_sectors, device);
+  }
+  if (device.has(blk::kFeatureWriteZeroes)) {
+    abilities.write_zeroes =
+        ranges_of(config.max_write_zeroes_seg, config.max_write_zeroes_sectors, device);
+  }
+  return abilities;
+}
+
+using Jobs = std::vector<std::unique_ptr<VerifyJob>>;
+
+Result<Jobs> make_jobs(Device& device, vhost::FrontendMemory& memory,
+                       const VerifyArguments& arguments, VerifyState& state) {
+  const std::array regions = {memory.region()};
+  const auto told = device.frontend().set_mem_table(regions);
+  if (!told) return fail(told.error());
+  Jobs jobs;
+  for (std::uint32_t i = 0; i < arguments.jobs; ++i) {
+    auto job = VerifyJob::create(device, memory, arguments, state, i);
+    if (!job) return fail(job.error());
+    jobs.push_back(std::move(*job));
+  }
+  return jobs;
+}
+
+/// The steps of a verification, one after the other on the same jobs.
+class Verification {
+ public:
+  Verification(Device& device, const VerifyArguments& arguments, VerifyState& state,
+               const Jobs& jobs)
+      : device_(device), arguments_(arguments), state_(state), jobs_(jobs) {}
+
+  /// Returns what went wrong, if anything did.
+  std::optional<std::string> run() {
+    const std::uint64_t chunk =
+        VerifyJob::largest_request(device_, arguments_) / device_.block_size();
+    SweepSource first(state_.model,
+                      device_.is_read_only() ? OperationKind::kRead : OperationKind::kWrite, chunk);
+    auto failure = step("filling", first, OnRead::kLearn);
+    if (failure) return failure;
+    RandomSource random(state_.model, abilities_of(device_, arguments_), arguments_.operations);
+    failure = step("verifying", random, OnRead::kCompare);
+    if (failure) return failure;
+    SweepSource last(state_.model, OperationKind::kRead, chunk);
+    return step("reading again", last, OnRead::kCompare);
+  }
+
+  [[nodiscard]] bool was_stopped() const { return flags_.stop; }
+
+ private:
+  std::optional<std::string> step(const char* name, OperationSource& source, OnRead on_read) {
+    std::vector<std::function<void()>> functions;
+    for (const auto& job : jobs_) {
+      functions.emplace_back([&] { job->run(source, on_read, flags_); });
+    }
+    auto failure = run_jobs(device_, flags_, functions, [&] { show(name); });
+    for (const auto& job : jobs_) {
+      if (job->failure() && !failure) failure = *job->failure();
+    }
+    return failure;
+  }
+
+  void show(const char* name) {
+    std::uint64_t done = 0;
+    for (const auto& count : state_.done) done += count;
+    line_.show(fmt::format("{}: {} requests, {} read, {} written", name, done,
+                           format_byte_count(ByteCount(state_.bytes_read)),
+                           format_byte_count(ByteCount(state_.bytes_written))));
+  }
+
+  Device& device_;
+  const VerifyArguments& arguments_;
+  VerifyState& state_;
+  const Jobs& jobs_;
+  StopFlags flags_;
+  ProgressLine line_;
+};
+
+void report(const VerifyArguments& arguments, const VerifyState& state) {
+  std::uint64_t all = 0;
+  std::string kinds;
+  for (std::size_t i = 0; i < kOperationKinds; ++i) {
+    all += state.done[i];
+    if (state.done[i] == 0) continue;
+    kinds += fmt::format("{}{} {}", kinds.empty() ? "" : ", ", state.done[i].load(),
+                         to_text(static_cast<OperationKind>(i)));
+  }
+  fmt::print("verified: {} requests in {} descriptors ({})\n", all, state.descriptors.load(),
+             kinds);
+  fmt::print("          {} read and compared, {} written, layout {}, --seed {}\n",
+             format_byte_count(ByteCount(state.bytes_read)),
+             format_byte_count(ByteCount(state.bytes_written)),
+             arguments.layout == Layout::kAny ? "any" : "simple", arguments.seed);
+  for (const std::string& note : state.notes) fmt::print("note:     {}\n", note);
+}
+
+}  // namespace
+
+int verify_disk(const VerifyArguments& arguments) {
+  auto device = Device::open(arguments.target);
+  if (!device) return complain(device.error());
+  if (const auto misfit = find_misfit(*device, arguments)) {
+    return complain(kExitUsage, *misfit);
+  }
+  const auto region = region_of(FileOffset(arguments.offset.raw()), arguments.size,
+                                device->capacity(), ByteCount(device->block_size()), kUsualRegion);
+  if (!region) return complain(kExitUsage, region.error().to_string());
+  auto memory =
+      vhost::FrontendMemory::create(VerifyJob::memory_for(*device, arguments) * arguments.jobs);
+  if (!memory) return complain(memory.error());
+  VerifyState state(*region, device->block_size());
+  const auto jobs = make_jobs(*device, *memory, arguments, state);
+  if (!jobs) return complain(jobs.error());
+
+  end_on_signals();
+  std::optional<std::string> failure;
+  bool stopped = false;
+  {
+    Verification verification(*device, arguments, state, *jobs);
+    failure = verification.run();
+    stopped = verification.was_stopped();
+  }
+  if (failure) return complain(kExitFailed, *failure);
+  for (const auto& job : *jobs) {
+    const auto finished = job->finish(*device);
+    if (!finished) return complain(finished.error());
+  }
+  if (stopped) return complain(kExitFailed, "stopped before all was verified");
+  report(arguments, state);
+  return 0;
+}
+
+}  // namespace guestio::load

@@ -29,6 +29,7 @@ endif()
 # guestio_room(NAME SOURCES files... [DEPENDS targets...] [TESTS files...] [TEST_DEPENDS targets...])
 # NAME may hold a slash (disk/file); the target is guestio_disk_file, its alias guestio::disk_file.
 # Every header of the folder is part of the interface. TESTS become one program, run by ctest.
+# Rooms are installed (GuestioInstall.cmake), so a room is declared after those that it depends on.
 function(guestio_room NAME)
   cmake_parse_arguments(ROOM "" "" "SOURCES;DEPENDS;TESTS;TEST_DEPENDS" ${ARGN})
   string(REPLACE "/" "_" flat ${NAME})
@@ -38,6 +39,17 @@ function(guestio_room NAME)
   target_include_directories(${target} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
   target_compile_features(${target} PUBLIC cxx_std_23)
   target_link_libraries(${target} PUBLIC ${ROOM_DEPENDS} PRIVATE $<BUILD_INTERFACE:guestio_flags>)
+  set_target_properties(${target} PROPERTIES EXPORT_NAME ${flat})
+  set_property(GLOBAL APPEND PROPERTY GUESTIO_ROOMS ${target})
+  # With link-time optimisation (release) the objects hold machine code beside g++'s intermediate
+  # form: our programs are linked from the latter, the installed libraries keep the former only.
+  # Other compilers' intermediate form has no such twin, so with them rooms do without.
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    target_compile_options(${target} PRIVATE
+      $<$<BOOL:$<TARGET_PROPERTY:INTERPROCEDURAL_OPTIMIZATION>>:-ffat-lto-objects>)
+  else()
+    set_target_properties(${target} PROPERTIES INTERPROCEDURAL_OPTIMIZATION OFF)
+  endif()
   if(ROOM_TESTS)
     guestio_test(${target}_test SOURCES ${ROOM_TESTS} DEPENDS ${target} ${ROOM_TEST_DEPENDS}
       PREFIX ${NAME}.)

@@ -76,14 +76,22 @@ CLI::Option* add_seconds(CLI::App& app, const std::string& name, milliseconds& t
       ->type_name("SECONDS");
 }
 
+CLI::Validator between(int least, int most) {
+  return CLI::Range(least, most).description("");  // help stays short; a refusal says the limits
+}
+
 void add_target(CLI::App& app, Target& target) {
   app.add_option("--socket-path", target.socket_path, "the backend's vhost-user socket")
       ->required()
       ->type_name("PATH");
   add_seconds(app, "--timeout", target.time_limit,
               "give up when the backend takes longer for anything (60)");
-  app.add_flag("!--no-event-idx", target.event_idx, "do not negotiate the event index");
-  app.add_flag("!--no-indirect", target.indirect, "do not negotiate indirect descriptors");
+  app.add_flag_callback(
+      "--no-event-idx", [&target] { target.event_idx = false; },
+      "do not negotiate the event index");
+  app.add_flag_callback(
+      "--no-indirect", [&target] { target.indirect = false; },
+      "do not negotiate indirect descriptors");
 }
 
 void add_info(CLI::App& app, InfoArguments& info) {
@@ -97,35 +105,42 @@ void add_run(CLI::App& app, RunArguments& run) {
   add_choice(app, "--rw", run.rw, kReadWriteNames,
              "what to do (randread); whatever writes destroys what is on the disk");
   app.add_option("--rwmixread", run.read_percent, "reads in a mix, in percent (50)")
-      ->check(CLI::Range(0, 100));
+      ->type_name("N")
+      ->check(between(0, 100));
   add_size(app, "--bs", run.block_size, "bytes of each request (4k)");
   app.add_option("--iodepth", run.depth, "requests in flight on each queue (1)")
-      ->check(CLI::Range(1, 32768));
+      ->type_name("N")
+      ->check(between(1, 32768));
   app.add_option("--numjobs,--num-queues", run.jobs,
                  "queues to drive, each with a thread of its own (1)")
-      ->check(CLI::Range(1, 256));
-  app.add_option("--queue-size", run.queue_size, "entries of each ring (as --iodepth needs)");
+      ->type_name("N")
+      ->check(between(1, 256));
+  app.add_option("--queue-size", run.queue_size, "entries of each ring (as --iodepth needs)")
+      ->type_name("N");
   add_seconds(app, "--runtime", run.runtime, "how long to measure (10)");
   add_seconds(app, "--ramp-time", run.ramp, "how long to run before measuring (0)");
   add_size(app, "--size", run.size, "bytes of the disk to use (up to its end)");
   add_size(app, "--offset", run.offset, "where on the disk to begin (0)");
-  app.add_option("--seed", run.seed, "for the random order (1)");
+  app.add_option("--seed", run.seed, "for the random order (1)")->type_name("N");
   add_size(app, "--buffer-offset", run.buffer_offset,
            "distance of data buffers from a page boundary (0)");
   app.add_option("--segments", run.segments, "descriptors for the data of each request (1)")
-      ->check(CLI::Range(1, 32766));
+      ->type_name("N")
+      ->check(between(1, 32766));
   app.add_flag("--poll", run.poll, "spin on the used ring instead of sleeping");
 }
 
 void add_verify(CLI::App& app, VerifyArguments& verify) {
   add_target(app, verify.target);
-  app.add_option("--ops", verify.operations, "requests to make (10000)");
-  app.add_option("--seed", verify.seed, "for sizes, places and layouts (1)");
+  app.add_option("--ops", verify.operations, "requests to make at random (10000)")->type_name("N");
+  app.add_option("--seed", verify.seed, "for sizes, places and layouts (1)")->type_name("N");
   app.add_option("--iodepth", verify.depth, "requests in flight on each queue (16)")
-      ->check(CLI::Range(1, 256));
+      ->type_name("N")
+      ->check(between(1, 256));
   app.add_option("--numjobs,--num-queues", verify.jobs,
                  "queues to use, each with a thread of its own (1)")
-      ->check(CLI::Range(1, 256));
+      ->type_name("N")
+      ->check(between(1, 256));
   add_size(app, "--size", verify.size, "bytes of the disk to use (16M, or up to its end)");
   add_size(app, "--offset", verify.offset, "where on the disk to begin (0)");
   add_size(app, "--max-bs", verify.largest, "bytes of the largest request (256k)");
@@ -189,7 +204,7 @@ std::expected<Arguments, EarlyExit> parse_arguments(int count, const char* const
   InfoArguments info;
   RunArguments run;
   VerifyArguments verify;
-  CLI::App app("guestio-load: shows, loads and verifies any vhost-user-blk backend");
+  CLI::App app("Shows, loads and verifies any vhost-user-blk backend.", "guestio-load");
   app.require_subcommand(1);
   app.set_version_flag("--version", fmt::format("guestio-load {}", kVersion));
   CLI::App* const info_command = app.add_subcommand("info", "show features, limits and size");

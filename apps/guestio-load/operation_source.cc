@@ -60,12 +60,15 @@ OperationSource::Draw SweepSource::draw(Operation& operation, std::mt19937_64& /
 }
 
 OperationSource::Draw RandomSource::draw(Operation& operation, std::mt19937_64& engine) {
-  if (drawn() >= operations_) return Draw::kDone;
+  if (drawn_.load(std::memory_order_relaxed) >= operations_) return Draw::kDone;
   operation = {.kind = random_kind(engine)};
   operation.may_unmap = random(engine, 0, 1) == 0;
   if (!reserve_extents(operation, engine)) return Draw::kBusy;
   operation.number = drawn_.fetch_add(1, std::memory_order_relaxed) + 1;
-  return Draw::kOperation;
+  if (operation.number <= operations_) return Draw::kOperation;
+  // Another job was faster with the last one.
+  for (const auto& extent : operation.extents) model_.release(extent, operation.access());
+  return Draw::kDone;
 }
 
 OperationKind RandomSource::random_kind(std::mt19937_64& engine) const {

@@ -80,10 +80,6 @@ class RandomSource : public OperationSource {
       : model_(model), abilities_(abilities), operations_(operations) {}
   Draw draw(Operation& operation, std::mt19937_64& engine) override;
 
-  [[nodiscard]] std::uint64_t drawn() const noexcept {
-    return drawn_.load(std::memory_order_relaxed);
-  }
-
  private:
   [[nodiscard]] OperationKind random_kind(std::mt19937_64& engine) const;
   bool reserve_extents(Operation& operation, std::mt19937_64& engine);
@@ -92,7 +88,7 @@ class RandomSource : public OperationSource {
   DiskModel& model_;
   const Abilities abilities_;
   const std::uint64_t operations_;
-  // Counts reservations of a number, never more than operations_ + jobs; orders nothing else.
+  // Goes past operations_ by as many as there are jobs, at most; orders nothing else.
   std::atomic<std::uint64_t> drawn_ = 0;
 };
 

@@ -149,8 +149,9 @@ void report(const VerifyArguments& arguments, const VerifyState& state) {
     kinds += fmt::format("{}{} {}", kinds.empty() ? "" : ", ", state.done[i].load(),
                          to_text(static_cast<OperationKind>(i)));
   }
-  fmt::print("verified: {} requests in {} descriptors ({})\n", all, state.descriptors.load(),
-             kinds);
+  fmt::print("verified: {} requests at random, {} to fill and read again, {} descriptors\n",
+             arguments.operations, all - arguments.operations, state.descriptors.load());
+  fmt::print("          {}\n", kinds);
   fmt::print("          {} read and compared, {} written, layout {}, --seed {}\n",
              format_byte_count(ByteCount(state.bytes_read)),
              format_byte_count(ByteCount(state.bytes_written)),

@@ -41,7 +41,8 @@ class MemoryReader {
   [[nodiscard]] const Range& rest() const noexcept { return rest_; }
 
   [[nodiscard]] Result<> read(std::span<std::byte> to) noexcept {
-    if (Result<> read = memory_->read(rest_, to); !read) [[unlikely]] return read;
+    if (Result<> read = memory_->read(rest_, to); !read) [[unlikely]]
+      return read;
     drop(to.size());
     return {};
   }
@@ -82,9 +83,7 @@ class MemoryReader {
   }
 
  private:
-  void drop(std::uint64_t count) noexcept {
-    rest_ = rest_.subrange(count, rest_.length() - count);
-  }
+  void drop(std::uint64_t count) noexcept { rest_ = rest_.subrange(count, rest_.length() - count); }
 
   const GuestMemory* memory_;
   Range rest_;

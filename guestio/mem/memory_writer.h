@@ -17,8 +17,8 @@ namespace guestio::mem {
 ///
 /// Each call writes everything or returns an error (bytes may then have been written, see
 /// GuestMemory); the position moves only on success. A call for no bytes succeeds always. Errors:
-/// read-only before any other, out-of-range when the range does not take so much any more, and those
-/// of GuestMemory.
+/// read-only before any other, out-of-range when the range does not take so much any more, and
+/// those of GuestMemory.
 ///
 /// Lifetime: the memory, and the list that the range is a view of, must outlive it. One thread.
 template <GuestRange Range>
@@ -69,11 +69,13 @@ class MemoryWriter {
       : memory_(&memory), rest_(range), access_(access) {}
 
   [[nodiscard]] Result<> check_access(std::uint64_t count) const noexcept {
-    if (access_ == Access::kWrite || count == 0) [[likely]] return {};
+    if (access_ == Access::kWrite || count == 0) [[likely]]
+      return {};
     return fail(ErrorKind::kReadOnly, "write to memory that the device may only read");
   }
   [[nodiscard]] Result<> moved_by(std::uint64_t count, Result<> done) noexcept {
-    if (done) [[likely]] rest_ = rest_.subrange(count, rest_.length() - count);
+    if (done) [[likely]]
+      rest_ = rest_.subrange(count, rest_.length() - count);
     return done;
   }
 

@@ -21,8 +21,7 @@ AddressRange bytes(std::uint64_t start, std::uint64_t length) {
   return AddressRange::from_checked(Gpa(start), length);
 }
 
-PagedRange window(std::uint64_t offset, std::uint64_t length,
-                  std::span<const Gpn> gpns = kPages) {
+PagedRange window(std::uint64_t offset, std::uint64_t length, std::span<const Gpn> gpns = kPages) {
   return *PagedRange::from_pages(offset, length, gpns);
 }
 
@@ -183,8 +182,7 @@ TEST(PagedRange, Fault08TheSecondBadPageOfARunIsNoticed) {
   const std::array gpns{Gpn(kLastGpn), Gpn(kLastGpn + 1), Gpn(kLastGpn + 2)};
   PagedRange range = window(0x10, 0x2000, gpns);
   EXPECT_EQ(*range.pop_front(), bytes(kTop - 0xfef, 0xff0));
-  EXPECT_EQ(range.pop_front()->error(),
-            Error::make(ErrorKind::kInvalidGpn, "", kLastGpn + 1));
+  EXPECT_EQ(range.pop_front()->error(), Error::make(ErrorKind::kInvalidGpn, "", kLastGpn + 1));
   const std::array wrapping{Gpn(kTop), Gpn(0)};
   EXPECT_EQ(first_error(window(0, 0x2000, wrapping)).kind, ErrorKind::kInvalidGpn);
 }

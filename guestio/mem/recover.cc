@@ -83,7 +83,7 @@ bool is_fault(int signal, const siginfo_t& info) noexcept {
 
 /// Ends the process as if there had been no handler, with the core dump that belongs to it.
 void take_default_action(int signal, siginfo_t& info) noexcept {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = SIG_DFL;
   ::sigaction(signal, &action, nullptr);
   // A faulting instruction runs again when the handler returns and faults for good. A signal that
@@ -128,17 +128,16 @@ void on_signal(int signal, siginfo_t* info, void* raw_context) noexcept {
 }
 
 Result<> install_handler(int signal) noexcept {
-  struct sigaction older {};
+  struct sigaction older{};
   if (::sigaction(signal, nullptr, &older) != 0) return fail_host("ask for a signal handler");
   const bool ours = (older.sa_flags & SA_SIGINFO) != 0 && older.sa_sigaction == on_signal;
   if (ours) return {};  // an earlier attempt got half-way
   previous_action(signal) = older;
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = on_signal;
   // The mask and the two flags are those that the older handler wanted for itself.
   action.sa_mask = older.sa_mask;
-  action.sa_flags =
-      SA_SIGINFO | SA_ONSTACK | (older.sa_flags & (SA_NODEFER | SA_RESTART));
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK | (older.sa_flags & (SA_NODEFER | SA_RESTART));
   if (::sigaction(signal, &action, nullptr) != 0) return fail_host("install a signal handler");
   return {};
 }

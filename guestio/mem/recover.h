@@ -105,7 +105,8 @@ struct CompareOutcome {
 template <Word T>
 [[nodiscard]] inline bool try_load(const T* from, T& to) noexcept {
   internal::Bits<T> bits;
-  if (!internal::load(from, bits)) [[unlikely]] return false;
+  if (!internal::load(from, bits)) [[unlikely]]
+    return false;
   to = std::bit_cast<T>(bits);
   return true;
 }
@@ -114,7 +115,8 @@ template <Word T>
 template <Word T>
 [[nodiscard]] inline bool try_load_acquire(const T* from, T& to) noexcept {
   internal::Bits<T> bits;
-  if (!internal::load_acquire(from, bits)) [[unlikely]] return false;
+  if (!internal::load_acquire(from, bits)) [[unlikely]]
+    return false;
   to = std::bit_cast<T>(bits);
   return true;
 }

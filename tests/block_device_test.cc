@@ -2,6 +2,7 @@
 // What a guest sees of its disk.
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
@@ -90,7 +91,7 @@ TEST_F(BlockDeviceTest, AnyPartOfTheConfigurationCanBeRead) {
     for (std::size_t size = 0; size <= whole.size() - offset; size += 5) {
       std::vector<std::byte> part(size);
       ASSERT_TRUE(guest->frontend().get_config(offset, part)) << offset << " " << size;
-      ASSERT_EQ(std::memcmp(part.data(), whole.data() + offset, size), 0);
+      ASSERT_TRUE(std::ranges::equal(part, whole.subspan(offset, size)));
     }
   }
 }

@@ -71,7 +71,7 @@ Result<> BlockDevice::read_config(std::size_t offset, std::span<std::byte> to) c
   if (!fits_within(offset, to.size(), sizeof config)) {
     return fail(ErrorKind::kOutOfRange, "read the configuration space", offset, sizeof config);
   }
-  std::memcpy(to.data(), reinterpret_cast<const std::byte*>(&config) + offset, to.size());
+  std::ranges::copy(std::as_bytes(std::span(&config, 1)).subspan(offset, to.size()), to.begin());
   return {};
 }
 
@@ -82,7 +82,7 @@ Result<> BlockDevice::write_config(std::size_t offset, std::span<const std::byte
   if (!fits_within(offset, from.size(), sizeof wanted)) {
     return fail(ErrorKind::kOutOfRange, "write the configuration space", offset, sizeof wanted);
   }
-  std::memcpy(reinterpret_cast<std::byte*>(&wanted) + offset, from.data(), from.size());
+  std::ranges::copy(from, std::as_writable_bytes(std::span(&wanted, 1)).subspan(offset).begin());
   const std::uint8_t write_cache = wanted.writeback;
   wanted.writeback = present.writeback;
   if (write_cache > 1 || std::memcmp(&wanted, &present, sizeof wanted) != 0) {

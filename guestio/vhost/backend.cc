@@ -37,7 +37,7 @@ task::Task<Result<>> Backend::accept_all(int listening_socket) {
                                                          SOCK_CLOEXEC, stop_.token());
     if (accepted == -ECANCELED) break;
     if (is_passing(accepted)) {
-      co_await uring::sleep(home_, std::chrono::milliseconds(10), stop_.token());
+      (void)co_await uring::sleep(home_, std::chrono::milliseconds(10), stop_.token());
       continue;
     }
     if (accepted < 0) co_return fail(Error::host(-accepted, "accept a front-end"));

@@ -104,7 +104,7 @@ Result<virtio::SplitRing> VringControl::locate(const MemoryTable& memory) const 
   return virtio::SplitRing::at(*descriptors, *available, *used, size_);
 }
 
-task::Task<Result<>> VringControl::start_if_ready(const RingEnvironment& environment) {
+task::Task<Result<>> VringControl::start_if_ready(RingEnvironment environment) {
   const bool is_ready = is_kick_known_ && size_ != 0 && addresses_ && environment.memory;
   if (is_running_ || !is_ready) co_return Result<>();
   auto ring = locate(*environment.memory);
@@ -138,7 +138,7 @@ task::Task<Result<>> VringControl::start_if_ready(const RingEnvironment& environ
   co_return started;
 }
 
-task::Task<Result<>> VringControl::change_memory(const RingEnvironment& environment) {
+task::Task<Result<>> VringControl::change_memory(RingEnvironment environment) {
   if (!is_running_) co_return Result<>();
   const auto ring = locate(*environment.memory);
   if (!ring) {

@@ -44,10 +44,10 @@ class VringControl {
 
   /// Starts the ring if everything is there and it does not run yet.
   /// Errors: peer fault, out of range (an address outside memory), memory fault, host.
-  task::Task<Result<>> start_if_ready(const RingEnvironment& environment);
+  task::Task<Result<>> start_if_ready(RingEnvironment environment);
   /// Puts a running ring on another memory table; one whose parts are not in it is stopped.
   /// Errors: as start_if_ready().
-  task::Task<Result<>> change_memory(const RingEnvironment& environment);
+  task::Task<Result<>> change_memory(RingEnvironment environment);
   /// Stops the ring after what it took is answered. Returns where the available ring goes on.
   task::Task<std::uint16_t> stop();
   /// Stops and forgets everything: for the next front-end.

@@ -34,6 +34,18 @@ int to_rw_flags(Durability durability) noexcept {
   return durability == Durability::kStable ? RWF_DSYNC : 0;
 }
 
+struct AlignedRange {
+  FileOffset offset;
+  std::uint64_t length;
+};
+
+/// The whole blocks that lie inside a range.
+AlignedRange align_inward(FileOffset offset, std::uint64_t length, ByteCount block) noexcept {
+  const std::uint64_t start = align_up(offset.raw(), block.raw());
+  const std::uint64_t end = align_down(offset.raw() + length, block.raw());
+  return {FileOffset(start), end > start ? end - start : 0};
+}
+
 /// Drops the first `bytes` bytes of a list.
 std::span<IoBuffer> drop_front(std::span<IoBuffer> segments, std::size_t bytes) noexcept {
   while (!segments.empty() && bytes >= segments.front().size()) {
@@ -214,7 +226,7 @@ task::Task<Result<>> FileChannel::move_segments(Direction direction, std::span<I
       result = co_await uring::writev(loop_, file_, iovecs, offset, rw_flags);
     }
     if (is_lack_of_resources(result)) {
-      co_await uring::sleep(loop_, pause);
+      (void)co_await uring::sleep(loop_, pause);
       pause = std::min(2 * pause, kLongestPause);
       continue;
     }
@@ -250,13 +262,15 @@ task::Task<Result<>> FileChannel::allocate(int mode, FileOffset offset, std::uin
 }
 
 task::Task<Result<>> FileChannel::discard(Io& io) {
-  if (io.length == 0) co_return Result<>();
-  GuardedRange guarded(disk_.block_guard_, loop_, io.offset, io.length,
+  // What is less than a block of a device is kept: a discard is a hint.
+  const AlignedRange inner = align_inward(io.offset, io.length, disk_.facts_.range_alignment);
+  if (inner.length == 0) co_return Result<>();
+  GuardedRange guarded(disk_.block_guard_, loop_, inner.offset, inner.length,
                        BlockGuard::Kind::kPartOfBlocks);
   if (needs_guard()) co_await guarded.claim();
-  auto allocating = allocate(FALLOC_FL_PUNCH_HOLE, io.offset, io.length);
+  auto allocating = allocate(FALLOC_FL_PUNCH_HOLE, inner.offset, inner.length);
   const auto discarded = co_await std::move(allocating);
-  // A discard is a hint: a file that suddenly cannot do it keeps its bytes, and that is allowed.
+  // A file that suddenly cannot do it keeps its bytes, and that is allowed as well.
   if (!discarded && discarded.error().kind != ErrorKind::kUnsupported) co_return discarded;
   if (io.durability != Durability::kStable) co_return Result<>();
   auto flushing = flush();
@@ -264,28 +278,46 @@ task::Task<Result<>> FileChannel::discard(Io& io) {
 }
 
 task::Task<Result<>> FileChannel::write_zeroes(Io& io) {
-  if (io.length == 0) co_return Result<>();
-  Result<> zeroed = fail(ErrorKind::kUnsupported, "zero part of the image");
-  {
-    GuardedRange guarded(disk_.block_guard_, loop_, io.offset, io.length,
-                         BlockGuard::Kind::kPartOfBlocks);
-    if (needs_guard()) co_await guarded.claim();
-    if (io.unmap == Unmap::kAllowed) {
-      auto punching = allocate(FALLOC_FL_PUNCH_HOLE, io.offset, io.length);
-      zeroed = co_await std::move(punching);
-    }
-    if (!zeroed && zeroed.error().kind == ErrorKind::kUnsupported) {
-      auto zeroing = allocate(FALLOC_FL_ZERO_RANGE, io.offset, io.length);
-      zeroed = co_await std::move(zeroing);
-    }
+  // The ends that are less than a block of a device are written; what is between them need not be.
+  const AlignedRange inner = align_inward(io.offset, io.length, disk_.facts_.range_alignment);
+  const int rw_flags = to_rw_flags(io.durability);
+  const std::uint64_t head = inner.length == 0 ? io.length : inner.offset.offset_from(io.offset);
+  const std::uint64_t tail = io.length - head - inner.length;
+  auto writing_head = write_zero_bytes(io.offset, head, rw_flags);
+  auto zeroed = co_await std::move(writing_head);
+  if (zeroed && inner.length != 0) {
+    auto zeroing = zero_aligned(inner.offset, inner.length, io.unmap, rw_flags);
+    zeroed = co_await std::move(zeroing);
   }
-  if (!zeroed && zeroed.error().kind == ErrorKind::kUnsupported) {
-    auto writing = write_zero_bytes(io.offset, io.length, to_rw_flags(io.durability));
-    co_return co_await std::move(writing);
+  if (zeroed) {
+    auto writing_tail =
+        write_zero_bytes(io.offset.plus_unchecked(head + inner.length), tail, rw_flags);
+    zeroed = co_await std::move(writing_tail);
   }
   if (!zeroed || io.durability != Durability::kStable) co_return zeroed;
   auto flushing = flush();
   co_return co_await std::move(flushing);
+}
+
+task::Task<Result<>> FileChannel::zero_aligned(FileOffset offset, std::uint64_t length, Unmap unmap,
+                                               int rw_flags) {
+  Result<> zeroed = fail(ErrorKind::kUnsupported, "zero part of the image");
+  {
+    GuardedRange guarded(disk_.block_guard_, loop_, offset, length,
+                         BlockGuard::Kind::kPartOfBlocks);
+    if (needs_guard()) co_await guarded.claim();
+    if (unmap == Unmap::kAllowed) {
+      auto punching = allocate(FALLOC_FL_PUNCH_HOLE, offset, length);
+      zeroed = co_await std::move(punching);
+    }
+    if (!zeroed && zeroed.error().kind == ErrorKind::kUnsupported) {
+      auto zeroing = allocate(FALLOC_FL_ZERO_RANGE, offset, length);
+      zeroed = co_await std::move(zeroing);
+    }
+  }
+  if (zeroed || zeroed.error().kind != ErrorKind::kUnsupported) co_return zeroed;
+  auto writing = write_zero_bytes(offset, length, rw_flags);
+  co_return co_await std::move(writing);
 }
 
 task::Task<Result<>> FileChannel::write_zero_bytes(FileOffset offset, std::uint64_t length,

@@ -54,6 +54,9 @@ class FileChannel final : public Channel {
   task::Task<Result<>> move_segments(Direction direction, std::span<buf::IoBuffer> segments,
                                      FileOffset offset, std::size_t needed, int rw_flags);
   task::Task<Result<>> write_zero_bytes(FileOffset offset, std::uint64_t length, int rw_flags);
+  /// Zeroes a range that is aligned as fallocate wants it.
+  task::Task<Result<>> zero_aligned(FileOffset offset, std::uint64_t length, Unmap unmap,
+                                    int rw_flags);
   task::Task<Result<>> allocate(int mode, FileOffset offset, std::uint64_t length);
 
   [[nodiscard]] bool needs_guard() const noexcept {

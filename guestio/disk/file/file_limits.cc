@@ -102,6 +102,9 @@ Result<FileFacts> probe_file(int fd) {
     std::uint64_t size = 0;
     if (::ioctl(fd, BLKGETSIZE64, &size) != 0) return fail_host("ask the device's size");
     facts.size = ByteCount(size);
+    int logical = 0;
+    if (::ioctl(fd, BLKSSZGET, &logical) != 0) return fail_host("ask the device's block size");
+    facts.range_alignment = ByteCount(static_cast<std::uint64_t>(logical));
     unsigned physical = 0;
     if (::ioctl(fd, BLKPBSZGET, &physical) == 0) facts.physical_block_size = ByteCount(physical);
   } else if (S_ISREG(status.st_mode)) {

@@ -12,6 +12,7 @@ struct FileFacts {
   bool is_block_device = false;
   ByteCount size;
   ByteCount physical_block_size = ByteCount(512);
+  ByteCount range_alignment = ByteCount(1);  ///< of what fallocate takes: a device's logical block
   buf::DirectIoLimits direct;  ///< all 1 for a file that was opened without O_DIRECT
 };
 

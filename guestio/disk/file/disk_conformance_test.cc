@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT
+#include "testing/disk_conformance.h"
+
+#include "guestio/disk/file/file_disk.h"
+#include "guestio/disk/ram_disk.h"
+#include "guestio/mem/recover.h"
+#include "testing/temporary.h"
+
+namespace guestio::disk {
+namespace {
+
+using testing::DiskConformance;
+using testing::DiskKind;
+using testing::DiskSubject;
+
+constexpr std::uint64_t kBytes = std::uint64_t{4} << 20;
+
+class RamSubject final : public DiskSubject {
+ public:
+  const DiskInfo& info() const override { return disk_->info(); }
+  Channel& channel() override { return *disk_; }
+  void run_until(const std::function<bool()>& is_done) override { ASSERT_TRUE(is_done()); }
+
+ private:
+  std::unique_ptr<RamDisk> disk_ = std::move(*RamDisk::create(ByteCount(kBytes)));
+};
+
+/// A FileDisk with a loop of its own.
+class FileSubject : public DiskSubject {
+ public:
+  FileSubject(const std::string& path, Caching caching, ByteCount bounce_limit) {
+    EXPECT_TRUE(mem::install_fault_recovery());
+    auto disk = FileDisk::open({.path = path, .caching = caching});
+    EXPECT_TRUE(disk.has_value()) << disk.error().to_string();
+    disk_ = std::move(*disk);
+    channel_ = std::move(*disk_->open_channel(*loop_, bounce_limit));
+  }
+  const DiskInfo& info() const override { return disk_->info(); }
+  Channel& channel() override { return *channel_; }
+  void run_until(const std::function<bool()>& is_done) override {
+    while (!is_done()) loop_->run_until_quiet();
+  }
+
+ private:
+  std::unique_ptr<uring::Loop> loop_ = std::move(*uring::Loop::create());
+  std::unique_ptr<FileDisk> disk_;
+  std::unique_ptr<Channel> channel_;
+};
+
+constexpr ByteCount kMuchBounce(std::uint64_t{8} << 20);
+constexpr ByteCount kLittleBounce(std::uint64_t{64} << 10);
+
+/// A file in a folder of its own.
+struct ImageFile {
+  testing::TemporaryFolder folder;
+  std::string path = folder.make_image("disk.img", kBytes);
+};
+
+class ImageSubject final : ImageFile, public FileSubject {
+ public:
+  ImageSubject(Caching caching, ByteCount bounce) : FileSubject(path, caching, bounce) {}
+};
+
+struct InMemory {
+  testing::MemoryFile file{kBytes};
+};
+
+class MemorySubject final : InMemory, public FileSubject {
+ public:
+  MemorySubject() : FileSubject(file.path(), Caching::kDirect, kMuchBounce) {}
+};
+
+struct OnLoop {
+  ImageFile image;
+  testing::LoopDevice device{image.path, 4096};
+};
+
+class LoopSubject final : OnLoop, public FileSubject {
+ public:
+  LoopSubject() : FileSubject(device.path(), Caching::kDirect, kLittleBounce) {}
+  static std::unique_ptr<DiskSubject> make() {
+    const ImageFile probe;
+    if (testing::LoopDevice(probe.path, 4096).path().empty()) return nullptr;
+    return std::make_unique<LoopSubject>();
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    Disks, DiskConformance,
+    ::testing::Values(
+        DiskKind{"Ram", [] { return std::make_unique<RamSubject>(); }},
+        DiskKind{"DirectFile",
+                 [] { return std::make_unique<ImageSubject>(Caching::kDirect, kMuchBounce); }},
+        DiskKind{"DirectFileWithLittleBounceMemory",
+                 [] { return std::make_unique<ImageSubject>(Caching::kDirect, kLittleBounce); }},
+        DiskKind{"BufferedFile",
+                 [] { return std::make_unique<ImageSubject>(Caching::kBuffered, kMuchBounce); }},
+        DiskKind{"FileInMemory", [] { return std::make_unique<MemorySubject>(); }},
+        DiskKind{"LoopDeviceOfLargeBlocks", &LoopSubject::make}),
+    [](const auto& instance) { return instance.param.name; });
+
+}  // namespace
+}  // namespace guestio::disk

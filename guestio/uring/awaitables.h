@@ -57,7 +57,7 @@ class [[nodiscard]] SleepAwaitable : public RingAwaitable {
  public:
   SleepAwaitable(Loop& loop, std::chrono::nanoseconds duration, task::StopToken token) noexcept;
   /// 0 when the time is over.
-  [[nodiscard]] std::int32_t await_resume() const noexcept;
+  std::int32_t await_resume() const noexcept;
 
  private:
   __kernel_timespec duration_;

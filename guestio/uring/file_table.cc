@@ -10,7 +10,7 @@ FileTable::FileTable(Ring& ring, unsigned slots) noexcept : ring_(ring) {
 }
 
 File FileTable::add(int fd) noexcept {
-  if (free_.empty()) return File(fd);
+  if (fd < 0 || free_.empty()) return File(fd);
   const int slot = free_.back();
   if (::io_uring_register_files_update(ring_.raw(), static_cast<unsigned>(slot), &fd, 1) != 1) {
     return File(fd);

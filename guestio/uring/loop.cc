@@ -84,7 +84,7 @@ void Loop::add_poller(Poller& poller) noexcept {
 void Loop::run() noexcept {
   // Acquire: pairs with the release in stop(), what its caller did before is seen after run().
   do {
-    run_once();
+    iterate(Idle::kSleeps);
   } while (!stop_requested_.load(std::memory_order_acquire) || mailbox_.has_mail());
   stop_requested_.store(false, std::memory_order_relaxed);
 }
@@ -95,10 +95,12 @@ void Loop::stop() noexcept {
 }
 
 void Loop::run_until_quiet() noexcept {
-  while (in_flight() != 0 || mailbox_.has_mail() || !deferred_.is_empty()) run_once();
+  while (in_flight() != 0 || mailbox_.has_mail() || !deferred_.is_empty()) {
+    iterate(Idle::kReturns);
+  }
 }
 
-void Loop::run_once() noexcept {
+void Loop::iterate(Idle idle) noexcept {
   GUESTIO_CHECK(is_own_thread(), "a loop to run on the thread that made it");
   ++statistics_.iterations;
   if (mailbox_.has_mail()) statistics_.posts += mailbox_.run_all();
@@ -106,7 +108,8 @@ void Loop::run_once() noexcept {
   const bool is_busy = ask_pollers();
   run_deferred();
   prepare_waiting();
-  if (!is_busy && may_sleep()) {
+  const bool has_reason_to_sleep = idle == Idle::kSleeps || in_flight() != 0;
+  if (!is_busy && has_reason_to_sleep && may_sleep()) {
     ring_.enter(Ring::Wait::kForOne);
   } else if (ring_.has_work_for_kernel()) {
     ring_.enter(Ring::Wait::kNo);

@@ -110,8 +110,6 @@ class Loop {
   void stop() noexcept;
   /// Runs iterations until no operation is in flight and no posted function is left.
   void run_until_quiet() noexcept;
-  /// Runs one iteration; sleeps in it when nothing is to be done.
-  void run_once() noexcept;
 
   /// Registers `fd`, which stays the caller's and open. Never fails: without a free slot, or on a
   /// kernel that refuses, the file stays plain.
@@ -141,6 +139,9 @@ class Loop {
 
   Loop(Ring ring, Mailbox mailbox, unsigned file_slots) noexcept;
 
+  // What to do when there is nothing to do.
+  enum class Idle : bool { kSleeps, kReturns };
+  void iterate(Idle idle) noexcept;
   bool try_prepare(Operation& operation) noexcept;
   bool try_prepare_cancel(Operation& operation) noexcept;
   void prepare_waiting() noexcept;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <utility>
 
 #include "guestio/base/error.h"
 #include "guestio/uring/ring.h"
@@ -18,7 +19,7 @@ namespace guestio::uring {
 /// counter. The kernel does that without blocking, whatever the flags are; at the maximum the
 /// counter stays there. Costs about half as much again as write(2).
 ///
-/// Threads: the one that creates it.
+/// Threads: any, one at a time.
 class EventFdNotifier {
  public:
   /// Signals nobody.
@@ -26,6 +27,13 @@ class EventFdNotifier {
   /// `eventfd` stays the caller's and may be closed afterwards.
   /// Errors: kHost; EINVAL when it is not an eventfd.
   static Result<EventFdNotifier> create(int eventfd) noexcept;
+
+  EventFdNotifier(EventFdNotifier&& other) noexcept
+      : ring_(std::exchange(other.ring_, std::nullopt)) {}
+  EventFdNotifier& operator=(EventFdNotifier&& other) noexcept {
+    ring_ = std::exchange(other.ring_, std::nullopt);
+    return *this;
+  }
 
   /// False when default-made or moved from.
   [[nodiscard]] explicit operator bool() const noexcept { return ring_.has_value(); }

@@ -54,8 +54,9 @@ Result<Ring> Ring::create(const RingOptions& options) noexcept {
     parameters.cq_entries = options.completion_entries;
     result = ::io_uring_queue_init_params(options.submission_entries, &ring, &parameters);
     if (result == 0) {
-      // Saves a look-up of the descriptor for each call; a kernel without it is as good.
-      (void)::io_uring_register_ring_fd(&ring);
+      // Saves a look-up of the descriptor for each call, and binds the ring to this thread, whose
+      // table it is registered in. A kernel without it is as good.
+      if (attempt.mode != RingMode::kPlain) (void)::io_uring_register_ring_fd(&ring);
       return Ring(ring, attempt.mode);
     }
     if (result != -EINVAL) break;
@@ -67,20 +68,28 @@ Ring::Ring(Ring&& other) noexcept
     : ring_(other.ring_),
       mode_(other.mode_),
       owns_(std::exchange(other.owns_, false)),
+      thread_(other.thread_),
       enter_calls_(other.enter_calls_) {}
 
 Ring& Ring::operator=(Ring&& other) noexcept {
   if (this == &other) return *this;
-  if (owns_) ::io_uring_queue_exit(&ring_);
+  close();
   ring_ = other.ring_;
   mode_ = other.mode_;
   owns_ = std::exchange(other.owns_, false);
+  thread_ = other.thread_;
   enter_calls_ = other.enter_calls_;
   return *this;
 }
 
-Ring::~Ring() {
-  if (owns_) ::io_uring_queue_exit(&ring_);
+Ring::~Ring() { close(); }
+
+void Ring::close() noexcept {
+  if (!owns_) return;
+  // Elsewhere the registered descriptor's number could mean another ring.
+  GUESTIO_CHECK(mode_ == RingMode::kPlain || thread_ == std::this_thread::get_id(),
+                "a ring to be destroyed on the thread that made it");
+  ::io_uring_queue_exit(&ring_);
 }
 
 io_uring_sqe* Ring::next_entry() noexcept {

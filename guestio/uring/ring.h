@@ -4,6 +4,7 @@
 #include <liburing.h>
 
 #include <cstdint>
+#include <thread>
 
 #include "guestio/base/error.h"
 
@@ -14,7 +15,7 @@ namespace guestio::uring {
 enum class RingMode : std::uint8_t {
   kDeferred,     ///< Only when the thread asks for them (Linux 6.1).
   kCooperative,  ///< At the thread's next system call, without interrupting it (5.19).
-  kPlain,        ///< Whenever it likes.
+  kPlain,        ///< Whenever it likes. The only mode whose ring may change threads.
 };
 
 /// The name for messages: "deferred".
@@ -29,7 +30,9 @@ struct RingOptions {
   RingMode mode = RingMode::kDeferred;
 };
 
-/// Owns one ring. Threads: the one that creates it (the kernel checks in kDeferred mode).
+/// Owns one ring.
+/// Threads: the one that creates it, destructor included (checked there); in kPlain mode any, one
+/// at a time.
 class Ring {
  public:
   /// Errors: kHost; ENOSYS or EPERM when io_uring is missing or forbidden on this machine.
@@ -70,10 +73,12 @@ class Ring {
 
  private:
   Ring(const io_uring& ring, RingMode mode) noexcept : ring_(ring), mode_(mode) {}
+  void close() noexcept;
 
   io_uring ring_;
   RingMode mode_;
   bool owns_ = true;
+  std::thread::id thread_ = std::this_thread::get_id();
   std::uint64_t enter_calls_ = 0;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "guestio/mem/any_range.h"
 #include "guestio/mem/guest_memory.h"
 #include "guestio/mem/guest_memory_check.h"
 #include "guestio/mem/guest_memory_table.h"
@@ -266,6 +267,7 @@ GUESTIO_INSTANTIATE(PagedRange)
 GUESTIO_INSTANTIATE(AddressRange)
 GUESTIO_INSTANTIATE(PagedRanges)
 GUESTIO_INSTANTIATE(AddressRanges)
+GUESTIO_INSTANTIATE(AnyRange)
 #undef GUESTIO_INSTANTIATE
 
 }  // namespace guestio::mem

@@ -2,6 +2,7 @@
 // Guest memory for the kernel: locks and probes.
 #include <algorithm>
 
+#include "guestio/mem/any_range.h"
 #include "guestio/mem/guest_memory.h"
 #include "guestio/mem/guest_memory_check.h"
 #include "guestio/mem/guest_memory_table.h"
@@ -118,7 +119,7 @@ struct internal::LockBuilder {
   void append(std::byte* host, std::uint64_t length) {
     if (!segments.empty()) {
       HostSegment& back = segments.back();
-      if (back.data + back.length == host) {
+      if (back.end() == host) {
         back.length += length;
         return;
       }
@@ -156,6 +157,7 @@ GUESTIO_INSTANTIATE(PagedRange)
 GUESTIO_INSTANTIATE(AddressRange)
 GUESTIO_INSTANTIATE(PagedRanges)
 GUESTIO_INSTANTIATE(AddressRanges)
+GUESTIO_INSTANTIATE(AnyRange)
 #undef GUESTIO_INSTANTIATE
 
 }  // namespace guestio::mem

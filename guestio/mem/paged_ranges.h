@@ -170,9 +170,13 @@ template <typename Piece, typename Visit>
   return {};
 }
 
-/// The range types that guest memory reads, writes, locks and probes.
+class AnyRange;
+
+/// The range types that guest memory reads, writes, locks and probes. AnyRange (any_range.h) is any
+/// of the others.
 template <typename T>
 concept GuestRange = std::same_as<T, PagedRange> || std::same_as<T, AddressRange> ||
-                     std::same_as<T, PagedRanges> || std::same_as<T, AddressRanges>;
+                     std::same_as<T, PagedRanges> || std::same_as<T, AddressRanges> ||
+                     std::same_as<T, AnyRange>;
 
 }  // namespace guestio::mem

@@ -206,6 +206,19 @@ TEST_F(BlockDeviceTest, ADisabledRingTakesNothingUntilItIsEnabledAgain) {
   EXPECT_EQ(guest->wait_for_used(0, std::chrono::seconds(10)), 1u);
 }
 
+TEST_F(BlockDeviceTest, WithoutAKickDescriptorTheRingIsPolled) {
+  start();
+  const auto guest = connect();
+  ASSERT_EQ(guest->read(0, 512).status, 0);
+  const auto base = guest->queue().stop(guest->frontend());
+  ASSERT_TRUE(base.has_value());
+  ASSERT_TRUE(guest->frontend().set_vring_base(0, *base));
+  ASSERT_TRUE(guest->frontend().set_vring_kick(0, std::nullopt));
+  ASSERT_TRUE(guest->frontend().set_vring_enable(0, true));
+  for (int round = 0; round < 20; ++round) EXPECT_EQ(guest->read(0, 512).status, 0);
+  EXPECT_TRUE(guest->queue().stop(guest->frontend()));
+}
+
 TEST_F(BlockDeviceTest, MemoryCanBeReplacedWhileTheRingRuns) {
   start();
   const auto guest = connect();

@@ -12,6 +12,8 @@ namespace vblk = virtio::blk;
 
 namespace {
 
+using ConfigBytes = std::array<std::byte, sizeof(vblk::Config)>;
+
 std::uint32_t to_sectors(ByteCount bytes) noexcept {
   return static_cast<std::uint32_t>(std::min<std::uint64_t>(
       bytes.raw() / Sector::kSize, std::numeric_limits<std::uint32_t>::max()));
@@ -67,28 +69,34 @@ vblk::Config BlockDevice::make_config() const noexcept {
 std::size_t BlockDevice::config_size() const noexcept { return sizeof(vblk::Config); }
 
 Result<> BlockDevice::read_config(std::size_t offset, std::span<std::byte> to) const {
-  const vblk::Config config = make_config();
-  if (!fits_within(offset, to.size(), sizeof config)) {
-    return fail(ErrorKind::kOutOfRange, "read the configuration space", offset, sizeof config);
+  const auto space = std::bit_cast<ConfigBytes>(make_config());
+  if (!fits_within(offset, to.size(), space.size())) {
+    return fail(ErrorKind::kOutOfRange, "read the configuration space", offset, space.size());
   }
-  std::ranges::copy(std::as_bytes(std::span(&config, 1)).subspan(offset, to.size()), to.begin());
+  for (std::byte& byte : to) byte = space[offset++];
   return {};
 }
 
 Result<> BlockDevice::write_config(std::size_t offset, std::span<const std::byte> from) {
   // Drivers and front-ends may write the whole space back; only the cache byte may differ.
-  vblk::Config wanted = make_config();
-  const vblk::Config present = wanted;
-  if (!fits_within(offset, from.size(), sizeof wanted)) {
-    return fail(ErrorKind::kOutOfRange, "write the configuration space", offset, sizeof wanted);
+  constexpr std::size_t kWriteback = offsetof(vblk::Config, writeback);
+  const auto present = std::bit_cast<ConfigBytes>(make_config());
+  if (!fits_within(offset, from.size(), present.size())) {
+    return fail(ErrorKind::kOutOfRange, "write the configuration space", offset, present.size());
   }
-  std::ranges::copy(from, std::as_writable_bytes(std::span(&wanted, 1)).subspan(offset).begin());
-  const std::uint8_t write_cache = wanted.writeback;
-  wanted.writeback = present.writeback;
-  if (write_cache > 1 || std::memcmp(&wanted, &present, sizeof wanted) != 0) {
-    return fail(ErrorKind::kReadOnly, "write the configuration space");
+  std::byte write_cache = present[kWriteback];
+  for (const std::byte byte : from) {
+    if (offset == kWriteback) {
+      write_cache = byte;
+    } else if (byte != present[offset]) {
+      return fail(ErrorKind::kReadOnly, "write the configuration space");
+    }
+    ++offset;
   }
-  write_cache_.store(write_cache, std::memory_order_relaxed);
+  if (write_cache > std::byte{1}) {
+    return fail(ErrorKind::kInvalidArgument, "write cache", std::to_integer<unsigned>(write_cache));
+  }
+  write_cache_.store(std::to_integer<std::uint8_t>(write_cache), std::memory_order_relaxed);
   return {};
 }
 

@@ -3,9 +3,11 @@
 
 #include <poll.h>
 
+#include <chrono>
 #include <utility>
 
 #include "guestio/base/check.h"
+#include "guestio/uring/awaitables.h"
 
 namespace guestio::vhost {
 
@@ -51,7 +53,10 @@ Vring::~Vring() { GUESTIO_CHECK(chains_out_ == 0, "a ring to be stopped before i
 void Vring::listen_to(UniqueFd kick) {
   kicks_.remove_if([](const Kick& old) { return !old.poll.is_active(); });
   if (!kicks_.empty()) kicks_.back().poll.stop();
-  if (!kick) return;
+  if (!kick) {
+    if (!std::exchange(looks_now_and_then_, true)) looking_.spawn(look_now_and_then());
+    return;
+  }
   kicks_.emplace_back(loop_, std::move(kick), [this](std::int32_t events) { on_kick(events); });
   kicks_.back().poll.start();
 }
@@ -157,6 +162,16 @@ void Vring::set_kick(UniqueFd kick) noexcept {
   look();
 }
 
+/// A front-end that gives no kick descriptor wants its ring polled (vhost-user,
+/// VHOST_USER_SET_VRING_KICK): often enough to be of use, seldom enough to leave the processor to others.
+task::Task<> Vring::look_now_and_then() {
+  constexpr auto kPause = std::chrono::microseconds(100);
+  while (!is_stopping_) {
+    (void)co_await uring::sleep(loop_, kPause, stop_looking_.token());
+    look();
+  }
+}
+
 void Vring::set_memory(mem::GuestMemory memory, const virtio::SplitRing& ring) noexcept {
   epochs_.push_back({std::move(memory), 0});
   epochs_.remove_if([this](const virtio::MemoryEpoch& epoch) {
@@ -176,6 +191,7 @@ void Vring::fail_ring(const Error& error) noexcept {
 void Vring::stop(std::move_only_function<void(std::uint16_t)> stopped) noexcept {
   GUESTIO_CHECK(!is_stopping_, "a ring to be stopped once");
   is_stopping_ = true;
+  stop_looking_.request_stop();
   loop_.at_batch_end(*this);
   control_.spawn(drain(std::move(stopped)));
 }
@@ -186,6 +202,7 @@ task::Task<> Vring::drain(std::move_only_function<void(std::uint16_t)> stopped) 
     auto ended = kick.poll.stop();
     co_await ended;
   }
+  co_await looking_.join();
   stopped(queue_.next_avail());
 }
 

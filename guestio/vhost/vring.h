@@ -9,6 +9,7 @@
 #include "guestio/base/unique_fd.h"
 #include "guestio/task/event.h"
 #include "guestio/task/scope.h"
+#include "guestio/task/stop.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
 #include "guestio/uring/notify.h"
@@ -39,7 +40,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
     std::uint16_t base = 0;  ///< where the available ring is read from
     mem::GuestMemory memory;
     // Eventfds; each may be empty.
-    UniqueFd kick;   ///< without: the ring is looked at when it starts and when I/O completes
+    UniqueFd kick;   ///< without: the ring is looked at every now and then
     UniqueFd call;   ///< without: the driver polls
     UniqueFd error;
     bool is_enabled = false;
@@ -88,6 +89,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   void look() noexcept;
   void show_answers() noexcept;
   void fail_ring(const Error& error) noexcept;
+  task::Task<> look_now_and_then();
   task::Task<> drain(std::move_only_function<void(std::uint16_t)> stopped);
   [[nodiscard]] bool takes_chains() const noexcept {
     return is_enabled_ && !is_broken_ && !is_stopping_;
@@ -107,7 +109,10 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   bool is_stopping_ = false;
   std::uint32_t pops_left_ = 0;  // in this pass: bounds what a driver that never stops can take
   std::uint32_t chains_out_ = 0;
+  bool looks_now_and_then_ = false;  // because there is no kick descriptor
+  task::StopSource stop_looking_;
   task::Event quiet_;  // set once nothing is out and the ring is stopping
+  task::Scope looking_;
   task::Scope control_;
   log::RateLimit fault_log_{5, std::chrono::seconds(10)};
 };

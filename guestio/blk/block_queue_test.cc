@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/blk/block_queue.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <deque>
+#include <random>
+
+#include "guestio/disk/ram_disk.h"
+
+namespace guestio::blk {
+namespace {
+
+namespace vblk = virtio::blk;
+using virtio::Direction;
+using vblk::RequestType;
+
+/// A queue whose chains a test makes by hand.
+class HandMadeQueue final : public virtio::DeviceQueue {
+ public:
+  struct Extent {
+    Gpa start;
+    std::uint32_t length;
+    Direction direction;
+  };
+  struct Used {
+    std::uint16_t head;
+    std::uint32_t written;
+  };
+
+  explicit HandMadeQueue(mem::GuestMemory memory) : epoch_{std::move(memory), 0} {}
+
+  void add(std::vector<Extent> extents) { chains_.push_back(std::move(extents)); }
+
+  Popped pop(virtio::TakenChain& taken) noexcept override {
+    if (next_ == chains_.size()) return Popped::kNothing;
+    taken.chain.begin(static_cast<std::uint16_t>(next_), arena_);
+    for (const Extent& extent : chains_[next_]) {
+      EXPECT_EQ(taken.chain.append(extent.start, extent.length, extent.direction),
+                virtio::Chain::Append::kDone);
+    }
+    ++next_;
+    taken.epoch = &epoch_;
+    return Popped::kChain;
+  }
+  void complete(virtio::TakenChain& taken, std::uint32_t written) noexcept override {
+    used.push_back({taken.chain.head(), written});
+    taken.chain.clear();
+  }
+  virtio::FeatureBits features() const noexcept override { return vblk::kFeatureFlush; }
+
+  std::vector<Used> used;
+
+ private:
+  virtio::ExtentArena arena_{256};
+  virtio::MemoryEpoch epoch_;
+  std::vector<std::vector<Extent>> chains_;
+  std::size_t next_ = 0;
+};
+
+class BlockQueueTest : public ::testing::Test {
+ protected:
+  static constexpr std::size_t kMemoryBytes = std::size_t{1} << 20;
+
+  BlockQueueTest() {
+    auto disk = *disk::RamDisk::create(ByteCount(1 << 20));
+    disk_ = disk.get();
+    device_.emplace(BlockDeviceOptions{.disk = disk->info(), .serial = "s"});
+    blk_ = std::make_unique<BlockQueue>(*device_, std::move(disk), 8);
+  }
+
+  /// Cuts the readable and the writable bytes of one request anywhere and lays the pieces out in
+  /// guest memory. Returns where each writable byte lies.
+  std::vector<Gpa> add_request(const vblk::RequestHeader& header, std::span<const std::byte> out,
+                               std::size_t in_bytes) {
+    std::vector<std::byte> readable(sizeof header + out.size());
+    std::memcpy(readable.data(), &header, sizeof header);
+    if (!out.empty()) std::memcpy(readable.data() + sizeof header, out.data(), out.size());
+    std::vector<HandMadeQueue::Extent> chain;
+    for (std::size_t done = 0; done < readable.size();) {
+      const std::size_t size = 1 + random_() % (readable.size() - done);
+      const Gpa at = next_place(size);
+      EXPECT_TRUE(memory_.write(at, std::span(readable).subspan(done, size)));
+      chain.push_back({at, static_cast<std::uint32_t>(size), Direction::kReadable});
+      done += size;
+    }
+    std::vector<Gpa> places;
+    while (places.size() < in_bytes + 1) {
+      const std::size_t size = 1 + random_() % (in_bytes + 1 - places.size());
+      const Gpa at = next_place(size);
+      for (std::size_t i = 0; i < size; ++i) places.push_back(at.plus_unchecked(i));
+      chain.push_back({at, static_cast<std::uint32_t>(size), Direction::kWritable});
+    }
+    queue_.add(std::move(chain));
+    return places;
+  }
+  Gpa next_place(std::size_t size) {
+    place_ += random_() % 100;
+    if (place_ + size > kMemoryBytes) place_ = random_() % 100;
+    const Gpa at(place_);
+    place_ += size;
+    return at;
+  }
+  std::byte byte_at(Gpa at) { return *memory_.load<std::byte>(at); }
+
+  std::mt19937_64 random_{5};
+  std::uint64_t place_ = 0;
+  mem::GuestMemory memory_ = *mem::GuestMemory::allocate(ByteCount(kMemoryBytes));
+  disk::RamDisk* disk_ = nullptr;
+  std::optional<BlockDevice> device_;
+  std::unique_ptr<BlockQueue> blk_;
+  HandMadeQueue queue_{memory_};
+};
+
+TEST_F(BlockQueueTest, HeaderDataAndStatusMayBeCutAnywhere) {
+  for (int round = 0; round < 500; ++round) {
+    const std::size_t size = 512 * (1 + random_() % 8);
+    const std::uint64_t sector = random_() % 1000;
+    std::vector<std::byte> data(size);
+    for (auto& byte : data) byte = static_cast<std::byte>(random_());
+    const auto written = add_request({RequestType::kOut, 0, sector}, data, 0);
+    blk_->process(queue_);
+    ASSERT_EQ(queue_.used.back().written, 1u);
+    ASSERT_EQ(byte_at(written.back()), std::byte{0});
+    ASSERT_TRUE(std::equal(data.begin(), data.end(),
+                           disk_->bytes().begin() + static_cast<std::ptrdiff_t>(sector * 512)));
+
+    const auto read = add_request({RequestType::kIn, 0, sector}, {}, size);
+    blk_->process(queue_);
+    ASSERT_EQ(queue_.used.back().written, size + 1);
+    ASSERT_EQ(byte_at(read.back()), std::byte{0});
+    for (std::size_t i = 0; i < size; ++i) ASSERT_EQ(byte_at(read[i]), data[i]) << round;
+  }
+}
+
+TEST_F(BlockQueueTest, RangesMayBeCutAnywhere) {
+  std::ranges::fill(disk_->bytes(), std::byte{0xaa});
+  const std::array ranges = {vblk::RangeSegment{1, 2, 0}, vblk::RangeSegment{10, 1, 1}};
+  const auto places =
+      add_request({RequestType::kWriteZeroes, 0, 0}, std::as_bytes(std::span(ranges)), 0);
+  blk_->process(queue_);
+  EXPECT_EQ(byte_at(places.back()), std::byte{0});
+  EXPECT_EQ(disk_->bytes()[512], std::byte{0});
+  EXPECT_EQ(disk_->bytes()[3 * 512 - 1], std::byte{0});
+  EXPECT_EQ(disk_->bytes()[3 * 512], std::byte{0xaa});
+  EXPECT_EQ(disk_->bytes()[10 * 512], std::byte{0});
+}
+
+TEST_F(BlockQueueTest, TheStatusIsWrittenForEveryFailureThatHasRoomForIt) {
+  const auto past = add_request({RequestType::kIn, 0, 1 << 20}, {}, 512);
+  const auto unknown = add_request({RequestType{1000}, 0, 0}, {}, 0);
+  blk_->process(queue_);
+  EXPECT_EQ(byte_at(past.back()), std::byte{1});
+  EXPECT_EQ(byte_at(unknown.back()), std::byte{2});
+}
+
+TEST_F(BlockQueueTest, ARequestWithoutRoomForAStatusComesBackWithNothingWritten) {
+  queue_.add({{Gpa(0), 16, Direction::kReadable}});
+  blk_->process(queue_);
+  ASSERT_EQ(queue_.used.size(), 1u);
+  EXPECT_EQ(queue_.used[0].written, 0u);
+}
+
+/// Holds what it is given until a test lets it go.
+class HoldingChannel final : public disk::Channel {
+ public:
+  void start(disk::Io& io) noexcept override { held.push_back(&io); }
+  std::deque<disk::Io*> held;
+};
+
+TEST(BlockQueue, AFullPoolLeavesTheRingAloneUntilARequestIsBack) {
+  const auto memory = *mem::GuestMemory::allocate(ByteCount(65536));
+  const BlockDevice device({.disk = {.size = ByteCount(1 << 20)}});
+  auto channel = std::make_unique<HoldingChannel>();
+  HoldingChannel& held = *channel;
+  HandMadeQueue queue(memory);
+  BlockQueue blk(device, std::move(channel), 2);
+  const vblk::RequestHeader flush{RequestType::kFlush, 0, 0};
+  ASSERT_TRUE(memory.write(Gpa(0), std::as_bytes(std::span(&flush, 1))));
+  for (int i = 0; i < 3; ++i) {
+    queue.add({{Gpa(0), 16, Direction::kReadable}, {Gpa(64), 1, Direction::kWritable}});
+  }
+  blk.process(queue);
+  EXPECT_EQ(held.held.size(), 2u);
+  held.held[1]->on_done({});
+  blk.process(queue);
+  EXPECT_EQ(held.held.size(), 3u);
+  held.held[0]->on_done({});
+  held.held[2]->on_done({});
+  EXPECT_EQ(queue.used.size(), 3u);
+}
+
+}  // namespace
+}  // namespace guestio::blk

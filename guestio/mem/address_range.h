@@ -82,6 +82,8 @@ class AddressRange {
   friend constexpr bool operator==(const AddressRange&, const AddressRange&) noexcept = default;
 
  private:
+  friend class PagedRange;
+
   constexpr AddressRange(Gpa start, std::uint64_t length) noexcept
       : start_(start), length_(length) {}
 

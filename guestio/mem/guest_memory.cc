@@ -74,7 +74,8 @@ GuestMemory::GuestMemory(std::shared_ptr<const Table> table) noexcept : table_(s
   for (const Region& region : table_->regions) {
     if (!region.is_plain() || region.length < window_.readable) continue;
     window_ = {region.start, region.host, region.length,
-               region.writable && table_->log == nullptr ? region.length : 0};
+               region.writable && table_->log == nullptr ? region.length : 0,
+               region.lock_need == LockNeed::kNothing};
   }
 }
 

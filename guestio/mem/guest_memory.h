@@ -247,6 +247,7 @@ class GuestMemory {
     std::byte* host = nullptr;
     std::uint64_t readable = 0;
     std::uint64_t writable = 0;
+    bool is_free_to_lock = false;  ///< as far as it is readable or writable
   };
 
   [[nodiscard]] const internal::Table& table() const noexcept;

@@ -175,10 +175,13 @@ class PieceAccess {
 template <typename Operation>
 Result<> access(const Table& table, Gpa start, std::uint64_t length, Operation operation) noexcept {
   if (length == 0) return {};
-  const auto range = AddressRange::from_start_and_length(start, length);
-  if (!range) return internal::fail_outside(table, table.end());
-  const Region* hint = nullptr;
-  return internal::for_each_piece(table, hint, *range, [&](const Piece& piece) {
+  const Region* hint = table.find(start.raw());
+  if (hint == nullptr) return internal::fail_outside(table, start.raw());
+  // No region lies beyond the last address, so neither does what an access can reach.
+  const std::uint64_t reachable = ~start.raw();
+  if (length - 1 > reachable) return internal::fail_outside(table, table.end());
+  const auto range = AddressRange::from_checked(start, length);
+  return internal::for_each_piece(table, hint, range, [&](const Piece& piece) {
     return PieceAccess<Operation>(table, piece, operation).run();
   });
 }

@@ -89,23 +89,34 @@ struct internal::LockBuilder {
   const Table& table;
   Access access;
   SegmentList& segments;
-  PageLock lock;
+  PageLock lock = {};
   const Region* hint = nullptr;
+  HostSegment open = {};  ///< may still grow; not in `segments` yet
 
-  Result<> add(const AddressRange& run) {
+  /// What of the region used last can be taken without looking further.
+  struct Free {
+    std::uint64_t start = 0;
+    std::uint64_t length = 0;
+    std::byte* host = nullptr;
+  };
+  [[nodiscard]] Free free() const noexcept {
+    if (!hint->is_free_to_lock(access)) return {};
+    return {hint->start, hint->length, hint->host};
+  }
+
+  [[gnu::noinline]] Result<> add(AddressRange run) {
     return for_each_piece(table, hint, run, [this](const Piece& piece) -> Result<> {
-      if (Result<> held = hold(piece); !held) [[unlikely]]
-        return held;
-      append(piece.host(), piece.length);
+      if (Result<> held = hold(piece); !held) return held;
+      open = append(segments, open, {piece.host(), piece.length});
       return {};
     });
   }
 
   Result<> hold(const Piece& piece) {
-    if (Result<> writable = internal::check_writable(piece, access); !writable) return writable;
     const Region& region = *piece.region;
-    if (region.is_plain() && region.lock_need == LockNeed::kNothing) [[likely]]
+    if (region.is_free_to_lock(access)) [[likely]]
       return {};
+    if (Result<> writable = internal::check_writable(piece, access); !writable) return writable;
     if (Result<> good = check_for_lock(piece, access); !good) return good;
     if (region.lock_need != LockNeed::kHold) return {};
     // Written down first: after a successful lock nothing may fail before it can be undone.
@@ -116,28 +127,44 @@ struct internal::LockBuilder {
     return locked;
   }
 
-  void append(std::byte* host, std::uint64_t length) {
-    if (!segments.empty()) {
-      HostSegment& back = segments.back();
-      if (back.end() == host) {
-        back.length += length;
-        return;
-      }
-    }
-    segments.push_back({host, length});
+  /// Joins `next` to `open` where they meet, or puts `open` into the list. Returns what is open
+  /// now.
+  [[gnu::always_inline]] static HostSegment append(SegmentList& segments, HostSegment open,
+                                                   HostSegment next) {
+    if (open.end() == next.data) return {open.data, open.length + next.length};
+    if (open.length != 0) segments.push_back(open);
+    return next;
   }
 };
 
 template <GuestRange Range>
 Result<PageLock> GuestMemory::lock(const Range& range, Access access, SegmentList& segments) const {
   segments.clear();
-  internal::LockBuilder builder{table(), access, segments, {}};
-  const Result<> added =
-      for_each_run(range, [&](const AddressRange& run) { return builder.add(run); });
+  internal::LockBuilder builder{table(), access, segments};
+  // Beside the builder, so that the loop over scattered pages has them in registers.
+  internal::LockBuilder::Free free;
+  if (window_.is_free_to_lock) [[likely]] {
+    free = {window_.start, access == Access::kWrite ? window_.writable : window_.readable,
+            window_.host};
+  }
+  HostSegment open;
+  const Result<> added = for_each_run(range, [&](const AddressRange& run) -> Result<> {
+    const std::uint64_t at = run.start().raw() - free.start;
+    if (at < free.length && run.length() <= free.length - at) [[likely]] {
+      open = builder.append(segments, open, {free.host + at, run.length()});
+      return {};
+    }
+    builder.open = open;
+    if (Result<> slow = builder.add(run); !slow) return slow;
+    open = builder.open;
+    free = builder.free();
+    return {};
+  });
   if (!added) [[unlikely]] {
     segments.clear();
     return fail(added.error());
   }
+  if (open.length != 0) segments.push_back(open);
   return std::move(builder.lock);
 }
 

@@ -32,6 +32,10 @@ struct Region {
   [[nodiscard]] bool is_plain() const noexcept {
     return mapped == length && !read_bitmap && !write_bitmap;
   }
+  /// Whether the kernel can be given host addresses without further ado.
+  [[nodiscard]] bool is_free_to_lock(Access access) const noexcept {
+    return is_plain() && lock_need == LockNeed::kNothing && (writable || access == Access::kRead);
+  }
   [[nodiscard]] const std::optional<AccessBitmap>& bitmap(Access access) const noexcept {
     return access == Access::kWrite ? write_bitmap : read_bitmap;
   }

@@ -56,6 +56,8 @@ class SegmentList {
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
   [[nodiscard]] bool empty() const noexcept { return size_ == 0; }
   [[nodiscard]] const HostSegment* data() const noexcept { return data_; }
+  [[nodiscard]] HostSegment* begin() noexcept { return data_; }
+  [[nodiscard]] HostSegment* end() noexcept { return data_ + size_; }
   [[nodiscard]] const HostSegment* begin() const noexcept { return data_; }
   [[nodiscard]] const HostSegment* end() const noexcept { return data_ + size_; }
   [[nodiscard]] const HostSegment& operator[](std::size_t index) const noexcept {

@@ -9,4 +9,8 @@ std::unexpected<Error> internal::fail_outside_window(std::uint64_t offset, std::
               offset <= available ? available - offset : 0);
 }
 
+std::unexpected<Error> internal::fail_gpn(Gpn page) noexcept {
+  return fail(ErrorKind::kInvalidGpn, "page list", page.raw());
+}
+
 }  // namespace guestio::mem

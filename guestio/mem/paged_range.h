@@ -6,6 +6,7 @@
 #include <iterator>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include "guestio/base/error.h"
 #include "guestio/base/units.h"
@@ -30,6 +31,7 @@ namespace internal {
 [[nodiscard]] inline std::size_t ascending_run(const Gpn* gpns, std::size_t count) noexcept {
   const std::uint64_t first = gpns->raw();
   std::size_t run = 1;
+  if (count == 1 || gpns[1].raw() != first + 1) return run;
   // Eight differences at once: one branch for all of them.
   for (; run + 8 <= count; run += 8) {
     std::uint64_t difference = 0;
@@ -45,6 +47,7 @@ inline constexpr std::uint64_t kGpnLimit = std::uint64_t{1} << (64 - kPageShift)
 
 [[nodiscard]] std::unexpected<Error> fail_outside_window(std::uint64_t offset, std::uint64_t length,
                                                          std::uint64_t available) noexcept;
+[[nodiscard]] std::unexpected<Error> fail_gpn(Gpn page) noexcept;
 
 }  // namespace internal
 
@@ -159,6 +162,13 @@ class PagedRange {
   constexpr PagedRange(const Gpn* gpns, std::uint64_t offset, std::uint64_t length) noexcept
       : gpns_(gpns), offset_(offset), length_(length) {}
 
+  template <typename Visit>
+  friend Result<> for_each_run(PagedRange range, Visit&& visit);
+
+  /// Takes the first run. False when there is none: then the window is empty, or its first page
+  /// has no address.
+  [[nodiscard]] bool take_run(AddressRange& run) noexcept;
+
   [[nodiscard]] constexpr std::size_t pages() const noexcept {
     return length_ == 0 ? 0 : (offset_ + length_ + (kPageSize - 1)) / kPageSize;
   }
@@ -173,24 +183,32 @@ class PagedRange {
   std::uint64_t length_ = 0;
 };
 
-inline std::optional<Result<AddressRange>> PagedRange::pop_front() noexcept {
-  if (length_ == 0) return std::nullopt;
+inline bool PagedRange::take_run(AddressRange& run) noexcept {
+  if (length_ == 0) return false;
   const std::uint64_t first = gpns_->raw();
-  if (first >= internal::kGpnLimit) [[unlikely]] {
-    length_ = 0;
-    return fail(ErrorKind::kInvalidGpn, "page list", first);
-  }
+  if (first >= internal::kGpnLimit) [[unlikely]]
+    return false;
   // A run ends at the last page that has an address; the next call then meets the bad number.
   std::size_t count = pages();
-  if (count > internal::kGpnLimit - first) count = internal::kGpnLimit - first;
+  if (count > internal::kGpnLimit - first) [[unlikely]]
+    count = internal::kGpnLimit - first;
   count = internal::ascending_run(gpns_, count);
   const std::uint64_t bytes = count * kPageSize - offset_;
   const std::uint64_t taken = bytes < length_ ? bytes : length_;
-  const Gpa start((first << kPageShift) + offset_);
+  run = AddressRange(Gpa((first << kPageShift) + offset_), taken);
   gpns_ += count;
   offset_ = 0;
   length_ -= taken;
-  return AddressRange::from_checked(start, taken);
+  return true;
+}
+
+inline std::optional<Result<AddressRange>> PagedRange::pop_front() noexcept {
+  AddressRange run;
+  if (take_run(run)) [[likely]]
+    return run;
+  if (length_ == 0) return std::nullopt;
+  length_ = 0;
+  return internal::fail_gpn(*gpns_);
 }
 
 class PagedRuns {

@@ -126,7 +126,11 @@ class PieceList {
     return there < length_ ? there : length_;
   }
   /// Requires: not empty.
-  [[nodiscard]] Piece front() const noexcept { return pieces_->subrange(used_, front_length()); }
+  [[nodiscard]] Piece front() const noexcept {
+    if (used_ == 0 && pieces_->length() <= length_) [[likely]]
+      return *pieces_;
+    return pieces_->subrange(used_, front_length());
+  }
 
   /// Moves to the piece that holds the next byte. Requires: used_ counts from pieces_, which may
   /// be more than the first piece has.
@@ -175,8 +179,8 @@ class AnyRange;
 /// The range types that guest memory reads, writes, locks and probes. AnyRange (any_range.h) is any
 /// of the others.
 template <typename T>
-concept GuestRange = std::same_as<T, PagedRange> || std::same_as<T, AddressRange> ||
-                     std::same_as<T, PagedRanges> || std::same_as<T, AddressRanges> ||
-                     std::same_as<T, AnyRange>;
+concept GuestRange =
+    std::same_as<T, PagedRange> || std::same_as<T, AddressRange> || std::same_as<T, PagedRanges> ||
+    std::same_as<T, AddressRanges> || std::same_as<T, AnyRange>;
 
 }  // namespace guestio::mem

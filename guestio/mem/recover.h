@@ -81,9 +81,35 @@ struct CopyOutcome {
 [[nodiscard]] CopyOutcome try_copy_outcome(std::byte* destination, const std::byte* source,
                                            std::size_t length) noexcept;
 
+namespace internal {
+
+template <typename Bits>
+[[nodiscard]] inline bool copy_word(std::byte* destination, const std::byte* source) noexcept {
+  Bits bits;
+  return load(source, bits) && store(destination, bits);
+}
+
+/// Copies of a length that the compiler knows, in place. False: not done, for whatever reason.
+[[nodiscard, gnu::always_inline]] inline bool copy_known(std::byte* destination,
+                                                         const std::byte* source,
+                                                         std::size_t length) noexcept {
+  switch (length) {
+    case 1: return copy_word<std::uint8_t>(destination, source);
+    case 2: return copy_word<std::uint16_t>(destination, source);
+    case 4: return copy_word<std::uint32_t>(destination, source);
+    case 8: return copy_word<std::uint64_t>(destination, source);
+    default: return false;
+  }
+}
+
+}  // namespace internal
+
 /// As try_copy_outcome(). Returns the bytes copied: `length` when nothing faulted.
 [[nodiscard]] inline std::size_t try_copy(std::byte* destination, const std::byte* source,
                                           std::size_t length) noexcept {
+  if (__builtin_constant_p(length) && internal::copy_known(destination, source, length)) {
+    return length;
+  }
   return try_copy_outcome(destination, source, length).done;
 }
 

@@ -15,9 +15,8 @@ using internal::Vector;
 constexpr std::size_t kVectorSize = sizeof(Vector);
 
 /// Bytes [done, length), one at a time. Bytes before `done` are copied already.
-[[gnu::cold, gnu::noinline]] CopyOutcome copy_bytes(std::byte* destination,
-                                                    const std::byte* source, std::size_t done,
-                                                    std::size_t length) noexcept {
+[[gnu::cold, gnu::noinline]] CopyOutcome copy_bytes(std::byte* destination, const std::byte* source,
+                                                    std::size_t done, std::size_t length) noexcept {
   for (; done < length; ++done) {
     std::uint8_t byte;
     if (!internal::load(source + done, byte)) return {done, FaultSide::kSource};
@@ -27,10 +26,8 @@ constexpr std::size_t kVectorSize = sizeof(Vector);
 }
 
 [[gnu::cold, gnu::noinline]] std::size_t fill_bytes(std::byte* destination, std::byte value,
-                                                    std::size_t done,
-                                                    std::size_t length) noexcept {
-  while (done < length &&
-         internal::store(destination + done, static_cast<std::uint8_t>(value))) {
+                                                    std::size_t done, std::size_t length) noexcept {
+  while (done < length && internal::store(destination + done, static_cast<std::uint8_t>(value))) {
     ++done;
   }
   return done;
@@ -131,10 +128,12 @@ CopyOutcome try_copy_outcome(std::byte* destination, const std::byte* source,
                              std::size_t length) noexcept {
   std::size_t done = 0;
   if (length <= kLongestShort) [[likely]] {
-    if (copy_short(destination, source, length)) [[likely]] return {length, FaultSide::kNone};
+    if (copy_short(destination, source, length)) [[likely]]
+      return {length, FaultSide::kNone};
   } else {
     done = internal::copy_long(destination, source, length);
-    if (done == length) [[likely]] return {length, FaultSide::kNone};
+    if (done == length) [[likely]]
+      return {length, FaultSide::kNone};
   }
   return copy_bytes(destination, source, done, length);
 }
@@ -142,10 +141,12 @@ CopyOutcome try_copy_outcome(std::byte* destination, const std::byte* source,
 std::size_t try_fill(std::byte* destination, std::byte value, std::size_t length) noexcept {
   std::size_t done = 0;
   if (length <= kLongestShort) [[likely]] {
-    if (fill_short(destination, static_cast<std::uint8_t>(value), length)) [[likely]] return length;
+    if (fill_short(destination, static_cast<std::uint8_t>(value), length)) [[likely]]
+      return length;
   } else {
     done = internal::fill_long(destination, value, length);
-    if (done == length) [[likely]] return length;
+    if (done == length) [[likely]]
+      return length;
   }
   return fill_bytes(destination, value, done, length);
 }

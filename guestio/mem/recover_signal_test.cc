@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What happens to the signals that are not ours. Each case runs in a forked process in which nothing
-// has been installed yet: hence a program of its own, whose first process installs nothing.
+// What happens to the signals that are not ours. Each case runs in a forked process in which
+// nothing has been installed yet: hence a program of its own, whose first process installs nothing.
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -37,7 +37,7 @@ void count_signal(int, siginfo_t* info, void*) {
 void leave_with_signal(int signal) { ::_exit(signal + 100); }
 
 void set_handler(int signal, void (*handler)(int, siginfo_t*, void*)) {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = handler;
   action.sa_flags = SA_SIGINFO;
   ASSERT_EQ(::sigaction(signal, &action, nullptr), 0);
@@ -118,7 +118,7 @@ TEST_F(RecoverSignalDeathTest, ASentSignalIsIgnoredWhenItWasIgnoredBefore) {
 TEST_F(RecoverSignalDeathTest, AnOlderHandlerThatWantedOneSignalGetsOne) {
   EXPECT_EXIT(
       {
-        struct sigaction action {};
+        struct sigaction action{};
         action.sa_sigaction = count_signal;
         action.sa_flags = SA_SIGINFO | static_cast<int>(SA_RESETHAND);
         ::sigaction(SIGSEGV, &action, nullptr);

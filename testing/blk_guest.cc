@@ -70,8 +70,7 @@ BlkGuest::Answer BlkGuest::perform(Type type, std::uint64_t sector, std::span<co
   *status.host = std::byte{0xff};
   if (!out.empty()) std::memcpy(data.host, out.data(), out.size());
 
-  std::vector<Segment> chain = {
-      {header.gpa, sizeof request, virtio::Direction::kReadable}};
+  std::vector<Segment> chain = {{header.gpa, sizeof request, virtio::Direction::kReadable}};
   if (data.size != 0) {
     chain.push_back({data.gpa, static_cast<std::uint32_t>(data.size),
                      out.empty() ? virtio::Direction::kWritable : virtio::Direction::kReadable});

@@ -49,7 +49,9 @@ class BlkGuest {
   }
   [[nodiscard]] virtio::blk::Config config();
 
-  Answer read(std::uint64_t sector, std::size_t bytes) { return perform(Type::kIn, sector, {}, bytes); }
+  Answer read(std::uint64_t sector, std::size_t bytes) {
+    return perform(Type::kIn, sector, {}, bytes);
+  }
   Answer write(std::uint64_t sector, std::span<const std::byte> data) {
     return perform(Type::kOut, sector, data, 0);
   }

@@ -77,10 +77,9 @@ class DiskConformance : public ::testing::TestWithParam<DiskKind> {
     io.length = length;
     io.result.reset();
     if (kind != disk::IoKind::kRead && kind != disk::IoKind::kWrite) return;
-    io.buffers = *buf::RequestBuffers::from_extents(memory_, io.extents,
-                                                    kind == disk::IoKind::kRead
-                                                        ? buf::MemoryAccess::kWritable
-                                                        : buf::MemoryAccess::kReadOnly);
+    io.buffers = *buf::RequestBuffers::from_extents(
+        memory_, io.extents,
+        kind == disk::IoKind::kRead ? buf::MemoryAccess::kWritable : buf::MemoryAccess::kReadOnly);
   }
   Result<> perform(TestIo& io, disk::IoKind kind, std::uint64_t offset, std::uint64_t length) {
     prepare(io, kind, offset, length);
@@ -293,8 +292,8 @@ TEST_P(DiskConformance, RandomRequestsAgreeWithAModel) {
       }
       default: {
         const auto got = read(offset, size, pieces, at);
-        ASSERT_TRUE(std::equal(got.begin(), got.end(),
-                               model.begin() + static_cast<std::ptrdiff_t>(offset)))
+        ASSERT_TRUE(
+            std::equal(got.begin(), got.end(), model.begin() + static_cast<std::ptrdiff_t>(offset)))
             << "round " << round;
       }
     }

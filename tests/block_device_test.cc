@@ -162,8 +162,8 @@ TEST_F(BlockDeviceTest, TheWriteCacheCanBeSwitchedAndOutlivesAFrontEnd) {
   {
     const auto guest = connect();
     const std::byte off{0};
-    ASSERT_TRUE(guest->frontend().set_config(offsetof(vblk::Config, writeback),
-                                             std::span(&off, 1), vhost::kConfigWritable));
+    ASSERT_TRUE(guest->frontend().set_config(offsetof(vblk::Config, writeback), std::span(&off, 1),
+                                             vhost::kConfigWritable));
     EXPECT_EQ(guest->config().writeback, 0u);
     EXPECT_EQ(guest->write(0, make_pattern(4096, 1)).status, 0);
   }

@@ -75,9 +75,13 @@ TEST_F(CommandLineTest, BadArgumentsAreOneLineAndStatusTwo) {
 }
 
 TEST_F(CommandLineTest, BadSizesAreRefused) {
-  for (const auto& [option, value] : std::vector<std::pair<std::string, std::string>>{
-           {"--block-size", "513"}, {"--block-size", "8192"}, {"--block-size", "x"},
-           {"--bounce-limit", "1"}, {"--bounce-limit", "-1"}, {"--serial", "123456789012345678901"}}) {
+  for (const auto& [option, value] :
+       std::vector<std::pair<std::string, std::string>>{{"--block-size", "513"},
+                                                        {"--block-size", "8192"},
+                                                        {"--block-size", "x"},
+                                                        {"--bounce-limit", "1"},
+                                                        {"--bounce-limit", "-1"},
+                                                        {"--serial", "123456789012345678901"}}) {
     auto arguments = with(image_, socket_);
     arguments.insert(arguments.end(), {option, value});
     const Outcome outcome = run(arguments);

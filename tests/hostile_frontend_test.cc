@@ -33,7 +33,8 @@ class HostileFrontendTest : public BackendTest {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     socket_.copy(address.sun_path, sizeof address.sun_path - 1);
-    EXPECT_EQ(::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address),
+              0);
     return socket;
   }
   void send_bytes(std::span<const std::byte> bytes) {
@@ -65,9 +66,9 @@ TEST_F(HostileFrontendTest, RandomBytesEndOnlyTheirConnection) {
 }
 
 TEST_F(HostileFrontendTest, AMessageThatEndsEarlyOrIsTooLongEndsItsConnection) {
-  send_header(1, 0, 0);            // no version
-  send_header(1, 1, 0xffffffff);   // a size that nothing has
-  send_header(5, 1, 100);          // a payload that never comes
+  send_header(1, 0, 0);           // no version
+  send_header(1, 1, 0xffffffff);  // a size that nothing has
+  send_header(5, 1, 100);         // a payload that never comes
   send_bytes(std::vector<std::byte>(5));
 }
 
@@ -84,7 +85,8 @@ TEST_F(HostileFrontendTest, RingsThatWereNotOfferedAreRefused) {
   EXPECT_TRUE(is_refused(guest->frontend().set_vring_num(1, 64)));
   EXPECT_TRUE(is_refused(guest->frontend().set_vring_base(0x80000000, 0)));
   EXPECT_TRUE(is_refused(guest->frontend().set_vring_enable(7, true)));
-  EXPECT_TRUE(is_refused(tell(*guest, FrontendRequest::kSetVringAddr, vhost::VringAddress{99, 0, 0, 0, 0, 0})));
+  EXPECT_TRUE(is_refused(
+      tell(*guest, FrontendRequest::kSetVringAddr, vhost::VringAddress{99, 0, 0, 0, 0, 0})));
 }
 
 TEST_F(HostileFrontendTest, ARingThatRunsCannotBeMoved) {
@@ -112,8 +114,8 @@ TEST_F(HostileFrontendTest, RingsOutsideMemoryOrMisalignedAreRefused) {
                           vhost::VringAddress{0, 0, base, base + 8193, base + 16384, 0}}) {
     EXPECT_TRUE(is_refused(guest->frontend().set_vring_addr(bad)));
   }
-  ASSERT_TRUE(guest->frontend().set_vring_addr(
-      {0, 0, 0xfffffffffffff000, base + 8192, base + 16384, 0}));
+  ASSERT_TRUE(
+      guest->frontend().set_vring_addr({0, 0, 0xfffffffffffff000, base + 8192, base + 16384, 0}));
   // It is the start that fails.
   EXPECT_TRUE(is_refused(guest->frontend().set_vring_kick(0, std::nullopt)));
   ASSERT_TRUE(guest->frontend().set_vring_addr(good));
@@ -164,7 +166,8 @@ TEST_F(HostileFrontendTest, DescriptorsOfRefusedMessagesAreClosed) {
   const int fd = guest->memory().fd();
   for (int round = 0; round < 50; ++round) {
     EXPECT_FALSE(guest->frontend().tell(99, {}, std::array{fd, fd, fd}));
-    EXPECT_FALSE(tell(*guest, FrontendRequest::kSetVringCall, std::uint64_t{0}, std::array{fd, fd}));
+    EXPECT_FALSE(
+        tell(*guest, FrontendRequest::kSetVringCall, std::uint64_t{0}, std::array{fd, fd}));
   }
   EXPECT_EQ(count(), before);
 }
@@ -212,7 +215,8 @@ TEST_F(HostileFrontendTest, ChainsThatMakeNoSenseComeBackAndTheRingGoesOn) {
   EXPECT_EQ(send({{memory, 16, Direction::kReadable}, {Gpa(0), 1, Direction::kWritable}}), 0u)
       << "a status outside memory";
   EXPECT_EQ(send({{Gpa(~std::uint64_t{0} - 3), 16, Direction::kReadable},
-                  {memory, 1, Direction::kWritable}}), 0u)
+                  {memory, 1, Direction::kWritable}}),
+            0u)
       << "an address that overflows";
   EXPECT_EQ(guest->read(0, 512).status, 0);
 }
@@ -258,9 +262,10 @@ TEST_F(HostileFrontendTest, MemoryTruncatedUnderLoadFailsRequestsAndNothingElse)
   const vhost::SharedPiece scratch = guest->scratch();
   // Until the ring itself cannot be reached any more, from either side.
   for (int round = 0; round < 100000; ++round) {
-    const std::array chain = {Segment{scratch.gpa, 16, Direction::kReadable},
-                              Segment{scratch.gpa.plus_unchecked(4096), 1 << 20, Direction::kWritable},
-                              Segment{scratch.gpa.plus_unchecked(64), 1, Direction::kWritable}};
+    const std::array chain = {
+        Segment{scratch.gpa, 16, Direction::kReadable},
+        Segment{scratch.gpa.plus_unchecked(4096), 1 << 20, Direction::kWritable},
+        Segment{scratch.gpa.plus_unchecked(64), 1, Direction::kWritable}};
     if (!guest->send_chain(chain, 0, std::chrono::milliseconds(500))) break;
   }
 }

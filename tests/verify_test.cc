@@ -19,9 +19,11 @@ class VerifyTest : public BackendTest, public ::testing::WithParamInterface<Peer
     }
     backend_ = std::make_unique<testing::ChildProcess>(std::vector<std::string>{
         "/usr/bin/qemu-storage-daemon", "--blockdev",
-        "driver=file,node-name=f0,filename=" + image_ + ",cache.direct=on,aio=io_uring,discard=unmap",
-        "--export", "type=vhost-user-blk,id=e0,node-name=f0,addr.type=unix,addr.path=" + socket_ +
-                        ",writable=on,num-queues=2"});
+        "driver=file,node-name=f0,filename=" + image_ +
+            ",cache.direct=on,aio=io_uring,discard=unmap",
+        "--export",
+        "type=vhost-user-blk,id=e0,node-name=f0,addr.type=unix,addr.path=" + socket_ +
+            ",writable=on,num-queues=2"});
     for (int i = 0; i < 1000 && !std::filesystem::exists(socket_); ++i) {
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
@@ -38,8 +40,7 @@ class VerifyTest : public BackendTest, public ::testing::WithParamInterface<Peer
 };
 
 TEST_P(VerifyTest, EveryByteIsWhereItBelongs) {
-  const std::string output =
-      load({"verify", "--ops", "20000", "--seed", "7", "--iodepth", "32"});
+  const std::string output = load({"verify", "--ops", "20000", "--seed", "7", "--iodepth", "32"});
   EXPECT_NE(output.find("20000"), std::string::npos) << output;
 }
 
@@ -59,7 +60,8 @@ TEST_P(VerifyTest, ALoadIsMeasured) {
   EXPECT_GT(json["jobs"][0]["write"]["iops"].get<double>(), 0) << json.dump(2);
 }
 
-INSTANTIATE_TEST_SUITE_P(, VerifyTest, ::testing::Values(Peer::kGuestioBlk, Peer::kQemuStorageDaemon),
+INSTANTIATE_TEST_SUITE_P(, VerifyTest,
+                         ::testing::Values(Peer::kGuestioBlk, Peer::kQemuStorageDaemon),
                          [](const auto& instance) {
                            return instance.param == Peer::kGuestioBlk ? "GuestioBlk"
                                                                       : "QemuStorageDaemon";

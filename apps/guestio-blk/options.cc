@@ -58,10 +58,11 @@ std::expected<Options, EarlyExit> parse_options(int argc, const char* const* arg
   SizeOption bounce_limit{{}, &options.bounce_limit};
   int fd = -1;
 
-  CLI::App app("Serves a disk image to virtual machines as a vhost-user-blk device.\n"
-               "Runs in the foreground until SIGTERM or SIGINT; the front-end (QEMU, libvirt, "
-               "cloud-hypervisor) may leave and come back.",
-               "guestio-blk");
+  CLI::App app(
+      "Serves a disk image to virtual machines as a vhost-user-blk device.\n"
+      "Runs in the foreground until SIGTERM or SIGINT; the front-end (QEMU, libvirt, "
+      "cloud-hypervisor) may leave and come back.",
+      "guestio-blk");
   app.set_version_flag("--version", std::string("guestio-blk ") + kVersion);
   auto* const path = app.add_option("--socket-path", options.socket_path,
                                     "unix socket to listen at; a stale one is replaced");

@@ -12,10 +12,10 @@ namespace guestio::app {
 
 /// What the command line asks for.
 struct Options {
-  std::string socket_path;         ///< empty when `socket_fd` is given
-  std::optional<int> socket_fd;    ///< a socket handed down, listening or connected
+  std::string socket_path;       ///< empty when `socket_fd` is given
+  std::optional<int> socket_fd;  ///< a socket handed down, listening or connected
   std::string image;
-  std::string serial;              ///< empty: derived from the image's path
+  std::string serial;  ///< empty: derived from the image's path
   std::uint16_t queues = 1;
   ByteCount block_size = ByteCount(512);
   ByteCount bounce_limit = ByteCount(std::uint64_t{8} << 20);  ///< for each queue

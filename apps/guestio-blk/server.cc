@@ -97,8 +97,8 @@ class Server {
     for (int seen = 0;; ++seen) {
       signalfd_siginfo info{};
       const auto to = std::as_writable_bytes(std::span(&info, 1));
-      auto reading = uring::read(loop_, uring::File(signals_.get()), to, FileOffset(0),
-                                 signal_stop_.token());
+      auto reading =
+          uring::read(loop_, uring::File(signals_.get()), to, FileOffset(0), signal_stop_.token());
       const std::int32_t got = co_await reading;
       if (got != static_cast<std::int32_t>(sizeof info)) co_return;
       if (seen != 0) {
@@ -135,8 +135,8 @@ int serve(const Options& options, disk::FileDisk& disk) {
 
   const std::string serial = options.serial.empty() ? make_serial(options.image) : options.serial;
   blk::BlockDevice device({.disk = disk.info(), .queues = options.queues, .serial = serial});
-  const auto make_queue = [&](uring::Loop& queue_loop, std::uint16_t)
-      -> Result<std::unique_ptr<virtio::QueueHandler>> {
+  const auto make_queue = [&](uring::Loop& queue_loop,
+                              std::uint16_t) -> Result<std::unique_ptr<virtio::QueueHandler>> {
     auto channel = disk.open_channel(queue_loop, options.bounce_limit);
     if (!channel) return fail(channel.error());
     return std::make_unique<blk::BlockQueue>(device, std::move(*channel));

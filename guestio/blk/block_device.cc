@@ -101,8 +101,8 @@ Result<> BlockDevice::write_config(std::size_t offset, std::span<const std::byte
 }
 
 disk::Durability BlockDevice::write_durability(virtio::FeatureBits negotiated) const noexcept {
-  const bool is_cached = (negotiated & vblk::kFeatureFlush) != 0 &&
-                         write_cache_.load(std::memory_order_relaxed) != 0;
+  const bool is_cached =
+      (negotiated & vblk::kFeatureFlush) != 0 && write_cache_.load(std::memory_order_relaxed) != 0;
   return is_cached ? disk::Durability::kCached : disk::Durability::kStable;
 }
 

@@ -24,7 +24,8 @@ struct BlockDeviceOptions {
 /// Threads: the Device interface belongs to the control thread; the rest may be asked from any.
 class BlockDevice final : public virtio::Device {
  public:
-  /// Chains of at most this many data segments are asked for: a queue of 128 less header and status.
+  /// Chains of at most this many data segments are asked for: a queue of 128 less header and
+  /// status.
   static constexpr std::uint32_t kSegMax = 126;
   /// Ranges in one discard or write-zeroes request.
   static constexpr std::uint32_t kMaxRanges = 16;
@@ -38,7 +39,9 @@ class BlockDevice final : public virtio::Device {
 
   [[nodiscard]] const disk::DiskInfo& disk() const noexcept { return disk_; }
   /// Padded with NUL.
-  [[nodiscard]] std::span<const std::byte, virtio::blk::kIdBytes> id() const noexcept { return id_; }
+  [[nodiscard]] std::span<const std::byte, virtio::blk::kIdBytes> id() const noexcept {
+    return id_;
+  }
   /// Whether a write must be lasting before it is answered (5.2.6.2): the driver did not take the
   /// flush command, or switched the cache off.
   [[nodiscard]] disk::Durability write_durability(virtio::FeatureBits negotiated) const noexcept;

@@ -12,7 +12,8 @@ namespace {
 
 namespace vblk = virtio::blk;
 
-BlockDevice make_device(const disk::DiskInfo& info = disk::make_null_disk_info(ByteCount(1 << 20))) {
+BlockDevice make_device(const disk::DiskInfo& info = disk::make_null_disk_info(ByteCount(1
+                                                                                         << 20))) {
   return BlockDevice({.disk = info, .queues = 2, .serial = "serial"});
 }
 
@@ -78,6 +79,7 @@ TEST(BlockDevice, WritesAreStableUnlessTheDriverFlushesAndCaches) {
 TEST(BlockDevice, TheIdIsPaddedAndCut) {
   EXPECT_EQ(std::memcmp(make_device().id().data(), "serial\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 20), 0);
   const BlockDevice longer({.disk = disk::make_null_disk_info(ByteCount(512)),
+                            .queues = 1,
                             .serial = "more than twenty bytes of serial"});
   EXPECT_EQ(std::memcmp(longer.id().data(), "more than twenty byt", 20), 0);
 }

@@ -87,8 +87,8 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
     if (!start) return fail(beyond_end(range.sector));
     offset = *start;
     length = std::uint64_t{range.num_sectors} * Sector::kSize;
-    unmap = (range.flags & vblk::kRangeUnmap) != 0 ? disk::Unmap::kAllowed
-                                                   : disk::Unmap::kForbidden;
+    unmap =
+        (range.flags & vblk::kRangeUnmap) != 0 ? disk::Unmap::kAllowed : disk::Unmap::kForbidden;
     return disk::check_io(device().disk(), *this);
   }
 
@@ -108,8 +108,8 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   void answer_id() noexcept {
     const auto id = device().id();
     if (parsed_.to_driver.size() < id.size()) {
-      return answer_error(Error::peer_fault("GET_ID has room for 20 bytes",
-                                            parsed_.to_driver.size()));
+      return answer_error(
+          Error::peer_fault("GET_ID has room for 20 bytes", parsed_.to_driver.size()));
     }
     if (auto written = parsed_.to_driver.writer().write(id); !written) {
       return answer_error(written.error());
@@ -122,9 +122,9 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   }
 
   void answer_error(const Error& error) noexcept {
-    log::limited_warning(device().failure_log(), "a guest's request failed (type {}, sector {}): {}",
-                         static_cast<std::uint32_t>(parsed_.header.type), parsed_.header.sector,
-                         error.to_string());
+    log::limited_warning(
+        device().failure_log(), "a guest's request failed (type {}, sector {}): {}",
+        static_cast<std::uint32_t>(parsed_.header.type), parsed_.header.sector, error.to_string());
     answer(to_status(error), 0);
   }
 
@@ -133,10 +133,12 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
     std::uint32_t written = 0;
     if (!parsed_.status.is_empty()) {
       const std::byte byte{static_cast<std::uint8_t>(status)};
-      // When the status cannot be written, its memory is gone: the used entry says that nothing was.
+      // When the status cannot be written, its memory is gone: the used entry says that nothing
+      // was.
       if (parsed_.status.writer().write(std::span(&byte, 1))) {
         written = static_cast<std::uint32_t>(
-            std::min<std::uint64_t>(data_written, std::numeric_limits<std::uint32_t>::max() - 1) + 1);
+            std::min<std::uint64_t>(data_written, std::numeric_limits<std::uint32_t>::max() - 1) +
+            1);
       }
     }
     virtio::DeviceQueue& queue = *queue_;
@@ -160,7 +162,8 @@ BlockQueue::BlockQueue(const BlockDevice& device, std::unique_ptr<disk::Channel>
 }
 
 BlockQueue::~BlockQueue() {
-  GUESTIO_CHECK(free_->size() == requests_.size(), "no request in flight on a queue that goes away");
+  GUESTIO_CHECK(free_->size() == requests_.size(),
+                "no request in flight on a queue that goes away");
   free_->clear();
 }
 

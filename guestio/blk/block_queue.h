@@ -15,9 +15,9 @@ namespace guestio::blk {
 
 /// The requests of one virtqueue: takes chains, hands them to the disk, answers them.
 ///
-/// The way of one request: process() → Request::begin() → disk::Channel::start() → Request::on_done()
-/// → answer(). Requests come from a pool that is made once; when all are out, the queue is left alone
-/// until one is back.
+/// The way of one request: process() → Request::begin() → disk::Channel::start() →
+/// Request::on_done() → answer(). Requests come from a pool that is made once; when all are out,
+/// the queue is left alone until one is back.
 ///
 /// Threads: the queue's. Lifetime: quiet when destroyed (checked).
 class BlockQueue final : public virtio::QueueHandler {

@@ -7,14 +7,15 @@
 #include <deque>
 #include <random>
 
+#include "guestio/disk/null_disk.h"
 #include "guestio/disk/ram_disk.h"
 
 namespace guestio::blk {
 namespace {
 
 namespace vblk = virtio::blk;
-using virtio::Direction;
 using vblk::RequestType;
+using virtio::Direction;
 
 /// A queue whose chains a test makes by hand.
 class HandMadeQueue final : public virtio::DeviceQueue {
@@ -171,7 +172,8 @@ class HoldingChannel final : public disk::Channel {
 
 TEST(BlockQueue, AFullPoolLeavesTheRingAloneUntilARequestIsBack) {
   const auto memory = *mem::GuestMemory::allocate(ByteCount(65536));
-  const BlockDevice device({.disk = {.size = ByteCount(1 << 20)}});
+  const BlockDevice device(
+      {.disk = disk::make_null_disk_info(ByteCount(1 << 20)), .queues = 1, .serial = {}});
   auto channel = std::make_unique<HoldingChannel>();
   HoldingChannel& held = *channel;
   HandMadeQueue queue(memory);

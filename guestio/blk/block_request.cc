@@ -16,10 +16,10 @@ std::uint32_t allowed_flags(vblk::RequestType type) noexcept {
 }  // namespace
 
 Result<> parse_request(const virtio::TakenChain& taken, ParsedRequest& request) {
-  const auto all_readable = RequestBuffers::from_extents(taken.memory(), taken.chain.readable(),
-                                                         MemoryAccess::kReadOnly);
-  const auto all_writable = RequestBuffers::from_extents(taken.memory(), taken.chain.writable(),
-                                                         MemoryAccess::kWritable);
+  const auto all_readable =
+      RequestBuffers::from_extents(taken.memory(), taken.chain.readable(), MemoryAccess::kReadOnly);
+  const auto all_writable =
+      RequestBuffers::from_extents(taken.memory(), taken.chain.writable(), MemoryAccess::kWritable);
   if (!all_readable) return fail(all_readable.error());
   if (!all_writable) return fail(all_writable.error());
   const RequestBuffers& readable = *all_readable;

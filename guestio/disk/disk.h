@@ -35,9 +35,9 @@ struct RangeLimits {
 
 /// The facts that a guest is told. Constant while a front-end is connected, except `size`.
 struct DiskInfo {
-  ByteCount size;                                   ///< a multiple of 512
-  ByteCount block_size = ByteCount(512);            ///< what requests must be a multiple of
-  ByteCount physical_block_size = ByteCount(512);   ///< what the storage does at least cost
+  ByteCount size;                                  ///< a multiple of 512
+  ByteCount block_size = ByteCount(512);           ///< what requests must be a multiple of
+  ByteCount physical_block_size = ByteCount(512);  ///< what the storage does at least cost
   bool is_read_only = false;
   std::optional<RangeLimits> discard;
   std::optional<RangeLimits> write_zeroes;
@@ -51,8 +51,8 @@ class Io {
   Durability durability = Durability::kCached;  ///< of kWrite, kDiscard and kWriteZeroes
   Unmap unmap = Unmap::kForbidden;              ///< of kWriteZeroes
   FileOffset offset;                            ///< not used by kFlush
-  std::uint64_t length = 0;      ///< bytes; equals buffers.size() for kRead and kWrite
-  buf::RequestBuffers buffers;   ///< of kRead (writable) and kWrite
+  std::uint64_t length = 0;     ///< bytes; equals buffers.size() for kRead and kWrite
+  buf::RequestBuffers buffers;  ///< of kRead (writable) and kWrite
 
   /// The work is over; the channel does not touch this object any more, which may be started again
   /// or destroyed here. Called on the channel's thread, perhaps from inside start().
@@ -71,9 +71,10 @@ class Channel {
  public:
   virtual ~Channel() = default;
 
-  /// Begins `io`. Never fails and never blocks; too much at once waits in order. A range outside the
-  /// disk, a write to a read-only disk, and kinds that DiskInfo does not offer end with an error.
-  /// Requests may be done in any order; a flush covers the writes that were done before it started.
+  /// Begins `io`. Never fails and never blocks; too much at once waits in order. A range outside
+  /// the disk, a write to a read-only disk, and kinds that DiskInfo does not offer end with an
+  /// error. Requests may be done in any order; a flush covers the writes that were done before it
+  /// started.
   virtual void start(Io& io) noexcept = 0;
 };
 

@@ -33,8 +33,8 @@ Result<std::unique_ptr<Backend>> Backend::create(uring::Loop& home, virtio::Devi
 
 task::Task<Result<>> Backend::accept_all(int listening_socket) {
   while (!stop_.stop_requested()) {
-    const std::int32_t accepted = co_await uring::accept(home_, uring::File(listening_socket),
-                                                         SOCK_CLOEXEC, stop_.token());
+    const std::int32_t accepted =
+        co_await uring::accept(home_, uring::File(listening_socket), SOCK_CLOEXEC, stop_.token());
     if (accepted == -ECANCELED) break;
     if (is_passing(accepted)) {
       (void)co_await uring::sleep(home_, std::chrono::milliseconds(10), stop_.token());

@@ -11,8 +11,8 @@ namespace guestio::vhost {
 
 /// A question to another thread, asked from a coroutine:
 ///
-///     CrossCall<std::uint16_t> call(there, home, [&](auto reply) { vring.stop(...reply(index)...); });
-///     const std::uint16_t index = co_await call;
+///     CrossCall<std::uint16_t> call(there, home, [&](auto reply) { vring.stop(...reply(index)...);
+///     }); const std::uint16_t index = co_await call;
 ///
 /// The function runs on the other thread's loop and calls `reply(value)` exactly once, then or
 /// later, on that thread. The coroutine goes on at home. Control path only: posts allocate.

@@ -36,13 +36,14 @@ const sockaddr* as_sockaddr(const sockaddr_un& address) noexcept {
 
 /// Ok when `path` does not exist or is a socket that nobody listens on.
 Result<> check_replaceable(const std::string& path, const sockaddr_un& address) {
-  struct stat status {};
+  struct stat status{};
   if (::lstat(path.c_str(), &status) != 0) {
     if (errno == ENOENT) return {};
     return fail_host("look at the socket's path");
   }
   if (!S_ISSOCK(status.st_mode)) {
-    return fail(ErrorKind::kUnsupported, "replace what is at the socket's path, which is no socket");
+    return fail(ErrorKind::kUnsupported,
+                "replace what is at the socket's path, which is no socket");
   }
   const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!probe) return fail_host("make a socket");
@@ -55,7 +56,7 @@ Result<> check_replaceable(const std::string& path, const sockaddr_un& address) 
 }  // namespace
 
 Result<Listener::Identity> Listener::identify(const std::string& path) {
-  struct stat status {};
+  struct stat status{};
   if (::lstat(path.c_str(), &status) != 0) return fail_host("look at the socket's path");
   return Identity{status.st_dev, status.st_ino};
 }

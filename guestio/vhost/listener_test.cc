@@ -14,7 +14,7 @@ namespace {
 class ListenerTest : public ::testing::Test {
  protected:
   bool exists() {
-    struct ::stat status {};
+    struct ::stat status{};
     return ::lstat(path_.c_str(), &status) == 0;
   }
   testing::TemporaryFolder folder_;
@@ -49,7 +49,9 @@ TEST_F(ListenerTest, DoesNotRemoveAPathThatBecameAnothers) {
   ASSERT_EQ(::unlink(path_.c_str()), 0);
   const auto second = Listener::listen_at(path_);
   ASSERT_TRUE(second.has_value());
-  { const Listener gone = std::move(*first); }
+  {
+    const Listener gone = std::move(*first);
+  }
   EXPECT_TRUE(exists());
 }
 

@@ -9,8 +9,8 @@
 #include "guestio/uring/loop.h"
 #include "guestio/vhost/socket.h"
 
-/// vhost-user messages over the control thread's ring: what MessageSocket does for a thread that may
-/// block. A front-end that stops in the middle of a message makes only its own session wait.
+/// vhost-user messages over the control thread's ring: what MessageSocket does for a thread that
+/// may block. A front-end that stops in the middle of a message makes only its own session wait.
 namespace guestio::vhost {
 
 /// Receives one message whole; what `message` held before goes away. Errors: closed, peer fault

@@ -315,8 +315,8 @@ task::Task<Result<Session::Answer>> Session::set_memory_table() {
     co_return fail(Error::peer_fault("the number of memory regions", header.num_regions));
   }
   std::memcpy(regions.data(), message_.bytes.data() + sizeof header, bytes);
-  auto mapped = MemoryTable::map(std::span(regions).first(header.num_regions),
-                                 message_.descriptors);
+  auto mapped =
+      MemoryTable::map(std::span(regions).first(header.num_regions), message_.descriptors);
   if (!mapped) co_return fail(mapped.error());
   memory_ = std::move(*mapped);
   Result<Answer> outcome = Answer::none();

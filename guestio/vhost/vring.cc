@@ -163,7 +163,8 @@ void Vring::set_kick(UniqueFd kick) noexcept {
 }
 
 /// A front-end that gives no kick descriptor wants its ring polled (vhost-user,
-/// VHOST_USER_SET_VRING_KICK): often enough to be of use, seldom enough to leave the processor to others.
+/// VHOST_USER_SET_VRING_KICK): often enough to be of use, seldom enough to leave the processor to
+/// others.
 task::Task<> Vring::look_now_and_then() {
   constexpr auto kPause = std::chrono::microseconds(100);
   while (!is_stopping_) {

@@ -19,11 +19,12 @@
 
 namespace guestio::vhost {
 
-/// A ring that runs on its thread: kicks in, chains to the device model, used entries and calls out.
+/// A ring that runs on its thread: kicks in, chains to the device model, used entries and calls
+/// out.
 ///
 /// One pass: a kick (or a batch of completions) → QueueHandler::process() pops what is available →
-/// at the end of the batch publish() shows the driver all answers at once and calls it at most once,
-/// then kicks are asked for again and the ring is looked at once more.
+/// at the end of the batch publish() shows the driver all answers at once and calls it at most
+/// once, then kicks are asked for again and the ring is looked at once more.
 ///
 /// States: running; paused (disabled by the front-end: nothing is taken, what was taken is
 /// answered); broken (the driver's nonsense or lost memory: nothing is taken or shown any more, the
@@ -40,8 +41,8 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
     std::uint16_t base = 0;  ///< where the available ring is read from
     mem::GuestMemory memory;
     // Eventfds; each may be empty.
-    UniqueFd kick;   ///< without: the ring is looked at every now and then
-    UniqueFd call;   ///< without: the driver polls
+    UniqueFd kick;  ///< without: the ring is looked at every now and then
+    UniqueFd call;  ///< without: the driver polls
     UniqueFd error;
     bool is_enabled = false;
   };

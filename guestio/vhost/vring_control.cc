@@ -57,9 +57,8 @@ Result<> VringControl::set_addresses(const VringAddress& addresses) {
 template <typename Change>
 void VringControl::tell_running_ring(Change change) {
   if (!is_running_) return;
-  thread_.loop().post([&thread = thread_, change = std::move(change)]() mutable {
-    change(*thread.vring());
-  });
+  thread_.loop().post(
+      [&thread = thread_, change = std::move(change)]() mutable { change(*thread.vring()); });
 }
 
 void VringControl::set_kick(UniqueFd kick) {
@@ -68,23 +67,20 @@ void VringControl::set_kick(UniqueFd kick) {
     kick_ = std::move(kick);
     return;
   }
-  tell_running_ring([kick = std::move(kick)](Vring& vring) mutable {
-    vring.set_kick(std::move(kick));
-  });
+  tell_running_ring(
+      [kick = std::move(kick)](Vring& vring) mutable { vring.set_kick(std::move(kick)); });
 }
 
 void VringControl::set_call(UniqueFd call) {
   call_ = std::move(call);
-  tell_running_ring([call = duplicate(call_)](Vring& vring) mutable {
-    vring.set_call(std::move(call));
-  });
+  tell_running_ring(
+      [call = duplicate(call_)](Vring& vring) mutable { vring.set_call(std::move(call)); });
 }
 
 void VringControl::set_error(UniqueFd error) {
   error_ = std::move(error);
-  tell_running_ring([error = duplicate(error_)](Vring& vring) mutable {
-    vring.set_error(std::move(error));
-  });
+  tell_running_ring(
+      [error = duplicate(error_)](Vring& vring) mutable { vring.set_error(std::move(error)); });
 }
 
 void VringControl::set_enabled(bool is_enabled) {
@@ -93,8 +89,8 @@ void VringControl::set_enabled(bool is_enabled) {
 }
 
 Result<virtio::SplitRing> VringControl::locate(const MemoryTable& memory) const {
-  const auto descriptors = memory.find(FrontendAddress(addresses_->descriptor),
-                                       virtio::descriptor_table_bytes(size_));
+  const auto descriptors =
+      memory.find(FrontendAddress(addresses_->descriptor), virtio::descriptor_table_bytes(size_));
   if (!descriptors) return fail(descriptors.error());
   const auto available =
       memory.find(FrontendAddress(addresses_->available), virtio::avail_ring_bytes(size_));
@@ -118,15 +114,14 @@ task::Task<Result<>> VringControl::start_if_ready(RingEnvironment environment) {
                      .call = duplicate(call_),
                      .error = duplicate(error_),
                      .is_enabled = is_enabled_};
-  CrossCall<Result<>> start(thread_.loop(), home_,
-                            [this, setup = std::move(setup)](auto reply) mutable {
-                              auto vring = Vring::create(thread_.loop(), thread_.handler(),
-                                                         std::move(setup));
-                              if (!vring) return reply(fail(vring.error()));
-                              thread_.vring() = std::move(*vring);
-                              thread_.vring()->start();
-                              reply({});
-                            });
+  CrossCall<Result<>> start(
+      thread_.loop(), home_, [this, setup = std::move(setup)](auto reply) mutable {
+        auto vring = Vring::create(thread_.loop(), thread_.handler(), std::move(setup));
+        if (!vring) return reply(fail(vring.error()));
+        thread_.vring() = std::move(*vring);
+        thread_.vring()->start();
+        reply({});
+      });
   auto started = co_await start;
   if (started) {
     is_running_ = true;

@@ -31,8 +31,8 @@ class BlockGuard {
     Claim(const Claim&) = delete;
     Claim& operator=(const Claim&) = delete;
 
-    /// The claim is granted. Called under the guard's lock by the thread that released the last claim
-    /// in the way, and never from inside claim(): hand it over to the claimer's thread.
+    /// The claim is granted. Called under the guard's lock by the thread that released the last
+    /// claim in the way, and never from inside claim(): hand it over to the claimer's thread.
     virtual void on_granted() noexcept = 0;
 
    protected:

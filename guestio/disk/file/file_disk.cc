@@ -17,7 +17,7 @@ namespace {
 
 /// Opening a FIFO or a device of another kind could block or do harm: look first.
 Result<mode_t> ask_kind(const std::string& path) {
-  struct stat status {};
+  struct stat status{};
   if (::stat(path.c_str(), &status) != 0) return fail_host("open the image");
   if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) {
     return fail(ErrorKind::kUnsupported, S_ISDIR(status.st_mode)
@@ -27,8 +27,8 @@ Result<mode_t> ask_kind(const std::string& path) {
   return status.st_mode;
 }
 
-/// The image's two descriptors. Claims hang on one that no ring ever sees: a ring that dies with its
-/// process lets go of its files some time later, and a successor must not find the image busy.
+/// The image's two descriptors. Claims hang on one that no ring ever sees: a ring that dies with
+/// its process lets go of its files some time later, and a successor must not find the image busy.
 struct OpenImage {
   UniqueFd claim;
   UniqueFd io;

@@ -26,8 +26,8 @@ TEST_F(FileDiskTest, TellsWhatTheFileIs) {
 }
 
 TEST_F(FileDiskTest, ReadOnlyOffersNothingThatChangesIt) {
-  const auto disk = FileDisk::open(
-      {.path = folder_.make_image("disk.img", 1 << 20), .use = ImageUse::kRead});
+  const auto disk =
+      FileDisk::open({.path = folder_.make_image("disk.img", 1 << 20), .use = ImageUse::kRead});
   ASSERT_TRUE(disk.has_value());
   EXPECT_TRUE((*disk)->info().is_read_only);
   EXPECT_FALSE((*disk)->info().discard.has_value());
@@ -84,7 +84,7 @@ TEST_F(FileDiskTest, BlockSizesThatAreNoneAreRefused) {
 TEST_F(FileDiskTest, ProbingChangesNothing) {
   const std::string path = folder_.make_image("disk.img", 1 << 20);
   ASSERT_TRUE(open(path).has_value());
-  struct ::stat status {};
+  struct ::stat status{};
   ASSERT_EQ(::stat(path.c_str(), &status), 0);
   EXPECT_EQ(status.st_size, 1 << 20);
   EXPECT_EQ(status.st_blocks, 0);

@@ -30,7 +30,7 @@ struct Alignments {
 };
 
 std::optional<Alignments> ask_statx(int fd) {
-  struct statx status {};
+  struct statx status{};
   if (::statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) != 0) return std::nullopt;
   const bool is_known = (status.stx_mask & STATX_DIOALIGN) != 0 &&
                         std::has_single_bit(status.stx_dio_mem_align) &&
@@ -59,7 +59,8 @@ std::optional<Alignments> try_reads(int fd) {
   for (const std::uint32_t offset : {1U, 512U, 4096U}) {
     for (const std::uint32_t memory : {1U, 512U, 4096U}) {
       std::byte* const to = buffer->data() + (memory % kPageSize);
-      if (can_read(fd, to, align_up(std::size_t{2 * kPageSize}, std::size_t{offset}), offset % 4096)) {
+      if (can_read(fd, to, align_up(std::size_t{2 * kPageSize}, std::size_t{offset}),
+                   offset % 4096)) {
         return Alignments{memory, offset};
       }
     }
@@ -83,7 +84,8 @@ Result<buf::DirectIoLimits> ask_direct_limits(int fd, bool is_block_device) {
 }
 
 std::uint64_t ask_device_number(dev_t device, const char* name) {
-  const auto path = fmt::format("/sys/dev/block/{}:{}/queue/{}", major(device), minor(device), name);
+  const auto path =
+      fmt::format("/sys/dev/block/{}:{}/queue/{}", major(device), minor(device), name);
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "re"),
                                                              &std::fclose);
   unsigned long long value = 0;
@@ -94,7 +96,7 @@ std::uint64_t ask_device_number(dev_t device, const char* name) {
 }  // namespace
 
 Result<FileFacts> probe_file(int fd) {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd, &status) != 0) return fail_host("stat the image");
   FileFacts facts;
   if (S_ISBLK(status.st_mode)) {
@@ -135,11 +137,12 @@ RangeSupport probe_range_operations(int fd, const FileFacts& facts) {
   // Zeroes can always be written.
   support.write_zeroes = RangeLimits{kMostZeroed, facts.physical_block_size};
   if (facts.is_block_device) {
-    struct stat status {};
+    struct stat status{};
     if (::fstat(fd, &status) != 0) return support;
     if (ask_device_number(status.st_rdev, "discard_max_bytes") == 0) return support;
     const std::uint64_t granularity = ask_device_number(status.st_rdev, "discard_granularity");
-    support.discard = RangeLimits{kMostDiscarded, ByteCount(std::max<std::uint64_t>(granularity, 512))};
+    support.discard =
+        RangeLimits{kMostDiscarded, ByteCount(std::max<std::uint64_t>(granularity, 512))};
     return support;
   }
   const auto behind_end = static_cast<off_t>(align_up(facts.size.raw(), std::uint64_t{kPageSize}));

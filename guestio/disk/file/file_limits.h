@@ -13,7 +13,7 @@ struct FileFacts {
   ByteCount size;
   ByteCount physical_block_size = ByteCount(512);
   ByteCount range_alignment = ByteCount(1);  ///< of what fallocate takes: a device's logical block
-  buf::DirectIoLimits direct;  ///< all 1 for a file that was opened without O_DIRECT
+  buf::DirectIoLimits direct;                ///< all 1 for a file that was opened without O_DIRECT
 };
 
 /// Asks size, kind and block sizes, and for a file opened with O_DIRECT its limits: first statx

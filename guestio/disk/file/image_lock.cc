@@ -21,7 +21,7 @@ constexpr off_t kWrite = 1;
 constexpr off_t kResize = 3;
 
 struct flock make_lock(short type, off_t byte) noexcept {
-  struct flock lock {};
+  struct flock lock{};
   lock.l_type = type;
   lock.l_whence = SEEK_SET;
   lock.l_start = byte;
@@ -75,9 +75,10 @@ Result<> claim(int fd, ImageUse use) {
 Result<> lock_image(int fd, ImageUse use) {
   auto claimed = claim(fd, use);
   if (!claimed && means_no_locks(claimed.error().host_errno)) {
-    log::warning("the image's file system has no locks ({}); nothing keeps another process from "
-                 "writing to it",
-                 claimed.error().to_string());
+    log::warning(
+        "the image's file system has no locks ({}); nothing keeps another process from "
+        "writing to it",
+        claimed.error().to_string());
     return {};
   }
   return claimed;

@@ -18,9 +18,9 @@ namespace guestio::buf {
 
 class BouncePool;
 
-/// Bounce pages lent by a pool, given back when it goes away. It remembers its own pages, so what is
-/// given back is always what was taken. Not zeroed: it may hold bytes of earlier requests, so only
-/// what was read from the disk since may be shown to a guest.
+/// Bounce pages lent by a pool, given back when it goes away. It remembers its own pages, so what
+/// is given back is always what was taken. Not zeroed: it may hold bytes of earlier requests, so
+/// only what was read from the disk since may be shown to a guest.
 class [[nodiscard]] BounceGrant {
  public:
   BounceGrant() noexcept = default;
@@ -49,9 +49,9 @@ class [[nodiscard]] BounceGrant {
   std::size_t size_ = 0;
 };
 
-/// Bounce memory of one thread: a slab of page-aligned units made once, and a line of those who wait
-/// for some. First come, first served: nobody overtakes, so nobody starves; a big request at the head
-/// makes the rest wait.
+/// Bounce memory of one thread: a slab of page-aligned units made once, and a line of those who
+/// wait for some. First come, first served: nobody overtakes, so nobody starves; a big request at
+/// the head makes the rest wait.
 ///
 /// Threads: one; waiters are resumed from inside the release that makes room for them.
 /// Lifetime: outlives its grants and waiters (checked).
@@ -82,7 +82,8 @@ class BouncePool {
 
  private:
   friend class BounceGrant;
-  using Hook = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
+  using Hook =
+      boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
   struct Waiter : Hook {
     std::size_t size = 0;
     std::coroutine_handle<> handle;
@@ -104,7 +105,7 @@ class BouncePool {
   std::size_t free_units_;
   std::size_t high_water_units_ = 0;
   std::uint64_t waits_ = 0;
-  std::vector<std::uint64_t> free_map_;      // one bit a unit, set when free
+  std::vector<std::uint64_t> free_map_;       // one bit a unit, set when free
   std::vector<std::uint32_t> next_in_grant_;  // units of one grant, linked in order
   boost::intrusive::list<Waiter, boost::intrusive::constant_time_size<false>> waiters_;
   bool serving_ = false;
@@ -132,7 +133,8 @@ void BounceGrant::for_each_slice(std::size_t offset, std::size_t size, Visit vis
   if (size == 0) return;
   GUESTIO_CHECK(fits_within(offset, size, size_), "a range inside the grant");
   std::uint32_t unit = first_unit_;
-  for (; offset >= BouncePool::kUnit; offset -= BouncePool::kUnit) unit = pool_->next_in_grant_[unit];
+  for (; offset >= BouncePool::kUnit; offset -= BouncePool::kUnit)
+    unit = pool_->next_in_grant_[unit];
   while (size != 0) {
     // One run: units that follow each other in the grant and in memory.
     std::byte* const start = pool_->unit_address(unit) + offset;

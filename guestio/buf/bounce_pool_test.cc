@@ -28,7 +28,8 @@ std::unique_ptr<BouncePool> make_pool(std::size_t units) {
 std::vector<std::size_t> slice_sizes(const BounceGrant& grant, std::size_t offset,
                                      std::size_t size) {
   std::vector<std::size_t> sizes;
-  grant.for_each_slice(offset, size, [&](std::span<std::byte> slice) { sizes.push_back(slice.size()); });
+  grant.for_each_slice(offset, size,
+                       [&](std::span<std::byte> slice) { sizes.push_back(slice.size()); });
   return sizes;
 }
 
@@ -160,12 +161,12 @@ TEST(BouncePool, RandomGrantsNeverShareBytesAndAddUp) {
     if (held.size() > 12 || (!grant && !held.empty())) {
       const std::size_t victim = random() % held.size();
       std::size_t seen = 0;
-      held[victim].grant.for_each_slice(
-          0, held[victim].grant.size(), [&](std::span<std::byte> slice) {
-            seen += slice.size();
-            ASSERT_EQ(slice.front(), held[victim].mark);
-            ASSERT_EQ(slice.back(), held[victim].mark);
-          });
+      held[victim].grant.for_each_slice(0, held[victim].grant.size(),
+                                        [&](std::span<std::byte> slice) {
+                                          seen += slice.size();
+                                          ASSERT_EQ(slice.front(), held[victim].mark);
+                                          ASSERT_EQ(slice.back(), held[victim].mark);
+                                        });
       ASSERT_EQ(seen, held[victim].grant.size());
       held.erase(held.begin() + static_cast<std::ptrdiff_t>(victim));
     }

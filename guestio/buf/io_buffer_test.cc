@@ -6,23 +6,29 @@
 #include <array>
 #include <vector>
 
+#include "guestio/mem/recover.h"
+
 namespace guestio::buf {
 namespace {
 
-TEST(IoBuffer, ADefaultOneIsEmptyAndSafe) {
+TEST(IoBuffer, Fault01ADefaultOneIsEmptyAndSafeToUse) {
   const IoBuffer buffer;
   EXPECT_TRUE(buffer.is_empty());
-  EXPECT_EQ(buffer.data(), nullptr);
-  EXPECT_EQ(std::vector<std::byte>(buffer.data(), buffer.end()).size(), 0u);
+  EXPECT_EQ(buffer.data, nullptr);
+  EXPECT_EQ(std::vector<std::byte>(buffer.data, buffer.end()).size(), 0u);
   EXPECT_EQ(buffer.part(0, 0), buffer);
+  std::byte byte{};
+  EXPECT_EQ(mem::try_copy(&byte, buffer.data, buffer.length), 0u);
+  EXPECT_EQ(mem::try_copy(buffer.data, &byte, buffer.length), 0u);
 }
 
 TEST(IoBuffer, IsAnIovec) {
   std::array<std::byte, 8> bytes{};
-  const std::array buffers = {IoBuffer(bytes), IoBuffer(bytes).part(2, 3)};
+  const std::array buffers = {IoBuffer{bytes.data(), 8}, IoBuffer{bytes.data(), 8}.part(2, 3)};
   const auto iovecs = as_iovecs(buffers);
   ASSERT_EQ(iovecs.size(), 2u);
   EXPECT_EQ(iovecs[0].iov_base, bytes.data());
+  EXPECT_EQ(iovecs[0].iov_len, 8u);
   EXPECT_EQ(iovecs[1].iov_base, bytes.data() + 2);
   EXPECT_EQ(iovecs[1].iov_len, 3u);
 }

@@ -3,32 +3,32 @@
 
 #include <boost/container/small_vector.hpp>
 
-#include "guestio/task/frame_pool.h"
+#include "guestio/buf/list_pool.h"
 
 namespace guestio::buf {
 
-/// An allocator over the thread's frame pool: after warm-up it takes nothing from the heap.
+/// An allocator over the thread's list pool: after warm-up it takes nothing from the heap.
 template <typename T>
-struct FramePoolAllocator {
+struct ListPoolAllocator {
   using value_type = T;
 
-  FramePoolAllocator() noexcept = default;
+  ListPoolAllocator() noexcept = default;
   template <typename U>
-  explicit FramePoolAllocator(const FramePoolAllocator<U>&) noexcept {}
+  explicit ListPoolAllocator(const ListPoolAllocator<U>&) noexcept {}
 
   [[nodiscard]] T* allocate(std::size_t count) {
-    return static_cast<T*>(task::FramePool::allocate(count * sizeof(T)));
+    return static_cast<T*>(ListPool::allocate(count * sizeof(T)));
   }
   void deallocate(T* memory, std::size_t count) noexcept {
-    task::FramePool::release(memory, count * sizeof(T));
+    ListPool::release(memory, count * sizeof(T));
   }
-  friend bool operator==(const FramePoolAllocator&, const FramePoolAllocator&) noexcept {
+  friend bool operator==(const ListPoolAllocator&, const ListPoolAllocator&) noexcept {
     return true;
   }
 };
 
-/// A list on the request path: the first `Inline` items live in it, more come from the frame pool.
+/// A list on the request path: the first `Inline` items live in it, more come from the list pool.
 template <typename T, std::size_t Inline>
-using PoolVector = boost::container::small_vector<T, Inline, FramePoolAllocator<T>>;
+using PoolVector = boost::container::small_vector<T, Inline, ListPoolAllocator<T>>;
 
 }  // namespace guestio::buf

@@ -1,103 +1,68 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/buf/request_buffers.h"
 
+#include <bit>
+
 #include "guestio/base/align.h"
+#include "guestio/base/check.h"
 
 namespace guestio::buf {
 
-namespace {
-
-/// More than a driver sends that keeps to what we offer (126 data segments) is rare enough for the
-/// heap.
-constexpr std::size_t kSegmentsInPlace = 128;
-
-}  // namespace
-
 Result<RequestBuffers> RequestBuffers::from_extents(const mem::GuestMemory& memory,
                                                     std::span<const mem::AddressRange> extents,
-                                                    MemoryAccess access) {
-  const auto window = mem::AddressRanges::from_pieces(extents);
-  if (!window) return fail(window.error());
-  return RequestBuffers(memory, *window, access);
+                                                    MemoryAccess access) noexcept {
+  const auto range = mem::AddressRanges::from_pieces(extents);
+  if (!range) return fail(range.error());
+  return RequestBuffers(memory, *range, access);
 }
 
-Result<RequestBuffers> RequestBuffers::try_subrange(std::uint64_t offset, std::uint64_t size) const {
-  const auto window = window_.try_subrange(offset, size);
-  if (!window) return fail(window.error());
-  RequestBuffers part = *this;
-  part.window_ = *window;
-  return part;
+const mem::GuestMemory& RequestBuffers::memory() const noexcept {
+  static const mem::GuestMemory no_memory;
+  return memory_ != nullptr ? *memory_ : no_memory;
 }
 
-RequestBuffers RequestBuffers::subrange(std::uint64_t offset, std::uint64_t size) const {
-  RequestBuffers part = *this;
-  part.window_ = window_.subrange(offset, size);
-  return part;
+Result<RequestBuffers> RequestBuffers::try_subrange(std::uint64_t offset,
+                                                    std::uint64_t size) const noexcept {
+  const auto part = range_.try_subrange(offset, size);
+  if (!part) return fail(part.error());
+  return RequestBuffers(memory_, *part, access_);
 }
 
-BufferReader RequestBuffers::reader() const noexcept { return BufferReader(*this); }
-
-BufferWriter RequestBuffers::writer() const noexcept { return BufferWriter(*this); }
+Result<mem::Split<RequestBuffers>> RequestBuffers::try_split(std::uint64_t at) const noexcept {
+  const auto front = try_subrange(0, at);
+  if (!front) return fail(front.error());
+  return mem::Split<RequestBuffers>{*front, subrange(at, size() - at)};
+}
 
 Result<LockedIoBuffers> RequestBuffers::lock(MemoryAccess purpose) const {
-  LockedIoBuffers locked;
-  if (purpose == MemoryAccess::kWritable && access_ == MemoryAccess::kReadOnly && !is_empty()) {
-    return fail(ErrorKind::kReadOnly, "lock a request's memory for writing");
+  // One object that is returned in every case, so that the segments are written where they stay.
+  Result<LockedIoBuffers> locked;
+  const bool is_for_writing = purpose == MemoryAccess::kWritable;
+  if (is_for_writing && access_ == MemoryAccess::kReadOnly && !is_empty()) {
+    locked = fail(ErrorKind::kReadOnly, "lock a request's memory for writing");
+    return locked;
   }
-  if (is_empty()) return locked;
-  const auto access =
-      purpose == MemoryAccess::kWritable ? mem::Access::kWrite : mem::Access::kRead;
-  mem::SegmentArray<kSegmentsInPlace> found;
-  auto lock = memory_->lock(window_, access, found);
-  if (!lock) return fail(lock.error());
-  for (const mem::HostSegment& segment : found) {
-    locked.segments_.emplace_back(segment.data, segment.length);
+  const auto access = is_for_writing ? mem::Access::kWrite : mem::Access::kRead;
+  auto lock = memory().lock(range_, access, locked->segments_);
+  if (lock) {
+    locked->lock_ = std::move(*lock);
+  } else {
+    locked = fail(lock.error());
   }
-  locked.lock_ = std::move(*lock);
   return locked;
 }
 
-Result<bool> RequestBuffers::is_aligned(std::size_t alignment) const {
+bool RequestBuffers::is_aligned(std::uint64_t alignment) const {
+  GUESTIO_CHECK(std::has_single_bit(alignment), "an alignment that is a power of two");
   const auto locked = lock(MemoryAccess::kReadOnly);
-  if (!locked) return fail(locked.error());
+  if (!locked) return false;
+  std::uint64_t bits = 0;
   for (const IoBuffer& segment : locked->segments()) {
-    const auto address = reinterpret_cast<std::uintptr_t>(segment.data());
-    if (!guestio::is_aligned(address | segment.size(), alignment)) return false;
+    bits |= reinterpret_cast<std::uintptr_t>(segment.data) | segment.length;
   }
-  return true;
+  return guestio::is_aligned(bits, alignment);
 }
 
-Result<> BufferReader::read(std::span<std::byte> to) {
-  if (to.empty()) return {};
-  if (to.size() > rest_.size()) {
-    return fail(ErrorKind::kOutOfRange, "read a request's memory", to.size(), rest_.size());
-  }
-  if (auto read = rest_.memory_->read(rest_.window_, to); !read) return read;
-  return skip(to.size());
-}
-
-Result<> BufferReader::skip(std::uint64_t bytes) { return rest_.window_.try_skip(bytes); }
-
-Result<> BufferWriter::check(std::uint64_t bytes, const char* what) const {
-  if (rest_.access_ == MemoryAccess::kReadOnly) return fail(ErrorKind::kReadOnly, what);
-  if (bytes > rest_.size()) return fail(ErrorKind::kOutOfRange, what, bytes, rest_.size());
-  return {};
-}
-
-Result<> BufferWriter::write(std::span<const std::byte> from) {
-  if (from.empty()) return {};
-  if (auto checked = check(from.size(), "write a request's memory"); !checked) return checked;
-  if (auto written = rest_.memory_->write(rest_.window_, from); !written) return written;
-  return skip(from.size());
-}
-
-Result<> BufferWriter::fill(std::byte value, std::uint64_t bytes) {
-  if (bytes == 0) return {};
-  if (auto checked = check(bytes, "fill a request's memory"); !checked) return checked;
-  if (auto filled = rest_.memory_->fill(rest_.window_, value, bytes); !filled) return filled;
-  return skip(bytes);
-}
-
-Result<> BufferWriter::skip(std::uint64_t bytes) { return rest_.window_.try_skip(bytes); }
+Result<> RequestBuffers::mark_written() const noexcept { return memory().mark_written(range_); }
 
 }  // namespace guestio::buf

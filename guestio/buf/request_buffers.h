@@ -7,8 +7,10 @@
 
 #include "guestio/base/error.h"
 #include "guestio/buf/locked_io_buffers.h"
+#include "guestio/mem/any_range.h"
 #include "guestio/mem/guest_memory.h"
-#include "guestio/mem/paged_ranges.h"
+#include "guestio/mem/memory_reader.h"
+#include "guestio/mem/memory_writer.h"
 
 namespace guestio::buf {
 
@@ -18,97 +20,93 @@ enum class MemoryAccess : std::uint8_t {
   kWritable,  ///< a disk read: the device writes them
 };
 
-class BufferReader;
-class BufferWriter;
+/// Sequential access to a request's bytes (mem/memory_reader.h, mem/memory_writer.h).
+using RequestReader = mem::MemoryReader<mem::AnyRange>;
+using RequestWriter = mem::MemoryWriter<mem::AnyRange>;
 
-/// The guest memory of one storage request: any list of extents (a virtio chain as it comes) seen as
-/// one row of bytes, and what the device may do with it. A view, cheap to copy: the extents and the
-/// memory must outlive it.
+/// The guest memory of one storage request: any range of guest bytes seen as one row, and what the
+/// device may do with it.
 ///
 ///   extents   |aaaaaaaaaa|   |bbbbb|  |ccccccccccccc|      guest addresses, any order and size
-///   window        [aaaaaaaaaabbbbbccccc]                   what size(), reader() … mean
+///   range         [aaaaaaaaaabbbbbccccc]                   what size(), reader() … mean
 ///
-/// Extents may lie anywhere, memory or not: an access that leaves memory fails then.
+/// The range is an AddressRange, a list of them (a virtio chain as it comes), a PagedRange or a
+/// list of those. It may lie anywhere, memory or not: an access that leaves memory fails then.
+///
+///     const auto buffers = RequestBuffers(memory, paged_range, MemoryAccess::kWritable);
+///     const auto locked = buffers.lock(MemoryAccess::kWritable);
+///     if (!locked) return fail(locked.error());
+///     … the kernel reads a file into locked->segments() …
+///     if (auto marked = buffers.mark_written(); !marked) …
+///
+/// A view, eight words, cheap to copy: the memory, and the list that the range is a view of, must
+/// outlive it. Threads: as GuestMemory.
 class RequestBuffers {
  public:
   /// No bytes.
   constexpr RequestBuffers() noexcept = default;
-  RequestBuffers(const mem::GuestMemory& memory, const mem::AddressRanges& window,
-                 MemoryAccess access) noexcept
-      : memory_(&memory), window_(window), access_(access) {}
+  template <mem::GuestRange Range>
+  RequestBuffers(const mem::GuestMemory& memory, const Range& range, MemoryAccess access) noexcept
+      : memory_(&memory), range_(range), access_(access) {}
   /// All bytes of `extents`. Errors: too large when the lengths do not add up in 64 bits.
-  static Result<RequestBuffers> from_extents(const mem::GuestMemory& memory,
-                                             std::span<const mem::AddressRange> extents,
-                                             MemoryAccess access);
+  [[nodiscard]] static Result<RequestBuffers> from_extents(
+      const mem::GuestMemory& memory, std::span<const mem::AddressRange> extents,
+      MemoryAccess access) noexcept;
 
-  [[nodiscard]] std::uint64_t size() const noexcept { return window_.length(); }
-  [[nodiscard]] bool is_empty() const noexcept { return window_.is_empty(); }
-  [[nodiscard]] const mem::AddressRanges& ranges() const noexcept { return window_; }
+  [[nodiscard]] std::uint64_t size() const noexcept { return range_.length(); }
+  [[nodiscard]] bool is_empty() const noexcept { return range_.is_empty(); }
+  [[nodiscard]] const mem::AnyRange& range() const noexcept { return range_; }
   [[nodiscard]] MemoryAccess access() const noexcept { return access_; }
+  [[nodiscard]] const mem::GuestMemory& memory() const noexcept;
 
   /// The bytes [offset, offset + size) of these. Errors: out of range.
-  [[nodiscard]] Result<RequestBuffers> try_subrange(std::uint64_t offset, std::uint64_t size) const;
+  [[nodiscard]] Result<RequestBuffers> try_subrange(std::uint64_t offset,
+                                                    std::uint64_t size) const noexcept;
   /// As try_subrange(). Requires: the bytes lie inside.
-  [[nodiscard]] RequestBuffers subrange(std::uint64_t offset, std::uint64_t size) const;
-
-  /// Sequential access from the first byte on.
-  [[nodiscard]] BufferReader reader() const noexcept;
-  /// On read-only memory: has no bytes, and answers read-only to whatever is not empty.
-  [[nodiscard]] BufferWriter writer() const noexcept;
-
-  /// Whether every run of host bytes starts at a multiple of `alignment` and has a length that is
-  /// one. Requires: a power of two. Errors: those of lock().
-  [[nodiscard]] Result<bool> is_aligned(std::size_t alignment) const;
-
-  /// Finds the host segments for the kernel to work on, adjacent ones joined, and holds the memory
-  /// until the result goes away. All or nothing. No bytes: no segments.
-  /// Errors: read-only (`purpose` is to write memory that may only be read), out of range, and those
-  /// of the memory's backing.
-  [[nodiscard]] Result<LockedIoBuffers> lock(MemoryAccess purpose) const;
-
- private:
-  friend class BufferReader;
-  friend class BufferWriter;
-
-  const mem::GuestMemory* memory_ = nullptr;
-  mem::AddressRanges window_;
-  MemoryAccess access_ = MemoryAccess::kReadOnly;
-};
-
-/// Reads the bytes of RequestBuffers in order. All or an error per call, the position moves only on
-/// success; a length of zero always succeeds.
-class BufferReader {
- public:
-  explicit BufferReader(const RequestBuffers& rest) noexcept : rest_(rest) {}
-
-  /// Errors: out of range (fewer remain), memory fault.
-  Result<> read(std::span<std::byte> to);
-  /// Errors: out of range.
-  Result<> skip(std::uint64_t bytes);
-  [[nodiscard]] std::uint64_t remaining() const noexcept { return rest_.size(); }
-
- private:
-  RequestBuffers rest_;
-};
-
-/// Writes the bytes of RequestBuffers in order; the rules of BufferReader.
-class BufferWriter {
- public:
-  explicit BufferWriter(const RequestBuffers& rest) noexcept : rest_(rest) {}
-
-  /// Errors: read-only, out of range (fewer remain), memory fault.
-  Result<> write(std::span<const std::byte> from);
-  Result<> fill(std::byte value, std::uint64_t bytes);
-  Result<> zero(std::uint64_t bytes) { return fill(std::byte{0}, bytes); }
-  Result<> skip(std::uint64_t bytes);
-  /// 0 on read-only memory.
-  [[nodiscard]] std::uint64_t remaining() const noexcept {
-    return rest_.access() == MemoryAccess::kWritable ? rest_.size() : 0;
+  [[nodiscard]] RequestBuffers subrange(std::uint64_t offset, std::uint64_t size) const noexcept {
+    return {memory_, range_.subrange(offset, size), access_};
+  }
+  /// The first `at` bytes and the rest. Errors: out of range.
+  [[nodiscard]] Result<mem::Split<RequestBuffers>> try_split(std::uint64_t at) const noexcept;
+  /// As try_split(). Requires: at <= size().
+  [[nodiscard]] mem::Split<RequestBuffers> split(std::uint64_t at) const noexcept {
+    return {subrange(0, at), subrange(at, size() - at)};
   }
 
+  /// Sequential access from the first byte on; always allowed.
+  [[nodiscard]] RequestReader reader() const noexcept { return {memory(), range_}; }
+  /// On read-only memory: has no bytes, and answers read-only to whatever is not empty.
+  [[nodiscard]] RequestWriter writer() const noexcept {
+    if (access_ == MemoryAccess::kReadOnly) return RequestWriter::read_only(memory());
+    return {memory(), range_};
+  }
+
+  /// Whether every run of host bytes starts at a multiple of `alignment` and has a length that is
+  /// one: direct I/O with that alignment takes the request as it lies. Memory that cannot be locked
+  /// is aligned to nothing. Requires: a power of two, of any size.
+  [[nodiscard]] bool is_aligned(std::uint64_t alignment) const;
+
+  /// Finds the host segments for the kernel to work on, adjacent ones joined across pages and
+  /// extents, and holds the memory until the result goes away. All or nothing. No bytes: no
+  /// segments. Takes nothing from the heap where the backing needs no page locks.
+  /// Errors: read-only (`purpose` is to write memory that may only be read), out of range, and
+  /// those of the memory's backing.
+  [[nodiscard]] Result<LockedIoBuffers> lock(MemoryAccess purpose) const;
+
+  /// Notes in the memory's dirty log that the device has written these bytes through a lock, which
+  /// nobody else sees; to be called after the I/O, whatever became of it, and before the guest is
+  /// told. What writer() writes is noted by itself. Does nothing without a log.
+  /// Errors: of DirtyLog::mark().
+  [[nodiscard]] Result<> mark_written() const noexcept;
+
  private:
-  Result<> check(std::uint64_t bytes, const char* what) const;
-  RequestBuffers rest_;
+  RequestBuffers(const mem::GuestMemory* memory, const mem::AnyRange& range,
+                 MemoryAccess access) noexcept
+      : memory_(memory), range_(range), access_(access) {}
+
+  const mem::GuestMemory* memory_ = nullptr;  // nullptr: of a default one, which has no bytes
+  mem::AnyRange range_;
+  MemoryAccess access_ = MemoryAccess::kReadOnly;
 };
 
 }  // namespace guestio::buf

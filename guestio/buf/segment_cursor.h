@@ -21,13 +21,13 @@ class SegmentCursor {
   /// The contiguous bytes from here to the end of the present segment; empty at the end.
   [[nodiscard]] IoBuffer run() const noexcept {
     if (rest_.empty()) return {};
-    return rest_.front().part(offset_, rest_.front().size() - offset_);
+    return rest_.front().part(offset_, rest_.front().length - offset_);
   }
 
   /// Moves on by `bytes`, at most to the end.
   void advance(std::size_t bytes) noexcept {
     while (!rest_.empty()) {
-      const std::size_t here = rest_.front().size() - offset_;
+      const std::size_t here = rest_.front().length - offset_;
       if (bytes < here) {
         offset_ += bytes;
         return;
@@ -59,11 +59,11 @@ class SegmentCursor {
     while (!bytes.empty()) {
       const IoBuffer here = run();
       if (here.is_empty()) return fail(ErrorKind::kOutOfRange, "copy a segment", bytes.size(), 0);
-      const std::size_t size = std::min(here.size(), bytes.size());
-      const std::size_t done = copy(here.data(), bytes.data(), size);
+      const std::size_t size = std::min(here.length, bytes.size());
+      const std::size_t done = copy(here.data, bytes.data(), size);
       if (done != size) {
         return fail(ErrorKind::kMemoryFault, "copy a segment",
-                    reinterpret_cast<std::uintptr_t>(here.data() + done));
+                    reinterpret_cast<std::uintptr_t>(here.data + done));
       }
       advance(size);
       bytes = bytes.subspan(size);

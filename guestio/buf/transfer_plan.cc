@@ -12,7 +12,7 @@ namespace {
 constexpr std::size_t kSlicesOfABlock = 2;
 
 bool is_fit(const IoBuffer& run, const DirectIoLimits& limits) noexcept {
-  return is_aligned(reinterpret_cast<std::uintptr_t>(run.data()), limits.memory_alignment);
+  return is_aligned(reinterpret_cast<std::uintptr_t>(run.data), limits.memory_alignment);
 }
 
 }  // namespace
@@ -38,10 +38,10 @@ TransferPlan::TransferPlan(const Window& window, const DirectIoLimits& limits,
     const std::size_t wanted = end - at - skipped;
     const IoBuffer run = cursor.run();
     const std::size_t whole_blocks =
-        align_down(std::min({run.size(), wanted, room}), std::uint64_t{block});
+        align_down(std::min({run.length, wanted, room}), std::uint64_t{block});
     if (policy == Policy::kDirectWherePossible && skipped == 0 && whole_blocks != 0 &&
         is_fit(run, limits)) {
-      add_direct(run.data(), whole_blocks);
+      add_direct(run.data, whole_blocks);
       segments += 1;
       window_bytes_ += whole_blocks;
       cursor.advance(whole_blocks);
@@ -108,8 +108,9 @@ PoolVector<IoBuffer, 16> TransferPlan::segments(const BounceGrant& grant) const 
       result.push_back({piece.data, piece.size});
       continue;
     }
-    grant.for_each_slice(piece.grant_offset, piece.size,
-                         [&](std::span<std::byte> slice) { result.push_back(IoBuffer(slice)); });
+    grant.for_each_slice(piece.grant_offset, piece.size, [&](std::span<std::byte> slice) {
+      result.push_back({slice.data(), slice.size()});
+    });
   }
   return result;
 }
@@ -125,7 +126,7 @@ Result<> TransferPlan::copy_out(SegmentCursor cursor, const BounceGrant& grant) 
 Result<> TransferPlan::copy(SegmentCursor cursor, const BounceGrant& grant,
                             Direction direction) const {
   Result<> result;
-  std::size_t skipped = head_padding_;   // only the first piece starts with padding
+  std::size_t skipped = head_padding_;    // only the first piece starts with padding
   std::size_t remaining = window_bytes_;  // and only the last ends with it
   for (const Piece& piece : pieces_) {
     const std::size_t size = std::min(piece.size - skipped, remaining);

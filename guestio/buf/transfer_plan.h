@@ -18,9 +18,9 @@ namespace guestio::buf {
 /// Which bytes of a transfer go straight between guest memory and the file, and which go through
 /// bounce pages because they break one of the file's limits.
 ///
-/// The file is seen as a row of blocks (DirectIoLimits::block()). A block goes direct when the guest
-/// memory behind it is one run of host bytes at a fitting address; every other block is bounced.
-/// Neighbours of one kind make one piece:
+/// The file is seen as a row of blocks (DirectIoLimits::block()). A block goes direct when the
+/// guest memory behind it is one run of host bytes at a fitting address; every other block is
+/// bounced. Neighbours of one kind make one piece:
 ///
 ///   guest memory   |ffffffffff|ffff|ff|ffffffffffffff|       | = end of a segment
 ///   blocks         [ 0 ][ 1 ][ 2 ][ 3 ][ 4 ][ 5 ][ 6 ]
@@ -38,8 +38,8 @@ namespace guestio::buf {
 class TransferPlan {
  public:
   struct Piece {
-    std::byte* data = nullptr;  ///< host address; nullptr when the piece is bounced
-    std::size_t size = 0;       ///< bytes in the file, whole blocks
+    std::byte* data = nullptr;     ///< host address; nullptr when the piece is bounced
+    std::size_t size = 0;          ///< bytes in the file, whole blocks
     std::size_t grant_offset = 0;  ///< where it lies in the grant, when bounced
     [[nodiscard]] bool is_bounced() const noexcept { return data == nullptr; }
   };
@@ -49,20 +49,23 @@ class TransferPlan {
     kBounceAll,  ///< for files that refuse what their limits promise
   };
 
-  /// What is to be moved: `length` bytes between `offset` of the file and the segments from `cursor`.
+  /// What is to be moved: `length` bytes between `offset` of the file and the segments from
+  /// `cursor`.
   struct Window {
     SegmentCursor cursor;
     FileOffset offset;
     std::uint64_t length = 0;
   };
 
-  /// Plans as much of the window, from its start, as fits the limits and `max_bounce` bytes of bounce
-  /// memory. Requires: the segments hold at least `length` bytes, length > 0, offset + length does not
-  /// overflow, max_bounce >= limits.block(). The plan covers at least one byte.
+  /// Plans as much of the window, from its start, as fits the limits and `max_bounce` bytes of
+  /// bounce memory. Requires: the segments hold at least `length` bytes, length > 0, offset +
+  /// length does not overflow, max_bounce >= limits.block(). The plan covers at least one byte.
   TransferPlan(const Window& window, const DirectIoLimits& limits, std::size_t max_bounce,
                Policy policy);
 
-  [[nodiscard]] std::span<const Piece> pieces() const noexcept { return {pieces_.data(), pieces_.size()}; }
+  [[nodiscard]] std::span<const Piece> pieces() const noexcept {
+    return {pieces_.data(), pieces_.size()};
+  }
   [[nodiscard]] FileOffset file_offset() const noexcept { return file_offset_; }
   [[nodiscard]] std::size_t file_bytes() const noexcept {
     return head_padding_ + window_bytes_ + tail_padding_;

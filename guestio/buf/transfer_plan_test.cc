@@ -18,12 +18,10 @@ constexpr DirectIoLimits kLargeBlocks{512, 4096, 4096, 1024, std::uint64_t{1} <<
 /// Host memory that stands for the guest's, and segments cut from it.
 class TransferPlanTest : public testing::Test {
  protected:
-  IoBuffer guest(std::size_t offset, std::size_t size) {
-    return {memory_.data() + offset, size};
-  }
+  IoBuffer guest(std::size_t offset, std::size_t size) { return {memory_.data() + offset, size}; }
   static std::size_t total(const std::vector<IoBuffer>& segments) {
     std::size_t sum = 0;
-    for (const IoBuffer& segment : segments) sum += segment.size();
+    for (const IoBuffer& segment : segments) sum += segment.length;
     return sum;
   }
   TransferPlan plan(const std::vector<IoBuffer>& segments, std::uint64_t offset,
@@ -41,7 +39,7 @@ TEST_F(TransferPlanTest, AlignedSegmentsGoDirect) {
   const TransferPlan result = plan(segments, 1 << 20, kSmall);
   EXPECT_EQ(result.bounced_bytes(), 0u);
   ASSERT_EQ(result.pieces().size(), 3u);
-  EXPECT_EQ(result.pieces()[1].data, guest(8192, 1).data());
+  EXPECT_EQ(result.pieces()[1].data, guest(8192, 1).data);
   EXPECT_EQ(result.window_bytes(), 4096u + 512 + 131072);
 }
 
@@ -86,7 +84,7 @@ TEST_F(TransferPlanTest, OnlyTheEndsOfAMisplacedWindowAreBounced) {
   EXPECT_EQ(result.file_bytes(), 16384u);
   EXPECT_EQ(result.bounced_bytes(), 8192u);
   ASSERT_EQ(result.pieces().size(), 3u);
-  EXPECT_EQ(result.pieces()[1].data, guest(8192, 1).data());
+  EXPECT_EQ(result.pieces()[1].data, guest(8192, 1).data);
 }
 
 TEST_F(TransferPlanTest, WithoutLimitsEverythingGoesDirect) {
@@ -118,7 +116,8 @@ TEST_F(TransferPlanTest, StopsAtTheMostSegmentsAndBytes) {
   EXPECT_EQ(plan(segments, 0, limits).window_bytes(), 1024u);
 }
 
-/// Moves every window through its plans between guest segments and a model file, the way a disk does.
+/// Moves every window through its plans between guest segments and a model file, the way a disk
+/// does.
 void move_window(const std::vector<IoBuffer>& segments, std::uint64_t offset, std::uint64_t length,
                  const DirectIoLimits& limits, BouncePool& pool, std::vector<std::byte>& file,
                  bool is_write) {
@@ -137,9 +136,9 @@ void move_window(const std::vector<IoBuffer>& segments, std::uint64_t offset, st
       // Fill from the file, as read-modify-write does.
       std::size_t at = plan.file_offset().raw();
       for (const IoBuffer& piece : io) {
-        for (std::size_t i = 0; i < piece.size(); ++i, ++at) {
+        for (std::size_t i = 0; i < piece.length; ++i, ++at) {
           const bool is_padding = at < offset || at >= offset + plan.window_bytes();
-          if (is_padding) piece.data()[i] = file[at];
+          if (is_padding) piece.data[i] = file[at];
         }
       }
     }
@@ -148,14 +147,14 @@ void move_window(const std::vector<IoBuffer>& segments, std::uint64_t offset, st
     }
     std::size_t at = plan.file_offset().raw();
     for (const IoBuffer& piece : io) {
-      ASSERT_EQ(reinterpret_cast<std::uintptr_t>(piece.data()) % limits.memory_alignment, 0u);
-      ASSERT_EQ(piece.size() % limits.length_alignment, 0u);
+      ASSERT_EQ(reinterpret_cast<std::uintptr_t>(piece.data) % limits.memory_alignment, 0u);
+      ASSERT_EQ(piece.length % limits.length_alignment, 0u);
       if (is_write) {
-        std::memcpy(&file[at], piece.data(), piece.size());
+        std::memcpy(&file[at], piece.data, piece.length);
       } else {
-        std::memcpy(piece.data(), &file[at], piece.size());
+        std::memcpy(piece.data, &file[at], piece.length);
       }
-      at += piece.size();
+      at += piece.length;
     }
     if (!is_write) {
       ASSERT_TRUE(plan.copy_out(cursor, *grant));
@@ -197,16 +196,16 @@ TEST_F(TransferPlanTest, RandomWindowsMoveExactlyTheirBytes) {
 
     const bool is_write = random() % 2 == 0;
     for (const IoBuffer& segment : segments) {
-      for (std::size_t i = 0; i < segment.size(); ++i) {
-        segment.data()[i] = static_cast<std::byte>(random());
+      for (std::size_t i = 0; i < segment.length; ++i) {
+        segment.data[i] = static_cast<std::byte>(random());
       }
     }
     std::vector<std::byte> expected = file;
     if (is_write) {
       std::size_t to = offset;
       for (const IoBuffer& segment : segments) {
-        std::memcpy(&expected[to], segment.data(), segment.size());
-        to += segment.size();
+        std::memcpy(&expected[to], segment.data, segment.length);
+        to += segment.length;
       }
     }
     move_window(segments, offset, length, limits, *pool_, file, is_write);
@@ -214,8 +213,8 @@ TEST_F(TransferPlanTest, RandomWindowsMoveExactlyTheirBytes) {
     ASSERT_EQ(file, expected) << "round " << round;
     std::size_t from = offset;
     for (const IoBuffer& segment : segments) {
-      ASSERT_EQ(std::memcmp(&file[from], segment.data(), segment.size()), 0) << "round " << round;
-      from += segment.size();
+      ASSERT_EQ(std::memcmp(&file[from], segment.data, segment.length), 0) << "round " << round;
+      from += segment.length;
     }
   }
 }

@@ -48,13 +48,13 @@ AlignedRange align_inward(FileOffset offset, std::uint64_t length, ByteCount blo
 
 /// Drops the first `bytes` bytes of a list.
 std::span<IoBuffer> drop_front(std::span<IoBuffer> segments, std::size_t bytes) noexcept {
-  while (!segments.empty() && bytes >= segments.front().size()) {
-    bytes -= segments.front().size();
+  while (!segments.empty() && bytes >= segments.front().length) {
+    bytes -= segments.front().length;
     segments = segments.subspan(1);
   }
   if (bytes != 0) {
     IoBuffer& first = segments.front();
-    first = first.part(bytes, first.size() - bytes);
+    first = first.part(bytes, first.length - bytes);
   }
   return segments;
 }
@@ -65,8 +65,8 @@ Result<std::unique_ptr<FileChannel>> FileChannel::create(FileDisk& disk, uring::
                                                          ByteCount bounce_limit) {
   auto bounce = buf::BouncePool::create(bounce_limit);
   if (!bounce) return fail(bounce.error());
-  return std::unique_ptr<FileChannel>(new FileChannel(disk, loop, std::move(*bounce),
-                                                      loop.register_file(disk.fd_.get())));
+  return std::unique_ptr<FileChannel>(
+      new FileChannel(disk, loop, std::move(*bounce), loop.register_file(disk.fd_.get())));
 }
 
 FileChannel::FileChannel(FileDisk& disk, uring::Loop& loop, std::unique_ptr<buf::BouncePool> bounce,
@@ -117,13 +117,17 @@ task::Task<> FileChannel::serve(Io& io) {
 task::Task<Result<>> FileChannel::transfer(Io& io) {
   if (io.length == 0) co_return Result<>();
   const bool is_read = io.kind == IoKind::kRead;
-  const auto locked = io.buffers.lock(is_read ? buf::MemoryAccess::kWritable
-                                              : buf::MemoryAccess::kReadOnly);
+  const auto locked =
+      io.buffers.lock(is_read ? buf::MemoryAccess::kWritable : buf::MemoryAccess::kReadOnly);
   if (!locked) co_return fail(locked.error());
   const Window window{SegmentCursor(locked->segments()), io.offset, io.length};
   auto moving = move_window(is_read ? Direction::kFromFile : Direction::kToFile, window,
                             is_read ? 0 : to_rw_flags(io.durability));
-  co_return co_await std::move(moving);
+  const auto moved = co_await std::move(moving);
+  if (!is_read) co_return moved;
+  // Whatever became of it, the kernel may have written.
+  const auto marked = io.buffers.mark_written();
+  co_return moved ? marked : moved;
 }
 
 task::Task<Result<>> FileChannel::move_window(Direction direction, Window window, int rw_flags) {
@@ -132,13 +136,14 @@ task::Task<Result<>> FileChannel::move_window(Direction direction, Window window
     auto executing = execute(direction, plan, window, rw_flags);
     const auto executed = co_await std::move(executing);
     if (!executed) {
-      const bool was_refused = executed.error().host_errno == EINVAL && plan.bounced_bytes() <
-                                                                           plan.file_bytes();
+      const bool was_refused =
+          executed.error().host_errno == EINVAL && plan.bounced_bytes() < plan.file_bytes();
       if (!was_refused) co_return executed;
       // The file takes less than it said. What is bounced lies page by page, which fits any file.
       if (policy_ != TransferPlan::Policy::kBounceAll) {
-        log::warning("the image refuses direct I/O that its limits allow; all data is copied from "
-                     "now on");
+        log::warning(
+            "the image refuses direct I/O that its limits allow; all data is copied from "
+            "now on");
       }
       policy_ = TransferPlan::Policy::kBounceAll;
       continue;
@@ -158,9 +163,9 @@ task::Task<Result<>> FileChannel::execute(Direction direction, const TransferPla
     if (!granted) co_return fail(granted.error());
     grant = std::move(*granted);
   }
-  GuardedRange guarded(disk_.block_guard_, loop_, plan.file_offset(), plan.file_bytes(),
-                       plan.has_padding() ? BlockGuard::Kind::kPartOfBlocks
-                                          : BlockGuard::Kind::kWholeBlocks);
+  GuardedRange guarded(
+      disk_.block_guard_, loop_, plan.file_offset(), plan.file_bytes(),
+      plan.has_padding() ? BlockGuard::Kind::kPartOfBlocks : BlockGuard::Kind::kWholeBlocks);
   if (direction == Direction::kToFile) {
     if (needs_guard()) co_await guarded.claim();
     if (plan.has_padding()) {
@@ -190,16 +195,15 @@ task::Task<Result<>> FileChannel::fill_padding(const TransferPlan& plan, const B
     std::size_t in_grant;
   };
   const bool is_one_block = plan.file_bytes() == block;
-  const std::array blocks = {
-      Block{plan.head_padding() != 0 || is_one_block, plan.file_offset(), 0},
-      Block{plan.tail_padding() != 0 && !is_one_block,
-            plan.file_offset().plus_unchecked(plan.file_bytes() - block),
-            plan.grant_size() - block}};
+  const std::array blocks = {Block{plan.head_padding() != 0 || is_one_block, plan.file_offset(), 0},
+                             Block{plan.tail_padding() != 0 && !is_one_block,
+                                   plan.file_offset().plus_unchecked(plan.file_bytes() - block),
+                                   plan.grant_size() - block}};
   for (const Block& wanted : blocks) {
     if (!wanted.is_wanted) continue;
     buf::PoolVector<IoBuffer, 2> segments;
     grant.for_each_slice(wanted.in_grant, block, [&](std::span<std::byte> slice) {
-      segments.push_back(IoBuffer(slice));
+      segments.push_back({slice.data(), slice.size()});
     });
     auto reading = move_segments(Direction::kFromFile, std::span(segments.data(), segments.size()),
                                  wanted.offset, block, 0);
@@ -231,7 +235,8 @@ task::Task<Result<>> FileChannel::move_segments(Direction direction, std::span<I
       continue;
     }
     if (result == -EFAULT) co_return fail(ErrorKind::kMemoryFault, "guest memory of a request");
-    if (result < 0) co_return fail(Error::host(-result, is_read ? "read the image" : "write the image"));
+    if (result < 0)
+      co_return fail(Error::host(-result, is_read ? "read the image" : "write the image"));
     const auto moved = static_cast<std::size_t>(result);
     if (done + moved >= needed) co_return Result<>();
     // Go on where it stopped, at a block the file can start from.
@@ -252,8 +257,8 @@ task::Task<Result<>> FileChannel::flush() {
 
 task::Task<Result<>> FileChannel::allocate(int mode, FileOffset offset, std::uint64_t length) {
   while (true) {
-    const std::int32_t result = co_await uring::fallocate(
-        loop_, file_, mode | FALLOC_FL_KEEP_SIZE, offset, ByteCount(length));
+    const std::int32_t result = co_await uring::fallocate(loop_, file_, mode | FALLOC_FL_KEEP_SIZE,
+                                                          offset, ByteCount(length));
     if (result == -EINTR || result == -EAGAIN) continue;
     if (result == -EOPNOTSUPP) co_return fail(ErrorKind::kUnsupported, "fallocate of the image");
     if (result < 0) co_return fail(Error::host(-result, "discard or zero part of the image"));
@@ -323,12 +328,13 @@ task::Task<Result<>> FileChannel::zero_aligned(FileOffset offset, std::uint64_t 
 task::Task<Result<>> FileChannel::write_zero_bytes(FileOffset offset, std::uint64_t length,
                                                    int rw_flags) {
   // Only ever read from: the transfer is to the file.
-  IoBuffer zeroes(const_cast<std::byte*>(kZeroes.data()), kZeroes.size());
+  const IoBuffer zeroes{const_cast<std::byte*>(kZeroes.data()), kZeroes.size()};
   std::array<IoBuffer, 16> segments;
   segments.fill(zeroes);
   while (length != 0) {
     const std::uint64_t part = std::min<std::uint64_t>(length, segments.size() * kZeroBytes);
-    auto moving = move_window(Direction::kToFile, {SegmentCursor(segments), offset, part}, rw_flags);
+    auto moving =
+        move_window(Direction::kToFile, {SegmentCursor(segments), offset, part}, rw_flags);
     const auto moved = co_await std::move(moving);
     if (!moved) co_return moved;
     offset = offset.plus_unchecked(part);

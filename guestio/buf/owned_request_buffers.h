@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <variant>
+#include <vector>
+
+#include "guestio/base/error.h"
+#include "guestio/buf/request_buffers.h"
+
+namespace guestio::buf {
+
+/// Guest memory of a request that owns its list of pages or extents: for requests of our own, for
+/// tests, and for work that outlives the list it was described by. Copyable; buffers() gives the
+/// view that everything else takes.
+///
+/// Building it may allocate (the list); nothing else does. Errors come before any allocation.
+class OwnedRequestBuffers {
+ public:
+  /// The most bytes of linear(): more than any storage request has. A length above it is a mistake
+  /// or an attack.
+  static constexpr std::uint64_t kMostBytes = std::uint64_t{4} << 30;
+
+  /// All bytes of the pages.
+  [[nodiscard]] static OwnedRequestBuffers from_whole_pages(
+      std::span<const Gpn> gpns, MemoryAccess access = MemoryAccess::kWritable);
+  /// The bytes [offset, offset + length) of the pages; keeps only those that are touched.
+  /// Errors: out of range when there are not so many pages.
+  [[nodiscard]] static Result<OwnedRequestBuffers> from_pages(
+      std::span<const Gpn> gpns, std::uint64_t offset, std::uint64_t length,
+      MemoryAccess access = MemoryAccess::kWritable);
+  /// The contiguous guest bytes [address, address + length). Never allocates.
+  /// Errors: out of range when they leave the 64-bit space, too large above kMostBytes.
+  [[nodiscard]] static Result<OwnedRequestBuffers> linear(
+      Gpa address, std::uint64_t length, MemoryAccess access = MemoryAccess::kWritable) noexcept;
+  /// All bytes of a list of extents. Errors: too large when the lengths do not add up in 64 bits.
+  [[nodiscard]] static Result<OwnedRequestBuffers> from_extents(
+      std::span<const mem::AddressRange> extents, MemoryAccess access = MemoryAccess::kWritable);
+
+  [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
+  [[nodiscard]] bool is_empty() const noexcept { return size_ == 0; }
+  [[nodiscard]] MemoryAccess access() const noexcept { return access_; }
+  /// How many guest pages the bytes touch, each counted as often as it is listed.
+  [[nodiscard]] std::uint64_t pages() const noexcept;
+
+  /// The same as a view of `memory`. Lifetime: this and the memory outlive it.
+  [[nodiscard]] RequestBuffers buffers(const mem::GuestMemory& memory) const noexcept;
+
+ private:
+  struct Pages {
+    std::vector<Gpn> gpns;
+    std::uint64_t offset;
+  };
+  using Extents = std::vector<mem::AddressRange>;
+  using List = std::variant<mem::AddressRange, Pages, Extents>;
+
+  OwnedRequestBuffers(List list, std::uint64_t size, MemoryAccess access) noexcept
+      : list_(std::move(list)), size_(size), access_(access) {}
+
+  [[nodiscard]] mem::AnyRange range() const noexcept;
+
+  List list_;
+  std::uint64_t size_;
+  MemoryAccess access_;
+};
+
+}  // namespace guestio::buf

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "guestio/task/scope.h"
@@ -171,6 +172,23 @@ TEST(WaitQueue, ADerivedWaiterTellsTheWakerWhatItWants) {
   budget = 5;
   grant(queue, budget);
   EXPECT_THAT(log, ElementsAre(2, 4, 1));
+}
+
+Task<> wait_then_clear(WaitQueue& queue, std::optional<Sized>& other) {
+  co_await queue.wait();
+  other.reset();
+}
+
+TEST(WaitQueue, AWokenWaiterMayBeDestroyedBeforeItIsResumed) {
+  WaitQueue queue;
+  Scope scope;
+  std::optional<Sized> other;
+  scope.spawn(wait_then_clear(queue, other));
+  other.emplace(queue, 1);
+  other->await_suspend(std::noop_coroutine());
+  queue.wake_all();
+  EXPECT_FALSE(other.has_value());
+  EXPECT_FALSE(queue.wake_one());
 }
 
 TEST(WaitQueue, AStormOfStopsAndWakeUpsLosesNobody) {

@@ -17,7 +17,7 @@ namespace guestio::uring {
 /// clear the flag after we have looked. Here the kernel signals for us instead: the eventfd is
 /// registered with a ring of one entry, and an empty operation on that ring adds one to the
 /// counter. The kernel does that without blocking, whatever the flags are; at the maximum the
-/// counter stays there. Costs about half as much again as write(2).
+/// counter stays there. Costs about twice as much as write(2).
 ///
 /// Threads: any, one at a time.
 class EventFdNotifier {

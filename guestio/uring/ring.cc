@@ -119,8 +119,9 @@ bool Ring::has_work_for_kernel() const noexcept {
 
 void Ring::enter(Wait wait) noexcept {
   ++enter_calls_;
-  const int result = wait == Wait::kForOne ? ::io_uring_submit_and_wait(&ring_, 1)
-                                           : ::io_uring_submit_and_get_events(&ring_);
+  // io_uring_submit() collects completions too when the kernel has flagged some.
+  const int result =
+      wait == Wait::kForOne ? ::io_uring_submit_and_wait(&ring_, 1) : ::io_uring_submit(&ring_);
   if (result >= 0) return;
   switch (-result) {
     case EINTR: return;  // a signal; nothing is lost

@@ -63,8 +63,9 @@ class Ring {
   [[nodiscard]] bool has_work_for_kernel() const noexcept;
 
   enum class Wait : std::uint8_t { kNo, kForOne };
-  /// Submits all entries and collects completions, in one io_uring_enter. With kForOne it also
-  /// sleeps until there is one, but may return early: look again and call again.
+  /// Submits all entries and collects the completions that wait, in one io_uring_enter. With
+  /// kForOne it also sleeps until there is one, but may return early: look again and call again.
+  /// Requires for kNo: has_work_for_kernel().
   /// A kernel that is short of memory is given a millisecond.
   void enter(Wait wait) noexcept;
 

@@ -15,8 +15,8 @@ namespace guestio {
 
 /// Stops the process when `condition` does not hold; `expected` states the invariant in words.
 /// Compiled into every build.
-#define GUESTIO_CHECK(condition, expected)                                    \
-  do {                                                                        \
-    if (!(condition)) [[unlikely]]                                            \
-      ::guestio::check_failed(#condition, (expected), __FILE__, __LINE__);    \
+#define GUESTIO_CHECK(condition, expected)                                 \
+  do {                                                                     \
+    if (!(condition)) [[unlikely]]                                         \
+      ::guestio::check_failed(#condition, (expected), __FILE__, __LINE__); \
   } while (false)

@@ -57,14 +57,12 @@ std::string Error::to_string() const {
     case ErrorKind::kAccessDenied:
       return fmt::format("{}: {} at {:#x}", what, to_text(kind), value);
     case ErrorKind::kPeerFault:
-    case ErrorKind::kInvalidArgument:
-      return fmt::format("{}: {} ({})", what, to_text(kind), value);
+    case ErrorKind::kInvalidArgument: return fmt::format("{}: {} ({})", what, to_text(kind), value);
     case ErrorKind::kReadOnly:
     case ErrorKind::kCancelled:
     case ErrorKind::kUnsupported:
     case ErrorKind::kBusy:
-    case ErrorKind::kClosed:
-      return fmt::format("{}: {}", what, to_text(kind));
+    case ErrorKind::kClosed: return fmt::format("{}: {}", what, to_text(kind));
   }
   return what;
 }

@@ -24,8 +24,7 @@ spdlog::level::level_enum to_spdlog(Level level) noexcept {
 spdlog::logger& logger() {
   // Never destroyed: threads may still log while the process ends.
   static auto* const instance = [] {
-    auto* made =
-        new spdlog::logger("guestio", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+    auto* made = new spdlog::logger("guestio", std::make_shared<spdlog::sinks::stderr_sink_mt>());
     made->set_pattern("%Y-%m-%dT%H:%M:%S.%e guestio %l: %v");
     made->flush_on(spdlog::level::debug);
     return made;

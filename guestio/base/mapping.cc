@@ -38,8 +38,7 @@ Mapping::~Mapping() {
 }
 
 Result<Mapping> Mapping::anonymous(std::size_t size) {
-  void* address =
-      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* address = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (address == MAP_FAILED) return fail_host("mmap of anonymous memory");
   return Mapping(static_cast<std::byte*>(address), size);
 }

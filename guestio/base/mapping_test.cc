@@ -36,8 +36,7 @@ TEST(Mapping, PlacesAFileOverReservedAddressesAndClearsItAgain) {
 }
 
 TEST(Mapping, ABadDescriptorIsAHostError) {
-  const auto mapping =
-      Mapping::shared_file(-1, FileOffset(0), kPageSize, Mapping::Access::kRead);
+  const auto mapping = Mapping::shared_file(-1, FileOffset(0), kPageSize, Mapping::Access::kRead);
   ASSERT_FALSE(mapping.has_value());
   EXPECT_EQ(mapping.error().host_errno, EBADF);
 }
@@ -48,7 +47,7 @@ TEST(Mapping, MovingHandsOverTheRange) {
   std::byte* const data = mapping->data();
   const Mapping moved = std::move(*mapping);
   EXPECT_EQ(moved.data(), data);
-  EXPECT_FALSE(static_cast<bool>(*mapping));
+  EXPECT_FALSE(static_cast<bool>(*mapping));  // NOLINT(bugprone-use-after-move): as above
 }
 
 }  // namespace

@@ -27,7 +27,7 @@ TEST(UniqueFd, MovingHandsTheDescriptorOver) {
   UniqueFd other;
   other = std::move(fd);
   EXPECT_EQ(other.get(), number);
-  EXPECT_FALSE(static_cast<bool>(fd));
+  EXPECT_FALSE(static_cast<bool>(fd));  // NOLINT(bugprone-use-after-move): empty is the point
   EXPECT_TRUE(is_open(number));
 }
 

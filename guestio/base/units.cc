@@ -40,7 +40,8 @@ std::string format_byte_count(ByteCount count) {
     value /= 1024;
     ++unit;
   }
-  return unit == 0 ? fmt::format("{} B", count.raw()) : fmt::format("{:.1f} {}", value, kUnits[unit]);
+  return unit == 0 ? fmt::format("{} B", count.raw())
+                   : fmt::format("{:.1f} {}", value, kUnits[unit]);
 }
 
 }  // namespace guestio

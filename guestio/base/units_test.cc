@@ -39,7 +39,8 @@ TEST(Units, SizesAreReadAsPeopleWriteThem) {
 }
 
 TEST(Units, WhatIsNoSizeIsRefused) {
-  for (const char* text : {"", "k", "-1", "4x", "4kk", "4 k", "1.5G", "99999999999999999999", "16E"}) {
+  for (const char* text :
+       {"", "k", "-1", "4x", "4kk", "4 k", "1.5G", "99999999999999999999", "16E"}) {
     EXPECT_EQ(parse_byte_count(text), std::nullopt) << text;
   }
 }

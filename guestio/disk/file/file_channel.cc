@@ -24,7 +24,7 @@ using buf::TransferPlan;
 namespace {
 
 constexpr std::size_t kZeroBytes = 65536;
-alignas(kPageSize) constinit const std::array<std::byte, kZeroBytes> kZeroes{};
+alignas(kPageSize) constexpr std::array<std::byte, kZeroBytes> kZeroes{};
 
 bool is_lack_of_resources(std::int32_t result) noexcept {
   return result == -EAGAIN || result == -EINTR || result == -ENOMEM || result == -ENOBUFS;

@@ -97,7 +97,8 @@ class GuestMemory {
 
   // Copies.
 
-  [[nodiscard]] Result<> read(Gpa from, std::span<std::byte> to) const noexcept {
+  [[nodiscard, gnu::always_inline]] Result<> read(Gpa from,
+                                                  std::span<std::byte> to) const noexcept {
     const std::byte* host = host_of(from, to.size(), window_.readable);
     if (host != nullptr) [[likely]] {
       if (try_copy(to.data(), host, to.size()) == to.size()) [[likely]]
@@ -105,7 +106,8 @@ class GuestMemory {
     }
     return read_slowly(from, to);
   }
-  [[nodiscard]] Result<> write(Gpa to, std::span<const std::byte> from) const noexcept {
+  [[nodiscard, gnu::always_inline]] Result<> write(Gpa to,
+                                                   std::span<const std::byte> from) const noexcept {
     std::byte* host = host_of(to, from.size(), window_.writable);
     if (host != nullptr) [[likely]] {
       if (try_copy(host, from.data(), from.size()) == from.size()) [[likely]]

@@ -93,11 +93,17 @@ template <typename Bits>
 [[nodiscard, gnu::always_inline]] inline bool copy_known(std::byte* destination,
                                                          const std::byte* source,
                                                          std::size_t length) noexcept {
+  Vector first;
+  Vector second;
   switch (length) {
     case 1: return copy_word<std::uint8_t>(destination, source);
     case 2: return copy_word<std::uint16_t>(destination, source);
     case 4: return copy_word<std::uint32_t>(destination, source);
     case 8: return copy_word<std::uint64_t>(destination, source);
+    case 16: return load_vector(source, first) && store_vector(destination, first);
+    case 32:
+      return load_vector(source, first) && load_vector(source + 16, second) &&
+             store_vector(destination, first) && store_vector(destination + 16, second);
     default: return false;
   }
 }

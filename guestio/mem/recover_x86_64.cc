@@ -21,8 +21,39 @@ std::size_t bytes_to_alignment(const std::byte* address) noexcept {
   return 32 - (reinterpret_cast<std::uintptr_t>(address) & 31);
 }
 
-// In both loops a fault goes to label 9 with the counter still showing the bytes that are left.
+// Everywhere below a fault goes to label 9 with the counter still showing the bytes that are left.
 
+/// Lengths above 128 and up to 256: all loads, then all stores.
+std::size_t copy_middle_avx(std::byte* destination, const std::byte* source,
+                            std::size_t length) noexcept {
+  std::size_t left = length;
+  asm volatile(
+      GUESTIO_RECOVERABLE("vmovdqu (%[from]), %%ymm0", "9f")
+      GUESTIO_RECOVERABLE("vmovdqu 32(%[from]), %%ymm1", "9f")
+      GUESTIO_RECOVERABLE("vmovdqu 64(%[from]), %%ymm2", "9f")
+      GUESTIO_RECOVERABLE("vmovdqu 96(%[from]), %%ymm3", "9f")
+      GUESTIO_RECOVERABLE("vmovdqu -128(%[from], %[left]), %%ymm4", "9f")
+      GUESTIO_RECOVERABLE("vmovdqu -96(%[from], %[left]), %%ymm5", "9f")
+      GUESTIO_RECOVERABLE("vmovdqu -64(%[from], %[left]), %%ymm6", "9f")
+      GUESTIO_RECOVERABLE("vmovdqu -32(%[from], %[left]), %%ymm7", "9f")
+      GUESTIO_RECOVERABLE("vmovdqu %%ymm0, (%[to])", "9f")
+      GUESTIO_RECOVERABLE("vmovdqu %%ymm1, 32(%[to])", "9f")
+      GUESTIO_RECOVERABLE("vmovdqu %%ymm2, 64(%[to])", "9f")
+      GUESTIO_RECOVERABLE("vmovdqu %%ymm3, 96(%[to])", "9f")
+      GUESTIO_RECOVERABLE("vmovdqu %%ymm4, -128(%[to], %[left])", "9f")
+      GUESTIO_RECOVERABLE("vmovdqu %%ymm5, -96(%[to], %[left])", "9f")
+      GUESTIO_RECOVERABLE("vmovdqu %%ymm6, -64(%[to], %[left])", "9f")
+      GUESTIO_RECOVERABLE("vmovdqu %%ymm7, -32(%[to], %[left])", "9f")
+      "xor %k[left], %k[left]\n"
+      "9:\n"
+      "vzeroupper\n"
+      : [left] "+r"(left)
+      : [to] "r"(destination), [from] "r"(source)
+      : "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7");
+  return length - left;
+}
+
+/// Lengths above 256.
 std::size_t copy_long_avx(std::byte* destination, const std::byte* source,
                           std::size_t length) noexcept {
   std::size_t left = length;
@@ -33,8 +64,6 @@ std::size_t copy_long_avx(std::byte* destination, const std::byte* source,
       "add %[head], %[from]\n"
       "add %[head], %[to]\n"
       "sub %[head], %[left]\n"
-      "cmp $128, %[left]\n"
-      "jbe 4f\n"
       ".balign 32\n"
       "3:\n"
       GUESTIO_RECOVERABLE("vmovdqu (%[from]), %%ymm0", "9f")
@@ -50,8 +79,7 @@ std::size_t copy_long_avx(std::byte* destination, const std::byte* source,
       "sub $128, %[left]\n"
       "cmp $128, %[left]\n"
       "ja 3b\n"
-      // The last 128 bytes, part of which are there already: length was above 128.
-      "4:\n"
+      // The last 128 bytes, part of which are there already.
       GUESTIO_RECOVERABLE("vmovdqu -128(%[from], %[left]), %%ymm0", "9f")
       GUESTIO_RECOVERABLE("vmovdqu -96(%[from], %[left]), %%ymm1", "9f")
       GUESTIO_RECOVERABLE("vmovdqu -64(%[from], %[left]), %%ymm2", "9f")
@@ -108,7 +136,10 @@ std::size_t fill_long_avx(std::byte* destination, std::byte value, std::size_t l
 
 std::size_t copy_long(std::byte* destination, const std::byte* source,
                       std::size_t length) noexcept {
-  if (has_avx) [[likely]] return copy_long_avx(destination, source, length);
+  if (has_avx) [[likely]] {
+    return length <= 256 ? copy_middle_avx(destination, source, length)
+                         : copy_long_avx(destination, source, length);
+  }
   std::size_t left = length;
   asm volatile(GUESTIO_RECOVERABLE("rep movsb", "9f") "9:\n"
                : "+D"(destination), "+S"(source), "+c"(left) : : "memory");

@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
-#include <map>
+#include <algorithm>
+#include <array>
+#include <string_view>
 
 #include "guestio/base/version.h"
 #include "guestio/virtio/layout.h"
@@ -15,64 +17,72 @@ namespace {
 
 using std::chrono::milliseconds;
 
-const std::map<std::string, ReadWrite> kReadWriteNames = {{"read", ReadWrite::kRead},
-                                                          {"write", ReadWrite::kWrite},
-                                                          {"randread", ReadWrite::kRandRead},
-                                                          {"randwrite", ReadWrite::kRandWrite},
-                                                          {"randrw", ReadWrite::kRandRw}};
-const std::map<std::string, OutputFormat> kFormatNames = {{"normal", OutputFormat::kNormal},
-                                                          {"json", OutputFormat::kJson}};
-const std::map<std::string, Layout> kLayoutNames = {{"simple", Layout::kSimple},
-                                                    {"any", Layout::kAny}};
-
 template <typename T>
-CLI::Option* add_choice(CLI::App& app, const std::string& name, T& to,
-                        const std::map<std::string, T>& choices, const std::string& help) {
+struct Choice {
+  std::string_view name;
+  T value;
+};
+
+constexpr std::array kReadWriteChoices = {
+    Choice{"read", ReadWrite::kRead}, Choice{"write", ReadWrite::kWrite},
+    Choice{"randread", ReadWrite::kRandRead}, Choice{"randwrite", ReadWrite::kRandWrite},
+    Choice{"randrw", ReadWrite::kRandRw}};
+constexpr std::array kFormatChoices = {Choice{"normal", OutputFormat::kNormal},
+                                       Choice{"json", OutputFormat::kJson}};
+constexpr std::array kLayoutChoices = {Choice{"any", Layout::kAny},
+                                       Choice{"simple", Layout::kSimple}};
+
+template <const auto& kChoices>
+std::string join_names() {
   std::string list;
-  for (const auto& [text, value] : choices) list += (list.empty() ? "" : "|") + text;
-  return app
-      .add_option_function<std::string>(
-          name,
-          [&to, &choices, name, list](const std::string& text) {
-            const auto found = choices.find(text);
-            if (found == choices.end()) {
-              throw CLI::ValidationError(fmt::format("{}: '{}' is none of {}", name, text, list));
-            }
-            to = found->second;
-          },
-          help)
-      ->type_name(list);
+  for (const auto& choice : kChoices) {
+    list += fmt::format("{}{}", list.empty() ? "" : "|", choice.name);
+  }
+  return list;
+}
+
+template <const auto& kChoices, typename T>
+void add_choice(CLI::App& app, const char* name, T& to, const std::string& help) {
+  app.add_option_function<std::string>(
+         name,
+         [&to, name](const std::string& text) {
+           const auto found = std::ranges::find(kChoices, text, &Choice<T>::name);
+           if (found == kChoices.end()) {
+             throw CLI::ValidationError(
+                 fmt::format("{}: '{}' is none of {}", name, text, join_names<kChoices>()));
+           }
+           to = found->value;
+         },
+         help)
+      ->type_name(join_names<kChoices>());
 }
 
 template <typename T>
-CLI::Option* add_size(CLI::App& app, const std::string& name, T& to, const std::string& help) {
-  return app
-      .add_option_function<std::string>(
-          name,
-          [&to, name](const std::string& text) {
-            const auto size = parse_byte_count(text);
-            if (!size) {
-              throw CLI::ValidationError(
-                  fmt::format("{}: '{}' is no size (as in 4096, 64k, 1G)", name, text));
-            }
-            to = *size;
-          },
-          help)
+void add_size(CLI::App& app, const char* name, T& to, const std::string& help) {
+  app.add_option_function<std::string>(
+         name,
+         [&to, name](const std::string& text) {
+           const auto size = parse_byte_count(text);
+           if (!size) {
+             throw CLI::ValidationError(
+                 fmt::format("{}: '{}' is no size (as in 4096, 64k, 1G)", name, text));
+           }
+           to = *size;
+         },
+         help)
       ->type_name("SIZE");
 }
 
-CLI::Option* add_seconds(CLI::App& app, const std::string& name, milliseconds& to,
-                         const std::string& help) {
-  return app
-      .add_option_function<double>(
-          name,
-          [&to, name](const double& seconds) {
-            if (!(seconds >= 0 && seconds <= 1e6)) {
-              throw CLI::ValidationError(fmt::format("{}: not a number of seconds", name));
-            }
-            to = milliseconds(static_cast<milliseconds::rep>(seconds * 1000));
-          },
-          help)
+void add_seconds(CLI::App& app, const char* name, milliseconds& to, const std::string& help) {
+  app.add_option_function<double>(
+         name,
+         [&to, name](const double& seconds) {
+           if (!(seconds >= 0 && seconds <= 1e6)) {
+             throw CLI::ValidationError(fmt::format("{}: not a number of seconds", name));
+           }
+           to = milliseconds(static_cast<milliseconds::rep>(seconds * 1000));
+         },
+         help)
       ->type_name("SECONDS");
 }
 
@@ -96,14 +106,14 @@ void add_target(CLI::App& app, Target& target) {
 
 void add_info(CLI::App& app, InfoArguments& info) {
   add_target(app, info.target);
-  add_choice(app, "--output-format", info.format, kFormatNames, "how to print (normal)");
+  add_choice<kFormatChoices>(app, "--output-format", info.format, "how to print (normal)");
 }
 
 void add_run(CLI::App& app, RunArguments& run) {
   add_target(app, run.target);
-  add_choice(app, "--output-format", run.format, kFormatNames, "how to print (normal)");
-  add_choice(app, "--rw", run.rw, kReadWriteNames,
-             "what to do (randread); whatever writes destroys what is on the disk");
+  add_choice<kFormatChoices>(app, "--output-format", run.format, "how to print (normal)");
+  add_choice<kReadWriteChoices>(
+      app, "--rw", run.rw, "what to do (randread); whatever writes destroys what is on the disk");
   app.add_option("--rwmixread", run.read_percent, "reads in a mix, in percent (50)")
       ->type_name("N")
       ->check(between(0, 100));
@@ -144,9 +154,10 @@ void add_verify(CLI::App& app, VerifyArguments& verify) {
   add_size(app, "--size", verify.size, "bytes of the disk to use (16M, or up to its end)");
   add_size(app, "--offset", verify.offset, "where on the disk to begin (0)");
   add_size(app, "--max-bs", verify.largest, "bytes of the largest request (256k)");
-  add_choice(app, "--layout", verify.layout, kLayoutNames,
-             "how requests are cut: 'simple' for backends that want header and status alone and "
-             "data in aligned sectors (any)");
+  add_choice<kLayoutChoices>(
+      app, "--layout", verify.layout,
+      "how requests are cut: 'simple' for backends that want header and status alone and "
+      "data in aligned sectors (any)");
   app.add_flag("--strict", verify.strict,
                "fail for every breach of the specification, also for those that are only noted");
 }
@@ -189,15 +200,8 @@ std::string first_line(const std::string& text) { return text.substr(0, text.fin
 
 }  // namespace
 
-const char* to_text(ReadWrite rw) noexcept {
-  switch (rw) {
-    case ReadWrite::kRead: return "read";
-    case ReadWrite::kWrite: return "write";
-    case ReadWrite::kRandRead: return "randread";
-    case ReadWrite::kRandWrite: return "randwrite";
-    case ReadWrite::kRandRw: return "randrw";
-  }
-  return "unknown";
+std::string_view to_text(ReadWrite rw) noexcept {
+  return std::ranges::find(kReadWriteChoices, rw, &Choice<ReadWrite>::value)->name;
 }
 
 std::expected<Arguments, EarlyExit> parse_arguments(int count, const char* const* values) {

@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <variant>
 
 #include "guestio/base/units.h"
@@ -34,7 +35,7 @@ struct InfoArguments {
 
 /// fio's names for what is done in which order.
 enum class ReadWrite { kRead, kWrite, kRandRead, kRandWrite, kRandRw };
-[[nodiscard]] const char* to_text(ReadWrite rw) noexcept;
+[[nodiscard]] std::string_view to_text(ReadWrite rw) noexcept;
 
 struct RunArguments {
   Target target;

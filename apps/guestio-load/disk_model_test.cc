@@ -12,7 +12,7 @@ namespace {
 using Access = DiskModel::Access;
 using Extent = DiskModel::Extent;
 
-constexpr std::uint32_t kBlock = 512;
+constexpr std::size_t kBlock = 512;
 
 std::vector<std::byte> bytes(std::size_t count, int value) {
   return std::vector(count, static_cast<std::byte>(value));

@@ -29,7 +29,7 @@ struct OperationSourceTest : testing::Test {
     return count;
   }
 
-  DiskModel model{{FileOffset(0), ByteCount(1000 * 512)}, 512};
+  DiskModel model{{FileOffset(0), ByteCount(512'000)}, 512};
   std::mt19937_64 engine{1};
 };
 

@@ -106,7 +106,7 @@ Result<> RunJob::make_slots(vhost::FrontendMemory& memory) {
     const auto control = controls->part(kControlBytes * i, kControlBytes);
     // Shared memory made of integers, aligned to a cache line.
     slot.header = reinterpret_cast<blk::RequestHeader*>(control.host);
-    slot.status = reinterpret_cast<blk::Status*>(control.host + kStatusOffset);
+    slot.status = control.host + kStatusOffset;
     slot.segments.push_back({control.gpa, sizeof(blk::RequestHeader), Direction::kReadable});
     std::uint64_t left = arguments_.block_size.raw();
     for (std::uint32_t s = 0; s < arguments_.segments; ++s) {
@@ -166,7 +166,7 @@ Result<> RunJob::submit(Clock::time_point now) {
     Slot& slot = slots_[index];
     slot.request = workload_.next();
     *slot.header = {slot.request.type, 0, slot.request.offset.raw() / Sector::kSize};
-    *slot.status = static_cast<blk::Status>(0xff);
+    *slot.status = std::byte{0xff};
     const auto direction =
         slot.request.type == blk::RequestType::kIn ? Direction::kWritable : Direction::kReadable;
     for (auto& data : std::span(slot.segments).subspan(1, arguments_.segments)) {
@@ -197,11 +197,11 @@ Result<> RunJob::complete(const RequestQueue::Completion& completion, Clock::tim
                           const Window& window) {
   const Slot& slot = slots_[completion.slot];
   const bool is_read = slot.request.type == blk::RequestType::kIn;
-  const blk::Status status = *slot.status;
-  if (status != blk::Status::kOk) {
-    failure_ = fmt::format("{} of {} bytes at offset {} failed with status {}",
-                           to_text(slot.request.type), arguments_.block_size.raw(),
-                           slot.request.offset.raw(), std::to_underlying(status));
+  const auto status = std::to_integer<unsigned>(*slot.status);
+  if (status != std::to_underlying(blk::Status::kOk)) {
+    failure_ =
+        fmt::format("{} of {} bytes at offset {} failed with status {}", to_text(slot.request.type),
+                    arguments_.block_size.raw(), slot.request.offset.raw(), status);
     return fail(ErrorKind::kPeerFault, "request");
   }
   free_.push_back(completion.slot);

@@ -80,7 +80,7 @@ class RunJob {
   /// One request's memory and what is known about it.
   struct Slot {
     virtio::blk::RequestHeader* header = nullptr;
-    virtio::blk::Status* status = nullptr;
+    std::byte* status = nullptr;  // shared: any value may come to stand here
     std::vector<virtio::SplitDriverQueue::Segment> segments;  // header, data…, status
     Workload::Next request{};
     Clock::time_point since;

@@ -13,7 +13,7 @@ RunSummary make_summary() {
   summary.measured = std::chrono::seconds(2);
   for (int i = 0; i < 1000; ++i) summary.totals.read.latency.record(100'000);
   summary.totals.read.requests = 1000;
-  summary.totals.read.bytes = 4096 * 1000;
+  summary.totals.read.bytes = 4'096'000;
   return summary;
 }
 

@@ -11,7 +11,8 @@ namespace {
 
 using virtio::blk::RequestType;
 
-constexpr DiskRegion kRegion{FileOffset(1 << 20), ByteCount(8 * 4096)};
+constexpr std::uint64_t kBlock = 4096;
+constexpr DiskRegion kRegion{FileOffset(1 << 20), ByteCount(32768)};
 
 RunArguments make(ReadWrite rw, std::uint32_t jobs = 1) {
   RunArguments arguments;
@@ -44,7 +45,7 @@ TEST(Workload, RandomReachesEveryBlockAndNothingElse) {
   for (int i = 0; i < 500; ++i) seen.insert(workload.next().offset);
   EXPECT_EQ(seen.size(), 8u);
   EXPECT_EQ(*seen.begin(), kRegion.start);
-  EXPECT_EQ(*seen.rbegin(), kRegion.start.plus_unchecked(7 * 4096));
+  EXPECT_EQ(*seen.rbegin(), kRegion.start.plus_unchecked(7 * kBlock));
 }
 
 TEST(Workload, AMixHasTheShareOfReadsThatWasAskedFor) {

@@ -97,6 +97,7 @@ class ScriptedBackend {
 
 std::vector<Request> requests_of(const std::vector<ScriptedBackend::Seen>& seen) {
   std::vector<Request> requests;
+  requests.reserve(seen.size());
   for (const auto& message : seen) requests.push_back(message.request);
   return requests;
 }

@@ -2,7 +2,6 @@
 #include "guestio/vhost/socket.h"
 
 #include <poll.h>
-#include <sys/socket.h>
 #include <sys/un.h>
 
 #include <algorithm>
@@ -19,7 +18,7 @@ Result<> wait_for(int fd, short events, Deadline deadline) {
   using std::chrono::milliseconds;
   while (true) {
     const auto left = std::chrono::ceil<milliseconds>(deadline - Deadline::clock::now());
-    const auto limit = std::clamp<milliseconds::rep>(left.count(), 0, 1000 * 3600);
+    const auto limit = std::clamp<milliseconds::rep>(left.count(), 0, 3'600'000);
     pollfd poller{.fd = fd, .events = events, .revents = 0};
     const int ready = ::poll(&poller, 1, static_cast<int>(limit));
     if (ready > 0) return {};

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <sys/socket.h>
+
 #include <array>
 #include <chrono>
 #include <cstddef>
@@ -13,8 +15,6 @@
 #include "guestio/base/error.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/vhost/messages.h"
-
-struct msghdr;
 
 /// vhost-user messages over a Unix stream socket, for a thread that may block: with a time limit on
 /// everything, because a peer that hangs must not hang us.

@@ -32,6 +32,7 @@ TEST(ExtentArena, RecyclesABlockThatCameBack) {
 TEST(ExtentArena, IsBoundedAndGivesAgainWhenABlockIsBack) {
   ExtentArena arena(1024);
   std::vector<ExtentArena::Block> taken;
+  taken.reserve(ExtentArena::kHugeBlocks);
   for (std::size_t i = 0; i < ExtentArena::kHugeBlocks; ++i) taken.push_back(arena.acquire(1024));
   EXPECT_TRUE(arena.acquire(1024).empty());
   arena.release(taken.back());

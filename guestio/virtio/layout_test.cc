@@ -59,7 +59,7 @@ TEST(SplitRing, EndsItsPartsWithTheEventWords) {
   const auto ring = SplitRing::at(bytes.data(), avail, used, 8);
   ASSERT_TRUE(ring.has_value());
   const auto as_bytes = [](auto* pointer) { return reinterpret_cast<std::byte*>(pointer); };
-  EXPECT_EQ(as_bytes(ring->descriptor(7)), bytes.data() + 7 * 16);
+  EXPECT_EQ(as_bytes(ring->descriptor(7)), bytes.data() + 112);
   EXPECT_EQ(as_bytes(ring->avail_index()), avail + 2);
   EXPECT_EQ(as_bytes(ring->avail_head(9)), avail + 4 + 2);
   EXPECT_EQ(as_bytes(ring->used_event()) + 2, avail + avail_ring_bytes(8));

@@ -65,7 +65,7 @@ class RingForTest {
   void truncate() const { GUESTIO_CHECK(::ftruncate(fd_.get(), 0) == 0, "a shorter file"); }
 
   /// Writes descriptors into the ring's table, from the first on.
-  void put(std::initializer_list<Descriptor> descriptors) const {
+  void put(std::span<const Descriptor> descriptors) const {
     std::uint16_t index = 0;
     for (const Descriptor& descriptor : descriptors) *driver().descriptor(index++) = descriptor;
   }

@@ -55,7 +55,8 @@ TEST_F(DeviceTest, AnEmptyRingHasNothing) {
 
 TEST_F(DeviceTest, AChainHasItsReadableExtentsFirstThenTheWritable) {
   auto queue = make_queue();
-  ring.put({{kA, 16, kNext, 1}, {kB, 512, kNext | kWrite, 2}, {kC, 1, kWrite, 0}});
+  ring.put(std::to_array<Descriptor>(
+      {{kA, 16, kNext, 1}, {kB, 512, kNext | kWrite, 2}, {kC, 1, kWrite, 0}}));
   ring.make_available({0});
   pop_chain(queue);
   EXPECT_EQ(chain.head(), 0);
@@ -73,20 +74,20 @@ TEST_F(DeviceTest, AChainHasItsReadableExtentsFirstThenTheWritable) {
 
 TEST_F(DeviceTest, Rule22AChainDoesNotChangeAfterItWasTaken) {
   auto queue = make_queue();
-  ring.put({{kA, 16, kNext, 1}, {kB, 512, kWrite, 0}});
+  ring.put(std::to_array<Descriptor>({{kA, 16, kNext, 1}, {kB, 512, kWrite, 0}}));
   ring.make_available({0});
   pop_chain(queue);
-  ring.put({{kC, 99, kNext, 0}, {kC, 99, 0, 0}});
+  ring.put(std::to_array<Descriptor>({{kC, 99, kNext, 0}, {kC, 99, 0, 0}}));
   EXPECT_EQ(chain.readable()[0], range(kA, 16));
   EXPECT_EQ(chain.writable()[0], range(kB, 512));
 }
 
 TEST_F(DeviceTest, EmptyDescriptorsAreSkipped) {
   auto queue = make_queue();
-  ring.put({{kA, 0, kNext, 1},
-            {kB, 512, kNext | kWrite, 2},
-            {~std::uint64_t{0}, 0, kNext, 3},
-            {kC, 1, kWrite, 0}});
+  ring.put(std::to_array<Descriptor>({{kA, 0, kNext, 1},
+                                      {kB, 512, kNext | kWrite, 2},
+                                      {~std::uint64_t{0}, 0, kNext, 3},
+                                      {kC, 1, kWrite, 0}}));
   ring.make_available({0});
   pop_chain(queue);
   ASSERT_FALSE(chain.is_malformed());
@@ -96,7 +97,7 @@ TEST_F(DeviceTest, EmptyDescriptorsAreSkipped) {
 
 TEST_F(DeviceTest, AChainOfNothingHasNoExtents) {
   auto queue = make_queue();
-  ring.put({{kA, 0, 0, 0}});
+  ring.put(std::to_array<Descriptor>({{kA, 0, 0, 0}}));
   ring.make_available({0});
   pop_chain(queue);
   EXPECT_FALSE(chain.is_malformed());
@@ -111,7 +112,7 @@ TEST_F(DeviceTest, AnIndirectTableStandsForItsDescriptors) {
                                             {kB, 512, kNext | kWrite, 1}}};
   ring.put_table(kTable, table);
   // The device ignores the write flag of the descriptor that points to a table.
-  ring.put({{kTableAt, sizeof(table), kIndirect | kWrite, 0}});
+  ring.put(std::to_array<Descriptor>({{kTableAt, sizeof(table), kIndirect | kWrite, 0}}));
   ring.make_available({0});
   pop_chain(queue);
   ASSERT_FALSE(chain.is_malformed()) << chain.fault().to_string();
@@ -125,7 +126,8 @@ TEST_F(DeviceTest, AnIndirectTableMayFollowDirectDescriptors) {
   auto queue = make_queue();
   const std::array<Descriptor, 1> table = {{{kB, 512, kWrite, 0}}};
   ring.put_table(kTable, table);
-  ring.put({{kA, 16, kNext, 1}, {kTableAt, sizeof(table), kIndirect, 0}});
+  ring.put(
+      std::to_array<Descriptor>({{kA, 16, kNext, 1}, {kTableAt, sizeof(table), kIndirect, 0}}));
   ring.make_available({0});
   pop_chain(queue);
   ASSERT_FALSE(chain.is_malformed());
@@ -154,6 +156,7 @@ struct MalformedCase {
 
 std::vector<Descriptor> straight_table(std::uint16_t entries) {
   std::vector<Descriptor> table;
+  table.reserve(entries);
   for (std::uint16_t i = 0; i < entries; ++i) {
     table.push_back(
         {kA, 1, i + 1 < entries ? kNext : std::uint16_t{0}, static_cast<std::uint16_t>(i + 1)});
@@ -161,49 +164,53 @@ std::vector<Descriptor> straight_table(std::uint16_t entries) {
   return table;
 }
 
-const MalformedCase kMalformedCases[] = {
-    {"a loop of one", {{kA, 16, kNext, 0}}},
-    {"a loop of two", {{kA, 16, kNext, 1}, {kB, 16, kNext, 0}}},
-    {"a loop of empty descriptors", {{kA, 0, kNext, 1}, {kB, 0, kNext, 0}}},
-    {"next outside the table", {{kA, 16, kNext, 8}}},
-    {"next far outside the table", {{kA, 16, kNext, 65535}}},
-    {"readable behind writable", {{kA, 16, kNext | kWrite, 1}, {kB, 16, 0, 0}}},
-    {"an extent that wraps", {{~std::uint64_t{0} - 14, 16, 0, 0}}},
-    {"more than 4 GiB", {{kA, 0xffffffff, kNext, 1}, {kB, 2, 0, 0}}},
-    {"indirect that was not negotiated", {{kTableAt, 16, kIndirect, 0}}, straight_table(1), 0},
-    {"indirect with next",
-     {{kTableAt, 16, kIndirect | kNext, 1}, {kA, 1, 0, 0}},
-     straight_table(1)},
-    {"an empty table", {{kTableAt, 0, kIndirect, 0}}},
-    {"a table and a half", {{kTableAt, 24, kIndirect, 0}}, straight_table(2)},
-    {"a table of nearly one", {{kTableAt, 15, kIndirect, 0}}, straight_table(1)},
-    {"a table inside a table",
-     {{kTableAt, 32, kIndirect, 0}},
-     {{kA, 16, kNext, 1}, {kTableAt, 16, kIndirect, 0}}},
-    {"a table that is itself", {{kTableAt, 16, kIndirect, 0}}, {{kTableAt, 16, kIndirect, 0}}},
-    {"a loop in a table", {{kTableAt, 32, kIndirect, 0}}, {{kA, 16, kNext, 1}, {kA, 16, kNext, 0}}},
-    {"next outside an indirect table",
-     {{kTableAt, 32, kIndirect, 0}},
-     {{kA, 16, kNext, 2}, {kA, 16, 0, 0}, {kA, 16, 0, 0}}},
-    {"a table longer than the queue", {{kTableAt, 9 * 16, kIndirect, 0}}, straight_table(9)},
-    {"direct and indirect longer than the queue",
-     {{kA, 16, kNext, 1}, {kTableAt, 8 * 16, kIndirect, 0}},
-     straight_table(8)},
-    {"readable in a table behind writable outside",
-     {{kA, 16, kNext | kWrite, 1}, {kTableAt, 16, kIndirect, 0}},
-     {{kB, 16, 0, 0}}},
-    {"a table outside memory", {{0x1000, 16, kIndirect, 0}}},
-    {"a table that leaves memory",
-     {{RingForTest::kStart.raw() + RingForTest::kBytes - 16, 32, kIndirect, 0}}},
-    {"a table that wraps", {{~std::uint64_t{0} - 15, 32, kIndirect, 0}}},
-};
+std::vector<MalformedCase> malformed_cases() {
+  return {
+      {"a loop of one", {{kA, 16, kNext, 0}}},
+      {"a loop of two", {{kA, 16, kNext, 1}, {kB, 16, kNext, 0}}},
+      {"a loop of empty descriptors", {{kA, 0, kNext, 1}, {kB, 0, kNext, 0}}},
+      {"next outside the table", {{kA, 16, kNext, 8}}},
+      {"next far outside the table", {{kA, 16, kNext, 65535}}},
+      {"readable behind writable", {{kA, 16, kNext | kWrite, 1}, {kB, 16, 0, 0}}},
+      {"an extent that wraps", {{~std::uint64_t{0} - 14, 16, 0, 0}}},
+      {"more than 4 GiB", {{kA, 0xffffffff, kNext, 1}, {kB, 2, 0, 0}}},
+      {"indirect that was not negotiated", {{kTableAt, 16, kIndirect, 0}}, straight_table(1), 0},
+      {"indirect with next",
+       {{kTableAt, 16, kIndirect | kNext, 1}, {kA, 1, 0, 0}},
+       straight_table(1)},
+      {"an empty table", {{kTableAt, 0, kIndirect, 0}}},
+      {"a table and a half", {{kTableAt, 24, kIndirect, 0}}, straight_table(2)},
+      {"a table of nearly one", {{kTableAt, 15, kIndirect, 0}}, straight_table(1)},
+      {"a table inside a table",
+       {{kTableAt, 32, kIndirect, 0}},
+       {{kA, 16, kNext, 1}, {kTableAt, 16, kIndirect, 0}}},
+      {"a table that is itself", {{kTableAt, 16, kIndirect, 0}}, {{kTableAt, 16, kIndirect, 0}}},
+      {"a loop in a table",
+       {{kTableAt, 32, kIndirect, 0}},
+       {{kA, 16, kNext, 1}, {kA, 16, kNext, 0}}},
+      {"next outside an indirect table",
+       {{kTableAt, 32, kIndirect, 0}},
+       {{kA, 16, kNext, 2}, {kA, 16, 0, 0}, {kA, 16, 0, 0}}},
+      {"a table longer than the queue", {{kTableAt, 9 * 16, kIndirect, 0}}, straight_table(9)},
+      {"direct and indirect longer than the queue",
+       {{kA, 16, kNext, 1}, {kTableAt, 8 * 16, kIndirect, 0}},
+       straight_table(8)},
+      {"readable in a table behind writable outside",
+       {{kA, 16, kNext | kWrite, 1}, {kTableAt, 16, kIndirect, 0}},
+       {{kB, 16, 0, 0}}},
+      {"a table outside memory", {{0x1000, 16, kIndirect, 0}}},
+      {"a table that leaves memory",
+       {{RingForTest::kStart.raw() + RingForTest::kBytes - 16, 32, kIndirect, 0}}},
+      {"a table that wraps", {{~std::uint64_t{0} - 15, 32, kIndirect, 0}}},
+  };
+}
 
 TEST(SplitDeviceQueue, Rule23And27MalformedChainsComeOutWithTheirHeadAndNothingElse) {
-  for (const MalformedCase& c : kMalformedCases) {
+  for (const MalformedCase& c : malformed_cases()) {
     SCOPED_TRACE(c.name);
     const RingForTest ring(8);
     auto queue = *SplitDeviceQueue::create(ring.device(), c.features, 0);
-    for (std::uint16_t i = 0; i < c.ring.size(); ++i) *ring.driver().descriptor(i) = c.ring[i];
+    ring.put(c.ring);
     *ring.driver().descriptor(7) = {kC, 512, 0, 0};
     ring.put_table(kTable, c.table);
     ring.make_available({0, 7});
@@ -279,8 +286,9 @@ struct LongChainTest : testing::Test {
   void add(std::uint16_t extents) {
     const Gpa table = RingForTest::kData.plus_unchecked(std::uint64_t{added} * 16 * kSize);
     std::vector<Descriptor> entries;
+    entries.reserve(extents);
     for (std::uint16_t i = 0; i < extents; ++i) {
-      entries.push_back({kA + i * 4096u, i + 1u, i + 1 < extents ? kNext : std::uint16_t{0},
+      entries.push_back({kA + i * kPageSize, i + 1u, i + 1 < extents ? kNext : std::uint16_t{0},
                          static_cast<std::uint16_t>(i + 1)});
     }
     ring.put_table(table, entries);
@@ -303,7 +311,7 @@ TEST_F(LongChainTest, ChainsOfAnyLengthKeepAllTheirExtents) {
     ASSERT_EQ(queue.pop(ring.memory(), chain), Pop::kChain);
     ASSERT_EQ(chain.readable().size(), extents);
     for (std::uint16_t i = 0; i < extents; ++i) {
-      ASSERT_EQ(chain.readable()[i], range(kA + i * 4096u, i + 1u)) << i;
+      ASSERT_EQ(chain.readable()[i], range(kA + i * kPageSize, i + 1u)) << i;
     }
   }
 }

@@ -16,7 +16,7 @@ using Segment = SplitDriverQueue::Segment;
 constexpr Gpa kA = RingForTest::kData;
 constexpr Gpa kB = kA.plus_unchecked(0x1000);
 
-const std::array<Segment, 2> kReadRequest = {
+constexpr std::array<Segment, 2> kReadRequest = {
     {{kA, 16, Direction::kReadable}, {kB, 513, Direction::kWritable}}};
 
 /// A driver's queue on a ring of four entries, with a device that is played by hand.

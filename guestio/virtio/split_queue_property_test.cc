@@ -139,6 +139,7 @@ class Game {
     const std::size_t count = random(1, std::min<std::size_t>(driver_.size(), 40));
     const std::size_t readable = random(0, count);
     std::vector<Segment> segments;
+    segments.reserve(count);
     for (std::size_t i = 0; i < count; ++i) {
       segments.push_back({RingForTest::kData.plus_unchecked(random(0, 1 << 20)),
                           static_cast<std::uint32_t>(random(1, 5000)),

@@ -25,6 +25,9 @@ if(GUESTIO_COVERAGE)
   add_compile_options(--coverage)
   add_link_options(--coverage)
 endif()
+if(GUESTIO_FUZZERS)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
 
 # guestio_room(NAME SOURCES files... [DEPENDS targets...] [TESTS files...] [TEST_DEPENDS targets...])
 # NAME may hold a slash (disk/file); the target is guestio_disk_file, its alias guestio::disk_file.
@@ -66,4 +69,24 @@ function(guestio_test NAME)
   target_link_libraries(${NAME} PRIVATE ${TEST_DEPENDS} guestio_flags GTest::gmock_main)
   gtest_discover_tests(${NAME} TEST_PREFIX "${TEST_PREFIX}" DISCOVERY_TIMEOUT 60
     PROPERTIES TIMEOUT ${TEST_TIMEOUT})
+endfunction()
+
+# guestio_fuzzer(NAME DEPENDS targets...)
+# The libFuzzer program bin/fuzz_NAME of NAME_fuzz.cc, part of the target `fuzzers`. Its test runs it
+# for 5 s from the inputs in corpus/NAME; what it finds stays in the build directory.
+function(guestio_fuzzer NAME)
+  cmake_parse_arguments(FUZZER "" "" "DEPENDS" ${ARGN})
+  set(program fuzz_${NAME})
+  add_executable(${program} ${NAME}_fuzz.cc)
+  target_include_directories(${program} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_link_libraries(${program} PRIVATE ${FUZZER_DEPENDS} guestio_flags)
+  target_link_options(${program} PRIVATE -fsanitize=fuzzer)
+  add_dependencies(fuzzers ${program})
+  set(found ${CMAKE_CURRENT_BINARY_DIR}/found/${NAME})
+  file(MAKE_DIRECTORY ${found} ${CMAKE_BINARY_DIR}/crashes)
+  add_test(NAME fuzz.${NAME}
+    COMMAND ${program} -max_total_time=5 -timeout=20
+      -artifact_prefix=${CMAKE_BINARY_DIR}/crashes/${NAME}-
+      ${found} ${CMAKE_CURRENT_SOURCE_DIR}/corpus/${NAME})
+  set_tests_properties(fuzz.${NAME} PROPERTIES TIMEOUT 120)
 endfunction()

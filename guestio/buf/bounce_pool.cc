@@ -1,136 +1,149 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/buf/bounce_pool.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <bit>
-#include <limits>
 #include <utility>
+
+#include "guestio/base/align.h"
+#include "guestio/base/check.h"
 
 namespace guestio::buf {
 
 namespace {
 
-constexpr unsigned kBitsPerWord = 64;
+constexpr std::size_t kBitsPerWord = 64;
 
 }  // namespace
 
-BounceGrant::BounceGrant(BounceGrant&& other) noexcept
-    : pool_(std::exchange(other.pool_, nullptr)),
-      first_unit_(other.first_unit_),
-      size_(std::exchange(other.size_, 0)) {}
-
-BounceGrant& BounceGrant::operator=(BounceGrant&& other) noexcept {
-  std::swap(pool_, other.pool_);
-  std::swap(first_unit_, other.first_unit_);
-  std::swap(size_, other.size_);
-  return *this;
-}
-
-BounceGrant::~BounceGrant() {
-  if (pool_ != nullptr && size_ != 0) pool_->release(first_unit_, size_);
-}
-
-Result<std::unique_ptr<BouncePool>> BouncePool::create(ByteCount limit) {
-  const std::uint64_t units = std::max<std::uint64_t>(limit.raw() / kUnit, 1);
-  if (units >= std::numeric_limits<std::uint32_t>::max()) {
-    return fail(ErrorKind::kTooLarge, "bounce pool", limit.raw(),
-                std::numeric_limits<std::uint32_t>::max() * kUnit);
+std::optional<std::size_t> BouncePool::Slab::find(std::size_t count) const noexcept {
+  if (count > free_pages) return std::nullopt;
+  std::size_t first = 0;
+  std::size_t run = 0;
+  for (std::size_t word = 0; word < free_map.size(); ++word) {
+    for (std::size_t at = 0; at < kBitsPerWord;) {
+      const std::uint64_t bits = free_map[word] >> at;
+      if ((bits & 1) == 0) {
+        run = 0;
+        at += static_cast<std::size_t>(std::countr_zero(bits));
+        continue;
+      }
+      if (run == 0) first = word * kBitsPerWord + at;
+      const auto ones = static_cast<std::size_t>(std::countr_one(bits));
+      run += ones;
+      at += ones;
+      if (run >= count) return first;
+    }
   }
-  auto slab = Mapping::anonymous(units * kUnit);
-  if (!slab) return fail(slab.error());
-  return std::unique_ptr<BouncePool>(new BouncePool(std::move(*slab), units));
+  return std::nullopt;
 }
 
-BouncePool::BouncePool(Mapping slab, std::size_t units)
-    : slab_(std::move(slab)),
-      units_(units),
-      free_units_(units),
-      free_map_((units + kBitsPerWord - 1) / kBitsPerWord, ~std::uint64_t{0}),
-      next_in_grant_(units) {
-  const unsigned rest = units % kBitsPerWord;
-  if (rest != 0) free_map_.back() = (std::uint64_t{1} << rest) - 1;
+void BouncePool::Slab::mark(std::size_t first, std::size_t count, bool free) noexcept {
+  while (count != 0) {
+    const std::size_t at = first % kBitsPerWord;
+    const std::size_t here = std::min(count, kBitsPerWord - at);
+    const std::uint64_t mask = (~std::uint64_t{0} >> (kBitsPerWord - here)) << at;
+    std::uint64_t& word = free_map[first / kBitsPerWord];
+    GUESTIO_CHECK((word & mask) == (free ? 0 : mask), "bounce pages lent and returned once");
+    word ^= mask;
+    first += here;
+    count -= here;
+  }
+}
+
+BounceBlock BouncePool::Slab::take(std::size_t first, std::size_t count) noexcept {
+  mark(first, count, false);
+  free_pages -= count;
+  return {memory.data() + first * kPageSize, count};
 }
 
 BouncePool::~BouncePool() {
-  GUESTIO_CHECK(free_units_ == units_, "every grant back before its pool goes away");
-  GUESTIO_CHECK(waiters_.empty(), "nobody waiting for a pool that goes away");
+  GUESTIO_CHECK(idle_ == mapped_, "every block back before its bounce pool goes away");
 }
 
-BouncePool::Acquire BouncePool::acquire(std::size_t size) noexcept { return {*this, size}; }
+BouncePool& BouncePool::shared() noexcept {
+  // Never destroyed: buffers may be released while the process ends.
+  static auto* const pool = new BouncePool(ByteCount(std::uint64_t{16} << 20));
+  return *pool;
+}
 
-Result<BounceGrant> BouncePool::try_acquire(std::size_t size) noexcept {
-  if (size > limit()) return fail(ErrorKind::kTooLarge, "bounce memory", size, limit());
-  if (size == 0) return BounceGrant();
-  if (!waiters_.empty() || units_for(size) > free_units_) {
-    return fail(ErrorKind::kBusy, "bounce memory");
+Result<BouncePool::Slabs::iterator> BouncePool::add_slab(std::size_t bytes) {
+  auto memory = Mapping::reserve(bytes, kSlabBytes);
+  if (!memory) return fail(memory.error());
+  if (::mprotect(memory->data(), bytes, PROT_READ | PROT_WRITE) != 0) {
+    return fail_host("memory for bounce buffers");
   }
-  return take(size);
+  // Advice only: without huge pages it works as well.
+  if (page_kind_ == PageKind::kHuge) (void)::madvise(memory->data(), bytes, MADV_HUGEPAGE);
+  const std::size_t pages = bytes / kPageSize;
+  Slab slab{std::move(*memory), pages, pages,
+            std::vector<std::uint64_t>(pages / kBitsPerWord, ~std::uint64_t{0})};
+  const auto place = std::ranges::upper_bound(
+      slabs_, slab.memory.data(), {}, [](const Slab& other) { return other.memory.data(); });
+  mapped_ += bytes;
+  idle_ += bytes;
+  return slabs_.insert(place, std::move(slab));
 }
 
-/// Requires: the units are free. Takes the lowest ones, so that grants tend to be contiguous.
-BounceGrant BouncePool::take(std::size_t size) noexcept {
-  std::size_t wanted = units_for(size);
-  free_units_ -= wanted;
-  high_water_units_ = std::max(high_water_units_, units_ - free_units_);
-  std::uint32_t first = 0;
-  std::uint32_t* link = &first;
-  for (std::size_t word = 0; wanted != 0; ++word) {
-    std::uint64_t bits = free_map_[word];
-    for (; bits != 0 && wanted != 0; --wanted) {
-      const auto bit = static_cast<std::uint32_t>(std::countr_zero(bits));
-      bits &= bits - 1;
-      const auto unit = static_cast<std::uint32_t>(word * kBitsPerWord + bit);
-      *link = unit;
-      link = &next_in_grant_[unit];
-    }
-    free_map_[word] = bits;
+BouncePool::Slabs::iterator BouncePool::slab_of(const std::byte* address) noexcept {
+  const auto behind = std::ranges::upper_bound(
+      slabs_, address, {}, [](const Slab& slab) -> const std::byte* { return slab.memory.data(); });
+  GUESTIO_CHECK(behind != slabs_.begin(), "a block of this bounce pool");
+  return behind - 1;
+}
+
+void BouncePool::drop_if_idle(Slabs::iterator slab) noexcept {
+  if (!slab->is_idle()) return;
+  idle_ += slab->memory.size();
+  if (idle_ <= most_idle_) return;
+  idle_ -= slab->memory.size();
+  mapped_ -= slab->memory.size();
+  slabs_.erase(slab);
+}
+
+Result<> BouncePool::reserve(ByteCount bytes) {
+  const std::lock_guard lock(mutex_);
+  while (mapped_ < bytes.raw()) {
+    if (const auto added = add_slab(kSlabBytes); !added) return fail(added.error());
   }
-  return {*this, first, size};
+  return {};
 }
 
-void BouncePool::release(std::uint32_t first_unit, std::size_t size) noexcept {
-  const std::size_t count = units_for(size);
-  std::uint32_t unit = first_unit;
-  for (std::size_t i = 0; i < count; ++i) {
-    free_map_[unit / kBitsPerWord] |= std::uint64_t{1} << (unit % kBitsPerWord);
-    unit = next_in_grant_[unit];
+Result<BounceBlock> BouncePool::allocate(std::size_t pages) {
+  GUESTIO_CHECK(pages != 0, "a block of at least a page");
+  if (pages > kMostPages) return fail(ErrorKind::kTooLarge, "bounce memory", pages, kMostPages);
+  const std::lock_guard lock(mutex_);
+  auto slab = slabs_.begin();
+  std::optional<std::size_t> first;
+  for (; slab != slabs_.end(); ++slab) {
+    first = slab->find(pages);
+    if (first) break;
   }
-  free_units_ += count;
-  serve_waiters();
-}
-
-void BouncePool::serve_waiters() noexcept {
-  // A resumed waiter may release or acquire again; the outer call goes on with what changed.
-  if (serving_) return;
-  serving_ = true;
-  while (!waiters_.empty() && units_for(waiters_.front().size) <= free_units_) {
-    Waiter& waiter = waiters_.front();
-    waiters_.pop_front();
-    waiter.grant = take(waiter.size);
-    waiter.handle.resume();
+  if (!first) {
+    const auto added = add_slab(align_up(pages * kPageSize, kSlabBytes));
+    if (!added) return fail(added.error());
+    slab = *added;
+    first = 0;
   }
-  serving_ = false;
+  if (slab->is_idle()) idle_ -= slab->memory.size();
+  return slab->take(*first, pages);
 }
 
-bool BouncePool::Acquire::await_ready() noexcept {
-  auto granted = pool_.try_acquire(waiter_.size);
-  if (granted) {
-    waiter_.grant = std::move(*granted);
-    return true;
-  }
-  too_large_ = granted.error().kind == ErrorKind::kTooLarge;
-  return too_large_;
+void BouncePool::release(BounceBlock block) noexcept {
+  const std::lock_guard lock(mutex_);
+  const auto slab = slab_of(block.data);
+  const auto first = static_cast<std::size_t>(block.data - slab->memory.data()) / kPageSize;
+  GUESTIO_CHECK(fits_within(first, block.pages, slab->pages), "a block of this bounce pool");
+  slab->mark(first, block.pages, true);
+  slab->free_pages += block.pages;
+  drop_if_idle(slab);
 }
 
-void BouncePool::Acquire::await_suspend(std::coroutine_handle<> handle) noexcept {
-  waiter_.handle = handle;
-  pool_.waiters_.push_back(waiter_);
-  ++pool_.waits_;
-}
-
-Result<BounceGrant> BouncePool::Acquire::await_resume() noexcept {
-  if (too_large_) return fail(ErrorKind::kTooLarge, "bounce memory", waiter_.size, pool_.limit());
-  return std::move(waiter_.grant);
+std::size_t BouncePool::mapped_bytes() const noexcept {
+  const std::lock_guard lock(mutex_);
+  return mapped_;
 }
 
 }  // namespace guestio::buf

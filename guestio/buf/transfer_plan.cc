@@ -2,14 +2,14 @@
 #include "guestio/buf/transfer_plan.h"
 
 #include <algorithm>
+#include <optional>
 
+#include "guestio/base/align.h"
 #include "guestio/base/check.h"
 
 namespace guestio::buf {
 
 namespace {
-
-constexpr std::size_t kSlicesOfABlock = 2;
 
 bool is_fit(const IoBuffer& run, const DirectIoLimits& limits) noexcept {
   return is_aligned(reinterpret_cast<std::uintptr_t>(run.data), limits.memory_alignment);
@@ -17,76 +17,132 @@ bool is_fit(const IoBuffer& run, const DirectIoLimits& limits) noexcept {
 
 }  // namespace
 
-TransferPlan::TransferPlan(const Window& window, const DirectIoLimits& limits,
-                           std::size_t max_bounce, Policy policy)
-    : grant_alignment_(limits.memory_alignment) {
-  GUESTIO_CHECK(window.length > 0 && max_bounce >= limits.block(),
-                "a window with bytes in it and room to bounce a block");
-  GUESTIO_CHECK(limits.block() <= BouncePool::kUnit && limits.max_segments >= kSlicesOfABlock,
-                "limits that bounce memory can meet");
-  const std::size_t block = limits.block();
-  const std::uint64_t end = window.offset.raw() + window.length;
-  file_offset_ = FileOffset(align_down(window.offset.raw(), block));
-  head_padding_ = window.offset.offset_from(file_offset_);
+/// Goes through a window block by block.
+class TransferPlan::Builder {
+ public:
+  Builder(TransferPlan& plan, const Window& window, const DirectIoLimits& limits,
+          std::size_t max_bounce) noexcept
+      : plan_(plan),
+        limits_(limits),
+        max_bounce_(max_bounce),
+        cursor_(window.cursor),
+        left_(window.length),
+        skipped_(window.offset.offset_from(plan.file_offset_)) {
+    plan_.head_padding_ = skipped_;
+  }
 
-  SegmentCursor cursor = window.cursor;
-  std::size_t segments = 0;
-  std::uint64_t at = file_offset_.raw();  // start of the next block to plan
-  while (at < end && segments < limits.max_segments) {
-    const std::size_t room = limits.max_bytes - (at - file_offset_.raw());
-    const std::size_t skipped = at < window.offset.raw() ? head_padding_ : 0;
-    const std::size_t wanted = end - at - skipped;
-    const IoBuffer run = cursor.run();
-    const std::size_t whole_blocks =
-        align_down(std::min({run.length, wanted, room}), std::uint64_t{block});
-    if (policy == Policy::kDirectWherePossible && skipped == 0 && whole_blocks != 0 &&
-        is_fit(run, limits)) {
-      add_direct(run.data, whole_blocks);
-      segments += 1;
-      window_bytes_ += whole_blocks;
-      cursor.advance(whole_blocks);
-      at += whole_blocks;
-      continue;
+  /// Requires of `forced`: kPolicy or kManyPieces; it bounces everything.
+  void build(std::optional<BounceReason> forced) {
+    while (left_ != 0) {
+      run_ = cursor_.run();
+      const std::size_t direct = forced || skipped_ != 0 ? 0 : direct_bytes();
+      const bool added = direct != 0 ? add_direct(direct) : add_bounced(reason(forced));
+      if (!added) return;
     }
-    // This block cannot go direct, nor can the other whole blocks of an unfit run.
-    // Its slices may be scattered: count one for each unit, and one for a unit shared with the
-    // piece before.
-    if (segments + kSlicesOfABlock > limits.max_segments && window_bytes_ != 0) break;
-    const std::size_t slices = (limits.max_segments - segments - 1) * BouncePool::kUnit;
-    const std::size_t bounce_room = max_bounce - std::min(max_bounce, next_grant_offset());
-    const std::size_t budget =
-        align_down(std::min({bounce_room, room, slices}), std::uint64_t{block});
-    if (budget == 0) break;
-    const bool run_is_unfit =
-        skipped == 0 && (policy == Policy::kBounceAll || !is_fit(run, limits));
-    const std::size_t size =
-        run_is_unfit ? std::clamp<std::size_t>(whole_blocks, block, budget) : block;
-    const std::size_t taken = std::min(size - skipped, wanted);
-    segments += size / BouncePool::kUnit + 1;
-    add_bounced(size);
-    window_bytes_ += taken;
-    tail_padding_ = size - skipped - taken;
-    cursor.advance(taken);
-    at += size;
+  }
+
+ private:
+  /// What may still be planned before the limit of bytes.
+  [[nodiscard]] std::size_t room() const noexcept {
+    return limits_.max_bytes - (plan_.file_bytes() - skipped_);
+  }
+  /// Whole blocks that lie in one piece of memory from here on.
+  [[nodiscard]] std::size_t whole_blocks() const noexcept {
+    return align_down(std::min({run_.length, left_, room()}), limits_.block());
+  }
+  [[nodiscard]] std::size_t direct_bytes() const noexcept {
+    return is_fit(run_, limits_) ? whole_blocks() : 0;
+  }
+  [[nodiscard]] bool has_room_for_a_piece() const noexcept {
+    return plan_.pieces_.size() < limits_.max_segments;
+  }
+
+  /// Why the block here is bounced.
+  [[nodiscard]] BounceReason reason(std::optional<BounceReason> forced) const noexcept {
+    if (forced) return *forced;
+    if (skipped_ != 0 || left_ < limits_.block()) return BounceReason::kPadding;
+    return is_fit(run_, limits_) ? BounceReason::kJoint : BounceReason::kMisaligned;
+  }
+
+  [[nodiscard]] bool add_direct(std::size_t size) {
+    if (!has_room_for_a_piece()) return false;
+    plan_.add_direct(run_.data, size);
+    advance(size);
+    return true;
+  }
+
+  /// Bounces the block here; of a misaligned run, and of everything where that is the policy, as
+  /// many as there are.
+  [[nodiscard]] bool add_bounced(BounceReason reason) {
+    const std::size_t block = limits_.block();
+    const bool joins = !plan_.pieces_.empty() && plan_.pieces_.back().is_bounced();
+    if (!joins && !has_room_for_a_piece()) return false;
+    const std::size_t offset = plan_.next_bounce_offset();
+    const std::size_t bounce_room = max_bounce_ - std::min(max_bounce_, offset);
+    const std::size_t most = align_down(std::min(bounce_room, room()), block);
+    if (most == 0) return false;
+    std::size_t size = block;
+    if (reason != BounceReason::kPadding && reason != BounceReason::kJoint) {
+      size = std::clamp(whole_blocks(), block, most);
+    }
+    plan_.add_bounced(size, reason);
+    const std::size_t taken = std::min(size - skipped_, left_);
+    plan_.tail_padding_ = size - skipped_ - taken;
+    skipped_ = 0;
+    advance(taken);
+    return true;
+  }
+
+  void advance(std::size_t bytes) noexcept {
+    plan_.window_bytes_ += bytes;
+    cursor_.advance(bytes);
+    left_ -= bytes;
+  }
+
+  TransferPlan& plan_;
+  const DirectIoLimits& limits_;
+  const std::size_t max_bounce_;
+  SegmentCursor cursor_;
+  std::size_t left_;     // of the window
+  std::size_t skipped_;  // padding in front of the window, in the block that is planned next
+  IoBuffer run_;
+};
+
+TransferPlan::TransferPlan(const Window& window, const DirectIoLimits& limits,
+                           const Options& options)
+    : file_offset_(align_down(window.offset.raw(), limits.block())),
+      bounce_alignment_(limits.memory_alignment) {
+  GUESTIO_CHECK(window.length > 0, "a window with bytes in it");
+  GUESTIO_CHECK(options.max_bounce >= limits.block() && limits.max_bytes >= limits.block() &&
+                    limits.max_segments > 0,
+                "room for a block");
+  std::optional<BounceReason> forced;
+  if (options.policy == Policy::kBounceAll) forced = BounceReason::kPolicy;
+  Builder(*this, window, limits, options.max_bounce).build(forced);
+  if (pieces_.size() > options.most_pieces && bounced_bytes() != 0 &&
+      file_bytes() <= options.max_bounce) {
+    clear();
+    Builder(*this, window, limits, options.max_bounce).build(BounceReason::kManyPieces);
   }
   GUESTIO_CHECK(window_bytes_ > 0, "a plan that moves something");
 }
 
+void TransferPlan::clear() noexcept {
+  pieces_.clear();
+  window_bytes_ = 0;
+  tail_padding_ = 0;
+  bounce_size_ = 0;
+  bounced_ = {};
+}
+
 void TransferPlan::add_direct(std::byte* data, std::size_t size) {
-  if (!pieces_.empty()) {
-    Piece& last = pieces_.back();
-    if (!last.is_bounced() && last.data + last.size == data) {
-      last.size += size;
-      return;
-    }
-  }
   pieces_.push_back({data, size, 0});
 }
 
-void TransferPlan::add_bounced(std::size_t size) {
-  const std::size_t offset = next_grant_offset();
-  bounced_bytes_ += size;
-  grant_size_ = offset + size;
+void TransferPlan::add_bounced(std::size_t size, BounceReason reason) {
+  const std::size_t offset = next_bounce_offset();
+  bounced_.add(reason, size);
+  bounce_size_ = offset + size;
   if (!pieces_.empty() && pieces_.back().is_bounced()) {
     pieces_.back().size += size;
   } else {
@@ -96,53 +152,55 @@ void TransferPlan::add_bounced(std::size_t size) {
 
 /// Where bounced bytes that are added now will lie: right behind those of the present piece, or at
 /// an address that fits the limits.
-std::size_t TransferPlan::next_grant_offset() const noexcept {
+std::size_t TransferPlan::next_bounce_offset() const noexcept {
   const bool joins = !pieces_.empty() && pieces_.back().is_bounced();
-  return joins ? grant_size_ : align_up(grant_size_, grant_alignment_);
+  return joins ? bounce_size_ : align_up(bounce_size_, bounce_alignment_);
 }
 
-PoolVector<IoBuffer, 16> TransferPlan::segments(const BounceGrant& grant) const {
+void TransferPlan::count(BounceCounters& counters) const noexcept {
+  ++counters.plans;
+  counters.direct_bytes += file_bytes() - bounced_bytes();
+  counters.bounced.add(bounced_);
+}
+
+PoolVector<IoBuffer, 16> TransferPlan::segments(std::span<std::byte> bounce) const {
   PoolVector<IoBuffer, 16> result;
+  result.reserve(pieces_.size());
   for (const Piece& piece : pieces_) {
-    if (!piece.is_bounced()) {
-      result.push_back({piece.data, piece.size});
-      continue;
-    }
-    grant.for_each_slice(piece.grant_offset, piece.size, [&](std::span<std::byte> slice) {
-      result.push_back({slice.data(), slice.size()});
-    });
+    std::byte* const data =
+        piece.is_bounced() ? bounce.subspan(piece.bounce_offset, piece.size).data() : piece.data;
+    result.push_back({data, piece.size});
   }
   return result;
 }
 
-Result<> TransferPlan::copy_in(SegmentCursor cursor, const BounceGrant& grant) const {
-  return copy(cursor, grant, Direction::kIntoBounce);
+Result<> TransferPlan::copy_in(SegmentCursor cursor, std::span<std::byte> bounce) const {
+  return copy(cursor, bounce, window_bytes_, Direction::kIntoBounce);
 }
 
-Result<> TransferPlan::copy_out(SegmentCursor cursor, const BounceGrant& grant) const {
-  return copy(cursor, grant, Direction::kIntoGuest);
+Result<> TransferPlan::copy_out(SegmentCursor cursor, std::span<std::byte> bounce,
+                                std::size_t arrived) const {
+  const std::size_t of_window = arrived - std::min(arrived, head_padding_);
+  return copy(cursor, bounce, std::min(of_window, window_bytes_), Direction::kIntoGuest);
 }
 
-Result<> TransferPlan::copy(SegmentCursor cursor, const BounceGrant& grant,
-                            Direction direction) const {
-  Result<> result;
-  std::size_t skipped = head_padding_;    // only the first piece starts with padding
-  std::size_t remaining = window_bytes_;  // and only the last ends with it
+Result<> TransferPlan::copy(SegmentCursor cursor, std::span<std::byte> bounce,
+                            std::size_t remaining, Direction direction) const {
+  std::size_t skipped = head_padding_;  // only the first piece starts with padding
   for (const Piece& piece : pieces_) {
     const std::size_t size = std::min(piece.size - skipped, remaining);
     if (piece.is_bounced()) {
-      grant.for_each_slice(piece.grant_offset + skipped, size, [&](std::span<std::byte> slice) {
-        if (!result) return;
-        result = direction == Direction::kIntoBounce ? cursor.read(slice) : cursor.write(slice);
-      });
-      if (!result) return result;
+      const auto bytes = bounce.subspan(piece.bounce_offset + skipped, size);
+      const auto copied =
+          direction == Direction::kIntoBounce ? cursor.read(bytes) : cursor.write(bytes);
+      if (!copied) return copied;
     } else {
       cursor.advance(size);
     }
     remaining -= size;
     skipped = 0;
   }
-  return result;
+  return {};
 }
 
 }  // namespace guestio::buf

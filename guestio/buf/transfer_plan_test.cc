@@ -7,6 +7,9 @@
 #include <random>
 #include <vector>
 
+#include "guestio/base/mapping.h"
+#include "guestio/buf/bounce_buffer.h"
+
 namespace guestio::buf {
 namespace {
 
@@ -27,11 +30,10 @@ class TransferPlanTest : public testing::Test {
   TransferPlan plan(const std::vector<IoBuffer>& segments, std::uint64_t offset,
                     const DirectIoLimits& limits, std::size_t max_bounce = std::size_t{1} << 20) {
     return TransferPlan({SegmentCursor(segments), FileOffset(offset), total(segments)}, limits,
-                        max_bounce, Policy::kDirectWherePossible);
+                        {.max_bounce = max_bounce});
   }
 
   Mapping memory_ = std::move(*Mapping::anonymous(std::size_t{1} << 21));
-  std::unique_ptr<BouncePool> pool_ = std::move(*BouncePool::create(ByteCount(1 << 21)));
 };
 
 TEST_F(TransferPlanTest, AlignedSegmentsGoDirect) {
@@ -101,8 +103,8 @@ TEST_F(TransferPlanTest, ABudgetThatIsTooSmallCutsThePlan) {
 
 TEST_F(TransferPlanTest, PolicyBouncesWhatWouldFit) {
   const std::vector segments = {guest(0, 8192)};
-  const TransferPlan result({SegmentCursor(segments), FileOffset(0), 8192}, kSmall, 1 << 20,
-                            Policy::kBounceAll);
+  const TransferPlan result({SegmentCursor(segments), FileOffset(0), 8192}, kSmall,
+                            {.max_bounce = 1 << 20, .policy = Policy::kBounceAll});
   EXPECT_EQ(result.bounced_bytes(), 8192u);
 }
 
@@ -119,18 +121,16 @@ TEST_F(TransferPlanTest, StopsAtTheMostSegmentsAndBytes) {
 /// Moves every window through its plans between guest segments and a model file, the way a disk
 /// does.
 void move_window(const std::vector<IoBuffer>& segments, std::uint64_t offset, std::uint64_t length,
-                 const DirectIoLimits& limits, BouncePool& pool, std::vector<std::byte>& file,
-                 bool is_write) {
+                 const DirectIoLimits& limits, std::vector<std::byte>& file, bool is_write) {
   SegmentCursor cursor(segments);
   while (length != 0) {
-    const TransferPlan plan({cursor, FileOffset(offset), length}, limits, 16384,
-                            Policy::kDirectWherePossible);
+    const TransferPlan plan({cursor, FileOffset(offset), length}, limits, {.max_bounce = 16384});
     ASSERT_EQ(plan.file_offset().raw() % limits.offset_alignment, 0u);
     ASSERT_EQ(plan.file_bytes() % limits.length_alignment, 0u);
     ASSERT_EQ(plan.window_bytes() + plan.head_padding() + plan.tail_padding(), plan.file_bytes());
-    const auto grant = pool.try_acquire(plan.grant_size());
-    ASSERT_TRUE(grant.has_value());
-    const auto io = plan.segments(*grant);
+    const auto bounce = BounceBuffer::allocate(plan.bounce_size(), plan.bounce_alignment());
+    ASSERT_TRUE(bounce.has_value());
+    const auto io = plan.segments(bounce->bytes());
     ASSERT_LE(io.size(), limits.max_segments);
     if (is_write && plan.has_padding()) {
       // Fill from the file, as read-modify-write does.
@@ -143,7 +143,7 @@ void move_window(const std::vector<IoBuffer>& segments, std::uint64_t offset, st
       }
     }
     if (is_write) {
-      ASSERT_TRUE(plan.copy_in(cursor, *grant));
+      ASSERT_TRUE(plan.copy_in(cursor, bounce->bytes()));
     }
     std::size_t at = plan.file_offset().raw();
     for (const IoBuffer& piece : io) {
@@ -157,7 +157,7 @@ void move_window(const std::vector<IoBuffer>& segments, std::uint64_t offset, st
       at += piece.length;
     }
     if (!is_write) {
-      ASSERT_TRUE(plan.copy_out(cursor, *grant));
+      ASSERT_TRUE(plan.copy_out(cursor, bounce->bytes(), plan.file_bytes()));
     }
     cursor.advance(plan.window_bytes());
     offset += plan.window_bytes();
@@ -208,7 +208,7 @@ TEST_F(TransferPlanTest, RandomWindowsMoveExactlyTheirBytes) {
         to += segment.length;
       }
     }
-    move_window(segments, offset, length, limits, *pool_, file, is_write);
+    move_window(segments, offset, length, limits, file, is_write);
     if (HasFatalFailure()) FAIL() << "round " << round;
     ASSERT_EQ(file, expected) << "round " << round;
     std::size_t from = offset;

@@ -16,7 +16,6 @@
 
 namespace guestio::disk {
 
-using buf::BounceGrant;
 using buf::IoBuffer;
 using buf::SegmentCursor;
 using buf::TransferPlan;
@@ -63,20 +62,22 @@ std::span<IoBuffer> drop_front(std::span<IoBuffer> segments, std::size_t bytes) 
 
 Result<std::unique_ptr<FileChannel>> FileChannel::create(FileDisk& disk, uring::Loop& loop,
                                                          ByteCount bounce_limit) {
-  auto bounce = buf::BouncePool::create(bounce_limit);
+  auto bounce = disk.bounce_.open_account(
+      buf::BounceShare::of(bounce_limit),
+      [&loop](buf::BounceAccount& account) { loop.post([&account] { account.serve(); }); });
   if (!bounce) return fail(bounce.error());
   return std::unique_ptr<FileChannel>(
       new FileChannel(disk, loop, std::move(*bounce), loop.register_file(disk.fd_.get())));
 }
 
-FileChannel::FileChannel(FileDisk& disk, uring::Loop& loop, std::unique_ptr<buf::BouncePool> bounce,
+FileChannel::FileChannel(FileDisk& disk, uring::Loop& loop, buf::OpenBounceAccount bounce,
                          uring::File file)
     : disk_(disk),
       loop_(loop),
       bounce_(std::move(bounce)),
       file_(file),
-      bounce_per_call_(std::max(bounce_->limit() / 4, 2 * buf::BouncePool::kUnit)) {
-  GUESTIO_CHECK(bounce_per_call_ <= bounce_->limit(), "bounce memory for at least two blocks");
+      bounce_per_call_(std::max(bounce_->share().limit() / 4, 2 * kPageSize)) {
+  GUESTIO_CHECK(bounce_per_call_ <= bounce_->most(), "bounce memory for at least two pages");
 }
 
 FileChannel::~FileChannel() { loop_.release_file(file_); }
@@ -132,14 +133,15 @@ task::Task<Result<>> FileChannel::transfer(Io& io) {
 
 task::Task<Result<>> FileChannel::move_window(Direction direction, Window window, int rw_flags) {
   while (window.length != 0) {
-    const TransferPlan plan(window, disk_.limits(), bounce_per_call_, policy_);
+    const TransferPlan plan(window, disk_.limits(),
+                            {.max_bounce = bounce_per_call_, .policy = policy_});
     auto executing = execute(direction, plan, window, rw_flags);
     const auto executed = co_await std::move(executing);
     if (!executed) {
       const bool was_refused =
           executed.error().host_errno == EINVAL && plan.bounced_bytes() < plan.file_bytes();
       if (!was_refused) co_return executed;
-      // The file takes less than it said. What is bounced lies page by page, which fits any file.
+      // The file takes less than it said. Bounce memory lies in whole pages, which fits any file.
       if (policy_ != TransferPlan::Policy::kBounceAll) {
         log::warning(
             "the image refuses direct I/O that its limits allow; all data is copied from "
@@ -157,11 +159,15 @@ task::Task<Result<>> FileChannel::move_window(Direction direction, Window window
 
 task::Task<Result<>> FileChannel::execute(Direction direction, const TransferPlan& plan,
                                           const Window& window, int rw_flags) {
-  BounceGrant grant;
-  if (plan.grant_size() != 0) {
-    auto granted = co_await bounce_->acquire(plan.grant_size());
+  plan.count(counters_);
+  buf::TrackedBounceBuffer bounce;
+  if (plan.bounce_size() != 0) {
+    buf::AcquireOptions options;
+    options.alignment = plan.bounce_alignment();
+    auto acquiring = bounce_->acquire(plan.bounce_size(), options);
+    auto granted = co_await acquiring;
     if (!granted) co_return fail(granted.error());
-    grant = std::move(*granted);
+    bounce = std::move(*granted);
   }
   GuardedRange guarded(
       disk_.block_guard_, loop_, plan.file_offset(), plan.file_bytes(),
@@ -169,13 +175,13 @@ task::Task<Result<>> FileChannel::execute(Direction direction, const TransferPla
   if (direction == Direction::kToFile) {
     if (needs_guard()) co_await guarded.claim();
     if (plan.has_padding()) {
-      auto filling = fill_padding(plan, grant);
+      auto filling = fill_padding(plan, bounce.bytes());
       const auto filled = co_await std::move(filling);
       if (!filled) co_return filled;
     }
-    if (auto copied = plan.copy_in(window.cursor, grant); !copied) co_return copied;
+    if (auto copied = plan.copy_in(window.cursor, bounce.bytes()); !copied) co_return copied;
   }
-  auto segments = plan.segments(grant);
+  auto segments = plan.segments(bounce.bytes());
   const std::size_t needed = direction == Direction::kFromFile
                                  ? plan.file_bytes() - plan.tail_padding()
                                  : plan.file_bytes();
@@ -183,30 +189,28 @@ task::Task<Result<>> FileChannel::execute(Direction direction, const TransferPla
                               plan.file_offset(), needed, rw_flags);
   const auto moved = co_await std::move(moving);
   if (!moved || direction == Direction::kToFile) co_return moved;
-  co_return plan.copy_out(window.cursor, grant);
+  co_return plan.copy_out(window.cursor, bounce.bytes(), needed);
 }
 
-task::Task<Result<>> FileChannel::fill_padding(const TransferPlan& plan, const BounceGrant& grant) {
+task::Task<Result<>> FileChannel::fill_padding(const TransferPlan& plan,
+                                               std::span<std::byte> bounce) {
   // Padding lies in the first block, the last, or both; each is the end of a bounced piece.
   const std::size_t block = disk_.limits().block();
   struct Block {
     bool is_wanted;
     FileOffset offset;
-    std::size_t in_grant;
+    std::size_t in_bounce;
   };
   const bool is_one_block = plan.file_bytes() == block;
   const std::array blocks = {Block{plan.head_padding() != 0 || is_one_block, plan.file_offset(), 0},
                              Block{plan.tail_padding() != 0 && !is_one_block,
                                    plan.file_offset().plus_unchecked(plan.file_bytes() - block),
-                                   plan.grant_size() - block}};
+                                   plan.bounce_size() - block}};
   for (const Block& wanted : blocks) {
     if (!wanted.is_wanted) continue;
-    buf::PoolVector<IoBuffer, 2> segments;
-    grant.for_each_slice(wanted.in_grant, block, [&](std::span<std::byte> slice) {
-      segments.push_back({slice.data(), slice.size()});
-    });
-    auto reading = move_segments(Direction::kFromFile, std::span(segments.data(), segments.size()),
-                                 wanted.offset, block, 0);
+    IoBuffer segment{bounce.subspan(wanted.in_bounce, block).data(), block};
+    auto reading =
+        move_segments(Direction::kFromFile, std::span(&segment, 1), wanted.offset, block, 0);
     const auto read = co_await std::move(reading);
     if (!read) co_return read;
   }

@@ -3,7 +3,8 @@
 
 #include <memory>
 
-#include "guestio/buf/bounce_pool.h"
+#include "guestio/buf/bounce_account.h"
+#include "guestio/buf/bounce_counters.h"
 #include "guestio/buf/transfer_plan.h"
 #include "guestio/disk/disk.h"
 #include "guestio/disk/file/file_disk.h"
@@ -13,9 +14,9 @@
 
 namespace guestio::disk {
 
-/// One thread's way to a FileDisk: each request is a coroutine over the thread's ring. This is where
-/// a request turns into an iovec: transfer() locks the guest's memory, move_window() plans and
-/// submits.
+/// One thread's way to a FileDisk: each request is a coroutine over the thread's ring. This is
+/// where a request turns into an iovec: transfer() locks the guest's memory, move_window() plans
+/// and submits.
 class FileChannel final : public Channel {
  public:
   static Result<std::unique_ptr<FileChannel>> create(FileDisk& disk, uring::Loop& loop,
@@ -26,14 +27,14 @@ class FileChannel final : public Channel {
 
   void start(Io& io) noexcept override;
 
-  [[nodiscard]] const buf::BouncePool& bounce_pool() const noexcept { return *bounce_; }
+  /// How much was copied so far, and why. The channel's thread.
+  [[nodiscard]] const buf::BounceCounters& bounce_counters() const noexcept { return counters_; }
 
  private:
   using Window = buf::TransferPlan::Window;
   enum class Direction { kFromFile, kToFile };
 
-  FileChannel(FileDisk& disk, uring::Loop& loop, std::unique_ptr<buf::BouncePool> bounce,
-              uring::File file);
+  FileChannel(FileDisk& disk, uring::Loop& loop, buf::OpenBounceAccount bounce, uring::File file);
 
   // One for each kind of request; each ends with io.on_done().
   task::Task<> serve(Io& io);
@@ -48,7 +49,7 @@ class FileChannel final : public Channel {
   task::Task<Result<>> execute(Direction direction, const buf::TransferPlan& plan,
                                const Window& window, int rw_flags);
   /// Reads the blocks of the file that a write covers in part into their bounce memory.
-  task::Task<Result<>> fill_padding(const buf::TransferPlan& plan, const buf::BounceGrant& grant);
+  task::Task<Result<>> fill_padding(const buf::TransferPlan& plan, std::span<std::byte> bounce);
   /// Moves all of `segments`, of which `needed` bytes must arrive: goes on after short transfers
   /// and waits out a lack of resources.
   task::Task<Result<>> move_segments(Direction direction, std::span<buf::IoBuffer> segments,
@@ -65,10 +66,11 @@ class FileChannel final : public Channel {
 
   FileDisk& disk_;
   uring::Loop& loop_;
-  std::unique_ptr<buf::BouncePool> bounce_;
+  buf::OpenBounceAccount bounce_;
   uring::File file_;
   const std::size_t bounce_per_call_;  // so that one request cannot take all of it
   buf::TransferPlan::Policy policy_ = buf::TransferPlan::Policy::kDirectWherePossible;
+  buf::BounceCounters counters_;
   task::Scope requests_;
 };
 

@@ -6,6 +6,7 @@
 
 #include "guestio/base/error.h"
 #include "guestio/base/unique_fd.h"
+#include "guestio/buf/bounce_buffer_tracker.h"
 #include "guestio/disk/disk.h"
 #include "guestio/disk/file/block_guard.h"
 #include "guestio/disk/file/file_limits.h"
@@ -35,15 +36,17 @@ class FileDisk {
  public:
   /// Opens and locks the image and finds out what it can do; changes nothing in it.
   /// Errors: host (no such file, permission …), busy (in use by another process), unsupported (not
-  /// a file or block device; no direct I/O, where the answer is Caching::kBuffered), misaligned (the
-  /// size is no whole number of direct I/O blocks, same answer), invalid argument (block size).
+  /// a file or block device; no direct I/O, where the answer is Caching::kBuffered), misaligned
+  /// (the size is no whole number of direct I/O blocks, same answer), invalid argument (block
+  /// size).
   static Result<std::unique_ptr<FileDisk>> open(const FileDiskOptions& options);
 
   [[nodiscard]] const DiskInfo& info() const noexcept { return info_; }
   [[nodiscard]] const buf::DirectIoLimits& limits() const noexcept { return facts_.direct; }
 
-  /// A way to this disk for the thread that runs `loop`. `bounce_limit` is the most bounce memory
-  /// that its requests hold at a time. Errors: host.
+  /// A way to this disk for the thread that runs `loop`. `bounce_limit` is how much bounce memory
+  /// it adds to what the disk's channels have: half of it for this one alone, the other half for
+  /// whichever needs it. Errors: host.
   Result<std::unique_ptr<Channel>> open_channel(uring::Loop& loop, ByteCount bounce_limit);
 
  private:
@@ -56,6 +59,7 @@ class FileDisk {
   const FileFacts facts_;
   const DiskInfo info_;
   BlockGuard block_guard_;
+  buf::BounceBufferTracker bounce_{buf::BounceBufferTracker::Options{}};
 };
 
 }  // namespace guestio::disk

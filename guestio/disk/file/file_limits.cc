@@ -18,7 +18,6 @@
 
 #include "guestio/base/mapping.h"
 #include "guestio/base/unique_fd.h"
-#include "guestio/buf/bounce_pool.h"
 
 namespace guestio::disk {
 
@@ -73,7 +72,7 @@ Result<buf::DirectIoLimits> ask_direct_limits(int fd, bool is_block_device) {
   if (!found && is_block_device) found = ask_block_device(fd);
   if (!found) found = try_reads(fd);
   if (!found) return fail(ErrorKind::kUnsupported, "find out the limits of direct I/O");
-  if (found->offset > buf::BouncePool::kUnit || found->memory > buf::BouncePool::kUnit) {
+  if (found->offset > kPageSize || found->memory > kPageSize) {
     return fail(ErrorKind::kUnsupported, "direct I/O in blocks larger than a page");
   }
   buf::DirectIoLimits limits;

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/buf/bounce_cache.h"
+
+namespace guestio::buf {
+
+void BounceCache::flush() noexcept {
+  for (std::size_t index = 0; index < kClasses; ++index) {
+    while (FreeBlock* const block = free_[index]) {
+      free_[index] = block->next;
+      pool_.release({reinterpret_cast<std::byte*>(block), pages_of(index)});
+    }
+  }
+  kept_pages_ = 0;
+}
+
+void BounceCache::release_slowly(BounceBlock block) noexcept {
+  if (block.pages > kMostCached || block.pages > most_kept_pages_) return pool_.release(block);
+  // What is kept is of sizes that are not wanted any more, or there would be room.
+  flush();
+  keep(block);
+}
+
+}  // namespace guestio::buf

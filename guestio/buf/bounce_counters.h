@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace guestio::buf {
+
+/// Why a block goes through bounce memory.
+enum class BounceReason : std::uint8_t {
+  kMisaligned,  ///< the guest's bytes lie at an address that the file does not take
+  kJoint,       ///< a segment ends inside the block
+  kPadding,     ///< the request covers only a part of the block
+  kPolicy,      ///< everything does (TransferPlan::Policy::kBounceAll)
+  kManyPieces,  ///< it could go direct, but one copy costs less than so many pieces
+};
+inline constexpr std::size_t kBounceReasons = 5;
+
+/// Bytes by reason.
+class BouncedBytes {
+ public:
+  [[nodiscard]] std::uint64_t operator[](BounceReason reason) const noexcept {
+    return bytes_[static_cast<std::size_t>(reason)];
+  }
+  void add(BounceReason reason, std::uint64_t bytes) noexcept {
+    bytes_[static_cast<std::size_t>(reason)] += bytes;
+  }
+  void add(const BouncedBytes& other) noexcept {
+    for (std::size_t i = 0; i < kBounceReasons; ++i) bytes_[i] += other.bytes_[i];
+  }
+  [[nodiscard]] std::uint64_t total() const noexcept {
+    std::uint64_t sum = 0;
+    for (const std::uint64_t bytes : bytes_) sum += bytes;
+    return sum;
+  }
+
+ private:
+  std::array<std::uint64_t, kBounceReasons> bytes_{};
+};
+
+/// How much of a channel's traffic was copied, and why. Plain numbers of one thread.
+struct BounceCounters {
+  std::uint64_t plans = 0;  ///< vectored calls
+  std::uint64_t direct_bytes = 0;
+  BouncedBytes bounced;  ///< padding included
+};
+
+}  // namespace guestio::buf

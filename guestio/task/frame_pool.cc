@@ -56,7 +56,7 @@ struct ReleaseAtThreadExit {
 // Whether this thread may keep a block; the first call arranges for the release at its end.
 bool may_keep(std::size_t rounded) noexcept {
   if (free_lists.state == FreeLists::State::kUnused) [[unlikely]] {
-    static thread_local const ReleaseAtThreadExit release_at_thread_exit;
+    static thread_local ReleaseAtThreadExit release_at_thread_exit;
   }
   return free_lists.state == FreeLists::State::kOpen &&
          free_lists.kept + rounded <= FramePool::kMostKept;

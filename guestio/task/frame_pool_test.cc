@@ -42,6 +42,7 @@ TEST(FramePool, KeepsNothingAboveTheLargestClass) {
 TEST(FramePool, KeepsABoundedAmount) {
   constexpr std::size_t kBlocks = 2 * FramePool::kMostKept / FramePool::kLargestFrame;
   std::vector<void*> blocks;
+  blocks.reserve(kBlocks);
   for (std::size_t i = 0; i < kBlocks; ++i) {
     blocks.push_back(FramePool::allocate(FramePool::kLargestFrame));
   }

@@ -114,17 +114,23 @@ TEST(Task, FreesParametersAndLocalsExactlyOnceWhenItEnds) {
 }
 
 // Drives a task by hand, so that it can be destroyed while it is suspended.
-struct ByHand {
-  struct promise_type {
+class ByHand {
+ public:
+  struct Promise {
     ByHand get_return_object() {
-      return {std::coroutine_handle<promise_type>::from_promise(*this)};
+      return ByHand(std::coroutine_handle<Promise>::from_promise(*this));
     }
     std::suspend_never initial_suspend() noexcept { return {}; }
     std::suspend_always final_suspend() noexcept { return {}; }
     void return_void() {}
     void unhandled_exception() { std::terminate(); }
   };
-  std::coroutine_handle<promise_type> handle;
+  using promise_type = Promise;
+  void destroy() const { handle_.destroy(); }
+
+ private:
+  explicit ByHand(std::coroutine_handle<Promise> handle) : handle_(handle) {}
+  std::coroutine_handle<Promise> handle_;
 };
 ByHand drive(Task<> task) { co_await std::move(task); }
 
@@ -133,7 +139,7 @@ TEST(Task, DestroyedWhileItWaitsLeavesNoTraceInTheQueue) {
   WaitQueue queue;
   const ByHand driver = drive(hold_nested(CountsLife(alive), queue));
   EXPECT_FALSE(queue.is_empty());
-  driver.handle.destroy();
+  driver.destroy();
   EXPECT_EQ(alive, 0);
   EXPECT_TRUE(queue.is_empty());
 }
@@ -208,7 +214,7 @@ TEST(TaskDeathTest, AwaitingAnEmptyTaskIsABug) {
 Task<> await_twice() {
   Task<int> task = answer();
   co_await std::move(task);
-  co_await std::move(task);
+  co_await std::move(task);  // NOLINT(bugprone-use-after-move): the bug that is tested
 }
 
 TEST(TaskDeathTest, AwaitingTwiceIsABug) {

@@ -27,8 +27,10 @@ thread_local std::uint64_t allocations = 0;
   if (block == nullptr) std::abort();
   return block;
 }
+// NOLINTBEGIN(clang-analyzer-cplusplus.NewDelete): the analyser sees a second delete in it.
 [[gnu::noinline]] void operator delete(void* block) noexcept { std::free(block); }
 [[gnu::noinline]] void operator delete(void* block, std::size_t) noexcept { std::free(block); }
+// NOLINTEND(clang-analyzer-cplusplus.NewDelete)
 
 namespace guestio::uring {
 namespace {

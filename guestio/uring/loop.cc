@@ -3,6 +3,7 @@
 
 #include <poll.h>
 
+#include <bit>
 #include <cerrno>
 #include <utility>
 
@@ -164,7 +165,7 @@ void Loop::complete_ready() noexcept {
     if (completion.user_data == kNobody) continue;
     // Safe: every other entry has the address of an operation, which lives until finish().
     auto* const operation =
-        reinterpret_cast<Operation*>(static_cast<std::uintptr_t>(completion.user_data));
+        std::bit_cast<Operation*>(static_cast<std::uintptr_t>(completion.user_data));
     finish(*operation, completion.res, completion.flags);
   }
   task::IntrusiveList<Operation> due;

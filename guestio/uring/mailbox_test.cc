@@ -68,6 +68,7 @@ TEST_P(PostTest, FunctionsOfFourThreadsRunOnTheLoopsThreadInEachOnesOrder) {
   int out_of_order = 0;
   int left = kThreads * kPosts;
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   for (std::size_t thread = 0; thread < kThreads; ++thread) {
     threads.emplace_back([&, thread] {
       for (int number = 0; number < kPosts; ++number) {

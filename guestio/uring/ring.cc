@@ -124,8 +124,9 @@ void Ring::enter(Wait wait) noexcept {
       wait == Wait::kForOne ? ::io_uring_submit_and_wait(&ring_, 1) : ::io_uring_submit(&ring_);
   if (result >= 0) return;
   switch (-result) {
-    case EINTR: return;  // a signal; nothing is lost
-    case EBUSY: return;  // completions must be taken first
+    case EINTR:  // a signal; nothing is lost
+    case EBUSY:  // completions must be taken first
+      return;
     case EAGAIN:
     case ENOMEM: return pause_for_memory();
     default: break;

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT
+// A guest asks for 28 KiB into three buffers as they happened to lie. Two joints fall inside blocks
+// of the file, and one buffer starts 100 bytes behind a page border, which direct I/O does not
+// take. Most of the request is still read straight into the guest's memory. Only the two blocks
+// that do not fit go through bounce pages, in the same system call.
+//
+// Shown here:
+//   - extents, as the descriptors of a virtio chain, are one row of bytes;
+//   - a TransferPlan says which bytes go direct, which are bounced and why, and counts them;
+//   - copy_out() moves the bounced bytes to where they belong, across the joints, and only those
+//   that
+//     have arrived: bounce memory is not cleared.
+#include <sys/uio.h>
+
+#include <array>
+#include <vector>
+
+#include "example.h"
+#include "guestio/buf/bounce_buffer.h"
+#include "guestio/buf/request_buffers.h"
+#include "guestio/buf/transfer_plan.h"
+#include "guestio/mem/recover.h"
+
+using namespace guestio;
+using example::expect;
+using example::value_of;
+
+namespace {
+
+constexpr std::uint64_t kBlock = 4096;
+
+/// Where the request's bytes [offset, offset + size) lie in the guest.
+void print_guest_bytes(const buf::RequestBuffers& buffers, std::uint64_t offset, std::size_t size) {
+  const auto part = buffers.subrange(offset, size);
+  const auto print = [](mem::AddressRange run) -> Result<> {
+    fmt::print("      guest {:#x}, {} bytes\n", run.start().raw(), run.length());
+    return {};
+  };
+  expect(mem::for_each_run(part.range(), print), "walk over the guest's addresses");
+}
+
+}  // namespace
+
+int main() {
+  expect(mem::install_fault_recovery(), "prepare for memory that goes away");
+  const auto memory = value_of(mem::GuestMemory::allocate(ByteCount(64 * kPageSize)), "a guest");
+
+  //! [extents]
+  const auto extent = [](std::uint64_t start, std::uint64_t length) {
+    return value_of(mem::AddressRange::from_start_and_length(Gpa(start), length), "an extent");
+  };
+  const std::array extents = {
+      extent(0x4000, 2 * kBlock + 1024),         // ends inside block 2
+      extent(0x9000 + 100, kBlock + 1024),       // off by 100; ends in the middle of block 3
+      extent(0x20000 + 2048, 3 * kBlock + 2048)  // from block 4 on it lies as the file wants it
+  };
+  const auto buffers = value_of(
+      buf::RequestBuffers::from_extents(memory, extents, buf::MemoryAccess::kWritable), "extents");
+  //! [extents]
+  const UniqueFd file = example::make_file(buffers.size());
+
+  //! [plan]
+  // Of a file that wants everything in units of 4096 bytes. Real ones are asked: probe_file().
+  const buf::DirectIoLimits limits{
+      .memory_alignment = kBlock, .length_alignment = kBlock, .offset_alignment = kBlock};
+  const auto locked = value_of(buffers.lock(buf::MemoryAccess::kWritable), "lock");
+  const buf::SegmentCursor cursor(locked.segments());
+  const buf::TransferPlan plan({cursor, FileOffset(0), buffers.size()}, limits,
+                               {.max_bounce = 16 * kBlock});
+  //! [plan]
+
+  std::uint64_t offset = 0;
+  for (const auto& piece : plan.pieces()) {
+    fmt::print("file {:5} to {:5}: {}\n", offset, offset + piece.size,
+               piece.is_bounced() ? "copied, to" : "direct, to");
+    print_guest_bytes(buffers, offset, piece.size);
+    offset += piece.size;
+  }
+  expect(plan.pieces().size() == 3, "a direct piece, a bounced one, a direct one");
+  expect(plan.bounced_bytes() == 2 * kBlock, "two blocks of seven are bounced");
+  expect(plan.bounced()[buf::BounceReason::kMisaligned] == kBlock, "block 3 starts off by 100");
+  expect(plan.bounced()[buf::BounceReason::kJoint] == kBlock, "block 2 has a joint inside");
+
+  //! [execute]
+  const auto bounce = value_of(
+      buf::BounceBuffer::allocate(plan.bounce_size(), plan.bounce_alignment()), "bounce memory");
+  const auto segments = plan.segments(bounce.bytes());
+  const auto iovecs = buf::as_iovecs({segments.data(), segments.size()});
+  const ssize_t got = ::preadv(file.get(), iovecs.data(), static_cast<int>(iovecs.size()), 0);
+  expect(got == static_cast<ssize_t>(plan.file_bytes()), "all is read with one call");
+  const auto arrived = static_cast<std::size_t>(got);
+  expect(plan.copy_out(cursor, bounce.bytes(), arrived), "copy the two blocks to the guest");
+  expect(buffers.mark_written(), "tell the dirty log");
+  //! [execute]
+
+  std::vector<std::byte> seen(buffers.size());
+  expect(buffers.reader().read(seen), "read it back");
+  expect(example::is_from_file(seen, 0), "the guest has the file's bytes, in order");
+  fmt::print("{} of {} bytes were copied\n", plan.bounced_bytes(), buffers.size());
+}

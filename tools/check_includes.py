@@ -26,7 +26,10 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*["<](guestio|testing|apps)/([^">]+)[">]
 
 
 def room_of(path):
-    """The room that a path relative to guestio/ lies in, the longest name first."""
+    """The room that a path relative to guestio/ lies in, the longest name first. What a room's own
+    tests share lies in its folder `test`."""
+    if path.parent.name == "test":
+        path = path.parent.parent / path.name
     for room in sorted(ROOMS, key=len, reverse=True):
         if path.parent == pathlib.PurePath(room):
             return room
@@ -34,7 +37,7 @@ def room_of(path):
 
 
 def is_test(path):
-    return path.name.endswith(("_test.cc", "_fuzz.cc", "_benchmark.cc"))
+    return path.parent.name == "test" or path.name.endswith(("_test.cc", "_fuzz.cc", "_benchmark.cc"))
 
 
 def violations_in(relative, text):

@@ -27,8 +27,8 @@ namespace guestio::mem::internal {
 /// What a copy moves in one instruction on every machine of this architecture.
 using Vector = uint8x16_t;
 
-// What a load names as its operand, so that the compiler keeps earlier stores to it in front. It may
-// lie over an object of any type.
+// What a load names as its operand, so that the compiler keeps earlier stores to it in front. It
+// may lie over an object of any type.
 template <std::size_t Size>
 struct [[gnu::may_alias]] Block {
   std::byte bytes[Size];
@@ -42,16 +42,28 @@ template <typename Bits>
   Bits value;
   if constexpr (sizeof(Bits) == 1) {
     asm volatile goto(GUESTIO_RECOVERABLE("ldrb %w[value], %[from]", "%l[fault]")
-                      : [value] "=r"(value) : [from] "Q"(*block) : : fault);
+                      : [value] "=r"(value)
+                      : [from] "Q"(*block)
+                      :
+                      : fault);
   } else if constexpr (sizeof(Bits) == 2) {
     asm volatile goto(GUESTIO_RECOVERABLE("ldrh %w[value], %[from]", "%l[fault]")
-                      : [value] "=r"(value) : [from] "Q"(*block) : : fault);
+                      : [value] "=r"(value)
+                      : [from] "Q"(*block)
+                      :
+                      : fault);
   } else if constexpr (sizeof(Bits) == 4) {
     asm volatile goto(GUESTIO_RECOVERABLE("ldr %w[value], %[from]", "%l[fault]")
-                      : [value] "=r"(value) : [from] "Q"(*block) : : fault);
+                      : [value] "=r"(value)
+                      : [from] "Q"(*block)
+                      :
+                      : fault);
   } else {
     asm volatile goto(GUESTIO_RECOVERABLE("ldr %x[value], %[from]", "%l[fault]")
-                      : [value] "=r"(value) : [from] "Q"(*block) : : fault);
+                      : [value] "=r"(value)
+                      : [from] "Q"(*block)
+                      :
+                      : fault);
   }
   to = value;
   return true;
@@ -64,16 +76,28 @@ template <typename Bits>
   Bits value;
   if constexpr (sizeof(Bits) == 1) {
     asm volatile goto(GUESTIO_RECOVERABLE("ldarb %w[value], [%[from]]", "%l[fault]")
-                      : [value] "=r"(value) : [from] "r"(from) : "memory" : fault);
+                      : [value] "=r"(value)
+                      : [from] "r"(from)
+                      : "memory"
+                      : fault);
   } else if constexpr (sizeof(Bits) == 2) {
     asm volatile goto(GUESTIO_RECOVERABLE("ldarh %w[value], [%[from]]", "%l[fault]")
-                      : [value] "=r"(value) : [from] "r"(from) : "memory" : fault);
+                      : [value] "=r"(value)
+                      : [from] "r"(from)
+                      : "memory"
+                      : fault);
   } else if constexpr (sizeof(Bits) == 4) {
     asm volatile goto(GUESTIO_RECOVERABLE("ldar %w[value], [%[from]]", "%l[fault]")
-                      : [value] "=r"(value) : [from] "r"(from) : "memory" : fault);
+                      : [value] "=r"(value)
+                      : [from] "r"(from)
+                      : "memory"
+                      : fault);
   } else {
     asm volatile goto(GUESTIO_RECOVERABLE("ldar %x[value], [%[from]]", "%l[fault]")
-                      : [value] "=r"(value) : [from] "r"(from) : "memory" : fault);
+                      : [value] "=r"(value)
+                      : [from] "r"(from)
+                      : "memory"
+                      : fault);
   }
   to = value;
   return true;
@@ -85,16 +109,28 @@ template <typename Bits>
 [[gnu::always_inline]] inline bool store(void* to, Bits value) noexcept {
   if constexpr (sizeof(Bits) == 1) {
     asm volatile goto(GUESTIO_RECOVERABLE("strb %w[value], [%[to]]", "%l[fault]")
-                      : : [value] "r"(value), [to] "r"(to) : "memory" : fault);
+                      :
+                      : [value] "r"(value), [to] "r"(to)
+                      : "memory"
+                      : fault);
   } else if constexpr (sizeof(Bits) == 2) {
     asm volatile goto(GUESTIO_RECOVERABLE("strh %w[value], [%[to]]", "%l[fault]")
-                      : : [value] "r"(value), [to] "r"(to) : "memory" : fault);
+                      :
+                      : [value] "r"(value), [to] "r"(to)
+                      : "memory"
+                      : fault);
   } else if constexpr (sizeof(Bits) == 4) {
     asm volatile goto(GUESTIO_RECOVERABLE("str %w[value], [%[to]]", "%l[fault]")
-                      : : [value] "r"(value), [to] "r"(to) : "memory" : fault);
+                      :
+                      : [value] "r"(value), [to] "r"(to)
+                      : "memory"
+                      : fault);
   } else {
     asm volatile goto(GUESTIO_RECOVERABLE("str %x[value], [%[to]]", "%l[fault]")
-                      : : [value] "r"(value), [to] "r"(to) : "memory" : fault);
+                      :
+                      : [value] "r"(value), [to] "r"(to)
+                      : "memory"
+                      : fault);
   }
   return true;
 fault:
@@ -105,16 +141,28 @@ template <typename Bits>
 [[gnu::always_inline]] inline bool store_release(void* to, Bits value) noexcept {
   if constexpr (sizeof(Bits) == 1) {
     asm volatile goto(GUESTIO_RECOVERABLE("stlrb %w[value], [%[to]]", "%l[fault]")
-                      : : [value] "r"(value), [to] "r"(to) : "memory" : fault);
+                      :
+                      : [value] "r"(value), [to] "r"(to)
+                      : "memory"
+                      : fault);
   } else if constexpr (sizeof(Bits) == 2) {
     asm volatile goto(GUESTIO_RECOVERABLE("stlrh %w[value], [%[to]]", "%l[fault]")
-                      : : [value] "r"(value), [to] "r"(to) : "memory" : fault);
+                      :
+                      : [value] "r"(value), [to] "r"(to)
+                      : "memory"
+                      : fault);
   } else if constexpr (sizeof(Bits) == 4) {
     asm volatile goto(GUESTIO_RECOVERABLE("stlr %w[value], [%[to]]", "%l[fault]")
-                      : : [value] "r"(value), [to] "r"(to) : "memory" : fault);
+                      :
+                      : [value] "r"(value), [to] "r"(to)
+                      : "memory"
+                      : fault);
   } else {
     asm volatile goto(GUESTIO_RECOVERABLE("stlr %x[value], [%[to]]", "%l[fault]")
-                      : : [value] "r"(value), [to] "r"(to) : "memory" : fault);
+                      :
+                      : [value] "r"(value), [to] "r"(to)
+                      : "memory"
+                      : fault);
   }
   return true;
 fault:
@@ -123,13 +171,13 @@ fault:
 
 enum class Attempt : unsigned { kDifferent = 0, kDone = 1, kFaulted = 2, kDisturbed = 3 };
 
-/// A guest that keeps writing beside us can disturb an exclusive pair again and again. After so many
-/// attempts the memory counts as unusable.
+/// A guest that keeps writing beside us can disturb an exclusive pair again and again. After so
+/// many attempts the memory counts as unusable.
 inline constexpr unsigned kMaxAttempts = 1u << 20;
 
-/// One try at a compare-exchange. When the values differ, what was found is stored back: memory that
-/// cannot be written shows in every case. One block of assembly, because nothing may come between
-/// the two accesses of an exclusive pair.
+/// One try at a compare-exchange. When the values differ, what was found is stored back: memory
+/// that cannot be written shows in every case. One block of assembly, because nothing may come
+/// between the two accesses of an exclusive pair.
 template <typename Bits>
 [[gnu::always_inline]] inline Attempt attempt_exchange(void* at, Bits& found, Bits expected,
                                                        Bits desired) noexcept {
@@ -139,7 +187,7 @@ template <typename Bits>
   std::uint64_t stored;
   std::uint64_t equal;
   std::uint32_t state;
-#define GUESTIO_ATTEMPT(load, store)                                              \
+#define GUESTIO_ATTEMPT(load, store) \
   asm volatile(GUESTIO_RECOVERABLE(load ", [%[at]]", "8f")                        \
                "cmp %x[seen], %x[want]\n"                                         \
                "csel %x[stored], %x[value], %x[seen], eq\n"                       \
@@ -187,11 +235,18 @@ template <typename Bits>
   std::uint32_t value;
   std::uint32_t state = 1;
   for (unsigned i = 0; i < kMaxAttempts && state != 0; ++i) {
-    asm volatile goto(GUESTIO_RECOVERABLE("ldaxrb %w[value], [%[at]]", "%l[fault]")
-                      "orr %w[value], %w[value], %w[bits]\n"
-                      GUESTIO_RECOVERABLE("stlxrb %w[state], %w[value], [%[at]]", "%l[fault]")
-                      : [value] "=&r"(value), [state] "=&r"(state)
-                      : [bits] "r"(bits), [at] "r"(at) : "memory" : fault);
+    asm volatile goto(
+        GUESTIO_RECOVERABLE(
+            "ldaxrb %w[value], [%[at]]",
+            "%l[fault]") "orr %w[value], %w[value], %w[bits]\n" GUESTIO_RECOVERABLE("stlxrb "
+                                                                                    "%w[state], "
+                                                                                    "%w[value], "
+                                                                                    "[%[at]]",
+                                                                                    "%l[fault]")
+        : [value] "=&r"(value), [state] "=&r"(state)
+        : [bits] "r"(bits), [at] "r"(at)
+        : "memory"
+        : fault);
   }
   return state == 0;
 fault:
@@ -202,7 +257,10 @@ fault:
   const auto* const block = reinterpret_cast<const Block<sizeof(Vector)>*>(from);
   Vector value;
   asm volatile goto(GUESTIO_RECOVERABLE("ldr %q[value], %[from]", "%l[fault]")
-                    : [value] "=w"(value) : [from] "Q"(*block) : : fault);
+                    : [value] "=w"(value)
+                    : [from] "Q"(*block)
+                    :
+                    : fault);
   to = value;
   return true;
 fault:
@@ -211,7 +269,10 @@ fault:
 
 [[gnu::always_inline]] inline bool store_vector(std::byte* to, Vector value) noexcept {
   asm volatile goto(GUESTIO_RECOVERABLE("str %q[value], [%[to]]", "%l[fault]")
-                    : : [value] "w"(value), [to] "r"(to) : "memory" : fault);
+                    :
+                    : [value] "w"(value), [to] "r"(to)
+                    : "memory"
+                    : fault);
   return true;
 fault:
   return false;
@@ -225,8 +286,8 @@ fault:
   return vminvq_u8(vceqq_u8(a, b)) == 0xff;
 }
 
-/// The long loops, for `length` above 128. They return how many bytes are done for certain: `length`
-/// or, after a fault, some number before the faulting byte.
+/// The long loops, for `length` above 128. They return how many bytes are done for certain:
+/// `length` or, after a fault, some number before the faulting byte.
 std::size_t copy_long(std::byte* destination, const std::byte* source, std::size_t length) noexcept;
 std::size_t fill_long(std::byte* destination, std::byte value, std::size_t length) noexcept;
 

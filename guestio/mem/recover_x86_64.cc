@@ -142,15 +142,20 @@ std::size_t copy_long(std::byte* destination, const std::byte* source,
   }
   std::size_t left = length;
   asm volatile(GUESTIO_RECOVERABLE("rep movsb", "9f") "9:\n"
-               : "+D"(destination), "+S"(source), "+c"(left) : : "memory");
+               : "+D"(destination), "+S"(source), "+c"(left)
+               :
+               : "memory");
   return length - left;
 }
 
 std::size_t fill_long(std::byte* destination, std::byte value, std::size_t length) noexcept {
-  if (has_avx) [[likely]] return fill_long_avx(destination, value, length);
+  if (has_avx) [[likely]]
+    return fill_long_avx(destination, value, length);
   std::size_t left = length;
   asm volatile(GUESTIO_RECOVERABLE("rep stosb", "9f") "9:\n"
-               : "+D"(destination), "+c"(left) : "a"(value) : "memory");
+               : "+D"(destination), "+c"(left)
+               : "a"(value)
+               : "memory");
   return length - left;
 }
 

@@ -27,8 +27,8 @@ namespace guestio::mem::internal {
 /// What a copy moves in one instruction on every machine of this architecture.
 using Vector = __m128i;
 
-// What a load names as its operand, so that the compiler keeps earlier stores to it in front. It may
-// lie over an object of any type.
+// What a load names as its operand, so that the compiler keeps earlier stores to it in front. It
+// may lie over an object of any type.
 template <std::size_t Size>
 struct [[gnu::may_alias]] Block {
   std::byte bytes[Size];
@@ -40,13 +40,22 @@ template <typename Bits>
   Bits value;
   if constexpr (sizeof(Bits) == 1) {
     asm volatile goto(GUESTIO_RECOVERABLE("movzbl %[from], %k[value]", "%l[fault]")
-                      : [value] "=r"(value) : [from] "m"(*block) : : fault);
+                      : [value] "=r"(value)
+                      : [from] "m"(*block)
+                      :
+                      : fault);
   } else if constexpr (sizeof(Bits) == 2) {
     asm volatile goto(GUESTIO_RECOVERABLE("movzwl %[from], %k[value]", "%l[fault]")
-                      : [value] "=r"(value) : [from] "m"(*block) : : fault);
+                      : [value] "=r"(value)
+                      : [from] "m"(*block)
+                      :
+                      : fault);
   } else {
     asm volatile goto(GUESTIO_RECOVERABLE("mov %[from], %[value]", "%l[fault]")
-                      : [value] "=r"(value) : [from] "m"(*block) : : fault);
+                      : [value] "=r"(value)
+                      : [from] "m"(*block)
+                      :
+                      : fault);
   }
   to = value;
   return true;
@@ -65,7 +74,10 @@ template <typename Bits>
 template <typename Bits>
 [[gnu::always_inline]] inline bool store(void* to, Bits value) noexcept {
   asm volatile goto(GUESTIO_RECOVERABLE("mov %[value], (%[to])", "%l[fault]")
-                    : : [value] "r"(value), [to] "r"(to) : "memory" : fault);
+                    :
+                    : [value] "r"(value), [to] "r"(to)
+                    : "memory"
+                    : fault);
   return true;
 fault:
   return false;
@@ -93,7 +105,10 @@ template <typename Bits>
 
 [[gnu::always_inline]] inline bool set_bits(void* at, std::uint8_t bits) noexcept {
   asm volatile goto(GUESTIO_RECOVERABLE("lock orb %[bits], (%[at])", "%l[fault]")
-                    : : [bits] "q"(bits), [at] "r"(at) : "memory", "cc" : fault);
+                    :
+                    : [bits] "q"(bits), [at] "r"(at)
+                    : "memory", "cc"
+                    : fault);
   return true;
 fault:
   return false;
@@ -103,7 +118,10 @@ fault:
   const auto* const block = reinterpret_cast<const Block<sizeof(Vector)>*>(from);
   Vector value;
   asm volatile goto(GUESTIO_RECOVERABLE("movdqu %[from], %[value]", "%l[fault]")
-                    : [value] "=x"(value) : [from] "m"(*block) : : fault);
+                    : [value] "=x"(value)
+                    : [from] "m"(*block)
+                    :
+                    : fault);
   to = value;
   return true;
 fault:
@@ -112,7 +130,10 @@ fault:
 
 [[gnu::always_inline]] inline bool store_vector(std::byte* to, Vector value) noexcept {
   asm volatile goto(GUESTIO_RECOVERABLE("movdqu %[value], (%[to])", "%l[fault]")
-                    : : [value] "x"(value), [to] "r"(to) : "memory" : fault);
+                    :
+                    : [value] "x"(value), [to] "r"(to)
+                    : "memory"
+                    : fault);
   return true;
 fault:
   return false;
@@ -126,8 +147,8 @@ fault:
   return _mm_movemask_epi8(_mm_cmpeq_epi8(a, b)) == 0xffff;
 }
 
-/// The long loops, for `length` above 128. They return how many bytes are done for certain: `length`
-/// or, after a fault, some number before the faulting byte.
+/// The long loops, for `length` above 128. They return how many bytes are done for certain:
+/// `length` or, after a fault, some number before the faulting byte.
 std::size_t copy_long(std::byte* destination, const std::byte* source, std::size_t length) noexcept;
 std::size_t fill_long(std::byte* destination, std::byte value, std::size_t length) noexcept;
 

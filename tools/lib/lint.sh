@@ -55,10 +55,12 @@ lint_tidy() {
   (cd "$GUESTIO_ROOT" && python3 tools/lib/tidy.py build/dev)
 }
 
-# run_lint: every check, even after one has failed; fails when one has.
+# run_lint [CHECK...]: every check, or those named, even after one has failed; fails when one has.
 run_lint() {
   local failed=() name
-  for name in format includes shell tidy; do
+  [ $# -gt 0 ] || set -- format includes shell tidy
+  for name in "$@"; do
+    declare -F "lint_$name" >/dev/null || die_usage "no such check: $name"
     step "Lint: $name"
     # A sub-shell of its own: `set -e` and `cd` inside a check stay there.
     if ! (lint_"$name"); then failed+=("$name"); fi

@@ -197,8 +197,8 @@ TEST_F(RequestBuffersTest, LocksEveryLengthAtEveryEdgeOfARegion) {
     return length == 0 || (start >= 0x10000 && start + length <= 0x28000) ||
            (start >= 0x40000 && start + length <= 0x50000);
   };
-  for (const std::uint64_t length : {0, 1, 4095, 4096, 4097}) {
-    for (const std::uint64_t edge : {0x10000, 0x20000, 0x28000, 0x40000, 0x50000}) {
+  for (const std::uint64_t length : {0U, 1U, 4095U, 4096U, 4097U}) {
+    for (const std::uint64_t edge : {0x10000U, 0x20000U, 0x28000U, 0x40000U, 0x50000U}) {
       for (const std::uint64_t before :
            {std::uint64_t{0}, std::uint64_t{1}, length / 2, length, length + 1}) {
         const std::uint64_t start = edge - before;

@@ -105,6 +105,10 @@ task::Task<Result<Session::Answer>> Session::obey() {
       auto setting = set_memory_table();
       co_return co_await std::move(setting);
     }
+    case FrontendRequest::kSetVringEnable: {
+      auto enabling = set_vring_enable();
+      co_return co_await std::move(enabling);
+    }
     case FrontendRequest::kGetVringBase: {
       auto getting = get_vring_base();
       co_return co_await std::move(getting);
@@ -131,7 +135,6 @@ Result<Session::Answer> Session::obey_at_once(FrontendRequest request) {
     case FrontendRequest::kResetOwner: return Answer::none();
     case FrontendRequest::kGetConfig: return get_config();
     case FrontendRequest::kSetConfig: return set_config();
-    case FrontendRequest::kSetVringEnable: return set_vring_enable();
     case FrontendRequest::kSetVringCall: return set_vring_descriptor(&VringControl::set_call);
     case FrontendRequest::kSetVringErr: return set_vring_descriptor(&VringControl::set_error);
     default: return fail(ErrorKind::kUnsupported, "message that was not negotiated or is unknown");
@@ -198,7 +201,7 @@ Result<Session::Answer> Session::set_features() {
   features_ = *features;
   // Without protocol features there is no message that enables rings: they begin enabled.
   if ((features_ & kFeatureProtocolFeatures) == 0) {
-    for (const auto& ring : rings_) ring->set_enabled(true);
+    for (const auto& ring : rings_) ring->begin_enabled();
   }
   return Answer::none();
 }
@@ -272,14 +275,15 @@ Result<Session::Answer> Session::set_vring_addresses() {
                    [&](VringControl& ring) { return ring.set_addresses(*addresses); });
 }
 
-Result<Session::Answer> Session::set_vring_enable() {
+task::Task<Result<Session::Answer>> Session::set_vring_enable() {
   const auto state = payload_as<VringState>();
-  if (!state) return fail(state.error());
-  if (state->num > 1) return fail(Error::peer_fault("a ring is enabled or not", state->num));
-  return with_ring(state->index, [&](VringControl& ring) {
-    ring.set_enabled(state->num == 1);
-    return Result<>();
-  });
+  if (!state) co_return fail(state.error());
+  if (state->num > 1) co_return fail(Error::peer_fault("a ring is enabled or not", state->num));
+  auto ring = find_ring(state->index);
+  if (!ring) co_return fail(ring.error());
+  auto enabling = (*ring)->set_enabled(state->num == 1);
+  co_await std::move(enabling);
+  co_return Answer::none();
 }
 
 Result<Session::Answer> Session::set_vring_descriptor(void (VringControl::*set)(UniqueFd)) {

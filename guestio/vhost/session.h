@@ -66,9 +66,9 @@ class Session {
   Result<Answer> set_vring_size();
   Result<Answer> set_vring_base();
   Result<Answer> set_vring_addresses();
-  Result<Answer> set_vring_enable();
   Result<Answer> set_vring_descriptor(void (VringControl::*set)(UniqueFd));
   task::Task<Result<Answer>> set_memory_table();
+  task::Task<Result<Answer>> set_vring_enable();
   task::Task<Result<Answer>> get_vring_base();
   task::Task<Result<Answer>> obey_for_ring(FrontendRequest request);
 

@@ -83,9 +83,19 @@ void VringControl::set_error(UniqueFd error) {
       [error = duplicate(error_)](Vring& vring) mutable { vring.set_error(std::move(error)); });
 }
 
-void VringControl::set_enabled(bool is_enabled) {
+task::Task<> VringControl::set_enabled(bool is_enabled) {
   is_enabled_ = is_enabled;
-  tell_running_ring([is_enabled](Vring& vring) { vring.set_enabled(is_enabled); });
+  if (!is_running_) co_return;
+  CrossCall<bool> change(thread_.loop(), home_, [this, is_enabled](auto reply) {
+    thread_.vring()->set_enabled(is_enabled);
+    reply(true);
+  });
+  co_await change;
+}
+
+void VringControl::begin_enabled() {
+  is_enabled_ = true;
+  tell_running_ring([](Vring& vring) { vring.set_enabled(true); });
 }
 
 Result<virtio::SplitRing> VringControl::locate(const MemoryTable& memory) const {

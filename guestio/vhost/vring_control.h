@@ -40,7 +40,10 @@ class VringControl {
   void set_kick(UniqueFd kick);
   void set_call(UniqueFd call);
   void set_error(UniqueFd error);
-  void set_enabled(bool is_enabled);
+  /// In effect when it returns: a ring that was disabled takes nothing from then on.
+  task::Task<> set_enabled(bool is_enabled);
+  /// For front-ends without protocol features, which have no message that enables rings.
+  void begin_enabled();
 
   /// Starts the ring if everything is there and it does not run yet.
   /// Errors: peer fault, out of range (an address outside memory), memory fault, host.

@@ -29,8 +29,8 @@ std::uint8_t physical_exponent(const disk::DiskInfo& disk) noexcept {
 
 BlockDevice::BlockDevice(const BlockDeviceOptions& options)
     : disk_(options.disk), queues_(options.queues) {
-  const std::size_t length = std::min(options.serial.size(), id_.size());
-  std::memcpy(id_.data(), options.serial.data(), length);
+  const auto serial = std::as_bytes(std::span(options.serial));
+  std::ranges::copy(serial.first(std::min(serial.size(), id_.size())), id_.begin());
 }
 
 virtio::FeatureBits BlockDevice::offered_features() const noexcept {

@@ -2,11 +2,13 @@
 #include "guestio/vhost/listener.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <utility>
@@ -17,6 +19,9 @@ namespace {
 
 // One front-end is served at a time; the others wait in line.
 constexpr int kBacklog = 8;
+
+using Clock = std::chrono::steady_clock;
+constexpr auto kLongestDying = std::chrono::milliseconds(500);
 
 Result<sockaddr_un> make_address(const std::string& path) {
   sockaddr_un address{};
@@ -45,10 +50,19 @@ Result<> check_replaceable(const std::string& path, const sockaddr_un& address) 
     return fail(ErrorKind::kUnsupported,
                 "replace what is at the socket's path, which is no socket");
   }
-  const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!probe) return fail_host("make a socket");
-  if (::connect(probe.get(), as_sockaddr(address), sizeof address) != 0 && errno == ECONNREFUSED) {
-    return {};
+  // A process that was killed a moment ago may still seem to listen: its ring lets go of the socket
+  // some milliseconds after it. Then what connects is hung up on.
+  const auto deadline = Clock::now() + kLongestDying;
+  while (true) {
+    const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!probe) return fail_host("make a socket");
+    if (::connect(probe.get(), as_sockaddr(address), sizeof address) != 0) {
+      if (errno == ECONNREFUSED) return {};
+      break;
+    }
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+    pollfd hang_up{.fd = probe.get(), .events = 0, .revents = 0};
+    if (left.count() <= 0 || ::poll(&hang_up, 1, static_cast<int>(left.count())) <= 0) break;
   }
   return fail(ErrorKind::kBusy, "another process listens at the socket's path");
 }

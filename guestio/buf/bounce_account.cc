@@ -80,6 +80,7 @@ bool BounceAccount::take_with_overflow(std::size_t pages, Clock::time_point sinc
     const BounceBudget::Answer answer = budget_.exchange(place_, {0, wanted, since});
     add_borrowed(answer.handed);
     asked_ = answer.handed == 0 ? wanted : 0;
+    asked_since_ = since;
     if (answer.handed == 0) return false;
   }
   free_ -= pages;
@@ -124,12 +125,15 @@ bool BounceAccount::exchange() noexcept {
   std::size_t wanted = needed > left ? needed - left : 0;
   // More than there ever is: some of the quota is in use and has to come back first.
   if (wanted > budget_.reach(place_.device)) wanted = 0;
-  if (surplus == 0 && wanted == asked_) return false;
   const auto since = waiter != nullptr ? waiter->since_ : Clock::time_point();
+  // As many pages for somebody else is another place in the line: his own, further back.
+  const bool same = wanted == asked_ && (wanted == 0 || since == asked_since_);
+  if (surplus == 0 && same) return false;
   const BounceBudget::Answer answer = budget_.exchange(place_, {surplus, wanted, since});
-  overtakes_ = 0;
   asked_ = answer.handed == 0 ? wanted : 0;
-  if (answer.is_done) {
+  asked_since_ = since;
+  if (answer.is_done && surplus != 0) {
+    overtakes_ = 0;
     free_ -= surplus;
     borrowed_ -= surplus;
   }

@@ -228,10 +228,11 @@ class BounceAccount {
 
   // Of the account's thread.
   const std::size_t quota_;
-  std::size_t free_;          // pages in hand
-  std::size_t borrowed_ = 0;  // pages of overflow, in use or in hand
-  std::size_t asked_ = 0;     // pages that the place in the line wants, unless it was served
-  unsigned overtakes_ = 0;    // waiters served in a row from overflow that others wait for
+  std::size_t free_;               // pages in hand
+  std::size_t borrowed_ = 0;       // pages of overflow, in use or in hand
+  std::size_t asked_ = 0;          // pages that the place in the line wants, unless it was served
+  Clock::time_point asked_since_;  // and whose place it is: that of who came then
+  unsigned overtakes_ = 0;         // waiters served in a row from overflow that others wait for
   task::WaitQueue waiters_;
   BounceCache cache_;
   const BounceShare share_;

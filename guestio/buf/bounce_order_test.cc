@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT
+// Places in the line for overflow when the request that has one changes.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <deque>
+
+#include "guestio/buf/test/bounce_taker.h"
+
+namespace guestio::buf {
+namespace {
+
+using test::BounceTaker;
+using testing::ElementsAre;
+
+constexpr std::size_t kPage = kPageSize;
+
+class BounceOrderTest : public testing::Test {
+ protected:
+  BounceAccount& add(std::size_t quota, std::size_t overflow) {
+    BounceAccount& account =
+        **tracker_.add_account({ByteCount(quota * kPage), ByteCount(overflow * kPage)});
+    account.open([this](BounceAccount& called) { calls_.push_back(&called); });
+    return account;
+  }
+  void answer_calls() {
+    while (!calls_.empty()) {
+      BounceAccount* const called = calls_.front();
+      calls_.pop_front();
+      called->serve();
+    }
+  }
+  BounceTaker& taker(int name) { return takers_.emplace_back(name, served_); }
+
+  std::deque<BounceAccount*> calls_;
+  std::vector<int> served_;
+  BounceBudget budget_;
+  BounceBufferTracker tracker_{{.budget = &budget_}};
+  task::Scope scope_;
+  std::deque<BounceTaker> takers_;
+};
+
+TEST_F(BounceOrderTest, AWaiterDoesNotInheritThePlaceOfOneThatLeft) {
+  BounceAccount& holder = add(0, 7);
+  BounceAccount& other = add(7, 0);
+  const auto held = *holder.try_acquire(kPage);
+  task::StopSource stop_first;
+  task::StopSource stop_third;
+  taker(1).start(scope_, other, 14 * kPage, {.token = stop_first.token()});
+  taker(2).start(scope_, holder, 4 * kPage);
+  taker(3).start(scope_, other, 14 * kPage, {.token = stop_third.token()});
+  stop_first.request_stop();
+  answer_calls();
+  EXPECT_THAT(served_, ElementsAre(2)) << "6 pages are free, and the third came later";
+  stop_third.request_stop();
+  answer_calls();
+}
+
+TEST_F(BounceOrderTest, OvertakingIsBoundedForRequestsOfDifferentSizes) {
+  constexpr int kRequests = 100;
+  BounceAccount& holder = add(1, 2);
+  BounceAccount& patient = add(1, 0);
+  auto two = *holder.try_acquire(2 * kPage);
+  auto one = *holder.try_acquire(kPage);
+  taker(0).start(scope_, patient, 3 * kPage);
+  for (int i = 1; i <= kRequests; ++i) {
+    taker(i).start(scope_, holder, (i % 2 == 1 ? 2 : 1) * kPage);
+  }
+  two = TrackedBounceBuffer();
+  one = TrackedBounceBuffer();
+  std::size_t next = 1;
+  for (; takers_[0].is_waiting() && next <= kRequests; ++next) {
+    takers_[next].give_back();
+    answer_calls();
+  }
+  // Two pages are handed back, each after so many.
+  EXPECT_LE(next, 2 * (BounceBufferTracker::kMostOvertakes + 1));
+  takers_[0].give_back();
+  answer_calls();
+  for (; next <= kRequests; ++next) {
+    takers_[next].give_back();
+    answer_calls();
+  }
+  EXPECT_EQ(served_.size(), kRequests + 1u);
+}
+
+}  // namespace
+}  // namespace guestio::buf

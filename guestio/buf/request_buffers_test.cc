@@ -211,7 +211,10 @@ TEST_F(RequestBuffersTest, LocksEveryLengthAtEveryEdgeOfARegion) {
         }
         EXPECT_EQ(total(locked->segments()), length);
         const bool is_cut = start < 0x20000 && start + length > 0x20000;
-        EXPECT_EQ(locked->segments().size(), length == 0 ? 0u : is_cut ? 2u : 1u);
+        // Two backings may happen to be neighbours in host memory, and are joined then.
+        const std::size_t most = length == 0 ? 0 : is_cut ? 2 : 1;
+        EXPECT_LE(locked->segments().size(), most);
+        EXPECT_GE(locked->segments().size(), std::min<std::size_t>(most, 1));
       }
     }
   }

@@ -101,7 +101,8 @@ class [[nodiscard]] TrackedBounceBuffer {
 
 /// One thread's account with a BounceBufferTracker: its quota, its cache of memory, its line of
 /// waiters. As long as the quota does, acquiring and releasing touch nothing that another thread
-/// uses, and the heap never.
+/// uses. Buffers of up to BouncePool::kSlabBytes take nothing from the heap or the system; a larger
+/// one is mapped each time, so large transfers are better cut.
 ///
 /// Invariants, whenever no function of it runs:
 /// 1. free + held == quota + borrowed, in pages.

@@ -12,7 +12,7 @@ BounceBufferTracker::BounceBufferTracker(const Options& options)
     : own_budget_(options.budget == nullptr ? std::make_unique<BounceBudget>() : nullptr),
       budget_(options.budget == nullptr ? *own_budget_ : *options.budget),
       device_(options.overflow_limit.raw() / kPageSize),
-      pool_(BounceBudget::kUnlimited) {}
+      pool_(ByteCount(0)) {}
 
 BounceBufferTracker::~BounceBufferTracker() = default;
 

@@ -15,11 +15,12 @@ namespace guestio::buf {
 namespace {
 
 constexpr std::size_t kBitsPerWord = 64;
+constexpr std::size_t kSlabPages = BouncePool::kSlabBytes / kPageSize;
 
 }  // namespace
 
 std::optional<std::size_t> BouncePool::Slab::find(std::size_t count) const noexcept {
-  if (count > free_pages) return std::nullopt;
+  if (count > free_pages || (count > kSlabPages) != (pages > kSlabPages)) return std::nullopt;
   std::size_t first = 0;
   std::size_t run = 0;
   for (std::size_t word = 0; word < free_map.size(); ++word) {
@@ -105,6 +106,7 @@ void BouncePool::drop_if_idle(Slabs::iterator slab) noexcept {
 
 Result<> BouncePool::reserve(ByteCount bytes) {
   const std::lock_guard lock(mutex_);
+  most_idle_ = std::max(most_idle_, align_up(bytes.raw(), kSlabBytes));
   while (mapped_ < bytes.raw()) {
     if (const auto added = add_slab(kSlabBytes); !added) return fail(added.error());
   }

@@ -25,7 +25,8 @@ struct BounceBlock {
 ///
 ///   slab, 2 MiB   |aaaa|..|bbbbbbbb|.....|c|............|      a bit a page, first fit
 ///
-/// Blocks are taken and released a cache at a time (bounce_cache.h), so this need not be quick.
+/// A block larger than a slab gets a mapping of its own. Caches stand in front of this
+/// (bounce_cache.h), so it need not be quick.
 ///
 /// Threads: any. Lifetime: outlives its blocks (checked).
 class BouncePool {
@@ -40,10 +41,10 @@ class BouncePool {
     kHuge,  ///< asks the kernel for huge pages, and does without where it has none
   };
 
-  /// Slabs that nobody uses are given back to the system while more than `most_idle` of them are
-  /// left.
+  /// Slabs that nobody uses are kept up to `most_idle` in all, or what was reserved if that is
+  /// more; the rest is given back to the system.
   explicit BouncePool(ByteCount most_idle, PageKind page_kind = PageKind::kHuge) noexcept
-      : most_idle_(most_idle.raw()), page_kind_(page_kind) {}
+      : page_kind_(page_kind), most_idle_(most_idle.raw()) {}
   BouncePool(const BouncePool&) = delete;
   BouncePool& operator=(const BouncePool&) = delete;
   ~BouncePool();
@@ -68,6 +69,8 @@ class BouncePool {
     std::vector<std::uint64_t> free_map;  // a bit a page, set when free
 
     [[nodiscard]] bool is_idle() const noexcept { return free_pages == pages; }
+    /// The first page of a hole for so many. Large blocks and small ones do not share slabs: a
+    /// small one that stays would keep all of a large one's memory.
     [[nodiscard]] std::optional<std::size_t> find(std::size_t count) const noexcept;
     void mark(std::size_t first, std::size_t count, bool free) noexcept;
     [[nodiscard]] BounceBlock take(std::size_t first, std::size_t count) noexcept;
@@ -79,10 +82,10 @@ class BouncePool {
   [[nodiscard]] Slabs::iterator slab_of(const std::byte* address) noexcept;
   void drop_if_idle(Slabs::iterator slab) noexcept;
 
-  const std::size_t most_idle_;
   const PageKind page_kind_;
   mutable std::mutex mutex_;
   // protected by mutex_
+  std::size_t most_idle_;
   Slabs slabs_;  // by address
   std::size_t mapped_ = 0;
   std::size_t idle_ = 0;  // bytes of slabs that nobody uses

@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "guestio/base/align.h"
 #include "guestio/base/mapping.h"
 #include "guestio/buf/bounce_buffer.h"
 
@@ -116,6 +117,132 @@ TEST_F(TransferPlanTest, StopsAtTheMostSegmentsAndBytes) {
   EXPECT_EQ(plan(segments, 0, limits).pieces().size(), 8u);
   limits.max_bytes = 1024;
   EXPECT_EQ(plan(segments, 0, limits).window_bytes(), 1024u);
+}
+
+TEST_F(TransferPlanTest, Fault20OneUnfitBlockCostsTheCopyOfOneBlock) {
+  // 128 KiB: the guest's buffer lacks 1 byte of alignment for 512 bytes in the middle.
+  const std::vector segments = {guest(0, 65536), guest(0x20001, 512), guest(0x40000, 65536 - 512)};
+  const TransferPlan result = plan(segments, 0, kSmall);
+  EXPECT_EQ(result.window_bytes(), 131072u);
+  EXPECT_EQ(result.bounced_bytes(), 512u);
+  EXPECT_EQ(result.bounce_size(), 512u);
+  EXPECT_EQ(result.bounced()[BounceReason::kMisaligned], 512u);
+}
+
+TEST_F(TransferPlanTest, Fault20JointsOffPageBordersAreNoReasonToBounce) {
+  const std::vector segments = {guest(512, 1024), guest(0x10200, 2560), guest(0x20e00, 512)};
+  EXPECT_EQ(plan(segments, 0, kSmall).bounced_bytes(), 0u);
+}
+
+TEST_F(TransferPlanTest, Fault21MoreSegmentsThanACallTakesAreSplit) {
+  std::vector<IoBuffer> segments;
+  for (std::size_t i = 0; i < 2048; ++i) segments.push_back(guest(i * 1024, 512));
+  const TransferPlan first = plan(segments, 0, kSmall);
+  EXPECT_EQ(first.pieces().size(), 1024u);
+  EXPECT_EQ(first.window_bytes(), 1024u * 512);
+  EXPECT_EQ(first.segments({}).size(), 1024u);
+  SegmentCursor cursor(segments);
+  cursor.advance(first.window_bytes());
+  const TransferPlan second({cursor, FileOffset(first.window_bytes()), 1024 * 512}, kSmall,
+                            {.max_bounce = 4096});
+  EXPECT_EQ(second.pieces().size(), 1024u);
+  EXPECT_EQ(second.pieces()[0].data, segments[1024].data);
+}
+
+TEST_F(TransferPlanTest, Fault19AShortReadShowsTheGuestOnlyWhatArrived) {
+  std::memset(memory_.data(), 0x11, 16384);
+  const std::vector segments = {guest(1, 8192)};
+  const TransferPlan result = plan(segments, 512, kSmall);
+  const auto bounce = BounceBuffer::allocate(result.bounce_size());
+  std::memset(bounce->bytes().data(), 0x66, bounce->size());  // of somebody else's request
+  std::memset(bounce->bytes().data(), 0x22, 1000);            // what arrived
+  ASSERT_TRUE(result.copy_out(SegmentCursor(segments), bounce->bytes(), 1000));
+  EXPECT_EQ(memory_.data()[1], std::byte{0x22});
+  EXPECT_EQ(memory_.data()[1000], std::byte{0x22});
+  EXPECT_EQ(memory_.data()[1001], std::byte{0x11});
+  EXPECT_EQ(memory_.data()[8192], std::byte{0x11});
+}
+
+TEST_F(TransferPlanTest, Fault19PaddingNeverReachesTheGuest) {
+  std::memset(memory_.data(), 0x11, 8192);
+  const std::vector segments = {guest(0, 512)};
+  const TransferPlan result = plan(segments, 1024, kLargeBlocks);
+  const auto bounce = BounceBuffer::allocate(result.bounce_size());
+  std::memset(bounce->bytes().data(), 0x66, bounce->size());
+  std::memset(bounce->bytes().data() + 1024, 0x22, 512);
+  ASSERT_TRUE(result.copy_out(SegmentCursor(segments), bounce->bytes(), 4096));
+  EXPECT_EQ(memory_.data()[0], std::byte{0x22});
+  EXPECT_EQ(memory_.data()[511], std::byte{0x22});
+  EXPECT_EQ(memory_.data()[512], std::byte{0x11});
+  ASSERT_TRUE(result.copy_out(SegmentCursor(segments), bounce->bytes(), 1000)) << "only padding";
+}
+
+TEST_F(TransferPlanTest, SaysWhyItBounces) {
+  // Head padding, a fitting block, a misaligned one, a joint, tail padding.
+  const std::vector segments = {guest(0, 512),       guest(4096, 4096),
+                                guest(0x4001, 4096), guest(0x8000, 2048),
+                                guest(0xa000, 2048), guest(0xc000, 4096 + 512)};
+  const TransferPlan result = plan(segments, 4096 - 512, kLargeBlocks);
+  EXPECT_EQ(result.bounced()[BounceReason::kPadding], 8192u);
+  EXPECT_EQ(result.bounced()[BounceReason::kMisaligned], 4096u);
+  EXPECT_EQ(result.bounced()[BounceReason::kJoint], 4096u);
+  EXPECT_EQ(result.bounced()[BounceReason::kPolicy], 0u);
+  EXPECT_EQ(result.bounced_bytes(), 4u * 4096);
+  BounceCounters counters;
+  result.count(counters);
+  result.count(counters);
+  EXPECT_EQ(counters.plans, 2u);
+  EXPECT_EQ(counters.direct_bytes, 2u * 8192);
+  EXPECT_EQ(counters.bounced.total(), 2u * 4 * 4096);
+}
+
+TEST_F(TransferPlanTest, SoManyPiecesAreBouncedAsOne) {
+  std::vector<IoBuffer> segments;
+  for (std::size_t i = 0; i < 16; ++i) segments.push_back(guest(i * 8192 + i % 2, 512));
+  const auto made = [&](std::size_t most_pieces, std::size_t max_bounce) {
+    return TransferPlan({SegmentCursor(segments), FileOffset(0), 16 * 512}, kSmall,
+                        {.max_bounce = max_bounce, .most_pieces = most_pieces});
+  };
+  EXPECT_EQ(made(16, 1 << 20).bounced_bytes(), 8u * 512);
+  const TransferPlan whole = made(15, 1 << 20);
+  EXPECT_EQ(whole.pieces().size(), 1u);
+  EXPECT_EQ(whole.window_bytes(), 16u * 512);
+  EXPECT_EQ(whole.bounced()[BounceReason::kManyPieces], 16u * 512);
+  EXPECT_EQ(made(15, 15 * 512).bounced()[BounceReason::kManyPieces], 0u)
+      << "there is no bounce memory for all of it";
+}
+
+TEST_F(TransferPlanTest, ManyPiecesThatAllGoDirectAreLeftAlone) {
+  std::vector<IoBuffer> segments;
+  for (std::size_t i = 0; i < 16; ++i) segments.push_back(guest(i * 8192, 512));
+  const TransferPlan result({SegmentCursor(segments), FileOffset(0), 16 * 512}, kSmall,
+                            {.max_bounce = 1 << 20, .most_pieces = 1});
+  EXPECT_EQ(result.bounced_bytes(), 0u);
+}
+
+TEST_F(TransferPlanTest, BouncedPiecesAreAsAlignedAsTheFileWants) {
+  constexpr DirectIoLimits kWide{16384, 512, 512, 1024, std::uint64_t{1} << 30};
+  const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
+  const std::size_t start = align_up(address, 16384u) - address;
+  const std::vector segments = {guest(start + 512, 512), guest(start + 16384, 512),
+                                guest(start + 512, 1024)};
+  const TransferPlan result = plan(segments, 0, kWide);
+  EXPECT_EQ(result.bounced_bytes(), 1536u);
+  EXPECT_EQ(result.bounce_size(), 16384u + 1024);
+  EXPECT_EQ(result.bounce_alignment(), 16384u);
+  const auto bounce = BounceBuffer::allocate(result.bounce_size(), result.bounce_alignment());
+  for (const IoBuffer& segment : result.segments(bounce->bytes())) {
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(segment.data) % 16384, 0u);
+  }
+}
+
+TEST_F(TransferPlanTest, ACallThatTakesOneBlockOnlyIsEnoughForAWidenedWindow) {
+  DirectIoLimits limits = kLargeBlocks;
+  limits.max_bytes = 4096;
+  limits.max_segments = 1;
+  const TransferPlan result = plan({guest(0, 8192)}, 512, limits, 4096);
+  EXPECT_EQ(result.window_bytes(), 4096u - 512);
+  EXPECT_EQ(result.file_bytes(), 4096u);
 }
 
 /// Moves every window through its plans between guest segments and a model file, the way a disk

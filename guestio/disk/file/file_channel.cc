@@ -76,7 +76,8 @@ FileChannel::FileChannel(FileDisk& disk, uring::Loop& loop, buf::OpenBounceAccou
       loop_(loop),
       bounce_(std::move(bounce)),
       file_(file),
-      bounce_per_call_(std::max(bounce_->share().limit() / 4, 2 * kPageSize)) {
+      bounce_per_call_(std::clamp(bounce_->share().limit() / 4, std::uint64_t{2 * kPageSize},
+                                  std::uint64_t{buf::BouncePool::kSlabBytes})) {
   GUESTIO_CHECK(bounce_per_call_ <= bounce_->most(), "bounce memory for at least two pages");
 }
 

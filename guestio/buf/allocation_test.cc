@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT
+// A request takes nothing from the heap once its thread has warmed up. Its own program, because it
+// replaces operator new.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstdlib>
+#include <functional>
+#include <new>
+#include <vector>
+
+#include "guestio/buf/bounce_buffer.h"
+#include "guestio/buf/bounce_buffer_tracker.h"
+#include "guestio/buf/owned_request_buffers.h"
+#include "guestio/buf/transfer_plan.h"
+#include "guestio/task/frame_pool.h"
+#include "guestio/task/scope.h"
+#include "guestio/task/task.h"
+
+namespace {
+thread_local std::uint64_t allocations = 0;
+}  // namespace
+
+// Not inlined: g++ would see malloc() meet operator delete and call that a mismatch.
+[[gnu::noinline]] void* operator new(std::size_t size) {
+  ++allocations;
+  void* const block = std::malloc(size);
+  if (block == nullptr) std::abort();
+  return block;
+}
+[[gnu::noinline]] void operator delete(void* block) noexcept { std::free(block); }
+[[gnu::noinline]] void operator delete(void* block, std::size_t) noexcept { std::free(block); }
+
+namespace guestio::buf {
+namespace {
+
+constexpr DirectIoLimits kLimits{512, 512, 512, 1024, std::uint64_t{1} << 30};
+
+class AllocationTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!task::FramePool::keeps_blocks()) GTEST_SKIP() << "this build keeps no blocks";
+  }
+  /// How often a second run takes from the heap.
+  static std::uint64_t count(const std::function<void()>& work) {
+    work();
+    const std::uint64_t before = allocations;
+    EXPECT_GT(before, 0u) << "the counter does not count";
+    work();
+    return allocations - before;
+  }
+  std::vector<Gpn> scattered(std::size_t pages) {
+    std::vector<Gpn> gpns(pages);
+    for (std::size_t i = 0; i < pages; ++i) gpns[i] = Gpn((i * 1031 + 17) % 4096);
+    return gpns;
+  }
+
+  mem::GuestMemory memory_ = *mem::GuestMemory::allocate(ByteCount(16 << 20));
+  std::unique_ptr<BounceBufferTracker> tracker_ =
+      std::move(*BounceBufferTracker::create(ByteCount(8 << 20), 1));
+};
+
+TEST_F(AllocationTest, NoneInALockOfAnyLength) {
+  for (const std::size_t pages : {1u, 16u, 17u, 256u, 1000u, 4000u}) {
+    const auto gpns = scattered(pages);
+    const RequestBuffers buffers(memory_, mem::PagedRange::from_whole_pages(gpns),
+                                 MemoryAccess::kWritable);
+    EXPECT_EQ(count([&] {
+                const auto locked = buffers.lock(MemoryAccess::kWritable);
+                ASSERT_EQ(locked->segments().size(), pages);
+              }),
+              0u)
+        << pages;
+  }
+}
+
+TEST_F(AllocationTest, NoneInAPlanOfAnyLength) {
+  for (const std::size_t pages : {1u, 16u, 256u, 4000u}) {
+    const auto gpns = scattered(pages);
+    // Each page by itself, and none of them a whole number of blocks from its start.
+    const RequestBuffers buffers(memory_,
+                                 *mem::PagedRange::from_pages(100, pages * 4096 - 512, gpns),
+                                 MemoryAccess::kReadOnly);
+    const auto locked = buffers.lock(MemoryAccess::kReadOnly);
+    EXPECT_EQ(count([&] {
+                const TransferPlan plan(
+                    {SegmentCursor(locked->segments()), FileOffset(0), buffers.size()}, kLimits,
+                    {.max_bounce = BouncePool::kSlabBytes});
+                const auto bounce = tracker_->account(0).try_acquire(plan.bounce_size());
+                ASSERT_TRUE(bounce);
+                ASSERT_TRUE(plan.copy_in(SegmentCursor(locked->segments()), bounce->bytes()));
+                ASSERT_EQ(plan.segments(bounce->bytes()).size(), plan.pieces().size());
+              }),
+              0u)
+        << pages;
+  }
+}
+
+TEST_F(AllocationTest, NoneInAcquiringAndReleasing) {
+  EXPECT_EQ(count([&] {
+              for (const std::size_t size : {1u, 4096u, 65536u, 131072u, 1u << 20}) {
+                ASSERT_TRUE(tracker_->account(0).try_acquire(size));
+                ASSERT_TRUE(BounceBuffer::allocate(size));
+                ASSERT_TRUE(tracker_->account(0).try_acquire(size, {.alignment = 65536}));
+              }
+            }),
+            0u);
+}
+
+task::Task<> take_and_drop(BounceAccount& account, std::size_t size) {
+  auto acquiring = account.acquire(size);
+  const auto bounce = co_await acquiring;
+  EXPECT_TRUE(bounce.has_value());
+}
+
+TEST_F(AllocationTest, NoneInWaiting) {
+  BounceAccount& account = tracker_->account(0);
+  EXPECT_EQ(count([&] {
+              task::Scope scope;
+              std::array<Result<TrackedBounceBuffer>, 4> all;
+              for (auto& part : all) part = account.try_acquire(account.most() / all.size());
+              for (std::size_t i = 0; i < 100; ++i)
+                scope.spawn(take_and_drop(account, 4096 * (1 + i % 7)));
+              ASSERT_EQ(scope.running(), 100u);
+              for (auto& part : all) *part = TrackedBounceBuffer();
+              ASSERT_EQ(scope.running(), 0u);
+            }),
+            0u);
+  EXPECT_GT(account.statistics().waits, 0u);
+}
+
+TEST_F(AllocationTest, NoneInErrors) {
+  EXPECT_EQ(count([&] {
+              EXPECT_FALSE(OwnedRequestBuffers::linear(Gpa(0), ~0ull));
+              EXPECT_FALSE(OwnedRequestBuffers::linear(Gpa(~0ull - 1), 4096));
+              EXPECT_FALSE(OwnedRequestBuffers::from_pages({}, 0, ~0ull));
+              EXPECT_FALSE(tracker_->account(0).try_acquire(~std::size_t{0}));
+              EXPECT_FALSE(BounceBuffer::allocate(~std::size_t{0}));
+            }),
+            0u);
+}
+
+TEST_F(AllocationTest, Fault03LinearBuffersTakeNoneWhateverTheirLength) {
+  EXPECT_EQ(count([] {
+              EXPECT_TRUE(OwnedRequestBuffers::linear(Gpa(1), 4096));
+              EXPECT_TRUE(OwnedRequestBuffers::linear(Gpa(1), OwnedRequestBuffers::kMostBytes));
+              EXPECT_FALSE(OwnedRequestBuffers::linear(Gpa(1), 1ull << 52));
+            }),
+            0u);
+}
+
+}  // namespace
+}  // namespace guestio::buf

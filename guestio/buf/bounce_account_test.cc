@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: MIT
+// One account by itself: order, limits, cancellation. bounce_sharing_test.cc has several.
+#include "guestio/buf/bounce_account.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <deque>
+#include <random>
+
+#include "guestio/buf/test/bounce_taker.h"
+
+namespace guestio::buf {
+namespace {
+
+using test::BounceTaker;
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+constexpr std::size_t kPage = kPageSize;
+
+class BounceAccountTest : public testing::Test {
+ protected:
+  BounceAccount& make(std::size_t pages) {
+    tracker_ = std::move(*BounceBufferTracker::create(ByteCount(pages * kPage), 1));
+    return tracker_->account(0);
+  }
+  BounceTaker& taker(int name) { return takers_.emplace_back(name, served_); }
+
+  std::unique_ptr<BounceBufferTracker> tracker_;
+  std::vector<int> served_;
+  task::Scope scope_;
+  std::deque<BounceTaker> takers_;
+};
+
+TEST_F(BounceAccountTest, GivesBackWhatItTook) {
+  BounceAccount& account = make(8);
+  EXPECT_EQ(account.most(), 8 * kPage);
+  {
+    auto buffer = account.try_acquire(3 * kPage - 1);
+    ASSERT_TRUE(buffer);
+    EXPECT_EQ(buffer->size(), 3 * kPage - 1);
+    EXPECT_EQ(buffer->segments().size(), 1u);
+    EXPECT_EQ(account.held(), 3 * kPage);
+    const TrackedBounceBuffer other = std::move(*buffer);
+    EXPECT_EQ(account.held(), 3 * kPage);
+    EXPECT_EQ(buffer->size(), 0u);
+  }
+  EXPECT_EQ(account.held(), 0u);
+  EXPECT_EQ(account.statistics().grants, 1u);
+  EXPECT_EQ(account.statistics().high_water, ByteCount(3 * kPage));
+}
+
+TEST_F(BounceAccountTest, OneThreadCanHaveAllOfIt) {
+  BounceAccount& account = make(8);
+  const auto most = account.try_acquire(8 * kPage);
+  ASSERT_TRUE(most);
+  EXPECT_EQ(account.try_acquire(1).error().kind, ErrorKind::kBusy);
+}
+
+TEST_F(BounceAccountTest, SizeZeroIsAlwaysGranted) {
+  BounceAccount& account = make(1);
+  auto all = *account.try_acquire(kPage);
+  taker(1).start(scope_, account, 1);
+  const auto nothing = account.try_acquire(0);
+  ASSERT_TRUE(nothing);
+  EXPECT_EQ(nothing->size(), 0u);
+  EXPECT_EQ(nothing->segments().size(), 1u);
+  EXPECT_TRUE(taker(2).start(scope_, account, 0).has_buffer());
+  EXPECT_TRUE(takers_[0].is_waiting());
+  all = TrackedBounceBuffer();
+}
+
+TEST_F(BounceAccountTest, Fault05MoreThanTheWholeBudgetFailsAtOnce) {
+  BounceAccount& account = make(4);
+  EXPECT_EQ(account.try_acquire(4 * kPage + 1).error(),
+            Error::make(ErrorKind::kTooLarge, "", 4 * kPage + 1, 4 * kPage));
+  EXPECT_EQ(taker(1).start(scope_, account, 4 * kPage + 1).error().kind, ErrorKind::kTooLarge);
+  EXPECT_EQ(taker(2).start(scope_, account, ~std::size_t{0}).error().kind, ErrorKind::kTooLarge);
+}
+
+TEST_F(BounceAccountTest, Fault05OrIsCutByTheCallersChoice) {
+  BounceAccount& account = make(4);
+  const AcquireOptions cut{.oversize = Oversize::kCut};
+  EXPECT_EQ(account.try_acquire(~std::size_t{0}, cut)->size(), 4 * kPage);
+  BounceTaker& one = taker(1).start(scope_, account, 9 * kPage, cut);
+  ASSERT_TRUE(one.has_buffer());
+  EXPECT_EQ(one.buffer().size(), 4 * kPage);
+  EXPECT_TRUE(taker(2).start(scope_, account, 9 * kPage, cut).is_waiting());
+  one.give_back();
+  EXPECT_EQ(takers_[1].buffer().size(), 4 * kPage);
+}
+
+TEST_F(BounceAccountTest, Fault06ABufferRemembersItsOwnPages) {
+  BounceAccount& account = make(8);
+  {
+    auto small = *account.try_acquire(kPage);
+    auto large = *account.try_acquire(5 * kPage);
+    std::swap(small, large);
+    small = TrackedBounceBuffer();
+    EXPECT_EQ(account.held(), kPage);
+    small = std::move(large);
+    EXPECT_EQ(account.held(), kPage);
+  }
+  EXPECT_EQ(account.held(), 0u);
+  EXPECT_TRUE(account.try_acquire(8 * kPage));
+}
+
+TEST_F(BounceAccountTest, Fault04IsAsAlignedAsAsked) {
+  BounceAccount& account = make(8);
+  for (std::size_t alignment = 1; alignment <= std::size_t{1} << 22; alignment *= 2) {
+    const auto buffer = account.try_acquire(5000, {.alignment = alignment});
+    ASSERT_TRUE(buffer);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer->bytes().data()) % alignment, 0u);
+    EXPECT_EQ(account.held(), 2 * kPage) << "alignment is no charge";
+  }
+}
+
+TEST_F(BounceAccountTest, Fault07FirstComeFirstServed) {
+  BounceAccount& account = make(4);
+  auto all = *account.try_acquire(4 * kPage);
+  taker(1).start(scope_, account, 3 * kPage);
+  taker(2).start(scope_, account, kPage);
+  EXPECT_EQ(account.try_acquire(kPage).error().kind, ErrorKind::kBusy) << "no overtaking";
+  all = TrackedBounceBuffer();
+  EXPECT_THAT(served_, ElementsAre(1, 2));
+  EXPECT_EQ(account.statistics().waits, 2u);
+  EXPECT_GT(account.statistics().longest_wait.count(), 0);
+}
+
+TEST_F(BounceAccountTest, Fault07ABigRequestDoesNotStarve) {
+  BounceAccount& account = make(4);
+  std::deque<TrackedBounceBuffer> small;
+  for (int i = 0; i < 4; ++i) small.push_back(*account.try_acquire(kPage));
+  BounceTaker& big = taker(0).start(scope_, account, 4 * kPage);
+  for (int i = 1; i <= 4; ++i) taker(i).start(scope_, account, kPage);
+  // Small ones come and go all the time; the big one gets what they give back.
+  for (int i = 0; i < 3; ++i) {
+    small.pop_front();
+    EXPECT_THAT(served_, IsEmpty());
+  }
+  small.pop_front();
+  EXPECT_THAT(served_, ElementsAre(0));
+  big.give_back();
+  EXPECT_THAT(served_, ElementsAre(0, 1, 2, 3, 4));
+}
+
+TEST_F(BounceAccountTest, Fault07AReleaseWakesExactlyWhoFits) {
+  BounceAccount& account = make(4);
+  auto one = *account.try_acquire(kPage);
+  auto three = *account.try_acquire(3 * kPage);
+  taker(1).start(scope_, account, kPage);
+  taker(2).start(scope_, account, 2 * kPage);
+  taker(3).start(scope_, account, kPage);
+  one = TrackedBounceBuffer();
+  EXPECT_THAT(served_, ElementsAre(1));
+  three = TrackedBounceBuffer();
+  EXPECT_THAT(served_, ElementsAre(1, 2, 3));
+}
+
+TEST_F(BounceAccountTest, Fault07WhoIsWokenFindsTheMemory) {
+  BounceAccount& account = make(4);
+  auto all = *account.try_acquire(4 * kPage);
+  std::byte* const memory = all.bytes().data();
+  BounceTaker& waiter = taker(1).start(scope_, account, 4 * kPage);
+  all = TrackedBounceBuffer();
+  ASSERT_TRUE(waiter.has_buffer());
+  EXPECT_EQ(waiter.buffer().bytes().data(), memory) << "not a second piece beside the first";
+}
+
+TEST_F(BounceAccountTest, ACancelledWaiterLeavesTheLine) {
+  BounceAccount& account = make(2);
+  auto all = *account.try_acquire(2 * kPage);
+  task::StopSource stop;
+  BounceTaker& cancelled = taker(1).start(scope_, account, kPage, {.token = stop.token()});
+  BounceTaker& other = taker(2).start(scope_, account, kPage);
+  stop.request_stop();
+  EXPECT_EQ(cancelled.error().kind, ErrorKind::kCancelled);
+  EXPECT_EQ(account.statistics().cancelled, 1u);
+  EXPECT_TRUE(other.is_waiting());
+  all = TrackedBounceBuffer();
+  EXPECT_TRUE(other.has_buffer());
+  EXPECT_EQ(account.held(), kPage);
+}
+
+TEST_F(BounceAccountTest, ACancelledWaiterThatStoodInTheWayLetsTheNextPass) {
+  BounceAccount& account = make(4);
+  const auto held = account.try_acquire(2 * kPage);
+  task::StopSource stop;
+  taker(1).start(scope_, account, 3 * kPage, {.token = stop.token()});
+  BounceTaker& small = taker(2).start(scope_, account, kPage);
+  EXPECT_TRUE(small.is_waiting());
+  stop.request_stop();
+  EXPECT_TRUE(small.has_buffer());
+}
+
+TEST_F(BounceAccountTest, AStoppedTokenDoesNotWait) {
+  BounceAccount& account = make(1);
+  auto all = *account.try_acquire(kPage);
+  task::StopSource stop;
+  stop.request_stop();
+  const AcquireOptions options{.token = stop.token()};
+  EXPECT_EQ(taker(1).start(scope_, account, kPage, options).error().kind, ErrorKind::kCancelled);
+  EXPECT_TRUE(taker(2).start(scope_, account, 0, options).has_buffer());
+}
+
+TEST_F(BounceAccountTest, ADestroyedWaiterLeavesNoTrace) {
+  BounceAccount& account = make(2);
+  const auto held = account.try_acquire(kPage);
+  BounceTaker& behind = taker(1);
+  {
+    auto abandoned = account.acquire(2 * kPage);
+    ASSERT_FALSE(abandoned.await_ready());
+    ASSERT_TRUE(abandoned.await_suspend(std::noop_coroutine()));
+    behind.start(scope_, account, kPage);
+    EXPECT_TRUE(behind.is_waiting());
+  }
+  EXPECT_TRUE(behind.has_buffer());
+  behind.give_back();
+  EXPECT_EQ(account.held(), kPage);
+}
+
+task::Task<> release_and_destroy(task::WaitQueue& queue, TrackedBounceBuffer& buffer,
+                                 std::optional<BounceAccount::Acquire>& victim) {
+  auto waiting = queue.wait();
+  (void)co_await waiting;
+  buffer = TrackedBounceBuffer();
+  victim.reset();
+}
+
+TEST_F(BounceAccountTest, AWaiterDestroyedBetweenItsWakeUpAndItsTurnGivesBack) {
+  BounceAccount& account = make(2);
+  auto all = *account.try_acquire(2 * kPage);
+  std::optional<BounceAccount::Acquire> victim;
+  victim.emplace(account, 2 * kPage, AcquireOptions{});
+  ASSERT_FALSE(victim->await_ready());
+  ASSERT_TRUE(victim->await_suspend(std::noop_coroutine()));
+  task::WaitQueue queue;
+  scope_.spawn(release_and_destroy(queue, all, victim));
+  // What is released while somebody is being woken wakes others only afterwards.
+  queue.wake_one();
+  EXPECT_FALSE(victim.has_value());
+  EXPECT_EQ(account.held(), 0u);
+}
+
+TEST_F(BounceAccountTest, AWokenWaiterMayReleaseAndAskAgain) {
+  BounceAccount& account = make(1);
+  auto all = *account.try_acquire(kPage);
+  std::vector<BounceTaker*> line;
+  for (int i = 0; i < 100; ++i) line.push_back(&taker(i).start(scope_, account, kPage));
+  all = TrackedBounceBuffer();
+  for (BounceTaker* const one : line) {
+    ASSERT_TRUE(one->has_buffer());
+    one->give_back();
+  }
+  EXPECT_EQ(served_.size(), 100u);
+}
+
+TEST_F(BounceAccountTest, Fault19BuffersAreRecycledAndNotZeroed) {
+  BounceAccount& account = make(32);
+  auto first = *account.try_acquire(32 * kPage);
+  std::byte* const memory = first.bytes().data();
+  std::memset(memory, 0x5a, 32 * kPage);
+  first = TrackedBounceBuffer();
+  const auto second = *account.try_acquire(32 * kPage);
+  EXPECT_EQ(second.bytes().data(), memory);
+  EXPECT_EQ(second.bytes().back(), std::byte{0x5a});
+}
+
+/// The naive model of one account: a number and a line.
+class Model {
+ public:
+  explicit Model(std::size_t pages) : free_(pages) {}
+  void ask(int name, std::size_t pages) {
+    line_.push_back({name, pages});
+    serve();
+  }
+  void release(std::size_t pages) {
+    free_ += pages;
+    serve();
+  }
+  void cancel(int name) {
+    std::erase_if(line_, [&](const Entry& entry) { return entry.name == name; });
+    serve();
+  }
+  std::vector<int> served;
+
+ private:
+  struct Entry {
+    int name;
+    std::size_t pages;
+  };
+  void serve() {
+    while (!line_.empty() && line_.front().pages <= free_) {
+      free_ -= line_.front().pages;
+      served.push_back(line_.front().name);
+      line_.pop_front();
+    }
+  }
+  std::size_t free_;
+  std::deque<Entry> line_;
+};
+
+TEST_F(BounceAccountTest, RandomSchedulesGoAsInTheNaiveModel) {
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    std::mt19937_64 random(seed);
+    const std::size_t pages = 1 + random() % 24;
+    BounceAccount& account = make(pages);
+    Model model(pages);
+    served_.clear();
+    takers_.clear();
+    std::deque<task::StopSource> stops;
+    std::vector<std::size_t> sizes;
+    const auto settle_one = [&](std::size_t index) {
+      if (takers_[index].has_buffer() && takers_[index].buffer().size() != 0) {
+        const std::size_t size = takers_[index].buffer().size();
+        takers_[index].give_back();
+        model.release((size + kPage - 1) / kPage);
+      } else if (takers_[index].is_waiting()) {
+        stops[index].request_stop();
+        model.cancel(static_cast<int>(index));
+      }
+    };
+    for (int round = 0; round < 200; ++round) {
+      if (random() % 2 == 0) {
+        const auto name = static_cast<int>(takers_.size());
+        const std::size_t size = 1 + random() % (pages * kPage);
+        sizes.push_back(size);
+        taker(name).start(scope_, account, size, {.token = stops.emplace_back().token()});
+        model.ask(name, (size + kPage - 1) / kPage);
+      } else if (!takers_.empty()) {
+        settle_one(random() % takers_.size());
+      }
+      ASSERT_EQ(served_, model.served) << "seed " << seed << ", round " << round;
+    }
+    for (std::size_t index = 0; index < takers_.size(); ++index) settle_one(index);
+    for (std::size_t index = 0; index < takers_.size(); ++index) settle_one(index);
+    ASSERT_EQ(account.held(), 0u);
+  }
+}
+
+}  // namespace
+}  // namespace guestio::buf

@@ -63,13 +63,15 @@ struct FillBytes {
   void advance(std::uint64_t) noexcept {}
 };
 
-/// One load instruction for a word that lies in one stretch.
+/// One load instruction for a word that lies in one stretch. A word that faults is copied byte by
+/// byte, which finds the page that is missing.
 template <typename Bits>
 struct LoadWord : ReadBytes {
   CopyOutcome direct(std::byte* host, std::uint64_t length) const noexcept {
     Bits bits;
-    if (length != sizeof(Bits)) return ReadBytes::direct(host, length);
-    if (!internal::load(host, bits)) return {0, FaultSide::kSource};
+    if (length != sizeof(Bits) || !internal::load(host, bits)) {
+      return ReadBytes::direct(host, length);
+    }
     std::memcpy(local, &bits, sizeof(bits));
     return {length, FaultSide::kNone};
   }
@@ -81,7 +83,7 @@ struct StoreWord : WriteBytes {
     Bits bits;
     if (length != sizeof(Bits)) return WriteBytes::direct(host, length);
     std::memcpy(&bits, local, sizeof(bits));
-    if (!internal::store(host, bits)) return {0, FaultSide::kDestination};
+    if (!internal::store(host, bits)) return WriteBytes::direct(host, length);
     return {length, FaultSide::kNone};
   }
 };

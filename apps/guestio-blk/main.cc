@@ -7,8 +7,8 @@
 #include <cstdio>
 
 #include "guestio/base/log.h"
-#include "guestio/disk/file/file_disk.h"
 #include "guestio/mem/recover.h"
+#include "image.h"
 #include "options.h"
 #include "server.h"
 
@@ -27,13 +27,9 @@ int run(const Options& options) {
   if (auto installed = mem::install_fault_recovery(); !installed) {
     return complain("cannot start", installed.error());
   }
-  auto disk = disk::FileDisk::open(
-      {.path = options.image,
-       .use = options.is_read_only ? disk::ImageUse::kRead : disk::ImageUse::kReadWrite,
-       .caching = options.is_buffered ? disk::Caching::kBuffered : disk::Caching::kDirect,
-       .block_size = options.block_size});
-  if (!disk) return complain(options.image, disk.error());
-  return serve(options, **disk);
+  const auto image = Image::open(options);
+  if (!image) return complain(options.image, image.error());
+  return serve(options, *image);
 }
 
 }  // namespace

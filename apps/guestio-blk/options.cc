@@ -70,7 +70,9 @@ std::expected<Options, EarlyExit> parse_options(int argc, const char* const* arg
       app.add_option("--fd", fd, "socket handed down by the parent, listening or connected")
           ->check(CLI::NonNegativeNumber);
   path->excludes(fd_option);
-  app.add_option("--blk-file", options.image, "raw image file or block device to serve");
+  app.add_option("--blk-file", options.image,
+                 "raw image file or block device to serve; null:SIZE is a disk that does nothing, "
+                 "to measure the way to it");
   app.add_flag("--read-only", options.is_read_only, "refuse writes; share the image with readers");
   app.add_option("--num-queues", options.queues, "virtqueues offered, each with a thread")
       ->capture_default_str();

@@ -127,17 +127,17 @@ task::Task<Result<>> serve_connected(vhost::Backend& backend, UniqueFd socket) {
 
 }  // namespace
 
-int serve(const Options& options, disk::FileDisk& disk) {
+int serve(const Options& options, const Image& image) {
   auto signals = take_signals();
   if (!signals) return complain("cannot start", signals.error(), kExitFailure);
   auto loop = uring::Loop::create();
   if (!loop) return complain("cannot use io_uring", loop.error(), kExitFailure);
 
   const std::string serial = options.serial.empty() ? make_serial(options.image) : options.serial;
-  blk::BlockDevice device({.disk = disk.info(), .queues = options.queues, .serial = serial});
+  blk::BlockDevice device({.disk = image.info(), .queues = options.queues, .serial = serial});
   const auto make_queue = [&](uring::Loop& queue_loop,
                               std::uint16_t) -> Result<std::unique_ptr<virtio::QueueHandler>> {
-    auto channel = disk.open_channel(queue_loop, options.bounce_limit);
+    auto channel = image.open_channel(queue_loop);
     if (!channel) return fail(channel.error());
     return std::make_unique<blk::BlockQueue>(device, std::move(*channel));
   };
@@ -161,7 +161,7 @@ int serve(const Options& options, disk::FileDisk& disk) {
     listener.emplace(std::move(*made));
   }
   if (listener) serving = (*backend)->accept_all(listener->fd());
-  log::info("serves {} ({}{}) at {}", options.image, format_byte_count(disk.info().size),
+  log::info("serves {} ({}{}) at {}", options.image, format_byte_count(image.info().size),
             options.is_read_only ? ", read-only" : "",
             options.socket_fd ? fmt::format("fd {}", *options.socket_fd) : options.socket_path);
   return Server(**loop, **backend, std::move(*signals)).run(std::move(serving));

@@ -137,7 +137,8 @@ void add_run(CLI::App& app, RunArguments& run) {
   app.add_option("--segments", run.segments, "descriptors for the data of each request (1)")
       ->type_name("N")
       ->check(between(1, 32766));
-  app.add_flag("--poll", run.poll, "spin on the used ring instead of sleeping");
+  app.add_flag("--poll", run.poll,
+               "look at the used ring all the time instead of sleeping until the backend calls");
 }
 
 void add_verify(CLI::App& app, VerifyArguments& verify) {

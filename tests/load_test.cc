@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+// The ways in which `guestio-load run` loads a backend, each against guestio-blk.
+#include <nlohmann/json.hpp>
+
+#include "tests/backend_fixture.h"
+
+namespace guestio::tests {
+namespace {
+
+/// How a backend is loaded.
+struct Way {
+  const char* name;
+  std::vector<std::string> options;
+};
+
+class LoadTest : public BackendTest, public ::testing::WithParamInterface<Way> {
+ protected:
+  nlohmann::json load(const std::vector<std::string>& options) {
+    std::vector<std::string> arguments = {
+        kLoadProgram, "run",    "--socket-path", socket_, "--runtime",           "0.3",
+        "--rw",       "randrw", "--ramp-time",   "0.05",  "--output-format=json"};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    testing::ChildProcess child(arguments);
+    EXPECT_EQ(child.wait(std::chrono::seconds(60)), 0) << child.output() << backend_->output();
+    return nlohmann::json::parse(child.output(), nullptr, false);
+  }
+};
+
+TEST_P(LoadTest, ReachesTheDiskAndIsMeasured) {
+  start({"--num-queues", "2"});
+  const auto json = load(GetParam().options);
+  ASSERT_FALSE(json.is_discarded());
+  for (const char* direction : {"read", "write"}) {
+    const auto& done = json["jobs"][0][direction];
+    EXPECT_GT(done["iops"].get<double>(), 0) << json.dump(2);
+    const auto& percentile = done["clat_ns"]["percentile"];
+    const auto median = percentile["50.000000"].get<std::uint64_t>();
+    EXPECT_GT(median, 0u);
+    EXPECT_LE(median, percentile["99.000000"].get<std::uint64_t>());
+    EXPECT_LE(percentile["99.000000"], percentile["99.900000"]);
+  }
+  stop();
+}
+
+TEST_P(LoadTest, ReachesADiskThatDoesNothing) {
+  image_ = "null:1G";
+  start({"--num-queues", "2"});
+  const auto json = load(GetParam().options);
+  ASSERT_FALSE(json.is_discarded());
+  EXPECT_GT(json["jobs"][0]["read"]["iops"].get<double>(), 0) << json.dump(2);
+  stop();
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    , LoadTest,
+    ::testing::Values(
+        Way{"Sleeping", {"--iodepth", "4"}}, Way{"Polling", {"--iodepth", "4", "--poll"}},
+        Way{"PollingOneAtATime", {"--poll"}},
+        Way{"PollingWithoutEventIndex", {"--poll", "--no-event-idx"}},
+        Way{"OffByOneByte", {"--iodepth", "4", "--buffer-offset", "1"}},
+        Way{"OffByOneSector", {"--iodepth", "4", "--buffer-offset", "512"}},
+        Way{"InSixteenSegments", {"--iodepth", "4", "--bs", "64k", "--segments", "16"}},
+        Way{"InSegmentsOffByOneByte", {"--bs", "16k", "--segments", "4", "--buffer-offset", "1"}},
+        Way{"OnTwoQueues", {"--iodepth", "4", "--numjobs", "2"}},
+        Way{"PollingOnTwoQueues", {"--poll", "--numjobs", "2"}},
+        Way{"AsDeepAsTheRing", {"--iodepth", "1024", "--queue-size", "1024", "--poll"}},
+        Way{"AsDeepAsTheRingWithoutIndirectTables",
+            {"--iodepth", "256", "--queue-size", "1024", "--no-indirect"}}),
+    [](const auto& instance) { return std::string(instance.param.name); });
+
+}  // namespace
+}  // namespace guestio::tests

@@ -7,6 +7,7 @@
 #include <deque>
 #include <random>
 
+#include "guestio/blk/test/hand_made_queue.h"
 #include "guestio/disk/null_disk.h"
 #include "guestio/disk/ram_disk.h"
 
@@ -14,51 +15,9 @@ namespace guestio::blk {
 namespace {
 
 namespace vblk = virtio::blk;
+using test::HandMadeQueue;
 using vblk::RequestType;
 using virtio::Direction;
-
-/// A queue whose chains a test makes by hand.
-class HandMadeQueue final : public virtio::DeviceQueue {
- public:
-  struct Extent {
-    Gpa start;
-    std::uint32_t length;
-    Direction direction;
-  };
-  struct Used {
-    std::uint16_t head;
-    std::uint32_t written;
-  };
-
-  explicit HandMadeQueue(mem::GuestMemory memory) : epoch_{std::move(memory), 0} {}
-
-  void add(std::vector<Extent> extents) { chains_.push_back(std::move(extents)); }
-
-  Popped pop(virtio::TakenChain& taken) noexcept override {
-    if (next_ == chains_.size()) return Popped::kNothing;
-    taken.chain.begin(static_cast<std::uint16_t>(next_), arena_);
-    for (const Extent& extent : chains_[next_]) {
-      EXPECT_EQ(taken.chain.append(extent.start, extent.length, extent.direction),
-                virtio::Chain::Append::kDone);
-    }
-    ++next_;
-    taken.epoch = &epoch_;
-    return Popped::kChain;
-  }
-  void complete(virtio::TakenChain& taken, std::uint32_t written) noexcept override {
-    used.push_back({taken.chain.head(), written});
-    taken.chain.clear();
-  }
-  virtio::FeatureBits features() const noexcept override { return vblk::kFeatureFlush; }
-
-  std::vector<Used> used;
-
- private:
-  virtio::ExtentArena arena_{256};
-  virtio::MemoryEpoch epoch_;
-  std::vector<std::vector<Extent>> chains_;
-  std::size_t next_ = 0;
-};
 
 class BlockQueueTest : public ::testing::Test {
  protected:

@@ -17,7 +17,7 @@ namespace guestio::buf {
 
 /// The bounce memory of one device: an account for each thread, and a share of a budget.
 ///
-///     auto tracker = BounceBufferTracker::create(ByteCount(8 << 20), threads);
+///     auto tracker = BounceBufferTracker::create(BounceBufferTracker::kDefaultLimit, threads);
 ///     BounceAccount& account = (*tracker)->account(this_thread);
 ///     auto acquiring = account.acquire(131072);
 ///     auto bounce = co_await acquiring;
@@ -39,6 +39,8 @@ namespace guestio::buf {
 class BounceBufferTracker {
  public:
   static constexpr unsigned kMostOvertakes = BounceAccount::kMostOvertakes;
+  /// For each thread, where nobody has a reason for another number.
+  static constexpr ByteCount kDefaultLimit{std::uint64_t{8} << 20};
 
   struct Options {
     /// What lends overflow; nullptr: the tracker has a budget of its own.

@@ -41,6 +41,8 @@ class OwnedRequestBuffers {
   [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
   [[nodiscard]] bool is_empty() const noexcept { return size_ == 0; }
   [[nodiscard]] MemoryAccess access() const noexcept { return access_; }
+  /// The same as a view: this must outlive it.
+  [[nodiscard]] mem::AnyRange range() const noexcept;
   /// How many guest pages the bytes touch, each counted as often as it is listed.
   [[nodiscard]] std::uint64_t pages() const noexcept;
 
@@ -57,8 +59,6 @@ class OwnedRequestBuffers {
 
   OwnedRequestBuffers(List list, std::uint64_t size, MemoryAccess access) noexcept
       : list_(std::move(list)), size_(size), access_(access) {}
-
-  [[nodiscard]] mem::AnyRange range() const noexcept;
 
   List list_;
   std::uint64_t size_;

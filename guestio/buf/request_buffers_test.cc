@@ -135,6 +135,15 @@ TEST_F(RequestBuffersTest, SubrangesAndSplitsKeepDirectionAndMeaning) {
   EXPECT_TRUE(all.try_split(20)->back.is_empty());
 }
 
+TEST_F(RequestBuffersTest, ContractFormsStopTheProcess) {
+  const RequestBuffers buffers = writable(range(0x1000, 100));
+  EXPECT_DEATH((void)buffers.subrange(50, 51), "a subrange inside the range");
+  EXPECT_DEATH((void)buffers.subrange(1, ~std::uint64_t{0}), "a subrange inside the range");
+  EXPECT_DEATH((void)buffers.split(101), "a subrange inside the range");
+  EXPECT_DEATH((void)buffers.is_aligned(0), "a power of two");
+  EXPECT_DEATH((void)buffers.is_aligned(96), "a power of two");
+}
+
 TEST_F(RequestBuffersTest, LengthsThatDoNotAddUpAreTooLarge) {
   const std::array extents{range(0, ~0ull), range(0, 2)};
   EXPECT_EQ(RequestBuffers::from_extents(memory_, extents, MemoryAccess::kReadOnly).error().kind,

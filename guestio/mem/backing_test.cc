@@ -261,6 +261,22 @@ TEST(PageLocks, Fault13AViewCannotSkipTheBackingsLocks) {
       << "nor can an address in place";
 }
 
+TEST(PageLocks, Fault13NoHandleOfTheSameMemoryCanSkipThemEither) {
+  Guarded guest(kHeld);
+  const auto log = std::make_shared<DirtyLog>(*DirtyLog::for_memory(ByteCount(0x200000)));
+  const GuestMemory again = *GuestMemory::create(guest.memory.specs());
+  const std::array handles{guest.memory, guest.memory.with_dirty_log(log), again,
+                           *again.subrange(range(0x100000, 0x10000))->subrange(range(0, 0x8000))};
+  for (const GuestMemory& memory : handles) {
+    const Gpa start = memory.regions()[0].start;
+    SegmentArray<1> segments;
+    const auto lock = memory.lock(AddressRange::from_checked(start, 8), Access::kWrite, segments);
+    ASSERT_TRUE(lock);
+    EXPECT_THAT(guest.backing->locked, ElementsAre(Extent{0, 8}));
+  }
+  EXPECT_THAT(guest.backing->locked, IsEmpty());
+}
+
 TEST(PageLocks, Fault14ALockThatFailsHalfWayLeavesNothingLocked) {
   Guarded guest(kHeld);
   guest.backing->fail_lock = 2;
@@ -349,6 +365,18 @@ TEST(PageLocks, Fault22PagesAreJoinedByHostAddressAcrossRegions) {
   SegmentArray<4> segments;
   ASSERT_TRUE(memory.lock(PagedRange::from_whole_pages(gpns), Access::kRead, segments));
   EXPECT_THAT(segments, ElementsAre(HostSegment{backing->mapping().data(), 0x3000}));
+}
+
+TEST(Backing, Fault22AdjacentPagesAreCopiedInOneGo) {
+  Guarded guest({.mapped = 0});
+  const std::array gpns{Gpn(0x102), Gpn(0x103), Gpn(0x104), Gpn(0x101)};
+  const auto scattered = *PagedRange::from_pages(0x10, 0x3800, gpns);
+  std::array<std::byte, 0x3800> data{};
+  EXPECT_TRUE(guest.memory.write(scattered, data));
+  EXPECT_TRUE(guest.memory.read(scattered, data));
+  const Extent three{0x2010, 0x2ff0};
+  const Extent one{0x1000, 0x810};
+  EXPECT_THAT(guest.backing->fallbacks, ElementsAre(three, one, three, one));
 }
 
 TEST(PageLocks, LengthsAtEveryEdgeGiveExactSegments) {

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "guestio/base/units.h"
+#include "guestio/buf/bounce_buffer_tracker.h"
 
 namespace guestio::app {
 
@@ -18,7 +19,7 @@ struct Options {
   std::string serial;  ///< empty: derived from the image's path
   std::uint16_t queues = 1;
   ByteCount block_size = ByteCount(512);
-  ByteCount bounce_limit = ByteCount(std::uint64_t{8} << 20);  ///< for each queue
+  ByteCount bounce_limit = buf::BounceBufferTracker::kDefaultLimit;  ///< for each queue
   bool is_read_only = false;
   bool is_buffered = false;
   bool is_verbose = false;

@@ -9,11 +9,22 @@ namespace guestio::load {
 using virtio::Descriptor;
 using virtio::SplitDriverQueue;
 
+namespace {
+
+// Tables of different requests share no line, which the device may be reading.
+constexpr std::size_t kCacheLine = 64;
+
+std::size_t table_bytes(const RequestQueue::Options& options) {
+  return align_up(sizeof(Descriptor) * options.descriptors, kCacheLine);
+}
+
+}  // namespace
+
 std::size_t RequestQueue::memory_for(const Options& options) {
   const std::size_t ring = align_up(virtio::descriptor_table_bytes(options.size), kPageSize) +
                            align_up(virtio::avail_ring_bytes(options.size), kPageSize) +
                            align_up(virtio::used_ring_bytes(options.size), kPageSize);
-  const std::size_t table = sizeof(Descriptor) * options.descriptors;
+  const std::size_t table = table_bytes(options);
   return ring + table * options.slots + kPageSize;
 }
 
@@ -26,8 +37,7 @@ Result<RequestQueue> RequestQueue::create(Device& device, vhost::FrontendMemory&
   RequestQueue made(std::move(*queue), options.size);
   if (!device.has(virtio::kFeatureIndirectDesc)) return made;
   for (std::uint32_t slot = 0; slot < options.slots; ++slot) {
-    const auto piece =
-        memory.allocate(sizeof(Descriptor) * options.descriptors, sizeof(Descriptor));
+    const auto piece = memory.allocate(table_bytes(options), kCacheLine);
     if (!piece) return fail(piece.error());
     made.tables_.push_back({.place = reinterpret_cast<Descriptor*>(piece->host),
                             .address = piece->gpa,

@@ -90,7 +90,8 @@ class RunJob {
   Result<> make_slots(vhost::FrontendMemory& memory);
   Result<> loop(const Window& window, StopFlags& flags);
   Result<> submit(Clock::time_point now);
-  Result<bool> reap(const Window& window);
+  /// Takes all completions that are there. Returns when they were seen; nothing if none was.
+  Result<std::optional<Clock::time_point>> reap(const Window& window);
   Result<> complete(const RequestQueue::Completion& completion, Clock::time_point now,
                     const Window& window);
 

@@ -16,6 +16,13 @@ namespace guestio::virtio {
 /// Who may write an extent.
 enum class Direction : std::uint8_t { kReadable, kWritable };  // by the device
 
+/// What came of taking a chain from a ring, of either kind.
+enum class Pop : std::uint8_t {
+  kChain,    ///< The chain is the next one.
+  kNothing,  ///< The driver has made nothing more available.
+  kNoRoom,   ///< A long chain waits for extents: try again when another chain was cleared.
+};
+
 /// A chain's head and its extents in guest memory, readable ones first. Room for kInlineExtents is
 /// inside; longer chains borrow one block of their queue's arena. A caller keeps one Chain for each
 /// request that it can have in flight and uses it again and again.
@@ -35,7 +42,7 @@ class Chain {
   Chain& operator=(const Chain&) = delete;
   ~Chain() { clear(); }
 
-  /// What push_used() wants back.
+  /// What push_used() wants back: a split ring's first descriptor, a packed ring's buffer id.
   [[nodiscard]] std::uint16_t head() const noexcept { return head_; }
   [[nodiscard]] bool is_malformed() const noexcept { return malformed_; }
   /// Which rule the driver broke. Requires: is_malformed().

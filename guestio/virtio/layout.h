@@ -10,8 +10,8 @@
 #include <string_view>
 
 /// The bytes that a driver and a device share whatever the kind of device: feature bits and the
-/// split ring (virtio 1.2, sections 2.7 and 6). Everything is little-endian, and so are the hosts
-/// that guestio runs on; the structs are the bytes.
+/// split ring (virtio 1.2, sections 2.7 and 6). The packed ring is in packed_layout.h. Everything
+/// is little-endian, and so are the hosts that guestio runs on; the structs are the bytes.
 namespace guestio::virtio {
 
 static_assert(std::endian::native == std::endian::little, "ring memory is used as it stands");

@@ -17,10 +17,10 @@
 #include "guestio/mem/guest_memory.h"
 #include "guestio/mem/mapped_memory.h"
 #include "guestio/mem/recover.h"
+#include "guestio/virtio/packed_ring.h"
 #include "guestio/virtio/split_ring.h"
 
-/// For the tests of this room: a split ring in memory that is mapped twice, as driver and device
-/// do.
+/// For the tests of this room: a ring in memory that is mapped twice, as driver and device do.
 namespace guestio::virtio {
 
 /// A memfd with one ring in it and room for data. driver() and device() are the same bytes under
@@ -56,6 +56,13 @@ class RingForTest {
     GUESTIO_CHECK(host.has_value(), "one region");
     return ring_at(*host);
   }
+  // The same memory as a packed ring.
+  [[nodiscard]] PackedRing packed_driver() const { return packed_ring_at(mapping_.data()); }
+  [[nodiscard]] PackedRing packed_device() const {
+    const auto host = memory_.host_range(kStart, kBytes);
+    GUESTIO_CHECK(host.has_value(), "one region");
+    return packed_ring_at(*host);
+  }
   [[nodiscard]] const mem::GuestMemory& memory() const { return memory_; }
   /// The driver's view of a guest address.
   [[nodiscard]] std::byte* at(Gpa address) const {
@@ -83,6 +90,12 @@ class RingForTest {
   [[nodiscard]] SplitRing ring_at(std::byte* start) const {
     // Room for the largest queue in each.
     const auto ring = SplitRing::at(start, start + 0x80000, start + 0xa0000, size_);
+    GUESTIO_CHECK(ring.has_value(), "a good ring");
+    return *ring;
+  }
+
+  [[nodiscard]] PackedRing packed_ring_at(std::byte* start) const {
+    const auto ring = PackedRing::at(start, start + 0x80000, start + 0xa0000, size_);
     GUESTIO_CHECK(ring.has_value(), "a good ring");
     return *ring;
   }

@@ -35,11 +35,7 @@ namespace guestio::virtio {
 ///     if (*queue.publish()) call_driver();
 class SplitDeviceQueue {
  public:
-  enum class Pop {
-    kChain,    ///< `chain` is the next one.
-    kNothing,  ///< The driver has made nothing more available.
-    kNoRoom,   ///< A long chain waits for extents: try again when another chain was cleared.
-  };
+  using Pop = virtio::Pop;
 
   /// `next_avail` is where the available ring is to be read from; where the used ring goes on is
   /// read from the ring itself. Errors: memory fault.

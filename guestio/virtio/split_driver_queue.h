@@ -8,7 +8,7 @@
 
 #include "guestio/base/error.h"
 #include "guestio/base/units.h"
-#include "guestio/virtio/chain.h"
+#include "guestio/virtio/driver_chain.h"
 #include "guestio/virtio/layout.h"
 #include "guestio/virtio/split_ring.h"
 
@@ -25,25 +25,9 @@ namespace guestio::virtio {
 /// Threads: one at a time.
 class SplitDriverQueue {
  public:
-  /// One piece of a request.
-  struct Segment {
-    Gpa address;
-    std::uint32_t length;
-    Direction direction;
-  };
-
-  /// Guest memory of ours for one indirect table, in use until its chain is reaped.
-  struct IndirectTable {
-    Descriptor* place;  ///< where it lies in this process
-    Gpa address;
-    std::uint32_t capacity;  ///< entries
-  };
-
-  /// A chain that came back.
-  struct Used {
-    std::uint16_t head;
-    std::uint32_t written;  ///< what the device says, unchecked
-  };
+  using Segment = DriverSegment;
+  using IndirectTable = DriverTable;
+  using Used = DriverUsed;
 
   /// Formats the ring's memory, both indices at `first_index`.
   static Result<SplitDriverQueue> create(const SplitRing& ring, FeatureBits features,

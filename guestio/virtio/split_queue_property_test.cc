@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
-#include <deque>
-#include <map>
 #include <random>
 #include <span>
-#include <string>
 #include <thread>
 #include <vector>
 
+#include "guestio/virtio/queue_game_for_test.h"
 #include "guestio/virtio/ring_for_test.h"
 #include "guestio/virtio/split_device_queue.h"
 #include "guestio/virtio/split_driver_queue.h"
@@ -23,18 +20,6 @@ namespace {
 
 using Pop = SplitDeviceQueue::Pop;
 using Segment = SplitDriverQueue::Segment;
-
-struct Setting {
-  std::uint32_t size;
-  FeatureBits features;
-};
-
-std::string name_of(const testing::TestParamInfo<Setting>& info) {
-  std::string name = "Size" + std::to_string(info.param.size);
-  if ((info.param.features & kFeatureEventIdx) != 0) name += "EventIdx";
-  if ((info.param.features & kFeatureIndirectDesc) != 0) name += "Indirect";
-  return name;
-}
 
 std::vector<Setting> all_settings() {
   std::vector<Setting> settings;
@@ -47,155 +32,23 @@ std::vector<Setting> all_settings() {
   return settings;
 }
 
-/// Drives both queues with random chains and batches, and keeps what the ring should hold.
-class Game {
- public:
-  Game(const RingForTest& ring, const Setting& setting, std::uint16_t first_index)
-      : ring_(ring),
-        indirect_((setting.features & kFeatureIndirectDesc) != 0),
-        driver_(*SplitDriverQueue::create(ring.driver(), setting.features, first_index)),
-        device_(*SplitDeviceQueue::create(ring.device(), setting.features, first_index)) {}
-
-  void driver_adds() {
-    for (auto count = random(0, 5); count > 0; --count) {
-      const std::vector<Segment> segments = random_segments();
-      const auto head = add(segments);
-      if (!head) {
-        EXPECT_EQ(head.error().kind, ErrorKind::kBusy);
-        break;
-      }
-      EXPECT_TRUE(submitted_.emplace(*head, segments).second) << "a head in use";
-      order_.push_back(*head);
-    }
-    const auto kick = driver_.publish();
-    ASSERT_TRUE(kick.has_value());
-    kicked_ = kicked_ || *kick;
+/// What the game needs to know of split rings.
+struct SplitKind {
+  using Driver = SplitDriverQueue;
+  using Device = SplitDeviceQueue;
+  static Driver driver(const RingForTest& ring, FeatureBits features, std::uint16_t first) {
+    return *Driver::create(ring.driver(), features, first);
   }
-
-  /// The device sleeps until it is kicked; a kick that is lost would leave the ring stuck.
-  void device_takes() {
-    if (!kicked_ && asleep_) return;
-    kicked_ = asleep_ = false;
-    for (auto count = random(1, 8); count > 0; --count) {
-      const auto popped = device_.pop(ring_.memory(), taken_.emplace_back());
-      ASSERT_TRUE(popped.has_value()) << popped.error().to_string();
-      if (*popped == Pop::kNothing) {
-        taken_.pop_back();
-        break;
-      }
-      check_taken(taken_.back());
-    }
-    const auto more = device_.enable_notifications();
-    ASSERT_TRUE(more.has_value());
-    asleep_ = !*more;
+  static Device device(const RingForTest& ring, FeatureBits features, std::uint16_t first) {
+    return *Device::create(ring.device(), features, first);
   }
-
-  void device_returns() {
-    for (auto count = random(0, taken_.size()); count > 0; --count) {
-      std::swap(in_progress_[random(0, in_progress_.size() - 1)], in_progress_.back());
-      const std::uint16_t head = in_progress_.back();
-      in_progress_.pop_back();
-      const auto written = static_cast<std::uint32_t>(random(0, 1 << 20));
-      ASSERT_TRUE(device_.push_used(head, written).has_value());
-      EXPECT_TRUE(returned_.emplace(head, written).second);
-      taken_.pop_front();
-    }
-    const auto call = device_.publish();
-    ASSERT_TRUE(call.has_value());
-    called_ = called_ || *call;
-  }
-
-  /// The driver sleeps as well.
-  void driver_reaps() {
-    if (!called_ && driver_asleep_) return;
-    called_ = false;
-    auto used = driver_.reap();
-    for (; used && *used; used = driver_.reap()) {
-      const auto expected = returned_.find((*used)->head);
-      ASSERT_NE(expected, returned_.end()) << "came back without being returned";
-      EXPECT_EQ((*used)->written, expected->second);
-      returned_.erase(expected);
-      submitted_.erase((*used)->head);
-      ++finished_;
-    }
-    ASSERT_TRUE(used.has_value()) << used.error().to_string();
-    const auto more = driver_.enable_calls();
-    ASSERT_TRUE(more.has_value());
-    driver_asleep_ = !*more;
-  }
-
-  [[nodiscard]] std::size_t finished() const { return finished_; }
-  [[nodiscard]] bool is_quiet() const {
-    return submitted_.empty() && driver_.in_flight() == 0 && device_.in_flight() == 0 &&
-           driver_.free_descriptors() == driver_.size();
-  }
-
- private:
-  std::size_t random(std::size_t low, std::size_t high) {
-    return std::uniform_int_distribution<std::size_t>(low, high)(engine_);
-  }
-
-  std::vector<Segment> random_segments() {
-    const std::size_t count = random(1, std::min<std::size_t>(driver_.size(), 40));
-    const std::size_t readable = random(0, count);
-    std::vector<Segment> segments;
-    segments.reserve(count);
-    for (std::size_t i = 0; i < count; ++i) {
-      segments.push_back({RingForTest::kData.plus_unchecked(random(0, 1 << 20)),
-                          static_cast<std::uint32_t>(random(1, 5000)),
-                          i < readable ? Direction::kReadable : Direction::kWritable});
-    }
-    return segments;
-  }
-
-  Result<std::uint16_t> add(const std::vector<Segment>& segments) {
-    if (!indirect_ || random(0, 1) == 0) return driver_.add(segments);
-    // One table for each free descriptor there can be.
-    const std::uint32_t capacity = 40;
-    const Gpa table = RingForTest::kData.plus_unchecked((std::uint64_t{2} << 20) +
-                                                        tables_++ % 4096 * capacity * 16);
-    return driver_.add_indirect(segments,
-                                {reinterpret_cast<Descriptor*>(ring_.at(table)), table, capacity});
-  }
-
-  void check_taken(const Chain& chain) {
-    ASSERT_FALSE(order_.empty()) << "more came than was sent";
-    EXPECT_EQ(chain.head(), order_.front()) << "chains come in order";
-    order_.pop_front();
-    in_progress_.push_back(chain.head());
-    const std::vector<Segment>& sent = submitted_.at(chain.head());
-    ASSERT_FALSE(chain.is_malformed()) << chain.fault().to_string();
-    ASSERT_EQ(chain.extents().size(), sent.size());
-    for (std::size_t i = 0; i < sent.size(); ++i) {
-      EXPECT_EQ(chain.extents()[i].start(), sent[i].address);
-      EXPECT_EQ(chain.extents()[i].length(), sent[i].length);
-      EXPECT_EQ(i < chain.readable().size(), sent[i].direction == Direction::kReadable);
-    }
-  }
-
-  const RingForTest& ring_;
-  const bool indirect_;
-  SplitDriverQueue driver_;
-  SplitDeviceQueue device_;
-  std::mt19937_64 engine_{42};
-  std::map<std::uint16_t, std::vector<Segment>> submitted_;
-  std::deque<std::uint16_t> order_;         // sent and not taken
-  std::deque<Chain> taken_;                 // as many as are in progress
-  std::vector<std::uint16_t> in_progress_;  // their heads
-  std::map<std::uint16_t, std::uint32_t> returned_;
-  std::uint64_t tables_ = 0;
-  std::size_t finished_ = 0;
-  bool kicked_ = true;
-  bool asleep_ = false;
-  bool called_ = false;
-  bool driver_asleep_ = false;
 };
 
 struct BothSides : testing::TestWithParam<Setting> {};
 
 TEST_P(BothSides, EveryChainArrivesInOrderAndComesBackOnce) {
   const RingForTest ring(GetParam().size);
-  Game game(ring, GetParam(), 65000);
+  Game<SplitKind> game(ring, GetParam(), 65000);
   for (int round = 0; round < 20000 && !HasFatalFailure(); ++round) {
     game.driver_adds();
     game.device_takes();

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: MIT
+// The device's side of a packed ring against a driver that writes whatever it likes between any two
+// steps, beside a model that reads the same ring in the plainest way.
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "fuzz/program.h"
+#include "guestio/base/check.h"
+#include "guestio/mem/guest_memory.h"
+#include "guestio/virtio/chain.h"
+#include "guestio/virtio/extent_arena.h"
+#include "guestio/virtio/packed_device_queue.h"
+#include "guestio/virtio/packed_ring.h"
+
+namespace guestio::fuzz {
+namespace {
+
+using mem::AddressRange;
+using mem::GuestMemory;
+using virtio::Chain;
+using virtio::PackedDescriptor;
+using virtio::PackedDeviceQueue;
+using virtio::PackedPosition;
+using virtio::PackedRing;
+using virtio::Pop;
+
+constexpr std::uint64_t kStart = 0x10000;  // of guest memory
+constexpr std::size_t kBytes = 0x8000;
+constexpr std::size_t kDriverEvent = 0x1000;  // parts of the ring in it
+constexpr std::size_t kDeviceEvent = 0x1800;
+constexpr std::size_t kTables = 0x2000;  // indirect tables
+constexpr std::size_t kMostEntries = 256;
+constexpr std::uint64_t kMostChainBytes = std::uint64_t{1} << 32;
+
+/// A place counted from the beginning of time, as only a model can afford.
+struct Place {
+  std::uint64_t count;
+  std::uint16_t size;
+
+  [[nodiscard]] std::size_t index() const { return count % size; }
+  [[nodiscard]] bool wrap() const { return count / size % 2 == 0; }
+  [[nodiscard]] std::uint16_t word() const {
+    return static_cast<std::uint16_t>(index() | (wrap() ? 0x8000 : 0));
+  }
+};
+
+/// What the model makes of a chain.
+struct Walked {
+  enum class Kind { kWhole, kMalformed, kNoRoom, kNoRoomOrMalformed };
+  Kind kind = Kind::kMalformed;
+  std::vector<AddressRange> extents;
+  std::size_t readable = 0;
+};
+
+class Game {
+ public:
+  Game(const GuestMemory& memory, std::byte* host, Program& program)
+      : memory_(memory),
+        host_(host),
+        program_(program),
+        size_(static_cast<std::uint16_t>(1 + program.index(kMostEntries))),
+        features_(program.flag() ? virtio::kFeatureIndirectDesc : 0),
+        avail_{program.take<std::uint16_t>(), size_},
+        used_(avail_),
+        driver_(avail_) {
+    if (program.flag()) features_ |= virtio::kFeatureEventIdx;
+    std::memset(host_, 0, kBytes);
+    const auto place = PackedPosition::from_word(avail_.word());
+    // Nothing is available in the first lap.
+    for (std::uint64_t i = 0; i < size_; ++i) {
+      const Place slot{avail_.count + i, size_};
+      put<std::uint16_t>(16 * slot.index() + 14, slot.wrap() ? 0 : 0x8080);
+    }
+    const auto ring = PackedRing::at(host_, host_ + kDriverEvent, host_ + kDeviceEvent, size_);
+    GUESTIO_CHECK(ring.has_value(), "a good ring");
+    auto queue = PackedDeviceQueue::create(*ring, features_, {place, place});
+    GUESTIO_CHECK(queue.has_value(), "a queue");
+    queue_.emplace(std::move(*queue));
+  }
+  Game(const Game&) = delete;
+  Game& operator=(const Game&) = delete;
+
+  void play() {
+    for (std::size_t step = 0; step < 512 && !program_.is_over(); ++step) {
+      const auto operation = program_.take<std::uint8_t>();
+      switch (operation % 16) {
+        case 0: poke_bytes(); break;
+        case 1: poke_event(); break;
+        case 2: poke_descriptor(kTables + 16 * program_.index(2 * kMostEntries)); break;
+        case 3: poke_descriptor(16 * program_.index(kMostEntries)); break;
+        case 4:
+        case 5:
+        case 6:
+        case 7: make_available(); break;
+        case 8:
+        case 9:
+        case 10: pop(); break;
+        case 11:
+        case 12: push(); break;
+        case 13: publish(); break;
+        case 14: notifications(); break;
+        default: queue_->force_next_call(); forced_ = true;
+      }
+      check();
+    }
+    while (!chains_.empty()) push();
+    publish();
+  }
+
+ private:
+  struct Taken {
+    Chain chain;
+    std::size_t descriptors = 0;
+  };
+
+  template <typename T>
+  [[nodiscard]] T get(std::size_t at) const {
+    T value;
+    std::memcpy(&value, host_ + at, sizeof(T));
+    return value;
+  }
+  template <typename T>
+  void put(std::size_t at, T value) {
+    std::memcpy(host_ + at, &value, sizeof(T));
+  }
+
+  // The driver.
+
+  void poke_bytes() {
+    const std::size_t at = program_.take<std::uint16_t>() % kBytes;
+    const auto bytes =
+        program_.bytes(std::min<std::size_t>(program_.take<std::uint8_t>(), kBytes - at));
+    if (!bytes.empty()) std::memcpy(host_ + at, bytes.data(), bytes.size());
+  }
+  void poke_event() {
+    put(program_.flag() ? kDriverEvent : kDeviceEvent, program_.take<std::uint32_t>());
+  }
+  void poke_descriptor(std::size_t at) {
+    PackedDescriptor descriptor{};
+    const auto kind = program_.take<std::uint8_t>();
+    descriptor.flags = kind & 7;
+    switch (kind >> 6) {
+      case 0:  // an indirect table, perhaps over the end of memory
+        descriptor.address = kStart + kTables + program_.index(2 * kMostEntries) * 64;
+        descriptor.length = std::uint32_t{program_.take<std::uint16_t>()} / 16 * 16;
+        break;
+      case 1:
+        descriptor.address = program_.take<std::uint64_t>();
+        descriptor.length = program_.take<std::uint32_t>();
+        break;
+      case 2:
+        descriptor.address = 0 - std::uint64_t{program_.take<std::uint8_t>()};
+        descriptor.length = program_.take<std::uint8_t>();
+        break;
+      default:
+        descriptor.address = kStart + program_.take<std::uint16_t>();
+        descriptor.length = program_.take<std::uint8_t>();
+    }
+    descriptor.id = program_.take<std::uint8_t>();
+    put(at, descriptor);
+  }
+  /// A row of descriptors where a driver would put them, each leading to the next as a rule.
+  void make_available() {
+    for (std::size_t count = program_.index(8); count < 8; ++count) {
+      const std::size_t at = 16 * driver_.index();
+      poke_descriptor(at);
+      auto flags = get<std::uint16_t>(at + 14);
+      flags = static_cast<std::uint16_t>(flags | (driver_.wrap() ? 0x80 : 0x8000));
+      put(at + 14, flags);
+      ++driver_.count;
+    }
+  }
+
+  // The device, step by step beside the model.
+
+  [[nodiscard]] bool is_available(Place place) const {
+    const int flags = get<std::uint16_t>(16 * place.index() + 14) & 0x8080;
+    return flags == (place.wrap() ? 0x80 : 0x8000);
+  }
+
+  /// The chain at the device's place, as it stands; nothing when it does not end in time.
+  [[nodiscard]] std::optional<std::vector<PackedDescriptor>> fetch() const {
+    std::vector<PackedDescriptor> descriptors;
+    const std::uint64_t out = avail_.count - used_.count;
+    for (std::uint64_t i = 0; i < size_ - out; ++i) {
+      const Place place{avail_.count + i, size_};
+      descriptors.push_back(get<PackedDescriptor>(16 * place.index()));
+      if ((descriptors.back().flags & virtio::kDescriptorNext) == 0) return descriptors;
+    }
+    return std::nullopt;
+  }
+
+  [[nodiscard]] std::size_t long_chains() const {
+    return static_cast<std::size_t>(std::ranges::count_if(chains_, [](const auto& taken) {
+      return taken->chain.extents().size() > virtio::ExtentArena::kMediumExtents;
+    }));
+  }
+
+  [[nodiscard]] Walked walk(std::vector<PackedDescriptor> descriptors) const {
+    Walked result;
+    bool over_the_end = false;
+    const PackedDescriptor first = descriptors.front();
+    if (descriptors.size() == 1 && (first.flags & virtio::kDescriptorIndirect) != 0) {
+      const bool allowed = (features_ & virtio::kFeatureIndirectDesc) != 0 && first.length != 0 &&
+                           first.length % 16 == 0 && first.length / 16 <= size_;
+      if (!allowed || first.address < kStart) return result;
+      std::uint64_t at = first.address - kStart;
+      descriptors.clear();
+      for (std::size_t i = 0; i < first.length / 16; ++i, at += 16) {
+        over_the_end = at > kBytes - 16;
+        if (over_the_end) break;
+        descriptors.push_back(get<PackedDescriptor>(at));
+      }
+    }
+    std::uint64_t total = 0;
+    for (const PackedDescriptor& descriptor : descriptors) {
+      if ((descriptor.flags & virtio::kDescriptorIndirect) != 0) return result;
+      if (descriptor.length == 0) continue;
+      const bool writable = (descriptor.flags & virtio::kDescriptorWrite) != 0;
+      total += descriptor.length;
+      const auto range =
+          AddressRange::from_start_and_length(Gpa(descriptor.address), descriptor.length);
+      const bool behind_writable = !writable && result.extents.size() > result.readable;
+      if (behind_writable || !range || total > kMostChainBytes) return result;
+      if (result.extents.size() == virtio::ExtentArena::kMediumExtents &&
+          long_chains() == virtio::ExtentArena::kHugeBlocks) {
+        // A table is read some entries ahead: its end may be noticed first.
+        result.kind = over_the_end ? Walked::Kind::kNoRoomOrMalformed : Walked::Kind::kNoRoom;
+        return result;
+      }
+      result.extents.push_back(*range);
+      if (!writable) result.readable = result.extents.size();
+    }
+    result.kind = over_the_end ? Walked::Kind::kMalformed : Walked::Kind::kWhole;
+    return result;
+  }
+
+  void pop() {
+    auto taken = std::make_unique<Taken>();
+    const auto popped = queue_->pop(memory_, taken->chain);
+    if (!is_available(avail_)) {
+      GUESTIO_CHECK(popped.has_value() && *popped == Pop::kNothing, "nothing");
+      return;
+    }
+    const auto descriptors = fetch();
+    const bool good_id =
+        descriptors && descriptors->back().id < size_ &&
+        !std::ranges::any_of(
+            chains_,
+            [&](const auto& other) { return other->chain.head() == descriptors->back().id; });
+    if (!good_id) {
+      GUESTIO_CHECK(!popped.has_value(), "an error for a ring that makes no sense");
+      GUESTIO_CHECK(popped.error().kind == ErrorKind::kPeerFault, "a peer fault");
+      return;
+    }
+    GUESTIO_CHECK(popped.has_value(), "an answer from a ring that makes sense");
+    const Walked expected = walk(*descriptors);
+    if (*popped == Pop::kNoRoom) {
+      GUESTIO_CHECK(expected.kind == Walked::Kind::kNoRoom ||
+                        expected.kind == Walked::Kind::kNoRoomOrMalformed,
+                    "no room where there is none");
+      return;
+    }
+    GUESTIO_CHECK(*popped == Pop::kChain && taken->chain.head() == descriptors->back().id,
+                  "the chain");
+    GUESTIO_CHECK(queue_->fetched().size() == descriptors->size(), "what was fetched");
+    check_chain(taken->chain, expected);
+    taken->descriptors = descriptors->size();
+    avail_.count += taken->descriptors;
+    chains_.push_back(std::move(taken));
+  }
+
+  static void check_chain(const Chain& chain, const Walked& expected) {
+    if (chain.is_malformed()) {
+      GUESTIO_CHECK(expected.kind == Walked::Kind::kMalformed ||
+                        expected.kind == Walked::Kind::kNoRoomOrMalformed,
+                    "a good chain");
+      GUESTIO_CHECK(
+          chain.extents().empty() && chain.readable_length() == 0 && chain.writable_length() == 0,
+          "a malformed chain without extents");
+      return;
+    }
+    GUESTIO_CHECK(expected.kind == Walked::Kind::kWhole, "a malformed chain");
+    GUESTIO_CHECK(std::ranges::equal(chain.extents(), expected.extents), "the model's extents");
+    GUESTIO_CHECK(chain.readable().size() == expected.readable, "the model's readable extents");
+  }
+
+  void push() {
+    if (chains_.empty()) return;
+    const auto chosen =
+        chains_.begin() + static_cast<std::ptrdiff_t>(program_.index(chains_.size()));
+    const auto written = program_.take<std::uint32_t>();
+    const std::uint16_t id = (*chosen)->chain.head();
+    GUESTIO_CHECK(queue_->push_used(id, written).has_value(), "an answer");
+    answers_.push_back({.count = (*chosen)->descriptors, .id = id, .written = written});
+    chains_.erase(chosen);
+  }
+
+  void publish() {
+    const Place before = used_;
+    const auto asked = queue_->publish();
+    GUESTIO_CHECK(asked.has_value(), "to publish");
+    if (answers_.empty()) {
+      GUESTIO_CHECK(!*asked, "no call for nothing");
+      return;
+    }
+    for (const Answer& answer : answers_) {
+      const auto shown = get<PackedDescriptor>(16 * used_.index());
+      GUESTIO_CHECK(shown.id == answer.id && shown.length == answer.written, "the answer");
+      GUESTIO_CHECK((shown.flags & 0x8080) == (used_.wrap() ? 0x8080 : 0), "its flags");
+      used_.count += answer.count;
+    }
+    answers_.clear();
+    const auto wanted = wants_call(before);
+    GUESTIO_CHECK(!wanted || *asked == *wanted, "a call when the driver wants one");
+  }
+
+  /// Nothing when the event is no place in the ring: either answer is right then.
+  [[nodiscard]] std::optional<bool> wants_call(Place before) {
+    if (std::exchange(forced_, false)) return true;
+    const auto event = get<virtio::PackedEvent>(kDriverEvent);
+    const int kind = event.flags & 3;
+    if (kind == 1) return false;
+    if (kind != 2 || (features_ & virtio::kFeatureEventIdx) == 0) return true;
+    if ((event.position & 0x7fff) >= size_) return std::nullopt;
+    for (; before.count != used_.count; ++before.count) {
+      if (before.word() == event.position) return true;
+    }
+    return false;
+  }
+
+  void notifications() {
+    if (program_.flag()) {
+      GUESTIO_CHECK(queue_->disable_notifications().has_value(), "to disable notifications");
+      GUESTIO_CHECK(get<std::uint16_t>(kDeviceEvent + 2) == 1, "the flag");
+      return;
+    }
+    const auto available = queue_->enable_notifications();
+    const bool by_event = (features_ & virtio::kFeatureEventIdx) != 0;
+    GUESTIO_CHECK(get<std::uint16_t>(kDeviceEvent) == avail_.word(), "the event");
+    GUESTIO_CHECK(get<std::uint16_t>(kDeviceEvent + 2) == (by_event ? 2 : 0), "the wish for kicks");
+    GUESTIO_CHECK(available.has_value() && *available == is_available(avail_),
+                  "what came before the kicks");
+  }
+
+  void check() const {
+    GUESTIO_CHECK(queue_->in_flight() == chains_.size(), "the model's chains in flight");
+    GUESTIO_CHECK(avail_.count - used_.count <= size_, "no more descriptors than the ring holds");
+    GUESTIO_CHECK(queue_->base().avail.to_word() == avail_.word(), "the model's place");
+    GUESTIO_CHECK(queue_->base().used.to_word() == used_.word(), "the model's place of answers");
+  }
+
+  struct Answer {
+    std::size_t count;
+    std::uint16_t id;
+    std::uint32_t written;
+  };
+
+  const GuestMemory& memory_;
+  std::byte* const host_;
+  Program& program_;
+  const std::uint16_t size_;
+  virtio::FeatureBits features_;
+  std::optional<PackedDeviceQueue> queue_;
+  std::vector<std::unique_ptr<Taken>> chains_;  // in flight; behind the queue: they go before it
+  std::vector<Answer> answers_;                 // pushed and not published
+  Place avail_;                                 // of the device
+  Place used_;
+  Place driver_;  // where it makes things available
+  bool forced_ = false;
+};
+
+}  // namespace
+}  // namespace guestio::fuzz
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace guestio;
+  static const mem::GuestMemory memory =
+      *mem::GuestMemory::allocate(ByteCount(fuzz::kBytes), Gpa(fuzz::kStart));
+  fuzz::Program program(data, size);
+  fuzz::Game(memory, *memory.host_range(Gpa(fuzz::kStart), fuzz::kBytes), program).play();
+  return 0;
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/virtio/packed_device_queue.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <bit>
+#include <ranges>
+
+#include "guestio/base/check.h"
+#include "guestio/mem/recover.h"
+#include "guestio/virtio/split_ring.h"
+
+namespace guestio::virtio {
+
+namespace {
+
+Chain::Append append(const PackedDescriptor& descriptor, Chain& chain) noexcept {
+  const bool writable = (descriptor.flags & kDescriptorWrite) != 0;
+  return chain.append(Gpa(descriptor.address), descriptor.length,
+                      writable ? Direction::kWritable : Direction::kReadable);
+}
+
+}  // namespace
+
+PackedDeviceQueue::PackedDeviceQueue(const PackedRing& ring, FeatureBits features, PackedBase base)
+    : ring_(ring),
+      features_(features),
+      arena_(std::make_unique<ExtentArena>(ring.size())),
+      lengths_(ring.size()),
+      next_avail_(base.avail),
+      published_(base.used),
+      next_used_(base.used),
+      descriptors_out_(base.avail.minus(base.used, ring.size())) {
+  fetched_.reserve(ring.size());
+  answers_.reserve(ring.size());
+}
+
+Result<PackedDeviceQueue> PackedDeviceQueue::create(const PackedRing& ring, FeatureBits features,
+                                                    PackedBase base) {
+  if (!base.is_possible(ring.size())) {
+    return fail(Error::peer_fault("place outside a packed ring", base.to_word()));
+  }
+  return PackedDeviceQueue(ring, features, base);
+}
+
+void PackedDeviceQueue::move_to(const PackedRing& ring) noexcept {
+  GUESTIO_CHECK(ring.size() == ring_.size(), "a ring of the same size");
+  ring_ = ring;
+}
+
+/// Copies the next chain's descriptors, whatever they say. Returns whether there is one.
+Result<bool> PackedDeviceQueue::fetch() {
+  fetched_.clear();
+  PackedPosition place = next_avail_;
+  PackedTail tail{};
+  if (!ring_.try_load_tail(place.index, tail)) return fail_ring_access(ring_.tail(place.index));
+  if (!place.is_available(tail.flags)) return false;
+  for (std::uint32_t owned = ring_.size() - descriptors_out_; owned != 0; --owned) {
+    PackedDescriptor descriptor{
+        .address = 0, .length = tail.length, .id = tail.id, .flags = tail.flags};
+    if (!ring_.try_load_address(place.index, descriptor.address)) {
+      return fail_ring_access(ring_.address(place.index));
+    }
+    fetched_.push_back(descriptor);
+    if ((descriptor.flags & kDescriptorNext) == 0) return true;
+    place = place.plus(1, ring_.size());
+    if (!ring_.try_load_tail(place.index, tail)) return fail_ring_access(ring_.tail(place.index));
+  }
+  return fail(Error::peer_fault("chain that is longer than what the driver has", fetched_.size()));
+}
+
+Result<Pop> PackedDeviceQueue::pop(const mem::GuestMemory& memory, Chain& chain) {
+  chain.clear();
+  const auto fetched = fetch();
+  if (!fetched) return fail(fetched.error());
+  if (!*fetched) return Pop::kNothing;
+  const auto taken = take(memory, chain);
+  if (!taken || *taken != Pop::kChain) return taken;
+  const auto length = static_cast<std::uint32_t>(fetched_.size());
+  next_avail_ = next_avail_.plus(length, ring_.size());
+  descriptors_out_ += length;
+  return Pop::kChain;
+}
+
+Result<Pop> PackedDeviceQueue::pop_again(std::span<const PackedDescriptor> descriptors,
+                                         const mem::GuestMemory& memory, Chain& chain) {
+  chain.clear();
+  if (descriptors.empty() || descriptors.size() > descriptors_out_) {
+    return fail(Error::peer_fault("number of descriptors that were in flight", descriptors.size()));
+  }
+  fetched_.assign(descriptors.begin(), descriptors.end());
+  return take(memory, chain);
+}
+
+/// Makes a chain of what was fetched.
+Result<Pop> PackedDeviceQueue::take(const mem::GuestMemory& memory, Chain& chain) {
+  const std::uint16_t id = fetched_.back().id;
+  if (id >= ring_.size()) return fail(Error::peer_fault("buffer id outside the ring", id));
+  if (lengths_[id] != 0) return fail(Error::peer_fault("buffer id that is in flight", id));
+  chain.begin(id, *arena_);
+  if (walk(memory, chain) == Walk::kNoRoom) {
+    chain.clear();
+    return Pop::kNoRoom;
+  }
+  lengths_[id] = static_cast<std::uint16_t>(fetched_.size());
+  ++in_flight_;
+  return Pop::kChain;
+}
+
+PackedDeviceQueue::Walk PackedDeviceQueue::walk(const mem::GuestMemory& memory,
+                                                Chain& chain) const {
+  if (fetched_.size() == 1 && (fetched_.front().flags & kDescriptorIndirect) != 0) {
+    return walk_indirect(fetched_.front(), memory, chain);
+  }
+  for (const PackedDescriptor& descriptor : fetched_) {
+    if ((descriptor.flags & kDescriptorIndirect) != 0) {
+      // 2.8.19: never in a list of descriptors.
+      chain.mark_malformed(
+          Error::peer_fault("indirect table among other descriptors", descriptor.flags));
+      return Walk::kMalformed;
+    }
+    switch (append(descriptor, chain)) {
+      case Chain::Append::kDone: break;
+      case Chain::Append::kNoRoom: return Walk::kNoRoom;
+      case Chain::Append::kMalformed: return Walk::kMalformed;
+    }
+  }
+  return Walk::kWhole;
+}
+
+/// The entries of a table are one chain in the order they stand in; of their flags only the one
+/// that says who writes means something (2.8.7).
+PackedDeviceQueue::Walk PackedDeviceQueue::walk_indirect(const PackedDescriptor& table,
+                                                         const mem::GuestMemory& memory,
+                                                         Chain& chain) const {
+  const auto malformed = [&chain](const char* rule, std::uint64_t value) {
+    chain.mark_malformed(Error::peer_fault(rule, value));
+    return Walk::kMalformed;
+  };
+  if ((features_ & kFeatureIndirectDesc) == 0) {
+    return malformed("indirect table that was not negotiated", table.flags);
+  }
+  if (table.length == 0 || table.length % sizeof(PackedDescriptor) != 0) {
+    return malformed("indirect table with a part of a descriptor", table.length);
+  }
+  if (!Gpa(table.address).plus(table.length)) {
+    return malformed("indirect table that wraps around the addresses", table.address);
+  }
+  const std::size_t entries = table.length / sizeof(PackedDescriptor);
+  if (entries > ring_.size()) return malformed("chain that is longer than the queue", entries);
+  std::array<PackedDescriptor, 8> window;
+  for (std::size_t done = 0; done < entries;) {
+    const auto some = std::span(window).first(std::min(window.size(), entries - done));
+    const auto read =
+        memory.read(Gpa(table.address).plus_unchecked(done * sizeof(PackedDescriptor)),
+                    std::as_writable_bytes(some));
+    if (!read) {
+      chain.mark_malformed(read.error());
+      return Walk::kMalformed;
+    }
+    for (const PackedDescriptor& descriptor : some) {
+      if ((descriptor.flags & kDescriptorIndirect) != 0) {
+        return malformed("indirect table inside another", descriptor.flags);
+      }
+      switch (append(descriptor, chain)) {
+        case Chain::Append::kDone: break;
+        case Chain::Append::kNoRoom: return Walk::kNoRoom;
+        case Chain::Append::kMalformed: return Walk::kMalformed;
+      }
+    }
+    done += some.size();
+  }
+  return Walk::kWhole;
+}
+
+Result<> PackedDeviceQueue::withdraw_answers() {
+  GUESTIO_CHECK(answers_.empty(), "a queue that has pushed nothing yet");
+  PackedPosition place = published_;
+  for (std::uint32_t i = 0; i < descriptors_out_; ++i, place = place.plus(1, ring_.size())) {
+    PackedTail tail{};
+    if (!ring_.try_load_tail(place.index, tail)) return fail_ring_access(ring_.tail(place.index));
+    if (!place.is_used(tail.flags)) continue;
+    tail.flags = place.avail_flags();
+    if (!ring_.try_store_tail(place.index, tail)) return fail_ring_access(ring_.tail(place.index));
+  }
+  return {};
+}
+
+Result<> PackedDeviceQueue::push_used(std::uint16_t id, std::uint32_t written) {
+  GUESTIO_CHECK(id < lengths_.size() && lengths_[id] != 0, "a chain that is pushed once");
+  // 2.8.5: the flag that says who wrote is set when the device wrote something.
+  const int write_flag = written != 0 ? kDescriptorWrite : 0;
+  answers_.push_back(
+      {.index = next_used_.index,
+       .tail = {.length = written,
+                .id = id,
+                .flags = static_cast<std::uint16_t>(next_used_.used_flags() | write_flag)}});
+  next_used_ = next_used_.plus(lengths_[id], ring_.size());
+  lengths_[id] = 0;
+  --in_flight_;
+  return {};
+}
+
+Result<bool> PackedDeviceQueue::publish() {
+  if (answers_.empty()) return false;
+  // The driver does not look behind an answer that is not there: the first comes last.
+  for (const Answer& answer : answers_ | std::views::drop(1) | std::views::reverse) {
+    if (!ring_.try_store_tail(answer.index, answer.tail)) {
+      return fail_ring_access(ring_.tail(answer.index));
+    }
+  }
+  const Answer& first = answers_.front();
+  if (!ring_.try_store_tail_release(first.index, first.tail)) {
+    return fail_ring_access(ring_.tail(first.index));
+  }
+  const std::uint32_t count = next_used_.minus(published_, ring_.size());
+  published_ = next_used_;
+  descriptors_out_ -= count;
+  answers_.clear();
+  // The answers must be out before the driver's wish is read; the driver does it the other way
+  // round.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  std::uint32_t wish = 0;
+  if (!mem::try_load(ring_.driver_event(), wish)) return fail_ring_access(ring_.driver_event());
+  if (force_call_) {
+    force_call_ = false;
+    return true;
+  }
+  return wants_to_hear(std::bit_cast<PackedEvent>(wish), features_, published_, count,
+                       ring_.size());
+}
+
+Result<bool> PackedDeviceQueue::enable_notifications() {
+  const bool by_event = (features_ & kFeatureEventIdx) != 0;
+  const PackedEvent wish{.position = next_avail_.to_word(),
+                         .flags = by_event ? kPackedEventDescriptor : kPackedEventEnable};
+  if (!mem::try_store(ring_.device_event(), std::bit_cast<std::uint32_t>(wish))) {
+    return fail_ring_access(ring_.device_event());
+  }
+  // The wish must be out before the ring is read; the driver does it the other way round.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  PackedTail tail{};
+  if (!ring_.try_load_tail(next_avail_.index, tail)) {
+    return fail_ring_access(ring_.tail(next_avail_.index));
+  }
+  return next_avail_.is_available(tail.flags);
+}
+
+Result<> PackedDeviceQueue::disable_notifications() {
+  const PackedEvent wish{.position = 0, .flags = kPackedEventDisable};
+  if (!mem::try_store(ring_.device_event(), std::bit_cast<std::uint32_t>(wish))) {
+    return fail_ring_access(ring_.device_event());
+  }
+  return {};
+}
+
+}  // namespace guestio::virtio

@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/virtio/packed_device_queue.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <deque>
+#include <vector>
+
+#include "guestio/virtio/ring_for_test.h"
+
+namespace guestio::virtio {
+namespace {
+
+constexpr std::uint16_t kNext = kDescriptorNext;
+constexpr std::uint16_t kWrite = kDescriptorWrite;
+constexpr std::uint16_t kIndirect = kDescriptorIndirect;
+constexpr std::uint64_t kA = RingForTest::kData.raw();
+constexpr std::uint64_t kB = kA + 0x1000;
+constexpr std::uint64_t kC = kA + 0x2000;
+constexpr Gpa kTable = RingForTest::kData.plus_unchecked(0x100000);
+constexpr std::uint64_t kTableAt = kTable.raw();
+
+mem::AddressRange range(std::uint64_t start, std::uint64_t length) {
+  return mem::AddressRange::from_checked(Gpa(start), length);
+}
+
+/// A driver that is played by hand, and the memory that it shares with a device.
+class HandPlayedDriver {
+ public:
+  explicit HandPlayedDriver(std::uint16_t size, PackedPosition first = {})
+      : ring(size), next(first) {}
+
+  /// Makes descriptors available where the driver stands; their flags lack only whose they are.
+  void add(std::initializer_list<PackedDescriptor> descriptors) {
+    for (PackedDescriptor descriptor : descriptors) {
+      descriptor.flags = static_cast<std::uint16_t>(descriptor.flags | next.avail_flags());
+      *at(next.index) = descriptor;
+      next = next.plus(1, ring.packed_driver().size());
+    }
+  }
+  [[nodiscard]] PackedDescriptor* at(std::uint16_t index) const {
+    return reinterpret_cast<PackedDescriptor*>(ring.packed_driver().address(index));
+  }
+  void put_table(std::span<const PackedDescriptor> entries) const {
+    std::ranges::copy(std::as_bytes(entries), ring.at(kTable));
+  }
+  void set_event(PackedEvent event) const {
+    *ring.packed_driver().driver_event() = std::bit_cast<std::uint32_t>(event);
+  }
+  [[nodiscard]] PackedEvent device_event() const {
+    return std::bit_cast<PackedEvent>(*ring.packed_driver().device_event());
+  }
+
+  RingForTest ring;
+  PackedPosition next;
+};
+
+/// A device's queue on a ring of eight entries.
+struct PackedDeviceTest : testing::Test {
+  static constexpr std::uint16_t kSize = 8;
+
+  PackedDeviceQueue make_queue(FeatureBits features = kFeatureIndirectDesc) {
+    auto queue = PackedDeviceQueue::create(driver.ring.packed_device(), features,
+                                           {driver.next, driver.next});
+    EXPECT_TRUE(queue.has_value());
+    return std::move(*queue);
+  }
+  /// Pops a chain that must be there.
+  void pop_chain(PackedDeviceQueue& queue) {
+    const auto popped = queue.pop(driver.ring.memory(), chain);
+    ASSERT_TRUE(popped.has_value()) << popped.error().to_string();
+    ASSERT_EQ(*popped, Pop::kChain);
+  }
+  Result<Pop> pop(PackedDeviceQueue& queue) { return queue.pop(driver.ring.memory(), chain); }
+
+  HandPlayedDriver driver{kSize};
+  Chain chain;
+};
+
+TEST_F(PackedDeviceTest, AnEmptyRingHasNothing) {
+  auto queue = make_queue();
+  EXPECT_EQ(pop(queue), Pop::kNothing);
+}
+
+TEST_F(PackedDeviceTest, AChainHasItsReadableExtentsFirstThenTheWritable) {
+  auto queue = make_queue();
+  // The last descriptor says the id; what the others say means nothing.
+  driver.add({{kA, 16, 99, kNext}, {kB, 512, 98, kNext | kWrite}, {kC, 1, 5, kWrite}});
+  pop_chain(queue);
+  EXPECT_EQ(chain.head(), 5);
+  EXPECT_FALSE(chain.is_malformed());
+  ASSERT_EQ(chain.readable().size(), 1u);
+  ASSERT_EQ(chain.writable().size(), 2u);
+  EXPECT_EQ(chain.readable()[0], range(kA, 16));
+  EXPECT_EQ(chain.writable()[0], range(kB, 512));
+  EXPECT_EQ(chain.writable()[1], range(kC, 1));
+  EXPECT_EQ(queue.base().avail, (PackedPosition{.index = 3, .wrap = true}));
+  EXPECT_EQ(queue.in_flight(), 1u);
+}
+
+TEST_F(PackedDeviceTest, Rule22AChainDoesNotChangeAfterItWasTaken) {
+  auto queue = make_queue();
+  driver.add({{kA, 16, 0, kNext}, {kB, 512, 0, kWrite}});
+  pop_chain(queue);
+  *driver.at(0) = *driver.at(1) = {kC, 99, 7, 0};
+  EXPECT_EQ(chain.readable()[0], range(kA, 16));
+  EXPECT_EQ(chain.writable()[0], range(kB, 512));
+  EXPECT_EQ(queue.fetched()[1].length, 512u);
+}
+
+TEST_F(PackedDeviceTest, AnIndirectTableStandsForItsDescriptorsInOrder) {
+  auto queue = make_queue();
+  // Ids and links in a table mean nothing.
+  const std::array<PackedDescriptor, 3> table = {
+      {{kA, 16, 77, kNext}, {kB, 512, 78, kWrite}, {kC, 1, 79, kWrite}}};
+  driver.put_table(table);
+  // The device ignores the write flag of the descriptor that points to a table.
+  driver.add({{kTableAt, sizeof(table), 3, kIndirect | kWrite}});
+  pop_chain(queue);
+  ASSERT_FALSE(chain.is_malformed()) << chain.fault().to_string();
+  EXPECT_EQ(chain.head(), 3);
+  ASSERT_EQ(chain.extents().size(), 3u);
+  EXPECT_EQ(chain.readable()[0], range(kA, 16));
+  EXPECT_EQ(chain.writable()[0], range(kB, 512));
+  EXPECT_EQ(chain.writable()[1], range(kC, 1));
+}
+
+TEST_F(PackedDeviceTest, Rule24TheWrapCounterTurnsWhenOneChainFillsTheRing) {
+  auto queue = make_queue();
+  for (std::uint16_t lap = 0; lap < 4; ++lap) {
+    SCOPED_TRACE(lap);
+    const bool wrap = lap % 2 != 0;  // what it turns to
+    for (std::uint16_t i = 0; i < kSize; ++i) {
+      driver.add({{kA + i, 1, lap, i + 1 < kSize ? kNext : std::uint16_t{0}}});
+    }
+    pop_chain(queue);
+    EXPECT_EQ(chain.readable().size(), kSize);
+    EXPECT_EQ(queue.base().avail, (PackedPosition{.index = 0, .wrap = wrap}));
+    EXPECT_EQ(pop(queue), Pop::kNothing);
+    ASSERT_TRUE(queue.push_used(lap, 0).has_value());
+    ASSERT_TRUE(queue.publish().has_value());
+    EXPECT_EQ(queue.base().used, (PackedPosition{.index = 0, .wrap = wrap}));
+  }
+}
+
+TEST_F(PackedDeviceTest, Rule24ABufferIdOutsideTheRingIsFatal) {
+  auto queue = make_queue();
+  driver.add({{kA, 16, kSize, 0}});
+  EXPECT_EQ(pop(queue).error().kind, ErrorKind::kPeerFault);
+}
+
+TEST_F(PackedDeviceTest, Rule24ABufferIdThatIsInFlightIsFatal) {
+  auto queue = make_queue();
+  driver.add({{kA, 16, 2, 0}, {kB, 16, 2, 0}});
+  pop_chain(queue);
+  EXPECT_EQ(pop(queue).error().kind, ErrorKind::kPeerFault);
+}
+
+TEST_F(PackedDeviceTest, Rule24ABufferIdIsFreeAgainOnceItWasAnswered) {
+  auto queue = make_queue();
+  for (int round = 0; round < 20; ++round) {
+    driver.add({{kA, 16, 2, 0}});
+    pop_chain(queue);
+    ASSERT_TRUE(queue.push_used(2, 0).has_value());
+    ASSERT_TRUE(queue.publish().has_value());
+  }
+}
+
+TEST_F(PackedDeviceTest, Rule23And25AChainWithoutAnEndIsFatal) {
+  auto queue = make_queue();
+  for (std::uint16_t i = 0; i < kSize; ++i) driver.add({{kA, 1, 0, kNext}});
+  EXPECT_EQ(pop(queue).error().kind, ErrorKind::kPeerFault);
+}
+
+TEST_F(PackedDeviceTest, Rule25AChainThatRunsIntoOneInFlightIsFatal) {
+  auto queue = make_queue();
+  driver.add({{kA, 1, 0, 0}});
+  pop_chain(queue);
+  for (std::uint16_t i = 1; i < kSize; ++i) driver.add({{kA, 1, 1, kNext}});
+  driver.add({{kA, 1, 1, 0}});
+  EXPECT_EQ(pop(queue).error().kind, ErrorKind::kPeerFault);
+}
+
+TEST_F(PackedDeviceTest, Rule25MoreAvailableThanTheRingHoldsIsFatal) {
+  auto queue = make_queue();
+  for (std::uint16_t i = 0; i < kSize; ++i) driver.add({{kA, 1, i, 0}});
+  for (std::uint16_t i = 0; i < kSize; ++i) pop_chain(queue);
+  driver.add({{kA, 1, 0, 0}});
+  EXPECT_EQ(pop(queue).error().kind, ErrorKind::kPeerFault);
+}
+
+struct MalformedCase {
+  const char* name;
+  std::vector<PackedDescriptor> ring;
+  std::vector<PackedDescriptor> table = {};
+  FeatureBits features = kFeatureIndirectDesc;
+};
+
+std::vector<MalformedCase> malformed_cases() {
+  const std::vector<PackedDescriptor> one = {{kA, 1, 0, 0}};
+  const std::vector<PackedDescriptor> nine(9, {kA, 1, 0, 0});
+  return {
+      {"readable behind writable", {{kA, 16, 0, kNext | kWrite}, {kB, 16, 4, 0}}},
+      {"an extent that wraps", {{~std::uint64_t{0} - 14, 16, 4, 0}}},
+      {"more than 4 GiB", {{kA, 0xffffffff, 0, kNext}, {kB, 2, 4, 0}}},
+      {"indirect that was not negotiated", {{kTableAt, 16, 4, kIndirect}}, one, 0},
+      {"indirect with next", {{kTableAt, 16, 0, kIndirect | kNext}, {kA, 1, 4, 0}}, one},
+      {"indirect behind a direct one", {{kA, 16, 0, kNext}, {kTableAt, 16, 4, kIndirect}}, one},
+      {"an empty table", {{kTableAt, 0, 4, kIndirect}}},
+      {"a table and a half", {{kTableAt, 24, 4, kIndirect}}, nine},
+      {"a table of nearly one", {{kTableAt, 15, 4, kIndirect}}, one},
+      {"a table inside a table",
+       {{kTableAt, 32, 4, kIndirect}},
+       {{kA, 16, 0, 0}, {kTableAt, 16, 0, kIndirect}}},
+      {"a table longer than the queue", {{kTableAt, 9 * 16, 4, kIndirect}}, nine},
+      {"a table of 256 MiB", {{kTableAt, 0xfffffff0, 4, kIndirect}}, nine},
+      {"a table outside memory", {{0x1000, 16, 4, kIndirect}}},
+      {"a table that leaves memory",
+       {{RingForTest::kStart.raw() + RingForTest::kBytes - 16, 32, 4, kIndirect}}},
+      {"a table that wraps", {{~std::uint64_t{0} - 15, 32, 4, kIndirect}}},
+  };
+}
+
+TEST(PackedDeviceQueue, Rule23And27MalformedChainsComeOutWithTheirIdAndNothingElse) {
+  for (const MalformedCase& c : malformed_cases()) {
+    SCOPED_TRACE(c.name);
+    HandPlayedDriver driver(8);
+    auto queue = *PackedDeviceQueue::create(driver.ring.packed_device(), c.features, {});
+    for (const PackedDescriptor& descriptor : c.ring) driver.add({descriptor});
+    driver.put_table(c.table);
+    driver.add({{kC, 512, 7, 0}});
+    Chain chain;
+    ASSERT_EQ(queue.pop(driver.ring.memory(), chain), Pop::kChain);
+    EXPECT_TRUE(chain.is_malformed());
+    EXPECT_EQ(chain.head(), 4);
+    EXPECT_TRUE(chain.extents().empty());
+    EXPECT_STRNE(chain.fault().what, "");
+    // The ring goes on.
+    ASSERT_EQ(queue.pop(driver.ring.memory(), chain), Pop::kChain);
+    EXPECT_FALSE(chain.is_malformed());
+    EXPECT_EQ(chain.head(), 7);
+    EXPECT_TRUE(queue.push_used(4, 0).has_value());
+    EXPECT_TRUE(queue.push_used(7, 0).has_value());
+    EXPECT_TRUE(queue.publish().has_value());
+    EXPECT_EQ(queue.base().used, queue.base().avail);
+  }
+}
+
+TEST_F(PackedDeviceTest, AnswersAreSeenAllAtOnceWhenPublished) {
+  auto queue = make_queue();
+  driver.add({{kA, 16, 3, kNext}, {kB, 16, 3, kWrite}, {kC, 16, 5, kWrite}});
+  pop_chain(queue);
+  pop_chain(queue);
+  const PackedDescriptor before = *driver.at(0);
+  ASSERT_TRUE(queue.push_used(5, 513).has_value());
+  ASSERT_TRUE(queue.push_used(3, 0).has_value());
+  EXPECT_EQ(driver.at(0)->flags, before.flags);
+  EXPECT_EQ(queue.publish(), true);
+  EXPECT_EQ(driver.at(0)->id, 5);
+  EXPECT_EQ(driver.at(0)->length, 513u);
+  EXPECT_EQ(driver.at(0)->flags, kPackedAvail | kPackedUsed | kDescriptorWrite);
+  // The first answer took as many places as its chain had.
+  EXPECT_EQ(driver.at(1)->id, 3);
+  EXPECT_EQ(driver.at(1)->flags, kPackedAvail | kPackedUsed);
+  EXPECT_EQ(queue.base().used, (PackedPosition{.index = 3, .wrap = true}));
+  EXPECT_EQ(queue.in_flight(), 0u);
+}
+
+TEST_F(PackedDeviceTest, Rule13BothPlacesAreCarriedOverWithTheirWrapCounters) {
+  const PackedBase base{.avail = {.index = 1, .wrap = false}, .used = {.index = 6, .wrap = true}};
+  EXPECT_EQ(PackedBase::from_word(base.to_word()).to_word(), base.to_word());
+  EXPECT_EQ(base.to_word(), 0x8006'0001u);
+  auto queue = *PackedDeviceQueue::create(driver.ring.packed_device(), 0, base);
+  driver.next = base.avail;
+  driver.add({{kA, 16, 3, 0}});
+  pop_chain(queue);
+  ASSERT_TRUE(queue.push_used(3, 9).has_value());
+  ASSERT_TRUE(queue.publish().has_value());
+  EXPECT_EQ(driver.at(6)->id, 3);
+  EXPECT_EQ(queue.base().avail, (PackedPosition{.index = 2, .wrap = false}));
+  EXPECT_EQ(queue.base().used, (PackedPosition{.index = 7, .wrap = true}));
+}
+
+TEST_F(PackedDeviceTest, Rule20PlacesThatTheRingDoesNotHaveAreRefused) {
+  const PackedPosition zero{.index = 0, .wrap = true};
+  for (const PackedBase& base :
+       {PackedBase{{.index = 8, .wrap = true}, zero}, PackedBase{zero, {.index = 8, .wrap = true}},
+        PackedBase{zero, {.index = 1, .wrap = true}},
+        PackedBase{{.index = 1, .wrap = false}, zero}}) {
+    SCOPED_TRACE(base.to_word());
+    EXPECT_EQ(PackedDeviceQueue::create(driver.ring.packed_device(), 0, base).error().kind,
+              ErrorKind::kPeerFault);
+  }
+}
+
+TEST_F(PackedDeviceTest, WithoutEventIndexTheFlagSaysWhetherToCall) {
+  auto queue = make_queue(0);
+  driver.set_event({.position = 0, .flags = kPackedEventDisable});
+  for (const bool forced : {false, true}) {
+    driver.add({{kA, 16, 0, 0}});
+    pop_chain(queue);
+    ASSERT_TRUE(queue.push_used(0, 0).has_value());
+    if (forced) queue.force_next_call();
+    EXPECT_EQ(queue.publish(), forced);
+  }
+  driver.set_event({.position = 77, .flags = kPackedEventEnable});
+  driver.add({{kA, 16, 0, 0}});
+  pop_chain(queue);
+  ASSERT_TRUE(queue.push_used(0, 0).has_value());
+  EXPECT_EQ(queue.publish(), true);
+  EXPECT_EQ(queue.publish(), false) << "nothing new";
+}
+
+TEST_F(PackedDeviceTest, Rule26ACallComesWhenTheBatchPassesTheEventInWhateverLap) {
+  struct Case {
+    PackedPosition event;
+    bool wanted;
+  };
+  // The batch goes from place 6 of one lap to place 2 of the next.
+  for (const Case& c :
+       {Case{{.index = 5, .wrap = true}, false}, Case{{.index = 6, .wrap = true}, true},
+        Case{{.index = 7, .wrap = true}, true}, Case{{.index = 0, .wrap = false}, true},
+        Case{{.index = 1, .wrap = false}, true}, Case{{.index = 2, .wrap = false}, false},
+        Case{{.index = 0, .wrap = true}, false}}) {
+    SCOPED_TRACE(c.event.to_word());
+    driver.next = {.index = 6, .wrap = true};
+    auto queue = make_queue(kFeatureEventIdx);
+    driver.set_event({.position = c.event.to_word(), .flags = kPackedEventDescriptor});
+    for (std::uint16_t id = 0; id < 4; ++id) {
+      driver.add({{kA, 16, id, 0}});
+      pop_chain(queue);
+      ASSERT_TRUE(queue.push_used(id, 0).has_value());
+    }
+    EXPECT_EQ(queue.publish(), c.wanted);
+  }
+}
+
+TEST_F(PackedDeviceTest, Rule26EnablingKicksSaysWhatItMissed) {
+  auto queue = make_queue(kFeatureEventIdx);
+  EXPECT_EQ(queue.enable_notifications(), false);
+  EXPECT_EQ(driver.device_event().flags, kPackedEventDescriptor);
+  EXPECT_EQ(driver.device_event().position, 0x8000);
+  driver.add({{kA, 16, 0, 0}});
+  EXPECT_EQ(queue.enable_notifications(), true);
+  ASSERT_TRUE(queue.disable_notifications().has_value());
+  EXPECT_EQ(driver.device_event().flags, kPackedEventDisable);
+  auto by_flag = make_queue(0);
+  ASSERT_TRUE(by_flag.enable_notifications().has_value());
+  EXPECT_EQ(driver.device_event().flags, kPackedEventEnable);
+}
+
+TEST_F(PackedDeviceTest, RingMemoryThatGoesAwayIsAMemoryFaultEverywhere) {
+  auto queue = make_queue();
+  driver.add({{kA, 16, 0, 0}, {kA, 16, 1, 0}});
+  pop_chain(queue);
+  ASSERT_TRUE(queue.push_used(0, 0).has_value());
+  driver.ring.truncate();
+  EXPECT_EQ(pop(queue).error().kind, ErrorKind::kMemoryFault);
+  EXPECT_EQ(queue.publish().error().kind, ErrorKind::kMemoryFault);
+  EXPECT_EQ(queue.enable_notifications().error().kind, ErrorKind::kMemoryFault);
+  EXPECT_EQ(queue.disable_notifications().error().kind, ErrorKind::kMemoryFault);
+}
+
+TEST_F(PackedDeviceTest, GoesOnWhereARingWasMappedAnew) {
+  auto queue = make_queue();
+  driver.add({{kA, 16, 0, 0}, {kA, 16, 1, 0}});
+  pop_chain(queue);
+  queue.move_to(driver.ring.packed_driver());
+  pop_chain(queue);
+  EXPECT_EQ(chain.head(), 1);
+}
+
+TEST(PackedDeviceQueue, Rule37WithoutRoomForALongChainItStaysInTheRing) {
+  constexpr std::uint16_t kSize = 512;
+  HandPlayedDriver driver(kSize);
+  auto queue = *PackedDeviceQueue::create(driver.ring.packed_device(), kFeatureIndirectDesc, {});
+  driver.put_table(std::vector<PackedDescriptor>(kSize, {kA, 1, 0, 0}));
+  std::deque<Chain> taken;
+  for (std::uint16_t id = 0; id < ExtentArena::kHugeBlocks; ++id) {
+    driver.add({{kTableAt, kSize * 16, id, kIndirect}});
+    ASSERT_EQ(queue.pop(driver.ring.memory(), taken.emplace_back()), Pop::kChain);
+  }
+  driver.add({{kTableAt, kSize * 16, 100, kIndirect}});
+  Chain waiting;
+  const PackedPosition before = queue.base().avail;
+  EXPECT_EQ(queue.pop(driver.ring.memory(), waiting), Pop::kNoRoom);
+  EXPECT_EQ(queue.base().avail, before);
+  taken.front().clear();
+  ASSERT_EQ(queue.pop(driver.ring.memory(), waiting), Pop::kChain);
+  EXPECT_EQ(waiting.head(), 100);
+  EXPECT_EQ(waiting.extents().size(), kSize);
+}
+
+TEST_F(PackedDeviceTest, Rule40AChainIsTakenAgainFromWhatWasFetched) {
+  driver.add({{kA, 16, 4, kNext}, {kB, 16, 4, kWrite}});
+  const std::array<PackedDescriptor, 2> fetched = {*driver.at(0), *driver.at(1)};
+  *driver.at(1) = {0, 0, 0, 0};  // the device wrote an answer there before it died
+  auto queue = *PackedDeviceQueue::create(
+      driver.ring.packed_device(), 0, {.avail = driver.next, .used = {.index = 0, .wrap = true}});
+  ASSERT_EQ(queue.pop_again(fetched, driver.ring.memory(), chain), Pop::kChain);
+  EXPECT_EQ(chain.head(), 4);
+  EXPECT_EQ(chain.readable()[0], range(kA, 16));
+  EXPECT_EQ(chain.writable()[0], range(kB, 16));
+  EXPECT_EQ(pop(queue), Pop::kNothing);
+  ASSERT_TRUE(queue.push_used(4, 1).has_value());
+  ASSERT_TRUE(queue.publish().has_value());
+  EXPECT_EQ(queue.base().used, driver.next);
+}
+
+TEST_F(PackedDeviceTest, Rule40WhatCannotHaveBeenInFlightIsNotTakenAgain) {
+  driver.next = {.index = 2, .wrap = true};
+  auto queue = *PackedDeviceQueue::create(
+      driver.ring.packed_device(), 0, {.avail = driver.next, .used = {.index = 0, .wrap = true}});
+  const auto pop_again = [&](std::vector<PackedDescriptor> descriptors) {
+    return queue.pop_again(descriptors, driver.ring.memory(), chain);
+  };
+  EXPECT_EQ(pop_again({}).error().kind, ErrorKind::kPeerFault);
+  EXPECT_EQ(pop_again({{kA, 1, 8, 0}}).error().kind, ErrorKind::kPeerFault);
+  EXPECT_EQ(pop_again(std::vector<PackedDescriptor>(3, {kA, 1, 1, kNext})).error().kind,
+            ErrorKind::kPeerFault);
+  ASSERT_EQ(pop_again({{kA, 1, 1, 0}}), Pop::kChain);
+  EXPECT_EQ(pop_again({{kA, 1, 1, 0}}).error().kind, ErrorKind::kPeerFault);
+}
+
+TEST_F(PackedDeviceTest, Rule40AnswersThatADeadDeviceDidNotFinishWritingAreTakenBack) {
+  driver.add({{kA, 16, 0, 0}, {kA, 16, 1, 0}, {kA, 16, 2, 0}});
+  driver.at(1)->flags = kPackedAvail | kPackedUsed;
+  driver.at(2)->flags = kPackedAvail | kPackedUsed | kDescriptorWrite;
+  auto queue = *PackedDeviceQueue::create(
+      driver.ring.packed_device(), 0, {.avail = driver.next, .used = {.index = 0, .wrap = true}});
+  ASSERT_TRUE(queue.withdraw_answers().has_value());
+  for (std::uint16_t i = 0; i < 3; ++i) EXPECT_EQ(driver.at(i)->flags, kPackedAvail) << i;
+}
+
+using PackedDeviceDeathTest = PackedDeviceTest;
+
+TEST_F(PackedDeviceDeathTest, AChainThatIsPushedTwiceIsABugOfOurs) {
+  auto queue = make_queue();
+  driver.add({{kA, 16, 0, 0}});
+  pop_chain(queue);
+  ASSERT_TRUE(queue.push_used(0, 0).has_value());
+  EXPECT_DEATH((void)queue.push_used(0, 0), "pushed once");
+}
+
+}  // namespace
+}  // namespace guestio::virtio

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/virtio/packed_driver_queue.h"
+
+#include <array>
+#include <atomic>
+#include <bit>
+
+#include "guestio/base/check.h"
+#include "guestio/mem/recover.h"
+#include "guestio/virtio/split_ring.h"
+
+namespace guestio::virtio {
+
+namespace {
+
+PackedDescriptor describe(const DriverSegment& segment, bool has_next) noexcept {
+  const int write = segment.direction == Direction::kWritable ? kDescriptorWrite : 0;
+  return {.address = segment.address.raw(),
+          .length = segment.length,
+          .id = 0,
+          .flags = static_cast<std::uint16_t>(write | (has_next ? kDescriptorNext : 0))};
+}
+
+}  // namespace
+
+PackedDriverQueue::PackedDriverQueue(const PackedRing& ring, FeatureBits features,
+                                     PackedPosition first)
+    : ring_(ring),
+      features_(features),
+      buffers_(ring.size()),
+      published_(first),
+      next_avail_(first),
+      next_used_(first),
+      free_count_(ring.size()) {
+  for (std::size_t i = 0; i < buffers_.size(); ++i) {
+    buffers_[i].next_free = static_cast<std::uint16_t>(i + 1);
+  }
+  scratch_.reserve(ring.size());
+  added_.reserve(ring.size());
+}
+
+Result<PackedDriverQueue> PackedDriverQueue::create(const PackedRing& ring, FeatureBits features,
+                                                    PackedPosition first) {
+  GUESTIO_CHECK(first.index < ring.size(), "a place inside the ring");
+  PackedPosition place = first;
+  for (std::uint32_t i = 0; i < ring.size(); ++i, place = place.plus(1, ring.size())) {
+    // As after the lap before: used, and not available in this one.
+    const PackedPosition lap_before{.index = place.index, .wrap = !place.wrap};
+    const PackedTail tail{.length = 0, .id = 0, .flags = lap_before.used_flags()};
+    if (!ring.try_store_tail(place.index, tail)) return fail_ring_access(ring.tail(place.index));
+  }
+  for (std::uint32_t* const event : {ring.driver_event(), ring.device_event()}) {
+    if (!mem::try_store(event, std::uint32_t{0})) return fail_ring_access(event);
+  }
+  return PackedDriverQueue(ring, features, first);
+}
+
+Result<std::uint16_t> PackedDriverQueue::add(std::span<const Segment> segments) {
+  GUESTIO_CHECK(!segments.empty(), "a chain of at least one segment");
+  scratch_.clear();
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    scratch_.push_back(describe(segments[i], i + 1 < segments.size()));
+  }
+  return put(scratch_);
+}
+
+Result<std::uint16_t> PackedDriverQueue::add_indirect(std::span<const Segment> segments,
+                                                      const IndirectTable& table) {
+  GUESTIO_CHECK((features_ & kFeatureIndirectDesc) != 0, "indirect tables to be negotiated");
+  GUESTIO_CHECK(!segments.empty() && segments.size() <= table.capacity,
+                "a chain that fits its table");
+  // A table of ours is aligned to 8 at least, and its entries are two integers of 8 bytes.
+  auto* const words = reinterpret_cast<std::uint64_t*>(table.place);
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    // 2.8.19: no flag but the one that says who writes.
+    const auto halves = std::bit_cast<std::array<std::uint64_t, 2>>(describe(segments[i], false));
+    if (!mem::try_store(words + 2 * i, halves[0]) ||
+        !mem::try_store(words + 2 * i + 1, halves[1])) {
+      return fail_ring_access(words + 2 * i);
+    }
+  }
+  const PackedDescriptor whole{
+      .address = table.address.raw(),
+      .length = static_cast<std::uint32_t>(segments.size() * sizeof(PackedDescriptor)),
+      .id = 0,
+      .flags = kDescriptorIndirect};
+  return put({&whole, 1});
+}
+
+Result<std::uint16_t> PackedDriverQueue::put(std::span<const PackedDescriptor> descriptors) {
+  if (descriptors.size() > free_count_) return fail(ErrorKind::kBusy, "add a chain to the ring");
+  const std::uint16_t id = free_id_;
+  PackedPosition place = next_avail_;
+  for (const PackedDescriptor& descriptor : descriptors) {
+    const PackedTail tail{
+        .length = descriptor.length,
+        .id = id,
+        .flags = static_cast<std::uint16_t>(descriptor.flags | place.avail_flags())};
+    if (!ring_.try_store_address(place.index, descriptor.address)) {
+      return fail_ring_access(ring_.address(place.index));
+    }
+    // The device does not look behind the first descriptor that it may not have yet.
+    if (place == published_) {
+      first_tail_ = tail;
+    } else if (!ring_.try_store_tail(place.index, tail)) {
+      return fail_ring_access(ring_.tail(place.index));
+    }
+    place = place.plus(1, ring_.size());
+  }
+  const auto length = static_cast<std::uint16_t>(descriptors.size());
+  free_id_ = buffers_[id].next_free;
+  buffers_[id] = {.next_free = 0, .length = length, .state = State::kAdded};
+  next_avail_ = place;
+  free_count_ = static_cast<std::uint16_t>(free_count_ - length);
+  ++in_flight_;
+  added_.push_back(id);
+  return id;
+}
+
+Result<bool> PackedDriverQueue::publish() {
+  if (added_.empty()) return false;
+  // Release, with the device's acquire of the flags: descriptors and data come before it.
+  if (!ring_.try_store_tail_release(published_.index, first_tail_)) {
+    return fail_ring_access(ring_.tail(published_.index));
+  }
+  const std::uint32_t count = next_avail_.minus(published_, ring_.size());
+  published_ = next_avail_;
+  for (const std::uint16_t id : added_) buffers_[id].state = State::kVisible;
+  added_.clear();
+  // The flags must be out before the device's wish is read; the device does it the other way round.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  std::uint32_t wish = 0;
+  if (!mem::try_load(ring_.device_event(), wish)) return fail_ring_access(ring_.device_event());
+  return wants_to_hear(std::bit_cast<PackedEvent>(wish), features_, published_, count,
+                       ring_.size());
+}
+
+Result<bool> PackedDriverQueue::look_at_used(PackedTail& tail) const {
+  if (in_flight_ == added_.size()) return false;
+  if (!ring_.try_load_tail(next_used_.index, tail)) {
+    return fail_ring_access(ring_.tail(next_used_.index));
+  }
+  return next_used_.is_used(tail.flags);
+}
+
+Result<std::optional<PackedDriverQueue::Used>> PackedDriverQueue::reap() {
+  PackedTail tail{};
+  const auto any = look_at_used(tail);
+  if (!any) return fail(any.error());
+  if (!*any) return std::nullopt;
+  if (tail.id >= ring_.size() || buffers_[tail.id].state != State::kVisible) {
+    return fail(Error::peer_fault("a chain came back that was not in flight", tail.id));
+  }
+  Buffer& buffer = buffers_[tail.id];
+  next_used_ = next_used_.plus(buffer.length, ring_.size());
+  free_count_ = static_cast<std::uint16_t>(free_count_ + buffer.length);
+  buffer = {.next_free = free_id_, .length = 0, .state = State::kFree};
+  free_id_ = tail.id;
+  --in_flight_;
+  return Used{tail.id, tail.length};
+}
+
+Result<bool> PackedDriverQueue::enable_calls() {
+  const bool by_event = (features_ & kFeatureEventIdx) != 0;
+  const PackedEvent wish{.position = next_used_.to_word(),
+                         .flags = by_event ? kPackedEventDescriptor : kPackedEventEnable};
+  if (!mem::try_store(ring_.driver_event(), std::bit_cast<std::uint32_t>(wish))) {
+    return fail_ring_access(ring_.driver_event());
+  }
+  // The wish must be out before the ring is read; the device does it the other way round.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  PackedTail tail{};
+  return look_at_used(tail);
+}
+
+Result<> PackedDriverQueue::disable_calls() {
+  const PackedEvent wish{.position = 0, .flags = kPackedEventDisable};
+  if (!mem::try_store(ring_.driver_event(), std::bit_cast<std::uint32_t>(wish))) {
+    return fail_ring_access(ring_.driver_event());
+  }
+  return {};
+}
+
+}  // namespace guestio::virtio

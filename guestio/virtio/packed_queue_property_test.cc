@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstddef>
+#include <random>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "guestio/virtio/packed_device_queue.h"
+#include "guestio/virtio/packed_driver_queue.h"
+#include "guestio/virtio/queue_game_for_test.h"
+#include "guestio/virtio/ring_for_test.h"
+
+/// Both sides of a packed ring against each other: by chance, in two threads, and with a hostile
+/// driver.
+namespace guestio::virtio {
+namespace {
+
+std::vector<Setting> all_settings() {
+  std::vector<Setting> settings;
+  // Sizes that are no power of two are for packed rings only.
+  for (const std::uint32_t size : {1u, 2u, 7u, 16u, 100u, 256u}) {
+    for (const FeatureBits features : {FeatureBits{0}, kFeatureEventIdx, kFeatureIndirectDesc,
+                                       kFeatureEventIdx | kFeatureIndirectDesc}) {
+      settings.push_back({size, features});
+    }
+  }
+  return settings;
+}
+
+/// What the game needs to know of packed rings.
+struct PackedKind {
+  using Driver = PackedDriverQueue;
+  using Device = PackedDeviceQueue;
+  static Driver driver(const RingForTest& ring, FeatureBits features, std::uint16_t first) {
+    return *Driver::create(ring.packed_driver(), features, PackedPosition::from_word(first));
+  }
+  static Device device(const RingForTest& ring, FeatureBits features, std::uint16_t first) {
+    const auto place = PackedPosition::from_word(first);
+    return *Device::create(ring.packed_device(), features, {place, place});
+  }
+};
+
+struct PackedSides : testing::TestWithParam<Setting> {};
+
+TEST_P(PackedSides, EveryChainArrivesInOrderAndComesBackOnce) {
+  const RingForTest ring(GetParam().size);
+  const PackedPosition last{.index = static_cast<std::uint16_t>(GetParam().size - 1),
+                            .wrap = false};
+  Game<PackedKind> game(ring, GetParam(), last.to_word());
+  for (int round = 0; round < 20000 && !HasFatalFailure(); ++round) {
+    game.driver_adds();
+    game.device_takes();
+    game.device_returns();
+    game.driver_reaps();
+  }
+  for (int round = 0; round < 20000 && !game.is_quiet(); ++round) {
+    game.device_takes();
+    game.device_returns();
+    game.driver_reaps();
+  }
+  EXPECT_TRUE(game.is_quiet());
+  EXPECT_GT(game.finished(), 5000u) << "no lost kick or call may stop the ring";
+}
+
+INSTANTIATE_TEST_SUITE_P(Settings, PackedSides, testing::ValuesIn(all_settings()), name_of);
+
+/// Takes and returns whatever comes until the ring is declared broken.
+void run_device_until_broken(PackedDeviceQueue& queue, const RingForTest& ring) {
+  Chain chain;
+  for (std::uint32_t i = 0; i < 4u * queue.size(); ++i) {
+    const auto popped = queue.pop(ring.memory(), chain);
+    if (!popped || *popped != Pop::kChain) break;
+    EXPECT_LT(chain.head(), queue.size());
+    EXPECT_LE(chain.extents().size(), queue.size());
+    for (const mem::AddressRange& extent : chain.extents()) EXPECT_FALSE(extent.is_empty());
+    if (!queue.push_used(chain.head(), 0) || !queue.publish()) break;
+  }
+  (void)queue.enable_notifications();
+}
+
+TEST(HostilePackedDriver, RandomBytesInTheRingNeverHurtTheDevice) {
+  constexpr std::uint16_t kSize = 61;
+  const RingForTest ring(kSize);
+  std::mt19937_64 engine(7);
+  const auto random = [&engine](std::uint64_t limit) { return engine() % limit; };
+  const PackedRing driver = ring.packed_driver();
+  for (int iteration = 0; iteration < 20000; ++iteration) {
+    const PackedPosition start{.index = static_cast<std::uint16_t>(random(kSize)),
+                               .wrap = random(2) == 0};
+    PackedPosition place = start;
+    for (std::uint16_t i = 0; i < kSize; ++i, place = place.plus(1, kSize)) {
+      // Plausible often enough that walks go deep.
+      const auto flags =
+          static_cast<std::uint16_t>(random(20) == 0 ? engine() : random(8) | place.avail_flags());
+      ASSERT_TRUE(driver.try_store_address(
+          place.index,
+          random(4) == 0 ? engine() : RingForTest::kStart.raw() + random(RingForTest::kBytes)));
+      ASSERT_TRUE(driver.try_store_tail(
+          place.index,
+          {.length = static_cast<std::uint32_t>(random(3) == 0 ? engine() : random(64) * 16),
+           .id = static_cast<std::uint16_t>(random(100) == 0 ? engine() : random(kSize)),
+           .flags = flags}));
+    }
+    *driver.driver_event() = static_cast<std::uint32_t>(engine());
+    auto queue = PackedDeviceQueue::create(
+        ring.packed_device(), random(2) == 0 ? 0 : kFeatureIndirectDesc | kFeatureEventIdx,
+        {start, start});
+    ASSERT_TRUE(queue.has_value());
+    run_device_until_broken(*queue, ring);
+  }
+}
+
+TEST(HostilePackedDriver, BytesThatChangeUnderTheDeviceNeverHurtIt) {
+  const RingForTest ring(64);
+  std::atomic<bool> stop = false;
+  const PackedRing driver = ring.packed_driver();
+  // Stores that the sanitizers do not see, as a guest's are.
+  std::thread scribbler([&] {
+    std::mt19937_64 engine(9);
+    while (!stop.load(std::memory_order_relaxed)) {
+      const auto i = static_cast<std::uint16_t>(engine() % 64);
+      (void)driver.try_store_address(i, RingForTest::kStart.raw() + engine() % RingForTest::kBytes);
+      const auto whose = static_cast<std::uint16_t>(engine() % 2 == 0 ? kPackedAvail : kPackedUsed);
+      (void)driver.try_store_tail(i, {.length = static_cast<std::uint32_t>(engine() % 64 * 16),
+                                      .id = static_cast<std::uint16_t>(engine() % 64),
+                                      .flags = static_cast<std::uint16_t>(whose | (engine() % 8))});
+    }
+  });
+  for (int iteration = 0; iteration < 20000; ++iteration) {
+    auto queue = PackedDeviceQueue::create(ring.packed_device(),
+                                           kFeatureIndirectDesc | kFeatureEventIdx, {});
+    ASSERT_TRUE(queue.has_value());
+    run_device_until_broken(*queue, ring);
+  }
+  stop = true;
+  scribbler.join();
+}
+
+/// One request's memory: numbers in, their sum out.
+struct SumSlot {
+  std::array<std::uint64_t, 8> numbers;
+  std::uint64_t sum;
+};
+
+/// A device in a thread of its own: writes the sum of a chain's readable bytes into its writable
+/// ones, and spins where a real one would sleep.
+void run_summing_device(const RingForTest& ring, FeatureBits features, std::size_t requests) {
+  auto queue = *PackedDeviceQueue::create(ring.packed_device(), features, {});
+  Chain chain;
+  for (std::size_t done = 0; done < requests;) {
+    const auto popped = queue.pop(ring.memory(), chain);
+    ASSERT_TRUE(popped.has_value()) << popped.error().to_string();
+    if (*popped == Pop::kNothing) {
+      ASSERT_TRUE(queue.publish().has_value());
+      std::this_thread::yield();
+      continue;
+    }
+    std::array<std::uint64_t, 8> numbers{};
+    std::uint64_t sum = 0;
+    ASSERT_TRUE(ring.memory().read(chain.readable()[0].start(),
+                                   std::as_writable_bytes(std::span(numbers))));
+    for (const std::uint64_t number : numbers) sum += number;
+    ASSERT_TRUE(
+        ring.memory().write(chain.writable()[0].start(), std::as_bytes(std::span(&sum, 1))));
+    ASSERT_TRUE(queue.push_used(chain.head(), sizeof(sum)).has_value());
+    if (++done % 3 == 0) {
+      ASSERT_TRUE(queue.publish().has_value());
+    }
+  }
+  ASSERT_TRUE(queue.publish().has_value());
+}
+
+void check_sum(const SumSlot& slot) {
+  std::uint64_t expected = 0;
+  for (const std::uint64_t& number : slot.numbers) {
+    std::uint64_t value = 0;
+    ASSERT_TRUE(mem::try_load(&number, value));
+    expected += value;
+  }
+  std::uint64_t sum = 0;
+  ASSERT_TRUE(mem::try_load(&slot.sum, sum));
+  ASSERT_EQ(sum, expected);
+}
+
+TEST(TwoThreadsOnAPackedRing, DataIsThereWhenTheFlagsSaySo) {
+  constexpr std::size_t kRequests = 200000;
+  constexpr std::uint16_t kSize = 30;
+  const RingForTest ring(kSize);
+  auto queue = *PackedDriverQueue::create(ring.packed_driver(), kFeatureEventIdx);
+  std::thread device([&] { run_summing_device(ring, kFeatureEventIdx, kRequests); });
+  std::array<const SumSlot*, kSize> slot_of{};  // by id
+  std::uint64_t next = 1;
+  for (std::size_t sent = 0, done = 0; done < kRequests;) {
+    while (sent < kRequests && queue.free_descriptors() >= 2) {
+      // The device answers in order, so a slot is free when it comes round again.
+      const Gpa at = RingForTest::kData.plus_unchecked(sent % kSize * sizeof(SumSlot));
+      auto* const slot = reinterpret_cast<SumSlot*>(ring.at(at));
+      for (std::uint64_t& number : slot->numbers) ASSERT_TRUE(mem::try_store(&number, next++));
+      const std::array<DriverSegment, 2> segments = {
+          {{at, sizeof(slot->numbers), Direction::kReadable},
+           {at.plus_unchecked(offsetof(SumSlot, sum)), 8, Direction::kWritable}}};
+      const auto id = queue.add(segments);
+      ASSERT_TRUE(id.has_value());
+      slot_of[*id] = slot;
+      ++sent;
+    }
+    ASSERT_TRUE(queue.publish().has_value());
+    auto used = queue.reap();
+    for (; used && *used; used = queue.reap(), ++done) check_sum(*slot_of[(*used)->head]);
+    ASSERT_TRUE(used.has_value()) << used.error().to_string();
+    std::this_thread::yield();
+  }
+  device.join();
+}
+
+}  // namespace
+}  // namespace guestio::virtio

@@ -60,6 +60,14 @@ TEST_F(BounceSharingTest, TheSimpleFormHalvesEachLimit) {
   EXPECT_EQ(tracker->budget().overflow(), ByteCount(12 * kPage));
 }
 
+TEST_F(BounceSharingTest, AloneAThreadCanHoldAllOfTheDefaultLimit) {
+  const auto tracker =
+      std::move(*BounceBufferTracker::create(BounceBufferTracker::kDefaultLimit, 1));
+  const auto all = tracker->account(0).try_acquire(std::size_t{8} << 20);
+  EXPECT_TRUE(all.has_value());
+  EXPECT_EQ(tracker->account(0).try_acquire(1).error().kind, ErrorKind::kBusy);
+}
+
 TEST_F(BounceSharingTest, Fault07AnIdleThreadsBudgetServesABusyOne) {
   BounceAccount& busy = add(tracker_, 4, 4);
   add(tracker_, 4, 4);

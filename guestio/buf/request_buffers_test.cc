@@ -60,6 +60,7 @@ TEST_F(RequestBuffersTest, ADefaultOneHasNoBytesAndFailsAtNothing) {
   EXPECT_TRUE(none.mark_written());
   EXPECT_THAT(none.lock(MemoryAccess::kWritable)->segments(), IsEmpty());
   EXPECT_TRUE(none.subrange(0, 0).is_empty());
+  EXPECT_TRUE(none.memory().regions().empty());
 }
 
 TEST_F(RequestBuffersTest, EveryKindOfRangeIsReadWrittenAndLockedAlike) {

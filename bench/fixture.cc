@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MIT
+#include "fixture.h"
+
+#include <cstring>
+
+#include "row.h"
+
+namespace guestio::bench {
+
+namespace {
+
+constexpr std::size_t kLocalBytes = std::size_t{1} << 20;
+constexpr std::size_t kMostPages = 256;
+
+mem::GuestMemory make_memory() {
+  auto made = mem::GuestMemory::allocate(ByteCount(kMemoryBytes));
+  require(made);
+  require(made->fill(Gpa(0), std::byte{0x5a}, kMemoryBytes));
+  return std::move(*made);
+}
+
+std::array<Gpn, kMostPages> make_pages(Layout layout) {
+  std::array<Gpn, kMostPages> gpns;
+  for (std::size_t i = 0; i < kMostPages; ++i) {
+    gpns[i] = Gpn(layout == Layout::kContiguous ? 64 + i : (i * 1031 + 17) % 4096);
+  }
+  return gpns;
+}
+
+}  // namespace
+
+const mem::GuestMemory& memory() {
+  static const mem::GuestMemory the_memory = make_memory();
+  return the_memory;
+}
+
+std::byte* host_memory() { return memory().regions().front().host; }
+
+std::byte* local() {
+  alignas(kPageSize) static std::byte bytes[kLocalBytes];
+  static const bool is_touched = [] {
+    std::memset(bytes, 1, sizeof(bytes));
+    return true;
+  }();
+  return is_touched ? bytes : nullptr;
+}
+
+std::string name_of(Layout layout) { return layout == Layout::kContiguous ? "contig" : "scatter"; }
+
+std::span<const Gpn> pages(Layout layout, std::size_t count) {
+  static const auto contiguous = make_pages(Layout::kContiguous);
+  static const auto scattered = make_pages(Layout::kScattered);
+  return std::span(layout == Layout::kContiguous ? contiguous : scattered).first(count);
+}
+
+}  // namespace guestio::bench

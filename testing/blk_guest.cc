@@ -8,7 +8,7 @@
 namespace guestio::testing {
 
 namespace vblk = virtio::blk;
-using Segment = virtio::SplitDriverQueue::Segment;
+using Segment = virtio::DriverSegment;
 
 namespace {
 

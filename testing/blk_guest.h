@@ -21,11 +21,12 @@ namespace guestio::testing {
 class BlkGuest {
  public:
   struct Options {
-    std::uint64_t features = ~std::uint64_t{0};  ///< those wanted, of what is offered
+    /// Those wanted, of what is offered. Packed rings are for tests that ask for them.
+    std::uint64_t features = ~virtio::kFeatureRingPacked;
     std::uint64_t protocol = vhost::kProtocolMq | vhost::kProtocolConfig | vhost::kProtocolReplyAck;
     std::uint32_t queues = 1;
     std::uint16_t queue_size = 64;
-    std::uint16_t first_index = 0;
+    std::optional<std::uint16_t> first_index = std::nullopt;
     std::size_t memory = std::size_t{8} << 20;
   };
   struct Answer {
@@ -63,7 +64,7 @@ class BlkGuest {
 
   /// Sends a chain as it is; nothing when the backend does not answer in time.
   std::optional<std::uint32_t> send_chain(
-      std::span<const virtio::SplitDriverQueue::Segment> segments, std::uint32_t queue = 0,
+      std::span<const virtio::DriverSegment> segments, std::uint32_t queue = 0,
       std::chrono::milliseconds limit = std::chrono::seconds(10));
   /// Waits for the next chain that comes back: what the backend says it wrote.
   std::optional<std::uint32_t> wait_for_used(std::uint32_t queue, std::chrono::milliseconds limit);

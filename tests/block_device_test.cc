@@ -190,6 +190,45 @@ TEST_F(BlockDeviceTest, ARingGoesOnWhereItStopped) {
   EXPECT_EQ(guest->frontend().get_vring_base(0), *base) << "also when it does not run";
 }
 
+TEST_F(BlockDeviceTest, Rule13And14APackedRingGoesOnAtBothPlacesWithTheirWrapCounters) {
+  start();
+  const virtio::PackedPosition last{.index = 63, .wrap = false};
+  const auto guest = connect({.features = ~std::uint64_t{0}, .first_index = last.to_word()});
+  // Three descriptors each: the ring's end is passed in the first.
+  for (int i = 0; i < 10; ++i) ASSERT_EQ(guest->read(0, 512).status, 0);
+  const auto base = guest->queue().stop(guest->frontend());
+  ASSERT_TRUE(base.has_value());
+  const std::uint32_t place = virtio::PackedPosition{.index = 29, .wrap = true}.to_word();
+  EXPECT_EQ(*base, place << 16 | place);
+  EXPECT_EQ(guest->frontend().get_vring_base(0), *base) << "also when it does not run";
+  ASSERT_TRUE(guest->frontend().set_vring_base(0, *base));
+  ASSERT_TRUE(guest->frontend().set_vring_kick(0, std::nullopt));
+  for (int i = 0; i < 30; ++i) ASSERT_EQ(guest->read(0, 512).status, 0);
+}
+
+TEST_F(BlockDeviceTest, Rule20ARingsSizeAndBaseAreThoseOfItsKind) {
+  start();
+  {
+    const auto split = connect({.queues = 0});
+    EXPECT_FALSE(split->frontend().set_vring_num(0, 100).has_value());
+    EXPECT_FALSE(split->frontend().set_vring_base(0, 0x10000).has_value());
+  }
+  const auto packed = connect({.features = ~std::uint64_t{0}, .queues = 0});
+  EXPECT_TRUE(packed->frontend().set_vring_num(0, 100).has_value());
+  EXPECT_FALSE(packed->frontend().set_vring_num(0, 0).has_value());
+  EXPECT_FALSE(packed->frontend().set_vring_num(0, 32769).has_value());
+  EXPECT_TRUE(packed->frontend().set_vring_base(0, 0x80008000).has_value());
+}
+
+TEST_F(BlockDeviceTest, Rule20APackedRingAtAPlaceThatItDoesNotHaveDoesNotStart) {
+  start();
+  const auto guest = connect({.features = ~std::uint64_t{0}});
+  ASSERT_TRUE(guest->queue().stop(guest->frontend()));
+  ASSERT_TRUE(guest->frontend().set_vring_base(0, 0x80008040));
+  EXPECT_FALSE(guest->frontend().set_vring_kick(0, std::nullopt).has_value());
+  expect_alive();
+}
+
 TEST_F(BlockDeviceTest, ADisabledRingTakesNothingUntilItIsEnabledAgain) {
   start();
   const auto guest = connect();
@@ -198,9 +237,8 @@ TEST_F(BlockDeviceTest, ADisabledRingTakesNothingUntilItIsEnabledAgain) {
   const vblk::RequestHeader header{Type::kFlush, 0, 0};
   std::memcpy(memory.host, &header, sizeof header);
   const std::array chain = {
-      virtio::SplitDriverQueue::Segment{memory.gpa, 16, virtio::Direction::kReadable},
-      virtio::SplitDriverQueue::Segment{memory.gpa.plus_unchecked(64), 1,
-                                        virtio::Direction::kWritable}};
+      virtio::DriverSegment{memory.gpa, 16, virtio::Direction::kReadable},
+      virtio::DriverSegment{memory.gpa.plus_unchecked(64), 1, virtio::Direction::kWritable}};
   EXPECT_EQ(guest->send_chain(chain, 0, std::chrono::milliseconds(200)), std::nullopt);
   ASSERT_TRUE(guest->frontend().set_vring_enable(0, true));
   EXPECT_EQ(guest->wait_for_used(0, std::chrono::seconds(10)), 1u);

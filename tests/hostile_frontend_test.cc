@@ -17,7 +17,7 @@ namespace {
 
 using vhost::FrontendRequest;
 using virtio::Direction;
-using Segment = virtio::SplitDriverQueue::Segment;
+using Segment = virtio::DriverSegment;
 
 class HostileFrontendTest : public BackendTest {
  protected:

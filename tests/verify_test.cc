@@ -67,6 +67,42 @@ INSTANTIATE_TEST_SUITE_P(, VerifyTest,
                                                                       : "QemuStorageDaemon";
                          });
 
+/// Ours alone: packed rings, which QEMU's storage daemon does not have.
+class VerifyPackedTest : public BackendTest {
+ protected:
+  std::string load(std::vector<std::string> arguments, int expected_status = 0) {
+    arguments.insert(arguments.begin(), kLoadProgram);
+    arguments.insert(arguments.end(), {"--packed", "--socket-path", socket_});
+    testing::ChildProcess child(arguments);
+    EXPECT_EQ(child.wait(std::chrono::seconds(120)), expected_status)
+        << child.output() << backend_->output();
+    return child.output();
+  }
+};
+
+TEST_F(VerifyPackedTest, EveryByteIsWhereItBelongsOnTwoQueues) {
+  start({"--num-queues", "2"});
+  load({"verify", "--ops", "20000", "--seed", "7", "--iodepth", "32", "--numjobs", "2"});
+}
+
+TEST_F(VerifyPackedTest, EveryByteIsWhereItBelongsWithoutEventIndexAndTables) {
+  start();
+  load({"verify", "--ops", "5000", "--seed", "9", "--no-event-idx", "--no-indirect"});
+}
+
+TEST_F(VerifyPackedTest, ALoadIsMeasuredAndTheDiskShown) {
+  start();
+  const auto json = nlohmann::json::parse(load(
+      {"run", "--rw", "randread", "--iodepth", "8", "--runtime", "1", "--output-format=json"}));
+  EXPECT_GT(json["jobs"][0]["read"]["iops"].get<double>(), 0) << json.dump(2);
+  EXPECT_NE(load({"info"}).find("VIRTIO_F_RING_PACKED"), std::string::npos);
+}
+
+TEST_F(VerifyPackedTest, ABackendThatIsToldToDoesNotOfferThem) {
+  start({"--packed-ring", "off"});
+  load({"info"}, 1);
+}
+
 /// Ours alone: other kinds of image.
 class VerifyImageTest : public BackendTest {
  protected:

@@ -86,6 +86,11 @@ std::expected<Options, EarlyExit> parse_options(int argc, const char* const* arg
   app.add_option("--bounce-limit", bounce_limit.text,
                  "most memory a queue uses for data that direct I/O cannot take as it lies "
                  "(default 8M)");
+  app.add_option_function<std::string>(
+         "--packed-ring",
+         [&options](const std::string& text) { options.has_packed_ring = text == "on"; },
+         "offer packed rings: on or off (default on)")
+      ->check(CLI::IsMember({"on", "off"}));
   app.add_flag("--verbose", options.is_verbose, "log more");
   app.add_flag("--print-capabilities", wants_capabilities,
                "print what this backend can do as JSON and exit");

@@ -22,6 +22,7 @@ struct Options {
   ByteCount bounce_limit = buf::BounceBufferTracker::kDefaultLimit;  ///< for each queue
   bool is_read_only = false;
   bool is_buffered = false;
+  bool has_packed_ring = true;  ///< is offered
   bool is_verbose = false;
 };
 

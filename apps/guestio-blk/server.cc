@@ -144,6 +144,8 @@ int serve(const Options& options, const Image& image) {
   auto backend = vhost::Backend::create(**loop, device, options.queues, make_queue);
   if (!backend) return complain("cannot start", backend.error(), kExitFailure);
 
+  if (!options.has_packed_ring) (*backend)->withhold(virtio::kFeatureRingPacked);
+
   std::optional<vhost::Listener> listener;
   task::Task<Result<>> serving;
   if (options.socket_fd) {

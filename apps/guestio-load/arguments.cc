@@ -102,6 +102,7 @@ void add_target(CLI::App& app, Target& target) {
   app.add_flag_callback(
       "--no-indirect", [&target] { target.indirect = false; },
       "do not negotiate indirect descriptors");
+  app.add_flag("--packed", target.packed, "use packed rings; fail when the backend has none");
 }
 
 void add_info(CLI::App& app, InfoArguments& info) {

@@ -26,6 +26,7 @@ struct Target {
   std::chrono::milliseconds time_limit = std::chrono::seconds(60);  ///< for any one answer
   bool event_idx = true;
   bool indirect = true;
+  bool packed = false;  ///< take packed rings
 };
 
 struct InfoArguments {

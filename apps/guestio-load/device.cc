@@ -33,8 +33,12 @@ Result<Device> Device::open(const Target& target) {
   virtio::FeatureBits wanted = kUnderstood;
   if (!target.event_idx) wanted &= ~virtio::kFeatureEventIdx;
   if (!target.indirect) wanted &= ~virtio::kFeatureIndirectDesc;
+  if (target.packed) wanted |= virtio::kFeatureRingPacked;
   const auto negotiated = device.frontend_.negotiate(wanted, kUnderstoodProtocol);
   if (!negotiated) return fail(negotiated.error());
+  if (target.packed && !device.has(virtio::kFeatureRingPacked)) {
+    return fail(ErrorKind::kUnsupported, "packed rings, by the backend");
+  }
   const auto read = device.read_config();
   if (!read) return fail(read.error());
   return device;

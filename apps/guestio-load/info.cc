@@ -107,7 +107,7 @@ Result<std::string> read_id(Device& device, std::chrono::milliseconds limit) {
   const auto status = piece->part(512, 1);
   *status.host = std::byte{0xff};
   const auto id = piece->part(256, blk::kIdBytes);
-  const std::array<virtio::SplitDriverQueue::Segment, 3> segments = {
+  const std::array<virtio::DriverSegment, 3> segments = {
       {{piece->gpa, sizeof(header), Direction::kReadable},
        {id.gpa, blk::kIdBytes, Direction::kWritable},
        {status.gpa, 1, Direction::kWritable}}};

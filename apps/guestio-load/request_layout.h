@@ -10,7 +10,7 @@
 
 #include "apps/guestio-load/arguments.h"
 #include "guestio/vhost/frontend_memory.h"
-#include "guestio/virtio/split_driver_queue.h"
+#include "guestio/virtio/driver_chain.h"
 
 namespace guestio::load {
 
@@ -42,7 +42,7 @@ class RequestLayout {
   void lay(std::span<const std::byte> readable, std::size_t writable, Layout layout,
            std::mt19937_64& engine);
 
-  [[nodiscard]] std::span<const virtio::SplitDriverQueue::Segment> segments() const noexcept {
+  [[nodiscard]] std::span<const virtio::DriverSegment> segments() const noexcept {
     return segments_;
   }
   /// Copies what the device wrote, in order. Requires: `to` has as many bytes as lay() was told.
@@ -73,7 +73,7 @@ class RequestLayout {
   vhost::SharedPiece arena_;
   Limits limits_;
   std::vector<Piece> pieces_;  // in the order of the chain
-  std::vector<virtio::SplitDriverQueue::Segment> segments_;
+  std::vector<virtio::DriverSegment> segments_;
   std::vector<std::byte> before_;  // the part of the arena in use, as it was handed over
 };
 

@@ -7,7 +7,6 @@
 namespace guestio::load {
 
 using virtio::Descriptor;
-using virtio::SplitDriverQueue;
 
 namespace {
 
@@ -21,9 +20,7 @@ std::size_t table_bytes(const RequestQueue::Options& options) {
 }  // namespace
 
 std::size_t RequestQueue::memory_for(const Options& options) {
-  const std::size_t ring = align_up(virtio::descriptor_table_bytes(options.size), kPageSize) +
-                           align_up(virtio::avail_ring_bytes(options.size), kPageSize) +
-                           align_up(virtio::used_ring_bytes(options.size), kPageSize);
+  const std::size_t ring = vhost::FrontendQueue::memory_for(options.size);
   const std::size_t table = table_bytes(options);
   return ring + table * options.slots + kPageSize;
 }
@@ -46,7 +43,7 @@ Result<RequestQueue> RequestQueue::create(Device& device, vhost::FrontendMemory&
   return made;
 }
 
-Result<> RequestQueue::add(std::uint32_t slot, std::span<const SplitDriverQueue::Segment> segments,
+Result<> RequestQueue::add(std::uint32_t slot, std::span<const virtio::DriverSegment> segments,
                            Form form) {
   const auto head = form == Form::kIndirect ? queue_.ring().add_indirect(segments, tables_[slot])
                                             : queue_.ring().add(segments);
@@ -80,8 +77,8 @@ Result<> RequestQueue::sleep(std::chrono::milliseconds limit) {
 Result<> RequestQueue::stop(Device& device) {
   const auto base = queue_.stop(device.frontend());
   if (!base) return fail(base.error());
-  if (*base != queue_.ring().avail_index()) {
-    return fail(Error::peer_fault("index at which the backend stopped the queue", *base));
+  if (*base != queue_.ring().end_base()) {
+    return fail(Error::peer_fault("place at which the backend stopped the queue", *base));
   }
   return {};
 }

@@ -11,7 +11,7 @@
 #include "guestio/base/error.h"
 #include "guestio/vhost/frontend_memory.h"
 #include "guestio/vhost/frontend_queue.h"
-#include "guestio/virtio/split_driver_queue.h"
+#include "guestio/virtio/driver_chain.h"
 
 namespace guestio::load {
 
@@ -26,8 +26,8 @@ class RequestQueue {
     std::uint32_t index = 0;
     std::uint16_t size = 128;  ///< of the ring
     std::uint32_t slots = 1;
-    std::uint32_t descriptors = 3;  ///< the most that one request has
-    std::uint16_t first_index = 0;  ///< of the ring
+    std::uint32_t descriptors = 3;             ///< the most that one request has
+    std::optional<std::uint16_t> first_index = std::nullopt;  ///< of the ring; none: as it begins
   };
 
   struct Completion {
@@ -50,8 +50,7 @@ class RequestQueue {
 
   /// Puts a request into the ring; the device sees it after send(). Requires: has_room(), the slot
   /// is free, kIndirect only if has_indirect().
-  Result<> add(std::uint32_t slot, std::span<const virtio::SplitDriverQueue::Segment> segments,
-               Form form);
+  Result<> add(std::uint32_t slot, std::span<const virtio::DriverSegment> segments, Form form);
   /// Shows the device what was added and kicks it if it wants that.
   Result<> send();
   /// The next completion, if there is one. Errors also: peer fault when it is of no request of
@@ -73,7 +72,7 @@ class RequestQueue {
       : queue_(std::move(queue)), slot_of_head_(size) {}
 
   vhost::FrontendQueue queue_;
-  std::vector<virtio::SplitDriverQueue::IndirectTable> tables_;  // by slot, if negotiated
+  std::vector<virtio::DriverTable> tables_;  // by slot, if negotiated
   std::vector<std::uint32_t> slot_of_head_;
 };
 

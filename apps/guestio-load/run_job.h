@@ -80,8 +80,8 @@ class RunJob {
   /// One request's memory and what is known about it.
   struct Slot {
     virtio::blk::RequestHeader* header = nullptr;
-    std::byte* status = nullptr;  // shared: any value may come to stand here
-    std::vector<virtio::SplitDriverQueue::Segment> segments;  // header, data…, status
+    std::byte* status = nullptr;                  // shared: any value may come to stand here
+    std::vector<virtio::DriverSegment> segments;  // header, data…, status
     Workload::Next request{};
     Clock::time_point since;
   };

@@ -33,11 +33,14 @@ RequestLayout::Limits limits_of(const Device& device) {
 
 RequestQueue::Options queue_options(const Device& device, const VerifyArguments& arguments,
                                     std::uint32_t index) {
+  // Near the end of what is counted, so that it turns soon.
+  constexpr virtio::PackedPosition kFirstPlace{.index = kRingSize - 1, .wrap = false};
+  const bool is_packed = device.has(virtio::kFeatureRingPacked);
   return {.index = index,
           .size = kRingSize,
           .slots = arguments.depth,
           .descriptors = limits_of(device).pieces,
-          .first_index = kFirstIndex};
+          .first_index = is_packed ? kFirstPlace.to_word() : kFirstIndex};
 }
 
 blk::RequestType type_of(OperationKind kind) {

@@ -51,7 +51,9 @@ task::Task<> Backend::serve_one(UniqueFd socket) {
   if (stop_.stop_requested()) co_return;
   log::info("a front-end is here");
   session_ = std::make_unique<Session>(
-      Session::Parts{.home = home_, .device = device_, .threads = threads_}, std::move(socket));
+      Session::Parts{
+          .home = home_, .device = device_, .threads = threads_, .ring_features = ring_features_},
+      std::move(socket));
   auto running = session_->run();
   co_await std::move(running);
   session_.reset();

@@ -30,6 +30,8 @@ class Backend {
   task::Task<Result<>> accept_all(int listening_socket);
   /// Serves the one front-end at the other end of a connected socket until it leaves, or stop().
   task::Task<> serve_one(UniqueFd socket);
+  /// Ring features that front-ends to come are not offered.
+  void withhold(virtio::FeatureBits features) noexcept { ring_features_ &= ~features; }
   /// No new front-ends; the present one is taken leave of once its requests are done.
   void stop() noexcept;
 
@@ -40,6 +42,7 @@ class Backend {
   virtio::Device& device_;
   std::vector<std::unique_ptr<QueueThread>> threads_;
   std::unique_ptr<Session> session_;  // while a front-end is there
+  virtio::FeatureBits ring_features_ = Session::kRingFeatures;
   task::StopSource stop_;
 };
 

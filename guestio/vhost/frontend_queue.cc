@@ -7,13 +7,15 @@
 
 #include <cerrno>
 
+#include "guestio/base/align.h"
 #include "guestio/virtio/layout.h"
 
 namespace guestio::vhost {
 
 namespace {
 
-/// Where a ring's parts are: in one piece of shared memory, one behind the other.
+/// Where a ring's parts are, as the messages name them: descriptors, available ring or the driver's
+/// event, used ring or the device's event.
 struct RingPlaces {
   SharedPiece descriptors;
   SharedPiece avail;
@@ -21,7 +23,7 @@ struct RingPlaces {
 };
 
 Result<RingPlaces> allocate_ring(FrontendMemory& memory, std::uint16_t size) {
-  // Each part begins with a page, so that no two queues share one.
+  // Each part begins with a page, so that no two queues share one. A packed ring's are smaller.
   const auto descriptors = memory.allocate(virtio::descriptor_table_bytes(size), kPageSize);
   if (!descriptors) return fail(descriptors.error());
   const auto avail = memory.allocate(virtio::avail_ring_bytes(size), kPageSize);
@@ -29,6 +31,27 @@ Result<RingPlaces> allocate_ring(FrontendMemory& memory, std::uint16_t size) {
   const auto used = memory.allocate(virtio::used_ring_bytes(size), kPageSize);
   if (!used) return fail(used.error());
   return RingPlaces{*descriptors, *avail, *used};
+}
+
+/// Formats the ring that was negotiated.
+Result<virtio::DriverRing> make_ring(const RingPlaces& places, virtio::FeatureBits features,
+                                     const FrontendQueue::Options& options) {
+  if ((features & virtio::kFeatureRingPacked) != 0) {
+    const auto parts = virtio::PackedRing::at(places.descriptors.host, places.avail.host,
+                                              places.used.host, options.size);
+    if (!parts) return fail(parts.error());
+    const auto first = options.first_index ? virtio::PackedPosition::from_word(*options.first_index)
+                                           : virtio::PackedPosition{};
+    auto ring = virtio::PackedDriverQueue::create(*parts, features, first);
+    if (!ring) return fail(ring.error());
+    return virtio::DriverRing(std::move(*ring));
+  }
+  const auto parts = virtio::SplitRing::at(places.descriptors.host, places.avail.host,
+                                           places.used.host, options.size);
+  if (!parts) return fail(parts.error());
+  auto ring = virtio::SplitDriverQueue::create(*parts, features, options.first_index.value_or(0));
+  if (!ring) return fail(ring.error());
+  return virtio::DriverRing(std::move(*ring));
 }
 
 VringAddress to_message(const RingPlaces& places, std::uint32_t index) {
@@ -42,10 +65,10 @@ VringAddress to_message(const RingPlaces& places, std::uint32_t index) {
 
 /// The messages that start a queue, in the order that QEMU has.
 Result<> announce(Frontend& frontend, const FrontendQueue::Options& options,
-                  const RingPlaces& places, int kick, int call) {
+                  const RingPlaces& places, std::uint32_t base, int kick, int call) {
   const std::uint32_t index = options.index;
   auto told = frontend.set_vring_num(index, options.size);
-  if (told) told = frontend.set_vring_base(index, options.first_index);
+  if (told) told = frontend.set_vring_base(index, base);
   if (told) told = frontend.set_vring_addr(to_message(places, index));
   if (told) told = frontend.set_vring_kick(index, kick);
   if (told) told = frontend.set_vring_call(index, call);
@@ -62,18 +85,20 @@ Result<FrontendQueue> FrontendQueue::start(Frontend& frontend, FrontendMemory& m
                                            Options options) {
   const auto places = allocate_ring(memory, options.size);
   if (!places) return fail(places.error());
-  const auto parts = virtio::SplitRing::at(places->descriptors.host, places->avail.host,
-                                           places->used.host, options.size);
-  if (!parts) return fail(parts.error());
-  auto ring =
-      virtio::SplitDriverQueue::create(*parts, frontend.negotiated().features, options.first_index);
+  auto ring = make_ring(*places, frontend.negotiated().features, options);
   if (!ring) return fail(ring.error());
   UniqueFd kick(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   UniqueFd call(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!kick || !call) return fail_host("make an event descriptor");
-  const auto told = announce(frontend, options, *places, kick.get(), call.get());
+  const auto told = announce(frontend, options, *places, ring->end_base(), kick.get(), call.get());
   if (!told) return fail(told.error());
   return FrontendQueue(std::move(*ring), std::move(kick), std::move(call), options.index);
+}
+
+std::size_t FrontendQueue::memory_for(std::uint16_t size) noexcept {
+  return align_up(virtio::descriptor_table_bytes(size), kPageSize) +
+         align_up(virtio::avail_ring_bytes(size), kPageSize) +
+         align_up(virtio::used_ring_bytes(size), kPageSize);
 }
 
 Result<std::uint32_t> FrontendQueue::stop(Frontend& frontend) {

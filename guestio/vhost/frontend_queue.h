@@ -3,18 +3,19 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 
 #include "guestio/base/error.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/vhost/frontend.h"
 #include "guestio/vhost/frontend_memory.h"
-#include "guestio/virtio/split_driver_queue.h"
+#include "guestio/virtio/driver_ring.h"
 
 /// A queue that a front-end of ours runs on a backend.
 namespace guestio::vhost {
 
-/// One split ring in shared memory, with its kick and call descriptors, and the messages that start
-/// and stop it on the backend.
+/// One ring in shared memory, packed if that was negotiated, with its kick and call descriptors,
+/// and the messages that start and stop it on the backend.
 ///
 /// Threads: start() and stop() on the front-end's thread; the rest on one thread at a time.
 class FrontendQueue {
@@ -22,7 +23,8 @@ class FrontendQueue {
   struct Options {
     std::uint32_t index = 0;
     std::uint16_t size = 128;
-    std::uint16_t first_index = 0;  ///< where both rings begin
+    /// Where both sides begin: an index, or virtio::PackedPosition::to_word(). None: at the start.
+    std::optional<std::uint16_t> first_index = std::nullopt;
   };
 
   /// Allocates and formats the ring, tells the backend all about it and enables it. Requires: the
@@ -30,11 +32,14 @@ class FrontendQueue {
   /// Errors: of Frontend; too large (`memory` is full); host.
   static Result<FrontendQueue> start(Frontend& frontend, FrontendMemory& memory, Options options);
 
-  /// Stops the queue on the backend, which first finishes what is in flight. Returns the available
-  /// index that it had come to.
+  /// Shared memory that start() will take.
+  [[nodiscard]] static std::size_t memory_for(std::uint16_t size) noexcept;
+
+  /// Stops the queue on the backend, which first finishes what is in flight. Returns where it had
+  /// come to: the available index, or both places of a packed ring.
   Result<std::uint32_t> stop(Frontend& frontend);
 
-  [[nodiscard]] virtio::SplitDriverQueue& ring() noexcept { return ring_; }
+  [[nodiscard]] virtio::DriverRing& ring() noexcept { return ring_; }
   /// Tells the backend to look at the ring.
   Result<> kick();
   /// Waits until the backend calls, at most `limit`. Returns whether it did.
@@ -42,11 +47,10 @@ class FrontendQueue {
   [[nodiscard]] int call_fd() const noexcept { return call_.get(); }
 
  private:
-  FrontendQueue(virtio::SplitDriverQueue ring, UniqueFd kick, UniqueFd call,
-                std::uint32_t index) noexcept
+  FrontendQueue(virtio::DriverRing ring, UniqueFd kick, UniqueFd call, std::uint32_t index) noexcept
       : ring_(std::move(ring)), kick_(std::move(kick)), call_(std::move(call)), index_(index) {}
 
-  virtio::SplitDriverQueue ring_;
+  virtio::DriverRing ring_;
   UniqueFd kick_;
   UniqueFd call_;
   std::uint32_t index_;

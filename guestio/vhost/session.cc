@@ -162,8 +162,8 @@ task::Task<Result<Session::Answer>> Session::obey_for_ring(FrontendRequest reque
 }
 
 std::uint64_t Session::offered_features() const noexcept {
-  return parts_.device.offered_features() | virtio::kFeatureVersion1 |
-         virtio::kFeatureIndirectDesc | virtio::kFeatureEventIdx | kFeatureProtocolFeatures;
+  return parts_.device.offered_features() | virtio::kFeatureVersion1 | parts_.ring_features |
+         kFeatureProtocolFeatures;
 }
 
 ProtocolBits Session::offered_protocol_features() const noexcept {
@@ -259,13 +259,15 @@ Result<Session::Answer> Session::set_config() {
 Result<Session::Answer> Session::set_vring_size() {
   const auto state = payload_as<VringState>();
   if (!state) return fail(state.error());
-  return with_ring(state->index, [&](VringControl& ring) { return ring.set_size(state->num); });
+  return with_ring(state->index,
+                   [&](VringControl& ring) { return ring.set_size(state->num, features_); });
 }
 
 Result<Session::Answer> Session::set_vring_base() {
   const auto state = payload_as<VringState>();
   if (!state) return fail(state.error());
-  return with_ring(state->index, [&](VringControl& ring) { return ring.set_base(state->num); });
+  return with_ring(state->index,
+                   [&](VringControl& ring) { return ring.set_base(state->num, features_); });
 }
 
 Result<Session::Answer> Session::set_vring_addresses() {
@@ -342,7 +344,7 @@ task::Task<Result<Session::Answer>> Session::get_vring_base() {
   auto ring = find_ring(state->index);
   if (!ring) co_return fail(ring.error());
   auto stopping = (*ring)->stop();
-  const std::uint16_t next = co_await std::move(stopping);
+  const std::uint32_t next = co_await std::move(stopping);
   co_return Answer::of(VringState{state->index, next});
 }
 

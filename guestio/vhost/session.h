@@ -31,7 +31,12 @@ class Session {
     uring::Loop& home;
     virtio::Device& device;
     std::span<const std::unique_ptr<QueueThread>> threads;  ///< one for each queue offered
+    virtio::FeatureBits ring_features = kRingFeatures;      ///< of those, the ones offered
   };
+
+  /// What the transport can do about rings.
+  static constexpr virtio::FeatureBits kRingFeatures =
+      virtio::kFeatureIndirectDesc | virtio::kFeatureEventIdx | virtio::kFeatureRingPacked;
 
   Session(const Parts& parts, UniqueFd socket);
   Session(const Session&) = delete;

@@ -13,7 +13,7 @@ namespace guestio::vhost {
 
 Result<std::unique_ptr<Vring>> Vring::create(uring::Loop& loop, virtio::QueueHandler& handler,
                                              Setup setup) {
-  auto queue = virtio::SplitDeviceQueue::create(setup.ring, setup.features, setup.base);
+  auto queue = virtio::DeviceRing::create(setup.ring, setup.features, setup.base);
   if (!queue) return fail(queue.error());
   return std::unique_ptr<Vring>(new Vring(loop, handler, std::move(setup), std::move(*queue)));
 }
@@ -35,7 +35,7 @@ Vring::Kick::Kick(uring::Loop& loop, UniqueFd kick_fd, uring::MultishotPoll::Cal
     : fd(std::move(kick_fd)), poll(loop, uring::File(fd.get()), POLLIN, std::move(callback)) {}
 
 Vring::Vring(uring::Loop& loop, virtio::QueueHandler& handler, Setup setup,
-             virtio::SplitDeviceQueue queue)
+             virtio::DeviceRing queue)
     : loop_(loop),
       handler_(handler),
       index_(setup.index),
@@ -88,7 +88,7 @@ virtio::DeviceQueue::Popped Vring::pop(virtio::TakenChain& taken) noexcept {
       fail_ring(popped.error());
       return Popped::kNothing;
     }
-    if (*popped != virtio::SplitDeviceQueue::Pop::kChain) return Popped::kNothing;
+    if (*popped != virtio::Pop::kChain) return Popped::kNothing;
     if (!taken.chain.is_malformed()) {
       taken.epoch = &epochs_.back();
       ++taken.epoch->chains_out;
@@ -173,7 +173,7 @@ task::Task<> Vring::look_now_and_then() {
   }
 }
 
-void Vring::set_memory(mem::GuestMemory memory, const virtio::SplitRing& ring) noexcept {
+void Vring::set_memory(mem::GuestMemory memory, const virtio::RingParts& ring) noexcept {
   epochs_.push_back({std::move(memory), 0});
   epochs_.remove_if([this](const virtio::MemoryEpoch& epoch) {
     return epoch.chains_out == 0 && &epoch != &epochs_.back();
@@ -189,7 +189,7 @@ void Vring::fail_ring(const Error& error) noexcept {
   error_.notify();
 }
 
-void Vring::stop(std::move_only_function<void(std::uint16_t)> stopped) noexcept {
+void Vring::stop(std::move_only_function<void(std::uint32_t)> stopped) noexcept {
   GUESTIO_CHECK(!is_stopping_, "a ring to be stopped once");
   is_stopping_ = true;
   stop_looking_.request_stop();
@@ -197,14 +197,14 @@ void Vring::stop(std::move_only_function<void(std::uint16_t)> stopped) noexcept 
   control_.spawn(drain(std::move(stopped)));
 }
 
-task::Task<> Vring::drain(std::move_only_function<void(std::uint16_t)> stopped) {
+task::Task<> Vring::drain(std::move_only_function<void(std::uint32_t)> stopped) {
   co_await quiet_.wait();
   for (Kick& kick : kicks_) {
     auto ended = kick.poll.stop();
     co_await ended;
   }
   co_await looking_.join();
-  stopped(queue_.next_avail());
+  stopped(queue_.base());
 }
 
 }  // namespace guestio::vhost

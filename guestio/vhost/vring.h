@@ -15,7 +15,7 @@
 #include "guestio/uring/notify.h"
 #include "guestio/uring/poll.h"
 #include "guestio/virtio/device.h"
-#include "guestio/virtio/split_device_queue.h"
+#include "guestio/virtio/device_ring.h"
 
 namespace guestio::vhost {
 
@@ -36,9 +36,9 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
  public:
   struct Setup {
     std::uint16_t index = 0;  ///< for log lines
-    virtio::SplitRing ring;
+    virtio::RingParts ring;
     virtio::FeatureBits features = 0;
-    std::uint16_t base = 0;  ///< where the available ring is read from
+    std::uint32_t base = 0;  ///< as SET_VRING_BASE has it
     mem::GuestMemory memory;
     // Eventfds; each may be empty.
     UniqueFd kick;  ///< without: the ring is looked at every now and then
@@ -62,11 +62,11 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   /// Listens to another descriptor from now on and looks at the ring.
   void set_kick(UniqueFd kick) noexcept;
   /// Chains taken from now on mean this memory; those in flight keep theirs.
-  void set_memory(mem::GuestMemory memory, const virtio::SplitRing& ring) noexcept;
+  void set_memory(mem::GuestMemory memory, const virtio::RingParts& ring) noexcept;
 
   /// Takes nothing more, waits until what was taken is answered, then calls `stopped` with the
-  /// index of the next available entry. Once.
-  void stop(std::move_only_function<void(std::uint16_t)> stopped) noexcept;
+  /// place where the ring goes on, as GET_VRING_BASE has it. Once.
+  void stop(std::move_only_function<void(std::uint32_t)> stopped) noexcept;
 
   // virtio::DeviceQueue
   Popped pop(virtio::TakenChain& taken) noexcept override;
@@ -81,8 +81,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
     uring::MultishotPoll poll;
   };
 
-  Vring(uring::Loop& loop, virtio::QueueHandler& handler, Setup setup,
-        virtio::SplitDeviceQueue queue);
+  Vring(uring::Loop& loop, virtio::QueueHandler& handler, Setup setup, virtio::DeviceRing queue);
 
   void run() noexcept override;  // uring::Deferred: the end of a batch
   void listen_to(UniqueFd kick);
@@ -91,7 +90,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   void show_answers() noexcept;
   void fail_ring(const Error& error) noexcept;
   task::Task<> look_now_and_then();
-  task::Task<> drain(std::move_only_function<void(std::uint16_t)> stopped);
+  task::Task<> drain(std::move_only_function<void(std::uint32_t)> stopped);
   [[nodiscard]] bool takes_chains() const noexcept {
     return is_enabled_ && !is_broken_ && !is_stopping_;
   }
@@ -100,7 +99,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   virtio::QueueHandler& handler_;
   const std::uint16_t index_;
   const virtio::FeatureBits features_;
-  virtio::SplitDeviceQueue queue_;
+  virtio::DeviceRing queue_;
   std::list<virtio::MemoryEpoch> epochs_;  // the last one is the present
   std::list<Kick> kicks_;  // the last one is the present; others are on their way out
   uring::EventFdNotifier call_;

@@ -17,27 +17,32 @@ UniqueFd duplicate(const UniqueFd& fd) {
   return fd ? UniqueFd(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0)) : UniqueFd();
 }
 
+bool is_packed(virtio::FeatureBits features) noexcept {
+  return (features & virtio::kFeatureRingPacked) != 0;
+}
+
 bool name_the_same_places(const VringAddress& a, const VringAddress& b) noexcept {
   return a.descriptor == b.descriptor && a.used == b.used && a.available == b.available;
 }
 
 }  // namespace
 
-Result<> VringControl::set_size(std::uint32_t size) {
+Result<> VringControl::set_size(std::uint32_t size, virtio::FeatureBits features) {
   if (is_running_) return fail(Error::peer_fault("the size of a ring that runs", index_));
-  if (!virtio::is_split_queue_size(size)) {
-    return fail(Error::peer_fault("a ring's size is a power of two up to 32768", size));
+  if (is_packed(features) ? !virtio::is_packed_queue_size(size)
+                          : !virtio::is_split_queue_size(size)) {
+    return fail(Error::peer_fault("a ring's size is 1 to 32768, a power of two if split", size));
   }
   size_ = size;
   return {};
 }
 
-Result<> VringControl::set_base(std::uint32_t base) {
+Result<> VringControl::set_base(std::uint32_t base, virtio::FeatureBits features) {
   if (is_running_) return fail(Error::peer_fault("the base of a ring that runs", index_));
-  if (base > std::numeric_limits<std::uint16_t>::max()) {
-    return fail(Error::peer_fault("a ring's base has 16 bits", base));
+  if (!is_packed(features) && base > std::numeric_limits<std::uint16_t>::max()) {
+    return fail(Error::peer_fault("a split ring's base has 16 bits", base));
   }
-  base_ = static_cast<std::uint16_t>(base);
+  base_ = base;
   return {};
 }
 
@@ -98,22 +103,37 @@ void VringControl::begin_enabled() {
   tell_running_ring([](Vring& vring) { vring.set_enabled(true); });
 }
 
-Result<virtio::SplitRing> VringControl::locate(const MemoryTable& memory) const {
-  const auto descriptors =
-      memory.find(FrontendAddress(addresses_->descriptor), virtio::descriptor_table_bytes(size_));
+/// Finds the parts of the ring that was negotiated. The messages name the event areas of a packed
+/// ring where a split one has its available and used rings.
+Result<virtio::RingParts> VringControl::locate(const RingEnvironment& environment) const {
+  const bool packed = is_packed(environment.features);
+  const MemoryTable& memory = *environment.memory;
+  const auto descriptors = memory.find(
+      FrontendAddress(addresses_->descriptor),
+      packed ? virtio::packed_ring_bytes(size_) : virtio::descriptor_table_bytes(size_));
   if (!descriptors) return fail(descriptors.error());
   const auto available =
-      memory.find(FrontendAddress(addresses_->available), virtio::avail_ring_bytes(size_));
+      memory.find(FrontendAddress(addresses_->available),
+                  packed ? sizeof(virtio::PackedEvent) : virtio::avail_ring_bytes(size_));
   if (!available) return fail(available.error());
-  const auto used = memory.find(FrontendAddress(addresses_->used), virtio::used_ring_bytes(size_));
+  const auto used =
+      memory.find(FrontendAddress(addresses_->used),
+                  packed ? sizeof(virtio::PackedEvent) : virtio::used_ring_bytes(size_));
   if (!used) return fail(used.error());
-  return virtio::SplitRing::at(*descriptors, *available, *used, size_);
+  if (packed) {
+    auto ring = virtio::PackedRing::at(*descriptors, *available, *used, size_);
+    if (!ring) return fail(ring.error());
+    return *ring;
+  }
+  auto ring = virtio::SplitRing::at(*descriptors, *available, *used, size_);
+  if (!ring) return fail(ring.error());
+  return *ring;
 }
 
 task::Task<Result<>> VringControl::start_if_ready(RingEnvironment environment) {
   const bool is_ready = is_kick_known_ && size_ != 0 && addresses_ && environment.memory;
   if (is_running_ || !is_ready) co_return Result<>();
-  auto ring = locate(*environment.memory);
+  auto ring = locate(environment);
   if (!ring) co_return fail(ring.error());
   Vring::Setup setup{.index = index_,
                      .ring = *ring,
@@ -135,7 +155,8 @@ task::Task<Result<>> VringControl::start_if_ready(RingEnvironment environment) {
   auto started = co_await start;
   if (started) {
     is_running_ = true;
-    log::debug("queue {} runs: {} entries from {}, {}", index_, size_, base_,
+    log::debug("queue {} runs: {}, {} entries from {:#x}, {}", index_,
+               is_packed(environment.features) ? "packed" : "split", size_, base_,
                is_enabled_ ? "enabled" : "disabled");
   } else {
     is_kick_known_ = false;
@@ -145,7 +166,7 @@ task::Task<Result<>> VringControl::start_if_ready(RingEnvironment environment) {
 
 task::Task<Result<>> VringControl::change_memory(RingEnvironment environment) {
   if (!is_running_) co_return Result<>();
-  const auto ring = locate(*environment.memory);
+  const auto ring = locate(environment);
   if (!ring) {
     auto stopping = stop();
     co_await std::move(stopping);
@@ -160,12 +181,12 @@ task::Task<Result<>> VringControl::change_memory(RingEnvironment environment) {
   co_return Result<>();
 }
 
-task::Task<std::uint16_t> VringControl::stop() {
+task::Task<std::uint32_t> VringControl::stop() {
   is_kick_known_ = false;
   kick_.reset();
   if (!is_running_) co_return base_;
-  CrossCall<std::uint16_t> stop(thread_.loop(), home_, [this](auto reply) {
-    thread_.vring()->stop([this, reply](std::uint16_t next) {
+  CrossCall<std::uint32_t> stop(thread_.loop(), home_, [this](auto reply) {
+    thread_.vring()->stop([this, reply](std::uint32_t next) {
       // Not from inside the ring's own function: it is about to be destroyed.
       thread_.loop().post([this, reply, next] {
         thread_.vring().reset();

@@ -32,8 +32,9 @@ class VringControl {
   VringControl(QueueThread& thread, uring::Loop& home, std::uint16_t index) noexcept
       : thread_(thread), home_(home), index_(index) {}
 
-  Result<> set_size(std::uint32_t size);
-  Result<> set_base(std::uint32_t base);
+  // `features` says which kind of ring it is.
+  Result<> set_size(std::uint32_t size, virtio::FeatureBits features);
+  Result<> set_base(std::uint32_t base, virtio::FeatureBits features);
   /// While the ring runs only what changes nothing is taken (a front-end that switches logging on).
   Result<> set_addresses(const VringAddress& addresses);
   /// No descriptor means: there are no kicks. Starts the ring once all else is there.
@@ -51,15 +52,15 @@ class VringControl {
   /// Puts a running ring on another memory table; one whose parts are not in it is stopped.
   /// Errors: as start_if_ready().
   task::Task<Result<>> change_memory(RingEnvironment environment);
-  /// Stops the ring after what it took is answered. Returns where the available ring goes on.
-  task::Task<std::uint16_t> stop();
+  /// Stops the ring after what it took is answered. Returns where the ring goes on.
+  task::Task<std::uint32_t> stop();
   /// Stops and forgets everything: for the next front-end.
   task::Task<> reset();
 
   [[nodiscard]] bool is_running() const noexcept { return is_running_; }
 
  private:
-  Result<virtio::SplitRing> locate(const MemoryTable& memory) const;
+  Result<virtio::RingParts> locate(const RingEnvironment& environment) const;
   template <typename Change>
   void tell_running_ring(Change change);
 
@@ -68,7 +69,7 @@ class VringControl {
   const std::uint16_t index_;
 
   std::uint32_t size_ = 0;
-  std::uint16_t base_ = 0;
+  std::uint32_t base_ = 0;
   std::optional<VringAddress> addresses_;
   bool is_kick_known_ = false;  // a kick message came since the ring last stopped
   UniqueFd kick_;               // moved to the ring when it starts

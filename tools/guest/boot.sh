@@ -8,7 +8,7 @@
 #                            status 1 and one line that names the step that failed.
 #
 # Read from the environment: GUESTIO_BLK (the program), GUESTIO_BACKEND, GUESTIO_BLK_OPTIONS,
-# GUESTIO_QUEUES (1), GUESTIO_ACCEL (tcg), GUESTIO_QEMU, GUESTIO_GUEST_TIMEOUT (seconds).
+# GUESTIO_QUEUES (1), GUESTIO_PACKED (off; on: the rings have to be packed), GUESTIO_ACCEL (tcg), GUESTIO_QEMU, GUESTIO_GUEST_TIMEOUT (seconds).
 #
 # The guest talks to us in lines on its console that begin with @guestio: `step TEXT`, `fact NAME
 # VALUE`, `pass CHECK TEXT`, `fail CHECK TEXT`, `done`. A check counts as passed only if its line is
@@ -181,6 +181,13 @@ judge_guest() {
   guest_line "done" >/dev/null || fail_step "the guest did not reach its end"
 }
 
+# judge_rings: those that were asked for were used. The backend's log tells with --verbose.
+judge_rings() {
+  [ "${GUESTIO_PACKED:-off}" = on ] || return 0
+  grep -q 'runs: packed' "$logs/backend.log" || fail_step "no packed ring in the backend's log"
+  results+=("host: rings" "ok    packed")
+}
+
 # judge_image IMAGE
 judge_image() {
   local image=$1 text raw_md5 sums_md5 files
@@ -243,6 +250,7 @@ boot_guest() {
   start_guest "$queues" "$timeout" "$logs/initramfs.cpio"
   wait_for_guest "$timeout"
   judge_guest
+  judge_rings
 
   begin "Stopping $(backend_name)"
   stop_backend

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <utility>
+#include <variant>
+
+#include "guestio/base/error.h"
+#include "guestio/virtio/driver_chain.h"
+#include "guestio/virtio/packed_driver_queue.h"
+#include "guestio/virtio/split_driver_queue.h"
+
+/// The driver's side of a ring whose kind was negotiated.
+namespace guestio::virtio {
+
+/// A split or a packed queue under one interface. What the functions do is said at
+/// SplitDriverQueue.
+///
+/// Threads: one at a time.
+class DriverRing {
+ public:
+  explicit DriverRing(SplitDriverQueue queue) noexcept : queue_(std::move(queue)) {}
+  explicit DriverRing(PackedDriverQueue queue) noexcept : queue_(std::move(queue)) {}
+
+  Result<std::uint16_t> add(std::span<const DriverSegment> segments) {
+    return std::visit([&](auto& queue) { return queue.add(segments); }, queue_);
+  }
+  Result<std::uint16_t> add_indirect(std::span<const DriverSegment> segments,
+                                     const DriverTable& table) {
+    return std::visit([&](auto& queue) { return queue.add_indirect(segments, table); }, queue_);
+  }
+  Result<bool> publish() {
+    return std::visit([](auto& queue) { return queue.publish(); }, queue_);
+  }
+  Result<std::optional<DriverUsed>> reap() {
+    return std::visit([](auto& queue) { return queue.reap(); }, queue_);
+  }
+  Result<bool> enable_calls() {
+    return std::visit([](auto& queue) { return queue.enable_calls(); }, queue_);
+  }
+  Result<> disable_calls() {
+    return std::visit([](auto& queue) { return queue.disable_calls(); }, queue_);
+  }
+
+  [[nodiscard]] std::uint16_t size() const noexcept {
+    return std::visit([](const auto& queue) { return queue.size(); }, queue_);
+  }
+  [[nodiscard]] std::uint16_t free_descriptors() const noexcept {
+    return std::visit([](const auto& queue) { return queue.free_descriptors(); }, queue_);
+  }
+  [[nodiscard]] std::uint16_t in_flight() const noexcept {
+    return std::visit([](const auto& queue) { return queue.in_flight(); }, queue_);
+  }
+  /// What GET_VRING_BASE answers once a device has done all that was published.
+  [[nodiscard]] std::uint32_t end_base() const noexcept {
+    if (const auto* const packed = std::get_if<PackedDriverQueue>(&queue_)) {
+      return packed->next_avail().to_word() * 0x1'0001u;
+    }
+    return std::get<SplitDriverQueue>(queue_).avail_index();
+  }
+
+ private:
+  std::variant<SplitDriverQueue, PackedDriverQueue> queue_;
+};
+
+}  // namespace guestio::virtio

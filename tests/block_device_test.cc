@@ -222,10 +222,12 @@ TEST_F(BlockDeviceTest, Rule20ARingsSizeAndBaseAreThoseOfItsKind) {
 
 TEST_F(BlockDeviceTest, Rule20APackedRingAtAPlaceThatItDoesNotHaveDoesNotStart) {
   start();
-  const auto guest = connect({.features = ~std::uint64_t{0}});
-  ASSERT_TRUE(guest->queue().stop(guest->frontend()));
-  ASSERT_TRUE(guest->frontend().set_vring_base(0, 0x80008040));
-  EXPECT_FALSE(guest->frontend().set_vring_kick(0, std::nullopt).has_value());
+  {
+    const auto guest = connect({.features = ~std::uint64_t{0}});
+    ASSERT_TRUE(guest->queue().stop(guest->frontend()));
+    ASSERT_TRUE(guest->frontend().set_vring_base(0, 0x80008040));
+    EXPECT_FALSE(guest->frontend().set_vring_kick(0, std::nullopt).has_value());
+  }
   expect_alive();
 }
 

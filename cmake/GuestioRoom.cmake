@@ -71,13 +71,13 @@ function(guestio_test NAME)
     PROPERTIES TIMEOUT ${TEST_TIMEOUT})
 endfunction()
 
-# guestio_fuzzer(NAME DEPENDS targets...)
+# guestio_fuzzer(NAME DEPENDS targets... [SOURCES files...])
 # The libFuzzer program bin/fuzz_NAME of NAME_fuzz.cc, part of the target `fuzzers`. Its test runs it
 # for 5 s from the inputs in corpus/NAME; what it finds stays in the build directory.
 function(guestio_fuzzer NAME)
-  cmake_parse_arguments(FUZZER "" "" "DEPENDS" ${ARGN})
+  cmake_parse_arguments(FUZZER "" "" "DEPENDS;SOURCES" ${ARGN})
   set(program fuzz_${NAME})
-  add_executable(${program} ${NAME}_fuzz.cc)
+  add_executable(${program} ${NAME}_fuzz.cc ${FUZZER_SOURCES})
   target_include_directories(${program} PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(${program} PRIVATE ${FUZZER_DEPENDS} guestio_flags)
   target_link_options(${program} PRIVATE -fsanitize=fuzzer)

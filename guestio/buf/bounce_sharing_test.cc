@@ -13,7 +13,6 @@ namespace {
 
 using test::BounceTaker;
 using testing::ElementsAre;
-using testing::IsEmpty;
 
 constexpr std::size_t kPage = kPageSize;
 

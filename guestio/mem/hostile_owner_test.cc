@@ -49,7 +49,7 @@ int protect(std::byte* host, int protection) {
   return ::mprotect(host + kSafe, kSize - kSafe, protection);
 }
 
-const std::array kAttacks{
+const std::array attacks{
     Attack{"Truncated", [](int fd, std::byte*) { return ::ftruncate(fd, kSafe); },
            [](int fd, std::byte*) { return ::ftruncate(fd, kSize); }, true},
     Attack{"Punched",
@@ -105,11 +105,11 @@ class HostileOwnerTest : public testing::TestWithParam<Attack> {
   /// Every operation at changing places across the border of what is taken away.
   void copy(Tally& tally, unsigned round) {
     std::array<std::byte, 0x900> buffer{};
-    const Gpa at(kSafe - 0x800 + round % 7 * 0x400);
+    const Gpa at(kSafe - 0x800 + std::uint64_t{round % 7} * 0x400);
     tally.count(memory_.read(at, buffer));
     tally.count(memory_.write(at, buffer));
     tally.count(memory_.fill(at, std::byte{1}, buffer.size()));
-    const Gpa word(kSafe + round % 64 * 8);
+    const Gpa word(kSafe + std::uint64_t{round % 64} * 8);
     tally.count(memory_.load<std::uint64_t>(word));
     tally.count(memory_.store<std::uint32_t>(word, round));
     std::uint64_t expected = round;
@@ -156,7 +156,7 @@ class HostileOwnerTest : public testing::TestWithParam<Attack> {
   GuestMemory memory_ = *map_file_regions(std::array{region(0, kSize, fd_)});
 };
 
-INSTANTIATE_TEST_SUITE_P(Attacks, HostileOwnerTest, testing::ValuesIn(kAttacks),
+INSTANTIATE_TEST_SUITE_P(Attacks, HostileOwnerTest, testing::ValuesIn(attacks),
                          [](const auto& attack) { return attack.param.name; });
 
 TEST_P(HostileOwnerTest, EveryOperationEndsWithSuccessOrAMemoryFault) {

@@ -57,6 +57,7 @@ class MemoryProgram {
     for (std::uint64_t i = 0; i < backings; ++i) build_backing();
     build_regions();
     std::vector<RegionSpec> specs;
+    specs.reserve(model_.regions.size());
     for (const ModelRegion& region : model_.regions) {
       specs.push_back({Gpa(region.start), ByteCount(region.length),
                        model_.backings[region.backing].real, region.offset});

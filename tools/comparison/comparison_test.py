@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: MIT
+"""What becomes of measurements: medians, ratios, tables, plots. Run by ctest."""
+
+import pathlib
+import tempfile
+import unittest
+import xml.etree.ElementTree
+
+from . import contenders, markdown, measure, plots, rows
+from .processes import BenchError
+from .results import Results
+
+ROW = rows.Row("ext4", "randread", 4096, 32)
+NULL_ROW = rows.Row("null", "randread", 4096, 32, poll=True)
+
+
+def sample(iops, cpu_ns):
+    return {"iops": iops, "p50_ns": 1000, "p99_ns": 2000, "p999_ns": 3000, "cpu_ns": cpu_ns}
+
+
+def make_results():
+    results = Results()
+    for iops, cpu in ((100e3, 4000), (120e3, 5000), (50e3, 9000)):
+        results.add(ROW, contenders.OURS, sample(iops, cpu))
+        results.add(ROW, contenders.PEER, sample(iops / 2, cpu * 2))
+    results.set_calls(ROW, contenders.OURS, 0.125)
+    results.set_calls(ROW, contenders.PEER, None)
+    return results
+
+
+class RowsTest(unittest.TestCase):
+    def test_every_row_has_a_name_of_its_own(self):
+        names = [row.name for row in rows.all_rows()]
+        self.assertEqual(len(names), len(set(names)))
+
+    def test_a_name_says_what_the_load_is(self):
+        row = rows.Row("tmpfs", "randread", 65536, 32, offset=512, segments=16, queues=2)
+        self.assertEqual(row.name, "tmpfs/randread-64k-d32-off512-16seg-2q")
+
+    def test_every_disk_is_compared_with_qemu(self):
+        peer = contenders.StorageDaemon(contenders.PEER, "io_uring")
+        self.assertEqual({row.target for row in rows.all_rows() if peer.takes(row)},
+                         set(rows.TARGETS))
+
+
+class ResultsTest(unittest.TestCase):
+    def test_the_median_stands_with_the_least_and_the_greatest(self):
+        figure = make_results().figure(ROW, contenders.OURS, "iops")
+        self.assertEqual((figure.least, figure.median, figure.greatest), (50e3, 100e3, 120e3))
+
+    def test_ratios_are_of_the_same_round(self):
+        results = Results()
+        for ours, theirs in ((100, 50), (300, 150), (200, 1000)):
+            results.add(ROW, "a", sample(ours, 1))
+            results.add(ROW, "b", sample(theirs, 1))
+        self.assertEqual(results.ratio(ROW, "a", "b", "iops").median, 2)
+
+    def test_a_round_that_failed_is_left_out_with_its_partner(self):
+        results = Results()
+        for ours, theirs in ((sample(1, 1), None), (None, sample(5, 1)),
+                             (sample(6, 1), sample(2, 1))):
+            results.add(ROW, "a", ours)
+            results.add(ROW, "b", theirs)
+        self.assertEqual(results.ratio(ROW, "a", "b", "iops").median, 3)
+
+    def test_what_is_kept_is_read_again(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "kept" / "results.json"
+            make_results().save(path)
+            again = Results.load(path)
+        self.assertEqual(again.figure(ROW, contenders.OURS, "cpu_ns").median, 5000)
+        self.assertEqual(again.calls(ROW, contenders.OURS), 0.125)
+
+    def test_a_row_that_is_measured_again_forgets_what_was(self):
+        results = make_results()
+        results.begin(ROW)
+        self.assertIsNone(results.figure(ROW, contenders.OURS, "iops"))
+
+
+class MarkdownTest(unittest.TestCase):
+    def test_only_what_is_between_the_markers_is_replaced(self):
+        document = f"before\n{markdown.BEGIN}\nold\n{markdown.END}\nafter\n"
+        once = markdown.replace_between_markers(document, "new")
+        self.assertEqual(once, f"before\n{markdown.BEGIN}\n\nnew\n\n{markdown.END}\nafter\n")
+        self.assertEqual(markdown.replace_between_markers(once, "new"), once)
+
+    def test_a_document_without_markers_is_refused(self):
+        with self.assertRaises(ValueError):
+            markdown.replace_between_markers("text", "new")
+
+    def test_tables_show_ratios_and_figures(self):
+        text = markdown.section(make_results(), rows.all_rows(), contenders.all_contenders())
+        self.assertIn("| 4 KiB read, depth 32 | 0.50 | 2.00 | 1.00 | 1.00 | – | – |", text)
+        self.assertIn("| 4 KiB read, depth 32 | guestio-blk | 100 (50.0–120) | 1.00 | 2.00 | 3.00 |"
+                      " 5.00 (4.00–9.00) | 0.125 |", text)
+        self.assertNotIn("Null disk", text)
+
+    def test_without_results_there_are_no_tables(self):
+        text = markdown.section(Results(), rows.all_rows(), contenders.all_contenders())
+        self.assertNotIn("|", text)
+
+
+class PlotsTest(unittest.TestCase):
+    def test_plots_are_well_formed_and_have_a_dot_for_each_contender(self):
+        drawn = plots.all_plots(make_results(), rows.all_rows(), contenders.all_contenders())
+        self.assertEqual(list(drawn), ["bench-ext4.svg"])
+        root = xml.etree.ElementTree.fromstring(drawn["bench-ext4.svg"])
+        dots = [part for part in root.iter() if part.tag.endswith("circle")]
+        self.assertEqual(len(dots), 2 * 2 + 2)  # two panels, two contenders; the legend
+
+    def test_growth_is_drawn_over_depth(self):
+        results = Results()
+        for row in rows.growth_rows():
+            results.add(row, contenders.OURS, sample(1e6, 100 * row.depth))
+        drawn = plots.all_plots(results, rows.all_rows(), contenders.all_contenders())
+        self.assertEqual(list(drawn), ["bench-growth.svg"])
+        xml.etree.ElementTree.fromstring(drawn["bench-growth.svg"])
+
+
+class OutcomeTest(unittest.TestCase):
+    def test_the_busier_direction_counts(self):
+        direction = ('{"iops": %d, "clat_ns": {"percentile": {"50.000000": 5, "99.000000": 6,'
+                     ' "99.900000": 7}}}')
+        output = 'fio says something\n{"jobs": [{"read": %s, "write": %s}]}' % (
+            direction % 0, direction % 9)
+        self.assertEqual(measure.parse_outcome(output),
+                         {"iops": 9, "p50_ns": 5, "p99_ns": 6, "p999_ns": 7})
+
+    def test_a_load_that_did_nothing_is_a_failure(self):
+        with self.assertRaises(BenchError):
+            measure.parse_outcome('{"jobs": [{"read": {"iops": 0}, "write": {"iops": 0}}]}')
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: MIT
+"""One measurement: a contender under one load for a moment."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+from . import processes
+from .processes import BenchError
+
+
+FIO_STARTS_WITHIN = 0.4  # seconds
+
+
+class Bench:
+    """Measures on the two cores that it was given.
+
+    Times: the server runs on one core, the client on the other. Rates are of the same stretch of
+    time: the client counts requests, the server's processor clock is read near both of its ends.
+    """
+
+    def __init__(self, places, seconds, ramp):
+        self._places = places
+        self._seconds = seconds
+        self._ramp = ramp
+        self._server_core, self._client_core = processes.cores()
+        self._log = places.scratch / "server.log"
+
+    def sample(self, contender, row):
+        """IOPS, latencies (ns) and the server's processor time for each request (ns)."""
+        with self._loaded(contender, row, self._seconds) as (server, outcome):
+            clock = processes.ProcessorClock(server)
+            begin = (time.monotonic_ns(), clock.nanoseconds())
+            time.sleep(self._seconds * 0.9)
+            end = (time.monotonic_ns(), clock.nanoseconds())
+        busy = (end[1] - begin[1]) / (end[0] - begin[0])
+        result = outcome()
+        result["cpu_ns"] = busy * 1e9 / result["iops"]
+        return result
+
+    def calls(self, contender, row):
+        """System calls for each request. A run of its own, for counting costs time."""
+        seconds = 0.5
+        with self._loaded(contender, row, seconds) as (server, outcome):
+            counted = count_calls(server, 0.3)
+        return counted / outcome()["iops"]
+
+    def idle(self, contender, row, seconds):
+        """Processor time of a server whose front-end is there and wants nothing."""
+        socket = self._fresh_socket()
+        words = contender.command(row, self._places, socket)
+        with processes.running(self._server_core, words, self._log) as server:
+            processes.wait_for_socket(socket, server, self._log)
+            client = self._start_client(row, socket, 3600, 0)
+            try:
+                time.sleep(0.3)
+                # A client that stands still: what was in flight ends, and nothing follows.
+                client.send_signal(signal.SIGSTOP)
+                time.sleep(1)
+                clock = processes.ProcessorClock(server.pid)
+                before = (clock.nanoseconds(), processes.switches(server.pid))
+                time.sleep(seconds)
+                after = (clock.nanoseconds(), processes.switches(server.pid))
+            finally:
+                processes.stop(client)
+        return {"seconds": seconds, "cpu_ns": after[0] - before[0],
+                "switches": after[1] - before[1]}
+
+    def _fresh_socket(self):
+        socket = self._places.scratch / "s"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(socket)
+        return socket
+
+    def _start_client(self, row, socket, seconds, ramp):
+        words = [self._places.programs / "guestio-load", "run", "--socket-path", socket, "--rw",
+                 row.rw, "--bs", row.block, "--iodepth", row.depth, "--numjobs", row.queues,
+                 "--segments", row.segments, "--buffer-offset", row.offset, "--runtime", seconds,
+                 "--ramp-time", ramp, "--output-format", "json"]
+        return processes.start(self._client_core, words + (["--poll"] if row.poll else []),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    @contextlib.contextmanager
+    def _loaded(self, contender, row, seconds):
+        """Yields, when the load has been running for a moment, the process that does the work and
+        a function that waits for the load's end and gives its outcome."""
+        with contextlib.ExitStack() as stack:
+            ramp = self._ramp
+            if contender.serves:
+                socket = self._fresh_socket()
+                words = contender.command(row, self._places, socket)
+                server = stack.enter_context(
+                    processes.running(self._server_core, words, self._log))
+                processes.wait_for_socket(socket, server, self._log)
+                client = self._start_client(row, socket, seconds, self._ramp)
+                worker = server
+            else:
+                ramp = self._ramp + FIO_STARTS_WITHIN
+                words = contender.command(row, self._places, seconds, ramp)
+                client = processes.start(self._server_core, words, stdout=subprocess.PIPE,
+                                         stderr=subprocess.PIPE)
+                worker = client
+            stack.callback(processes.stop, client)
+            outputs = []
+            time.sleep(ramp + seconds * 0.05)
+            yield worker.pid, lambda: parse_outcome(outputs[0])
+            outputs.append(processes.finish(client, seconds + 30))
+
+
+def parse_outcome(output):
+    """What matters of the JSON that guestio-load and fio print alike."""
+    # fio may say something before it.
+    job = json.loads(output[output.index("{"):])["jobs"][0]
+    done = max((job["read"], job["write"]), key=lambda direction: direction["iops"])
+    if done["iops"] <= 0:
+        raise BenchError("no request was done")
+    percentile = done["clat_ns"]["percentile"]
+    return {"iops": done["iops"], "p50_ns": percentile["50.000000"],
+            "p99_ns": percentile["99.000000"], "p999_ns": percentile["99.900000"]}
+
+
+def count_calls(pid, seconds):
+    """System calls of a process in a second: counted by the kernel where perf may ask it to, else
+    by strace, which slows the process down and so flatters those that work in batches."""
+    return perf_calls(pid, seconds) if can_perf() else strace_calls(pid, seconds)
+
+
+_can_perf = None
+
+
+def can_perf():
+    global _can_perf  # asked once
+    if _can_perf is None:
+        _can_perf = shutil.which("perf") is not None and subprocess.run(
+            ["perf", "stat", "-e", "raw_syscalls:sys_enter", "true"],
+            capture_output=True, check=False).returncode == 0
+    return _can_perf
+
+
+def perf_calls(pid, seconds):
+    done = subprocess.run(
+        ["perf", "stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-p", str(pid), "--", "sleep",
+         str(seconds)], capture_output=True, text=True, check=False)
+    for line in done.stderr.splitlines():
+        fields = line.split(",")
+        if len(fields) > 3 and fields[2].startswith("raw_syscalls") and fields[0].isdigit():
+            return int(fields[0]) / seconds
+    raise BenchError(f"perf counted nothing: {done.stderr.strip()}")
+
+
+def strace_calls(pid, seconds):
+    tracer = subprocess.Popen(["strace", "-f", "-c", "-q", "-p", str(pid)], text=True,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    time.sleep(seconds)
+    tracer.send_signal(signal.SIGINT)
+    _, table = tracer.communicate(timeout=30)
+    for line in table.splitlines():
+        fields = line.split()
+        if fields and fields[-1] == "total":
+            return int(fields[3]) / seconds  # % time, seconds, usecs/call, calls, errors
+    raise BenchError(f"strace counted nothing: {table.strip()}")

@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Runs tools/bench.py for one row on a small disk and looks at what it prints: a ctest test.
+
+Usage: smoke.py DIRECTORY (with guestio-blk and guestio-load)
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+BENCH = pathlib.Path(__file__).resolve().parent.parent / "bench.py"
+NUMBER = r"[0-9][0-9 .]*"
+SPREAD = rf"{NUMBER} \({NUMBER}–{NUMBER}\)"
+LINE = rf"\| 4 KiB read, depth 32, 2 queues \| %s \| {SPREAD} \|( {NUMBER} \|){{3}} {SPREAD} \| {NUMBER} \|"
+
+
+def run(*words):
+    return subprocess.run([sys.executable, BENCH, *words], capture_output=True, text=True,
+                          check=False)
+
+
+def main():
+    done = run("--programs", sys.argv[1], "--only", "tmpfs/randread-4k-d32-2q", "--only", "idle",
+               "--rounds", "1", "--seconds", "0.4", "--image-size", "16", "--no-write")
+    problems = [] if done.returncode == 0 else [f"status {done.returncode}"]
+    for server in ("guestio-blk", "qemu-storage-daemon, io_uring", "qemu-storage-daemon, linux-aio",
+                   r"raw ring \(fio\)"):
+        if not re.search(LINE % server, done.stdout):
+            problems.append(f"no figures of {server}")
+    if not re.search(r"\| guestio-blk \| [0-9.]+ µs in [0-9]+ s \| [0-9]+ \|", done.stdout):
+        problems.append("no idle figures")
+    for words, complaint in (((["--only", "nonsense"]), "no row"),
+                             ((["--programs", "/nonexistent"]), "is not there"),
+                             ((["--rounds", "0"]), "--rounds")):
+        refused = run(*words, "--no-write")
+        if refused.returncode == 0 or complaint not in refused.stderr:
+            problems.append(f"{words} is not refused: {refused.stderr}")
+    left = list(pathlib.Path("/dev/shm").glob("guestio-bench-*"))
+    if left:
+        problems.append(f"left behind: {left}")
+    for problem in problems:
+        print(problem)
+    if problems:
+        print(done.stdout, done.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -100,7 +100,8 @@ class RunJob {
   RequestQueue queue_;
   RequestQueue::Form form_;
   std::vector<Slot> slots_;
-  std::vector<std::uint32_t> free_;  // slots
+  std::vector<std::uint32_t> free_;               // slots
+  std::vector<RequestQueue::Completion> reaped_;  // of one batch; here for its memory
   RunTotals totals_;
   std::optional<std::string> failure_;
   std::atomic<std::uint64_t> live_reads_ = 0;

@@ -61,14 +61,26 @@ def table(header, lines):
         yield "| " + " | ".join(line) + " |"
 
 
-def ratio_lines(results, chosen):
-    ours, peer, raw = contenders.OURS, contenders.PEER, contenders.RAW
+PEER_RATIOS = {"time/I/O ÷ qsd": "cpu_ns", "IOPS ÷ qsd": "iops", "p50 ÷ qsd": "p50_ns",
+               "p99 ÷ qsd": "p99_ns"}
+RAW_RATIOS = {"time/I/O ÷ raw": "cpu_ns", "IOPS ÷ raw": "iops"}
+
+
+def ratio_table(results, chosen):
+    """guestio-blk beside the others; the raw ring's columns only where there is one."""
+    columns = [(title, contenders.PEER, name) for title, name in PEER_RATIOS.items()]
+    if any(results.samples(row, contenders.RAW) for row in chosen):
+        columns += [(title, contenders.RAW, name) for title, name in RAW_RATIOS.items()]
+    lines = []
     for row in chosen:
-        cells = [results.ratio(row, ours, peer, "cpu_ns"), results.ratio(row, ours, peer, "iops"),
-                 results.ratio(row, ours, peer, "p50_ns"), results.ratio(row, ours, peer, "p99_ns"),
-                 results.ratio(row, ours, raw, "cpu_ns"), results.ratio(row, ours, raw, "iops")]
+        cells = [results.ratio(row, contenders.OURS, other, name) for _, other, name in columns]
         if any(cells):
-            yield [describe(row), *map(ratio, cells)]
+            lines.append([describe(row), *map(ratio, cells)])
+    if lines:
+        yield from ["What guestio-blk has, divided by what qemu-storage-daemon with io_uring (qsd) "
+                    "and the raw ring have:", ""]
+        yield from table(["work", *(title for title, _, _ in columns)], lines)
+        yield ""
 
 
 def figure_lines(results, chosen, parties):
@@ -94,15 +106,8 @@ def tables(results, chosen, parties):
         if not figures:
             continue
         yield from ["", f"### {TITLES[target]}", ""]
-        if target != "null" or any(results.samples(row, contenders.PEER) for row in here):
-            yield from [f"![{TITLES[target]}](img/bench-{target}.svg)", ""]
-        ratios = list(ratio_lines(results, here))
-        if ratios:
-            yield from ["guestio-blk's figures divided by those of qemu-storage-daemon (io_uring) "
-                        "and of the raw ring:", ""]
-            yield from table(["work", "time/I/O ÷ qsd", "IOPS ÷ qsd", "p50 ÷ qsd", "p99 ÷ qsd",
-                              "time/I/O ÷ raw", "IOPS ÷ raw"], ratios)
-            yield ""
+        yield from [f"![{TITLES[target]}](img/bench-{target}.svg)", ""]
+        yield from ratio_table(results, here)
         yield from ["Thousand I/Os a second, latencies in µs, processor time of the server in µs "
                     "for each I/O, system calls of the server for each I/O:", ""]
         yield from table(["work", "server", "kIOPS (min–max)", "p50", "p99", "p99.9",

@@ -62,8 +62,9 @@ class LogScale:
         return self._start + share * (self._end - self._start)
 
     def ticks(self):
-        """1, 2, 5 and their powers of ten within the scale; fewer where that is too many."""
-        steps = (1, 2, 5) if self._high - self._low < 2 else (1,)
+        """Round values within the scale, the fewer the more decades it has."""
+        decades = self._high - self._low
+        steps = (1, 1.5, 2, 3, 4, 5, 7) if decades < 0.7 else (1, 2, 5) if decades < 2 else (1,)
         first, last = math.floor(self._low), math.ceil(self._high)
         ticks = [step * 10.0 ** power for power in range(first, last + 1) for step in steps]
         return [tick for tick in ticks if self._low <= math.log10(tick) <= self._high]
@@ -82,7 +83,7 @@ def legend(canvas, parties, colours, x, y):
 
 
 def tick_text(value):
-    return f"{value:,.0f}".replace(",", " ") if value >= 1 else f"{value:g}"
+    return f"{value:,.0f}".replace(",", " ") if value >= 10 else f"{value:g}"
 
 
 def dot_plot(results, chosen, parties, title):
@@ -93,7 +94,7 @@ def dot_plot(results, chosen, parties, title):
     if not chosen:
         return None
     colours = colours_of(present)
-    label, panel, gap, top, lane = 290, 300, 30, 64, 14
+    label, panel, gap, top, lane = 330, 300, 30, 64, 14
     row_height = [lane * len(present) + 8] * len(chosen)
     bottom = top + sum(row_height)
     canvas = Canvas(label + 2 * panel + gap + 20, bottom + 30)

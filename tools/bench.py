@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 
-from comparison import contenders, markdown, measure, plots, processes, rows
+from comparison import contenders, markdown, measure, plots, processes, profile, rows
 from comparison.processes import BenchError
 from comparison.results import Results
 
@@ -48,6 +48,9 @@ def parse_arguments(words):
                         help="print the tables, write no document and keep no results")
     parser.add_argument("--render", action="store_true",
                         help="measure nothing: write the document from the results that are there")
+    parser.add_argument("--profile", action="store_true",
+                        help="sort guestio-blk's time into the stages of a request, with perf, in "
+                        "place of comparing")
     parser.add_argument("--list", action="store_true", help="print the rows' names")
     parser.add_argument("--variant", action="append", metavar="NAME=OPTIONS", default=[],
                         help="one more contender: guestio-blk with these options (may be repeated)")
@@ -173,6 +176,16 @@ class Run:
             if wants_idle(self._arguments.only):
                 self._measure_idle(bench)
 
+    def profile(self, chosen):
+        with places(self._arguments, {row.target for _, row in chosen}) as where:
+            bench = measure.Bench(where, self._arguments.seconds, RAMP)
+            for title, row in chosen:
+                say(f"profile of {row.name}")
+                stages = self._attempt(self._parties[0], row, lambda: profile.profile(
+                    bench, self._parties[0], row, where.programs / "guestio-blk", where.scratch))
+                if stages:
+                    self._results.profiles[row.name] = {"title": title, "stages": stages}
+
     def _measure_row(self, bench, row):
         present = [party for party in self._parties if party.takes(row)]
         self._results.begin(row)
@@ -212,10 +225,11 @@ def write_document(results, parties):
     if not DOCUMENT.exists():
         raise BenchError(f"{DOCUMENT} does not exist")
     everything = rows.all_rows()
-    text = markdown.section(results, everything, parties)
-    DOCUMENT.write_text(
-        markdown.replace_between_markers(DOCUMENT.read_text(encoding="utf-8"), text),
-        encoding="utf-8")
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for markers, part in ((markdown.FIGURES, markdown.section(results, everything, parties)),
+                          (markdown.PROFILE, markdown.profile_section(results.profiles))):
+        text = markdown.replace_between_markers(text, markers, part)
+    DOCUMENT.write_text(text, encoding="utf-8")
     IMAGES.mkdir(parents=True, exist_ok=True)
     for name, svg in plots.all_plots(results, everything, parties).items():
         (IMAGES / name).write_text(svg, encoding="utf-8")
@@ -237,11 +251,16 @@ def bench(arguments):
         for name in ("guestio-blk", "guestio-load"):
             if not (arguments.programs / name).exists():
                 raise BenchError(f"{arguments.programs / name} is not there (./dev build)")
-        results.machine.update(describe_machine(arguments))
         run = Run(arguments, results, parties)
-        run.measure(chosen)
+        if arguments.profile:
+            profile.require_tools()
+            run.profile(rows.profiled_rows())
+            print(markdown.profile_section(results.profiles))
+        else:
+            results.machine.update(describe_machine(arguments))
+            run.measure(chosen)
+            print(markdown.section(results, chosen, parties))
         failures = run.failures
-        print(markdown.section(results, chosen, parties))
     if not arguments.no_write:
         results.save(RESULTS)
         write_document(results, parties)

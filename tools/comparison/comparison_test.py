@@ -6,7 +6,7 @@ import tempfile
 import unittest
 import xml.etree.ElementTree
 
-from . import contenders, markdown, measure, plots, rows
+from . import contenders, markdown, measure, plots, rows, stages
 from .processes import BenchError
 from .results import Results
 
@@ -79,14 +79,13 @@ class ResultsTest(unittest.TestCase):
 
 class MarkdownTest(unittest.TestCase):
     def test_only_what_is_between_the_markers_is_replaced(self):
-        document = f"before\n{markdown.BEGIN}\nold\n{markdown.END}\nafter\n"
-        once = markdown.replace_between_markers(document, "new")
-        self.assertEqual(once, f"before\n{markdown.BEGIN}\n\nnew\n\n{markdown.END}\nafter\n")
-        self.assertEqual(markdown.replace_between_markers(once, "new"), once)
+        once = markdown.replace_between_markers("before\n[\nold\n]\nafter\n", "[]", "new")
+        self.assertEqual(once, "before\n[\n\nnew\n\n]\nafter\n")
+        self.assertEqual(markdown.replace_between_markers(once, "[]", "new"), once)
 
     def test_a_document_without_markers_is_refused(self):
         with self.assertRaises(ValueError):
-            markdown.replace_between_markers("text", "new")
+            markdown.replace_between_markers("text", "[]", "new")
 
     def test_tables_show_ratios_and_figures(self):
         text = markdown.section(make_results(), rows.all_rows(), contenders.all_contenders())
@@ -98,6 +97,32 @@ class MarkdownTest(unittest.TestCase):
     def test_without_results_there_are_no_tables(self):
         text = markdown.section(Results(), rows.all_rows(), contenders.all_contenders())
         self.assertNotIn("|", text)
+
+
+class StagesTest(unittest.TestCase):
+    def test_a_line_of_ours_belongs_to_its_room(self):
+        for path, stage in (("/x/guestio/virtio/chain.cc", "ring"), ("/x/guestio/blk/a.h", "req"),
+                            ("/x/guestio/mem/recover_x86_64.h", "ring"),
+                            ("/x/guestio/mem/recover_copy.cc", "copies"),
+                            ("/x/guestio/mem/host_segment.h", "guest addresses"),
+                            ("/x/guestio/disk/file/file_channel.cc", "disk")):
+            self.assertTrue(stages.stage_of_source(path).startswith(stage), path)
+        self.assertIsNone(stages.stage_of_source("/usr/include/c++/12/expected"))
+
+    def test_a_line_of_a_library_belongs_to_the_function_around_it(self):
+        self.assertEqual(stages.stage_of_symbol("guestio::disk::FileChannel::start"), "disk")
+        self.assertIsNone(stages.stage_of_symbol("malloc"))
+
+    def test_a_kernel_function_that_says_nothing_belongs_to_its_caller(self):
+        chain = ["_raw_spin_unlock_irqrestore", "virtqueue_add_sgs", "ext4_file_read_iter"]
+        self.assertEqual(stages.stage_of_kernel(chain), "kernel: block layer and driver")
+        self.assertEqual(stages.stage_of_kernel(["clear_page"]), "kernel: other")
+
+    def test_every_stage_is_in_the_table(self):
+        text = markdown.profile_section({"row": {"title": "null", "stages": {
+            stage: 100 for stage in stages.all_stages()}}})
+        for stage in stages.all_stages():
+            self.assertIn(f"| {stage} | 100 |", text)
 
 
 class PlotsTest(unittest.TestCase):

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: MIT
 """The results as Markdown."""
 
-from . import contenders, rows
+from . import contenders, rows, stages
 
-BEGIN = "<!-- bench:begin (written by ./dev bench) -->"
-END = "<!-- bench:end -->"
+FIGURES = ("<!-- bench:begin (written by ./dev bench) -->", "<!-- bench:end -->")
+PROFILE = ("<!-- profile:begin (written by ./dev bench --profile) -->", "<!-- profile:end -->")
 
 TITLES = {"null": "Null disk", "ext4": "File with direct I/O",
           "tmpfs": "File in memory (tmpfs) with direct I/O"}
 
 
-def replace_between_markers(document, section):
+def replace_between_markers(document, markers, section):
     """The document with `section` in place of what stood between the markers."""
-    head, begin, rest = document.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    head, begin, rest = document.partition(markers[0])
+    _, end, tail = rest.partition(markers[1])
     if not begin or not end:
-        raise ValueError(f"the markers '{BEGIN}' and '{END}' are not there")
-    return f"{head}{BEGIN}\n\n{section.strip()}\n\n{END}{tail}"
+        raise ValueError(f"the markers '{markers[0]}' and '{markers[1]}' are not there")
+    return f"{head}{begin}\n\n{section.strip()}\n\n{end}{tail}"
 
 
 def describe(row):
@@ -147,6 +147,23 @@ def section(results, chosen, parties):
     lines += growth_table(results, growth_rows(results, chosen), parties)
     lines += idle_table(results, parties)
     return "\n".join(lines) + "\n"
+
+
+def profile_section(profiles):
+    """One column for each row that was profiled, one line for each stage of a request."""
+    if not profiles:
+        return ""
+    columns = list(profiles.values())
+    lines = []
+    for stage in stages.all_stages():
+        cells = [column["stages"].get(stage, 0) for column in columns]
+        # Less than that is chance.
+        if max(cells) >= 5:
+            lines.append([stage, *(f"{cell:.0f}" if cell >= 1 else "–" for cell in cells)])
+    lines.append(["**all**", *(f"**{sum(column['stages'].values()):.0f}**"
+                               for column in columns)])
+    return "\n".join(table(["nanoseconds of the server for each I/O",
+                            *(column["title"] for column in columns)], lines))
 
 
 def growth_rows(results, chosen):

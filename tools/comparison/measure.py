@@ -49,6 +49,11 @@ class Bench:
             counted = count_calls(server, 0.3)
         return counted / outcome()["iops"]
 
+    def watch(self, contender, row, seconds, action):
+        """Calls `action` with the server's process while it is under load."""
+        with self._loaded(contender, row, seconds) as (server, _):
+            action(server)
+
     def idle(self, contender, row, seconds):
         """Processor time of a server whose front-end is there and wants nothing."""
         socket = self._fresh_socket()

@@ -11,7 +11,7 @@ class Results:
     """rows: {name: {contender: {"samples": [one a round], "calls": system calls a request}}}."""
 
     def __init__(self, data=None):
-        self._data = data or {"machine": {}, "rows": {}, "idle": {}}
+        self._data = {"machine": {}, "rows": {}, "idle": {}, "profiles": {}} | (data or {})
 
     @classmethod
     def load(cls, path):
@@ -28,6 +28,11 @@ class Results:
     @property
     def machine(self):
         return self._data["machine"]
+
+    @property
+    def profiles(self):
+        """{row's name: {"title": …, "stages": {stage: nanoseconds for each request}}}."""
+        return self._data["profiles"]
 
     @property
     def idle(self):

@@ -70,6 +70,14 @@ def growth_rows():
         yield Row("null", "randread", 64 * KIB, 32, segments=segments, poll=True, growth=True)
 
 
+def profiled_rows():
+    """Titles and rows of the profile: the way alone, a disk, the same with bytes to copy."""
+    return [("null disk", Row("null", "randread", 4 * KIB, 32, poll=True)),
+            ("file, direct", Row("ext4", "randread", 4 * KIB, 32)),
+            ("file, bounced (off by 1)", Row("ext4", "randread", 4 * KIB, 32, offset=1)),
+            ("tmpfs, direct", Row("tmpfs", "randread", 4 * KIB, 32))]
+
+
 def all_rows():
     rows = list(null_rows())
     for target in ("ext4", "tmpfs"):

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <type_traits>
 
 /// Arithmetic on addresses and lengths that came from somebody else: every sum is checked.
 namespace guestio {

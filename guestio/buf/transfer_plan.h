@@ -37,6 +37,13 @@ namespace guestio::buf {
 /// 2. window_bytes() + head_padding() + tail_padding() == file_bytes().
 /// 3. It is at most limits.max_segments pieces, a segment each, and limits.max_bytes bytes.
 ///
+///     const TransferPlan plan(window, limits, options);
+///     // bounce: plan.bounce_size() bytes, aligned to plan.bounce_alignment()
+///     if (is_write) copied = plan.copy_in(window.cursor, bounce);
+///     // one vectored call at plan.file_offset() with plan.segments(bounce)
+///     if (is_read) copied = plan.copy_out(window.cursor, bounce, arrived);
+///     window.cursor.advance(plan.window_bytes());  // and again for the rest
+///
 /// Takes nothing from the heap, whatever its size (list_pool.h).
 class TransferPlan {
  public:

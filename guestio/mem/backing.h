@@ -60,7 +60,8 @@ struct Shareable {
 /// The memory of one or more regions, and what is special about it. Offsets count from its start.
 ///
 /// Every function is pure: whoever wraps a backing has to decide about each. Memory that has
-/// nothing special derives from PlainBacking instead.
+/// nothing special derives from PlainBacking instead; examples/arriving_memory.cc is one that
+/// fetches pages when they are touched.
 ///
 /// Threads: any, at the same time. Lifetime: shared by every GuestMemory that is made of it. The
 /// facts (the first group) must not change once it is in use; they are asked when a GuestMemory is

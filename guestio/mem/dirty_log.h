@@ -16,6 +16,9 @@ namespace guestio::mem {
 /// n % 8 of byte n / 8. The bitmap is usually shared with a front-end that collects and clears bits
 /// while we set them, and that may take the memory away: hence atomic and recoverable operations.
 ///
+///     const auto log = std::make_shared<DirtyLog>(*DirtyLog::for_memory(ByteCount(size)));
+///     const GuestMemory logged = memory.with_dirty_log(log);  // marks what is written through it
+///
 /// Bits are only set after the bytes were written and before anybody is told of it.
 /// Threads: any.
 class DirtyLog {

@@ -61,6 +61,10 @@ struct ShareableRegion {
 /// regions mapped by keeping a copy. Guest memory is hostile: no operation here can crash, whatever
 /// the guest or the owner of its memory files does; what it does in time is an error.
 ///
+///     const auto memory = map_file_regions(regions);         // mapped_memory.h; or create()
+///     const auto index = memory->load<std::uint16_t>(gpa);   // one instruction, or an error
+///     const auto done = memory->write(range, bytes);
+///
 /// Ranges: `read`, `write` and so on take a Gpa, or one of PagedRange, AddressRange, PagedRanges,
 /// AddressRanges (GuestRange), of which they use the first bytes.
 ///

@@ -37,6 +37,10 @@ struct MapOptions {
 /// does not fit the guest's layout, regions are mapped wherever there is room; nothing else
 /// changes.
 ///
+///     const std::array regions = {FileRegion{Gpa(0), ByteCount(size), memfd, FileOffset(0)}};
+///     const auto memory = map_file_regions(regions);
+///     if (!memory) return fail(memory.error());
+///
 /// Guest addresses, sizes and offsets are multiples of the host's page size. The files may shrink
 /// later: accesses then answer memory-fault.
 ///

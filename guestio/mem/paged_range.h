@@ -71,6 +71,12 @@ class PagedRuns;
 ///  1. offset() is less than kPageSize.
 ///  2. gpns() holds exactly the pages that the window touches: none when it is empty.
 ///
+/// It names bytes and cannot touch them: GuestMemory and MemoryReader or MemoryWriter do.
+///
+///     const auto range = PagedRange::from_pages(offset, length, gpns);
+///     if (!range) return fail(range.error());  // longer than its pages
+///     MemoryWriter writer(memory, *range);
+///
 /// A view, three words: it does not own the page numbers. The numbers are not checked before they
 /// are used, because they come from a guest: a number above 2^52 - 1 has no address and gives
 /// invalid-gpn when the walk reaches it.

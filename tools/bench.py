@@ -267,9 +267,19 @@ def bench(arguments):
     return 1 if failures else 0
 
 
+def stop_on_signals():
+    """Ctrl-C and SIGTERM clean up what was begun; a second one does not disturb that."""
+    def on_signal(*_):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+
+
 def main():
-    # As Ctrl-C: whatever was begun is cleaned up on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    stop_on_signals()
     try:
         return bench(parse_arguments(sys.argv[1:]))
     except BenchError as error:

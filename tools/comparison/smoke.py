@@ -5,10 +5,13 @@
 Usage: smoke.py DIRECTORY (with guestio-blk and guestio-load)
 """
 
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 
 BENCH = pathlib.Path(__file__).resolve().parent.parent / "bench.py"
 NUMBER = r"[0-9][0-9 .]*"
@@ -19,6 +22,28 @@ LINE = rf"\| 4 KiB read, depth 32, 2 queues \| %s \| {SPREAD} \|( {NUMBER} \|){{
 def run(*words):
     return subprocess.run([sys.executable, BENCH, *words], capture_output=True, text=True,
                           check=False)
+
+
+def find_traces_of_interrupted():
+    """What is left of a comparison that is stopped in the middle, and how it ended."""
+    with tempfile.TemporaryDirectory() as scratch:
+        child = subprocess.Popen(
+            [sys.executable, BENCH, "--programs", sys.argv[1], "--only", "null/randread-4k-d1",
+             "--no-write", "--seconds", "30"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            text=True, env=os.environ | {"TMPDIR": scratch})
+        for line in child.stderr:
+            if line.startswith("[1/"):
+                break
+        child.send_signal(signal.SIGTERM)
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=60)
+        if child.returncode != 130:
+            yield f"a stopped comparison ends with status {child.returncode}"
+        if os.listdir(scratch):
+            yield f"a stopped comparison leaves {os.listdir(scratch)}"
+        # Every server of it has its socket there.
+        if subprocess.run(["pgrep", "-f", scratch], capture_output=True, check=False).stdout:
+            yield "a stopped comparison leaves processes"
 
 
 def main():
@@ -37,6 +62,7 @@ def main():
         refused = run(*words, "--no-write")
         if refused.returncode == 0 or complaint not in refused.stderr:
             problems.append(f"{words} is not refused: {refused.stderr}")
+    problems += find_traces_of_interrupted()
     left = list(pathlib.Path("/dev/shm").glob("guestio-bench-*"))
     if left:
         problems.append(f"left behind: {left}")

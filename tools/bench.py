@@ -107,14 +107,15 @@ def places(arguments, targets):
     build = ROOT / "build" / "bench"
     build.mkdir(parents=True, exist_ok=True)
     size = arguments.image_size << 20
+    prefix = f"guestio-bench-{os.getpid()}-"
     with contextlib.ExitStack() as stack:
         # Socket paths are short, and a build folder's path may not be.
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="guestio-bench-"))
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix))
         images = {}
         for target, parent in (("ext4", build), ("tmpfs", pathlib.Path("/dev/shm"))):
             if target in targets:
                 folder = stack.enter_context(
-                    tempfile.TemporaryDirectory(prefix="guestio-bench-", dir=parent))
+                    tempfile.TemporaryDirectory(prefix=prefix, dir=parent))
                 images[target] = pathlib.Path(folder) / "disk.img"
                 say(f"filling {images[target]} ({arguments.image_size} MiB)")
                 fill(images[target], size)

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 BENCH = pathlib.Path(__file__).resolve().parent.parent / "bench.py"
 NUMBER = r"[0-9][0-9 .]*"
@@ -19,9 +20,20 @@ SPREAD = rf"{NUMBER} \({NUMBER}–{NUMBER}\)"
 LINE = rf"\| 4 KiB read, depth 32, 2 queues \| %s \| {SPREAD} \|( {NUMBER} \|){{3}} {SPREAD} \| {NUMBER} \|"
 
 
-def run(*words):
-    return subprocess.run([sys.executable, BENCH, *words], capture_output=True, text=True,
-                          check=False)
+class Outcome:
+    """A run of bench.py to its end."""
+
+    def __init__(self, *words):
+        with subprocess.Popen([sys.executable, BENCH, *words], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True) as child:
+            self.stdout, self.stderr = child.communicate()
+        self.pid = child.pid
+        self.returncode = child.returncode
+
+
+def is_mentioned(text):
+    """Whether a process has this on its command line."""
+    return subprocess.run(["pgrep", "-f", text], capture_output=True, check=False).returncode == 0
 
 
 def find_traces_of_interrupted():
@@ -41,14 +53,19 @@ def find_traces_of_interrupted():
             yield f"a stopped comparison ends with status {child.returncode}"
         if os.listdir(scratch):
             yield f"a stopped comparison leaves {os.listdir(scratch)}"
-        # Every server of it has its socket there.
-        if subprocess.run(["pgrep", "-f", scratch], capture_output=True, check=False).stdout:
-            yield "a stopped comparison leaves processes"
+        # Every server and client has its socket there. One that was just being started dies with
+        # its parent, not before it.
+        deadline = time.monotonic() + 10
+        while is_mentioned(scratch):
+            if time.monotonic() > deadline:
+                yield "a stopped comparison leaves processes"
+                break
+            time.sleep(0.05)
 
 
 def main():
-    done = run("--programs", sys.argv[1], "--only", "tmpfs/randread-4k-d32-2q", "--only", "idle",
-               "--rounds", "1", "--seconds", "0.4", "--image-size", "16", "--no-write")
+    done = Outcome("--programs", sys.argv[1], "--only", "tmpfs/randread-4k-d32-2q", "--only", "idle",
+                   "--rounds", "1", "--seconds", "0.4", "--image-size", "16", "--no-write")
     problems = [] if done.returncode == 0 else [f"status {done.returncode}"]
     for server in ("guestio-blk", "qemu-storage-daemon, io_uring", "qemu-storage-daemon, linux-aio",
                    r"raw ring \(fio\)"):
@@ -59,11 +76,11 @@ def main():
     for words, complaint in (((["--only", "nonsense"]), "no row"),
                              ((["--programs", "/nonexistent"]), "is not there"),
                              ((["--rounds", "0"]), "--rounds")):
-        refused = run(*words, "--no-write")
+        refused = Outcome(*words, "--no-write")
         if refused.returncode == 0 or complaint not in refused.stderr:
             problems.append(f"{words} is not refused: {refused.stderr}")
     problems += find_traces_of_interrupted()
-    left = list(pathlib.Path("/dev/shm").glob("guestio-bench-*"))
+    left = list(pathlib.Path("/dev/shm").glob(f"guestio-bench-{done.pid}-*"))
     if left:
         problems.append(f"left behind: {left}")
     for problem in problems:

@@ -43,7 +43,8 @@ TEST_F(CommandLineTest, HelpNamesEveryOption) {
   EXPECT_EQ(outcome.status, 0);
   for (const char* option :
        {"--socket-path", "--fd", "--blk-file", "--read-only", "--num-queues", "--serial",
-        "--block-size", "--buffered", "--bounce-limit", "--print-capabilities", "--version"}) {
+        "--block-size", "--buffered", "--bounce-limit", "--threads", "--cpus", "--poll-max-us",
+        "--poll", "--print-capabilities", "--version"}) {
     EXPECT_NE(outcome.output.find(option), std::string::npos) << option;
   }
 }
@@ -80,6 +81,11 @@ TEST_F(CommandLineTest, BadSizesAreRefused) {
                                                         {"--block-size", "8192"},
                                                         {"--block-size", "x"},
                                                         {"--bounce-limit", "1"},
+                                                        {"--threads", "0"},
+                                                        {"--threads", "65"},
+                                                        {"--cpus", "x"},
+                                                        {"--poll", "sometimes"},
+                                                        {"--poll-max-us", "-1"},
                                                         {"--bounce-limit", "-1"},
                                                         {"--serial", "123456789012345678901"}}) {
     auto arguments = with(image_, socket_);

@@ -4,6 +4,8 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include <chrono>
+
 #include "guestio/base/version.h"
 
 namespace guestio::app {
@@ -29,6 +31,14 @@ struct SizeOption {
   }
 };
 
+vhost::PollPolicy to_policy(const std::string& poll, std::uint32_t most_us) {
+  using Kind = vhost::PollPolicy::Kind;
+  const std::chrono::microseconds most(most_us);
+  if (poll == "always") return {Kind::kAlways, most};
+  // Nothing to learn where the answer is never to look.
+  return {poll == "fixed" || most_us == 0 ? Kind::kFixed : Kind::kAdaptive, most};
+}
+
 EarlyExit usage_error(const std::string& text) {
   return {fmt::format("guestio-blk: {} (--help shows the options)\n", text), kExitUsage};
 }
@@ -45,6 +55,9 @@ std::optional<EarlyExit> check(const Options& options) {
   if (options.bounce_limit.raw() < kLeastBounce) {
     return usage_error("--bounce-limit takes at least 64k");
   }
+  if (options.threads > kMostThreads) {
+    return usage_error(fmt::format("--threads takes 1 to {}", kMostThreads));
+  }
   if (options.serial.size() > 20) return usage_error("--serial takes up to 20 bytes");
   return std::nullopt;
 }
@@ -57,6 +70,10 @@ std::expected<Options, EarlyExit> parse_options(int argc, const char* const* arg
   SizeOption block_size{{}, &options.block_size};
   SizeOption bounce_limit{{}, &options.bounce_limit};
   int fd = -1;
+  std::optional<std::size_t> threads;
+  std::string poll = "adaptive";
+  std::uint32_t poll_max_us = static_cast<std::uint32_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(options.polling.most).count());
 
   CLI::App app(
       "Serves a disk image to virtual machines as a vhost-user-blk device.\n"
@@ -74,8 +91,21 @@ std::expected<Options, EarlyExit> parse_options(int argc, const char* const* arg
                  "raw image file or block device to serve; null:SIZE is a disk that does nothing, "
                  "to measure the way to it");
   app.add_flag("--read-only", options.is_read_only, "refuse writes; share the image with readers");
-  app.add_option("--num-queues", options.queues, "virtqueues offered, each with a thread")
-      ->capture_default_str();
+  app.add_option("--num-queues", options.queues, "virtqueues offered")->capture_default_str();
+  app.add_option("--threads", threads, "threads that the queues share (default: one for each)")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--cpus", options.cpus, "processors that the threads are pinned to, in turn: 2,3")
+      ->delimiter(',')
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--poll-max-us", poll_max_us,
+                 "longest time that a thread looks for more work before it sleeps; 0: never")
+      ->capture_default_str()
+      ->check(CLI::Range(0U, kMostPollUs));
+  app.add_option("--poll", poll,
+                 "look so long while that pays (adaptive), each time (fixed), or without end while "
+                 "a guest is there (always)")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"adaptive", "fixed", "always"}));
   app.add_option("--serial", options.serial,
                  "what the guest reads as the disk's ID, up to 20 bytes (default: made from the "
                  "image's path)");
@@ -111,6 +141,8 @@ std::expected<Options, EarlyExit> parse_options(int argc, const char* const* arg
     return std::unexpected(usage_error("--bounce-limit takes a size such as 8M"));
   }
   if (fd >= 0) options.socket_fd = fd;
+  options.polling = to_policy(poll, poll_max_us);
+  options.threads = threads.value_or(options.queues);
   if (auto exit = check(options)) return std::unexpected(*exit);
   return options;
 }

@@ -5,9 +5,11 @@
 #include <expected>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "guestio/base/units.h"
 #include "guestio/buf/bounce_buffer_tracker.h"
+#include "guestio/vhost/poll_window.h"
 
 namespace guestio::app {
 
@@ -18,6 +20,9 @@ struct Options {
   std::string image;
   std::string serial;  ///< empty: derived from the image's path
   std::uint16_t queues = 1;
+  std::size_t threads = 0;  ///< 0: one for each queue
+  std::vector<int> cpus;    ///< that the threads run on, in turn; empty: anywhere
+  vhost::PollPolicy polling;
   ByteCount block_size = ByteCount(512);
   ByteCount bounce_limit = buf::BounceBufferTracker::kDefaultLimit;  ///< for each queue
   bool is_read_only = false;
@@ -34,6 +39,8 @@ struct EarlyExit {
 
 inline constexpr int kExitUsage = 2;
 inline constexpr std::uint16_t kMostQueues = 64;
+inline constexpr std::size_t kMostThreads = 64;
+inline constexpr std::uint32_t kMostPollUs = 1'000'000;
 
 /// Reads the command line; --help, --version and --print-capabilities are answered here.
 std::expected<Options, EarlyExit> parse_options(int argc, const char* const* argv);

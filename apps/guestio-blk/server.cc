@@ -141,7 +141,10 @@ int serve(const Options& options, const Image& image) {
     if (!channel) return fail(channel.error());
     return std::make_unique<blk::BlockQueue>(device, std::move(*channel));
   };
-  auto backend = vhost::Backend::create(**loop, device, options.queues, make_queue);
+  auto threads = vhost::QueueThreads::start(
+      {.count = options.threads, .polling = options.polling, .cpus = options.cpus});
+  if (!threads) return complain("cannot start", threads.error(), kExitFailure);
+  auto backend = vhost::Backend::create(**loop, device, *threads, options.queues, make_queue);
   if (!backend) return complain("cannot start", backend.error(), kExitFailure);
 
   if (!options.has_packed_ring) (*backend)->withhold(virtio::kFeatureRingPacked);

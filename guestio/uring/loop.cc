@@ -12,9 +12,6 @@
 namespace guestio::uring {
 namespace {
 
-// The user data of entries whose completion nobody wants; no operation has this address.
-constexpr std::uint64_t kNobody = 0;
-
 std::uint64_t to_user_data(const Operation& operation) noexcept {
   return reinterpret_cast<std::uintptr_t>(&operation);
 }
@@ -55,6 +52,10 @@ void Loop::start(Operation& operation) noexcept {
   ++statistics_.queue_full;
   operation.state_ = Operation::State::kQueued;
   waiting_.push_back(operation);
+}
+
+void Loop::submit() noexcept {
+  if (ring_.unsubmitted() != 0) ring_.enter(Ring::Wait::kNo);
 }
 
 void Loop::cancel(Operation& operation) noexcept {
@@ -138,13 +139,10 @@ bool Loop::try_prepare(Operation& operation) noexcept {
 // can only meet the operation that is meant: one that is started later at the same address has its
 // entry behind this one.
 bool Loop::try_prepare_cancel(Operation& operation) noexcept {
-  io_uring_sqe* const entry = ring_.next_entry();
-  if (entry == nullptr) return false;
-  ::io_uring_prep_cancel64(entry, to_user_data(operation), 0);
-  // Its own success would only end a sleep; the operation's completion is what matters.
-  if (ring_.can_skip_completions()) entry->flags |= IOSQE_CQE_SKIP_SUCCESS;
-  entry->user_data = kNobody;
-  return true;
+  // Its own success does not matter, the operation's completion does.
+  return start_for_nobody([&operation](io_uring_sqe& entry) {
+    ::io_uring_prep_cancel64(&entry, to_user_data(operation), 0);
+  });
 }
 
 void Loop::prepare_waiting() noexcept {
@@ -199,14 +197,6 @@ void Loop::run_deferred() noexcept {
   task::IntrusiveList<Deferred> due;
   due.take_all(deferred_);
   while (Deferred* const deferred = due.pop_front()) deferred->run();
-}
-
-bool Loop::supports(int opcode) noexcept {
-  io_uring_probe* const probe = ::io_uring_get_probe_ring(ring_.raw());
-  if (probe == nullptr) return false;
-  const bool is_supported = ::io_uring_opcode_supported(probe, opcode) != 0;
-  ::io_uring_free_probe(probe);
-  return is_supported;
 }
 
 LoopStatistics Loop::statistics() const noexcept {

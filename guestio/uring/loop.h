@@ -83,6 +83,25 @@ class Loop {
   /// Starts `operation`, which is submitted at the end of the iteration together with all others.
   /// Requires: not in flight.
   void start(Operation& operation) noexcept;
+  /// Hands the kernel what was started so far, now and not at the end of the iteration: for a
+  /// device that would stand idle meanwhile. Calls nobody back.
+  void submit() noexcept;
+  /// Operations that were started since the kernel was last handed some.
+  [[nodiscard]] unsigned unsubmitted() const noexcept { return ring_.unsubmitted(); }
+  /// Submits with the others something whose completion nobody wants. `prepare` fills in the entry,
+  /// which points to nothing that must live on. Returns false, without a call, when no entry is
+  /// free.
+  template <typename Prepare>
+  [[nodiscard]] bool start_for_nobody(Prepare prepare) noexcept {
+    io_uring_sqe* const entry = ring_.next_entry();
+    if (entry == nullptr) return false;
+    prepare(*entry);
+    // A success that is reported would only end a sleep.
+    if (ring_.can_skip_completions()) entry->flags |= IOSQE_CQE_SKIP_SUCCESS;
+    entry->user_data = kNobody;
+    return true;
+  }
+
   /// Asks for an early end. complete() is still called, exactly once, later: with -ECANCELED when
   /// this came in time, else with the operation's own result. Does nothing when it is not in
   /// flight.
@@ -118,7 +137,7 @@ class Loop {
   void release_file(File file) noexcept { files_.remove(file); }
 
   /// Whether the running kernel knows an IORING_OP_*. Slow; for set-up.
-  [[nodiscard]] bool supports(int opcode) noexcept;
+  [[nodiscard]] bool supports(int opcode) noexcept { return ring_.supports(opcode); }
   [[nodiscard]] RingMode mode() const noexcept { return ring_.mode(); }
   [[nodiscard]] LoopStatistics statistics() const noexcept;
   [[nodiscard]] bool is_own_thread() const noexcept {
@@ -138,6 +157,9 @@ class Loop {
   };
 
   Loop(Ring ring, Mailbox mailbox, unsigned file_slots) noexcept;
+
+  // The user data of entries whose completion nobody wants; no operation has this address.
+  static constexpr std::uint64_t kNobody = 0;
 
   // What to do when there is nothing to do.
   enum class Idle : bool { kSleeps, kReturns };

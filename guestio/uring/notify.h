@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "guestio/base/error.h"
+#include "guestio/uring/loop.h"
 #include "guestio/uring/ring.h"
 
 namespace guestio::uring {
@@ -29,23 +30,29 @@ class EventFdNotifier {
   static Result<EventFdNotifier> create(int eventfd) noexcept;
 
   EventFdNotifier(EventFdNotifier&& other) noexcept
-      : ring_(std::exchange(other.ring_, std::nullopt)) {}
+      : ring_(std::exchange(other.ring_, std::nullopt)), takes_messages_(other.takes_messages_) {}
   EventFdNotifier& operator=(EventFdNotifier&& other) noexcept {
     ring_ = std::exchange(other.ring_, std::nullopt);
+    takes_messages_ = other.takes_messages_;
     return *this;
   }
 
   /// False when default-made or moved from.
   [[nodiscard]] explicit operator bool() const noexcept { return ring_.has_value(); }
 
+  /// The same with the next submission of `loop`, without a call of its own.
+  void notify_with(Loop& loop) noexcept;
+
   /// Adds one to the counter before it returns; what was stored before is visible to whoever sees
   /// the counter. One system call.
   void notify() noexcept;
 
  private:
-  explicit EventFdNotifier(Ring ring) noexcept : ring_(std::move(ring)) {}
+  explicit EventFdNotifier(Ring ring) noexcept;
+  void drop_completions() noexcept;
 
   std::optional<Ring> ring_;
+  bool takes_messages_ = false;  // Linux 5.18
 };
 
 }  // namespace guestio::uring

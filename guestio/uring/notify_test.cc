@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "guestio/base/unique_fd.h"
+#include "guestio/uring/loop.h"
 
 namespace guestio::uring {
 namespace {
@@ -89,6 +90,45 @@ TEST_P(EventFdNotifierTest, MayBeUsedAndDestroyedOnAnotherThread) {
   ASSERT_TRUE(notifier);
   std::thread([moved = std::move(*notifier)]() mutable { moved.notify(); }).join();
   EXPECT_EQ(take(), 1U);
+}
+
+TEST_P(EventFdNotifierTest, SignalsWithTheNextSubmissionOfALoop) {
+  auto loop = Loop::create().value();
+  auto notifier = EventFdNotifier::create(event_.get());
+  ASSERT_TRUE(notifier);
+  loop->run_until_quiet();
+  const auto calls = loop->statistics().enter_calls;
+  notifier->notify_with(*loop);
+  EXPECT_EQ(take(), 0U) << "not before";
+  loop->submit();
+  EXPECT_EQ(take(), 1U);
+  EXPECT_EQ(loop->statistics().enter_calls, calls + 1);
+  for (int i = 0; i < 1000; ++i) {
+    notifier->notify_with(*loop);
+    loop->submit();
+  }
+  EXPECT_EQ(take(), 1000U);
+}
+
+TEST_P(EventFdNotifierTest, SignalsEvenWhenTheLoopHasNoEntryLeft) {
+  auto loop = Loop::create({.ring = {.submission_entries = 4}}).value();
+  auto notifier = EventFdNotifier::create(event_.get());
+  ASSERT_TRUE(notifier);
+  for (int i = 0; i < 100; ++i) notifier->notify_with(*loop);
+  loop->submit();
+  EXPECT_EQ(take(), 100U);
+}
+
+TEST_P(EventFdNotifierTest, DoesNotBlockALoopOnAFullCounter) {
+  auto loop = Loop::create().value();
+  auto notifier = EventFdNotifier::create(event_.get());
+  ASSERT_TRUE(notifier);
+  ASSERT_EQ(::eventfd_write(event_.get(), kFull), 0);
+  for (int i = 0; i < 100; ++i) {
+    notifier->notify_with(*loop);
+    loop->submit();
+  }
+  EXPECT_GE(take(), kFull);
 }
 
 TEST(EventFdNotifier, DefaultMadeSignalsNobody) {

@@ -110,6 +110,14 @@ io_uring_cqe Ring::take_completion() noexcept {
   return copy;
 }
 
+bool Ring::supports(int opcode) noexcept {
+  io_uring_probe* const probe = ::io_uring_get_probe_ring(&ring_);
+  if (probe == nullptr) return false;
+  const bool is_supported = ::io_uring_opcode_supported(probe, opcode) != 0;
+  ::io_uring_free_probe(probe);
+  return is_supported;
+}
+
 bool Ring::has_work_for_kernel() const noexcept {
   // Relaxed: only a hint when to call, and enter() itself orders what follows.
   const unsigned flags = __atomic_load_n(ring_.sq.kflags, __ATOMIC_RELAXED);

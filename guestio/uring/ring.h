@@ -54,6 +54,12 @@ class Ring {
   /// A submission entry of all zeroes, or nullptr when all are in use until the next enter().
   [[nodiscard]] io_uring_sqe* next_entry() noexcept;
 
+  /// Whether the running kernel knows an IORING_OP_*. Slow; for set-up.
+  [[nodiscard]] bool supports(int opcode) noexcept;
+
+  /// Entries that were taken with next_entry() since the last enter().
+  [[nodiscard]] unsigned unsubmitted() const noexcept { return ::io_uring_sq_ready(&ring_); }
+
   /// Completions that can be taken without a system call.
   [[nodiscard]] unsigned completions_ready() const noexcept { return ::io_uring_cq_ready(&ring_); }
   /// Takes the oldest. Requires: completions_ready() > 0.

@@ -20,13 +20,13 @@ bool is_passing(std::int32_t result) noexcept {
 }  // namespace
 
 Result<std::unique_ptr<Backend>> Backend::create(uring::Loop& home, virtio::Device& device,
-                                                 std::uint16_t queues,
+                                                 QueueThreads& threads, std::uint16_t queues,
                                                  const QueueHandlerFactory& make_handler) {
   std::unique_ptr<Backend> self(new Backend(home, device));
   for (std::uint16_t i = 0; i < queues; ++i) {
-    auto thread = QueueThread::start(i, make_handler);
-    if (!thread) return fail(thread.error());
-    self->threads_.push_back(std::move(*thread));
+    auto queue = Queue::create(threads.next(), i, make_handler);
+    if (!queue) return fail(queue.error());
+    self->queues_.push_back(std::move(*queue));
   }
   return self;
 }
@@ -52,7 +52,7 @@ task::Task<> Backend::serve_one(UniqueFd socket) {
   log::info("a front-end is here");
   session_ = std::make_unique<Session>(
       Session::Parts{
-          .home = home_, .device = device_, .threads = threads_, .ring_features = ring_features_},
+          .home = home_, .device = device_, .queues = queues_, .ring_features = ring_features_},
       std::move(socket));
   auto running = session_->run();
   co_await std::move(running);

@@ -20,9 +20,10 @@ namespace guestio::vhost {
 /// Threads: the control thread, which runs `home`. Lifetime: what it was made from outlives it.
 class Backend {
  public:
-  /// Starts a thread for each of `queues` virtqueues. Errors: those of QueueThread::start().
+  /// Gives each of `queues` virtqueues its place on one of `threads`, in turn.
+  /// Errors: those of `make_handler`.
   static Result<std::unique_ptr<Backend>> create(uring::Loop& home, virtio::Device& device,
-                                                 std::uint16_t queues,
+                                                 QueueThreads& threads, std::uint16_t queues,
                                                  const QueueHandlerFactory& make_handler);
 
   /// Accepts front-ends from a listening socket until stop(), then drains and returns.
@@ -40,7 +41,7 @@ class Backend {
 
   uring::Loop& home_;
   virtio::Device& device_;
-  std::vector<std::unique_ptr<QueueThread>> threads_;
+  std::vector<std::unique_ptr<Queue>> queues_;
   std::unique_ptr<Session> session_;  // while a front-end is there
   virtio::FeatureBits ring_features_ = Session::kRingFeatures;
   task::StopSource stop_;

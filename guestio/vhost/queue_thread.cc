@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 #include <pthread.h>
+#include <sched.h>
 
 #include <future>
 
@@ -10,40 +11,103 @@
 
 namespace guestio::vhost {
 
-Result<std::unique_ptr<QueueThread>> QueueThread::start(std::uint16_t index,
-                                                        const QueueHandlerFactory& make_handler) {
+namespace {
+
+Result<> run_on(int cpu) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (cpu < 0 || cpu >= CPU_SETSIZE) {
+    return fail(ErrorKind::kInvalidArgument, "processor", static_cast<std::uint64_t>(cpu));
+  }
+  CPU_SET(static_cast<std::size_t>(cpu), &set);
+  const int result = ::pthread_setaffinity_np(::pthread_self(), sizeof set, &set);
+  if (result != 0) return fail(Error::host(result, "run on the processor asked for"));
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<QueueThread>> QueueThread::start(Options options) {
   std::unique_ptr<QueueThread> self(new QueueThread());
   std::promise<Result<>> ready;
   auto started = ready.get_future();
-  self->thread_ = std::thread([&, thread = self.get()] {
-    thread->main(index, make_handler, [&ready](Result<> result) { ready.set_value(result); });
+  self->thread_ = std::thread([&ready, thread = self.get(), options = std::move(options)] {
+    thread->main(options, [&ready](Result<> result) { ready.set_value(result); });
   });
   if (auto result = started.get(); !result) return fail(result.error());
   return self;
 }
 
 QueueThread::~QueueThread() {
-  // Without a loop the thread could not start, and has ended or is about to.
-  if (loop_) loop_->stop();
+  // Without a poller the thread could not start, and has ended or is about to.
+  if (poller_) loop_->stop();
   may_end_.release();
   if (thread_.joinable()) thread_.join();
 }
 
-void QueueThread::main(std::uint16_t index, const QueueHandlerFactory& make_handler,
-                       std::move_only_function<void(Result<>)> ready) {
-  ::pthread_setname_np(::pthread_self(), fmt::format("queue-{}", index).c_str());
+Result<> QueueThread::set_up(const Options& options) {
+  ::pthread_setname_np(::pthread_self(), options.name.c_str());
+  if (options.cpu) {
+    if (auto pinned = run_on(*options.cpu); !pinned) return pinned;
+  }
   auto loop = uring::Loop::create({});
-  if (!loop) return ready(fail(loop.error()));
-  auto handler = make_handler(**loop, index);
-  if (!handler) return ready(fail(handler.error()));
+  if (!loop) return fail(loop.error());
   loop_ = std::move(*loop);
-  handler_ = std::move(*handler);
+  poller_ = std::make_unique<RingPoller>(*loop_, options.polling);
+  return {};
+}
+
+void QueueThread::main(const Options& options, std::move_only_function<void(Result<>)> ready) {
+  if (auto done = set_up(options); !done) return ready(done);
   ready({});
   loop_->run();
   may_end_.acquire();
-  GUESTIO_CHECK(vring_ == nullptr, "no ring on a queue's thread that ends");
-  handler_.reset();
+  poller_.reset();
   loop_.reset();
+}
+
+void QueueThread::call(std::move_only_function<void()> function) {
+  std::promise<void> done;
+  auto finished = done.get_future();
+  loop_->post([&] {
+    function();
+    done.set_value();
+  });
+  finished.wait();
+}
+
+Result<QueueThreads> QueueThreads::start(const Options& options) {
+  QueueThreads threads;
+  for (std::size_t i = 0; i < options.count; ++i) {
+    std::optional<int> cpu;
+    if (!options.cpus.empty()) cpu = options.cpus[i % options.cpus.size()];
+    auto thread = QueueThread::start(
+        {.name = fmt::format("queue-{}", i), .polling = options.polling, .cpu = cpu});
+    if (!thread) return fail(thread.error());
+    threads.threads_.push_back(std::move(*thread));
+  }
+  return threads;
+}
+
+Result<std::unique_ptr<Queue>> Queue::create(QueueThread& thread, std::uint16_t index,
+                                             const QueueHandlerFactory& make_handler) {
+  std::unique_ptr<Queue> self(new Queue(thread));
+  Result<> made;
+  thread.call([&] {
+    auto handler = make_handler(thread.loop(), index);
+    if (handler) {
+      self->handler_ = std::move(*handler);
+    } else {
+      made = fail(handler.error());
+    }
+  });
+  if (!made) return fail(made.error());
+  return self;
+}
+
+Queue::~Queue() {
+  GUESTIO_CHECK(vring_ == nullptr, "no ring on a queue that goes away");
+  thread_.call([this] { handler_.reset(); });
 }
 
 }  // namespace guestio::vhost

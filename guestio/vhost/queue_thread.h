@@ -3,11 +3,16 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <semaphore>
+#include <span>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "guestio/base/error.h"
 #include "guestio/uring/loop.h"
+#include "guestio/vhost/ring_poller.h"
 #include "guestio/vhost/vring.h"
 #include "guestio/virtio/device.h"
 
@@ -17,40 +22,96 @@ namespace guestio::vhost {
 using QueueHandlerFactory = std::function<Result<std::unique_ptr<virtio::QueueHandler>>(
     uring::Loop& loop, std::uint16_t index)>;
 
-/// The thread of one virtqueue: its ring, its way to the disk, and its vring while one runs. It
-/// lives as long as the backend, so that a front-end that comes back finds it ready; it sleeps when
-/// there is nothing to do.
+/// A thread that serves virtqueues: one ring of the kernel's, one poller. It lives as long as the
+/// program, so that a front-end that comes back finds it ready; it sleeps when there is nothing to
+/// do.
 ///
 /// Threads: start(), the destructor and loop().post() belong to the control thread; the rest to the
 /// thread itself.
 class QueueThread {
  public:
-  /// Returns when the thread runs. Errors: those of the loop and of `make_handler`.
-  static Result<std::unique_ptr<QueueThread>> start(std::uint16_t index,
-                                                    const QueueHandlerFactory& make_handler);
+  struct Options {
+    std::string name = "queue";  ///< at most 15 characters
+    PollPolicy polling;
+    std::optional<int> cpu = std::nullopt;  ///< the one processor that it runs on
+  };
+
+  /// Returns when the thread runs. Errors: those of the loop; host (no such processor).
+  static Result<std::unique_ptr<QueueThread>> start(Options options);
   QueueThread(const QueueThread&) = delete;
   QueueThread& operator=(const QueueThread&) = delete;
-  /// Requires: no vring.
+  /// Requires: no queue.
   ~QueueThread();
 
   [[nodiscard]] uring::Loop& loop() noexcept { return *loop_; }
-  [[nodiscard]] virtio::QueueHandler& handler() noexcept { return *handler_; }
-  /// The ring that runs, or nothing. On the thread.
-  [[nodiscard]] std::unique_ptr<Vring>& vring() noexcept { return vring_; }
+  [[nodiscard]] RingPoller& poller() noexcept { return *poller_; }
+
+  /// Runs `function` on the thread and waits until it has returned. Control path.
+  void call(std::move_only_function<void()> function);
 
  private:
   QueueThread() = default;
-  void main(std::uint16_t index, const QueueHandlerFactory& make_handler,
-            std::move_only_function<void(Result<>)> ready);
+  Result<> set_up(const Options& options);
+  void main(const Options& options, std::move_only_function<void(Result<>)> ready);
 
   // made and destroyed on the thread
   std::unique_ptr<uring::Loop> loop_;
-  std::unique_ptr<virtio::QueueHandler> handler_;
-  std::unique_ptr<Vring> vring_;
+  std::unique_ptr<RingPoller> poller_;
 
   // Released once nobody outside touches the loop any more: only then may it be destroyed.
   std::binary_semaphore may_end_{0};
   std::thread thread_;
+};
+
+/// The threads of a program, which its queues share in turn.
+class QueueThreads {
+ public:
+  struct Options {
+    std::size_t count = 1;
+    PollPolicy polling;
+    std::vector<int> cpus;  ///< thread i runs on the (i modulo size)th; empty: anywhere
+  };
+  /// Errors: as QueueThread::start().
+  static Result<QueueThreads> start(const Options& options);
+
+  /// Takes turns.
+  [[nodiscard]] QueueThread& next() noexcept { return *threads_[turn_++ % threads_.size()]; }
+  [[nodiscard]] std::span<const std::unique_ptr<QueueThread>> all() const noexcept {
+    return threads_;
+  }
+
+ private:
+  std::vector<std::unique_ptr<QueueThread>> threads_;
+  std::size_t turn_ = 0;
+};
+
+/// One virtqueue's place: its thread, the device model's end of it, and its ring while one runs.
+///
+/// Threads: create() and the destructor belong to the control thread and wait for the other;
+/// handler() and vring() to the thread.
+class Queue {
+ public:
+  /// Errors: those of `make_handler`.
+  static Result<std::unique_ptr<Queue>> create(QueueThread& thread, std::uint16_t index,
+                                               const QueueHandlerFactory& make_handler);
+  Queue(const Queue&) = delete;
+  Queue& operator=(const Queue&) = delete;
+  /// Requires: no ring.
+  ~Queue();
+
+  [[nodiscard]] QueueThread& thread() noexcept { return thread_; }
+  [[nodiscard]] uring::Loop& loop() noexcept { return thread_.loop(); }
+  [[nodiscard]] virtio::QueueHandler& handler() noexcept { return *handler_; }
+  /// The ring that runs, or nothing.
+  [[nodiscard]] std::unique_ptr<Vring>& vring() noexcept { return vring_; }
+
+ private:
+  explicit Queue(QueueThread& thread) noexcept : thread_(thread) {}
+
+  QueueThread& thread_;
+  // made and destroyed on the thread
+  std::unique_ptr<virtio::QueueHandler> handler_;
+  std::unique_ptr<Vring> vring_;
 };
 
 }  // namespace guestio::vhost

@@ -38,8 +38,8 @@ Session::Answer Session::Answer::of(const T& value) noexcept {
 }
 
 Session::Session(const Parts& parts, UniqueFd socket) : parts_(parts), socket_(std::move(socket)) {
-  for (std::size_t i = 0; i < parts.threads.size(); ++i) {
-    rings_.push_back(std::make_unique<VringControl>(*parts.threads[i], parts.home,
+  for (std::size_t i = 0; i < parts.queues.size(); ++i) {
+    rings_.push_back(std::make_unique<VringControl>(*parts.queues[i], parts.home,
                                                     static_cast<std::uint16_t>(i)));
   }
 }

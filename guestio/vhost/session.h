@@ -30,8 +30,8 @@ class Session {
   struct Parts {
     uring::Loop& home;
     virtio::Device& device;
-    std::span<const std::unique_ptr<QueueThread>> threads;  ///< one for each queue offered
-    virtio::FeatureBits ring_features = kRingFeatures;      ///< of those, the ones offered
+    std::span<const std::unique_ptr<Queue>> queues;     ///< those that are offered
+    virtio::FeatureBits ring_features = kRingFeatures;  ///< of those, the ones offered
   };
 
   /// What the transport can do about rings.

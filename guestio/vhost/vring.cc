@@ -11,11 +11,12 @@
 
 namespace guestio::vhost {
 
-Result<std::unique_ptr<Vring>> Vring::create(uring::Loop& loop, virtio::QueueHandler& handler,
-                                             Setup setup) {
+Result<std::unique_ptr<Vring>> Vring::create(uring::Loop& loop, RingPoller& poller,
+                                             virtio::QueueHandler& handler, Setup setup) {
   auto queue = virtio::DeviceRing::create(setup.ring, setup.features, setup.base);
   if (!queue) return fail(queue.error());
-  return std::unique_ptr<Vring>(new Vring(loop, handler, std::move(setup), std::move(*queue)));
+  return std::unique_ptr<Vring>(
+      new Vring(loop, poller, handler, std::move(setup), std::move(*queue)));
 }
 
 namespace {
@@ -34,9 +35,10 @@ uring::EventFdNotifier make_notifier(const UniqueFd& fd, std::uint16_t index) {
 Vring::Kick::Kick(uring::Loop& loop, UniqueFd kick_fd, uring::MultishotPoll::Callback callback)
     : fd(std::move(kick_fd)), poll(loop, uring::File(fd.get()), POLLIN, std::move(callback)) {}
 
-Vring::Vring(uring::Loop& loop, virtio::QueueHandler& handler, Setup setup,
+Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handler, Setup setup,
              virtio::DeviceRing queue)
     : loop_(loop),
+      poller_(poller),
       handler_(handler),
       index_(setup.index),
       features_(setup.features),
@@ -46,9 +48,13 @@ Vring::Vring(uring::Loop& loop, virtio::QueueHandler& handler, Setup setup,
       is_enabled_(setup.is_enabled) {
   epochs_.push_back({std::move(setup.memory), 0});
   listen_to(std::move(setup.kick));
+  poller_.add(*this);
 }
 
-Vring::~Vring() { GUESTIO_CHECK(chains_out_ == 0, "a ring to be stopped before it goes away"); }
+Vring::~Vring() {
+  GUESTIO_CHECK(chains_out_ == 0, "a ring to be stopped before it goes away");
+  poller_.remove(*this);
+}
 
 void Vring::listen_to(UniqueFd kick) {
   kicks_.remove_if([](const Kick& old) { return !old.poll.is_active(); });
@@ -64,20 +70,29 @@ void Vring::listen_to(UniqueFd kick) {
 void Vring::start() noexcept {
   queue_.force_next_call();
   call_.notify();
-  look();
 }
 
 void Vring::on_kick(std::int32_t events) noexcept {
-  if (events < 0) return fail_ring(Error::host(-events, "poll the kick descriptor"));
-  look();
+  // Otherwise a kick only ends the sleep: the poller looks after each.
+  if (events < 0) fail_ring(Error::host(-events, "poll the kick descriptor"));
 }
 
-/// Lets the device take what is available, now and at the end of the batch.
 void Vring::look() noexcept {
-  loop_.at_batch_end(*this);
   if (!takes_chains()) return;
   pops_left_ = queue_.size();
   handler_.process(*this);
+}
+
+void Vring::ignore_kicks() noexcept {
+  if (!takes_chains()) return;
+  if (auto ignored = queue_.disable_notifications(); !ignored) fail_ring(ignored.error());
+}
+
+void Vring::ask_for_kicks() noexcept {
+  if (!takes_chains()) return;
+  const auto has_more = queue_.enable_notifications();
+  if (!has_more) return fail_ring(has_more.error());
+  if (*has_more) look();
 }
 
 virtio::DeviceQueue::Popped Vring::pop(virtio::TakenChain& taken) noexcept {
@@ -89,6 +104,7 @@ virtio::DeviceQueue::Popped Vring::pop(virtio::TakenChain& taken) noexcept {
       return Popped::kNothing;
     }
     if (*popped != virtio::Pop::kChain) return Popped::kNothing;
+    poller_.note_taken();
     if (!taken.chain.is_malformed()) {
       taken.epoch = &epochs_.back();
       ++taken.epoch->chains_out;
@@ -98,6 +114,8 @@ virtio::DeviceQueue::Popped Vring::pop(virtio::TakenChain& taken) noexcept {
     log::limited_warning(fault_log_, "queue {}: a chain of the driver's makes no sense: {}", index_,
                          taken.chain.fault().to_string());
     if (auto pushed = queue_.push_used(taken.chain.head(), 0); !pushed) fail_ring(pushed.error());
+    poller_.note_answered();
+    loop_.at_batch_end(*this);
   }
   return Popped::kNothing;
 }
@@ -114,21 +132,12 @@ void Vring::complete(virtio::TakenChain& taken, std::uint32_t written) noexcept 
   if (--epoch->chains_out == 0 && epoch != &epochs_.back()) {
     epochs_.remove_if([epoch](const virtio::MemoryEpoch& other) { return &other == epoch; });
   }
+  poller_.note_answered();
   loop_.at_batch_end(*this);
 }
 
 void Vring::run() noexcept {
   show_answers();
-  if (takes_chains()) {
-    // Asked for before the last look, so that no chain can slip in between unseen.
-    const auto has_more = queue_.enable_notifications();
-    if (!has_more) {
-      fail_ring(has_more.error());
-    } else if (*has_more) {
-      look();
-      show_answers();
-    }
-  }
   if (is_stopping_ && chains_out_ == 0) quiet_.set();
 }
 
@@ -137,15 +146,14 @@ void Vring::show_answers() noexcept {
   if (is_broken_) return;
   const auto wants_call = queue_.publish();
   if (!wants_call) return fail_ring(wants_call.error());
-  if (*wants_call) call_.notify();
+  if (*wants_call) call_.notify_with(loop_);
 }
 
 void Vring::set_enabled(bool is_enabled) noexcept {
   is_enabled_ = is_enabled;
   if (!is_enabled_) return;
-  // Kicks may have come while nobody listened, calls may have been lost.
+  // Calls may have been lost; kicks too, but the ring is looked at now anyway.
   call_.notify();
-  look();
 }
 
 void Vring::set_call(UniqueFd call) noexcept {
@@ -159,7 +167,6 @@ void Vring::set_error(UniqueFd error) noexcept { error_ = make_notifier(error, i
 void Vring::set_kick(UniqueFd kick) noexcept {
   if (is_stopping_) return;
   listen_to(std::move(kick));
-  look();
 }
 
 /// A front-end that gives no kick descriptor wants its ring polled (vhost-user,
@@ -168,8 +175,8 @@ void Vring::set_kick(UniqueFd kick) noexcept {
 task::Task<> Vring::look_now_and_then() {
   constexpr auto kPause = std::chrono::microseconds(100);
   while (!is_stopping_) {
+    // Its end alone has the poller look.
     (void)co_await uring::sleep(loop_, kPause, stop_looking_.token());
-    look();
   }
 }
 
@@ -179,7 +186,6 @@ void Vring::set_memory(mem::GuestMemory memory, const virtio::RingParts& ring) n
     return epoch.chains_out == 0 && &epoch != &epochs_.back();
   });
   queue_.move_to(ring);
-  look();
 }
 
 void Vring::fail_ring(const Error& error) noexcept {

@@ -14,6 +14,7 @@
 #include "guestio/uring/loop.h"
 #include "guestio/uring/notify.h"
 #include "guestio/uring/poll.h"
+#include "guestio/vhost/ring_poller.h"
 #include "guestio/virtio/device.h"
 #include "guestio/virtio/device_ring.h"
 
@@ -22,9 +23,9 @@ namespace guestio::vhost {
 /// A ring that runs on its thread: kicks in, chains to the device model, used entries and calls
 /// out.
 ///
-/// One pass: a kick (or a batch of completions) → QueueHandler::process() pops what is available →
-/// at the end of the batch publish() shows the driver all answers at once and calls it at most
-/// once, then kicks are asked for again and the ring is looked at once more.
+/// One pass: the thread's RingPoller looks → QueueHandler::process() pops what is available → at
+/// the end of the batch publish() shows the driver all answers at once and calls it at most once.
+/// Kicks are asked for only before the thread sleeps.
 ///
 /// States: running; paused (disabled by the front-end: nothing is taken, what was taken is
 /// answered); broken (the driver's nonsense or lost memory: nothing is taken or shown any more, the
@@ -41,15 +42,15 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
     std::uint32_t base = 0;  ///< as SET_VRING_BASE has it
     mem::GuestMemory memory;
     // Eventfds; each may be empty.
-    UniqueFd kick;  ///< without: the ring is looked at every now and then
-    UniqueFd call;  ///< without: the driver polls
-    UniqueFd error;
+    UniqueFd kick = {};  ///< without: the ring is looked at every now and then
+    UniqueFd call = {};  ///< without: the driver polls
+    UniqueFd error = {};
     bool is_enabled = false;
   };
 
   /// Errors: memory fault (the ring's memory is gone).
-  static Result<std::unique_ptr<Vring>> create(uring::Loop& loop, virtio::QueueHandler& handler,
-                                               Setup setup);
+  static Result<std::unique_ptr<Vring>> create(uring::Loop& loop, RingPoller& poller,
+                                               virtio::QueueHandler& handler, Setup setup);
   Vring(const Vring&) = delete;
   Vring& operator=(const Vring&) = delete;
   ~Vring();
@@ -68,6 +69,15 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   /// place where the ring goes on, as GET_VRING_BASE has it. Once.
   void stop(std::move_only_function<void(std::uint32_t)> stopped) noexcept;
 
+  // For the poller.
+
+  /// Lets the device take what is available.
+  void look() noexcept;
+  /// Tells the driver that it need not kick for now.
+  void ignore_kicks() noexcept;
+  /// Asks the driver to kick, then looks once more, for what came without a kick.
+  void ask_for_kicks() noexcept;
+
   // virtio::DeviceQueue
   Popped pop(virtio::TakenChain& taken) noexcept override;
   void complete(virtio::TakenChain& taken, std::uint32_t written) noexcept override;
@@ -81,12 +91,12 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
     uring::MultishotPoll poll;
   };
 
-  Vring(uring::Loop& loop, virtio::QueueHandler& handler, Setup setup, virtio::DeviceRing queue);
+  Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handler, Setup setup,
+        virtio::DeviceRing queue);
 
   void run() noexcept override;  // uring::Deferred: the end of a batch
   void listen_to(UniqueFd kick);
   void on_kick(std::int32_t events) noexcept;
-  void look() noexcept;
   void show_answers() noexcept;
   void fail_ring(const Error& error) noexcept;
   task::Task<> look_now_and_then();
@@ -96,6 +106,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   }
 
   uring::Loop& loop_;
+  RingPoller& poller_;
   virtio::QueueHandler& handler_;
   const std::uint16_t index_;
   const virtio::FeatureBits features_;

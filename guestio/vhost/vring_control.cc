@@ -62,8 +62,8 @@ Result<> VringControl::set_addresses(const VringAddress& addresses) {
 template <typename Change>
 void VringControl::tell_running_ring(Change change) {
   if (!is_running_) return;
-  thread_.loop().post(
-      [&thread = thread_, change = std::move(change)]() mutable { change(*thread.vring()); });
+  queue_.loop().post(
+      [&queue = queue_, change = std::move(change)]() mutable { change(*queue.vring()); });
 }
 
 void VringControl::set_kick(UniqueFd kick) {
@@ -91,8 +91,8 @@ void VringControl::set_error(UniqueFd error) {
 task::Task<> VringControl::set_enabled(bool is_enabled) {
   is_enabled_ = is_enabled;
   if (!is_running_) co_return;
-  CrossCall<bool> change(thread_.loop(), home_, [this, is_enabled](auto reply) {
-    thread_.vring()->set_enabled(is_enabled);
+  CrossCall<bool> change(queue_.loop(), home_, [this, is_enabled](auto reply) {
+    queue_.vring()->set_enabled(is_enabled);
     reply(true);
   });
   co_await change;
@@ -144,14 +144,15 @@ task::Task<Result<>> VringControl::start_if_ready(RingEnvironment environment) {
                      .call = duplicate(call_),
                      .error = duplicate(error_),
                      .is_enabled = is_enabled_};
-  CrossCall<Result<>> start(
-      thread_.loop(), home_, [this, setup = std::move(setup)](auto reply) mutable {
-        auto vring = Vring::create(thread_.loop(), thread_.handler(), std::move(setup));
-        if (!vring) return reply(fail(vring.error()));
-        thread_.vring() = std::move(*vring);
-        thread_.vring()->start();
-        reply({});
-      });
+  CrossCall<Result<>> start(queue_.loop(), home_,
+                            [this, setup = std::move(setup)](auto reply) mutable {
+                              auto vring = Vring::create(queue_.loop(), queue_.thread().poller(),
+                                                         queue_.handler(), std::move(setup));
+                              if (!vring) return reply(fail(vring.error()));
+                              queue_.vring() = std::move(*vring);
+                              queue_.vring()->start();
+                              reply({});
+                            });
   auto started = co_await start;
   if (started) {
     is_running_ = true;
@@ -172,9 +173,9 @@ task::Task<Result<>> VringControl::change_memory(RingEnvironment environment) {
     co_await std::move(stopping);
     co_return fail(ring.error());
   }
-  CrossCall<bool> change(thread_.loop(), home_,
+  CrossCall<bool> change(queue_.loop(), home_,
                          [this, memory = environment.memory->memory(), ring](auto reply) mutable {
-                           thread_.vring()->set_memory(std::move(memory), *ring);
+                           queue_.vring()->set_memory(std::move(memory), *ring);
                            reply(true);
                          });
   co_await change;
@@ -185,11 +186,11 @@ task::Task<std::uint32_t> VringControl::stop() {
   is_kick_known_ = false;
   kick_.reset();
   if (!is_running_) co_return base_;
-  CrossCall<std::uint32_t> stop(thread_.loop(), home_, [this](auto reply) {
-    thread_.vring()->stop([this, reply](std::uint32_t next) {
+  CrossCall<std::uint32_t> stop(queue_.loop(), home_, [this](auto reply) {
+    queue_.vring()->stop([this, reply](std::uint32_t next) {
       // Not from inside the ring's own function: it is about to be destroyed.
-      thread_.loop().post([this, reply, next] {
-        thread_.vring().reset();
+      queue_.loop().post([this, reply, next] {
+        queue_.vring().reset();
         reply(next);
       });
     });

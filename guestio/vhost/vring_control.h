@@ -29,8 +29,8 @@ struct RingEnvironment {
 /// Threads: the control thread. Errors of the setters are peer faults, nothing is changed then.
 class VringControl {
  public:
-  VringControl(QueueThread& thread, uring::Loop& home, std::uint16_t index) noexcept
-      : thread_(thread), home_(home), index_(index) {}
+  VringControl(Queue& queue, uring::Loop& home, std::uint16_t index) noexcept
+      : queue_(queue), home_(home), index_(index) {}
 
   // `features` says which kind of ring it is.
   Result<> set_size(std::uint32_t size, virtio::FeatureBits features);
@@ -64,7 +64,7 @@ class VringControl {
   template <typename Change>
   void tell_running_ring(Change change);
 
-  QueueThread& thread_;
+  Queue& queue_;
   uring::Loop& home_;
   const std::uint16_t index_;
 

@@ -86,6 +86,16 @@ FileChannel::~FileChannel() { loop_.release_file(file_); }
 void FileChannel::start(Io& io) noexcept {
   if (auto checked = check_io(disk_.info(), io); !checked) return io.on_done(checked);
   requests_.spawn(serve(io));
+  submit_early();
+}
+
+/// A disk that has nothing to do is not left waiting while a long batch is prepared for it: what is
+/// ready goes to it when it is as much as the disk has. So an idle disk gets a batch in pieces that
+/// double, and a busy one all at once.
+void FileChannel::submit_early() noexcept {
+  constexpr unsigned kWorthACall = 2;
+  const unsigned ready = loop_.unsubmitted();
+  if (ready >= kWorthACall && 2 * ready >= loop_.in_flight()) loop_.submit();
 }
 
 task::Task<> FileChannel::serve(Io& io) {

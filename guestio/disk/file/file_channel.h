@@ -43,6 +43,8 @@ class FileChannel final : public Channel {
   task::Task<Result<>> discard(Io& io);
   task::Task<Result<>> write_zeroes(Io& io);
 
+  void submit_early() noexcept;
+
   /// Moves a window between host segments and the file, in as many calls as the limits need.
   task::Task<Result<>> move_window(Direction direction, Window window, int rw_flags);
   /// One plan, from bounce memory to bounce memory.

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+namespace guestio::vhost {
+
+/// How long a thread looks at its rings and completions after work before it sleeps.
+struct PollPolicy {
+  enum class Kind : std::uint8_t {
+    kAdaptive,  ///< for `most` while that pays, else not at all
+    kFixed,     ///< for `most` each time; 0 is never
+    kAlways,    ///< the thread does not sleep while a ring runs
+  };
+  Kind kind = Kind::kAdaptive;
+  /// While only the driver can bring news: being woken by it takes about so long.
+  std::chrono::nanoseconds most = std::chrono::microseconds(32);
+
+  /// The same for while the disk works too, whose completion wakes more cheaply and is further off.
+  [[nodiscard]] constexpr PollPolicy while_disk_works() const noexcept { return {kind, most / 4}; }
+};
+
+/// Decides how long to look this time. Looking pays when work comes before the time is over: it
+/// costs less than going to sleep and being woken, and nobody waits for the waking. The share of
+/// looks that found work is kept; while it is low only every sixteenth sleep is preceded by a look,
+/// to notice when that changes. A thread that is not woken spends nothing.
+///
+/// Threads: one.
+class PollWindow {
+ public:
+  using Duration = std::chrono::nanoseconds;
+
+  explicit constexpr PollWindow(PollPolicy policy) noexcept : policy_(policy) {}
+
+  /// For the pause that begins now.
+  [[nodiscard]] constexpr Duration next() noexcept {
+    if (policy_.kind != PollPolicy::Kind::kAdaptive) return policy_.most;
+    if (found_share_ >= kWorthIt) return policy_.most;
+    if (++pauses_without_look_ < kTrialEvery) return Duration(0);
+    pauses_without_look_ = 0;
+    return policy_.most;
+  }
+
+  /// What became of a look: work came before its time was over, or not.
+  constexpr void note(bool has_found_work) noexcept {
+    found_share_ += ((has_found_work ? kAll : 0) - found_share_) / kWeight;
+  }
+
+ private:
+  static constexpr int kAll = 1024;
+  static constexpr int kWorthIt = kAll / 2;
+  static constexpr int kWeight = 8;
+  static constexpr int kTrialEvery = 16;
+
+  PollPolicy policy_;
+  int found_share_ = 0;
+  int pauses_without_look_ = 0;
+};
+
+}  // namespace guestio::vhost

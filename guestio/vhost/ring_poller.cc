@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/vhost/ring_poller.h"
+
+#include <utility>
+
+#include "guestio/vhost/vring.h"
+
+namespace guestio::vhost {
+
+RingPoller::RingPoller(uring::Loop& loop, PollPolicy policy)
+    : never_sleeps_(policy.kind == PollPolicy::Kind::kAlways),
+      for_driver_(policy),
+      for_disk_(policy.while_disk_works()) {
+  loop.add_poller(*this);
+}
+
+void RingPoller::add(Vring& ring) { rings_.push_back(&ring); }
+
+void RingPoller::remove(Vring& ring) noexcept { std::erase(rings_, &ring); }
+
+bool RingPoller::look_at_all() noexcept {
+  // By index: a ring may go away, never come, while it is looked at.
+  for (std::size_t i = 0; i < rings_.size(); ++i) rings_[i]->look();
+  return std::exchange(has_work_, false);
+}
+
+bool RingPoller::poll() noexcept {
+  if (rings_.empty()) return false;
+  const bool has_found = look_at_all();
+  if (has_found && state_ == State::kLooking) {
+    ++counters_.looks_that_found;
+    looked_for_->note(true);
+  }
+  if (never_sleeps_) return true;
+  if (!has_found && state_ == State::kLooking) {
+    if (Clock::now() < look_until_) return true;
+    ++counters_.looks_in_vain;
+    looked_for_->note(false);
+    return prepare_sleep();
+  }
+  if (!has_found && state_ == State::kAsleep) return prepare_sleep();
+  looked_for_ = chains_out_ == 0 ? &for_driver_ : &for_disk_;
+  const PollWindow::Duration window = looked_for_->next();
+  // Without a look the answers are shown, new requests submitted and the sleep begun in one call.
+  if (window == PollWindow::Duration(0)) return prepare_sleep();
+  look_until_ = Clock::now() + window;
+  if (state_ == State::kAsleep) {
+    for (Vring* const ring : rings_) ring->ignore_kicks();
+  }
+  state_ = State::kLooking;
+  return true;
+}
+
+/// Returns whether there is work after all.
+bool RingPoller::prepare_sleep() noexcept {
+  state_ = State::kAsleep;
+  // Asked for before the last look, so that no chain can slip in between unseen.
+  for (std::size_t i = 0; i < rings_.size(); ++i) rings_[i]->ask_for_kicks();
+  if (std::exchange(has_work_, false)) return true;
+  ++counters_.sleeps;
+  return false;
+}
+
+}  // namespace guestio::vhost

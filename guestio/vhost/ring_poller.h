@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <chrono>
+#include <vector>
+
+#include "guestio/uring/loop.h"
+#include "guestio/vhost/poll_window.h"
+
+namespace guestio::vhost {
+
+class Vring;
+
+/// Looks at the rings of one thread in each iteration of its loop, and decides between two
+/// iterations whether the thread sleeps.
+///
+///   work ──► look without end of news ──► nothing new: look on for PollWindow::next()
+///     ▲                                      │ over
+///     └── kick, completion ◄── asleep ◄── ask all drivers for kicks, look once more
+///
+/// While it looks, drivers need not kick, and completions cost no system call.
+///
+/// Threads: the loop's. Lifetime: outlives its rings.
+class RingPoller final : private uring::Poller {
+ public:
+  RingPoller(uring::Loop& loop, PollPolicy policy);
+  RingPoller(const RingPoller&) = delete;
+  RingPoller& operator=(const RingPoller&) = delete;
+  ~RingPoller() = default;
+
+  void add(Vring& ring);
+  void remove(Vring& ring) noexcept;
+  /// What rings tell of their chains.
+  void note_taken() noexcept {
+    has_work_ = true;
+    ++chains_out_;
+  }
+  void note_answered() noexcept {
+    has_work_ = true;
+    --chains_out_;
+  }
+
+  /// Pauses that ended in a sleep, and looks that made one unnecessary.
+  struct Counters {
+    std::uint64_t sleeps = 0;
+    std::uint64_t looks_that_found = 0;
+    std::uint64_t looks_in_vain = 0;
+  };
+  [[nodiscard]] const Counters& counters() const noexcept { return counters_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  enum class State { kWorking, kLooking, kAsleep };
+
+  bool poll() noexcept override;
+  bool look_at_all() noexcept;
+  bool prepare_sleep() noexcept;
+
+  const bool never_sleeps_;
+  PollWindow for_driver_;  // nothing is out
+  PollWindow for_disk_;
+  PollWindow* looked_for_ = nullptr;  // in kLooking: whose time it is
+  std::vector<Vring*> rings_;
+  State state_ = State::kAsleep;
+  bool has_work_ = false;
+  std::uint64_t chains_out_ = 0;
+  Clock::time_point look_until_;
+  Counters counters_;
+};
+
+}  // namespace guestio::vhost

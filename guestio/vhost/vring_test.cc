@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/vhost/vring.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+
+#include <array>
+#include <atomic>
+#include <future>
+#include <optional>
+#include <thread>
+
+#include "guestio/vhost/queue_thread.h"
+#include "guestio/virtio/ring_for_test.h"
+#include "guestio/virtio/split_driver_queue.h"
+
+namespace guestio::vhost {
+namespace {
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+using virtio::Direction;
+using Kind = PollPolicy::Kind;
+
+UniqueFd duplicate(const UniqueFd& fd) { return UniqueFd(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0)); }
+
+/// Answers each chain at once.
+class Echo final : public virtio::QueueHandler {
+ public:
+  explicit Echo(std::atomic<std::uint64_t>& served) : served_(served) {}
+  void process(virtio::DeviceQueue& queue) noexcept override {
+    while (queue.pop(taken_) == virtio::DeviceQueue::Popped::kChain) {
+      queue.complete(taken_, 1);
+      ++served_;
+    }
+  }
+
+ private:
+  std::atomic<std::uint64_t>& served_;
+  virtio::TakenChain taken_;
+};
+
+struct Case {
+  const char* name;
+  PollPolicy polling;
+  virtio::FeatureBits features;
+};
+
+/// A driver on the test's thread, a ring on a thread of its own.
+class VringTest : public ::testing::TestWithParam<Case> {
+ protected:
+  static constexpr std::uint16_t kSize = 64;
+
+  void SetUp() override {
+    auto thread = QueueThread::start({.name = "test", .polling = GetParam().polling});
+    ASSERT_TRUE(thread) << thread.error().to_string();
+    thread_ = std::move(*thread);
+    auto queue = Queue::create(*thread_, 0, [this](uring::Loop&, std::uint16_t) {
+      return Result<std::unique_ptr<virtio::QueueHandler>>(std::make_unique<Echo>(served_));
+    });
+    ASSERT_TRUE(queue) << queue.error().to_string();
+    queue_ = std::move(*queue);
+    auto driver = virtio::SplitDriverQueue::create(ring_.driver(), GetParam().features);
+    ASSERT_TRUE(driver);
+    driver_.emplace(std::move(*driver));
+    thread_->call([this] {
+      auto vring = Vring::create(thread_->loop(), thread_->poller(), queue_->handler(),
+                                 {.ring = ring_.device(),
+                                  .features = GetParam().features,
+                                  .memory = ring_.memory(),
+                                  .kick = duplicate(kick_),
+                                  .call = duplicate(call_),
+                                  .is_enabled = true});
+      ASSERT_TRUE(vring) << vring.error().to_string();
+      queue_->vring() = std::move(*vring);
+      queue_->vring()->start();
+    });
+    ASSERT_TRUE(wait_for_call()) << "a ring that starts calls once";
+  }
+
+  void TearDown() override {
+    if (!queue_ || !queue_->vring()) return;
+    std::promise<void> stopped;
+    auto done = stopped.get_future();
+    thread_->call([&] {
+      queue_->vring()->stop([&](std::uint16_t) {
+        thread_->loop().post([&] {
+          queue_->vring().reset();
+          stopped.set_value();
+        });
+      });
+    });
+    done.wait();
+  }
+
+  void add() {
+    const std::array segment = {
+        virtio::SplitDriverQueue::Segment{virtio::RingForTest::kData, 1, Direction::kWritable}};
+    ASSERT_TRUE(driver_->add(segment));
+  }
+  /// Shows the device what was added, and kicks if it asks for that. Returns whether it did.
+  bool publish() {
+    const auto wants_kick = driver_->publish();
+    EXPECT_TRUE(wants_kick);
+    if (*wants_kick) ::eventfd_write(kick_.get(), 1);
+    return *wants_kick;
+  }
+  int reap() {
+    int count = 0;
+    while (driver_->reap()->has_value()) ++count;
+    return count;
+  }
+  /// Returns how many calls have come since the last time, 0 when none comes in a long time.
+  std::uint64_t wait_for_call(milliseconds time = milliseconds(10'000)) const {
+    pollfd event{call_.get(), POLLIN, 0};
+    std::uint64_t count = 0;
+    if (::poll(&event, 1, static_cast<int>(time.count())) == 1) ::eventfd_read(call_.get(), &count);
+    return count;
+  }
+  /// Sleeps until a chain has come back.
+  void wait_for_answer() {
+    while (!*driver_->enable_calls()) ASSERT_TRUE(wait_for_call()) << "lost a chain or its call";
+  }
+  std::uint64_t iterations() {
+    std::uint64_t count = 0;
+    thread_->call([&] { count = thread_->loop().statistics().iterations; });
+    return count;
+  }
+
+  virtio::RingForTest ring_{kSize};
+  UniqueFd kick_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  UniqueFd call_{::eventfd(0, EFD_CLOEXEC)};
+  std::atomic<std::uint64_t> served_ = 0;
+  std::optional<virtio::SplitDriverQueue> driver_;
+  std::unique_ptr<QueueThread> thread_;
+  std::unique_ptr<Queue> queue_;
+};
+
+constexpr auto kEventIdx = virtio::kFeatureEventIdx;
+INSTANTIATE_TEST_SUITE_P(
+    Policies, VringTest,
+    ::testing::Values(Case{"never_looks", {Kind::kFixed, microseconds(0)}, kEventIdx},
+                      Case{"never_looks_flags", {Kind::kFixed, microseconds(0)}, 0},
+                      Case{"looks_while_it_pays", {Kind::kAdaptive, microseconds(32)}, kEventIdx},
+                      Case{"looks_while_it_pays_flags", {Kind::kAdaptive, microseconds(32)}, 0},
+                      Case{"looks_a_long_time", {Kind::kFixed, microseconds(2000)}, kEventIdx},
+                      Case{"looks_a_long_time_flags", {Kind::kFixed, microseconds(2000)}, 0},
+                      Case{"never_sleeps", {Kind::kAlways, microseconds(0)}, kEventIdx},
+                      Case{"never_sleeps_flags", {Kind::kAlways, microseconds(0)}, 0}),
+    [](const auto& info) { return info.param.name; });
+
+TEST_P(VringTest, NoChainIsLostWhenSleepAndKickMeet) {
+  constexpr int kRounds = 500;
+  for (int i = 0; i < kRounds; ++i) {
+    add();
+    publish();
+    wait_for_answer();
+    ASSERT_EQ(reap(), 1);
+    // Pauses around the time that the thread looks before it sleeps.
+    const auto until = std::chrono::steady_clock::now() + microseconds(i % 64);
+    while (std::chrono::steady_clock::now() < until) {
+    }
+  }
+  EXPECT_EQ(served_, kRounds);
+}
+
+TEST_P(VringTest, ABatchIsAnsweredWithOneCall) {
+  ASSERT_TRUE(*driver_->enable_calls() == false);
+  for (int i = 0; i < kSize; ++i) add();
+  publish();
+  ASSERT_EQ(wait_for_call(), 1U);
+  while (served_ < kSize) std::this_thread::yield();
+  EXPECT_EQ(wait_for_call(milliseconds(20)), 0U);
+  EXPECT_EQ(reap(), kSize);
+}
+
+TEST_P(VringTest, AnIdleThreadDoesNothing) {
+  if (GetParam().polling.kind == Kind::kAlways) {
+    const auto before = iterations();
+    std::this_thread::sleep_for(milliseconds(20));
+    EXPECT_GT(iterations(), before + 100) << "it was asked never to sleep";
+    return;
+  }
+  add();
+  publish();
+  wait_for_answer();
+  std::this_thread::sleep_for(milliseconds(20));
+  const auto before = iterations();
+  std::this_thread::sleep_for(milliseconds(50));
+  EXPECT_LE(iterations(), before + 4) << "those that asking takes";
+}
+
+using AlwaysLookingTest = VringTest;
+INSTANTIATE_TEST_SUITE_P(Always, AlwaysLookingTest,
+                         ::testing::Values(Case{"event_index", {Kind::kAlways, {}}, kEventIdx},
+                                           Case{"flags", {Kind::kAlways, {}}, 0}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(AlwaysLookingTest, NeedsNoKick) {
+  for (int i = 0; i < 100; ++i) {
+    add();
+    ASSERT_TRUE(driver_->publish());
+    wait_for_answer();
+    EXPECT_EQ(reap(), 1);
+  }
+}
+
+}  // namespace
+}  // namespace guestio::vhost

@@ -26,7 +26,7 @@ class RequestQueue {
     std::uint32_t index = 0;
     std::uint16_t size = 128;  ///< of the ring
     std::uint32_t slots = 1;
-    std::uint32_t descriptors = 3;             ///< the most that one request has
+    std::uint32_t descriptors = 3;                            ///< the most that one request has
     std::optional<std::uint16_t> first_index = std::nullopt;  ///< of the ring; none: as it begins
   };
 

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <atomic>
+#include <fstream>
 #include <thread>
 #include <vector>
 
@@ -217,19 +218,54 @@ TEST(MappedMemory, RefusesRegionsThatMakeNoSense) {
   EXPECT_EQ(error_of({region(0, 0x1000, UniqueFd())}).host_errno, EBADF);
 }
 
+/// The host's pool of huge pages, as a number of them; root may change it.
+class HugePagePool {
+ public:
+  HugePagePool() { std::ifstream(kPath) >> before_; }
+  HugePagePool(const HugePagePool&) = delete;
+  HugePagePool& operator=(const HugePagePool&) = delete;
+  /// Pages in use stay in the pool until they are not.
+  ~HugePagePool() {
+    if (raised_) std::ofstream(kPath) << before_;
+  }
+  void add(unsigned pages) {
+    raised_ = true;
+    std::ofstream(kPath) << before_ + pages;
+  }
+
+ private:
+  static constexpr const char* kPath = "/proc/sys/vm/nr_hugepages";
+  unsigned before_ = 0;
+  bool raised_ = false;
+};
+
 class HugePageTest : public testing::Test {
  protected:
   static constexpr std::uint64_t kHuge = 2 * kMiB;
+  static constexpr unsigned kNeeded = 2;
 
   void SetUp() override {
-    file_ = make_memfd(2 * kHuge, MFD_HUGETLB | MFD_HUGE_2MB);
-    const auto mapping = file_ ? Mapping::shared_file(file_.get(), FileOffset(0), 2 * kHuge,
-                                                      Mapping::Access::kReadWrite)
-                               : Result<Mapping>(fail(ErrorKind::kUnsupported, "huge pages"));
-    if (!mapping) GTEST_SKIP() << "the host has no free huge pages";
+    if (!reserve()) pool_.add(kNeeded);
+    if (!reserve()) GTEST_SKIP() << "the host has no free huge pages and gives none";
   }
 
+ private:
+  bool reserve() {
+    file_ = make_memfd(kNeeded * kHuge, MFD_HUGETLB | MFD_HUGE_2MB);
+    if (!file_) return false;
+    mapping_ = Mapping::shared_file(file_.get(), FileOffset(0), kNeeded * kHuge,
+                                    Mapping::Access::kReadWrite)
+                   .value_or(Mapping());
+    return static_cast<bool>(mapping_);
+  }
+
+  HugePagePool pool_;  // before what it makes room for: it goes last
+
+ protected:
   UniqueFd file_;
+
+ private:
+  Mapping mapping_;  // has the pages set aside for this test
 };
 
 TEST_F(HugePageTest, AFileOfHugePagesIsPlacedWhereItFits) {

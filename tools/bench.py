@@ -249,7 +249,7 @@ def bench(arguments):
         processes.require_tools("fio", "qemu-storage-daemon", "taskset", "setpriv")
         if shutil.which("perf") is None:
             processes.require_tools("strace")
-        for name in ("guestio-blk", "guestio-load"):
+        for name in ("guestio-blk", "guestio-load", "guestio-bench-raw-ring"):
             if not (arguments.programs / name).exists():
                 raise BenchError(f"{arguments.programs / name} is not there (./dev build)")
         run = Run(arguments, results, parties)

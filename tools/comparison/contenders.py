@@ -33,6 +33,17 @@ class GuestioBlk:
                 "--num-queues", row.queues, *self._options]
 
 
+class AlwaysPolling(GuestioBlk):
+    """As SPDK's vhost: the server's core belongs to it. Where a client polls as well."""
+
+    def __init__(self, key):
+        super().__init__(key, ["--poll", "always"])
+        self.label = "guestio-blk --poll always"
+
+    def takes(self, row):
+        return row.target == "null" and row.poll and not row.growth
+
+
 class StorageDaemon:
     serves = True
 
@@ -57,12 +68,13 @@ class StorageDaemon:
 
 
 class RawRing:
-    """fio on the same file: io_uring with registered file and buffers, no guest and no server."""
+    """io_uring on the same file, registered file and buffers, no guest and no server: fio, and
+    bench/raw_ring.cc for requests in segments, which fio has not."""
     serves = False
 
     def __init__(self, key, batches):
         self.key = key
-        self.label = "raw ring (fio)" + ("" if batches else ", one by one")
+        self.label = "raw ring" + ("" if batches else ", one by one")
         self._batches = batches
 
     def takes(self, row):
@@ -70,11 +82,14 @@ class RawRing:
             return False
         if not self._batches:
             return row.target == "ext4" and row.depth > 1 and row.block == 4 * rows.KIB \
-                and row.queues == 1 and row.offset == 0
+                and row.queues == 1 and row.offset == 0 and row.segments == 1
         # Direct I/O takes no odd addresses, except on tmpfs; nothing to compare with then.
         return row.offset % 512 == 0
 
     def command(self, row, places, seconds, ramp):
+        if row.segments > 1:
+            return [places.programs / "guestio-bench-raw-ring", places.images[row.target],
+                    places.image_bytes, row.block, row.depth, row.segments, seconds, ramp]
         words = ["fio", "--name=raw", f"--filename={places.images[row.target]}",
                  f"--size={places.image_bytes}", f"--rw={row.rw}", f"--bs={row.block}",
                  f"--iodepth={row.depth}", f"--numjobs={row.queues}", "--group_reporting",
@@ -96,5 +111,5 @@ RAW = "raw"
 
 
 def all_contenders():
-    return [GuestioBlk(OURS), StorageDaemon(PEER, "io_uring"), StorageDaemon("qsd-aio", "native"),
+    return [GuestioBlk(OURS), AlwaysPolling("always"), StorageDaemon(PEER, "io_uring"), StorageDaemon("qsd-aio", "native"),
             RawRing(RAW, True), RawRing("raw-single", False)]

@@ -17,7 +17,7 @@ import time
 BENCH = pathlib.Path(__file__).resolve().parent.parent / "bench.py"
 NUMBER = r"[0-9][0-9 .]*"
 SPREAD = rf"{NUMBER} \({NUMBER}–{NUMBER}\)"
-LINE = rf"\| 4 KiB read, depth 32, 2 queues \| %s \| {SPREAD} \|( {NUMBER} \|){{3}} {SPREAD} \| {NUMBER} \|"
+LINE = rf"\| %s \| %s \| {SPREAD} \|( {NUMBER} \|){{3}} {SPREAD} \| {NUMBER} \|"
 
 
 class Outcome:
@@ -64,13 +64,15 @@ def find_traces_of_interrupted():
 
 
 def main():
-    done = Outcome("--programs", sys.argv[1], "--only", "tmpfs/randread-4k-d32-2q", "--only", "idle",
+    done = Outcome("--programs", sys.argv[1], "--only", "tmpfs/randread-4k-d32-2q", "--only",
+                   "tmpfs/randread-64k-d32-16seg", "--only", "idle",
                    "--rounds", "1", "--seconds", "0.4", "--image-size", "16", "--no-write")
     problems = [] if done.returncode == 0 else [f"status {done.returncode}"]
-    for server in ("guestio-blk", "qemu-storage-daemon, io_uring", "qemu-storage-daemon, linux-aio",
-                   r"raw ring \(fio\)"):
-        if not re.search(LINE % server, done.stdout):
-            problems.append(f"no figures of {server}")
+    for work in ("4 KiB read, depth 32, 2 queues", "64 KiB read, depth 32, 16 segments"):
+        for server in ("guestio-blk", "qemu-storage-daemon, io_uring",
+                       "qemu-storage-daemon, linux-aio", "raw ring"):
+            if not re.search(LINE % (work, server), done.stdout):
+                problems.append(f"no figures of {server} for {work}")
     if not re.search(r"\| guestio-blk \| [0-9.]+ µs in [0-9]+ s \| [0-9]+ \|", done.stdout):
         problems.append("no idle figures")
     for words, complaint in (((["--only", "nonsense"]), "no row"),

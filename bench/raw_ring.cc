@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT
+// The raw ring with vectors, which fio has not: random reads of a file through io_uring, each into
+// several pieces of memory, with registered file and memory, in batches. `./dev bench` runs it.
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <liburing.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr unsigned kReadVectorFixed = 60;  // IORING_OP_READV_FIXED; liburing 2.3 has no name for it
+constexpr std::size_t kPage = 4096;
+
+[[noreturn]] void stop(const char* what, int error) {
+  fmt::print(stderr, "raw_ring: {}: {}\n", what, std::strerror(error));
+  std::exit(1);
+}
+
+struct Arguments {
+  const char* path;
+  std::uint64_t size;  // bytes of the file that are read
+  std::uint32_t block;
+  unsigned depth;
+  unsigned segments;  // of a request; pieces of whole pages
+  double seconds;
+  double ramp;
+};
+
+/// One request's memory and what is known about it.
+struct Slot {
+  std::vector<iovec> pieces;
+  Clock::time_point since;
+};
+
+class Load {
+ public:
+  explicit Load(const Arguments& arguments) : arguments_(arguments), slots_(arguments.depth) {
+    const int file = ::open(arguments.path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+    if (file < 0) stop("open the file", errno);
+    make_slots();
+    const unsigned flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
+    if (int e = ::io_uring_queue_init(arguments.depth, &ring_, flags); e < 0) stop("ring", -e);
+    if (int e = ::io_uring_register_files(&ring_, &file, 1); e < 0) stop("register the file", -e);
+    const iovec all{memory_, memory_size_};
+    if (int e = ::io_uring_register_buffers(&ring_, &all, 1); e < 0) stop("register memory", -e);
+    latencies_.reserve(std::size_t{1} << 22);
+  }
+
+  /// Keeps the ring full until the time is over. Prints as fio does.
+  void run() {
+    const auto start = Clock::now();
+    const auto from = start + seconds(arguments_.ramp);
+    const auto to = from + seconds(arguments_.seconds);
+    for (unsigned i = 0; i < arguments_.depth; ++i) submit(i, start);
+    for (auto now = start; now < to;) {
+      if (int e = ::io_uring_submit_and_wait(&ring_, 1); e < 0 && e != -EINTR) stop("enter", -e);
+      now = Clock::now();
+      reap(now, now >= from && now < to);
+    }
+    print();
+  }
+
+ private:
+  static Clock::duration seconds(double count) {
+    return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(count));
+  }
+
+  /// Pieces lie apart, a page between them, so that nobody can join them.
+  void make_slots() {
+    const std::size_t piece = arguments_.block / arguments_.segments;
+    const std::size_t step = (piece + kPage - 1) / kPage * kPage + kPage;
+    memory_size_ = step * arguments_.segments * arguments_.depth;
+    memory_ = ::mmap(nullptr, memory_size_, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (memory_ == MAP_FAILED) stop("memory", errno);
+    auto* next = static_cast<std::byte*>(memory_);
+    for (Slot& slot : slots_) {
+      for (unsigned i = 0; i < arguments_.segments; ++i, next += step) {
+        slot.pieces.push_back({next, piece});
+      }
+    }
+  }
+
+  void submit(std::uint64_t index, Clock::time_point now) {
+    Slot& slot = slots_[index];
+    const std::uint64_t block = engine_() % (arguments_.size / arguments_.block);
+    io_uring_sqe* const entry = ::io_uring_get_sqe(&ring_);
+    ::io_uring_prep_readv(entry, 0, slot.pieces.data(), static_cast<unsigned>(slot.pieces.size()),
+                          block * arguments_.block);
+    entry->opcode = kReadVectorFixed;
+    entry->flags |= IOSQE_FIXED_FILE;
+    entry->user_data = index;
+    slot.since = now;
+  }
+
+  void reap(Clock::time_point now, bool counts) {
+    io_uring_cqe* completion = nullptr;
+    while (::io_uring_peek_cqe(&ring_, &completion) == 0) {
+      const std::uint64_t index = completion->user_data;
+      if (completion->res != static_cast<std::int32_t>(arguments_.block)) {
+        stop("read", completion->res < 0 ? -completion->res : EIO);
+      }
+      ::io_uring_cqe_seen(&ring_, completion);
+      if (counts) latencies_.push_back((now - slots_[index].since).count());
+      submit(index, now);
+    }
+  }
+
+  void print() {
+    std::ranges::sort(latencies_);
+    const auto percentile = [this](double share) {
+      const auto last = static_cast<double>(latencies_.size() - 1);
+      return latencies_.empty() ? 0 : latencies_[static_cast<std::size_t>(last * share)];
+    };
+    fmt::print(
+        R"({{"jobs": [{{"write": {{"iops": 0}}, "read": {{"iops": {}, "clat_ns": {{"percentile": )"
+        R"({{"50.000000": {}, "99.000000": {}, "99.900000": {}}}}}}}}}]}})"
+        "\n",
+        static_cast<double>(latencies_.size()) / arguments_.seconds, percentile(0.5),
+        percentile(0.99), percentile(0.999));
+  }
+
+  const Arguments& arguments_;
+  std::vector<Slot> slots_;
+  io_uring ring_{};
+  void* memory_ = nullptr;
+  std::size_t memory_size_ = 0;
+  std::mt19937_64 engine_{1};
+  std::vector<std::int64_t> latencies_;  // nanoseconds
+};
+
+}  // namespace
+
+int main(int count, char** values) {
+  if (count != 8) {
+    fmt::print(stderr, "usage: raw_ring FILE SIZE BLOCK DEPTH SEGMENTS SECONDS RAMP\n");
+    return 2;
+  }
+  const Arguments arguments{.path = values[1],
+                            .size = std::stoull(values[2]),
+                            .block = static_cast<std::uint32_t>(std::stoul(values[3])),
+                            .depth = static_cast<unsigned>(std::stoul(values[4])),
+                            .segments = static_cast<unsigned>(std::stoul(values[5])),
+                            .seconds = std::stod(values[6]),
+                            .ramp = std::stod(values[7])};
+  // On the heap for its size; ends with the process, which closes and unmaps everything.
+  std::make_unique<Load>(arguments).release()->run();
+}

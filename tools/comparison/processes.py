@@ -64,7 +64,7 @@ def wait_for_socket(path, process, log):
     while not os.path.exists(path):
         if process.poll() is not None or time.monotonic() > deadline:
             with open(log, encoding="utf-8") as said:
-                raise BenchError(f"{process.args[5]} does not listen: {said.read().strip()}")
+                raise BenchError(f"{process.args[6]} does not listen: {said.read().strip()}")
         time.sleep(0.005)
 
 
@@ -73,9 +73,9 @@ def finish(process, limit):
     try:
         output, errors = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        raise BenchError(f"{process.args[5]} did not end within {limit:.0f} s") from None
+        raise BenchError(f"{process.args[6]} did not end within {limit:.0f} s") from None
     if process.returncode != 0:
-        raise BenchError(f"{process.args[5]} failed: {(errors or output).strip()}")
+        raise BenchError(f"{process.args[6]} failed: {(errors or output).strip()}")
     return output
 
 

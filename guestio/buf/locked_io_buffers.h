@@ -17,7 +17,8 @@ namespace guestio::buf {
 /// Nothing here notes what the kernel writes: RequestBuffers::mark_written() does.
 class [[nodiscard]] LockedIoBuffers {
  public:
-  LockedIoBuffers() noexcept = default;
+  // Not defaulted: a value-initialised one would have its whole inline storage zeroed first.
+  LockedIoBuffers() noexcept {}
   LockedIoBuffers(LockedIoBuffers&&) noexcept = default;
   /// Unlocks what was held before.
   LockedIoBuffers& operator=(LockedIoBuffers&&) noexcept = default;

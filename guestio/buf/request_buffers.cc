@@ -16,9 +16,9 @@ Result<RequestBuffers> RequestBuffers::from_extents(const mem::GuestMemory& memo
   return RequestBuffers(memory, *range, access);
 }
 
-const mem::GuestMemory& RequestBuffers::memory() const noexcept {
-  static const mem::GuestMemory no_memory;
-  return memory_ != nullptr ? *memory_ : no_memory;
+const mem::GuestMemory& RequestBuffers::no_memory() noexcept {
+  static const mem::GuestMemory none;
+  return none;
 }
 
 Result<RequestBuffers> RequestBuffers::try_subrange(std::uint64_t offset,
@@ -43,11 +43,8 @@ Result<LockedIoBuffers> RequestBuffers::lock(MemoryAccess purpose) const {
     return locked;
   }
   const auto access = is_for_writing ? mem::Access::kWrite : mem::Access::kRead;
-  auto lock = memory().lock(range_, access, locked->segments_);
-  if (lock) {
-    locked->lock_ = std::move(*lock);
-  } else {
-    locked = fail(lock.error());
+  if (Result<> done = memory().lock_into(locked->lock_, range_, access, locked->segments_); !done) {
+    locked = fail(done.error());
   }
   return locked;
 }

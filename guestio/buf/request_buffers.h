@@ -39,7 +39,7 @@ using RequestWriter = mem::MemoryWriter<mem::AnyRange>;
 ///     … the kernel reads a file into locked->segments() …
 ///     if (auto marked = buffers.mark_written(); !marked) …
 ///
-/// A view, eight words, cheap to copy: the memory, and the list that the range is a view of, must
+/// A view, seven words, cheap to copy: the memory, and the list that the range is a view of, must
 /// outlive it. Threads: as GuestMemory.
 class RequestBuffers {
  public:
@@ -57,7 +57,9 @@ class RequestBuffers {
   [[nodiscard]] bool is_empty() const noexcept { return range_.is_empty(); }
   [[nodiscard]] const mem::AnyRange& range() const noexcept { return range_; }
   [[nodiscard]] MemoryAccess access() const noexcept { return access_; }
-  [[nodiscard]] const mem::GuestMemory& memory() const noexcept;
+  [[nodiscard]] const mem::GuestMemory& memory() const noexcept {
+    return memory_ != nullptr ? *memory_ : no_memory();
+  }
 
   /// The bytes [offset, offset + size) of these. Errors: out of range.
   [[nodiscard]] Result<RequestBuffers> try_subrange(std::uint64_t offset,
@@ -103,6 +105,8 @@ class RequestBuffers {
   RequestBuffers(const mem::GuestMemory* memory, const mem::AnyRange& range,
                  MemoryAccess access) noexcept
       : memory_(memory), range_(range), access_(access) {}
+
+  [[nodiscard]] static const mem::GuestMemory& no_memory() noexcept;
 
   const mem::GuestMemory* memory_ = nullptr;  // nullptr: of a default one, which has no bytes
   mem::AnyRange range_;

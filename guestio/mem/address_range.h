@@ -83,6 +83,7 @@ class AddressRange {
 
  private:
   friend class PagedRange;
+  friend class AnyRange;
 
   constexpr AddressRange(Gpa start, std::uint64_t length) noexcept
       : start_(start), length_(length) {}

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <concepts>
 #include <cstdint>
+#include <optional>
 #include <utility>
-#include <variant>
 
 #include "guestio/mem/paged_ranges.h"
 
@@ -11,29 +12,49 @@
 namespace guestio::mem {
 
 /// Any of the range types, for whoever takes buffers of every kind without being a template. It has
-/// what they have in common. A view, six words.
+/// what they have in common. A view, five words.
 class AnyRange {
  public:
   /// The empty window.
   constexpr AnyRange() noexcept = default;
-  template <typename Range>
-    requires(GuestRange<Range> && !std::same_as<Range, AnyRange>)
-  constexpr AnyRange(const Range& range) noexcept : range_(range) {}  // an AnyRange is a Range
+  // An AnyRange is a range of each kind: none of these is explicit.
+  constexpr AnyRange(const AddressRange& range) noexcept
+      : position_(range.start().raw()), length_(range.length()) {}
+  constexpr AnyRange(const PagedRange& range) noexcept
+      : list_(range.gpns_),
+        position_(range.offset_),
+        length_(range.length_),
+        kind_(Kind::kPagedRange) {}
+  constexpr AnyRange(const AddressRanges& ranges) noexcept
+      : AnyRange(ranges, Kind::kAddressRanges) {}
+  constexpr AnyRange(const PagedRanges& ranges) noexcept : AnyRange(ranges, Kind::kPagedRanges) {}
 
-  /// Calls `visitor` with the range.
+  /// Calls `visitor` with the range, and returns what that returns. Inlined, here and below, so
+  /// that one whose kind the compiler knows stays in registers.
   template <typename Visitor>
-  constexpr decltype(auto) visit(Visitor&& visitor) const {
-    return std::visit(std::forward<Visitor>(visitor), range_);
+  [[gnu::always_inline]] decltype(auto) visit(Visitor&& visitor) const {
+    switch (kind_) {
+      case Kind::kPagedRange:
+        return visitor(PagedRange(static_cast<const Gpn*>(list_), position_, length_));
+      case Kind::kAddressRanges: return visitor(as_list<AddressRange>());
+      case Kind::kPagedRanges: return visitor(as_list<PagedRange>());
+      case Kind::kAddressRange: break;
+    }
+    return visitor(AddressRange(Gpa(position_), length_));
   }
 
-  [[nodiscard]] std::uint64_t length() const noexcept {
-    return visit([](const auto& range) { return range.length(); });
-  }
+  [[nodiscard]] constexpr std::uint64_t length() const noexcept { return length_; }
   [[nodiscard]] bool is_empty() const noexcept { return length() == 0; }
-  /// The range itself when it is of that kind, else nullptr.
+  /// The range itself when it is of that kind.
   template <typename Range>
-  [[nodiscard]] const Range* get_if() const noexcept {
-    return std::get_if<Range>(&range_);
+  [[nodiscard]] std::optional<Range> get_if() const noexcept {
+    return visit([](const auto& range) {
+      if constexpr (std::same_as<decltype(range), const Range&>) {
+        return std::optional<Range>(range);
+      } else {
+        return std::optional<Range>();
+      }
+    });
   }
 
   /// The bytes [offset, offset + length) of the window. Errors: out-of-range.
@@ -45,12 +66,33 @@ class AnyRange {
     return subrange(offset, length);
   }
   /// Requires: they lie in the window.
-  [[nodiscard]] AnyRange subrange(std::uint64_t offset, std::uint64_t length) const noexcept {
+  [[nodiscard, gnu::always_inline]] AnyRange subrange(std::uint64_t offset,
+                                                      std::uint64_t length) const noexcept {
     return visit([&](const auto& range) { return AnyRange(range.subrange(offset, length)); });
   }
 
  private:
-  std::variant<AddressRange, AddressRanges, PagedRange, PagedRanges> range_;
+  // A word as the others are: a copy that reads eight bytes where one was written has to wait.
+  enum class Kind : std::uint64_t { kAddressRange, kPagedRange, kAddressRanges, kPagedRanges };
+
+  template <typename Piece>
+  constexpr AnyRange(const PieceList<Piece>& ranges, Kind kind) noexcept
+      : list_(ranges.pieces_),
+        count_(ranges.count_),
+        position_(ranges.used_),
+        length_(ranges.length_),
+        kind_(kind) {}
+  template <typename Piece>
+  [[nodiscard]] PieceList<Piece> as_list() const noexcept {
+    return {static_cast<const Piece*>(list_), count_, position_, length_};
+  }
+
+  // Words of the same meaning whatever the kind, and no union: they stay in registers.
+  const void* list_ = nullptr;  // page numbers or pieces
+  std::size_t count_ = 0;       // of the pieces
+  std::uint64_t position_ = 0;  // start, offset in the first page, or bytes used of the first piece
+  std::uint64_t length_ = 0;
+  Kind kind_ = Kind::kAddressRange;
 };
 
 template <typename Visit>

@@ -12,6 +12,7 @@
 #include "guestio/base/error.h"
 #include "guestio/base/units.h"
 #include "guestio/mem/address_range.h"
+#include "guestio/mem/any_range.h"
 #include "guestio/mem/backing.h"
 #include "guestio/mem/dirty_log.h"
 #include "guestio/mem/host_segment.h"
@@ -176,7 +177,17 @@ class GuestMemory {
   /// an error nothing is locked and `segments` is empty. Errors: also not-lockable.
   template <GuestRange Range>
   [[nodiscard]] Result<PageLock> lock(const Range& range, Access access,
-                                      SegmentList& segments) const;
+                                      SegmentList& segments) const {
+    PageLock lock;
+    if (Result<> locked = lock_into(lock, range, access, segments); !locked) {
+      return fail(locked.error());
+    }
+    return lock;
+  }
+  /// The same with a lock that lies where it stays. Requires: it is empty.
+  template <GuestRange Range>
+  [[nodiscard]] Result<> lock_into(PageLock& lock, const Range& range, Access access,
+                                   SegmentList& segments) const;
   /// The same for a descriptor chain as it comes.
   [[nodiscard]] Result<PageLock> lock(std::span<const AddressRange> ranges, Access access,
                                       SegmentList& segments) const {
@@ -261,5 +272,22 @@ class GuestMemory {
   std::shared_ptr<const internal::Table> table_;
   Window window_;
 };
+
+// Here, so that whoever makes an AnyRange for one call gets the function of its kind.
+template <>
+[[gnu::always_inline]] inline Result<> GuestMemory::read(const AnyRange& from,
+                                                         std::span<std::byte> to) const noexcept {
+  return from.visit([&](const auto& of_kind) { return read(of_kind, to); });
+}
+template <>
+[[gnu::always_inline]] inline Result<> GuestMemory::write(
+    const AnyRange& to, std::span<const std::byte> from) const noexcept {
+  return to.visit([&](const auto& of_kind) { return write(of_kind, from); });
+}
+template <>
+[[gnu::always_inline]] inline Result<> GuestMemory::fill(const AnyRange& to, std::byte value,
+                                                         std::uint64_t length) const noexcept {
+  return to.visit([&](const auto& of_kind) { return fill(of_kind, value, length); });
+}
 
 }  // namespace guestio::mem

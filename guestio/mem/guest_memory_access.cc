@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "guestio/mem/any_range.h"
 #include "guestio/mem/guest_memory.h"
 #include "guestio/mem/guest_memory_check.h"
 #include "guestio/mem/guest_memory_table.h"
@@ -220,11 +219,27 @@ Result<> GuestMemory::store_slowly(Gpa to, std::span<const std::byte> from) cons
   }
 }
 
+namespace {
+
+/// Requires: length <= range.length().
+template <typename Range>
+Range first_bytes(const Range& range, std::uint64_t length) noexcept {
+  if constexpr (std::same_as<Range, AddressRange>) {
+    return range.subrange(0, length);
+  } else {
+    Range first = range;
+    first.truncate(length);
+    return first;
+  }
+}
+
+}  // namespace
+
 template <GuestRange Range>
 Result<> GuestMemory::read(const Range& from, std::span<std::byte> to) const noexcept {
   if (to.size() > from.length()) return internal::fail_outside_window(0, to.size(), from.length());
   std::byte* next = to.data();
-  return for_each_run(from.subrange(0, to.size()), [&](const AddressRange& run) {
+  return for_each_run(first_bytes(from, to.size()), [&](const AddressRange& run) {
     std::byte* const local = next;
     next += run.length();
     return read(run.start(), {local, run.length()});
@@ -237,7 +252,7 @@ Result<> GuestMemory::write(const Range& to, std::span<const std::byte> from) co
     return internal::fail_outside_window(0, from.size(), to.length());
   }
   const std::byte* next = from.data();
-  return for_each_run(to.subrange(0, from.size()), [&](const AddressRange& run) {
+  return for_each_run(first_bytes(to, from.size()), [&](const AddressRange& run) {
     const std::byte* const local = next;
     next += run.length();
     return write(run.start(), {local, run.length()});
@@ -247,7 +262,7 @@ Result<> GuestMemory::write(const Range& to, std::span<const std::byte> from) co
 template <GuestRange Range>
 Result<> GuestMemory::fill(const Range& to, std::byte value, std::uint64_t length) const noexcept {
   if (length > to.length()) return internal::fail_outside_window(0, length, to.length());
-  return for_each_run(to.subrange(0, length), [&](const AddressRange& run) {
+  return for_each_run(first_bytes(to, length), [&](const AddressRange& run) {
     return fill(run.start(), value, run.length());
   });
 }
@@ -272,7 +287,7 @@ GUESTIO_INSTANTIATE(PagedRange)
 GUESTIO_INSTANTIATE(AddressRange)
 GUESTIO_INSTANTIATE(PagedRanges)
 GUESTIO_INSTANTIATE(AddressRanges)
-GUESTIO_INSTANTIATE(AnyRange)
 #undef GUESTIO_INSTANTIATE
+template Result<> GuestMemory::mark_written(const AnyRange&) const noexcept;
 
 }  // namespace guestio::mem

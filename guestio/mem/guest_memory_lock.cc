@@ -84,27 +84,74 @@ Result<> probe_piece(const Piece& piece, Access access) noexcept {
 
 }  // namespace
 
+namespace {
+
+/// Joins `next` to `open` where they meet, or puts `open` into the list. Returns what is open now.
+[[gnu::always_inline]] inline HostSegment append(SegmentList& segments, HostSegment open,
+                                                 HostSegment next) {
+  if (open.end() == next.data) return {open.data, open.length + next.length};
+  if (open.length != 0) segments.push_back(open);
+  return next;
+}
+
+/// Bytes that the kernel can be given as they are.
+struct FreeBytes {
+  std::uint64_t start;
+  std::uint64_t length;
+  std::byte* host;
+};
+
+/// The segments of a range that lies in `free` throughout. False: it does not, and `segments` is as
+/// empty. All that the loop needs is in registers: it does a page in a few cycles.
+template <GuestRange Range>
+[[gnu::noinline]] bool lock_free_bytes(const FreeBytes& free, const Range& range,
+                                       SegmentList& segments) {
+  SegmentList::Room room = segments.room();
+  HostSegment open;
+  const Result<> inside = for_each_run(range, [&](const AddressRange& run) -> Result<> {
+    const std::uint64_t at = run.start().raw() - free.start;
+    if (at >= free.length || run.length() > free.length - at) [[unlikely]]
+      return fail(ErrorKind::kOutOfRange, "bytes that need no more than an address");
+    std::byte* const host = free.host + at;
+    if (open.end() == host) {
+      open.length += run.length();
+      return {};
+    }
+    if (open.length != 0) [[likely]] {
+      if (room.next == room.end) [[unlikely]]
+        room = segments.more_room(room.next);
+      *room.next++ = open;
+    }
+    open = {host, run.length()};
+    return {};
+  });
+  if (!inside) [[unlikely]] {
+    segments.clear();
+    return false;
+  }
+  segments.use_room(room.next);
+  if (open.length != 0) segments.push_back(open);
+  return true;
+}
+
+// A loop of its own for each kind: one for all of them keeps nothing in registers.
+template <>
+bool lock_free_bytes(const FreeBytes& free, const AnyRange& range, SegmentList& segments) {
+  return range.visit([&](const auto& of_kind) { return lock_free_bytes(free, of_kind, segments); });
+}
+
+}  // namespace
+
 /// Collects the segments of one lock and what has to be undone.
 struct internal::LockBuilder {
   const Table& table;
   Access access;
   SegmentList& segments;
-  PageLock lock = {};
+  PageLock& lock;
   const Region* hint = nullptr;
   HostSegment open = {};  ///< may still grow; not in `segments` yet
 
-  /// What of the region used last can be taken without looking further.
-  struct Free {
-    std::uint64_t start = 0;
-    std::uint64_t length = 0;
-    std::byte* host = nullptr;
-  };
-  [[nodiscard]] Free free() const noexcept {
-    if (!hint->is_free_to_lock(access)) return {};
-    return {hint->start, hint->length, hint->host};
-  }
-
-  [[gnu::noinline]] Result<> add(AddressRange run) {
+  Result<> add(const AddressRange& run) {
     return for_each_piece(table, hint, run, [this](const Piece& piece) -> Result<> {
       if (Result<> held = hold(piece); !held) return held;
       open = append(segments, open, {piece.host(), piece.length});
@@ -126,46 +173,27 @@ struct internal::LockBuilder {
     if (!locked) lock.held_->pop_back();
     return locked;
   }
-
-  /// Joins `next` to `open` where they meet, or puts `open` into the list. Returns what is open
-  /// now.
-  [[gnu::always_inline]] static HostSegment append(SegmentList& segments, HostSegment open,
-                                                   HostSegment next) {
-    if (open.end() == next.data) return {open.data, open.length + next.length};
-    if (open.length != 0) segments.push_back(open);
-    return next;
-  }
 };
 
 template <GuestRange Range>
-Result<PageLock> GuestMemory::lock(const Range& range, Access access, SegmentList& segments) const {
+Result<> GuestMemory::lock_into(PageLock& lock, const Range& range, Access access,
+                                SegmentList& segments) const {
   segments.clear();
-  internal::LockBuilder builder{table(), access, segments};
-  // Beside the builder, so that the loop over scattered pages has them in registers.
-  internal::LockBuilder::Free free;
   if (window_.is_free_to_lock) [[likely]] {
-    free = {window_.start, access == Access::kWrite ? window_.writable : window_.readable,
-            window_.host};
-  }
-  HostSegment open;
-  const Result<> added = for_each_run(range, [&](const AddressRange& run) -> Result<> {
-    const std::uint64_t at = run.start().raw() - free.start;
-    if (at < free.length && run.length() <= free.length - at) [[likely]] {
-      open = builder.append(segments, open, {free.host + at, run.length()});
+    const std::uint64_t length = access == Access::kWrite ? window_.writable : window_.readable;
+    const FreeBytes free{window_.start, length, window_.host};
+    if (lock_free_bytes(free, range, segments)) [[likely]]
       return {};
-    }
-    builder.open = open;
-    if (Result<> slow = builder.add(run); !slow) return slow;
-    open = builder.open;
-    free = builder.free();
-    return {};
-  });
+  }
+  internal::LockBuilder builder{table(), access, segments, lock};
+  Result<> added = for_each_run(range, [&](const AddressRange& run) { return builder.add(run); });
   if (!added) [[unlikely]] {
     segments.clear();
-    return fail(added.error());
+    lock.release();
+    return added;
   }
-  if (open.length != 0) segments.push_back(open);
-  return std::move(builder.lock);
+  if (builder.open.length != 0) segments.push_back(builder.open);
+  return {};
 }
 
 template <GuestRange Range>
@@ -177,8 +205,8 @@ Result<> GuestMemory::probe(const Range& range, Access access) const noexcept {
   });
 }
 
-#define GUESTIO_INSTANTIATE(Range)                                                       \
-  template Result<PageLock> GuestMemory::lock(const Range&, Access, SegmentList&) const; \
+#define GUESTIO_INSTANTIATE(Range)                                                               \
+  template Result<> GuestMemory::lock_into(PageLock&, const Range&, Access, SegmentList&) const; \
   template Result<> GuestMemory::probe(const Range&, Access) const noexcept;
 GUESTIO_INSTANTIATE(PagedRange)
 GUESTIO_INSTANTIATE(AddressRange)

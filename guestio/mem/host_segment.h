@@ -73,6 +73,23 @@ class SegmentList {
     data_[size_++] = segment;
   }
 
+  /// The free places at the end, for a loop that keeps them in registers: it writes to `next` as
+  /// long as that is not `end`, calls more_room() then, and use_room() once it is through.
+  struct Room {
+    HostSegment* next;
+    HostSegment* end;
+  };
+  [[nodiscard]] Room room() noexcept { return {data_ + size_, data_ + capacity_}; }
+  /// More of it, behind the segments that were written before `next`.
+  [[nodiscard]] Room more_room(const HostSegment* next) {
+    use_room(next);
+    grow();
+    return room();
+  }
+  void use_room(const HostSegment* next) noexcept {
+    size_ = static_cast<std::size_t>(next - data_);
+  }
+
  protected:
   SegmentList(HostSegment* storage, std::size_t capacity) noexcept
       : data_(storage), capacity_(capacity) {}

@@ -40,7 +40,10 @@ class MemoryReader {
   /// The part of the range that is still to be read.
   [[nodiscard]] const Range& rest() const noexcept { return rest_; }
 
-  [[nodiscard]] Result<> read(std::span<std::byte> to) noexcept {
+  // Inlined, so that a reader that is made for one call lies in registers.
+  [[nodiscard, gnu::always_inline]] Result<> read(std::span<std::byte> to) noexcept {
+    if (to.size() > remaining()) [[unlikely]]
+      return internal::fail_outside_window(0, to.size(), remaining());
     if (Result<> read = memory_->read(rest_, to); !read) [[unlikely]]
       return read;
     drop(to.size());
@@ -83,7 +86,9 @@ class MemoryReader {
   }
 
  private:
-  void drop(std::uint64_t count) noexcept { rest_ = rest_.subrange(count, rest_.length() - count); }
+  [[gnu::always_inline]] void drop(std::uint64_t count) noexcept {
+    rest_ = rest_.subrange(count, rest_.length() - count);
+  }
 
   const GuestMemory* memory_;
   Range rest_;

@@ -38,20 +38,27 @@ class MemoryWriter {
   /// The part of the range that is still to be written.
   [[nodiscard]] const Range& rest() const noexcept { return rest_; }
 
-  [[nodiscard]] Result<> write(std::span<const std::byte> from) noexcept {
-    if (Result<> allowed = check_access(from.size()); !allowed) return allowed;
-    return moved_by(from.size(), memory_->write(rest_, from));
+  // Inlined, so that a writer that is made for one call lies in registers.
+  [[nodiscard, gnu::always_inline]] Result<> write(std::span<const std::byte> from) noexcept {
+    if (Result<> good = check(from.size()); !good) [[unlikely]]
+      return good;
+    if (Result<> written = memory_->write(rest_, from); !written) [[unlikely]]
+      return written;
+    drop(from.size());
+    return {};
   }
   [[nodiscard]] Result<> fill(std::byte value, std::uint64_t count) noexcept {
-    if (Result<> allowed = check_access(count); !allowed) return allowed;
-    return moved_by(count, memory_->fill(rest_, value, count));
+    if (Result<> good = check(count); !good) return good;
+    if (Result<> filled = memory_->fill(rest_, value, count); !filled) return filled;
+    drop(count);
+    return {};
   }
   [[nodiscard]] Result<> zero(std::uint64_t count) noexcept { return fill(std::byte{0}, count); }
   /// Leaves bytes as they are.
   [[nodiscard]] Result<> skip(std::uint64_t count) noexcept {
-    if (Result<> allowed = check_access(count); !allowed) return allowed;
-    if (count > remaining()) return internal::fail_outside_window(0, count, remaining());
-    return moved_by(count, {});
+    if (Result<> good = check(count); !good) return good;
+    drop(count);
+    return {};
   }
   template <Plain T>
   [[nodiscard]] Result<> write_value(const T& value) noexcept {
@@ -68,15 +75,15 @@ class MemoryWriter {
   MemoryWriter(const GuestMemory& memory, const Range& range, Access access) noexcept
       : memory_(&memory), rest_(range), access_(access) {}
 
-  [[nodiscard]] Result<> check_access(std::uint64_t count) const noexcept {
-    if (access_ == Access::kWrite || count == 0) [[likely]]
-      return {};
-    return fail(ErrorKind::kReadOnly, "write to memory that the device may only read");
+  [[nodiscard, gnu::always_inline]] Result<> check(std::uint64_t count) const noexcept {
+    if (access_ != Access::kWrite && count != 0) [[unlikely]]
+      return fail(ErrorKind::kReadOnly, "write to memory that the device may only read");
+    if (count > remaining()) [[unlikely]]
+      return internal::fail_outside_window(0, count, remaining());
+    return {};
   }
-  [[nodiscard]] Result<> moved_by(std::uint64_t count, Result<> done) noexcept {
-    if (done) [[likely]]
-      rest_ = rest_.subrange(count, rest_.length() - count);
-    return done;
+  [[gnu::always_inline]] void drop(std::uint64_t count) noexcept {
+    rest_ = rest_.subrange(count, rest_.length() - count);
   }
 
   const GuestMemory* memory_;

@@ -168,12 +168,17 @@ class PagedRange {
   constexpr PagedRange(const Gpn* gpns, std::uint64_t offset, std::uint64_t length) noexcept
       : gpns_(gpns), offset_(offset), length_(length) {}
 
+  friend class AnyRange;
+  friend class PagedRuns;
   template <typename Visit>
   friend Result<> for_each_run(PagedRange range, Visit&& visit);
 
   /// Takes the first run. False when there is none: then the window is empty, or its first page
   /// has no address.
   [[nodiscard]] bool take_run(AddressRange& run) noexcept;
+  /// As take_run(), for a first page that has an address and a window that goes on behind it.
+  void take_pages(AddressRange& run) noexcept;
+  void take(AddressRange& run, std::size_t count, std::uint64_t bytes) noexcept;
 
   [[nodiscard]] constexpr std::size_t pages() const noexcept {
     return length_ == 0 ? 0 : (offset_ + length_ + (kPageSize - 1)) / kPageSize;
@@ -194,18 +199,32 @@ inline bool PagedRange::take_run(AddressRange& run) noexcept {
   const std::uint64_t first = gpns_->raw();
   if (first >= internal::kGpnLimit) [[unlikely]]
     return false;
+  const std::uint64_t in_page = kPageSize - offset_;
+  // The next number is looked at only where the window goes on into its page.
+  if (length_ <= in_page || gpns_[1].raw() != first + 1) {
+    take(run, 1, length_ < in_page ? length_ : in_page);
+  } else {
+    take_pages(run);
+  }
+  return true;
+}
+
+inline void PagedRange::take_pages(AddressRange& run) noexcept {
+  const std::uint64_t first = gpns_->raw();
   // A run ends at the last page that has an address; the next call then meets the bad number.
   std::size_t count = pages();
   if (count > internal::kGpnLimit - first) [[unlikely]]
     count = internal::kGpnLimit - first;
   count = internal::ascending_run(gpns_, count);
   const std::uint64_t bytes = count * kPageSize - offset_;
-  const std::uint64_t taken = bytes < length_ ? bytes : length_;
-  run = AddressRange(Gpa((first << kPageShift) + offset_), taken);
+  take(run, count, bytes < length_ ? bytes : length_);
+}
+
+inline void PagedRange::take(AddressRange& run, std::size_t count, std::uint64_t bytes) noexcept {
+  run = AddressRange(Gpa((gpns_->raw() << kPageShift) + offset_), bytes);
   gpns_ += count;
   offset_ = 0;
-  length_ -= taken;
-  return true;
+  length_ -= bytes;
 }
 
 inline std::optional<Result<AddressRange>> PagedRange::pop_front() noexcept {
@@ -225,19 +244,29 @@ class PagedRuns {
     using difference_type = std::ptrdiff_t;
 
     explicit Iterator(const PagedRange& range) noexcept : rest_(range) { ++*this; }
-    const value_type& operator*() const noexcept { return *run_; }
+    // Made here, and not kept, so that the loop over good numbers makes none.
+    [[nodiscard]] value_type operator*() const noexcept {
+      if (state_ == State::kRun) [[likely]]
+        return run_;
+      return internal::fail_gpn(rest_.gpns().front());
+    }
     Iterator& operator++() noexcept {
-      run_ = rest_.pop_front();
+      if (state_ == State::kRun && rest_.take_run(run_)) [[likely]]
+        return *this;
+      state_ = state_ == State::kRun && !rest_.is_empty() ? State::kError : State::kEnd;
       return *this;
     }
     void operator++(int) noexcept { ++*this; }
     friend bool operator==(const Iterator& iterator, std::default_sentinel_t) noexcept {
-      return !iterator.run_.has_value();
+      return iterator.state_ == State::kEnd;
     }
 
    private:
+    enum class State : std::uint8_t { kRun, kError, kEnd };
+
     PagedRange rest_;
-    std::optional<value_type> run_;
+    AddressRange run_;
+    State state_ = State::kRun;
   };
 
   explicit PagedRuns(const PagedRange& range) noexcept : range_(range) {}
@@ -254,13 +283,14 @@ inline PagedRuns PagedRange::runs() const noexcept { return PagedRuns(*this); }
 /// error, or invalid-gpn. Defined for every range type of this room.
 template <typename Visit>
 [[nodiscard]] inline Result<> for_each_run(PagedRange range, Visit&& visit) {
-  while (const auto run = range.pop_front()) {
-    if (!run->has_value()) [[unlikely]]
-      return fail(run->error());
-    if (Result<> visited = visit(**run); !visited) [[unlikely]]
+  AddressRange run;
+  while (range.take_run(run)) {
+    if (Result<> visited = visit(std::as_const(run)); !visited) [[unlikely]]
       return visited;
   }
-  return {};
+  if (range.is_empty()) [[likely]]
+    return {};
+  return internal::fail_gpn(*range.gpns_);
 }
 template <typename Visit>
 [[nodiscard]] inline Result<> for_each_run(const AddressRange& range, Visit&& visit) {

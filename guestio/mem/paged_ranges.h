@@ -117,6 +117,8 @@ class PieceList {
   [[nodiscard]] constexpr std::default_sentinel_t end() const noexcept { return {}; }
 
  private:
+  friend class AnyRange;
+
   constexpr PieceList(const Piece* pieces, std::size_t count, std::uint64_t used,
                       std::uint64_t length) noexcept
       : pieces_(pieces), count_(count), used_(used), length_(length) {}

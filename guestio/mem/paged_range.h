@@ -26,19 +26,25 @@ struct Split {
 
 namespace internal {
 
+/// Whether gpns[at], gpns[at + 1], … continue the run that starts with gpns[0]; one branch for all.
+template <std::size_t Count>
+[[nodiscard, gnu::always_inline]] inline bool continues(const Gpn* gpns, std::size_t at) noexcept {
+  const std::uint64_t expected = gpns->raw() + at;
+  std::uint64_t difference = 0;
+  for (std::size_t i = 0; i < Count; ++i) difference |= gpns[at + i].raw() ^ (expected + i);
+  return difference == 0;
+}
+
 /// The run of page numbers that each exceed the one before by 1, at least 1 long.
-/// Requires: count > 0.
-[[nodiscard]] inline std::size_t ascending_run(const Gpn* gpns, std::size_t count) noexcept {
-  const std::uint64_t first = gpns->raw();
+/// Requires: count > 0. Not inlined: the loops that call it need their registers.
+[[nodiscard, gnu::noinline]] inline std::size_t ascending_run(const Gpn* gpns,
+                                                              std::size_t count) noexcept {
+  constexpr std::size_t kBlock = 8;
   std::size_t run = 1;
-  if (count == 1 || gpns[1].raw() != first + 1) return run;
-  // Eight differences at once: one branch for all of them.
-  for (; run + 8 <= count; run += 8) {
-    std::uint64_t difference = 0;
-    for (std::size_t i = 0; i < 8; ++i) difference |= gpns[run + i].raw() ^ (first + run + i);
-    if (difference != 0) break;
-  }
-  while (run < count && gpns[run].raw() == first + run) ++run;
+  while (run + kBlock <= count && continues<kBlock>(gpns, run)) run += kBlock;
+  // What is left at the end together with some that are known: nearly always the run goes on.
+  if (run > kBlock && count - run < kBlock && continues<kBlock>(gpns, count - kBlock)) return count;
+  while (run < count && continues<1>(gpns, run)) ++run;
   return run;
 }
 
@@ -140,7 +146,8 @@ class PagedRange {
   }
 
   // The same for lengths of our own. Requires: they lie in the window; 0 and length() do.
-  [[nodiscard]] PagedRange subrange(std::uint64_t offset, std::uint64_t length) const noexcept {
+  [[nodiscard, gnu::always_inline]] PagedRange subrange(std::uint64_t offset,
+                                                        std::uint64_t length) const noexcept {
     GUESTIO_CHECK(fits_within(offset, length, length_), "a subrange inside the window");
     return subrange_unchecked(offset, length);
   }
@@ -174,11 +181,12 @@ class PagedRange {
   friend Result<> for_each_run(PagedRange range, Visit&& visit);
 
   /// Takes the first run. False when there is none: then the window is empty, or its first page
-  /// has no address.
-  [[nodiscard]] bool take_run(AddressRange& run) noexcept;
+  /// has no address. Inlined with all that it calls, so that a walk has its window in registers.
+  [[nodiscard, gnu::always_inline]] bool take_run(AddressRange& run) noexcept;
   /// As take_run(), for a first page that has an address and a window that goes on behind it.
-  void take_pages(AddressRange& run) noexcept;
-  void take(AddressRange& run, std::size_t count, std::uint64_t bytes) noexcept;
+  [[gnu::always_inline]] void take_pages(AddressRange& run) noexcept;
+  [[gnu::always_inline]] void take(AddressRange& run, std::size_t count,
+                                   std::uint64_t bytes) noexcept;
 
   [[nodiscard]] constexpr std::size_t pages() const noexcept {
     return length_ == 0 ? 0 : (offset_ + length_ + (kPageSize - 1)) / kPageSize;
@@ -243,14 +251,16 @@ class PagedRuns {
     using value_type = Result<AddressRange>;
     using difference_type = std::ptrdiff_t;
 
-    explicit Iterator(const PagedRange& range) noexcept : rest_(range) { ++*this; }
+    [[gnu::always_inline]] explicit Iterator(const PagedRange& range) noexcept : rest_(range) {
+      ++*this;
+    }
     // Made here, and not kept, so that the loop over good numbers makes none.
-    [[nodiscard]] value_type operator*() const noexcept {
+    [[nodiscard, gnu::always_inline]] value_type operator*() const noexcept {
       if (state_ == State::kRun) [[likely]]
         return run_;
       return internal::fail_gpn(rest_.gpns().front());
     }
-    Iterator& operator++() noexcept {
+    [[gnu::always_inline]] Iterator& operator++() noexcept {
       if (state_ == State::kRun && rest_.take_run(run_)) [[likely]]
         return *this;
       state_ = state_ == State::kRun && !rest_.is_empty() ? State::kError : State::kEnd;

@@ -99,19 +99,36 @@ class PieceList {
     using value_type = Piece;
     using difference_type = std::ptrdiff_t;
 
-    constexpr explicit Iterator(const PieceList& list) noexcept : rest_(list) {}
-    [[nodiscard]] Piece operator*() const noexcept { return rest_.front(); }
-    Iterator& operator++() noexcept {
-      rest_.skip_unchecked(rest_.front_length());
+    [[gnu::always_inline]] constexpr explicit Iterator(const PieceList& list) noexcept
+        : behind_(list.pieces_ + 1), left_(list.length_) {
+      if (left_ == 0) return;
+      piece_ = list.front();
+      left_ -= piece_.length();
+    }
+    [[nodiscard]] constexpr Piece operator*() const noexcept { return piece_; }
+    [[gnu::always_inline]] constexpr Iterator& operator++() noexcept {
+      // Some piece further on holds what is left: the window lies inside the pieces.
+      do {
+        if (left_ == 0) {
+          piece_ = Piece();
+          return *this;
+        }
+        piece_ = *behind_++;
+      } while (piece_.is_empty());
+      if (piece_.length() > left_) [[unlikely]]
+        piece_ = piece_.subrange(0, left_);
+      left_ -= piece_.length();
       return *this;
     }
-    void operator++(int) noexcept { ++*this; }
+    constexpr void operator++(int) noexcept { ++*this; }
     friend constexpr bool operator==(const Iterator& iterator, std::default_sentinel_t) noexcept {
-      return iterator.rest_.is_empty();
+      return iterator.piece_.is_empty();
     }
 
    private:
-    PieceList rest_;
+    Piece piece_;
+    const Piece* behind_;  // the next one
+    std::uint64_t left_;   // bytes behind this one
   };
   [[nodiscard]] constexpr Iterator begin() const noexcept { return Iterator(*this); }
   [[nodiscard]] constexpr std::default_sentinel_t end() const noexcept { return {}; }

@@ -123,9 +123,11 @@ ContentionOutcome contend(const Contention& contention) {
         [&, i] { run_thread(contention, (*tracker)->account(i), start, is_over, taken[i]); });
   }
   start.arrive_and_wait();
-  const std::uint64_t allocated = allocations();
   const auto began = Clock::now();
-  std::this_thread::sleep_for(contention.duration);
+  // The first tenth is for warming up.
+  std::this_thread::sleep_for(contention.duration / 10);
+  const std::uint64_t allocated = allocations();
+  std::this_thread::sleep_for(contention.duration * 9 / 10);
   const std::chrono::duration<double, std::nano> lasted = Clock::now() - began;
   const std::uint64_t allocated_behind = allocations();
   is_over = true;

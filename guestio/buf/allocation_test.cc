@@ -6,7 +6,9 @@
 #include <array>
 #include <cstdlib>
 #include <functional>
+#include <memory>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "guestio/buf/bounce_buffer.h"
@@ -15,6 +17,7 @@
 #include "guestio/buf/transfer_plan.h"
 #include "guestio/task/frame_pool.h"
 #include "guestio/task/scope.h"
+#include "guestio/task/stop.h"
 #include "guestio/task/task.h"
 
 namespace {
@@ -42,7 +45,7 @@ class AllocationTest : public testing::Test {
     if (!task::FramePool::keeps_blocks()) GTEST_SKIP() << "this build keeps no blocks";
   }
   /// How often a second run takes from the heap.
-  static std::uint64_t count(const std::function<void()>& work) {
+  static std::uint64_t count_of(const std::function<void()>& work) {
     work();
     const std::uint64_t before = allocations;
     EXPECT_GT(before, 0u) << "the counter does not count";
@@ -65,13 +68,85 @@ TEST_F(AllocationTest, NoneInALockOfAnyLength) {
     const auto gpns = scattered(pages);
     const RequestBuffers buffers(memory_, mem::PagedRange::from_whole_pages(gpns),
                                  MemoryAccess::kWritable);
-    EXPECT_EQ(count([&] {
+    EXPECT_EQ(count_of([&] {
                 const auto locked = buffers.lock(MemoryAccess::kWritable);
                 ASSERT_EQ(locked->segments().size(), pages);
               }),
               0u)
         << pages;
   }
+}
+
+/// Two regions that are no neighbours in the host: only one of them is what locks look at first.
+mem::GuestMemory two_regions() {
+  std::vector<mem::RegionSpec> regions;
+  for (const std::uint64_t start : {0u, 4u << 20}) {
+    auto mapping = Mapping::anonymous(4 << 20);
+    regions.push_back({Gpa(start), ByteCount(4 << 20),
+                       std::make_shared<mem::AnonymousBacking>(std::move(*mapping))});
+  }
+  return *mem::GuestMemory::create(regions);
+}
+
+TEST_F(AllocationTest, NoneInALockOfExtentsThatCrossRegions) {
+  const mem::GuestMemory memory = two_regions();
+  for (const std::size_t count : {1u, 16u, 17u, 256u}) {
+    std::vector<mem::AddressRange> extents;
+    for (std::size_t i = 0; i < count; ++i) {
+      extents.push_back(mem::AddressRange::from_checked(Gpa((4 << 20) - 100 * (i + 1)), 5000));
+    }
+    const auto buffers = *RequestBuffers::from_extents(memory, extents, MemoryAccess::kWritable);
+    EXPECT_EQ(count_of([&] {
+                auto locked = buffers.lock(MemoryAccess::kWritable);
+                ASSERT_GE(locked->segments().size(), count);
+                const LockedIoBuffers moved = std::move(*locked);
+                ASSERT_GE(moved.segments().size(), count);
+              }),
+              0u)
+        << count;
+  }
+}
+
+TEST_F(AllocationTest, NoneInALockOfListsOfPages) {
+  const auto gpns = scattered(64);
+  std::vector<mem::PagedRange> pieces;
+  for (std::size_t i = 0; i < gpns.size(); i += 4) {
+    pieces.push_back(*mem::PagedRange::from_pages(100, 8000, std::span(gpns).subspan(i, 4)));
+  }
+  const RequestBuffers buffers(memory_, *mem::PagedRanges::from_pieces(pieces),
+                               MemoryAccess::kWritable);
+  EXPECT_EQ(
+      count_of([&] { ASSERT_EQ(buffers.lock(MemoryAccess::kWritable)->segments().size(), 32u); }),
+      0u);
+}
+
+TEST_F(AllocationTest, NoneInALockThatFails) {
+  const std::vector<Gpn> outside(32, Gpn(1 << 20));
+  const std::vector<Gpn> invalid(32, Gpn(~0ull));
+  const RequestBuffers beyond(memory_, mem::PagedRange::from_whole_pages(outside),
+                              MemoryAccess::kWritable);
+  const RequestBuffers nowhere(memory_, mem::PagedRange::from_whole_pages(invalid),
+                               MemoryAccess::kReadOnly);
+  EXPECT_EQ(count_of([&] {
+              EXPECT_FALSE(beyond.lock(MemoryAccess::kWritable));
+              EXPECT_FALSE(nowhere.lock(MemoryAccess::kReadOnly));
+              EXPECT_FALSE(nowhere.lock(MemoryAccess::kWritable));
+            }),
+            0u);
+}
+
+TEST_F(AllocationTest, NoneInReadingAndWriting) {
+  const auto gpns = scattered(64);
+  const RequestBuffers buffers(memory_, mem::PagedRange::from_whole_pages(gpns),
+                               MemoryAccess::kWritable);
+  std::vector<std::byte> local(buffers.size());
+  EXPECT_EQ(count_of([&] {
+              ASSERT_TRUE(buffers.reader().read(local));
+              ASSERT_TRUE(buffers.writer().write(local));
+              ASSERT_TRUE(buffers.writer().zero(local.size()));
+              ASSERT_FALSE(buffers.reader().skip(local.size() + 1));
+            }),
+            0u);
 }
 
 TEST_F(AllocationTest, NoneInAPlanOfAnyLength) {
@@ -82,7 +157,7 @@ TEST_F(AllocationTest, NoneInAPlanOfAnyLength) {
                                  *mem::PagedRange::from_pages(100, pages * 4096 - 512, gpns),
                                  MemoryAccess::kReadOnly);
     const auto locked = buffers.lock(MemoryAccess::kReadOnly);
-    EXPECT_EQ(count([&] {
+    EXPECT_EQ(count_of([&] {
                 const TransferPlan plan(
                     {SegmentCursor(locked->segments()), FileOffset(0), buffers.size()}, kLimits,
                     {.max_bounce = BouncePool::kSlabBytes});
@@ -97,7 +172,7 @@ TEST_F(AllocationTest, NoneInAPlanOfAnyLength) {
 }
 
 TEST_F(AllocationTest, NoneInAcquiringAndReleasing) {
-  EXPECT_EQ(count([&] {
+  EXPECT_EQ(count_of([&] {
               for (const std::size_t size : {1u, 4096u, 65536u, 131072u, 1u << 20}) {
                 ASSERT_TRUE(tracker_->account(0).try_acquire(size));
                 ASSERT_TRUE(BounceBuffer::allocate(size));
@@ -113,9 +188,15 @@ task::Task<> take_and_drop(BounceAccount& account, std::size_t size) {
   EXPECT_TRUE(bounce.has_value());
 }
 
+task::Task<> be_cancelled(BounceAccount& account, std::size_t size, task::StopToken token) {
+  auto acquiring = account.acquire(size, {.token = token});
+  const auto bounce = co_await acquiring;
+  EXPECT_FALSE(bounce.has_value());
+}
+
 TEST_F(AllocationTest, NoneInWaiting) {
   BounceAccount& account = tracker_->account(0);
-  EXPECT_EQ(count([&] {
+  EXPECT_EQ(count_of([&] {
               task::Scope scope;
               std::array<Result<TrackedBounceBuffer>, 4> all;
               for (auto& part : all) part = account.try_acquire(account.most() / all.size());
@@ -129,8 +210,50 @@ TEST_F(AllocationTest, NoneInWaiting) {
   EXPECT_GT(account.statistics().waits, 0u);
 }
 
+TEST_F(AllocationTest, NoneInCancelling) {
+  BounceAccount& account = tracker_->account(0);
+  EXPECT_EQ(count_of([&] {
+              task::StopSource stop;
+              task::Scope scope;
+              // In parts: a block above a slab is mapped each time.
+              std::array<Result<TrackedBounceBuffer>, 4> all;
+              for (auto& part : all) part = account.try_acquire(account.most() / all.size());
+              for (std::size_t i = 0; i < 20; ++i) {
+                scope.spawn(be_cancelled(account, 4096, stop.token()));
+              }
+              EXPECT_FALSE(account.try_acquire(4096));
+              stop.request_stop();
+              ASSERT_EQ(scope.running(), 0u);
+            }),
+            0u);
+  EXPECT_GT(account.statistics().cancelled, 0u);
+}
+
+TEST_F(AllocationTest, NoneInHandingOverflowToAnotherThread) {
+  const auto tracker = *BounceBufferTracker::create(ByteCount(16 * kPageSize), 2);
+  BounceAccount& first = tracker->account(0);
+  BounceAccount& second = tracker->account(1);
+  bool is_called = false;
+  for (BounceAccount* account : {&first, &second}) {
+    account->open([&](BounceAccount&) { is_called = true; });
+  }
+  EXPECT_EQ(count_of([&] {
+              task::Scope scope;
+              auto most = first.try_acquire(first.most());
+              scope.spawn(take_and_drop(second, 16 * kPageSize));
+              ASSERT_EQ(scope.running(), 1u);
+              *most = TrackedBounceBuffer();
+              ASSERT_TRUE(std::exchange(is_called, false));
+              second.serve();
+              ASSERT_EQ(scope.running(), 0u);
+            }),
+            0u);
+  first.close();
+  second.close();
+}
+
 TEST_F(AllocationTest, NoneInErrors) {
-  EXPECT_EQ(count([&] {
+  EXPECT_EQ(count_of([&] {
               EXPECT_FALSE(OwnedRequestBuffers::linear(Gpa(0), ~0ull));
               EXPECT_FALSE(OwnedRequestBuffers::linear(Gpa(~0ull - 1), 4096));
               EXPECT_FALSE(OwnedRequestBuffers::from_pages({}, 0, ~0ull));
@@ -141,7 +264,7 @@ TEST_F(AllocationTest, NoneInErrors) {
 }
 
 TEST_F(AllocationTest, Fault03LinearBuffersTakeNoneWhateverTheirLength) {
-  EXPECT_EQ(count([] {
+  EXPECT_EQ(count_of([] {
               EXPECT_TRUE(OwnedRequestBuffers::linear(Gpa(1), 4096));
               EXPECT_TRUE(OwnedRequestBuffers::linear(Gpa(1), OwnedRequestBuffers::kMostBytes));
               EXPECT_FALSE(OwnedRequestBuffers::linear(Gpa(1), 1ull << 52));

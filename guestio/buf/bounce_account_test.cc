@@ -139,6 +139,8 @@ TEST_F(BounceAccountTest, Fault07ABigRequestDoesNotStarve) {
   for (int i = 0; i < 3; ++i) {
     small.pop_front();
     EXPECT_THAT(served_, IsEmpty());
+    EXPECT_EQ(account.try_acquire(kPage).error().kind, ErrorKind::kBusy)
+        << "a page is free, and not for a newcomer";
   }
   small.pop_front();
   EXPECT_THAT(served_, ElementsAre(0));

@@ -350,6 +350,11 @@ TEST(PageLocks, Fault22OnlyBackingsThatNeedItAreProbed) {
   EXPECT_TRUE(plain.memory.lock(range(0x100000, 0x3000), Access::kRead, segments))
       << "the kernel will answer EFAULT";
   EXPECT_THAT(plain.backing->faults, IsEmpty());
+  Guarded guarded(kBitmaps);
+  guarded.backing->protect(1, Mapping::Access::kNone);
+  EXPECT_TRUE(guarded.memory.lock(range(0x100000, 0x3000), Access::kRead, segments))
+      << "a bitmap is asked, and no page is touched";
+  EXPECT_THAT(guarded.backing->faults, IsEmpty());
   Guarded probed({.lock_need = LockNeed::kProbe});
   probed.backing->protect(1, Mapping::Access::kNone);
   EXPECT_FALSE(probed.memory.lock(range(0x100000, 0x3000), Access::kRead, segments));

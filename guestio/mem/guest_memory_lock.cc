@@ -101,7 +101,7 @@ struct FreeBytes {
   std::byte* host;
 };
 
-/// The segments of a range that lies in `free` throughout. False: it does not, and `segments` is as
+/// The segments of a range that lies in `free` throughout. False: it does not, and `segments` is
 /// empty. All that the loop needs is in registers: it does a page in a few cycles.
 template <GuestRange Range>
 [[gnu::noinline]] bool lock_free_bytes(const FreeBytes& free, const Range& range,

@@ -33,6 +33,8 @@ bool RingPoller::poll() noexcept {
   }
   if (never_sleeps_) return true;
   if (!has_found && state_ == State::kLooking) {
+    // The clock is read in pauses only, not while there is work.
+    if (look_until_ == Clock::time_point()) look_until_ = Clock::now() + look_for_;
     if (Clock::now() < look_until_) return true;
     ++counters_.looks_in_vain;
     looked_for_->note(false);
@@ -43,7 +45,8 @@ bool RingPoller::poll() noexcept {
   const PollWindow::Duration window = looked_for_->next();
   // Without a look the answers are shown, new requests submitted and the sleep begun in one call.
   if (window == PollWindow::Duration(0)) return prepare_sleep();
-  look_until_ = Clock::now() + window;
+  look_for_ = window;
+  look_until_ = {};
   if (state_ == State::kAsleep) {
     for (Vring* const ring : rings_) ring->ignore_kicks();
   }

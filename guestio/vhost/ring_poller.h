@@ -64,7 +64,8 @@ class RingPoller final : private uring::Poller {
   State state_ = State::kAsleep;
   bool has_work_ = false;
   std::uint64_t chains_out_ = 0;
-  Clock::time_point look_until_;
+  Clock::duration look_for_{};
+  Clock::time_point look_until_;  // not set before the pause begins
   Counters counters_;
 };
 

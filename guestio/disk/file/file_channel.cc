@@ -22,11 +22,19 @@ using buf::TransferPlan;
 
 namespace {
 
+// Places on the short way; more requests at once than these go the long way.
+constexpr std::size_t kDirectTransfers = 256;
 constexpr std::size_t kZeroBytes = 65536;
 alignas(kPageSize) constexpr std::array<std::byte, kZeroBytes> kZeroes{};
 
 bool is_lack_of_resources(std::int32_t result) noexcept {
   return result == -EAGAIN || result == -EINTR || result == -ENOMEM || result == -ENOBUFS;
+}
+
+/// What a failed read or write of the image means.
+Error to_error(std::int32_t result, bool is_read) noexcept {
+  if (result == -EFAULT) return Error::make(ErrorKind::kMemoryFault, "guest memory of a request");
+  return Error::host(-result, is_read ? "read the image" : "write the image");
 }
 
 int to_rw_flags(Durability durability) noexcept {
@@ -77,16 +85,51 @@ FileChannel::FileChannel(FileDisk& disk, uring::Loop& loop, buf::OpenBounceAccou
       bounce_(std::move(bounce)),
       file_(file),
       bounce_per_call_(std::clamp(bounce_->share().limit() / 4, std::uint64_t{2 * kPageSize},
-                                  std::uint64_t{buf::BouncePool::kSlabBytes})) {
+                                  std::uint64_t{buf::BouncePool::kSlabBytes})),
+      calls_(disk.calls_pay_) {
   GUESTIO_CHECK(bounce_per_call_ <= bounce_->most(), "bounce memory for at least two pages");
+  for (std::size_t i = 0; i < kDirectTransfers; ++i) transfers_.emplace_back(*this);
+  for (DirectTransfer& transfer : transfers_) idle_.push_front(transfer);
 }
 
-FileChannel::~FileChannel() { loop_.release_file(file_); }
+FileChannel::~FileChannel() {
+  GUESTIO_CHECK(idle_.size() == transfers_.size(), "no transfer in flight on a channel that ends");
+  idle_.clear();
+  loop_.release_file(file_);
+}
 
 void FileChannel::start(Io& io) noexcept {
   if (auto checked = check_io(disk_.info(), io); !checked) return io.on_done(checked);
-  requests_.spawn(serve(io));
+  if (!try_short_way(io)) requests_.spawn(serve(io));
   submit_early();
+}
+
+bool FileChannel::try_short_way(Io& io) noexcept {
+  const bool is_transfer = io.kind == IoKind::kRead || io.kind == IoKind::kWrite;
+  const bool may_exclude_others = io.kind == IoKind::kWrite && needs_guard();
+  if (!is_transfer || may_exclude_others || io.length == 0 || idle_.empty() ||
+      policy_ != TransferPlan::Policy::kDirectWherePossible) {
+    return false;
+  }
+  DirectTransfer& transfer = idle_.front();
+  idle_.pop_front();
+  if (transfer.try_start(io)) return true;
+  idle_.push_front(transfer);
+  return false;
+}
+
+void FileChannel::finish_direct(Io& io, std::int32_t result) noexcept {
+  const bool is_read = io.kind == IoKind::kRead;
+  const bool is_whole = result >= 0 && static_cast<std::uint64_t>(result) == io.length;
+  // A short transfer is gone on with, a lack of resources waited out, a refusal bounced.
+  if (!is_whole && (result >= 0 || is_lack_of_resources(result) || result == -EINVAL)) {
+    return requests_.spawn(serve(io));
+  }
+  ++counters_.plans;
+  counters_.direct_bytes += io.length;
+  // Whatever became of it, the kernel may have written.
+  const Result<> marked = is_read ? io.buffers.mark_written() : Result<>();
+  io.on_done(is_whole ? marked : Result<>(fail(to_error(result, is_read))));
 }
 
 /// A disk that has nothing to do is not left waiting while a long batch is prepared for it: what is
@@ -249,9 +292,7 @@ task::Task<Result<>> FileChannel::move_segments(Direction direction, std::span<I
       pause = std::min(2 * pause, kLongestPause);
       continue;
     }
-    if (result == -EFAULT) co_return fail(ErrorKind::kMemoryFault, "guest memory of a request");
-    if (result < 0)
-      co_return fail(Error::host(-result, is_read ? "read the image" : "write the image"));
+    if (result < 0) co_return fail(to_error(result, is_read));
     const auto moved = static_cast<std::size_t>(result);
     if (done + moved >= needed) co_return Result<>();
     // Go on where it stopped, at a block the file can start from.
@@ -265,9 +306,22 @@ task::Task<Result<>> FileChannel::move_segments(Direction direction, std::span<I
 }
 
 task::Task<Result<>> FileChannel::flush() {
-  const std::int32_t result = co_await uring::fsync(loop_, file_, uring::SyncKind::kData);
-  if (result < 0) co_return fail(Error::host(-result, "flush the image"));
-  co_return Result<>();
+  task::WaitQueue& round = flush_waiters_[next_round_];
+  if (!std::exchange(is_flushing_, true)) requests_.spawn(flush_in_rounds());
+  (void)co_await round.wait();
+  co_return flush_result_;
+}
+
+task::Task<> FileChannel::flush_in_rounds() {
+  do {
+    task::WaitQueue& covered = flush_waiters_[next_round_];
+    next_round_ ^= 1U;  // what is asked for from here on is not covered by this one
+    const std::int32_t result = co_await uring::fsync(loop_, file_, uring::SyncKind::kData);
+    flush_result_ = {};
+    if (result < 0) flush_result_ = fail(Error::host(-result, "flush the image"));
+    covered.wake_all();
+  } while (!flush_waiters_[next_round_].is_empty());
+  is_flushing_ = false;
 }
 
 task::Task<Result<>> FileChannel::allocate(int mode, FileOffset offset, std::uint64_t length) {

@@ -1,22 +1,29 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <boost/intrusive/slist.hpp>
+
+#include <array>
+#include <deque>
 #include <memory>
 
 #include "guestio/buf/bounce_account.h"
 #include "guestio/buf/bounce_counters.h"
 #include "guestio/buf/transfer_plan.h"
 #include "guestio/disk/disk.h"
+#include "guestio/disk/file/direct_calls.h"
+#include "guestio/disk/file/direct_transfer.h"
 #include "guestio/disk/file/file_disk.h"
 #include "guestio/task/scope.h"
 #include "guestio/task/task.h"
+#include "guestio/task/wait_queue.h"
 #include "guestio/uring/loop.h"
 
 namespace guestio::disk {
 
-/// One thread's way to a FileDisk: each request is a coroutine over the thread's ring. This is
-/// where a request turns into an iovec: transfer() locks the guest's memory, move_window() plans
-/// and submits.
+/// One thread's way to a FileDisk. This is where a request turns into an iovec: what the file takes
+/// as it lies goes the short way (DirectTransfer); everything else is a coroutine over the thread's
+/// ring, where transfer() locks the guest's memory, move_window() plans and submits.
 class FileChannel final : public Channel {
  public:
   static Result<std::unique_ptr<FileChannel>> create(FileDisk& disk, uring::Loop& loop,
@@ -31,15 +38,25 @@ class FileChannel final : public Channel {
   [[nodiscard]] const buf::BounceCounters& bounce_counters() const noexcept { return counters_; }
 
  private:
+  friend class DirectTransfer;
   using Window = buf::TransferPlan::Window;
+  using IdleList = boost::intrusive::slist<DirectTransfer, boost::intrusive::cache_last<false>,
+                                           boost::intrusive::constant_time_size<true>>;
   enum class Direction { kFromFile, kToFile };
 
   FileChannel(FileDisk& disk, uring::Loop& loop, buf::OpenBounceAccount bounce, uring::File file);
 
+  [[nodiscard]] bool try_short_way(Io& io) noexcept;
+  /// The end of the short way: done, failed, or to be begun again the long way.
+  void finish_direct(Io& io, std::int32_t result) noexcept;
+
   // One for each kind of request; each ends with io.on_done().
   task::Task<> serve(Io& io);
   task::Task<Result<>> transfer(Io& io);
+  /// Waits for a flush that begins after this call. Those that are asked for while one is on its
+  /// way share the next.
   task::Task<Result<>> flush();
+  task::Task<> flush_in_rounds();
   task::Task<Result<>> discard(Io& io);
   task::Task<Result<>> write_zeroes(Io& io);
 
@@ -73,6 +90,15 @@ class FileChannel final : public Channel {
   const std::size_t bounce_per_call_;  // so that one request cannot take all of it
   buf::TransferPlan::Policy policy_ = buf::TransferPlan::Policy::kDirectWherePossible;
   buf::BounceCounters counters_;
+  DirectCalls calls_;
+  std::deque<DirectTransfer> transfers_;  // never moved
+  IdleList idle_;                         // of those
+
+  bool is_flushing_ = false;  // flush_in_rounds() runs
+  std::array<task::WaitQueue, 2> flush_waiters_;
+  std::size_t next_round_ = 0;  // of those, the one that the next flush covers
+  Result<> flush_result_;       // of the last
+
   task::Scope requests_;
 };
 

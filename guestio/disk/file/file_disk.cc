@@ -9,6 +9,7 @@
 #include <cerrno>
 
 #include "guestio/base/log.h"
+#include "guestio/disk/file/direct_calls.h"
 #include "guestio/disk/file/file_channel.h"
 
 namespace guestio::disk {
@@ -91,6 +92,16 @@ Result<DiskInfo> describe(int fd, const FileFacts& facts, const FileDiskOptions&
 }
 
 }  // namespace
+
+FileDisk::FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts,
+                   const DiskInfo& info) noexcept
+    : claim_(std::move(claim)),
+      fd_(std::move(io)),
+      facts_(facts),
+      info_(info),
+      calls_pay_(direct_calls_pay(fd_.get(), facts.size.raw(), facts.direct.block())) {
+  if (calls_pay_) log::debug("the image is memory: it is read and written without the ring");
+}
 
 Result<std::unique_ptr<FileDisk>> FileDisk::open(const FileDiskOptions& options) {
   auto image = open_image(options);

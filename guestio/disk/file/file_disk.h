@@ -51,13 +51,13 @@ class FileDisk {
 
  private:
   friend class FileChannel;
-  FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const DiskInfo& info) noexcept
-      : claim_(std::move(claim)), fd_(std::move(io)), facts_(facts), info_(info) {}
+  FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const DiskInfo& info) noexcept;
 
   const UniqueFd claim_;  // holds the image's locks, is used for nothing else
   const UniqueFd fd_;
   const FileFacts facts_;
   const DiskInfo info_;
+  const bool calls_pay_;  // direct_calls_pay()
   BlockGuard block_guard_;
   buf::BounceBufferTracker bounce_{buf::BounceBufferTracker::Options{}};
 };

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/disk/file/direct_calls.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "guestio/base/unique_fd.h"
+#include "testing/temporary.h"
+
+namespace guestio::disk {
+namespace {
+
+constexpr std::uint64_t kBytes = std::uint64_t{1} << 20;
+constexpr auto kSlow = std::chrono::milliseconds(5);
+constexpr auto kQuick = std::chrono::microseconds(1);
+
+TEST(DirectCalls, PayForAFileInMemory) {
+  const testing::MemoryFile file(kBytes);
+  EXPECT_TRUE(direct_calls_pay(file.fd(), kBytes, 1));
+}
+
+TEST(DirectCalls, DoNotPayForAFileThatCanDoWithoutWaiting) {
+  const testing::TemporaryFolder folder;
+  const auto path = folder.make_image("disk.img", kBytes);
+  const UniqueFd direct(::open(path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
+  ASSERT_TRUE(direct);
+  EXPECT_FALSE(direct_calls_pay(direct.get(), kBytes, 512));
+  const UniqueFd buffered(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  EXPECT_FALSE(direct_calls_pay(buffered.get(), kBytes, 1));
+}
+
+TEST(DirectCalls, DoNotPayForWhatCannotBeRead) {
+  const testing::MemoryFile file(kBytes);
+  EXPECT_FALSE(direct_calls_pay(file.fd(), 512, 1)) << "too small to tell";
+  EXPECT_FALSE(direct_calls_pay(-1, kBytes, 1));
+}
+
+TEST(DirectCalls, AreNotMadeUnlessTheyPay) {
+  DirectCalls calls;
+  for (int i = 0; i < 10'000; ++i) ASSERT_FALSE(calls.wanted());
+}
+
+TEST(DirectCalls, AFileThatTurnsSlowGetsTheRingAndAnotherTrialLater) {
+  DirectCalls calls(true);
+  ASSERT_TRUE(calls.wanted());
+  calls.note(kQuick, 4096);
+  ASSERT_TRUE(calls.wanted());
+  calls.note(kSlow, 4096);
+  int skipped = 0;
+  while (!calls.wanted()) ++skipped;
+  EXPECT_EQ(skipped, 4096);
+  calls.note(kQuick, 4096);
+  EXPECT_TRUE(calls.wanted());
+}
+
+TEST(DirectCalls, ALargeTransferMayTakeLonger) {
+  DirectCalls calls(true);
+  calls.note(std::chrono::microseconds(100), std::uint64_t{1} << 20);
+  EXPECT_TRUE(calls.wanted());
+  calls.note(std::chrono::microseconds(100), 4096);
+  EXPECT_FALSE(calls.wanted());
+}
+
+TEST(DirectCalls, OneInSixteenIsTimed) {
+  DirectCalls calls(true);
+  int timed = 0;
+  for (int i = 0; i < 1600; ++i) timed += calls.wants_time() ? 1 : 0;
+  EXPECT_EQ(timed, 100);
+}
+
+}  // namespace
+}  // namespace guestio::disk

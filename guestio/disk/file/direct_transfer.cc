@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/disk/file/direct_transfer.h"
+
+#include <sys/uio.h>
+
+#include <cerrno>
+
+#include "guestio/base/align.h"
+#include "guestio/disk/file/file_channel.h"
+
+namespace guestio::disk {
+
+namespace {
+
+/// Whether one call takes these segments as they lie.
+bool is_fit(std::span<const buf::IoBuffer> segments, const Io& io,
+            const buf::DirectIoLimits& limits) noexcept {
+  if (segments.size() > limits.max_segments || io.length > limits.max_bytes) return false;
+  if (!is_aligned(io.offset.raw() | io.length, std::uint64_t{limits.block()})) return false;
+  std::uintptr_t starts = 0;
+  std::size_t lengths = 0;
+  for (const buf::IoBuffer& segment : segments) {
+    starts |= reinterpret_cast<std::uintptr_t>(segment.data);
+    lengths |= segment.length;
+  }
+  return is_aligned(starts, std::uintptr_t{limits.memory_alignment}) &&
+         is_aligned(lengths, limits.block());
+}
+
+}  // namespace
+
+int DirectTransfer::rw_flags() const noexcept {
+  return !is_read() && io_->durability == Durability::kStable ? RWF_DSYNC : 0;
+}
+
+bool DirectTransfer::try_start(Io& io) noexcept {
+  const bool reads = io.kind == IoKind::kRead;
+  auto locked =
+      io.buffers.lock(reads ? buf::MemoryAccess::kWritable : buf::MemoryAccess::kReadOnly);
+  // The long way knows what to say.
+  if (!locked || !is_fit(locked->segments(), io, channel_.disk_.limits())) return false;
+  locked_ = std::move(*locked);
+  io_ = &io;
+  if (channel_.calls_.wanted()) {
+    finish(call());
+  } else {
+    channel_.loop_.start(*this);
+  }
+  return true;
+}
+
+std::int32_t DirectTransfer::call() const noexcept {
+  const bool is_timed = channel_.calls_.wants_time();
+  const auto start = is_timed ? DirectCalls::Clock::now() : DirectCalls::Clock::time_point();
+  const auto iovecs = buf::as_iovecs(locked_.segments());
+  const auto count = static_cast<int>(iovecs.size());
+  const auto offset = static_cast<off_t>(io_->offset.raw());
+  const int fd = channel_.file_.fd();
+  const ssize_t result = is_read() ? ::preadv2(fd, iovecs.data(), count, offset, rw_flags())
+                                   : ::pwritev2(fd, iovecs.data(), count, offset, rw_flags());
+  const int error = errno;
+  if (is_timed) channel_.calls_.note(DirectCalls::Clock::now() - start, io_->length);
+  return result < 0 ? -error : static_cast<std::int32_t>(result);
+}
+
+void DirectTransfer::prepare(io_uring_sqe& entry) noexcept {
+  const auto iovecs = buf::as_iovecs(locked_.segments());
+  const auto count = static_cast<unsigned>(iovecs.size());
+  const std::uint64_t offset = io_->offset.raw();
+  const bool reads = is_read();
+  if (count == 1) {
+    // Without a list, which the kernel would have to fetch.
+    ::io_uring_prep_rw(reads ? IORING_OP_READ : IORING_OP_WRITE, &entry, -1, iovecs[0].iov_base,
+                       static_cast<unsigned>(iovecs[0].iov_len), offset);
+  } else {
+    ::io_uring_prep_rw(reads ? IORING_OP_READV : IORING_OP_WRITEV, &entry, -1, iovecs.data(), count,
+                       offset);
+  }
+  entry.rw_flags = rw_flags();
+  channel_.file_.apply_to(entry);
+}
+
+void DirectTransfer::complete(std::int32_t result, std::uint32_t) noexcept { finish(result); }
+
+void DirectTransfer::finish(std::int32_t result) noexcept {
+  Io& io = *std::exchange(io_, nullptr);
+  locked_ = {};
+  FileChannel& channel = channel_;
+  channel.idle_.push_front(*this);
+  channel.finish_direct(io, result);
+}
+
+}  // namespace guestio::disk

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 
 #include "guestio/base/check.h"
@@ -11,6 +12,13 @@
 namespace guestio::blk {
 
 namespace vblk = virtio::blk;
+
+namespace {
+
+constexpr std::size_t kGroup = 16;  // chains that are taken before the first is begun
+
+}  // namespace
+
 using disk::IoKind;
 using vblk::RequestType;
 
@@ -25,7 +33,9 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   /// Parses the chain and starts what it asks for.
   void begin(virtio::DeviceQueue& queue) noexcept {
     queue_ = &queue;
-    parsed_ = {};
+    // What parse_request() may leave as it was and an answer looks at.
+    parsed_.header = {};
+    parsed_.status = {};
     if (auto parsed = parse_request(taken_, parsed_); !parsed) return answer_error(parsed.error());
     switch (parsed_.header.type) {
       case RequestType::kIn: return begin_transfer(IoKind::kRead, parsed_.to_driver);
@@ -168,11 +178,22 @@ BlockQueue::~BlockQueue() {
 }
 
 void BlockQueue::process(virtio::DeviceQueue& queue) noexcept {
-  while (!free_->empty()) {
-    Request& request = free_->front();
-    if (queue.pop(request.taken()) != virtio::DeviceQueue::Popped::kChain) return;
-    free_->pop_front();
-    request.begin(queue);
+  // In groups: while the last of a group are taken, the headers of the first are on their way here
+  // from the driver's processor.
+  std::array<Request*, kGroup> group{};
+  bool has_more = true;
+  while (has_more) {
+    std::size_t count = 0;
+    while (count < group.size()) {
+      has_more = !free_->empty() &&
+                 queue.pop(free_->front().taken()) == virtio::DeviceQueue::Popped::kChain;
+      if (!has_more) break;
+      Request& request = free_->front();
+      free_->pop_front();
+      prefetch_header(request.taken());
+      group[count++] = &request;
+    }
+    for (Request* const request : std::span(group).first(count)) request->begin(queue);
   }
 }
 

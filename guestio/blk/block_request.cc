@@ -13,9 +13,45 @@ std::uint32_t allowed_flags(vblk::RequestType type) noexcept {
   return type == vblk::RequestType::kWriteZeroes ? vblk::kRangeUnmap : 0;
 }
 
+/// The layout that most drivers use: header and status in extents of their own. Nothing is cut.
+bool is_usual(std::span<const mem::AddressRange> readable,
+              std::span<const mem::AddressRange> writable) noexcept {
+  return !readable.empty() && readable.front().length() == sizeof(vblk::RequestHeader) &&
+         !writable.empty() && writable.back().length() == 1;
+}
+
+Result<RequestBuffers> buffers_of(const virtio::TakenChain& taken,
+                                  std::span<const mem::AddressRange> extents, MemoryAccess access) {
+  if (extents.size() == 1) return RequestBuffers(taken.memory(), extents.front(), access);
+  return RequestBuffers::from_extents(taken.memory(), extents, access);
+}
+
+Result<> parse_usual(const virtio::TakenChain& taken, ParsedRequest& request) {
+  const auto readable = taken.chain.readable();
+  const auto writable = taken.chain.writable();
+  request.status = RequestBuffers(taken.memory(), writable.back(), MemoryAccess::kWritable);
+  const auto to_driver =
+      buffers_of(taken, writable.first(writable.size() - 1), MemoryAccess::kWritable);
+  const auto from_driver = buffers_of(taken, readable.subspan(1), MemoryAccess::kReadOnly);
+  if (!to_driver) return fail(to_driver.error());
+  if (!from_driver) return fail(from_driver.error());
+  request.to_driver = *to_driver;
+  request.from_driver = *from_driver;
+  return taken.memory().read(readable.front().start(),
+                             std::as_writable_bytes(std::span(&request.header, 1)));
+}
+
 }  // namespace
 
+void prefetch_header(const virtio::TakenChain& taken) noexcept {
+  const auto readable = taken.chain.readable();
+  if (readable.empty()) return;
+  const auto host = taken.memory().host_range(readable.front().start(), 1);
+  if (host) __builtin_prefetch(*host);
+}
+
 Result<> parse_request(const virtio::TakenChain& taken, ParsedRequest& request) {
+  if (is_usual(taken.chain.readable(), taken.chain.writable())) return parse_usual(taken, request);
   const auto all_readable =
       RequestBuffers::from_extents(taken.memory(), taken.chain.readable(), MemoryAccess::kReadOnly);
   const auto all_writable =

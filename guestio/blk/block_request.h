@@ -30,6 +30,10 @@ struct ParsedRequest {
 /// header or status), memory fault, out of range.
 Result<> parse_request(const virtio::TakenChain& taken, ParsedRequest& request);
 
+/// Has the processor fetch the header, which the driver's has just written, ahead of
+/// parse_request().
+void prefetch_header(const virtio::TakenChain& taken) noexcept;
+
 /// The ranges of a discard or write-zeroes request, copied out of guest memory and checked
 /// (5.2.6.2).
 struct ParsedRanges {

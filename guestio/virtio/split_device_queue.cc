@@ -115,6 +115,7 @@ Result<SplitDeviceQueue::Pop> SplitDeviceQueue::pop(const mem::GuestMemory& memo
   if (in_flight_ + pushed_ >= ring_.size()) {
     return fail(Error::peer_fault("more chains in flight than the ring holds", in_flight_));
   }
+  prefetch_ahead(memory);
   std::uint16_t head = 0;
   if (!mem::try_load(ring_.avail_head(next_avail_), head)) {
     return fail_ring_access(ring_.avail_head(next_avail_));
@@ -129,6 +130,28 @@ Result<SplitDeviceQueue::Pop> SplitDeviceQueue::pop(const mem::GuestMemory& memo
   ++next_avail_;
   ++in_flight_;
   return Pop::kChain;
+}
+
+/// Has the processor fetch what the next chains consist of: the driver's has just written it, so
+/// each first access takes as long as a chain's whole work otherwise. What is read here is a hint
+/// only and will be read again.
+void SplitDeviceQueue::prefetch_ahead(const mem::GuestMemory& memory) const noexcept {
+  constexpr std::uint16_t kDescriptorsAhead = 6;
+  constexpr std::uint16_t kTablesAhead = 3;
+  const auto available = static_cast<std::uint16_t>(avail_seen_ - next_avail_);
+  std::uint16_t head = 0;
+  const auto load_head = [&](std::uint16_t ahead) {
+    return available > ahead &&
+           mem::try_load(ring_.avail_head(static_cast<std::uint16_t>(next_avail_ + ahead)), head) &&
+           head < ring_.size();
+  };
+  if (load_head(kDescriptorsAhead)) __builtin_prefetch(ring_.descriptor(head));
+  if ((features_ & kFeatureIndirectDesc) == 0 || !load_head(kTablesAhead)) return;
+  Descriptor descriptor{};
+  if (!try_fetch(ring_.descriptor(head), descriptor)) return;
+  if ((descriptor.flags & kDescriptorIndirect) == 0) return;
+  const auto table = memory.host_range(Gpa(descriptor.address), 1);
+  if (table) __builtin_prefetch(*table);
 }
 
 Result<SplitDeviceQueue::Walk> SplitDeviceQueue::walk(std::uint16_t head,

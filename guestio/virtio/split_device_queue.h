@@ -84,6 +84,7 @@ class SplitDeviceQueue {
                    std::uint16_t used_index);
 
   Result<bool> is_available();
+  void prefetch_ahead(const mem::GuestMemory& memory) const noexcept;
   Result<bool> look_again();
   Result<Walk> walk(std::uint16_t head, const mem::GuestMemory& memory, Chain& chain) const;
   Walk walk_indirect(const Descriptor& table, std::uint32_t already, const mem::GuestMemory& memory,

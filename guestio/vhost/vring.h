@@ -120,8 +120,8 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   bool is_stopping_ = false;
   std::uint32_t pops_left_ = 0;  // in this pass: bounds what a driver that never stops can take
   std::uint32_t chains_out_ = 0;
-  std::uint32_t unshown_ = 0;  // answers that the driver does not see yet
-  bool owes_call_ = false;     // for some that it sees
+  std::uint32_t unshown_ = 0;        // answers that the driver does not see yet
+  bool owes_call_ = false;           // for some that it sees
   bool looks_now_and_then_ = false;  // because there is no kick descriptor
   task::StopSource stop_looking_;
   task::Event quiet_;  // set once nothing is out and the ring is stopping

@@ -174,17 +174,23 @@ class PieceAccess {
 };
 
 template <typename Operation>
+[[gnu::noinline]] Result<> access_pieces(const Table& table, const Region* first,
+                                         const AddressRange& range, Operation operation) noexcept {
+  return internal::for_each_piece(table, first, range, [&](const Piece& piece) {
+    return PieceAccess<Operation>(table, piece, operation).run();
+  });
+}
+
+/// Small, so that an address that is refused costs no more than the look into the table.
+template <typename Operation>
 Result<> access(const Table& table, Gpa start, std::uint64_t length, Operation operation) noexcept {
   if (length == 0) return {};
-  const Region* hint = table.find(start.raw());
-  if (hint == nullptr) return internal::fail_outside(table, start.raw());
+  const Region* const first = table.find(start.raw());
+  if (first == nullptr) return internal::fail_outside(table, start.raw());
   // No region lies beyond the last address, so neither does what an access can reach.
   const std::uint64_t reachable = ~start.raw();
   if (length - 1 > reachable) return internal::fail_outside(table, table.end());
-  const auto range = AddressRange::from_checked(start, length);
-  return internal::for_each_piece(table, hint, range, [&](const Piece& piece) {
-    return PieceAccess<Operation>(table, piece, operation).run();
-  });
+  return access_pieces(table, first, AddressRange::from_checked(start, length), operation);
 }
 
 }  // namespace

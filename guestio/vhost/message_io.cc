@@ -66,23 +66,34 @@ task::Task<Result<>> receive_message(uring::Loop& loop, int socket, Message& mes
 }
 
 task::Task<Result<>> send_reply(uring::Loop& loop, int socket, std::uint32_t request,
-                                std::span<const std::byte> payload) {
+                                std::span<const std::byte> payload, int descriptor) {
   std::array<std::byte, sizeof(MessageHeader) + kMaxPayload> bytes;
   const MessageHeader reply{request, kMessageVersion | kMessageReply,
                             static_cast<std::uint32_t>(payload.size())};
   std::memcpy(bytes.data(), &reply, sizeof reply);
   if (!payload.empty()) std::memcpy(bytes.data() + sizeof reply, payload.data(), payload.size());
   auto rest = std::span(bytes).first(sizeof reply + payload.size());
+  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control{};
   while (!rest.empty()) {
     iovec part{rest.data(), rest.size()};
     msghdr header{};
     header.msg_iov = &part;
     header.msg_iovlen = 1;
+    if (descriptor >= 0) {
+      header.msg_control = control.data();
+      header.msg_controllen = control.size();
+      cmsghdr* const rights = CMSG_FIRSTHDR(&header);
+      rights->cmsg_level = SOL_SOCKET;
+      rights->cmsg_type = SCM_RIGHTS;
+      rights->cmsg_len = CMSG_LEN(sizeof(int));
+      std::memcpy(CMSG_DATA(rights), &descriptor, sizeof(int));
+    }
     const std::int32_t sent =
         co_await uring::sendmsg(loop, uring::File(socket), header, MSG_NOSIGNAL);
     if (sent == -EINTR || sent == -EAGAIN) continue;
     if (sent <= 0) co_return fail(to_error(sent, "send a reply"));
     rest = rest.subspan(static_cast<std::size_t>(sent));
+    descriptor = -1;  // it went with the first byte
   }
   co_return Result<>();
 }

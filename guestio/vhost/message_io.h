@@ -17,9 +17,10 @@ namespace guestio::vhost {
 /// (what came is no message), host.
 task::Task<Result<>> receive_message(uring::Loop& loop, int socket, Message& message);
 
-/// Sends the reply to `request`. Errors: closed, host.
+/// Sends the reply to `request`, with a descriptor beside it unless that is -1. Errors: closed,
+/// host.
 task::Task<Result<>> send_reply(uring::Loop& loop, int socket, std::uint32_t request,
-                                std::span<const std::byte> payload);
+                                std::span<const std::byte> payload, int descriptor = -1);
 
 /// Whether a descriptor that came with a message is an eventfd: anything else could block us.
 [[nodiscard]] bool is_eventfd(int fd) noexcept;

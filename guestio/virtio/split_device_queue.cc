@@ -112,22 +112,34 @@ Result<SplitDeviceQueue::Pop> SplitDeviceQueue::pop(const mem::GuestMemory& memo
   const auto available = is_available();
   if (!available) return fail(available.error());
   if (!*available) return Pop::kNothing;
-  if (in_flight_ + pushed_ >= ring_.size()) {
-    return fail(Error::peer_fault("more chains in flight than the ring holds", in_flight_));
-  }
   prefetch_ahead(memory);
   std::uint16_t head = 0;
   if (!mem::try_load(ring_.avail_head(next_avail_), head)) {
     return fail_ring_access(ring_.avail_head(next_avail_));
   }
-  if (head >= ring_.size()) return fail(Error::peer_fault("head outside the ring", head));
+  const auto taken = take(head, memory, chain);
+  if (taken && *taken == Pop::kChain) ++next_avail_;
+  return taken;
+}
 
+Result<SplitDeviceQueue::Pop> SplitDeviceQueue::pop_again(std::uint16_t head,
+                                                          const mem::GuestMemory& memory,
+                                                          Chain& chain) {
+  chain.clear();
+  return take(head, memory, chain);
+}
+
+Result<SplitDeviceQueue::Pop> SplitDeviceQueue::take(std::uint16_t head,
+                                                     const mem::GuestMemory& memory, Chain& chain) {
+  if (in_flight_ + pushed_ >= ring_.size()) {
+    return fail(Error::peer_fault("more chains in flight than the ring holds", in_flight_));
+  }
+  if (head >= ring_.size()) return fail(Error::peer_fault("head outside the ring", head));
   chain.begin(head, *arena_);
   const auto walked = walk(head, memory, chain);
   if (!walked || *walked == Walk::kNoRoom) chain.clear();
   if (!walked) return fail(walked.error());
   if (*walked == Walk::kNoRoom) return Pop::kNoRoom;
-  ++next_avail_;
   ++in_flight_;
   return Pop::kChain;
 }

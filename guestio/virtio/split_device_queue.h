@@ -45,6 +45,10 @@ class SplitDeviceQueue {
   /// Clears `chain` and fetches the next one into it. `memory` is where indirect tables are.
   Result<Pop> pop(const mem::GuestMemory& memory, Chain& chain);
 
+  /// Takes a chain once more that a device took before it died; the ring still has its descriptors.
+  /// Errors: peer fault (no such head, more than the ring holds).
+  Result<Pop> pop_again(std::uint16_t head, const mem::GuestMemory& memory, Chain& chain);
+
   /// Puts a used entry behind those that were put before; the driver sees none until publish().
   /// `written` counts the bytes that the device wrote. Requires: the chain is in flight.
   Result<> push_used(std::uint16_t head, std::uint32_t written);
@@ -86,6 +90,7 @@ class SplitDeviceQueue {
   Result<bool> is_available();
   void prefetch_ahead(const mem::GuestMemory& memory) const noexcept;
   Result<bool> look_again();
+  Result<Pop> take(std::uint16_t head, const mem::GuestMemory& memory, Chain& chain);
   Result<Walk> walk(std::uint16_t head, const mem::GuestMemory& memory, Chain& chain) const;
   Walk walk_indirect(const Descriptor& table, std::uint32_t already, const mem::GuestMemory& memory,
                      Chain& chain) const;

@@ -270,5 +270,75 @@ TEST_F(HostileFrontendTest, MemoryTruncatedUnderLoadFailsRequestsAndNothingElse)
   }
 }
 
+/// The protocol features with an in-flight record among them.
+constexpr std::uint64_t kWithRecord = vhost::kProtocolMq | vhost::kProtocolConfig |
+                                      vhost::kProtocolReplyAck | vhost::kProtocolInflightShmfd;
+
+TEST_F(HostileFrontendTest, Rule4ARecordThatWasNotNegotiatedIsRefused) {
+  const auto guest = connect();
+  EXPECT_FALSE(guest->frontend().get_inflight(1, 64).has_value());
+  EXPECT_EQ(guest->read(0, 512).status, 0) << "and not fatal";
+}
+
+TEST_F(HostileFrontendTest, Rule40ARecordThatCannotBeIsRefusedAndNotFatal) {
+  {
+    const auto guest = connect({.protocol = kWithRecord, .queues = 0});
+    auto record = guest->frontend().get_inflight(1, 64);
+    ASSERT_TRUE(record.has_value()) << record.error().to_string();
+    EXPECT_FALSE(guest->frontend().get_inflight(2, 64).has_value()) << "of queues not offered";
+    EXPECT_FALSE(guest->frontend().get_inflight(1, 0).has_value());
+    EXPECT_FALSE(guest->frontend().get_inflight(0, 64).has_value());
+    const auto good = record->where;
+    record->where.mmap_size = ~std::uint64_t{0};
+    EXPECT_TRUE(is_refused(guest->frontend().set_inflight(*record)));
+    record->where = good;
+    record->where.mmap_offset = 1;
+    EXPECT_TRUE(is_refused(guest->frontend().set_inflight(*record)));
+    record->where = good;
+    record->where.queue_size = 32768;
+    EXPECT_TRUE(is_refused(guest->frontend().set_inflight(*record)));
+    record->where = good;
+    EXPECT_TRUE(guest->frontend().set_inflight(*record).has_value());
+  }
+  expect_alive();
+}
+
+TEST_F(HostileFrontendTest, Rule40ARecordDoesNotChangeUnderARingThatRuns) {
+  const auto guest = connect({.protocol = kWithRecord});
+  const auto record = guest->frontend().get_inflight(1, 64);
+  ASSERT_TRUE(record.has_value());
+  EXPECT_TRUE(is_refused(guest->frontend().set_inflight(*record)));
+  EXPECT_EQ(guest->read(0, 512).status, 0);
+}
+
+TEST_F(HostileFrontendTest, Rule40ARecordThatIsCutOffStopsItsRingAndNothingElse) {
+  {
+    const auto guest = connect({.protocol = kWithRecord});
+    ASSERT_TRUE(guest->queue().stop(guest->frontend()));
+    const auto record = guest->frontend().get_inflight(1, 64);
+    ASSERT_TRUE(record && guest->frontend().set_inflight(*record));
+    ASSERT_TRUE(guest->queue().resume(guest->frontend()));
+    ASSERT_EQ(guest->read(0, 512).status, 0);
+    ASSERT_EQ(::ftruncate(record->file.get(), 0), 0);
+    const auto memory = guest->scratch();
+    const std::array chain = {
+        virtio::DriverSegment{memory.gpa, 16, virtio::Direction::kReadable},
+        virtio::DriverSegment{memory.gpa.plus_unchecked(64), 1, virtio::Direction::kWritable}};
+    EXPECT_EQ(guest->send_chain(chain, 0, std::chrono::milliseconds(300)), std::nullopt);
+  }
+  expect_alive();
+}
+
+TEST_F(HostileFrontendTest, Rule40ARingLargerThanItsRecordDoesNotStart) {
+  {
+    const auto guest = connect({.protocol = kWithRecord});
+    ASSERT_TRUE(guest->queue().stop(guest->frontend()));
+    const auto record = guest->frontend().get_inflight(1, 32);
+    ASSERT_TRUE(record && guest->frontend().set_inflight(*record));
+    EXPECT_FALSE(guest->queue().resume(guest->frontend()).has_value());
+  }
+  expect_alive();
+}
+
 }  // namespace
 }  // namespace guestio::tests

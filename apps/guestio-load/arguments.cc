@@ -160,6 +160,8 @@ void add_verify(CLI::App& app, VerifyArguments& verify) {
       app, "--layout", verify.layout,
       "how requests are cut: 'simple' for backends that want header and status alone and "
       "data in aligned sectors (any)");
+  app.add_flag("--reconnect", verify.reconnect,
+               "go on when the backend is killed and started again; needs its in-flight record");
   app.add_flag("--strict", verify.strict,
                "fail for every breach of the specification, also for those that are only noted");
 }

@@ -73,7 +73,8 @@ struct VerifyArguments {
   ByteCount offset;
   ByteCount largest{std::uint64_t{256} << 10};  ///< request
   Layout layout = Layout::kAny;
-  bool strict = false;  ///< also fail for what drivers get along with
+  bool reconnect = false;  ///< go on with another backend when the present one is gone
+  bool strict = false;     ///< also fail for what drivers get along with
 };
 
 using Arguments = std::variant<InfoArguments, RunArguments, VerifyArguments>;

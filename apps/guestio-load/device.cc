@@ -21,8 +21,9 @@ constexpr virtio::FeatureBits kUnderstood =
     blk::kFeatureBlockSize | blk::kFeatureFlush | blk::kFeatureTopology | blk::kFeatureConfigWce |
     blk::kFeatureMultiQueue | blk::kFeatureDiscard | blk::kFeatureWriteZeroes;
 
-constexpr vhost::ProtocolBits kUnderstoodProtocol =
-    vhost::kProtocolMq | vhost::kProtocolReplyAck | vhost::kProtocolConfig;
+constexpr vhost::ProtocolBits kUnderstoodProtocol = vhost::kProtocolMq | vhost::kProtocolReplyAck |
+                                                    vhost::kProtocolConfig |
+                                                    vhost::kProtocolInflightShmfd;
 
 }  // namespace
 
@@ -42,6 +43,32 @@ Result<Device> Device::open(const Target& target) {
   const auto read = device.read_config();
   if (!read) return fail(read.error());
   return device;
+}
+
+Result<> Device::keep_record(std::uint16_t queues, std::uint16_t queue_size) {
+  if ((session().protocol & vhost::kProtocolInflightShmfd) == 0) {
+    return fail(ErrorKind::kUnsupported, "in-flight record, by the backend");
+  }
+  auto record = frontend_.get_inflight(queues, queue_size);
+  if (!record) return fail(record.error());
+  record_ = std::move(*record);
+  return frontend_.set_inflight(*record_);
+}
+
+Result<> Device::reconnect(const Target& target, const vhost::FrontendMemory& memory) {
+  auto frontend = vhost::Frontend::connect(target.socket_path, {.time_limit = target.time_limit});
+  if (!frontend) return fail(frontend.error());
+  const vhost::Frontend::Negotiated before = session();
+  const auto after = frontend->negotiate(before.features, before.protocol);
+  if (!after) return fail(after.error());
+  if (after->features != before.features || after->protocol != before.protocol) {
+    return fail(ErrorKind::kUnsupported, "features that the backend before had", after->features);
+  }
+  frontend_ = std::move(*frontend);
+  auto told = frontend_.set_inflight(*record_);
+  const auto region = memory.region();
+  if (told) told = frontend_.set_mem_table(std::span(&region, 1));
+  return told;
 }
 
 Result<> Device::read_config() {

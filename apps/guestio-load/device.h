@@ -3,11 +3,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "apps/guestio-load/arguments.h"
 #include "guestio/base/error.h"
 #include "guestio/base/units.h"
 #include "guestio/vhost/frontend.h"
+#include "guestio/vhost/frontend_memory.h"
 #include "guestio/virtio/blk_layout.h"
 
 namespace guestio::load {
@@ -20,6 +22,13 @@ class Device {
   /// Connects, takes every feature that this program understands, reads the configuration space.
   /// Errors: of vhost::Frontend; unsupported (it shows no configuration space).
   static Result<Device> open(const Target& target);
+
+  /// Lets the backend keep what is in flight in memory of ours, so that another can take over.
+  /// Before any queue runs. Errors: of vhost::Frontend; unsupported.
+  Result<> keep_record(std::uint16_t queues, std::uint16_t queue_size);
+  /// Connects anew and brings the session to where queues can be resumed: the same features, the
+  /// record, `memory`. Errors: of vhost::Frontend; unsupported (the disk is another one).
+  Result<> reconnect(const Target& target, const vhost::FrontendMemory& memory);
 
   [[nodiscard]] vhost::Frontend& frontend() noexcept { return frontend_; }
   [[nodiscard]] const vhost::Frontend::Negotiated& session() const noexcept {
@@ -48,6 +57,7 @@ class Device {
   Result<> read_config();
 
   vhost::Frontend frontend_;
+  std::optional<vhost::Frontend::Inflight> record_;
   virtio::blk::Config config_{};
   std::size_t config_size_ = 0;
   ByteCount capacity_;

@@ -39,9 +39,12 @@ void end_on_signals() {
   ::sigaction(SIGTERM, &action, nullptr);
 }
 
+bool is_asked_to_end() noexcept { return signal_came.load(std::memory_order_relaxed) != 0; }
+
 std::optional<std::string> run_jobs(Device& device, StopFlags& flags,
                                     const std::vector<std::function<void()>>& jobs,
-                                    const std::function<void()>& tick) {
+                                    const std::function<void()>& tick,
+                                    const std::function<Result<>()>& reconnect) {
   std::atomic<std::size_t> running = jobs.size();
   std::vector<std::jthread> threads;
   threads.reserve(jobs.size());
@@ -56,10 +59,14 @@ std::optional<std::string> run_jobs(Device& device, StopFlags& flags,
     if (failure) {
       std::this_thread::sleep_for(milliseconds(10));
     } else if (closes_within(device.frontend().socket().fd(), kTick)) {
-      failure = "the backend closed the connection";
-      flags.abandon = true;
+      const Result<> back = reconnect ? reconnect() : fail(ErrorKind::kClosed, "connection");
+      if (!back) {
+        failure = "the backend closed the connection";
+        if (reconnect) *failure += ", and " + back.error().to_string();
+        flags.abandon = true;
+      }
     }
-    if (signal_came.load(std::memory_order_relaxed) != 0) flags.stop = true;
+    if (is_asked_to_end()) flags.stop = true;
     tick();
   }
   return failure;

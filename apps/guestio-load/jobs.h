@@ -19,10 +19,15 @@ void end_on_signals();
 
 /// Runs each function in a thread of its own until all are done. Meanwhile calls `tick` a few times
 /// a second, passes a signal on as StopFlags::stop, and raises StopFlags::abandon when the backend
-/// closes the connection, which is the failure that is returned.
+/// closes the connection, which is the failure that is returned. With `reconnect` that function is
+/// called first; it returns when another backend has taken over, or why there is none.
 std::optional<std::string> run_jobs(Device& device, StopFlags& flags,
                                     const std::vector<std::function<void()>>& jobs,
-                                    const std::function<void()>& tick);
+                                    const std::function<void()>& tick,
+                                    const std::function<Result<>()>& reconnect = nullptr);
+
+/// Whether a signal asked the program to end.
+[[nodiscard]] bool is_asked_to_end() noexcept;
 
 /// One line on the terminal that is written over and over; nothing at all elsewhere.
 class ProgressLine {

@@ -63,6 +63,9 @@ class RequestQueue {
 
   [[nodiscard]] std::uint32_t in_flight() noexcept { return queue_.ring().in_flight(); }
 
+  /// Starts the queue on a backend that came after the one it ran on. On the control thread, while
+  /// another goes on using the queue.
+  Result<> resume(Device& device) const { return queue_.resume(device.frontend()); }
   /// Stops the queue on the backend. Errors also: peer fault when it did not come to the end of
   /// what was sent.
   Result<> stop(Device& device);

@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdio>
 #include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "apps/guestio-load/device.h"
@@ -87,12 +89,63 @@ Result<Jobs> make_jobs(Device& device, vhost::FrontendMemory& memory,
   return jobs;
 }
 
+/// Brings the jobs over to the backend that comes after the present one.
+class Succession {
+ public:
+  Succession(Device& device, const VerifyArguments& arguments, const vhost::FrontendMemory& memory,
+             const Jobs& jobs)
+      : device_(device), arguments_(arguments), memory_(memory), jobs_(jobs) {}
+
+  /// Tries until it works, the time limit has passed, or a person loses patience.
+  Result<> run() {
+    const Clock::time_point since = Clock::now();
+    while (true) {
+      const auto done = try_once();
+      if (done) break;
+      const bool is_too_long = Clock::now() - since > arguments_.target.time_limit;
+      // One that goes away again while we talk to it is as good as one that is not there yet.
+      const bool may_pass =
+          done.error().kind == ErrorKind::kClosed || done.error().kind == ErrorKind::kHost;
+      if (!may_pass || is_too_long || is_asked_to_end()) return done;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    ++times_;
+    longest_ = std::max(longest_, Clock::now() - since);
+    return {};
+  }
+
+  [[nodiscard]] unsigned times() const { return times_; }
+  [[nodiscard]] double longest_ms() const {
+    return std::chrono::duration<double, std::milli>(longest_).count();
+  }
+
+ private:
+  Result<> try_once() {
+    auto done = device_.reconnect(arguments_.target, memory_);
+    for (const auto& job : jobs_) {
+      if (done) done = job->resume(device_);
+    }
+    return done;
+  }
+
+  Device& device_;
+  const VerifyArguments& arguments_;
+  const vhost::FrontendMemory& memory_;
+  const Jobs& jobs_;
+  unsigned times_ = 0;
+  Clock::duration longest_{};
+};
+
 /// The steps of a verification, one after the other on the same jobs.
 class Verification {
  public:
   Verification(Device& device, const VerifyArguments& arguments, VerifyState& state,
-               const Jobs& jobs)
-      : device_(device), arguments_(arguments), state_(state), jobs_(jobs) {}
+               const Jobs& jobs, Succession& succession)
+      : device_(device),
+        arguments_(arguments),
+        state_(state),
+        jobs_(jobs),
+        succession_(succession) {}
 
   /// Returns what went wrong, if anything did.
   std::optional<std::string> run() {
@@ -117,7 +170,9 @@ class Verification {
     for (const auto& job : jobs_) {
       functions.emplace_back([&] { job->run(source, on_read, flags_); });
     }
-    auto failure = run_jobs(device_, flags_, functions, [&] { show(name); });
+    std::function<Result<>()> reconnect;
+    if (arguments_.reconnect) reconnect = [this] { return succession_.run(); };
+    auto failure = run_jobs(device_, flags_, functions, [&] { show(name); }, reconnect);
     for (const auto& job : jobs_) {
       if (job->failure() && !failure) failure = *job->failure();
     }
@@ -136,6 +191,7 @@ class Verification {
   const VerifyArguments& arguments_;
   VerifyState& state_;
   const Jobs& jobs_;
+  Succession& succession_;
   StopFlags flags_;
   ProgressLine line_;
 };
@@ -174,14 +230,20 @@ int verify_disk(const VerifyArguments& arguments) {
       vhost::FrontendMemory::create(VerifyJob::memory_for(*device, arguments) * arguments.jobs);
   if (!memory) return complain(memory.error());
   VerifyState state(*region, device->block_size());
+  if (arguments.reconnect) {
+    const auto kept =
+        device->keep_record(static_cast<std::uint16_t>(arguments.jobs), VerifyJob::kRingSize);
+    if (!kept) return complain(kept.error());
+  }
   const auto jobs = make_jobs(*device, *memory, arguments, state);
   if (!jobs) return complain(jobs.error());
 
   end_on_signals();
   std::optional<std::string> failure;
   bool stopped = false;
+  Succession succession(*device, arguments, *memory, *jobs);
   {
-    Verification verification(*device, arguments, state, *jobs);
+    Verification verification(*device, arguments, state, *jobs, succession);
     failure = verification.run();
     stopped = verification.was_stopped();
   }
@@ -192,6 +254,11 @@ int verify_disk(const VerifyArguments& arguments) {
   }
   if (stopped) return complain(kExitFailed, "stopped before all was verified");
   report(arguments, state);
+  if (arguments.reconnect) {
+    fmt::print(
+        "          {} backends came after the first; the longest wait for one took {:.1f} ms\n",
+        succession.times(), succession.longest_ms());
+  }
   return 0;
 }
 

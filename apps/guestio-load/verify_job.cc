@@ -19,7 +19,6 @@ using Draw = OperationSource::Draw;
 
 namespace {
 
-constexpr std::uint16_t kRingSize = 256;
 // Indices wrap around soon.
 constexpr std::uint16_t kFirstIndex = 65500;
 constexpr std::uint32_t kMostPieces = 64;
@@ -34,10 +33,10 @@ RequestLayout::Limits limits_of(const Device& device) {
 RequestQueue::Options queue_options(const Device& device, const VerifyArguments& arguments,
                                     std::uint32_t index) {
   // Near the end of what is counted, so that it turns soon.
-  constexpr virtio::PackedPosition kFirstPlace{.index = kRingSize - 1, .wrap = false};
+  constexpr virtio::PackedPosition kFirstPlace{.index = VerifyJob::kRingSize - 1, .wrap = false};
   const bool is_packed = device.has(virtio::kFeatureRingPacked);
   return {.index = index,
-          .size = kRingSize,
+          .size = VerifyJob::kRingSize,
           .slots = arguments.depth,
           .descriptors = limits_of(device).pieces,
           .first_index = is_packed ? kFirstPlace.to_word() : kFirstIndex};

@@ -55,12 +55,15 @@ class VerifyJob {
   /// The most bytes of a request on this device, at most what was asked for.
   static std::uint64_t largest_request(const Device& device, const VerifyArguments& arguments);
   static std::size_t memory_for(const Device& device, const VerifyArguments& arguments);
+  static constexpr std::uint16_t kRingSize = 256;
   static Result<std::unique_ptr<VerifyJob>> create(Device& device, vhost::FrontendMemory& memory,
                                                    const VerifyArguments& arguments,
                                                    VerifyState& state, std::uint32_t index);
 
   /// Makes requests until the source has no more or somebody failed.
   void run(OperationSource& source, OnRead on_read, StopFlags& flags);
+  /// The backend is another one now. On the control thread, also during run().
+  Result<> resume(Device& device) const { return queue_.resume(device); }
   Result<> finish(Device& device) { return queue_.stop(device); }
 
   /// What went wrong, if anything did.

@@ -163,6 +163,26 @@ Result<> Frontend::set_vring_addr(const VringAddress& address) {
   return tell(std::to_underlying(FrontendRequest::kSetVringAddr), bytes_of(address));
 }
 
+Result<Frontend::Inflight> Frontend::get_inflight(std::uint16_t queues, std::uint16_t queue_size) {
+  const InflightDescription wanted{
+      .mmap_size = 0, .mmap_offset = 0, .num_queues = queues, .queue_size = queue_size};
+  Message answer;
+  const auto asked =
+      ask(std::to_underlying(FrontendRequest::kGetInflightFd), bytes_of(wanted), {}, answer);
+  if (!asked) return fail(asked.error());
+  const auto where = answer.as<InflightDescription>();
+  if (!where || answer.descriptors.size() != 1) {
+    return fail(Error::peer_fault("answer to GET_INFLIGHT_FD", answer.header.size));
+  }
+  return Inflight{*where, answer.descriptors.take(0)};
+}
+
+Result<> Frontend::set_inflight(const Inflight& inflight) {
+  const int file = inflight.file.get();
+  return tell(std::to_underlying(FrontendRequest::kSetInflightFd), bytes_of(inflight.where),
+              std::span(&file, 1));
+}
+
 Result<> Frontend::set_vring_kick(std::uint32_t queue, std::optional<int> fd) {
   return tell_fd(FrontendRequest::kSetVringKick, queue, fd);
 }

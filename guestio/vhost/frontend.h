@@ -78,6 +78,15 @@ class Frontend {
   /// Stops the queue; returns where it stopped.
   Result<std::uint32_t> get_vring_base(std::uint32_t queue);
   Result<> set_vring_addr(const VringAddress& address);
+  /// A file to keep what is in flight in, and to hand back with set_inflight().
+  struct Inflight {
+    InflightDescription where{};
+    UniqueFd file;
+  };
+  /// Asks for memory that is large enough for the queues. Requires: kProtocolInflightShmfd.
+  Result<Inflight> get_inflight(std::uint16_t queues, std::uint16_t queue_size);
+  Result<> set_inflight(const Inflight& inflight);
+
   // Nothing for `fd` says that there is none.
   Result<> set_vring_kick(std::uint32_t queue, std::optional<int> fd);
   Result<> set_vring_call(std::uint32_t queue, std::optional<int> fd);

@@ -6,23 +6,16 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
 
 #include "guestio/base/align.h"
+#include "guestio/mem/recover.h"
 #include "guestio/virtio/layout.h"
+#include "guestio/virtio/split_ring.h"
 
 namespace guestio::vhost {
 
-namespace {
-
-/// Where a ring's parts are, as the messages name them: descriptors, available ring or the driver's
-/// event, used ring or the device's event.
-struct RingPlaces {
-  SharedPiece descriptors;
-  SharedPiece avail;
-  SharedPiece used;
-};
-
-Result<RingPlaces> allocate_ring(FrontendMemory& memory, std::uint16_t size) {
+Result<FrontendQueue::Places> FrontendQueue::allocate(FrontendMemory& memory, std::uint16_t size) {
   // Each part begins with a page, so that no two queues share one. A packed ring's are smaller.
   const auto descriptors = memory.allocate(virtio::descriptor_table_bytes(size), kPageSize);
   if (!descriptors) return fail(descriptors.error());
@@ -30,12 +23,12 @@ Result<RingPlaces> allocate_ring(FrontendMemory& memory, std::uint16_t size) {
   if (!avail) return fail(avail.error());
   const auto used = memory.allocate(virtio::used_ring_bytes(size), kPageSize);
   if (!used) return fail(used.error());
-  return RingPlaces{*descriptors, *avail, *used};
+  return Places{*descriptors, *avail, *used};
 }
 
-/// Formats the ring that was negotiated.
-Result<virtio::DriverRing> make_ring(const RingPlaces& places, virtio::FeatureBits features,
-                                     const FrontendQueue::Options& options) {
+/// The ring that was negotiated.
+Result<virtio::DriverRing> FrontendQueue::format(const Places& places, virtio::FeatureBits features,
+                                                 const Options& options) {
   if ((features & virtio::kFeatureRingPacked) != 0) {
     const auto parts = virtio::PackedRing::at(places.descriptors.host, places.avail.host,
                                               places.used.host, options.size);
@@ -54,24 +47,22 @@ Result<virtio::DriverRing> make_ring(const RingPlaces& places, virtio::FeatureBi
   return virtio::DriverRing(std::move(*ring));
 }
 
-VringAddress to_message(const RingPlaces& places, std::uint32_t index) {
-  return {.index = index,
-          .flags = 0,
-          .descriptor = FrontendMemory::frontend_address(places.descriptors).raw(),
-          .used = FrontendMemory::frontend_address(places.used).raw(),
-          .available = FrontendMemory::frontend_address(places.avail).raw(),
-          .log = 0};
-}
-
 /// The messages that start a queue, in the order that QEMU has.
-Result<> announce(Frontend& frontend, const FrontendQueue::Options& options,
-                  const RingPlaces& places, std::uint32_t base, int kick, int call) {
-  const std::uint32_t index = options.index;
-  auto told = frontend.set_vring_num(index, options.size);
+Result<> FrontendQueue::announce(Frontend& frontend, std::uint32_t base) const {
+  const std::uint32_t index = options_.index;
+  auto told = frontend.set_vring_num(index, options_.size);
   if (told) told = frontend.set_vring_base(index, base);
-  if (told) told = frontend.set_vring_addr(to_message(places, index));
-  if (told) told = frontend.set_vring_kick(index, kick);
-  if (told) told = frontend.set_vring_call(index, call);
+  if (told) {
+    told = frontend.set_vring_addr(
+        {.index = index,
+         .flags = 0,
+         .descriptor = FrontendMemory::frontend_address(places_.descriptors).raw(),
+         .used = FrontendMemory::frontend_address(places_.used).raw(),
+         .available = FrontendMemory::frontend_address(places_.avail).raw(),
+         .log = 0});
+  }
+  if (told) told = frontend.set_vring_kick(index, kick_.get());
+  if (told) told = frontend.set_vring_call(index, call_.get());
   // Without protocol features a queue begins enabled.
   if (told && (frontend.negotiated().features & kFeatureProtocolFeatures) != 0) {
     told = frontend.set_vring_enable(index, true);
@@ -79,20 +70,33 @@ Result<> announce(Frontend& frontend, const FrontendQueue::Options& options,
   return told;
 }
 
-}  // namespace
-
 Result<FrontendQueue> FrontendQueue::start(Frontend& frontend, FrontendMemory& memory,
                                            Options options) {
-  const auto places = allocate_ring(memory, options.size);
+  const auto places = allocate(memory, options.size);
   if (!places) return fail(places.error());
-  auto ring = make_ring(*places, frontend.negotiated().features, options);
+  auto ring = format(*places, frontend.negotiated().features, options);
   if (!ring) return fail(ring.error());
-  UniqueFd kick(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  UniqueFd call(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!kick || !call) return fail_host("make an event descriptor");
-  const auto told = announce(frontend, options, *places, ring->end_base(), kick.get(), call.get());
+  const std::uint32_t first_base = ring->end_base();
+  FrontendQueue queue(std::move(*ring), *places, options, first_base);
+  queue.kick_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  queue.call_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!queue.kick_ || !queue.call_) return fail_host("make an event descriptor");
+  const auto told = queue.announce(frontend, queue.first_base_);
   if (!told) return fail(told.error());
-  return FrontendQueue(std::move(*ring), std::move(kick), std::move(call), options.index);
+  return queue;
+}
+
+Result<> FrontendQueue::resume(Frontend& frontend) const {
+  if ((frontend.negotiated().features & virtio::kFeatureRingPacked) != 0) {
+    // Where the backend stood is nowhere but on record; this is what QEMU says as well.
+    return announce(frontend, first_base_);
+  }
+  // A ring's parts are aligned to pages, and the index is behind two bytes of flags.
+  const auto* const used_index = reinterpret_cast<const std::uint16_t*>(
+      places_.used.host + offsetof(virtio::UsedHeader, index));
+  std::uint16_t base = 0;
+  if (!mem::try_load_acquire(used_index, base)) return virtio::fail_ring_access(used_index);
+  return announce(frontend, base);
 }
 
 std::size_t FrontendQueue::memory_for(std::uint16_t size) noexcept {
@@ -102,7 +106,7 @@ std::size_t FrontendQueue::memory_for(std::uint16_t size) noexcept {
 }
 
 Result<std::uint32_t> FrontendQueue::stop(Frontend& frontend) {
-  return frontend.get_vring_base(index_);
+  return frontend.get_vring_base(options_.index);
 }
 
 Result<> FrontendQueue::kick() {

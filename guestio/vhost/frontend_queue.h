@@ -32,6 +32,11 @@ class FrontendQueue {
   /// Errors: of Frontend; too large (`memory` is full); host.
   static Result<FrontendQueue> start(Frontend& frontend, FrontendMemory& memory, Options options);
 
+  /// Starts the queue on another backend after the one that ran it is gone. What that one had
+  /// taken and not answered stands in the in-flight record, which the session was given before.
+  /// Any thread, also while another uses the ring. Errors: of Frontend.
+  Result<> resume(Frontend& frontend) const;
+
   /// Shared memory that start() will take.
   [[nodiscard]] static std::size_t memory_for(std::uint16_t size) noexcept;
 
@@ -47,13 +52,29 @@ class FrontendQueue {
   [[nodiscard]] int call_fd() const noexcept { return call_.get(); }
 
  private:
-  FrontendQueue(virtio::DriverRing ring, UniqueFd kick, UniqueFd call, std::uint32_t index) noexcept
-      : ring_(std::move(ring)), kick_(std::move(kick)), call_(std::move(call)), index_(index) {}
+  /// Where the ring's parts are, as the messages name them: descriptors, available ring or the
+  /// driver's event, used ring or the device's event.
+  struct Places {
+    SharedPiece descriptors;
+    SharedPiece avail;
+    SharedPiece used;
+  };
+
+  FrontendQueue(virtio::DriverRing ring, const Places& places, Options options,
+                std::uint32_t first_base) noexcept
+      : ring_(std::move(ring)), places_(places), options_(options), first_base_(first_base) {}
+
+  static Result<Places> allocate(FrontendMemory& memory, std::uint16_t size);
+  static Result<virtio::DriverRing> format(const Places& places, virtio::FeatureBits features,
+                                           const Options& options);
+  Result<> announce(Frontend& frontend, std::uint32_t base) const;
 
   virtio::DriverRing ring_;
   UniqueFd kick_;
   UniqueFd call_;
-  std::uint32_t index_;
+  Places places_;
+  Options options_;
+  std::uint32_t first_base_;
 };
 
 }  // namespace guestio::vhost

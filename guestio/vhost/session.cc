@@ -94,7 +94,7 @@ task::Task<Result<>> Session::respond(const Result<Answer>& outcome) {
     co_return Result<>();
   }
   auto sending = send_reply(parts_.home, socket_.get(), message_.header.request,
-                            std::span(answer.payload).first(answer.size));
+                            std::span(answer.payload).first(answer.size), answer.descriptor);
   co_return co_await std::move(sending);
 }
 
@@ -135,6 +135,8 @@ Result<Session::Answer> Session::obey_at_once(FrontendRequest request) {
     case FrontendRequest::kResetOwner: return Answer::none();
     case FrontendRequest::kGetConfig: return get_config();
     case FrontendRequest::kSetConfig: return set_config();
+    case FrontendRequest::kGetInflightFd: return get_inflight();
+    case FrontendRequest::kSetInflightFd: return set_inflight();
     case FrontendRequest::kSetVringCall: return set_vring_descriptor(&VringControl::set_call);
     case FrontendRequest::kSetVringErr: return set_vring_descriptor(&VringControl::set_error);
     default: return fail(ErrorKind::kUnsupported, "message that was not negotiated or is unknown");
@@ -167,7 +169,7 @@ std::uint64_t Session::offered_features() const noexcept {
 }
 
 ProtocolBits Session::offered_protocol_features() const noexcept {
-  return kProtocolMq | kProtocolReplyAck | kProtocolConfig;
+  return kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolInflightShmfd;
 }
 
 template <typename T>
@@ -177,7 +179,7 @@ Result<T> Session::payload_as() const {
   return *value;
 }
 
-RingEnvironment Session::environment() const { return {features_, memory_}; }
+RingEnvironment Session::environment() const { return {features_, memory_, inflight_}; }
 
 Result<VringControl*> Session::find_ring(std::uint32_t index) {
   if (index >= rings_.size()) return fail(Error::peer_fault("a ring that was offered", index));
@@ -253,6 +255,55 @@ Result<Session::Answer> Session::set_config() {
   if (auto written = parts_.device.write_config(header->offset, from); !written) {
     return fail(written.error());
   }
+  return Answer::none();
+}
+
+/// QEMU sends the description with the padding that C gives it, others without.
+Result<InflightDescription> Session::inflight_payload() const {
+  if ((protocol_features_ & kProtocolInflightShmfd) == 0) {
+    return fail(Error::peer_fault("in-flight record that was not negotiated"));
+  }
+  const std::size_t size = message_.header.size;
+  if (size != kInflightDescriptionBytes && size != sizeof(InflightDescription)) {
+    return fail(Error::peer_fault("the size of a message about an in-flight record", size));
+  }
+  InflightDescription description{};
+  std::memcpy(&description, message_.bytes.data(), kInflightDescriptionBytes);
+  if (description.num_queues > rings_.size()) {
+    return fail(Error::peer_fault("a record of rings that were offered", description.num_queues));
+  }
+  return description;
+}
+
+Result<Session::Answer> Session::get_inflight() {
+  const auto wanted = inflight_payload();
+  if (!wanted) return fail(wanted.error());
+  auto made = InflightRecord::create(kind_of(features_), wanted->num_queues, wanted->queue_size);
+  if (!made) return fail(made.error());
+  // Kept until the message is out, at least; the front-end hands it back with the next one.
+  made_inflight_ = std::move(*made);
+  Answer answer;
+  // Without the padding behind the struct's last field, which is anything.
+  answer.payload.fill(std::byte{0});
+  std::memcpy(answer.payload.data(), &made_inflight_->description(), kInflightDescriptionBytes);
+  answer.size = message_.header.size;
+  answer.descriptor = made_inflight_->fd();
+  return answer;
+}
+
+Result<Session::Answer> Session::set_inflight() {
+  const auto description = inflight_payload();
+  if (!description) return fail(description.error());
+  if (message_.descriptors.size() != 1) {
+    return fail(
+        Error::peer_fault("one descriptor for an in-flight record", message_.descriptors.size()));
+  }
+  for (const auto& ring : rings_) {
+    if (ring->is_running()) return fail(Error::peer_fault("a record for rings that run"));
+  }
+  auto mapped = InflightRecord::map(*description, message_.descriptors.take(0), kind_of(features_));
+  if (!mapped) return fail(mapped.error());
+  inflight_ = std::move(*mapped);
   return Answer::none();
 }
 
@@ -345,6 +396,8 @@ task::Task<Result<Session::Answer>> Session::get_vring_base() {
   if (!ring) co_return fail(ring.error());
   auto stopping = (*ring)->stop();
   const std::uint32_t next = co_await std::move(stopping);
+  // All is answered, and where the ring goes on is the front-end's to say from now on.
+  if (inflight_) (void)inflight_->forget(static_cast<std::uint16_t>(state->index));
   co_return Answer::of(VringState{state->index, next});
 }
 

@@ -52,6 +52,7 @@ class Session {
   struct Answer {
     std::array<std::byte, sizeof(ConfigHeader) + kMaxConfig> payload;
     std::size_t size = 0;
+    int descriptor = -1;  // goes with it
 
     static Answer none() noexcept { return {}; }
     template <typename T>
@@ -68,6 +69,8 @@ class Session {
   Result<Answer> set_protocol_features();
   Result<Answer> get_config() const;
   Result<Answer> set_config();
+  Result<Answer> get_inflight();
+  Result<Answer> set_inflight();
   Result<Answer> set_vring_size();
   Result<Answer> set_vring_base();
   Result<Answer> set_vring_addresses();
@@ -84,6 +87,7 @@ class Session {
   Result<Answer> with_ring(std::uint32_t index, Change change);
   template <typename T>
   Result<T> payload_as() const;
+  Result<InflightDescription> inflight_payload() const;
   [[nodiscard]] RingEnvironment environment() const;
 
   const Parts parts_;
@@ -92,6 +96,8 @@ class Session {
   std::uint64_t features_ = 0;
   ProtocolBits protocol_features_ = 0;
   std::shared_ptr<const MemoryTable> memory_;
+  std::shared_ptr<const InflightRecord> made_inflight_;  // for a front-end that has none
+  std::shared_ptr<const InflightRecord> inflight_;       // the one in use
   std::vector<std::unique_ptr<VringControl>> rings_;
   log::RateLimit fault_log_{10, std::chrono::seconds(5)};
 };

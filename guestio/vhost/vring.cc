@@ -13,7 +13,11 @@ namespace guestio::vhost {
 
 Result<std::unique_ptr<Vring>> Vring::create(uring::Loop& loop, RingPoller& poller,
                                              virtio::QueueHandler& handler, Setup setup) {
-  auto queue = virtio::DeviceRing::create(setup.ring, setup.features, setup.base);
+  auto queue = RecordedRing::create({.parts = setup.ring,
+                                     .features = setup.features,
+                                     .base = setup.base,
+                                     .index = setup.index,
+                                     .inflight = setup.inflight});
   if (!queue) return fail(queue.error());
   return std::unique_ptr<Vring>(
       new Vring(loop, poller, handler, std::move(setup), std::move(*queue)));
@@ -40,7 +44,7 @@ Vring::Kick::Kick(uring::Loop& loop, UniqueFd kick_fd, uring::MultishotPoll::Cal
     : fd(std::move(kick_fd)), poll(loop, uring::File(fd.get()), POLLIN, std::move(callback)) {}
 
 Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handler, Setup setup,
-             virtio::DeviceRing queue)
+             RecordedRing queue)
     : loop_(loop),
       poller_(poller),
       handler_(handler),
@@ -51,6 +55,10 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
       error_(make_notifier(setup.error, setup.index)),
       is_enabled_(setup.is_enabled) {
   epochs_.push_back({std::move(setup.memory), 0});
+  if (queue_.left_over() != 0) {
+    log::info("queue {}: {} requests of the backend before are done again", index_,
+              queue_.left_over());
+  }
   listen_to(std::move(setup.kick));
   poller_.add(*this);
 }

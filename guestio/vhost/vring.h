@@ -14,6 +14,7 @@
 #include "guestio/uring/loop.h"
 #include "guestio/uring/notify.h"
 #include "guestio/uring/poll.h"
+#include "guestio/vhost/recorded_ring.h"
 #include "guestio/vhost/ring_poller.h"
 #include "guestio/virtio/device.h"
 #include "guestio/virtio/device_ring.h"
@@ -39,7 +40,8 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
     std::uint16_t index = 0;  ///< for log lines
     virtio::RingParts ring;
     virtio::FeatureBits features = 0;
-    std::uint32_t base = 0;  ///< as SET_VRING_BASE has it
+    std::uint32_t base = 0;                               ///< as SET_VRING_BASE has it
+    std::shared_ptr<const InflightRecord> inflight = {};  ///< or nothing
     mem::GuestMemory memory;
     // Eventfds; each may be empty.
     UniqueFd kick = {};  ///< without: the ring is looked at every now and then
@@ -92,7 +94,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   };
 
   Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handler, Setup setup,
-        virtio::DeviceRing queue);
+        RecordedRing queue);
 
   void run() noexcept override;  // uring::Deferred: the end of a batch
   void listen_to(UniqueFd kick);
@@ -110,7 +112,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   virtio::QueueHandler& handler_;
   const std::uint16_t index_;
   const virtio::FeatureBits features_;
-  virtio::DeviceRing queue_;
+  RecordedRing queue_;
   std::list<virtio::MemoryEpoch> epochs_;  // the last one is the present
   std::list<Kick> kicks_;  // the last one is the present; others are on their way out
   uring::EventFdNotifier call_;

@@ -139,6 +139,7 @@ task::Task<Result<>> VringControl::start_if_ready(RingEnvironment environment) {
                      .ring = *ring,
                      .features = environment.features,
                      .base = base_,
+                     .inflight = environment.inflight,
                      .memory = environment.memory->memory(),
                      .kick = std::move(kick_),
                      .call = duplicate(call_),

@@ -7,6 +7,7 @@
 #include "guestio/base/error.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/task/task.h"
+#include "guestio/vhost/inflight_record.h"
 #include "guestio/vhost/memory_table.h"
 #include "guestio/vhost/messages.h"
 #include "guestio/vhost/queue_thread.h"
@@ -17,6 +18,7 @@ namespace guestio::vhost {
 struct RingEnvironment {
   virtio::FeatureBits features = 0;
   std::shared_ptr<const MemoryTable> memory;
+  std::shared_ptr<const InflightRecord> inflight;  ///< or nothing
 };
 
 /// The control thread's half of one ring: collects what the front-end says about it, in whatever

@@ -5,13 +5,20 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <span>
+#include <thread>
 
 #include "guestio/base/log.h"
 
 namespace guestio::disk {
 
 namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::milliseconds kLongestDying(1000);
+constexpr std::chrono::microseconds kGlance(500);
 
 // The bytes of an image that stand for permissions, as QEMU's file driver lays them out.
 constexpr off_t kUsedBase = 100;
@@ -73,7 +80,12 @@ Result<> claim(int fd, ImageUse use) {
 }  // namespace
 
 Result<> lock_image(int fd, ImageUse use) {
+  const auto deadline = Clock::now() + kLongestDying;
   auto claimed = claim(fd, use);
+  while (!claimed && claimed.error().kind == ErrorKind::kBusy && Clock::now() < deadline) {
+    std::this_thread::sleep_for(kGlance);
+    claimed = claim(fd, use);
+  }
   if (!claimed && means_no_locks(claimed.error().host_errno)) {
     log::warning(
         "the image's file system has no locks ({}); nothing keeps another process from "

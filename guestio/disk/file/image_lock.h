@@ -10,7 +10,9 @@ enum class ImageUse { kRead, kReadWrite };
 /// Claims an open image for as long as `fd` stays open, with the byte locks that QEMU uses
 /// (open-file-description locks at byte 100 + what one does, byte 200 + what one does not let
 /// others do), so that a second guestio-blk, a QEMU or a qemu-img does not write to it at the same
-/// time. Readers share. Errors: busy. A file system without locks is no error: it is logged.
+/// time. Readers share. A process that was killed holds its locks until the last of its requests
+/// has left the kernel, so that no write of its own can come later than one of ours: that is waited
+/// for, a second at most. Errors: busy. A file system without locks is no error: it is logged.
 Result<> lock_image(int fd, ImageUse use);
 
 }  // namespace guestio::disk

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MIT
+// guestio-blk is killed at random moments under verified load, and started again.
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <iostream>
+#include <random>
+#include <regex>
+#include <thread>
+#include <vector>
+
+#include "tests/backend_fixture.h"
+
+namespace guestio::tests {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+/// How often the backend is killed; `./dev soak` asks for more.
+unsigned rounds() {
+  const char* const text = std::getenv("GUESTIO_CRASH_ROUNDS");
+  const long asked = text == nullptr ? 0 : std::strtol(text, nullptr, 10);
+  return asked > 0 ? static_cast<unsigned>(asked) : 10;
+}
+
+/// How many backends guestio-load says it went on with.
+unsigned successors(const std::string& output) {
+  std::smatch match;
+  const bool told = std::regex_search(output, match, std::regex("(\\d+) backends came after"));
+  return told ? static_cast<unsigned>(std::stoul(match[1])) : 0;
+}
+
+/// The option of guestio-load for a kind of ring.
+struct Kind {
+  const char* name;
+  std::vector<std::string> options;
+};
+
+class CrashTest : public BackendTest, public ::testing::WithParamInterface<Kind> {
+ protected:
+  /// Starts guestio-blk. Returns how long it took until it served.
+  milliseconds start_again() {
+    const auto since = Clock::now();
+    backend_ = std::make_unique<testing::ChildProcess>(std::vector<std::string>{
+        kBackendProgram, "--socket-path", socket_, "--blk-file", image_, "--num-queues", "2"});
+    while (backend_->output().find("serves ") == std::string::npos) {
+      if (!backend_->is_running() || Clock::now() - since > std::chrono::seconds(20)) break;
+      std::this_thread::sleep_for(microseconds(200));
+    }
+    const auto took = std::chrono::duration_cast<milliseconds>(Clock::now() - since);
+    EXPECT_NE(backend_->output().find("serves "), std::string::npos) << backend_->output();
+    return took;
+  }
+};
+
+TEST_P(CrashTest, Rule41EveryAcknowledgedWriteIsThereAndEveryRequestIsAnsweredOnce) {
+  start({"--num-queues", "2"});
+  const unsigned kills = rounds();
+  std::vector<std::string> words = {kLoadProgram, "verify", "--reconnect", "--socket-path", socket_,
+                                    "--numjobs", "2", "--iodepth", "32", "--seed", "11",
+                                    // More than can be done until the last one is killed.
+                                    "--ops", std::to_string(10000 + 3000ULL * kills)};
+  words.insert(words.end(), GetParam().options.begin(), GetParam().options.end());
+  testing::ChildProcess load(words);
+  std::mt19937 engine(17);
+  std::vector<milliseconds> starts;
+  for (unsigned i = 0; i < kills; ++i) {
+    std::this_thread::sleep_for(milliseconds(50 + engine() % 250));
+    ASSERT_TRUE(load.is_running()) << load.output() << backend_->output();
+    backend_->send_signal(SIGKILL);
+    ASSERT_EQ(backend_->wait(), 128 + SIGKILL);
+    starts.push_back(start_again());
+  }
+  EXPECT_EQ(load.wait(std::chrono::seconds(200 + 4 * kills)), 0)
+      << load.output() << backend_->output();
+  const std::string output = load.output();
+  // One that is killed before the front-end has found it is none that it went on with.
+  EXPECT_GE(successors(output), (kills + 1) / 2) << output;
+  std::ranges::sort(starts);
+  std::cout << kills << " times killed; from start to serving: median "
+            << starts[starts.size() / 2].count() << " ms, most " << starts.back().count() << " ms\n"
+            << output;
+}
+
+INSTANTIATE_TEST_SUITE_P(, CrashTest,
+                         ::testing::Values(Kind{"Split", {}}, Kind{"Packed", {"--packed"}}),
+                         [](const auto& instance) { return instance.param.name; });
+
+}  // namespace
+}  // namespace guestio::tests

@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 namespace guestio::vhost {
@@ -21,7 +22,7 @@ namespace {
 constexpr int kBacklog = 8;
 
 using Clock = std::chrono::steady_clock;
-constexpr auto kLongestDying = std::chrono::milliseconds(500);
+constexpr auto kLongestDying = std::chrono::milliseconds(1000);
 
 Result<sockaddr_un> make_address(const std::string& path) {
   sockaddr_un address{};
@@ -58,7 +59,10 @@ Result<> check_replaceable(const std::string& path, const sockaddr_un& address) 
     if (!probe) return fail_host("make a socket");
     if (::connect(probe.get(), as_sockaddr(address), sizeof address) != 0) {
       if (errno == ECONNREFUSED) return {};
-      break;
+      // Front-ends that want to come back have filled its line.
+      if (errno != EAGAIN || Clock::now() >= deadline) break;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      continue;
     }
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
     pollfd hang_up{.fd = probe.get(), .events = 0, .revents = 0};

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: MIT
+// A million requests on their whole way, from the driver's ring to the file and back, take nothing
+// from the heap once the queue is warm. Its own program, because it replaces operator new.
+#include <gtest/gtest.h>
+#include <sys/eventfd.h>
+
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <future>
+#include <new>
+#include <optional>
+
+#include "guestio/blk/block_device.h"
+#include "guestio/blk/block_queue.h"
+#include "guestio/disk/file/file_disk.h"
+#include "guestio/task/frame_pool.h"
+#include "guestio/vhost/queue_thread.h"
+#include "guestio/virtio/blk_layout.h"
+#include "guestio/virtio/ring_for_test.h"
+#include "guestio/virtio/split_driver_queue.h"
+#include "testing/temporary.h"
+
+namespace {
+thread_local std::uint64_t allocations = 0;
+}  // namespace
+
+// Not inlined: g++ would see malloc() meet operator delete and call that a mismatch.
+[[gnu::noinline]] void* operator new(std::size_t size) {
+  ++allocations;
+  void* const block = std::malloc(size);
+  if (block == nullptr) std::abort();
+  return block;
+}
+[[gnu::noinline]] void operator delete(void* block) noexcept { std::free(block); }
+[[gnu::noinline]] void operator delete(void* block, std::size_t) noexcept { std::free(block); }
+
+namespace guestio::tests {
+namespace {
+
+namespace vblk = virtio::blk;
+using virtio::Direction;
+using Segment = virtio::SplitDriverQueue::Segment;
+
+constexpr std::uint64_t kDiskBytes = std::uint64_t{16} << 20;
+constexpr std::uint32_t kBytes = 4096;
+constexpr std::uint16_t kDepth = 32;
+
+/// What is read and written, and how its data lies in guest memory.
+struct Load {
+  const char* name;
+  bool is_in_memory;          ///< the file; else it is on a real file system
+  std::uint64_t data_offset;  ///< from a page boundary; what is not 0 is bounced
+  std::uint64_t requests;
+};
+
+class RequestAllocationTest : public ::testing::TestWithParam<Load> {
+ protected:
+  void SetUp() override {
+    if (!task::FramePool::keeps_blocks()) GTEST_SKIP() << "this build keeps no blocks";
+    auto disk =
+        disk::FileDisk::open({.path = GetParam().is_in_memory ? memory_file_.path() : image_});
+    ASSERT_TRUE(disk) << disk.error().to_string();
+    disk_ = std::move(*disk);
+    device_.emplace(blk::BlockDeviceOptions{.disk = disk_->info(), .queues = 1, .serial = "x"});
+    thread_ = std::move(*vhost::QueueThread::start(
+        {.name = "test", .polling = {vhost::PollPolicy::Kind::kAlways, {}}}));
+    queue_ = std::move(*vhost::Queue::create(*thread_, 0, [this](uring::Loop& loop, std::uint16_t) {
+      auto channel = disk_->open_channel(loop, ByteCount(std::uint64_t{8} << 20));
+      return Result<std::unique_ptr<virtio::QueueHandler>>(
+          std::make_unique<blk::BlockQueue>(*device_, std::move(*channel)));
+    }));
+    driver_.emplace(std::move(*virtio::SplitDriverQueue::create(ring_.driver(), 0)));
+    thread_->call([this] {
+      queue_->vring() = std::move(*vhost::Vring::create(
+          thread_->loop(), thread_->poller(), queue_->handler(),
+          {.ring = ring_.device(), .memory = ring_.memory(), .is_enabled = true}));
+      queue_->vring()->start();
+    });
+  }
+  void TearDown() override {
+    if (!queue_) return;
+    std::promise<void> stopped;
+    auto done = stopped.get_future();
+    thread_->call([&] {
+      queue_->vring()->stop([&](std::uint32_t) {
+        thread_->loop().post([&] {
+          queue_->vring().reset();
+          stopped.set_value();
+        });
+      });
+    });
+    done.wait();
+  }
+
+  /// How much the queue's thread has taken from the heap so far.
+  std::uint64_t count() {
+    std::uint64_t now = 0;
+    thread_->call([&] { now = allocations; });
+    return now;
+  }
+
+  void add(std::uint64_t number) {
+    // Slots of guest memory follow the ring's descriptors: what is free there is free here.
+    const std::uint64_t slot = free_slots_.back();
+    free_slots_.pop_back();
+    const Gpa header = virtio::RingForTest::kData.plus_unchecked(slot * 64);
+    const Gpa status = header.plus_unchecked(32);
+    const Gpa data = virtio::RingForTest::kData.plus_unchecked(65536 + slot * 2 * kBytes +
+                                                               GetParam().data_offset);
+    vblk::RequestHeader request{};
+    const bool is_write = number % 2 == 0;
+    request.type = is_write ? vblk::RequestType::kOut : vblk::RequestType::kIn;
+    request.sector = number * 37 % (kDiskBytes / kBytes) * (kBytes / 512);
+    std::memcpy(ring_.at(header), &request, sizeof request);
+    *ring_.at(status) = std::byte{0xff};
+    const std::array segments = {
+        Segment{header, sizeof request, Direction::kReadable},
+        Segment{data, kBytes, is_write ? Direction::kReadable : Direction::kWritable},
+        Segment{status, 1, Direction::kWritable}};
+    const auto head = driver_->add(segments);
+    ASSERT_TRUE(head);
+    slot_of_[*head] = slot;
+  }
+  void run(std::uint64_t requests) {
+    std::uint64_t started = 0;
+    std::uint64_t done = 0;
+    while (done < requests) {
+      while (started < requests && !free_slots_.empty()) add(started++);
+      ASSERT_TRUE(driver_->publish());
+      while (const auto used = *driver_->reap()) {
+        const std::uint64_t slot = slot_of_[used->head];
+        ASSERT_EQ(*ring_.at(virtio::RingForTest::kData.plus_unchecked(slot * 64 + 32)),
+                  std::byte{0});
+        free_slots_.push_back(slot);
+        ++done;
+      }
+    }
+  }
+
+  static std::vector<std::uint64_t> all_slots() {
+    std::vector<std::uint64_t> slots;
+    for (std::uint64_t i = 0; i < kDepth; ++i) slots.push_back(i);
+    return slots;
+  }
+
+  testing::TemporaryFolder folder_;
+  std::string image_ = folder_.make_image("disk.img", kDiskBytes);
+  testing::MemoryFile memory_file_{kDiskBytes};
+  virtio::RingForTest ring_{128};
+  std::vector<std::uint64_t> free_slots_ = all_slots();
+  std::array<std::uint64_t, 128> slot_of_{};
+  std::unique_ptr<disk::FileDisk> disk_;
+  std::optional<blk::BlockDevice> device_;
+  std::optional<virtio::SplitDriverQueue> driver_;
+  std::unique_ptr<vhost::QueueThread> thread_;
+  std::unique_ptr<vhost::Queue> queue_;
+};
+
+// A million together.
+INSTANTIATE_TEST_SUITE_P(Loads, RequestAllocationTest,
+                         ::testing::Values(Load{"FileInMemory", true, 0, 800'000},
+                                           Load{"DirectFile", false, 0, 100'000},
+                                           Load{"BouncedOnADirectFile", false, 1, 100'000}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(RequestAllocationTest, NothingIsTakenFromTheHeapOnceTheQueueIsWarm) {
+  run(5'000);
+  const std::uint64_t before = count();
+  EXPECT_GT(before, 0U) << "the counter does not count";
+  run(GetParam().requests);
+  EXPECT_EQ(count() - before, 0U);
+}
+
+}  // namespace
+}  // namespace guestio::tests

@@ -55,7 +55,7 @@ class CrashTest : public BackendTest, public ::testing::WithParamInterface<Kind>
   }
 };
 
-TEST_P(CrashTest, Rule41EveryAcknowledgedWriteIsThereAndEveryRequestIsAnsweredOnce) {
+TEST_P(CrashTest, Rule41And43EveryAcknowledgedWriteIsThereAndEveryRequestIsAnsweredOnce) {
   start({"--num-queues", "2"});
   const unsigned kills = rounds();
   std::vector<std::string> words = {kLoadProgram, "verify", "--reconnect", "--socket-path", socket_,
@@ -79,6 +79,8 @@ TEST_P(CrashTest, Rule41EveryAcknowledgedWriteIsThereAndEveryRequestIsAnsweredOn
   // One that is killed before the front-end has found it is none that it went on with.
   EXPECT_GE(successors(output), (kills + 1) / 2) << output;
   std::ranges::sort(starts);
+  // The goal is 20 ms; here it is a machine that may be busy.
+  EXPECT_LT(starts[starts.size() / 2], milliseconds(1000));
   std::cout << kills << " times killed; from start to serving: median "
             << starts[starts.size() / 2].count() << " ms, most " << starts.back().count() << " ms\n"
             << output;

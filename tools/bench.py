@@ -43,7 +43,8 @@ def parse_arguments(words):
     parser.add_argument("--quick", action="store_true",
                         help="one round of 0.3 s: to see that everything works")
     parser.add_argument("--only", action="append", metavar="TEXT", default=[],
-                        help="only rows whose name holds TEXT (may be repeated; see --list)")
+                        help="only the row of this name, or else those whose name holds TEXT (may be "
+                        "repeated; see --list)")
     parser.add_argument("--no-write", action="store_true",
                         help="print the tables, write no document and keep no results")
     parser.add_argument("--render", action="store_true",
@@ -76,8 +77,14 @@ def positive(kind):
 
 
 def choose_rows(only):
-    chosen = [row for row in rows.all_rows()
-              if not only or any(text in row.name for text in only)]
+    """All rows, or those that are named: in full, or by a part of the names of several."""
+    everything = rows.all_rows()
+    full_names = {row.name for row in everything}
+
+    def is_named(row):
+        return any(text == row.name if text in full_names else text in row.name for text in only)
+
+    chosen = [row for row in everything if not only or is_named(row)]
     if not chosen and not wants_idle(only):
         raise BenchError(f"no row's name holds {' or '.join(map(repr, only))} (see --list)")
     return chosen

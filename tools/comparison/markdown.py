@@ -115,7 +115,8 @@ def tables(results, chosen, parties):
 
 
 def growth_table(results, chosen, parties):
-    served = [party for party in parties if party.serves]
+    served = [party for party in parties
+              if party.serves and any(party.takes(row) for row in chosen if row.growth)]
     lines = [line for line in figure_lines(results, chosen, served) if line]
     if not lines:
         return

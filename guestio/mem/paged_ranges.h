@@ -100,9 +100,10 @@ class PieceList {
     using difference_type = std::ptrdiff_t;
 
     [[gnu::always_inline]] constexpr explicit Iterator(const PieceList& list) noexcept
-        : behind_(list.pieces_ + 1), left_(list.length_) {
+        : behind_(list.pieces_), left_(list.length_) {
       if (left_ == 0) return;
       piece_ = list.front();
+      ++behind_;
       left_ -= piece_.length();
     }
     [[nodiscard]] constexpr Piece operator*() const noexcept { return piece_; }

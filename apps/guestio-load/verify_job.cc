@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <span>
 #include <thread>
 #include <utility>
@@ -56,8 +57,9 @@ blk::RequestType type_of(OperationKind kind) {
 
 template <typename T>
 void append(const T& value, std::vector<std::byte>& to) {
-  const auto bytes = std::as_bytes(std::span(&value, 1));
-  to.insert(to.end(), bytes.begin(), bytes.end());
+  const std::size_t before = to.size();
+  to.resize(before + sizeof value);
+  std::memcpy(to.data() + before, &value, sizeof value);
 }
 
 void append_random(std::size_t count, std::mt19937_64& engine, std::vector<std::byte>& to) {

@@ -34,9 +34,9 @@ class BlockQueueTest : public ::testing::Test {
   /// guest memory. Returns where each writable byte lies.
   std::vector<Gpa> add_request(const vblk::RequestHeader& header, std::span<const std::byte> out,
                                std::size_t in_bytes) {
-    std::vector<std::byte> readable(sizeof header + out.size());
-    std::memcpy(readable.data(), &header, sizeof header);
-    if (!out.empty()) std::memcpy(readable.data() + sizeof header, out.data(), out.size());
+    const auto header_bytes = std::as_bytes(std::span(&header, 1));
+    std::vector<std::byte> readable(header_bytes.begin(), header_bytes.end());
+    for (const std::byte byte : out) readable.push_back(byte);
     std::vector<HandMadeQueue::Extent> chain;
     for (std::size_t done = 0; done < readable.size();) {
       const std::size_t size = 1 + random_() % (readable.size() - done);

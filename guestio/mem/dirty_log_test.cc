@@ -8,6 +8,7 @@
 #include <array>
 #include <memory>
 #include <thread>
+#include <numeric>
 #include <vector>
 
 #include "guestio/mem/guest_memory.h"
@@ -44,8 +45,8 @@ TEST(DirtyLog, MarksEveryStretchExactly) {
     for (std::uint64_t count = 1; count < 24; ++count) {
       const DirtyLog log = *DirtyLog::for_memory(ByteCount(64 * kPageSize));
       ASSERT_TRUE(log.mark(range(first * kPageSize, count * kPageSize)));
-      std::vector<std::uint64_t> expected;
-      for (std::uint64_t i = 0; i < count; ++i) expected.push_back(first + i);
+      std::vector<std::uint64_t> expected(count);
+      std::iota(expected.begin(), expected.end(), first);
       ASSERT_EQ(marked_pages(log, 64), expected);
     }
   }

@@ -75,7 +75,7 @@ TEST(BounceBuffer, MovesAndSwaps) {
   EXPECT_EQ(other.bytes().data(), data);
   BounceBuffer third(std::move(other));
   EXPECT_EQ(third.bytes().data(), data);
-  EXPECT_EQ(other.size(), 0u);
+  EXPECT_EQ(other.size(), 0u);  // NOLINT(bugprone-use-after-move): it is empty then
   EXPECT_EQ(other.segments().size(), 1u);
 }
 

@@ -7,8 +7,8 @@
 
 #include <array>
 #include <memory>
-#include <thread>
 #include <numeric>
+#include <thread>
 #include <vector>
 
 #include "guestio/mem/guest_memory.h"

@@ -94,7 +94,7 @@ TEST(PagedRange, LongRunsEndWhereTheOrderBreaks) {
     std::vector<Gpn> gpns;
     for (std::size_t i = 0; i < 40; ++i) gpns.push_back(Gpn(100 + i + (i >= broken ? 1 : 0)));
     EXPECT_THAT(runs_of(PagedRange::from_whole_pages(gpns)),
-                ElementsAre(bytes(100 * 0x1000, broken * 0x1000),
+                ElementsAre(bytes(std::uint64_t{100} * 0x1000, broken * 0x1000),
                             bytes((101 + broken) * 0x1000, (40 - broken) * 0x1000)));
   }
 }

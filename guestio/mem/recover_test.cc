@@ -200,6 +200,7 @@ TEST_P(RecoverTest, NoAddressIsTooWild) {
   std::byte buffer[256] = {};
   for (const std::uint64_t address :
        {std::uint64_t{0}, std::uint64_t{8}, std::uint64_t{1} << 60, ~std::uint64_t{0} - 4095}) {
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): no address of anything
     auto* const wild = reinterpret_cast<std::uint64_t*>(address);
     EXPECT_FALSE(try_load(wild, seen)) << address;
     EXPECT_FALSE(try_store(wild, 1)) << address;

@@ -7,10 +7,13 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <memory>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -22,7 +25,9 @@ namespace {
 constexpr int kBacklog = 8;
 
 using Clock = std::chrono::steady_clock;
-constexpr auto kLongestDying = std::chrono::milliseconds(1000);
+// For a listener whose process nothing is known of, and for one whose process is seen to end.
+constexpr auto kLongestDoubt = std::chrono::milliseconds(1000);
+constexpr auto kLongestDying = std::chrono::milliseconds(10'000);
 
 Result<sockaddr_un> make_address(const std::string& path) {
   sockaddr_un address{};
@@ -40,6 +45,32 @@ const sockaddr* as_sockaddr(const sockaddr_un& address) noexcept {
   return reinterpret_cast<const sockaddr*>(&address);
 }
 
+enum class Life { kUnknown, kRuns, kEnds };
+
+/// Whether the process that listens at the other end of `probe` goes on or is on its way out.
+Life ask_life(const UniqueFd& probe) {
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  if (::getsockopt(probe.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.pid <= 0) {
+    return Life::kUnknown;  // in another namespace, for one
+  }
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(
+      std::fopen(fmt::format("/proc/{}/stat", peer.pid).c_str(), "re"), &std::fclose);
+  if (!file) return errno == ENOENT ? Life::kEnds : Life::kUnknown;
+  std::array<char, 512> text{};
+  const std::size_t length = std::fread(text.data(), 1, text.size() - 1, file.get());
+  // proc(5): the state and the flags come third and ninth, behind a name that may hold anything.
+  const auto name_end = std::string_view(text.data(), length).rfind(')');
+  char state = 0;
+  unsigned flags = 0;
+  if (name_end == std::string_view::npos ||
+      std::sscanf(text.data() + name_end + 1, " %c %*d %*d %*d %*d %*d %u", &state, &flags) != 2) {
+    return Life::kUnknown;
+  }
+  constexpr unsigned kExiting = 0x4;  // PF_EXITING, linux/sched.h
+  return state == 'Z' || state == 'X' || (flags & kExiting) != 0 ? Life::kEnds : Life::kRuns;
+}
+
 /// Ok when `path` does not exist or is a socket that nobody listens on.
 Result<> check_replaceable(const std::string& path, const sockaddr_un& address) {
   struct stat status{};
@@ -53,20 +84,27 @@ Result<> check_replaceable(const std::string& path, const sockaddr_un& address) 
   }
   // A process that was killed a moment ago may still seem to listen: its ring lets go of the socket
   // some milliseconds after it. Then what connects is hung up on.
-  const auto deadline = Clock::now() + kLongestDying;
+  const auto begin = Clock::now();
   while (true) {
     const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!probe) return fail_host("make a socket");
     if (::connect(probe.get(), as_sockaddr(address), sizeof address) != 0) {
       if (errno == ECONNREFUSED) return {};
-      // Front-ends that want to come back have filled its line.
-      if (errno != EAGAIN || Clock::now() >= deadline) break;
+      // Front-ends that want to come back have filled its line, and nothing can be asked about it.
+      if (errno != EAGAIN || Clock::now() >= begin + kLongestDying) break;
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
       continue;
     }
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+    // Asked now and then: it may have been about to be killed when it was asked first.
+    constexpr int kGlanceMs = 100;
     pollfd hang_up{.fd = probe.get(), .events = 0, .revents = 0};
-    if (left.count() <= 0 || ::poll(&hang_up, 1, static_cast<int>(left.count())) <= 0) break;
+    while (::poll(&hang_up, 1, kGlanceMs) == 0) {
+      const Life life = ask_life(probe);
+      const auto longest = life == Life::kEnds ? kLongestDying : kLongestDoubt;
+      if (life == Life::kRuns || Clock::now() >= begin + longest) {
+        return fail(ErrorKind::kBusy, "another process listens at the socket's path");
+      }
+    }
   }
   return fail(ErrorKind::kBusy, "another process listens at the socket's path");
 }

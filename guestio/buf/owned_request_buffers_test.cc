@@ -86,6 +86,7 @@ TEST_F(OwnedRequestBuffersTest, ExtentsAndDirectionAreKept) {
   const auto owned = OwnedRequestBuffers::from_extents(extents, MemoryAccess::kReadOnly);
   ASSERT_TRUE(owned);
   EXPECT_EQ(owned->pages(), 3u);
+  // NOLINTNEXTLINE(performance-unnecessary-copy-initialization): a copy is what is tested
   const OwnedRequestBuffers copy = *owned;
   EXPECT_EQ(copy.buffers(memory_).access(), MemoryAccess::kReadOnly);
   EXPECT_EQ(copy.buffers(memory_).lock(MemoryAccess::kWritable).error().kind, ErrorKind::kReadOnly);

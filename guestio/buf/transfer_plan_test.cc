@@ -143,7 +143,7 @@ TEST_F(TransferPlanTest, Fault21MoreSegmentsThanACallTakesAreSplit) {
   EXPECT_EQ(first.segments({}).size(), 1024u);
   SegmentCursor cursor(segments);
   cursor.advance(first.window_bytes());
-  const TransferPlan second({cursor, FileOffset(first.window_bytes()), 1024 * 512}, kSmall,
+  const TransferPlan second({cursor, FileOffset(first.window_bytes()), std::uint64_t{1024} * 512}, kSmall,
                             {.max_bounce = 4096});
   EXPECT_EQ(second.pieces().size(), 1024u);
   EXPECT_EQ(second.pieces()[0].data, segments[1024].data);
@@ -200,7 +200,7 @@ TEST_F(TransferPlanTest, SoManyPiecesAreBouncedAsOne) {
   std::vector<IoBuffer> segments;
   for (std::size_t i = 0; i < 16; ++i) segments.push_back(guest(i * 8192 + i % 2, 512));
   const auto made = [&](std::size_t most_pieces, std::size_t max_bounce) {
-    return TransferPlan({SegmentCursor(segments), FileOffset(0), 16 * 512}, kSmall,
+    return TransferPlan({SegmentCursor(segments), FileOffset(0), std::uint64_t{16} * 512}, kSmall,
                         {.max_bounce = max_bounce, .most_pieces = most_pieces});
   };
   EXPECT_EQ(made(16, 1 << 20).bounced_bytes(), 8u * 512);
@@ -208,14 +208,14 @@ TEST_F(TransferPlanTest, SoManyPiecesAreBouncedAsOne) {
   EXPECT_EQ(whole.pieces().size(), 1u);
   EXPECT_EQ(whole.window_bytes(), 16u * 512);
   EXPECT_EQ(whole.bounced()[BounceReason::kManyPieces], 16u * 512);
-  EXPECT_EQ(made(15, 15 * 512).bounced()[BounceReason::kManyPieces], 0u)
+  EXPECT_EQ(made(15, std::size_t{15} * 512).bounced()[BounceReason::kManyPieces], 0u)
       << "there is no bounce memory for all of it";
 }
 
 TEST_F(TransferPlanTest, ManyPiecesThatAllGoDirectAreLeftAlone) {
   std::vector<IoBuffer> segments;
   for (std::size_t i = 0; i < 16; ++i) segments.push_back(guest(i * 8192, 512));
-  const TransferPlan result({SegmentCursor(segments), FileOffset(0), 16 * 512}, kSmall,
+  const TransferPlan result({SegmentCursor(segments), FileOffset(0), std::uint64_t{16} * 512}, kSmall,
                             {.max_bounce = 1 << 20, .most_pieces = 1});
   EXPECT_EQ(result.bounced_bytes(), 0u);
 }

@@ -154,7 +154,7 @@ class PackedInflight::Opening {
     if (count_ != record_.size_) {
       return fail(Error::peer_fault("entries of an in-flight record", count_));
     }
-    std::ranges::stable_sort(chains, {}, &Chain::counter);
+    std::ranges::sort(chains, {}, &Chain::counter);
     if (!chains.empty()) record_.counter_ = chains.back().counter + 1;
     left.used = record_.used_;
     for (Chain& chain : chains) {

@@ -109,7 +109,7 @@ Result<> SplitInflight::collect(std::vector<std::uint16_t>& in_flight) {
     }
     if (inflight != 0) marked.push_back(one);
   }
-  std::ranges::stable_sort(marked, {}, &Marked::counter);
+  std::ranges::sort(marked, {}, &Marked::counter);
   for (const Marked& one : marked) in_flight.push_back(one.head);
   if (!marked.empty()) counter_ = marked.back().counter + 1;
   return {};

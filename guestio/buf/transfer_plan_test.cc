@@ -143,8 +143,8 @@ TEST_F(TransferPlanTest, Fault21MoreSegmentsThanACallTakesAreSplit) {
   EXPECT_EQ(first.segments({}).size(), 1024u);
   SegmentCursor cursor(segments);
   cursor.advance(first.window_bytes());
-  const TransferPlan second({cursor, FileOffset(first.window_bytes()), std::uint64_t{1024} * 512}, kSmall,
-                            {.max_bounce = 4096});
+  const TransferPlan second({cursor, FileOffset(first.window_bytes()), std::uint64_t{1024} * 512},
+                            kSmall, {.max_bounce = 4096});
   EXPECT_EQ(second.pieces().size(), 1024u);
   EXPECT_EQ(second.pieces()[0].data, segments[1024].data);
 }
@@ -215,8 +215,8 @@ TEST_F(TransferPlanTest, SoManyPiecesAreBouncedAsOne) {
 TEST_F(TransferPlanTest, ManyPiecesThatAllGoDirectAreLeftAlone) {
   std::vector<IoBuffer> segments;
   for (std::size_t i = 0; i < 16; ++i) segments.push_back(guest(i * 8192, 512));
-  const TransferPlan result({SegmentCursor(segments), FileOffset(0), std::uint64_t{16} * 512}, kSmall,
-                            {.max_bounce = 1 << 20, .most_pieces = 1});
+  const TransferPlan result({SegmentCursor(segments), FileOffset(0), std::uint64_t{16} * 512},
+                            kSmall, {.max_bounce = 1 << 20, .most_pieces = 1});
   EXPECT_EQ(result.bounced_bytes(), 0u);
 }
 

@@ -22,9 +22,10 @@ class DirectCalls {
   /// `pays`: what was found when the file was opened.
   explicit DirectCalls(bool pays) noexcept : may_pay_(pays) {}
 
-  /// Whether to make a call now.
-  [[nodiscard]] bool wanted() noexcept {
-    if (!may_pay_) return false;
+  /// Whether to make a call for `bytes` now. Not for many: the guest chooses how many, and whoever
+  /// shares the thread waits for the call.
+  [[nodiscard]] bool wanted(std::uint64_t bytes) noexcept {
+    if (!may_pay_ || bytes > kMostBytes) return false;
     if (requests_to_skip_ == 0) return true;
     --requests_to_skip_;
     return false;
@@ -43,6 +44,7 @@ class DirectCalls {
 
  private:
   static constexpr std::uint32_t kSkipped = 4096;
+  static constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 20;
 
   bool may_pay_ = false;
   std::uint32_t calls_ = 0;

@@ -38,28 +38,34 @@ TEST(DirectCalls, DoNotPayForWhatCannotBeRead) {
 
 TEST(DirectCalls, AreNotMadeUnlessTheyPay) {
   DirectCalls calls;
-  for (int i = 0; i < 10'000; ++i) ASSERT_FALSE(calls.wanted());
+  for (int i = 0; i < 10'000; ++i) ASSERT_FALSE(calls.wanted(4096));
 }
 
 TEST(DirectCalls, AFileThatTurnsSlowGetsTheRingAndAnotherTrialLater) {
   DirectCalls calls(true);
-  ASSERT_TRUE(calls.wanted());
+  ASSERT_TRUE(calls.wanted(4096));
   calls.note(kQuick, 4096);
-  ASSERT_TRUE(calls.wanted());
+  ASSERT_TRUE(calls.wanted(4096));
   calls.note(kSlow, 4096);
   int skipped = 0;
-  while (!calls.wanted()) ++skipped;
+  while (!calls.wanted(4096)) ++skipped;
   EXPECT_EQ(skipped, 4096);
   calls.note(kQuick, 4096);
-  EXPECT_TRUE(calls.wanted());
+  EXPECT_TRUE(calls.wanted(4096));
 }
 
 TEST(DirectCalls, ALargeTransferMayTakeLonger) {
   DirectCalls calls(true);
   calls.note(std::chrono::microseconds(100), std::uint64_t{1} << 20);
-  EXPECT_TRUE(calls.wanted());
+  EXPECT_TRUE(calls.wanted(4096));
   calls.note(std::chrono::microseconds(100), 4096);
-  EXPECT_FALSE(calls.wanted());
+  EXPECT_FALSE(calls.wanted(4096));
+}
+
+TEST(DirectCalls, AreNotMadeForMoreThanAMegabyte) {
+  DirectCalls calls(true);
+  EXPECT_TRUE(calls.wanted(std::uint64_t{1} << 20));
+  EXPECT_FALSE(calls.wanted((std::uint64_t{1} << 20) + 1));
 }
 
 TEST(DirectCalls, OneInSixteenIsTimed) {

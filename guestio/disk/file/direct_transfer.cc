@@ -41,7 +41,7 @@ bool DirectTransfer::try_start(Io& io) noexcept {
   if (!locked || !is_fit(locked->segments(), io, channel_.disk_.limits())) return false;
   locked_ = std::move(*locked);
   io_ = &io;
-  if (channel_.calls_.wanted()) {
+  if (channel_.calls_.wanted(io.length)) {
     finish(call());
   } else {
     channel_.loop_.start(*this);

@@ -5,6 +5,25 @@
 
 namespace guestio::vhost {
 
+namespace {
+
+/// What a front-end says of a region, as a stretch of the file that came with it.
+Result<mem::FileRegion> to_file_region(const MemoryRegion& region, int file) {
+  if (!checked_add(region.user_address, region.size)) {
+    return fail(Error::peer_fault("a memory region inside the front-end's address space",
+                                  region.user_address));
+  }
+  return mem::FileRegion{Gpa(region.guest_address), ByteCount(region.size), file,
+                         FileOffset(region.mmap_offset), Mapping::Access::kReadWrite};
+}
+
+/// Whether two messages mean one region. Its place in the file is not part of its name.
+bool is_same_region(const MemoryRegion& a, const MemoryRegion& b) noexcept {
+  return a.guest_address == b.guest_address && a.size == b.size && a.user_address == b.user_address;
+}
+
+}  // namespace
+
 Result<std::shared_ptr<const MemoryTable>> MemoryTable::map(std::span<const MemoryRegion> regions,
                                                             DescriptorList& descriptors) {
   if (regions.empty() || descriptors.size() != regions.size()) {
@@ -13,18 +32,49 @@ Result<std::shared_ptr<const MemoryTable>> MemoryTable::map(std::span<const Memo
   std::vector<UniqueFd> files;
   std::vector<mem::FileRegion> wanted;
   for (std::size_t i = 0; i < regions.size(); ++i) {
-    const MemoryRegion& region = regions[i];
-    if (!checked_add(region.user_address, region.size)) {
-      return fail(Error::peer_fault("a memory region inside the front-end's address space",
-                                    region.user_address));
-    }
     files.push_back(descriptors.take(i));
-    wanted.push_back({Gpa(region.guest_address), ByteCount(region.size), files.back().get(),
-                      FileOffset(region.mmap_offset), Mapping::Access::kReadWrite});
+    const auto region = to_file_region(regions[i], files.back().get());
+    if (!region) return fail(region.error());
+    wanted.push_back(*region);
   }
   auto memory = mem::map_file_regions(wanted);
   if (!memory) return fail(memory.error());
-  return std::shared_ptr<const MemoryTable>(new MemoryTable(regions, std::move(*memory)));
+  return make({regions.begin(), regions.end()}, std::move(*memory));
+}
+
+Result<std::shared_ptr<const MemoryTable>> MemoryTable::with(const MemoryRegion& region,
+                                                             DescriptorList& descriptors) const {
+  if (descriptors.size() != 1) {
+    return fail(Error::peer_fault("one descriptor for a memory region", descriptors.size()));
+  }
+  const UniqueFd file = descriptors.take(0);
+  if (regions_.size() >= kMaxMemorySlots) {
+    return fail(Error::peer_fault("a free memory slot", regions_.size()));
+  }
+  const auto wanted = to_file_region(region, file.get());
+  if (!wanted) return fail(wanted.error());
+  auto memory = mem::add_file_region(memory_, *wanted);
+  if (!memory) return fail(memory.error());
+  auto regions = regions_;
+  regions.push_back(region);
+  return make(std::move(regions), std::move(*memory));
+}
+
+Result<std::shared_ptr<const MemoryTable>> MemoryTable::without(const MemoryRegion& region) const {
+  auto regions = regions_;
+  if (std::erase_if(regions, [&](const auto& other) { return is_same_region(region, other); }) ==
+      0) {
+    return fail(ErrorKind::kOutOfRange, "a memory region that was added", region.guest_address);
+  }
+  if (regions.empty()) return nullptr;
+  auto memory = mem::remove_region(memory_, Gpa(region.guest_address), ByteCount(region.size));
+  if (!memory) return fail(memory.error());
+  return make(std::move(regions), std::move(*memory));
+}
+
+std::shared_ptr<const MemoryTable> MemoryTable::make(std::vector<MemoryRegion> regions,
+                                                     mem::GuestMemory memory) {
+  return std::shared_ptr<const MemoryTable>(new MemoryTable(std::move(regions), std::move(memory)));
 }
 
 Result<std::byte*> MemoryTable::find(FrontendAddress address, std::uint64_t length) const {

@@ -13,6 +13,9 @@
 
 namespace guestio::vhost {
 
+/// Regions of guest memory that ADD_MEM_REG may bring one by one: the most that QEMU asks for.
+inline constexpr std::size_t kMaxMemorySlots = 509;
+
 /// The guest's memory as one SET_MEM_TABLE described it: mapped, and with the front-end's own
 /// addresses, in which it says where the rings are. Never changes; a new message makes a new one,
 /// and the old one lives until the last request that was taken under it is done.
@@ -26,6 +29,17 @@ class MemoryTable {
   static Result<std::shared_ptr<const MemoryTable>> map(std::span<const MemoryRegion> regions,
                                                         DescriptorList& descriptors);
 
+  // The same table with one region more or less (ADD_MEM_REG, REM_MEM_REG). What both have stays
+  // mapped where it is.
+
+  /// Maps `region` from the one descriptor, which is closed. Errors: as map(); peer fault when
+  /// there are kMaxMemorySlots regions already.
+  Result<std::shared_ptr<const MemoryTable>> with(const MemoryRegion& region,
+                                                  DescriptorList& descriptors) const;
+  /// Takes out the region of this guest address, size and front-end's address; nullptr when it was
+  /// the last one. Errors: out of range when there is no such region.
+  Result<std::shared_ptr<const MemoryTable>> without(const MemoryRegion& region) const;
+
   [[nodiscard]] const mem::GuestMemory& memory() const noexcept { return memory_; }
 
   /// Where `length` bytes at an address of the front-end lie in this process.
@@ -33,8 +47,10 @@ class MemoryTable {
   Result<std::byte*> find(FrontendAddress address, std::uint64_t length) const;
 
  private:
-  MemoryTable(std::span<const MemoryRegion> regions, mem::GuestMemory memory)
-      : regions_(regions.begin(), regions.end()), memory_(std::move(memory)) {}
+  MemoryTable(std::vector<MemoryRegion> regions, mem::GuestMemory memory)
+      : regions_(std::move(regions)), memory_(std::move(memory)) {}
+  static std::shared_ptr<const MemoryTable> make(std::vector<MemoryRegion> regions,
+                                                 mem::GuestMemory memory);
 
   std::vector<MemoryRegion> regions_;
   mem::GuestMemory memory_;

@@ -28,15 +28,6 @@ bool has_own_answer(FrontendRequest request) noexcept {
 
 }  // namespace
 
-template <typename T>
-Session::Answer Session::Answer::of(const T& value) noexcept {
-  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= sizeof payload);
-  Answer answer;
-  std::memcpy(answer.payload.data(), &value, sizeof value);
-  answer.size = sizeof value;
-  return answer;
-}
-
 Session::Session(const Parts& parts, UniqueFd socket) : parts_(parts), socket_(std::move(socket)) {
   for (std::size_t i = 0; i < parts.queues.size(); ++i) {
     rings_.push_back(std::make_unique<VringControl>(*parts.queues[i], parts.home,
@@ -105,6 +96,14 @@ task::Task<Result<Session::Answer>> Session::obey() {
       auto setting = set_memory_table();
       co_return co_await std::move(setting);
     }
+    case FrontendRequest::kAddMemReg: {
+      auto adding = add_memory_region();
+      co_return co_await std::move(adding);
+    }
+    case FrontendRequest::kRemMemReg: {
+      auto removing = remove_memory_region();
+      co_return co_await std::move(removing);
+    }
     case FrontendRequest::kSetVringEnable: {
       auto enabling = set_vring_enable();
       co_return co_await std::move(enabling);
@@ -137,6 +136,7 @@ Result<Session::Answer> Session::obey_at_once(FrontendRequest request) {
     case FrontendRequest::kSetConfig: return set_config();
     case FrontendRequest::kGetInflightFd: return get_inflight();
     case FrontendRequest::kSetInflightFd: return set_inflight();
+    case FrontendRequest::kGetMaxMemSlots: return get_max_memory_slots();
     case FrontendRequest::kSetVringCall: return set_vring_descriptor(&VringControl::set_call);
     case FrontendRequest::kSetVringErr: return set_vring_descriptor(&VringControl::set_error);
     default: return fail(ErrorKind::kUnsupported, "message that was not negotiated or is unknown");
@@ -169,14 +169,13 @@ std::uint64_t Session::offered_features() const noexcept {
 }
 
 ProtocolBits Session::offered_protocol_features() const noexcept {
-  return kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolInflightShmfd;
+  return kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolInflightShmfd |
+         kProtocolConfigureMemSlots;
 }
 
-template <typename T>
-Result<T> Session::payload_as() const {
-  const auto value = message_.as<T>();
-  if (!value) return fail(Error::peer_fault("the size of a message", message_.header.size));
-  return *value;
+Result<> Session::wants(ProtocolBits feature) const {
+  if ((protocol_features_ & feature) != 0) return {};
+  return fail(ErrorKind::kUnsupported, "message that was not negotiated", message_.header.request);
 }
 
 RingEnvironment Session::environment() const { return {features_, memory_, inflight_}; }
@@ -358,35 +357,6 @@ Result<Session::Answer> Session::set_vring_descriptor(void (VringControl::*set)(
   }
   ((*ring)->*set)(std::move(descriptor));
   return Answer::none();
-}
-
-task::Task<Result<Session::Answer>> Session::set_memory_table() {
-  MemoryTableHeader header{};
-  if (message_.header.size < sizeof header) {
-    co_return fail(Error::peer_fault("the size of a memory table", message_.header.size));
-  }
-  std::memcpy(&header, message_.bytes.data(), sizeof header);
-  std::array<MemoryRegion, kMaxRegions> regions;
-  const std::size_t bytes = std::size_t{header.num_regions} * sizeof(MemoryRegion);
-  if (header.num_regions > regions.size() || message_.header.size != sizeof header + bytes) {
-    co_return fail(Error::peer_fault("the number of memory regions", header.num_regions));
-  }
-  std::memcpy(regions.data(), message_.bytes.data() + sizeof header, bytes);
-  auto mapped =
-      MemoryTable::map(std::span(regions).first(header.num_regions), message_.descriptors);
-  if (!mapped) co_return fail(mapped.error());
-  memory_ = std::move(*mapped);
-  Result<Answer> outcome = Answer::none();
-  for (const auto& ring : rings_) {
-    auto changing = ring->change_memory(environment());
-    const auto changed = co_await std::move(changing);
-    if (!changed) outcome = fail(changed.error());
-    // A ring may have waited for memory only.
-    auto starting = ring->start_if_ready(environment());
-    const auto started = co_await std::move(starting);
-    if (!started) outcome = fail(started.error());
-  }
-  co_return outcome;
 }
 
 task::Task<Result<Session::Answer>> Session::get_vring_base() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <vector>
@@ -75,7 +76,10 @@ class Session {
   Result<Answer> set_vring_base();
   Result<Answer> set_vring_addresses();
   Result<Answer> set_vring_descriptor(void (VringControl::*set)(UniqueFd));
+  Result<Answer> get_max_memory_slots() const;
   task::Task<Result<Answer>> set_memory_table();
+  task::Task<Result<Answer>> add_memory_region();
+  task::Task<Result<Answer>> remove_memory_region();
   task::Task<Result<Answer>> set_vring_enable();
   task::Task<Result<Answer>> get_vring_base();
   task::Task<Result<Answer>> obey_for_ring(FrontendRequest request);
@@ -88,7 +92,13 @@ class Session {
   template <typename T>
   Result<T> payload_as() const;
   Result<InflightDescription> inflight_payload() const;
+  /// Errors: unsupported when a protocol feature was not negotiated.
+  [[nodiscard]] Result<> wants(ProtocolBits feature) const;
   [[nodiscard]] RingEnvironment environment() const;
+  /// Puts all rings on the present memory and starts those that waited for it. Returns the last
+  /// failure of a ring.
+  task::Task<Result<>> move_rings_to_memory();
+  task::Task<Result<Answer>> change_slots(std::shared_ptr<const MemoryTable> memory);
 
   const Parts parts_;
   UniqueFd socket_;
@@ -101,5 +111,21 @@ class Session {
   std::vector<std::unique_ptr<VringControl>> rings_;
   log::RateLimit fault_log_{10, std::chrono::seconds(5)};
 };
+
+template <typename T>
+Session::Answer Session::Answer::of(const T& value) noexcept {
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= sizeof payload);
+  Answer answer;
+  std::memcpy(answer.payload.data(), &value, sizeof value);
+  answer.size = sizeof value;
+  return answer;
+}
+
+template <typename T>
+Result<T> Session::payload_as() const {
+  const auto value = message_.as<T>();
+  if (!value) return fail(Error::peer_fault("the size of a message", message_.header.size));
+  return *value;
+}
 
 }  // namespace guestio::vhost

@@ -68,12 +68,9 @@ void VringControl::tell_running_ring(Change change) {
 
 void VringControl::set_kick(UniqueFd kick) {
   is_kick_known_ = true;
-  if (!is_running_) {
-    kick_ = std::move(kick);
-    return;
-  }
+  kick_ = std::move(kick);
   tell_running_ring(
-      [kick = std::move(kick)](Vring& vring) mutable { vring.set_kick(std::move(kick)); });
+      [kick = duplicate(kick_)](Vring& vring) mutable { vring.set_kick(std::move(kick)); });
 }
 
 void VringControl::set_call(UniqueFd call) {
@@ -106,6 +103,7 @@ void VringControl::begin_enabled() {
 /// Finds the parts of the ring that was negotiated. The messages name the event areas of a packed
 /// ring where a split one has its available and used rings.
 Result<virtio::RingParts> VringControl::locate(const RingEnvironment& environment) const {
+  if (!environment.memory) return fail(ErrorKind::kOutOfRange, "memory for a ring", index_);
   const bool packed = is_packed(environment.features);
   const MemoryTable& memory = *environment.memory;
   const auto descriptors = memory.find(
@@ -141,7 +139,7 @@ task::Task<Result<>> VringControl::start_if_ready(RingEnvironment environment) {
                      .base = base_,
                      .inflight = environment.inflight,
                      .memory = environment.memory->memory(),
-                     .kick = std::move(kick_),
+                     .kick = duplicate(kick_),
                      .call = duplicate(call_),
                      .error = duplicate(error_),
                      .is_enabled = is_enabled_};
@@ -170,7 +168,7 @@ task::Task<Result<>> VringControl::change_memory(RingEnvironment environment) {
   if (!is_running_) co_return Result<>();
   const auto ring = locate(environment);
   if (!ring) {
-    auto stopping = stop();
+    auto stopping = stop_running();
     co_await std::move(stopping);
     co_return fail(ring.error());
   }
@@ -186,7 +184,15 @@ task::Task<Result<>> VringControl::change_memory(RingEnvironment environment) {
 task::Task<std::uint32_t> VringControl::stop() {
   is_kick_known_ = false;
   kick_.reset();
-  if (!is_running_) co_return base_;
+  if (is_running_) {
+    auto stopping = stop_running();
+    co_await std::move(stopping);
+  }
+  co_return base_;
+}
+
+/// Requires: it runs.
+task::Task<> VringControl::stop_running() {
   CrossCall<std::uint32_t> stop(queue_.loop(), home_, [this](auto reply) {
     queue_.vring()->stop([this, reply](std::uint32_t next) {
       // Not from inside the ring's own function: it is about to be destroyed.
@@ -199,7 +205,6 @@ task::Task<std::uint32_t> VringControl::stop() {
   base_ = co_await stop;
   is_running_ = false;
   log::debug("queue {} stopped at {}", index_, base_);
-  co_return base_;
 }
 
 task::Task<> VringControl::reset() {

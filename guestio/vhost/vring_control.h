@@ -27,6 +27,7 @@ struct RingEnvironment {
 ///
 ///   idle ── size, addresses, memory and a kick message there ──► running
 ///   running ── GET_VRING_BASE, or the front-end leaves ──► idle, wants a new kick message
+///   running ── memory without the ring's parts ──► idle, goes on once they are there again
 ///
 /// Threads: the control thread. Errors of the setters are peer faults, nothing is changed then.
 class VringControl {
@@ -51,8 +52,9 @@ class VringControl {
   /// Starts the ring if everything is there and it does not run yet.
   /// Errors: peer fault, out of range (an address outside memory), memory fault, host.
   task::Task<Result<>> start_if_ready(RingEnvironment environment);
-  /// Puts a running ring on another memory table; one whose parts are not in it is stopped.
-  /// Errors: as start_if_ready().
+  /// Puts a running ring on another memory table (or none); one whose parts are not in it stops
+  /// until start_if_ready() finds them again. Errors: as start_if_ready(); out of range says that
+  /// they are not in it.
   task::Task<Result<>> change_memory(RingEnvironment environment);
   /// Stops the ring after what it took is answered. Returns where the ring goes on.
   task::Task<std::uint32_t> stop();
@@ -63,6 +65,7 @@ class VringControl {
 
  private:
   Result<virtio::RingParts> locate(const RingEnvironment& environment) const;
+  task::Task<> stop_running();
   template <typename Change>
   void tell_running_ring(Change change);
 
@@ -74,8 +77,9 @@ class VringControl {
   std::uint32_t base_ = 0;
   std::optional<VringAddress> addresses_;
   bool is_kick_known_ = false;  // a kick message came since the ring last stopped
-  UniqueFd kick_;               // moved to the ring when it starts
-  UniqueFd call_;               // a copy stays here, for the next start
+  // The ring has copies; these are for the next start.
+  UniqueFd kick_;
+  UniqueFd call_;
   UniqueFd error_;
   bool is_enabled_ = false;
   bool is_running_ = false;

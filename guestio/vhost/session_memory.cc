@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+// A session's messages about the guest's memory. Rings go on meanwhile: what they took before is
+// done on the memory from before.
+#include "guestio/vhost/session.h"
+
+namespace guestio::vhost {
+
+task::Task<Result<>> Session::move_rings_to_memory() {
+  Result<> outcome;
+  for (const auto& ring : rings_) {
+    auto changing = ring->change_memory(environment());
+    const auto changed = co_await std::move(changing);
+    if (!changed) {
+      outcome = changed;
+      continue;
+    }
+    // A ring may have waited for memory only.
+    auto starting = ring->start_if_ready(environment());
+    const auto started = co_await std::move(starting);
+    if (!started) outcome = started;
+  }
+  co_return outcome;
+}
+
+task::Task<Result<Session::Answer>> Session::set_memory_table() {
+  MemoryTableHeader header{};
+  if (message_.header.size < sizeof header) {
+    co_return fail(Error::peer_fault("the size of a memory table", message_.header.size));
+  }
+  std::memcpy(&header, message_.bytes.data(), sizeof header);
+  std::array<MemoryRegion, kMaxRegions> regions;
+  const std::size_t bytes = std::size_t{header.num_regions} * sizeof(MemoryRegion);
+  if (header.num_regions > regions.size() || message_.header.size != sizeof header + bytes) {
+    co_return fail(Error::peer_fault("the number of memory regions", header.num_regions));
+  }
+  std::memcpy(regions.data(), message_.bytes.data() + sizeof header, bytes);
+  auto mapped =
+      MemoryTable::map(std::span(regions).first(header.num_regions), message_.descriptors);
+  if (!mapped) co_return fail(mapped.error());
+  memory_ = std::move(*mapped);
+  auto moving = move_rings_to_memory();
+  const auto moved = co_await std::move(moving);
+  if (!moved) co_return fail(moved.error());
+  co_return Answer::none();
+}
+
+Result<Session::Answer> Session::get_max_memory_slots() const {
+  if (auto wanted = wants(kProtocolConfigureMemSlots); !wanted) return fail(wanted.error());
+  return Answer::of(std::uint64_t{kMaxMemorySlots});
+}
+
+task::Task<Result<Session::Answer>> Session::add_memory_region() {
+  if (auto wanted = wants(kProtocolConfigureMemSlots); !wanted) co_return fail(wanted.error());
+  const auto message = payload_as<SingleMemoryRegion>();
+  if (!message) co_return fail(message.error());
+  auto table = memory_ ? memory_->with(message->region, message_.descriptors)
+                       : MemoryTable::map(std::span(&message->region, 1), message_.descriptors);
+  if (!table) co_return fail(table.error());
+  auto changing = change_slots(std::move(*table));
+  co_return co_await std::move(changing);
+}
+
+task::Task<Result<Session::Answer>> Session::remove_memory_region() {
+  if (auto wanted = wants(kProtocolConfigureMemSlots); !wanted) co_return fail(wanted.error());
+  const auto message = payload_as<SingleMemoryRegion>();
+  if (!message) co_return fail(message.error());
+  // None is needed; some front-ends send one all the same, and it is closed.
+  if (message_.descriptors.size() > 1) {
+    co_return fail(Error::peer_fault("descriptors of a region that goes"));
+  }
+  if (!memory_) co_return fail(ErrorKind::kOutOfRange, "a memory region that was added");
+  auto table = memory_->without(message->region);
+  if (!table) co_return fail(table.error());
+  auto changing = change_slots(std::move(*table));
+  co_return co_await std::move(changing);
+}
+
+/// A front-end that changes a region takes it out and puts it in again: a ring that lies in it
+/// stands still meanwhile, which is no failure of either message.
+task::Task<Result<Session::Answer>> Session::change_slots(
+    std::shared_ptr<const MemoryTable> memory) {
+  memory_ = std::move(memory);
+  auto moving = move_rings_to_memory();
+  const auto moved = co_await std::move(moving);
+  if (!moved && moved.error().kind != ErrorKind::kOutOfRange) co_return fail(moved.error());
+  co_return Answer::none();
+}
+
+}  // namespace guestio::vhost

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT
+// Guest memory that comes and goes in pieces (ADD_MEM_REG, REM_MEM_REG) while rings run.
+#include <atomic>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "tests/backend_fixture.h"
+
+namespace guestio::tests {
+namespace {
+
+using virtio::Direction;
+using Segment = virtio::DriverSegment;
+
+constexpr vhost::ProtocolBits kWithSlots = vhost::kProtocolMq | vhost::kProtocolConfig |
+                                           vhost::kProtocolReplyAck |
+                                           vhost::kProtocolConfigureMemSlots;
+constexpr std::size_t kMoreBytes = std::size_t{64} << 10;
+
+constexpr auto kAdd = std::to_underlying(vhost::FrontendRequest::kAddMemReg);
+constexpr auto kRemove = std::to_underlying(vhost::FrontendRequest::kRemMemReg);
+/// As it is told.
+constexpr std::uint64_t kSlots = 509;
+
+class MemorySlotsTest : public BackendTest {
+ protected:
+  void SetUp() override {
+    start();
+    guest_ = connect({.protocol = kWithSlots});
+    ASSERT_NE(guest_, nullptr);
+    auto more = vhost::FrontendMemory::create(kMoreBytes, Gpa(0x4'0000'0000));
+    ASSERT_TRUE(more.has_value());
+    more_ = std::make_unique<vhost::FrontendMemory>(std::move(*more));
+  }
+  void TearDown() override {
+    guest_.reset();
+    expect_alive();
+    stop();
+  }
+
+  vhost::Frontend& frontend() { return guest_->frontend(); }
+  Result<> add(const vhost::Frontend::Region& region) {
+    const vhost::SingleMemoryRegion message{0, region.where};
+    return frontend().tell(kAdd, std::as_bytes(std::span(&message, 1)), std::array{region.fd});
+  }
+  Result<> remove(const vhost::MemoryRegion& region) {
+    const vhost::SingleMemoryRegion message{0, region};
+    return frontend().tell(kRemove, std::as_bytes(std::span(&message, 1)));
+  }
+  std::optional<std::uint64_t> max_slots() {
+    vhost::Message answer;
+    const auto asked =
+        frontend().ask(std::to_underlying(vhost::FrontendRequest::kGetMaxMemSlots), {}, {}, answer);
+    return asked ? answer.as<std::uint64_t>() : std::nullopt;
+  }
+  /// Reads the image's first bytes into the memory that comes and goes. Returns the status.
+  std::byte read_into_more() {
+    const vhost::SharedPiece scratch = guest_->scratch();
+    const virtio::blk::RequestHeader header{virtio::blk::RequestType::kIn, 0, 0};
+    std::memcpy(scratch.host, &header, sizeof header);
+    scratch.host[64] = std::byte{0xff};
+    const std::array chain = {Segment{scratch.gpa, 16, Direction::kReadable},
+                              Segment{more_->whole().gpa, kMoreBytes, Direction::kWritable},
+                              Segment{scratch.gpa.plus_unchecked(64), 1, Direction::kWritable}};
+    EXPECT_TRUE(guest_->send_chain(chain).has_value());
+    return scratch.host[64];
+  }
+  bool is_refused(const vhost::MemoryRegion& region) { return !add({region, more_->fd()}); }
+
+  std::unique_ptr<testing::BlkGuest> guest_;
+  std::unique_ptr<vhost::FrontendMemory> more_;
+};
+
+TEST_F(MemorySlotsTest, Rule6ARegionIsThereFromItsMessageUntilItIsTakenOut) {
+  const std::vector<std::byte> pattern(kMoreBytes, std::byte{0x5a});
+  ASSERT_EQ(guest_->write(0, pattern).status, 0);
+  EXPECT_EQ(read_into_more(), std::byte{1}) << "not yet there";
+  const auto region = more_->region();
+  ASSERT_TRUE(add(region));
+  EXPECT_EQ(read_into_more(), std::byte{0});
+  EXPECT_EQ(std::memcmp(more_->whole().host, pattern.data(), kMoreBytes), 0);
+  ASSERT_TRUE(remove(region.where));
+  EXPECT_EQ(read_into_more(), std::byte{1}) << "gone";
+  EXPECT_EQ(guest_->read(0, 4096).status, 0);
+}
+
+TEST_F(MemorySlotsTest, Rule6ThereAreAsManySlotsAsIsTold) {
+  EXPECT_EQ(max_slots(), kSlots);
+  auto region = more_->region();
+  region.where.size = 4096;
+  const auto fill = [&](std::size_t slot) {
+    region.where.guest_address = more_->whole().gpa.raw() + slot * 4096;
+    return add(region);
+  };
+  // One holds the ring.
+  for (std::size_t slot = 1; slot < kSlots; ++slot) ASSERT_TRUE(fill(slot)) << slot;
+  EXPECT_FALSE(fill(kSlots));
+  region.where.guest_address = more_->whole().gpa.raw() + 4096;
+  EXPECT_TRUE(remove(region.where));
+  EXPECT_TRUE(fill(kSlots)) << "a slot is free again";
+  EXPECT_EQ(guest_->read(0, 65536).status, 0);
+}
+
+TEST_F(MemorySlotsTest, Rule6ChangesUnderLoadFailNoRequestThatDoesNotNeedThem) {
+  const auto region = more_->region();
+  std::atomic<bool> is_done = false;
+  std::jthread changes([&] {
+    while (!is_done) {
+      EXPECT_TRUE(add(region));
+      EXPECT_TRUE(remove(region.where));
+    }
+  });
+  int served = 0;
+  for (int round = 0; round < 300; ++round) {
+    EXPECT_EQ(guest_->read(0, 65536).status, 0);
+    // Served on the memory that the chain was taken under, or told that there is none.
+    const std::byte status = read_into_more();
+    EXPECT_LE(status, std::byte{1});
+    if (status == std::byte{0}) ++served;
+  }
+  is_done = true;
+  changes.join();
+  EXPECT_EQ(guest_->read(0, 4096).status, 0);
+  RecordProperty("served", served);
+}
+
+TEST_F(MemorySlotsTest, Rule6ARingWhoseMemoryIsTakenOutGoesOnWhenItIsBack) {
+  const auto region = guest_->memory().region();
+  for (int round = 0; round < 20; ++round) {
+    ASSERT_EQ(guest_->read(0, 4096).status, 0);
+    ASSERT_TRUE(remove(region.where)) << "the last one";
+    ASSERT_FALSE(remove(region.where)) << "there is none any more";
+    ASSERT_TRUE(add(region));
+  }
+  EXPECT_EQ(guest_->read(0, 4096).status, 0);
+}
+
+TEST_F(MemorySlotsTest, Rule6RegionsThatMakeNoSenseAreRefused) {
+  const vhost::MemoryRegion good = more_->region().where;
+  ASSERT_TRUE(add(more_->region()));
+  EXPECT_TRUE(is_refused(good)) << "twice";
+  auto region = good;
+  region.guest_address += 4096;
+  EXPECT_TRUE(is_refused(region)) << "over another";
+  region = guest_->memory().region().where;
+  EXPECT_TRUE(is_refused(region)) << "over the ring's";
+  region = good;
+  region.guest_address += 2 * kMoreBytes;
+  const vhost::MemoryRegion elsewhere = region;
+  region.size = 0;
+  EXPECT_TRUE(is_refused(region)) << "no bytes";
+  region = elsewhere;
+  region.mmap_offset = 4096;
+  EXPECT_TRUE(is_refused(region)) << "over the file's end";
+  region.mmap_offset = ~std::uint64_t{0} - 4095;
+  EXPECT_TRUE(is_refused(region)) << "an offset that overflows";
+  region = elsewhere;
+  region.guest_address = ~std::uint64_t{0} - 4095;
+  EXPECT_TRUE(is_refused(region)) << "past the address space";
+  region = elsewhere;
+  region.user_address = ~std::uint64_t{0} - 4095;
+  EXPECT_TRUE(is_refused(region)) << "past the front-end's space";
+  region = elsewhere;
+  region.size = 100;
+  EXPECT_TRUE(is_refused(region)) << "no whole pages";
+  EXPECT_FALSE(remove(elsewhere)) << "that was never added";
+  EXPECT_EQ(read_into_more(), std::byte{0}) << "the good one is still there";
+}
+
+TEST_F(MemorySlotsTest, Rule6DescriptorsAreCountedAndClosedWhateverHappens) {
+  const auto open_files = [&] {
+    return std::distance(
+        std::filesystem::directory_iterator("/proc/" + std::to_string(backend_->pid()) + "/fd"),
+        std::filesystem::directory_iterator());
+  };
+  const vhost::SingleMemoryRegion message{0, more_->region().where};
+  const auto payload = std::as_bytes(std::span(&message, 1));
+  const int fd = more_->fd();
+  const auto before = open_files();
+  EXPECT_FALSE(frontend().tell(kAdd, payload));
+  EXPECT_FALSE(frontend().tell(kAdd, payload, std::array{fd, fd}));
+  EXPECT_FALSE(frontend().tell(kAdd, payload.first(32), std::array{fd}));
+  EXPECT_EQ(open_files(), before);
+  EXPECT_TRUE(frontend().tell(kAdd, payload, std::array{fd}));
+  EXPECT_FALSE(frontend().tell(kAdd, payload, std::array{fd}));
+  EXPECT_FALSE(frontend().tell(kRemove, payload, std::array{fd, fd}));
+  EXPECT_TRUE(frontend().tell(kRemove, payload, std::array{fd})) << "QEMU has sent one";
+  // What ran on the old memory lets go of it in its own time.
+  EXPECT_EQ(guest_->read(0, 4096).status, 0);
+  EXPECT_EQ(open_files(), before);
+}
+
+TEST_F(MemorySlotsTest, Rule4WithoutTheFeatureThereAreNoSlots) {
+  guest_.reset();
+  guest_ = connect();
+  EXPECT_FALSE(max_slots());
+  EXPECT_FALSE(add(more_->region()));
+  EXPECT_FALSE(remove(guest_->memory().region().where));
+  EXPECT_EQ(guest_->read(0, 4096).status, 0);
+}
+
+}  // namespace
+}  // namespace guestio::tests

@@ -44,7 +44,7 @@ TEST_F(CommandLineTest, HelpNamesEveryOption) {
   for (const char* option :
        {"--socket-path", "--fd", "--blk-file", "--read-only", "--num-queues", "--serial",
         "--block-size", "--buffered", "--bounce-limit", "--threads", "--cpus", "--poll-max-us",
-        "--poll", "--print-capabilities", "--version"}) {
+        "--poll", "--fixed-buffers", "--print-capabilities", "--version"}) {
     EXPECT_NE(outcome.output.find(option), std::string::npos) << option;
   }
 }
@@ -85,6 +85,7 @@ TEST_F(CommandLineTest, BadSizesAreRefused) {
                                                         {"--threads", "65"},
                                                         {"--cpus", "x"},
                                                         {"--poll", "sometimes"},
+                                                        {"--fixed-buffers", "perhaps"},
                                                         {"--poll-max-us", "-1"},
                                                         {"--bounce-limit", "-1"},
                                                         {"--serial", "123456789012345678901"}}) {

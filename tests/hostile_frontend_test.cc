@@ -22,6 +22,7 @@ using Segment = virtio::DriverSegment;
 class HostileFrontendTest : public BackendTest {
  protected:
   void SetUp() override { start(); }
+  void truncate_under_load();
   void TearDown() override {
     expect_alive();
     stop();
@@ -252,7 +253,7 @@ TEST_F(HostileFrontendTest, ARingFullOfNonsenseStopsAndTheNextFrontEndIsServed) 
   }
 }
 
-TEST_F(HostileFrontendTest, MemoryTruncatedUnderLoadFailsRequestsAndNothingElse) {
+void HostileFrontendTest::truncate_under_load() {
   ASSERT_TRUE(mem::install_fault_recovery());
   const auto guest = connect();
   std::jthread truncator([fd = guest->memory().fd()] {
@@ -268,6 +269,20 @@ TEST_F(HostileFrontendTest, MemoryTruncatedUnderLoadFailsRequestsAndNothingElse)
         Segment{scratch.gpa.plus_unchecked(64), 1, Direction::kWritable}};
     if (!guest->send_chain(chain, 0, std::chrono::milliseconds(500))) break;
   }
+}
+
+TEST_F(HostileFrontendTest, MemoryTruncatedUnderLoadFailsRequestsAndNothingElse) {
+  truncate_under_load();
+}
+
+/// What moves through registered pages then is lost; the process is not.
+class HostileFixedFrontendTest : public HostileFrontendTest {
+ protected:
+  void SetUp() override { start({"--fixed-buffers", "on"}); }
+};
+
+TEST_F(HostileFixedFrontendTest, RegisteredMemoryTruncatedUnderLoadEndsNothingElse) {
+  truncate_under_load();
 }
 
 /// The protocol features with an in-flight record among them.

@@ -117,6 +117,30 @@ class VerifyImageTest : public BackendTest {
 
 TEST_F(VerifyImageTest, Buffered) { verify({"--buffered"}); }
 
+/// The memory of guestio-load is registered, or the machine's memory-lock limit forbids it; then
+/// the log says so and the same bytes arrive.
+class VerifyFixedTest : public BackendTest, public ::testing::WithParamInterface<const char*> {
+ protected:
+  void SetUp() override { start({"--num-queues", "2", "--fixed-buffers", "on", "--verbose"}); }
+  std::string ring_kind() { return GetParam(); }
+};
+
+TEST_P(VerifyFixedTest, EveryByteIsWhereItBelongs) {
+  std::vector<std::string> arguments = {kLoadProgram, "verify", "--ops",         "10000",
+                                        "--seed",     "5",      "--iodepth",     "32",
+                                        "--numjobs",  "2",      "--socket-path", socket_};
+  if (ring_kind() == "Packed") arguments.push_back("--packed");
+  testing::ChildProcess child(arguments);
+  EXPECT_EQ(child.wait(std::chrono::seconds(120)), 0) << child.output() << backend_->output();
+  stop();
+  EXPECT_NE(backend_->output().find("1 of 1 regions of guest memory are registered"),
+            std::string::npos)
+      << backend_->output();
+}
+
+INSTANTIATE_TEST_SUITE_P(, VerifyFixedTest, ::testing::Values("Split", "Packed"),
+                         [](const auto& instance) { return std::string(instance.param); });
+
 TEST_F(VerifyImageTest, WithLittleBounceMemory) { verify({"--bounce-limit", "64k"}); }
 
 TEST_F(VerifyImageTest, WithBlocksOfFourKibibytes) { verify({"--block-size", "4096"}); }

@@ -39,6 +39,11 @@ vhost::PollPolicy to_policy(const std::string& poll, std::uint32_t most_us) {
   return {poll == "fixed" || most_us == 0 ? Kind::kFixed : Kind::kAdaptive, most};
 }
 
+FixedBuffers to_fixed_buffers(const std::string& text) {
+  if (text == "on") return FixedBuffers::kOn;
+  return text == "off" ? FixedBuffers::kOff : FixedBuffers::kAuto;
+}
+
 EarlyExit usage_error(const std::string& text) {
   return {fmt::format("guestio-blk: {} (--help shows the options)\n", text), kExitUsage};
 }
@@ -121,6 +126,13 @@ std::expected<Options, EarlyExit> parse_options(int argc, const char* const* arg
          [&options](const std::string& text) { options.has_packed_ring = text == "on"; },
          "offer packed rings: on or off (default on)")
       ->check(CLI::IsMember({"on", "off"}));
+  app.add_option_function<std::string>(
+         "--fixed-buffers",
+         [&options](const std::string& text) { options.fixed_buffers = to_fixed_buffers(text); },
+         "register guest memory with the kernel, which saves time for each request (on): only for "
+         "guests that never give memory back while they run, because data for discarded pages "
+         "would be lost; off, or what is safe for any guest (auto, the default: nothing yet)")
+      ->check(CLI::IsMember({"auto", "on", "off"}));
   app.add_flag("--verbose", options.is_verbose, "log more");
   app.add_flag("--print-capabilities", wants_capabilities,
                "print what this backend can do as JSON and exit");

@@ -13,6 +13,13 @@
 
 namespace guestio::app {
 
+/// What is registered with the kernel's rings.
+enum class FixedBuffers : std::uint8_t {
+  kAuto,  ///< what cannot lose data; of guest memory nothing
+  kOn,    ///< guest memory: the operator says that it is never discarded while the guest runs
+  kOff,
+};
+
 /// What the command line asks for.
 struct Options {
   std::string socket_path;       ///< empty when `socket_fd` is given
@@ -28,6 +35,7 @@ struct Options {
   bool is_read_only = false;
   bool is_buffered = false;
   bool has_packed_ring = true;  ///< is offered
+  FixedBuffers fixed_buffers = FixedBuffers::kAuto;
   bool is_verbose = false;
 };
 

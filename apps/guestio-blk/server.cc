@@ -148,6 +148,7 @@ int serve(const Options& options, const Image& image) {
   if (!backend) return complain("cannot start", backend.error(), kExitFailure);
 
   if (!options.has_packed_ring) (*backend)->withhold(virtio::kFeatureRingPacked);
+  if (options.fixed_buffers == FixedBuffers::kOn) (*backend)->register_guest_memory();
 
   std::optional<vhost::Listener> listener;
   task::Task<Result<>> serving;

@@ -23,12 +23,13 @@ Result<std::unique_ptr<Loop>> Loop::create(const LoopOptions& options) {
   if (!ring) return fail(ring.error());
   auto mailbox = Mailbox::create();
   if (!mailbox) return fail(mailbox.error());
-  return std::unique_ptr<Loop>(new Loop(std::move(*ring), std::move(*mailbox), options.file_slots));
+  return std::unique_ptr<Loop>(new Loop(std::move(*ring), std::move(*mailbox), options));
 }
 
-Loop::Loop(Ring ring, Mailbox mailbox, unsigned file_slots) noexcept
+Loop::Loop(Ring ring, Mailbox mailbox, const LoopOptions& options) noexcept
     : ring_(std::move(ring)),
-      files_(ring_, file_slots),
+      files_(ring_, options.file_slots),
+      fixed_memory_(ring_, options.fixed_pieces),
       mailbox_(std::move(mailbox)),
       wake_up_(*this) {
   start(wake_up_);

@@ -12,6 +12,7 @@
 #include "guestio/task/intrusive_list.h"
 #include "guestio/uring/file.h"
 #include "guestio/uring/file_table.h"
+#include "guestio/uring/fixed_memory.h"
 #include "guestio/uring/mailbox.h"
 #include "guestio/uring/operation.h"
 #include "guestio/uring/ring.h"
@@ -21,7 +22,8 @@ namespace guestio::uring {
 
 struct LoopOptions {
   RingOptions ring;
-  unsigned file_slots = 64;  ///< Files that can be registered; those beyond it stay plain.
+  unsigned file_slots = 64;      ///< Files that can be registered; those beyond it stay plain.
+  unsigned fixed_pieces = 1024;  ///< Pieces of memory that can be registered, up to 1 GiB each.
 };
 
 /// Counts since the loop was made.
@@ -136,6 +138,9 @@ class Loop {
   /// Undoes it, for registered and plain files alike. Operations in flight are not disturbed.
   void release_file(File file) noexcept { files_.remove(file); }
 
+  /// Memory that is registered with this loop's ring.
+  [[nodiscard]] FixedMemory& fixed_memory() noexcept { return fixed_memory_; }
+
   /// Whether the running kernel knows an IORING_OP_*. Slow; for set-up.
   [[nodiscard]] bool supports(int opcode) noexcept { return ring_.supports(opcode); }
   [[nodiscard]] RingMode mode() const noexcept { return ring_.mode(); }
@@ -156,7 +161,7 @@ class Loop {
     Loop& loop_;
   };
 
-  Loop(Ring ring, Mailbox mailbox, unsigned file_slots) noexcept;
+  Loop(Ring ring, Mailbox mailbox, const LoopOptions& options) noexcept;
 
   // The user data of entries whose completion nobody wants; no operation has this address.
   static constexpr std::uint64_t kNobody = 0;
@@ -176,6 +181,7 @@ class Loop {
   const std::thread::id thread_ = std::this_thread::get_id();
   Ring ring_;
   FileTable files_;
+  FixedMemory fixed_memory_;
   Mailbox mailbox_;
   std::atomic<bool> stop_requested_ = false;  // set by stop(), taken by run()
   task::IntrusiveList<Operation> waiting_;    // for a submission entry

@@ -51,8 +51,11 @@ task::Task<> Backend::serve_one(UniqueFd socket) {
   if (stop_.stop_requested()) co_return;
   log::info("a front-end is here");
   session_ = std::make_unique<Session>(
-      Session::Parts{
-          .home = home_, .device = device_, .queues = queues_, .ring_features = ring_features_},
+      Session::Parts{.home = home_,
+                     .device = device_,
+                     .queues = queues_,
+                     .ring_features = ring_features_,
+                     .fixed = registers_memory_ ? std::make_shared<FixedGuestMemory>() : nullptr},
       std::move(socket));
   auto running = session_->run();
   co_await std::move(running);

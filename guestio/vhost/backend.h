@@ -33,6 +33,10 @@ class Backend {
   task::Task<> serve_one(UniqueFd socket);
   /// Ring features that front-ends to come are not offered.
   void withhold(virtio::FeatureBits features) noexcept { ring_features_ &= ~features; }
+  /// Registers the memory of front-ends to come with the rings, where the kernel allows it. For
+  /// guests that never give memory back while they run: what moves through pages that were
+  /// discarded is lost without an error (uring::FixedMemory).
+  void register_guest_memory() noexcept { registers_memory_ = true; }
   /// No new front-ends; the present one is taken leave of once its requests are done.
   void stop() noexcept;
 
@@ -44,6 +48,7 @@ class Backend {
   std::vector<std::unique_ptr<Queue>> queues_;
   std::unique_ptr<Session> session_;  // while a front-end is there
   virtio::FeatureBits ring_features_ = Session::kRingFeatures;
+  bool registers_memory_ = false;
   task::StopSource stop_;
 };
 

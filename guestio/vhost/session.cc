@@ -178,7 +178,9 @@ Result<> Session::wants(ProtocolBits feature) const {
   return fail(ErrorKind::kUnsupported, "message that was not negotiated", message_.header.request);
 }
 
-RingEnvironment Session::environment() const { return {features_, memory_, inflight_}; }
+RingEnvironment Session::environment() const {
+  return {features_, memory_, inflight_, parts_.fixed};
+}
 
 Result<VringControl*> Session::find_ring(std::uint32_t index) {
   if (index >= rings_.size()) return fail(Error::peer_fault("a ring that was offered", index));

@@ -33,6 +33,7 @@ class Session {
     virtio::Device& device;
     std::span<const std::unique_ptr<Queue>> queues;     ///< those that are offered
     virtio::FeatureBits ring_features = kRingFeatures;  ///< of those, the ones offered
+    std::shared_ptr<FixedGuestMemory> fixed = {};       ///< its own, or nothing: not registered
   };
 
   /// What the transport can do about rings.

@@ -53,8 +53,9 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
       queue_(std::move(queue)),
       call_(make_notifier(setup.call, setup.index)),
       error_(make_notifier(setup.error, setup.index)),
+      fixed_(std::move(setup.fixed)),
       is_enabled_(setup.is_enabled) {
-  epochs_.push_back({std::move(setup.memory), 0});
+  begin_epoch(std::move(setup.memory));
   if (queue_.left_over() != 0) {
     log::info("queue {}: {} requests of the backend before are done again", index_,
               queue_.left_over());
@@ -66,6 +67,12 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
 Vring::~Vring() {
   GUESTIO_CHECK(chains_out_ == 0, "a ring to be stopped before it goes away");
   poller_.remove(*this);
+}
+
+void Vring::begin_epoch(mem::GuestMemory memory) {
+  auto registered =
+      fixed_ ? fixed_->add(loop_.fixed_memory(), memory) : FixedGuestMemory::Registrations();
+  epochs_.push_back({{std::move(memory), 0}, std::move(registered)});
 }
 
 void Vring::listen_to(UniqueFd kick) {
@@ -143,7 +150,7 @@ void Vring::complete(virtio::TakenChain& taken, std::uint32_t written) noexcept 
   virtio::MemoryEpoch* const epoch = std::exchange(taken.epoch, nullptr);
   --chains_out_;
   if (--epoch->chains_out == 0 && epoch != &epochs_.back()) {
-    epochs_.remove_if([epoch](const virtio::MemoryEpoch& other) { return &other == epoch; });
+    epochs_.remove_if([epoch](const Epoch& other) { return &other == epoch; });
   }
   poller_.note_answered();
   loop_.at_batch_end(*this);
@@ -197,10 +204,9 @@ task::Task<> Vring::look_now_and_then() {
 }
 
 void Vring::set_memory(mem::GuestMemory memory, const virtio::RingParts& ring) noexcept {
-  epochs_.push_back({std::move(memory), 0});
-  epochs_.remove_if([this](const virtio::MemoryEpoch& epoch) {
-    return epoch.chains_out == 0 && &epoch != &epochs_.back();
-  });
+  // Those that are idle go first, so that their memory does not count against the limit.
+  epochs_.remove_if([](const Epoch& epoch) { return epoch.chains_out == 0; });
+  begin_epoch(std::move(memory));
   queue_.move_to(ring);
 }
 

@@ -14,6 +14,7 @@
 #include "guestio/uring/loop.h"
 #include "guestio/uring/notify.h"
 #include "guestio/uring/poll.h"
+#include "guestio/vhost/fixed_guest_memory.h"
 #include "guestio/vhost/recorded_ring.h"
 #include "guestio/vhost/ring_poller.h"
 #include "guestio/virtio/device.h"
@@ -48,6 +49,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
     UniqueFd call = {};  ///< without: the driver polls
     UniqueFd error = {};
     bool is_enabled = false;
+    std::shared_ptr<FixedGuestMemory> fixed = {};  ///< or nothing: memory is not registered
   };
 
   /// Errors: memory fault (the ring's memory is gone).
@@ -96,6 +98,12 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handler, Setup setup,
         RecordedRing queue);
 
+  /// Memory, and that it is registered: longer than the registration lives the mapping.
+  struct Epoch : virtio::MemoryEpoch {
+    FixedGuestMemory::Registrations fixed;
+  };
+
+  void begin_epoch(mem::GuestMemory memory);
   void run() noexcept override;  // uring::Deferred: the end of a batch
   void listen_to(UniqueFd kick);
   void on_kick(std::int32_t events) noexcept;
@@ -113,7 +121,8 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   const std::uint16_t index_;
   const virtio::FeatureBits features_;
   RecordedRing queue_;
-  std::list<virtio::MemoryEpoch> epochs_;  // the last one is the present
+  std::shared_ptr<FixedGuestMemory> fixed_;  // or nothing
+  std::list<Epoch> epochs_;                  // the last one is the present
   std::list<Kick> kicks_;  // the last one is the present; others are on their way out
   uring::EventFdNotifier call_;
   uring::EventFdNotifier error_;

@@ -142,7 +142,8 @@ task::Task<Result<>> VringControl::start_if_ready(RingEnvironment environment) {
                      .kick = duplicate(kick_),
                      .call = duplicate(call_),
                      .error = duplicate(error_),
-                     .is_enabled = is_enabled_};
+                     .is_enabled = is_enabled_,
+                     .fixed = environment.fixed};
   CrossCall<Result<>> start(queue_.loop(), home_,
                             [this, setup = std::move(setup)](auto reply) mutable {
                               auto vring = Vring::create(queue_.loop(), queue_.thread().poller(),

@@ -19,6 +19,7 @@ struct RingEnvironment {
   virtio::FeatureBits features = 0;
   std::shared_ptr<const MemoryTable> memory;
   std::shared_ptr<const InflightRecord> inflight;  ///< or nothing
+  std::shared_ptr<FixedGuestMemory> fixed;         ///< or nothing: memory is not registered
 };
 
 /// The control thread's half of one ring: collects what the front-end says about it, in whatever

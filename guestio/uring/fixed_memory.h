@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <list>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "guestio/base/error.h"
+#include "guestio/uring/ring.h"
+
+/// Memory that the ring knows beforehand, so that operations on it need not look up and pin its
+/// pages each time.
+namespace guestio::uring {
+
+/// Reads and writes of a list of segments that lie in one registered piece; `buf_index` names it.
+/// In Linux since 6.15 (include/uapi/linux/io_uring.h: IORING_OP_READV_FIXED, _WRITEV_FIXED); the
+/// headers we build with are older.
+inline constexpr int kOpReadvFixed = 60;
+inline constexpr int kOpWritevFixed = 61;
+
+/// The ring's table of registered memory.
+///
+///     memory:  [       1 GiB       |       1 GiB       | rest ]     one area, one Registration
+///     slots:          7                    3              12        one each piece
+///
+/// 1. Registration pins the pages that are there when it is made, and operations that name a piece
+///    use those, whatever became of the mapping since. Where memory is discarded or truncated
+///    meanwhile, they move bytes to and from pages that nobody else sees, *without an error*.
+/// 2. What is added twice is registered once, until its last Registration goes.
+///
+/// Threads: the ring's. Lifetime: outlives its Registrations (checked).
+class FixedMemory {
+  struct Area;
+
+ public:
+  /// What the kernel takes as one piece.
+  static constexpr std::size_t kPieceBytes = std::size_t{1} << 30;
+
+  /// Memory stays registered as long as this lives. Requires: goes before the mapping does.
+  /// Operations in flight are not disturbed when it goes: the kernel keeps their pages.
+  class Registration {
+   public:
+    Registration() noexcept = default;
+    Registration(Registration&& other) noexcept
+        : table_(std::exchange(other.table_, nullptr)), area_(other.area_) {}
+    Registration& operator=(Registration&& other) noexcept {
+      std::swap(table_, other.table_);
+      std::swap(area_, other.area_);
+      return *this;
+    }
+    ~Registration() {
+      if (table_ != nullptr) table_->release(*area_);
+    }
+    [[nodiscard]] explicit operator bool() const noexcept { return table_ != nullptr; }
+
+   private:
+    friend class FixedMemory;
+    Registration(FixedMemory& table, Area& area) noexcept : table_(&table), area_(&area) {}
+    FixedMemory* table_ = nullptr;
+    Area* area_ = nullptr;
+  };
+
+  /// `slots`: most pieces. The kernel's table is made when it is first needed.
+  FixedMemory(Ring& ring, unsigned slots, std::size_t piece_bytes = kPieceBytes) noexcept
+      : ring_(ring), slots_(slots), piece_bytes_(piece_bytes) {}
+  FixedMemory(const FixedMemory&) = delete;
+  FixedMemory& operator=(const FixedMemory&) = delete;
+  ~FixedMemory();
+
+  /// Registers all of `memory`, or nothing of it. Takes milliseconds a GiB, seconds where its pages
+  /// are not there yet: for set-up.
+  /// Errors: invalid-argument (no bytes), too-large (pieces needed, slots left), unsupported
+  /// (memory of a kind that cannot be pinned: read-only, of a file on disk, not mapped; or a kernel
+  /// before 5.19), host (ENOMEM: the memory-lock limit, or no memory).
+  [[nodiscard]] Result<Registration> add(std::span<std::byte> memory);
+
+  /// The index of a piece that holds all of these bytes. One comparison for the piece that was
+  /// found last.
+  [[nodiscard]] std::optional<std::uint16_t> find(const void* data, std::size_t size) noexcept {
+    if (pieces_.empty()) return std::nullopt;
+    const auto start = reinterpret_cast<std::uintptr_t>(data);
+    if (pieces_[last_].holds(start, size)) [[likely]]
+      return pieces_[last_].slot;
+    return find_slowly(start, size);
+  }
+  /// Whether kOpReadvFixed and kOpWritevFixed work. False before something is registered.
+  [[nodiscard]] bool takes_lists() const noexcept { return takes_lists_; }
+  /// That are registered.
+  [[nodiscard]] std::size_t pieces() const noexcept { return pieces_.size(); }
+
+ private:
+  struct Piece {
+    std::uintptr_t start;
+    std::size_t size;
+    std::uint16_t slot;
+
+    [[nodiscard]] bool holds(std::uintptr_t at, std::size_t length) const noexcept {
+      return at >= start && length <= size && at - start <= size - length;
+    }
+  };
+  struct Area {
+    std::span<std::byte> memory;
+    std::vector<std::uint16_t> slots;
+    std::size_t uses = 0;
+  };
+
+  Result<> make_table();
+  Result<> add_piece(std::span<std::byte> memory, Area& area);
+  void release(Area& area) noexcept;
+  void remove_pieces(const Area& area) noexcept;
+  std::optional<std::uint16_t> find_slowly(std::uintptr_t start, std::size_t size) noexcept;
+
+  Ring& ring_;
+  const unsigned slots_;
+  const std::size_t piece_bytes_;
+  bool is_made_ = false;
+  bool takes_lists_ = false;
+  std::vector<std::uint16_t> free_;
+  std::vector<Piece> pieces_;  // by start
+  std::size_t last_ = 0;       // into pieces_, if there are any
+  std::list<Area> areas_;
+};
+
+}  // namespace guestio::uring

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/uring/fixed_memory.h"
+
+#include <gtest/gtest.h>
+#include <linux/capability.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "guestio/base/unique_fd.h"
+#include "guestio/uring/loop.h"
+#include "guestio/uring/operation_test.h"
+
+namespace guestio::uring {
+namespace {
+
+constexpr std::size_t kPage = 4096;
+
+/// A mapping of shared memory, as guests have theirs.
+class SharedBytes {
+ public:
+  explicit SharedBytes(std::size_t size, int protection = PROT_READ | PROT_WRITE) : size_(size) {
+    EXPECT_EQ(::ftruncate(fd_.get(), static_cast<off_t>(size)), 0);
+    start_ = ::mmap(nullptr, size, protection, MAP_SHARED, fd_.get(), 0);
+    EXPECT_NE(start_, MAP_FAILED);
+  }
+  SharedBytes(const SharedBytes&) = delete;
+  SharedBytes& operator=(const SharedBytes&) = delete;
+  ~SharedBytes() { ::munmap(start_, size_); }
+
+  [[nodiscard]] std::span<std::byte> bytes() const {
+    return {static_cast<std::byte*>(start_), size_};
+  }
+  [[nodiscard]] int fd() const { return fd_.get(); }
+
+ private:
+  const UniqueFd fd_{::memfd_create("fixed-memory-test", MFD_CLOEXEC)};
+  const std::size_t size_;
+  void* start_ = nullptr;
+};
+
+std::string text_at(std::span<const std::byte> bytes) {
+  return reinterpret_cast<const char*>(bytes.data());
+}
+
+void put(std::span<std::byte> to, std::string_view text) {
+  std::memcpy(to.data(), text.data(), text.size());
+}
+
+class FixedMemoryTest : public ::testing::Test {
+ protected:
+  /// Moves `count` bytes, or segments, between `data` and the start of `fd`, and returns the
+  /// result.
+  std::int32_t move(int opcode, int fd, const void* data, std::size_t count, std::uint16_t index) {
+    TestOperation operation(prepare(opcode, fd, data, count, index));
+    loop_->start(operation);
+    loop_->run_until_quiet();
+    return operation.last_result;
+  }
+  static TestOperation::Prepare prepare(int opcode, int fd, const void* data, std::size_t count,
+                                        std::uint16_t index) {
+    return [=](io_uring_sqe& entry) {
+      ::io_uring_prep_rw(opcode, &entry, fd, data, static_cast<unsigned>(count), 0);
+      entry.buf_index = index;
+    };
+  }
+
+  std::unique_ptr<Loop> loop_ = Loop::create({.ring = {}, .fixed_pieces = 2}).value();
+  FixedMemory& table_ = loop_->fixed_memory();
+  SharedBytes memory_{4 * kPage};
+  SharedBytes file_{4 * kPage};
+};
+
+TEST_F(FixedMemoryTest, RegisteredMemoryIsReadAndWrittenByItsIndex) {
+  const auto registration = table_.add(memory_.bytes());
+  ASSERT_TRUE(registration.has_value()) << registration.error().to_string();
+  put(file_.bytes(), "from the file");
+  const auto target = memory_.bytes().subspan(kPage + 512, 512);
+  const auto index = table_.find(target.data(), target.size());
+  ASSERT_TRUE(index.has_value());
+  EXPECT_EQ(move(IORING_OP_READ_FIXED, file_.fd(), target.data(), 512, *index), 512);
+  EXPECT_EQ(text_at(target), "from the file");
+  put(target, "to the file  ");
+  EXPECT_EQ(move(IORING_OP_WRITE_FIXED, file_.fd(), target.data(), 512, *index), 512);
+  EXPECT_EQ(text_at(file_.bytes()), "to the file  ");
+}
+
+TEST_F(FixedMemoryTest, ListsOfSegmentsWorkExactlyWhereTheTableSaysSo) {
+  const auto registration = table_.add(memory_.bytes());
+  ASSERT_TRUE(registration.has_value());
+  put(file_.bytes(), "first");
+  put(file_.bytes().subspan(512), "second");
+  const std::array segments = {iovec{memory_.bytes().subspan(kPage).data(), 512},
+                               iovec{memory_.bytes().data(), 512}};
+  const std::uint16_t index = *table_.find(memory_.bytes().data(), kPage);
+  const std::int32_t result =
+      move(kOpReadvFixed, file_.fd(), segments.data(), segments.size(), index);
+  EXPECT_EQ(result, table_.takes_lists() ? 1024 : -EINVAL);
+  EXPECT_EQ(text_at(memory_.bytes()), table_.takes_lists() ? "second" : "");
+}
+
+TEST_F(FixedMemoryTest, FindsWhatLiesInOnePieceOnly) {
+  const auto all = memory_.bytes();
+  EXPECT_EQ(table_.find(all.data(), 1), std::nullopt);
+  const auto low = table_.add(all.subspan(kPage, kPage));
+  const auto high = table_.add(all.subspan(2 * kPage, kPage));
+  ASSERT_TRUE(low && high);
+  const auto in_low = table_.find(&all[kPage], kPage);
+  const auto in_high = table_.find(&all[2 * kPage], kPage);
+  ASSERT_TRUE(in_low && in_high);
+  EXPECT_NE(in_low, in_high);
+  EXPECT_EQ(table_.find(&all[2 * kPage - 1], 1), in_low);
+  EXPECT_EQ(table_.find(&all[2 * kPage - 1], 2), std::nullopt) << "in two pieces";
+  EXPECT_EQ(table_.find(&all[kPage - 1], 2), std::nullopt) << "begins before";
+  EXPECT_EQ(table_.find(&all[3 * kPage - 1], 2), std::nullopt) << "ends behind";
+  EXPECT_EQ(table_.find(&all[kPage], SIZE_MAX), std::nullopt) << "longer than all memory";
+}
+
+TEST_F(FixedMemoryTest, AnAddressOutsideThePieceIsAFault) {
+  const auto registration = table_.add(memory_.bytes().first(kPage));
+  ASSERT_TRUE(registration.has_value());
+  const std::uint16_t index = *table_.find(memory_.bytes().data(), kPage);
+  EXPECT_EQ(move(IORING_OP_READ_FIXED, file_.fd(), &memory_.bytes()[kPage], 512, index), -EFAULT);
+}
+
+TEST_F(FixedMemoryTest, WhatIsAddedTwiceIsRegisteredOnceUntilTheLastGoes) {
+  auto first = table_.add(memory_.bytes());
+  auto second = table_.add(memory_.bytes());
+  ASSERT_TRUE(first && second);
+  EXPECT_EQ(table_.pieces(), 1U);
+  *first = {};
+  EXPECT_TRUE(table_.find(memory_.bytes().data(), kPage).has_value());
+  *second = {};
+  EXPECT_EQ(table_.find(memory_.bytes().data(), kPage), std::nullopt);
+}
+
+TEST_F(FixedMemoryTest, AnOperationInFlightKeepsItsMemoryWhenTheRegistrationGoes) {
+  std::array<int, 2> pipe{};
+  ASSERT_EQ(::pipe2(pipe.data(), O_CLOEXEC), 0);
+  const UniqueFd reads(pipe[0]);
+  const UniqueFd writes(pipe[1]);
+  auto registration = table_.add(memory_.bytes());
+  ASSERT_TRUE(registration.has_value());
+  TestOperation operation(prepare(IORING_OP_READ_FIXED, reads.get(), memory_.bytes().data(), 64,
+                                  *table_.find(memory_.bytes().data(), 64)));
+  loop_->start(operation);
+  loop_->submit();
+  *registration = {};
+  ASSERT_TRUE(operation.in_flight());
+  ASSERT_EQ(::write(writes.get(), "late", 4), 4);
+  loop_->run_until_quiet();
+  EXPECT_EQ(operation.last_result, 4);
+  EXPECT_EQ(text_at(memory_.bytes()), "late");
+}
+
+TEST_F(FixedMemoryTest, AFullTableRefusesAndGoesOnOnceThereIsRoom) {
+  auto first = table_.add(memory_.bytes().first(kPage));
+  const auto second = table_.add(memory_.bytes().subspan(kPage, kPage));
+  ASSERT_TRUE(first && second);
+  const auto third = table_.add(memory_.bytes().subspan(2 * kPage, kPage));
+  ASSERT_FALSE(third.has_value());
+  EXPECT_EQ(third.error(), Error::make(ErrorKind::kTooLarge, "", 1, 0));
+  *first = {};
+  EXPECT_TRUE(table_.add(memory_.bytes().subspan(2 * kPage, kPage)).has_value());
+}
+
+TEST_F(FixedMemoryTest, MemoryThatCannotBeWrittenIsRefused) {
+  const SharedBytes read_only(kPage, PROT_READ);
+  const auto refused = table_.add(read_only.bytes());
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().kind, ErrorKind::kUnsupported) << refused.error().to_string();
+  const SharedBytes hole(kPage, PROT_NONE);
+  EXPECT_FALSE(table_.add(hole.bytes()).has_value());
+  EXPECT_FALSE(table_.add({}).has_value());
+  EXPECT_EQ(table_.pieces(), 0U);
+}
+
+TEST(FixedMemoryPieceTest, WhatIsLargerThanAPieceBecomesSeveralOrNothingAtAll) {
+  Ring ring = Ring::create({.submission_entries = 4}).value();
+  FixedMemory table(ring, 3, 2 * kPage);
+  const SharedBytes memory(5 * kPage);
+  const auto all = memory.bytes();
+  {
+    const auto registration = table.add(all);
+    ASSERT_TRUE(registration.has_value());
+    EXPECT_EQ(table.pieces(), 3U);
+    EXPECT_EQ(table.find(&all[kPage], 2 * kPage), std::nullopt) << "over a border";
+    EXPECT_TRUE(table.find(&all[4 * kPage], kPage).has_value());
+  }
+  ASSERT_EQ(::mprotect(&all[4 * kPage], kPage, PROT_NONE), 0);
+  EXPECT_FALSE(table.add(all).has_value()) << "the last piece cannot be";
+  EXPECT_EQ(table.pieces(), 0U);
+  ASSERT_EQ(::mprotect(&all[4 * kPage], kPage, PROT_READ | PROT_WRITE), 0);
+  EXPECT_TRUE(table.add(all).has_value()) << "all slots are free again";
+}
+
+void drop_lock_capability() {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  std::array<__user_cap_data_struct, 2> sets{};
+  if (::syscall(SYS_capget, &header, sets.data()) != 0) std::_Exit(2);
+  sets[0].effective &= ~(1U << CAP_IPC_LOCK);
+  if (::syscall(SYS_capset, &header, sets.data()) != 0) std::_Exit(3);
+}
+
+/// In a process of its own: the limit and the capability are the whole process's.
+[[noreturn]] void register_over_the_limit() {
+  drop_lock_capability();
+  const rlimit none{0, 0};
+  if (::setrlimit(RLIMIT_MEMLOCK, &none) != 0) std::_Exit(4);
+  const SharedBytes memory(4 * kPage);
+  const auto loop = Loop::create().value();
+  const auto refused = loop->fixed_memory().add(memory.bytes());
+  if (refused) std::_Exit(5);
+  if (refused.error().host_errno != ENOMEM) std::_Exit(6);
+  if (loop->fixed_memory().find(memory.bytes().data(), 1)) std::_Exit(7);
+  std::_Exit(0);
+}
+
+TEST(FixedMemoryLimitTest, MoreThanMayBeLockedIsRefusedAsALackOfMemory) {
+  EXPECT_EXIT(register_over_the_limit(), ::testing::ExitedWithCode(0), "");
+}
+
+}  // namespace
+}  // namespace guestio::uring

@@ -51,9 +51,9 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
       index_(setup.index),
       features_(setup.features),
       queue_(std::move(queue)),
+      fixed_(std::move(setup.fixed)),
       call_(make_notifier(setup.call, setup.index)),
       error_(make_notifier(setup.error, setup.index)),
-      fixed_(std::move(setup.fixed)),
       is_enabled_(setup.is_enabled) {
   begin_epoch(std::move(setup.memory));
   if (queue_.left_over() != 0) {

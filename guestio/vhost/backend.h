@@ -31,6 +31,16 @@ class Backend {
   task::Task<Result<>> accept_all(int listening_socket);
   /// Serves the one front-end at the other end of a connected socket until it leaves, or stop().
   task::Task<> serve_one(UniqueFd socket);
+  /// Tells the front-end, if there is one that hears it, that the device's configuration has
+  /// changed, such as its size: at once, or when a ring runs again. One that comes later reads the
+  /// configuration anyway.
+  void notify_config_changed() noexcept {
+    if (session_) session_->notify_config_changed();
+  }
+  /// Whether there is a front-end that hears of changes: QEMU does, cloud-hypervisor does not.
+  [[nodiscard]] bool hears_of_changes() const noexcept {
+    return session_ && session_->hears_of_changes();
+  }
   /// Ring features that front-ends to come are not offered.
   void withhold(virtio::FeatureBits features) noexcept { ring_features_ &= ~features; }
   /// Registers the memory of front-ends to come with the rings, where the kernel allows it. For

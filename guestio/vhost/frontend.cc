@@ -183,6 +183,20 @@ Result<> Frontend::set_inflight(const Inflight& inflight) {
               std::span(&file, 1));
 }
 
+Result<> Frontend::set_backend_req_fd(int socket) {
+  return tell(std::to_underlying(FrontendRequest::kSetBackendReqFd), {}, std::span(&socket, 1));
+}
+
+Result<> Frontend::set_status(std::uint8_t status) {
+  return tell_number(FrontendRequest::kSetStatus, status);
+}
+
+Result<std::uint64_t> Frontend::get_status() { return ask_number(FrontendRequest::kGetStatus); }
+
+Result<> Frontend::reset_device() {
+  return tell(std::to_underlying(FrontendRequest::kResetDevice));
+}
+
 Result<> Frontend::set_vring_kick(std::uint32_t queue, std::optional<int> fd) {
   return tell_fd(FrontendRequest::kSetVringKick, queue, fd);
 }

@@ -87,6 +87,14 @@ class Frontend {
   Result<Inflight> get_inflight(std::uint16_t queues, std::uint16_t queue_size);
   Result<> set_inflight(const Inflight& inflight);
 
+  /// Hands over a socket for the backend's own requests. Requires: kProtocolBackendReq.
+  Result<> set_backend_req_fd(int socket);
+  // Of the virtio device. Requires: kProtocolStatus.
+  Result<> set_status(std::uint8_t status);
+  Result<std::uint64_t> get_status();
+  /// Requires: kProtocolResetDevice.
+  Result<> reset_device();
+
   // Nothing for `fd` says that there is none.
   Result<> set_vring_kick(std::uint32_t queue, std::optional<int> fd);
   Result<> set_vring_call(std::uint32_t queue, std::optional<int> fd);

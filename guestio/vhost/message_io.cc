@@ -2,12 +2,14 @@
 #include "guestio/vhost/message_io.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <string_view>
+#include <utility>
 
 #include "guestio/uring/awaitables.h"
 
@@ -38,10 +40,50 @@ task::Task<Result<>> receive_exactly(uring::Loop& loop, int socket, std::span<st
     header.msg_controllen = control.bytes.size();
     const std::int32_t got =
         co_await uring::recvmsg(loop, uring::File(socket), header, MSG_CMSG_CLOEXEC);
-    if (got == -EINTR || got == -EAGAIN) continue;
+    if (got == -EINTR) continue;
+    if (got == -EAGAIN) {
+      // The peer has made our common open file one that does not wait.
+      (void)co_await uring::poll(loop, uring::File(socket), POLLIN);
+      continue;
+    }
     if (got <= 0) co_return fail(to_error(got, "receive a message"));
     if (auto collected = descriptors.collect(header); !collected) co_return collected;
     to = to.subspan(static_cast<std::size_t>(got));
+  }
+  co_return Result<>();
+}
+
+task::Task<Result<>> send_message(uring::Loop& loop, int socket, MessageHeader message,
+                                  std::span<const std::byte> payload, int descriptor) {
+  std::array<std::byte, sizeof(MessageHeader) + kMaxPayload> bytes;
+  std::memcpy(bytes.data(), &message, sizeof message);
+  if (!payload.empty()) std::memcpy(bytes.data() + sizeof message, payload.data(), payload.size());
+  auto rest = std::span(bytes).first(sizeof message + payload.size());
+  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control{};
+  while (!rest.empty()) {
+    iovec part{rest.data(), rest.size()};
+    msghdr header{};
+    header.msg_iov = &part;
+    header.msg_iovlen = 1;
+    if (descriptor >= 0) {
+      header.msg_control = control.data();
+      header.msg_controllen = control.size();
+      cmsghdr* const rights = CMSG_FIRSTHDR(&header);
+      rights->cmsg_level = SOL_SOCKET;
+      rights->cmsg_type = SCM_RIGHTS;
+      rights->cmsg_len = CMSG_LEN(sizeof(int));
+      std::memcpy(CMSG_DATA(rights), &descriptor, sizeof(int));
+    }
+    const std::int32_t sent =
+        co_await uring::sendmsg(loop, uring::File(socket), header, MSG_NOSIGNAL);
+    if (sent == -EINTR) continue;
+    if (sent == -EAGAIN) {
+      (void)co_await uring::poll(loop, uring::File(socket), POLLOUT);
+      continue;
+    }
+    if (sent <= 0) co_return fail(to_error(sent, "send a message"));
+    rest = rest.subspan(static_cast<std::size_t>(sent));
+    descriptor = -1;  // it went with the first byte
   }
   co_return Result<>();
 }
@@ -67,35 +109,27 @@ task::Task<Result<>> receive_message(uring::Loop& loop, int socket, Message& mes
 
 task::Task<Result<>> send_reply(uring::Loop& loop, int socket, std::uint32_t request,
                                 std::span<const std::byte> payload, int descriptor) {
-  std::array<std::byte, sizeof(MessageHeader) + kMaxPayload> bytes;
-  const MessageHeader reply{request, kMessageVersion | kMessageReply,
-                            static_cast<std::uint32_t>(payload.size())};
-  std::memcpy(bytes.data(), &reply, sizeof reply);
-  if (!payload.empty()) std::memcpy(bytes.data() + sizeof reply, payload.data(), payload.size());
-  auto rest = std::span(bytes).first(sizeof reply + payload.size());
-  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control{};
-  while (!rest.empty()) {
-    iovec part{rest.data(), rest.size()};
-    msghdr header{};
-    header.msg_iov = &part;
-    header.msg_iovlen = 1;
-    if (descriptor >= 0) {
-      header.msg_control = control.data();
-      header.msg_controllen = control.size();
-      cmsghdr* const rights = CMSG_FIRSTHDR(&header);
-      rights->cmsg_level = SOL_SOCKET;
-      rights->cmsg_type = SCM_RIGHTS;
-      rights->cmsg_len = CMSG_LEN(sizeof(int));
-      std::memcpy(CMSG_DATA(rights), &descriptor, sizeof(int));
-    }
-    const std::int32_t sent =
-        co_await uring::sendmsg(loop, uring::File(socket), header, MSG_NOSIGNAL);
-    if (sent == -EINTR || sent == -EAGAIN) continue;
-    if (sent <= 0) co_return fail(to_error(sent, "send a reply"));
-    rest = rest.subspan(static_cast<std::size_t>(sent));
-    descriptor = -1;  // it went with the first byte
-  }
-  co_return Result<>();
+  const MessageHeader header{request, kMessageVersion | kMessageReply,
+                             static_cast<std::uint32_t>(payload.size())};
+  auto sending = send_message(loop, socket, header, payload, descriptor);
+  co_return co_await std::move(sending);
+}
+
+task::Task<Result<>> send_request(uring::Loop& loop, int socket, BackendRequest request,
+                                  Acknowledgement acknowledgement,
+                                  std::span<const std::byte> payload) {
+  const bool is_wanted = acknowledgement == Acknowledgement::kWanted;
+  const MessageHeader header{std::to_underlying(request),
+                             kMessageVersion | (is_wanted ? kMessageNeedReply : 0),
+                             static_cast<std::uint32_t>(payload.size())};
+  auto sending = send_message(loop, socket, header, payload, -1);
+  co_return co_await std::move(sending);
+}
+
+bool is_stream_socket(int fd) noexcept {
+  int type = 0;
+  socklen_t size = sizeof type;
+  return ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM;
 }
 
 bool is_eventfd(int fd) noexcept {

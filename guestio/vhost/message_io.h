@@ -22,6 +22,16 @@ task::Task<Result<>> receive_message(uring::Loop& loop, int socket, Message& mes
 task::Task<Result<>> send_reply(uring::Loop& loop, int socket, std::uint32_t request,
                                 std::span<const std::byte> payload, int descriptor = -1);
 
+/// Sends a request of the backend's own over the socket of SET_BACKEND_REQ_FD. Errors: closed,
+/// host.
+enum class Acknowledgement : bool { kNone, kWanted };
+task::Task<Result<>> send_request(uring::Loop& loop, int socket, BackendRequest request,
+                                  Acknowledgement acknowledgement,
+                                  std::span<const std::byte> payload);
+
+/// Whether a descriptor that came with a message is a connected stream socket.
+[[nodiscard]] bool is_stream_socket(int fd) noexcept;
+
 /// Whether a descriptor that came with a message is an eventfd: anything else could block us.
 [[nodiscard]] bool is_eventfd(int fd) noexcept;
 

@@ -3,6 +3,7 @@
 
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "guestio/vhost/message_io.h"
@@ -52,6 +53,8 @@ task::Task<> Session::run() {
     auto resetting = ring->reset();
     co_await std::move(resetting);
   }
+  auto closing = channel_.close();
+  co_await std::move(closing);
   memory_.reset();
 }
 
@@ -63,6 +66,8 @@ task::Task<Result<>> Session::serve_one() {
   auto obeying = obey();
   const auto outcome = co_await std::move(obeying);
   message_.descriptors.clear();
+  channel_.set_suspended(std::ranges::none_of(rings_, &VringControl::is_running,
+                                              [](const auto& ring) -> auto& { return *ring; }));
   if (!outcome) {
     log::limited_warning(fault_log_, "refused message {} of the front-end: {}",
                          message_.header.request, outcome.error().to_string());
@@ -108,6 +113,18 @@ task::Task<Result<Session::Answer>> Session::obey() {
       auto enabling = set_vring_enable();
       co_return co_await std::move(enabling);
     }
+    case FrontendRequest::kSetBackendReqFd: {
+      auto setting = set_backend_request_fd();
+      co_return co_await std::move(setting);
+    }
+    case FrontendRequest::kSetStatus: {
+      auto setting = set_status();
+      co_return co_await std::move(setting);
+    }
+    case FrontendRequest::kResetDevice: {
+      auto resetting = reset_device();
+      co_return co_await std::move(resetting);
+    }
     case FrontendRequest::kGetVringBase: {
       auto getting = get_vring_base();
       co_return co_await std::move(getting);
@@ -136,6 +153,7 @@ Result<Session::Answer> Session::obey_at_once(FrontendRequest request) {
     case FrontendRequest::kSetConfig: return set_config();
     case FrontendRequest::kGetInflightFd: return get_inflight();
     case FrontendRequest::kSetInflightFd: return set_inflight();
+    case FrontendRequest::kGetStatus: return get_status();
     case FrontendRequest::kGetMaxMemSlots: return get_max_memory_slots();
     case FrontendRequest::kSetVringCall: return set_vring_descriptor(&VringControl::set_call);
     case FrontendRequest::kSetVringErr: return set_vring_descriptor(&VringControl::set_error);
@@ -170,7 +188,7 @@ std::uint64_t Session::offered_features() const noexcept {
 
 ProtocolBits Session::offered_protocol_features() const noexcept {
   return kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolInflightShmfd |
-         kProtocolConfigureMemSlots;
+         kProtocolConfigureMemSlots | kProtocolBackendReq | kProtocolResetDevice | kProtocolStatus;
 }
 
 Result<> Session::wants(ProtocolBits feature) const {
@@ -192,30 +210,6 @@ Result<Session::Answer> Session::with_ring(std::uint32_t index, Change change) {
   auto ring = find_ring(index);
   if (!ring) return fail(ring.error());
   if (auto changed = change(**ring); !changed) return fail(changed.error());
-  return Answer::none();
-}
-
-Result<Session::Answer> Session::set_features() {
-  const auto features = payload_as<std::uint64_t>();
-  if (!features) return fail(features.error());
-  if ((*features & ~offered_features()) != 0) {
-    return fail(Error::peer_fault("features that were offered", *features));
-  }
-  features_ = *features;
-  // Without protocol features there is no message that enables rings: they begin enabled.
-  if ((features_ & kFeatureProtocolFeatures) == 0) {
-    for (const auto& ring : rings_) ring->begin_enabled();
-  }
-  return Answer::none();
-}
-
-Result<Session::Answer> Session::set_protocol_features() {
-  const auto features = payload_as<std::uint64_t>();
-  if (!features) return fail(features.error());
-  if ((*features & ~offered_protocol_features()) != 0) {
-    return fail(Error::peer_fault("protocol features that were offered", *features));
-  }
-  protocol_features_ = *features;
   return Answer::none();
 }
 

@@ -11,6 +11,7 @@
 #include "guestio/base/unique_fd.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
+#include "guestio/vhost/backend_channel.h"
 #include "guestio/vhost/messages.h"
 #include "guestio/vhost/queue_thread.h"
 #include "guestio/vhost/socket.h"
@@ -48,6 +49,11 @@ class Session {
   task::Task<> run();
   /// Ends the connection; run() then drains and returns.
   void leave() noexcept;
+  /// Tells the front-end that the device's configuration has changed (CONFIG_CHANGE_MSG): now, or
+  /// when a ring runs again. Does nothing where hears_of_changes() is false.
+  void notify_config_changed() noexcept;
+  /// Whether the front-end negotiated that and opened the way for it.
+  [[nodiscard]] bool hears_of_changes() const noexcept;
 
  private:
   /// What goes back to the front-end when a message was obeyed.
@@ -68,6 +74,7 @@ class Session {
 
   // One for each message; the payload is message_'s.
   Result<Answer> set_features();
+  Result<Answer> get_status() const;
   Result<Answer> set_protocol_features();
   Result<Answer> get_config() const;
   Result<Answer> set_config();
@@ -84,6 +91,11 @@ class Session {
   task::Task<Result<Answer>> set_vring_enable();
   task::Task<Result<Answer>> get_vring_base();
   task::Task<Result<Answer>> obey_for_ring(FrontendRequest request);
+  task::Task<Result<Answer>> set_backend_request_fd();
+  task::Task<Result<Answer>> set_status();
+  task::Task<Result<Answer>> reset_device();
+  task::Task<> reset_rings();
+  void begin_rings();
 
   [[nodiscard]] std::uint64_t offered_features() const noexcept;
   [[nodiscard]] ProtocolBits offered_protocol_features() const noexcept;
@@ -104,7 +116,9 @@ class Session {
   const Parts parts_;
   UniqueFd socket_;
   Message message_;
+  BackendChannel channel_{parts_.home};
   std::uint64_t features_ = 0;
+  std::uint8_t status_ = 0;  // of the virtio device, as the driver sees it
   ProtocolBits protocol_features_ = 0;
   std::shared_ptr<const MemoryTable> memory_;
   std::shared_ptr<const InflightRecord> made_inflight_;  // for a front-end that has none

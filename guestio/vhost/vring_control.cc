@@ -156,6 +156,7 @@ task::Task<Result<>> VringControl::start_if_ready(RingEnvironment environment) {
   auto started = co_await start;
   if (started) {
     is_running_ = true;
+    features_ = environment.features;
     log::debug("queue {} runs: {}, {} entries from {:#x}, {}", index_,
                is_packed(environment.features) ? "packed" : "split", size_, base_,
                is_enabled_ ? "enabled" : "disabled");
@@ -167,6 +168,8 @@ task::Task<Result<>> VringControl::start_if_ready(RingEnvironment environment) {
 
 task::Task<Result<>> VringControl::change_memory(RingEnvironment environment) {
   if (!is_running_) co_return Result<>();
+  // What was negotiated since counts from the next start on.
+  environment.features = features_;
   const auto ring = locate(environment);
   if (!ring) {
     auto stopping = stop_running();

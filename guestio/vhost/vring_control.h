@@ -84,6 +84,7 @@ class VringControl {
   UniqueFd error_;
   bool is_enabled_ = false;
   bool is_running_ = false;
+  virtio::FeatureBits features_ = 0;  // with which it runs
 };
 
 }  // namespace guestio::vhost

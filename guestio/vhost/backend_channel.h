@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "guestio/base/log.h"
+#include "guestio/base/unique_fd.h"
+#include "guestio/task/event.h"
+#include "guestio/task/scope.h"
+#include "guestio/task/stop.h"
+#include "guestio/task/task.h"
+#include "guestio/uring/loop.h"
+#include "guestio/vhost/message_io.h"
+
+namespace guestio::vhost {
+
+/// What the backend tells the front-end unasked, over the socket that came with SET_BACKEND_REQ_FD.
+///
+/// News of one kind that come while the front-end has not taken the last are one message: a
+/// front-end that reads slowly, or never, costs no memory and makes nobody wait. With
+/// acknowledgements one message is out at a time.
+/// A front-end that answers with nonsense hears nothing more.
+///
+/// Threads: the control thread, which runs `home`. Lifetime: close() before it is destroyed.
+class BackendChannel {
+ public:
+  explicit BackendChannel(uring::Loop& home) noexcept : home_(home) {}
+  BackendChannel(const BackendChannel&) = delete;
+  BackendChannel& operator=(const BackendChannel&) = delete;
+  ~BackendChannel() = default;
+
+  /// Talks over `socket` from now on. Requires: it is closed.
+  void open(UniqueFd socket, Acknowledgement acknowledgement);
+  [[nodiscard]] bool is_open() const noexcept { return conversation_.has_value(); }
+  /// Open, and the front-end has kept to the rules so far.
+  [[nodiscard]] bool is_of_use() const noexcept { return talking_.running() != 0; }
+  /// Ends the connection and forgets what was not said.
+  task::Task<> close();
+
+  /// Sends CONFIG_CHANGE_MSG, or keeps it while the device is suspended. Without a connection
+  /// nothing is kept: a front-end reads the configuration when it sets the device up.
+  void tell_config_changed() noexcept;
+  /// While no ring runs a backend has to keep its news to itself (vhost-user, "Suspended device
+  /// state").
+  void set_suspended(bool is_suspended) noexcept;
+
+ private:
+  struct Conversation {
+    UniqueFd socket;
+    Acknowledgement acknowledgement;
+    task::StopSource stop;
+  };
+
+  task::Task<> talk();
+  task::Task<Result<>> say(BackendRequest request);
+
+  uring::Loop& home_;
+  std::optional<Conversation> conversation_;
+  bool has_config_changed_ = false;
+  bool is_suspended_ = true;
+  task::Event news_;
+  task::Scope talking_;
+  Message answer_;
+  log::RateLimit fault_log_{5, std::chrono::seconds(10)};
+};
+
+}  // namespace guestio::vhost

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: MIT
+// A backend with a device that does nothing, from the front-end's end of the socket.
+#include "guestio/vhost/backend.h"
+
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <chrono>
+#include <cstring>
+#include <future>
+#include <utility>
+
+#include "guestio/task/scope.h"
+#include "guestio/vhost/frontend.h"
+#include "guestio/vhost/frontend_memory.h"
+#include "guestio/vhost/frontend_queue.h"
+
+namespace guestio::vhost {
+namespace {
+
+constexpr std::chrono::seconds kLimit(20);
+constexpr ProtocolBits kHears =
+    kProtocolMq | kProtocolConfig | kProtocolReplyAck | kProtocolBackendReq;
+constexpr auto kConfigChange = std::to_underlying(BackendRequest::kConfigChangeMsg);
+
+class IdleDevice final : public virtio::Device {
+ public:
+  virtio::FeatureBits offered_features() const noexcept override { return 0; }
+  std::size_t config_size() const noexcept override { return 8; }
+  Result<> read_config(std::size_t, std::span<std::byte>) const override { return {}; }
+  Result<> write_config(std::size_t, std::span<const std::byte>) override { return {}; }
+};
+
+/// Answers each chain at once.
+class IdleQueue final : public virtio::QueueHandler {
+ public:
+  void process(virtio::DeviceQueue& queue) noexcept override {
+    virtio::TakenChain taken;
+    while (queue.pop(taken) == virtio::DeviceQueue::Popped::kChain) queue.complete(taken, 0);
+  }
+};
+
+std::pair<UniqueFd, UniqueFd> make_sockets() {
+  std::array<int, 2> ends{};
+  EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
+  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+class BackendTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    home_ = std::move(*QueueThread::start({.name = "home", .polling = {}}));
+    threads_ = std::move(*QueueThreads::start({.count = 1, .polling = {}, .cpus = {}}));
+    home_->call([this] {
+      backend_ = std::move(*Backend::create(
+          home_->loop(), device_, threads_, 1,
+          [](uring::Loop&, std::uint16_t) -> Result<std::unique_ptr<virtio::QueueHandler>> {
+            return std::make_unique<IdleQueue>();
+          }));
+    });
+    auto [ours, theirs] = make_sockets();
+    frontend_.emplace(Frontend::over(std::move(ours), {.time_limit = kLimit}));
+    home_->call([this, &theirs] { serving_.spawn(serve(std::move(theirs))); });
+  }
+  void TearDown() override {
+    queue_.reset();
+    frontend_.reset();
+    EXPECT_EQ(gone_.get_future().wait_for(kLimit), std::future_status::ready);
+    home_->call([this] { backend_.reset(); });
+  }
+
+  task::Task<> serve(UniqueFd socket) {
+    auto serving = backend_->serve_one(std::move(socket));
+    co_await std::move(serving);
+    gone_.set_value();
+  }
+
+  void negotiate(ProtocolBits protocol, std::uint64_t features = 0) {
+    ASSERT_TRUE(frontend_->negotiate(features, protocol).has_value());
+    const auto region = memory_.region();
+    ASSERT_TRUE(frontend_->set_mem_table(std::span(&region, 1)));
+  }
+  void start_ring() {
+    queue_.emplace(std::move(*FrontendQueue::start(*frontend_, memory_, {.index = 0, .size = 16})));
+  }
+  /// Negotiates, and opens the way back.
+  void open_channel() {
+    negotiate(kHears);
+    channel_ = open_another();
+  }
+  UniqueFd open_another() {
+    auto [ours, theirs] = make_sockets();
+    EXPECT_TRUE(frontend_->set_backend_req_fd(theirs.get()));
+    return std::move(ours);
+  }
+  /// Sends a chain and waits until it comes back.
+  bool is_served() {
+    const auto piece = memory_.allocate(64, 64);
+    const virtio::DriverSegment segment{piece->gpa, 64, virtio::Direction::kReadable};
+    EXPECT_TRUE(queue_->ring().add(std::span(&segment, 1)).has_value());
+    EXPECT_TRUE(queue_->ring().publish().has_value());
+    EXPECT_TRUE(queue_->kick());
+    const auto until = std::chrono::steady_clock::now() + kLimit;
+    while (std::chrono::steady_clock::now() < until) {
+      const auto used = queue_->ring().reap();
+      if (!used || *used) return used.has_value();
+      (void)queue_->wait_for_call(std::chrono::milliseconds(10));
+    }
+    return false;
+  }
+  void change_config() {
+    home_->call([this] { backend_->notify_config_changed(); });
+  }
+  bool hears_of_changes() {
+    bool hears = false;
+    home_->call([&] { hears = backend_->hears_of_changes(); });
+    return hears;
+  }
+  /// Whether the backend has nothing to say, having had the time to.
+  bool is_silent() {
+    EXPECT_TRUE(frontend_->get_features().has_value());
+    std::byte byte{};
+    return ::recv(channel_.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+  }
+  /// The next thing it says.
+  MessageHeader hear() {
+    MessageHeader header{};
+    const timeval limit{.tv_sec = kLimit.count(), .tv_usec = 0};
+    EXPECT_EQ(::setsockopt(channel_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit), 0);
+    EXPECT_EQ(::recv(channel_.get(), &header, sizeof header, MSG_WAITALL),
+              static_cast<ssize_t>(sizeof header));
+    return header;
+  }
+  void acknowledge(std::uint64_t code = 0, std::uint32_t request = kConfigChange) {
+    std::array<std::byte, sizeof(MessageHeader) + sizeof code> bytes;
+    const MessageHeader header{request, kMessageVersion | kMessageReply, sizeof code};
+    std::memcpy(bytes.data(), &header, sizeof header);
+    std::memcpy(bytes.data() + sizeof header, &code, sizeof code);
+    EXPECT_EQ(::send(channel_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL),
+              static_cast<ssize_t>(bytes.size()));
+  }
+
+  IdleDevice device_;
+  std::unique_ptr<QueueThread> home_;
+  QueueThreads threads_;
+  std::unique_ptr<Backend> backend_;
+  std::promise<void> gone_;
+  task::Scope serving_;
+  FrontendMemory memory_ = std::move(*FrontendMemory::create(std::size_t{1} << 20));
+  std::optional<Frontend> frontend_;
+  std::optional<FrontendQueue> queue_;
+  UniqueFd channel_;
+};
+
+TEST_F(BackendTest, Rule11ChangesAreToldToAFrontEndThatNegotiatedIt) {
+  open_channel();
+  start_ring();
+  EXPECT_TRUE(hears_of_changes());
+  change_config();
+  const MessageHeader news = hear();
+  EXPECT_EQ(news.request, kConfigChange);
+  EXPECT_EQ(news.flags, kMessageVersion | kMessageNeedReply);
+  EXPECT_EQ(news.size, 0u);
+  acknowledge();
+  change_config();
+  EXPECT_EQ(hear().request, kConfigChange);
+}
+
+TEST_F(BackendTest, Rule11NothingIsSaidBeforeAndAfterRingsRun) {
+  open_channel();
+  change_config();
+  change_config();
+  EXPECT_TRUE(is_silent());
+  start_ring();
+  EXPECT_EQ(hear().request, kConfigChange) << "what was kept";
+  acknowledge();
+  EXPECT_TRUE(is_silent()) << "two changes, one message";
+  ASSERT_TRUE(queue_->stop(*frontend_).has_value());
+  change_config();
+  EXPECT_TRUE(is_silent());
+}
+
+TEST_F(BackendTest, Rule11AFrontEndThatIsSlowGetsOneMessageForManyChanges) {
+  open_channel();
+  start_ring();
+  change_config();
+  EXPECT_EQ(hear().request, kConfigChange);
+  for (int i = 0; i < 100; ++i) change_config();
+  EXPECT_TRUE(is_silent()) << "the first was not acknowledged";
+  acknowledge();
+  EXPECT_EQ(hear().request, kConfigChange);
+  acknowledge();
+  EXPECT_TRUE(is_silent());
+}
+
+TEST_F(BackendTest, Rule11WithoutAcknowledgementsNoneIsAskedFor) {
+  negotiate(kHears & ~kProtocolReplyAck);
+  channel_ = open_another();
+  start_ring();
+  EXPECT_TRUE(is_silent());
+  change_config();
+  EXPECT_EQ(hear().flags, kMessageVersion);
+  change_config();
+  EXPECT_EQ(hear().request, kConfigChange);
+}
+
+TEST_F(BackendTest, Rule11WithoutTheFeatureOrTheSocketNobodyHears) {
+  negotiate(kProtocolMq | kProtocolReplyAck | kProtocolBackendReq);
+  EXPECT_FALSE(hears_of_changes()) << "no socket";
+  channel_ = open_another();
+  start_ring();
+  EXPECT_FALSE(hears_of_changes()) << "configuration was not negotiated";
+  change_config();
+  EXPECT_TRUE(is_silent());
+}
+
+TEST_F(BackendTest, Rule11ARefusalIsNoEndAndNonsenseIs) {
+  open_channel();
+  start_ring();
+  change_config();
+  (void)hear();
+  acknowledge(1);
+  change_config();
+  (void)hear();
+  acknowledge(0, kConfigChange + 1);
+  EXPECT_TRUE(frontend_->get_features().has_value());
+  const auto until = std::chrono::steady_clock::now() + kLimit;
+  while (hears_of_changes() && std::chrono::steady_clock::now() < until) std::this_thread::yield();
+  EXPECT_FALSE(hears_of_changes());
+  change_config();
+  EXPECT_TRUE(is_silent());
+}
+
+TEST_F(BackendTest, AnotherSocketTakesTheFirstOnesPlace) {
+  open_channel();
+  start_ring();
+  change_config();
+  (void)hear();
+  UniqueFd second = open_another();
+  std::byte byte{};
+  EXPECT_EQ(::recv(channel_.get(), &byte, 1, 0), 0) << "closed";
+  channel_ = std::move(second);
+  change_config();
+  EXPECT_EQ(hear().request, kConfigChange);
+}
+
+TEST_F(BackendTest, Rule4ASocketThatIsNoneOrWasNotNegotiatedIsRefused) {
+  auto [ours, theirs] = make_sockets();
+  negotiate(kProtocolMq | kProtocolReplyAck);
+  EXPECT_FALSE(frontend_->set_backend_req_fd(theirs.get()));
+  EXPECT_FALSE(frontend_->get_status().has_value());
+  EXPECT_FALSE(frontend_->set_status(1));
+  EXPECT_FALSE(frontend_->reset_device());
+  ASSERT_TRUE(frontend_->set_protocol_features(kHears));
+  EXPECT_FALSE(frontend_->set_backend_req_fd(memory_.fd())) << "no socket";
+  constexpr auto kRequest = std::to_underlying(FrontendRequest::kSetBackendReqFd);
+  EXPECT_FALSE(frontend_->tell(kRequest)) << "no descriptor";
+  EXPECT_FALSE(frontend_->tell(kRequest, {}, std::array{theirs.get(), theirs.get()}));
+  EXPECT_TRUE(frontend_->set_backend_req_fd(theirs.get()));
+}
+
+TEST_F(BackendTest, TheStatusIsWhatTheDriverWrote) {
+  negotiate(kProtocolReplyAck | kProtocolStatus);
+  EXPECT_EQ(frontend_->get_status(), 0u);
+  for (const std::uint8_t status : std::array<std::uint8_t, 4>{1, 3, 11, 15}) {
+    ASSERT_TRUE(frontend_->set_status(status));
+    EXPECT_EQ(frontend_->get_status(), status);
+  }
+  const std::uint64_t too_much = 0x100;
+  EXPECT_FALSE(frontend_->tell(std::to_underlying(FrontendRequest::kSetStatus),
+                               std::as_bytes(std::span(&too_much, 1))));
+  EXPECT_EQ(frontend_->get_status(), 15u);
+  ASSERT_TRUE(frontend_->set_status(0));
+  EXPECT_EQ(frontend_->get_status(), 0u);
+}
+
+/// Both ways of a reset: the ring stops, and another one runs from the beginning.
+TEST_F(BackendTest, AResetStopsTheRingsAndTheyCanBeSetUpAgain) {
+  negotiate(kProtocolReplyAck | kProtocolStatus | kProtocolResetDevice);
+  start_ring();
+  EXPECT_TRUE(is_served());
+  ASSERT_TRUE(frontend_->set_status(0));
+  EXPECT_TRUE(frontend_->set_vring_base(0, 0)) << "a ring that ran would refuse";
+  start_ring();
+  EXPECT_TRUE(is_served());
+  ASSERT_TRUE(frontend_->reset_device());
+  EXPECT_TRUE(frontend_->set_vring_base(0, 0));
+  start_ring();
+  EXPECT_TRUE(is_served());
+}
+
+TEST_F(BackendTest, Rule5FeaturesReplaceTheSetWhateverRuns) {
+  constexpr std::uint64_t kPacked = virtio::kFeatureRingPacked | virtio::kFeatureVersion1;
+  negotiate(kProtocolReplyAck, kPacked);
+  start_ring();
+  ASSERT_TRUE(frontend_->set_features(kFeatureProtocolFeatures)) << "bits may clear";
+  const auto region = memory_.region();
+  EXPECT_TRUE(frontend_->set_mem_table(std::span(&region, 1)));
+  EXPECT_TRUE(is_served()) << "the packed ring goes on";
+  ASSERT_TRUE(frontend_->get_vring_base(0).has_value());
+  memory_ = std::move(*FrontendMemory::create(std::size_t{1} << 20));
+  const auto fresh = memory_.region();
+  EXPECT_TRUE(frontend_->set_mem_table(std::span(&fresh, 1)));
+  start_ring();
+  EXPECT_FALSE(frontend_->set_vring_base(0, 0)) << "a split ring runs";
+}
+
+}  // namespace
+}  // namespace guestio::vhost

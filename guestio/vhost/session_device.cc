@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+// A session's messages about the device as a whole: features, status, reset, and the way back to
+// the front-end.
+#include "guestio/vhost/session.h"
+
+namespace guestio::vhost {
+
+Result<Session::Answer> Session::set_features() {
+  const auto features = payload_as<std::uint64_t>();
+  if (!features) return fail(features.error());
+  if ((*features & ~offered_features()) != 0) {
+    return fail(Error::peer_fault("features that were offered", *features));
+  }
+  features_ = *features;
+  begin_rings();
+  return Answer::none();
+}
+
+Result<Session::Answer> Session::set_protocol_features() {
+  const auto features = payload_as<std::uint64_t>();
+  if (!features) return fail(features.error());
+  if ((*features & ~offered_protocol_features()) != 0) {
+    return fail(Error::peer_fault("protocol features that were offered", *features));
+  }
+  protocol_features_ = *features;
+  return Answer::none();
+}
+
+Result<Session::Answer> Session::get_status() const {
+  if (auto wanted = wants(kProtocolStatus); !wanted) return fail(wanted.error());
+  return Answer::of(std::uint64_t{status_});
+}
+
+/// The driver's steps (virtio 1.2, section 2.1). All of them are the front-end's to judge but one:
+/// to write 0 resets the device.
+task::Task<Result<Session::Answer>> Session::set_status() {
+  if (auto wanted = wants(kProtocolStatus); !wanted) co_return fail(wanted.error());
+  const auto status = payload_as<std::uint64_t>();
+  if (!status) co_return fail(status.error());
+  if (*status > 0xff) co_return fail(Error::peer_fault("a device status of 8 bits", *status));
+  status_ = static_cast<std::uint8_t>(*status);
+  if (status_ == 0) {
+    auto resetting = reset_rings();
+    co_await std::move(resetting);
+  }
+  co_return Answer::none();
+}
+
+task::Task<Result<Session::Answer>> Session::reset_device() {
+  if (auto wanted = wants(kProtocolResetDevice); !wanted) co_return fail(wanted.error());
+  status_ = 0;
+  auto resetting = reset_rings();
+  co_await std::move(resetting);
+  co_return Answer::none();
+}
+
+/// All that was taken is answered, then the rings are as in the beginning. What belongs to the
+/// connection stays: features, memory, the socket for our own requests.
+task::Task<> Session::reset_rings() {
+  for (std::size_t i = 0; i < rings_.size(); ++i) {
+    auto resetting = rings_[i]->reset();
+    co_await std::move(resetting);
+    if (inflight_) (void)inflight_->forget(static_cast<std::uint16_t>(i));
+  }
+  begin_rings();
+}
+
+/// Without protocol features there is no message that enables rings: they begin enabled.
+void Session::begin_rings() {
+  if ((features_ & kFeatureProtocolFeatures) != 0) return;
+  for (const auto& ring : rings_) ring->begin_enabled();
+}
+
+task::Task<Result<Session::Answer>> Session::set_backend_request_fd() {
+  if (auto wanted = wants(kProtocolBackendReq); !wanted) co_return fail(wanted.error());
+  if (message_.descriptors.size() != 1) {
+    co_return fail(
+        Error::peer_fault("one socket for the backend's requests", message_.descriptors.size()));
+  }
+  UniqueFd socket = message_.descriptors.take(0);
+  if (!is_stream_socket(socket.get())) {
+    co_return fail(Error::peer_fault("a stream socket for the backend's requests"));
+  }
+  auto closing = channel_.close();
+  co_await std::move(closing);
+  channel_.open(std::move(socket), (protocol_features_ & kProtocolReplyAck) != 0
+                                       ? Acknowledgement::kWanted
+                                       : Acknowledgement::kNone);
+  co_return Answer::none();
+}
+
+bool Session::hears_of_changes() const noexcept {
+  constexpr ProtocolBits kNeeded = kProtocolBackendReq | kProtocolConfig;
+  return (protocol_features_ & kNeeded) == kNeeded && channel_.is_of_use();
+}
+
+void Session::notify_config_changed() noexcept {
+  if (hears_of_changes()) channel_.tell_config_changed();
+}
+
+}  // namespace guestio::vhost

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 
 #include <array>
 #include <cstdio>
@@ -54,6 +55,16 @@ MemoryFile::MemoryFile(std::uint64_t size) : fd_(::memfd_create("guestio-test", 
 }
 
 std::string MemoryFile::path() const { return fmt::format("/proc/{}/fd/{}", ::getpid(), fd()); }
+
+SmallFileSystem::SmallFileSystem(const std::string& folder, std::uint64_t bytes) : path_(folder) {
+  std::filesystem::create_directory(path_);
+  const std::string options = fmt::format("size={}", bytes);
+  if (::mount("none", path_.c_str(), "tmpfs", 0, options.c_str()) != 0) path_.clear();
+}
+
+SmallFileSystem::~SmallFileSystem() {
+  if (!path_.empty()) ::umount2(path_.c_str(), MNT_DETACH);
+}
 
 LoopDevice::LoopDevice(const std::string& file, unsigned block_size)
     : path_(output_of(fmt::format("losetup --find --show --direct-io=on -b {} {} 2>/dev/null",

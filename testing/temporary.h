@@ -36,6 +36,20 @@ class MemoryFile {
   UniqueFd fd_;
 };
 
+/// A file system of its own in memory, which is full when `bytes` are used. Needs root.
+class SmallFileSystem {
+ public:
+  /// The path is empty when this machine lets nobody mount.
+  SmallFileSystem(const std::string& folder, std::uint64_t bytes);
+  SmallFileSystem(const SmallFileSystem&) = delete;
+  SmallFileSystem& operator=(const SmallFileSystem&) = delete;
+  ~SmallFileSystem();
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
+
+ private:
+  std::string path_;
+};
+
 /// A loop device over a file, with direct I/O and the given block size. Needs root.
 class LoopDevice {
  public:

@@ -44,6 +44,12 @@ FixedBuffers to_fixed_buffers(const std::string& text) {
   return text == "off" ? FixedBuffers::kOff : FixedBuffers::kAuto;
 }
 
+blk::OnError to_on_error(const std::string& text) {
+  if (text == "retry") return blk::OnError::kRetry;
+  if (text == "hold") return blk::OnError::kHold;
+  return text == "enospc" ? blk::OnError::kEnospc : blk::OnError::kReport;
+}
+
 EarlyExit usage_error(const std::string& text) {
   return {fmt::format("guestio-blk: {} (--help shows the options)\n", text), kExitUsage};
 }
@@ -77,6 +83,7 @@ std::expected<Options, EarlyExit> parse_options(int argc, const char* const* arg
   int fd = -1;
   std::optional<std::size_t> threads;
   std::string poll = "adaptive";
+  std::string on_error = "report";
   std::uint32_t poll_max_us = static_cast<std::uint32_t>(
       std::chrono::duration_cast<std::chrono::microseconds>(options.polling.most).count());
 
@@ -114,6 +121,12 @@ std::expected<Options, EarlyExit> parse_options(int argc, const char* const* arg
   app.add_option("--serial", options.serial,
                  "what the guest reads as the disk's ID, up to 20 bytes (default: made from the "
                  "image's path)");
+  app.add_option("--on-error", on_error,
+                 "requests that the disk fails: tell the guest (report), ask the disk again for "
+                 "some seconds (retry), or until it takes them (hold; enospc: for want of space "
+                 "only). SIGUSR1: again now; SIGUSR2: tell the guest now")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"report", "retry", "hold", "enospc"}));
   app.add_option("--block-size", block_size.text,
                  "logical block size shown to the guest: 512 to 4096 (default 512)");
   app.add_flag("--buffered", options.is_buffered,
@@ -154,6 +167,7 @@ std::expected<Options, EarlyExit> parse_options(int argc, const char* const* arg
   }
   if (fd >= 0) options.socket_fd = fd;
   options.polling = to_policy(poll, poll_max_us);
+  options.on_error = to_on_error(on_error);
   options.threads = threads.value_or(options.queues);
   if (auto exit = check(options)) return std::unexpected(*exit);
   return options;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "guestio/base/units.h"
+#include "guestio/blk/failure_policy.h"
 #include "guestio/buf/bounce_buffer_tracker.h"
 #include "guestio/vhost/poll_window.h"
 
@@ -30,6 +31,7 @@ struct Options {
   std::size_t threads = 0;  ///< 0: one for each queue
   std::vector<int> cpus;    ///< that the threads run on, in turn; empty: anywhere
   vhost::PollPolicy polling;
+  blk::OnError on_error = blk::OnError::kReport;
   ByteCount block_size = ByteCount(512);
   ByteCount bounce_limit = buf::BounceBufferTracker::kDefaultLimit;  ///< for each queue
   bool is_read_only = false;

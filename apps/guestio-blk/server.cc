@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <optional>
+#include <utility>
 
 #include "guestio/base/log.h"
 #include "guestio/blk/block_device.h"
@@ -17,8 +18,10 @@
 #include "guestio/task/task.h"
 #include "guestio/uring/awaitables.h"
 #include "guestio/uring/loop.h"
+#include "guestio/uring/loop_timer.h"
 #include "guestio/vhost/backend.h"
 #include "guestio/vhost/listener.h"
+#include "held_requests.h"
 
 namespace guestio::app {
 
@@ -42,13 +45,18 @@ std::string make_serial(const std::string& image) {
   return fmt::format("guestio-{:012x}", hash & 0xffffffffffff);
 }
 
-/// SIGTERM and SIGINT as a descriptor. Blocks them for the threads that are started later as well.
+/// SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 as a descriptor. Blocks them for the threads that are
+/// started later as well.
 Result<UniqueFd> take_signals() {
   std::signal(SIGPIPE, SIG_IGN);
+  // A write past a limit on files is a failed request (EFBIG), not the end of the process.
+  std::signal(SIGXFSZ, SIG_IGN);
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGUSR1);
+  sigaddset(&signals, SIGUSR2);
   if (::pthread_sigmask(SIG_BLOCK, &signals, nullptr) != 0) return fail_host("block signals");
   UniqueFd fd(::signalfd(-1, &signals, SFD_CLOEXEC));
   if (!fd) return fail_host("make a signal descriptor");
@@ -69,8 +77,8 @@ Result<SocketKind> ask_kind(int socket) {
 /// The server while it runs: the two tasks of the control thread.
 class Server {
  public:
-  Server(uring::Loop& loop, vhost::Backend& backend, UniqueFd signals) noexcept
-      : loop_(loop), backend_(backend), signals_(std::move(signals)) {}
+  Server(uring::Loop& loop, vhost::Backend& backend, HeldRequests& held, UniqueFd signals) noexcept
+      : loop_(loop), backend_(backend), held_(held), signals_(std::move(signals)) {}
 
   int run(task::Task<Result<>> serving) {
     tasks_.spawn(serve(std::move(serving)));
@@ -92,16 +100,22 @@ class Server {
     loop_.stop();
   }
 
-  /// The first signal asks to drain; a second one does not wait for that.
+  /// The first signal to stop asks to drain; a second one does not wait for that.
   task::Task<> watch_signals() {
-    for (int seen = 0;; ++seen) {
+    bool is_stopping = false;
+    while (true) {
       signalfd_siginfo info{};
       const auto to = std::as_writable_bytes(std::span(&info, 1));
       auto reading =
           uring::read(loop_, uring::File(signals_.get()), to, FileOffset(0), signal_stop_.token());
       const std::int32_t got = co_await reading;
       if (got != static_cast<std::int32_t>(sizeof info)) co_return;
-      if (seen != 0) {
+      if (info.ssi_signo == SIGUSR1 || info.ssi_signo == SIGUSR2) {
+        decide(info.ssi_signo == SIGUSR1 ? HeldRequests::Decision::kResume
+                                         : HeldRequests::Decision::kGiveUp);
+        continue;
+      }
+      if (std::exchange(is_stopping, true)) {
         log::error("asked to stop again: ends without waiting for requests in flight");
         std::_Exit(kExitFailure);
       }
@@ -110,8 +124,15 @@ class Server {
     }
   }
 
+  void decide(HeldRequests::Decision decision) {
+    log::info("asked to {} what waits for the disk",
+              decision == HeldRequests::Decision::kResume ? "try again" : "give up");
+    held_.decide(decision);
+  }
+
   uring::Loop& loop_;
   vhost::Backend& backend_;
+  HeldRequests& held_;
   UniqueFd signals_;
   task::StopSource signal_stop_;
   task::Scope tasks_;
@@ -135,11 +156,17 @@ int serve(const Options& options, const Image& image) {
 
   const std::string serial = options.serial.empty() ? make_serial(options.image) : options.serial;
   blk::BlockDevice device({.disk = image.info(), .queues = options.queues, .serial = serial});
+  HeldRequests held;
   const auto make_queue = [&](uring::Loop& queue_loop,
                               std::uint16_t) -> Result<std::unique_ptr<virtio::QueueHandler>> {
     auto channel = image.open_channel(queue_loop);
     if (!channel) return fail(channel.error());
-    return std::make_unique<blk::BlockQueue>(device, std::move(*channel));
+    blk::FailurePolicy policy{.on_error = options.on_error,
+                              .timer = std::make_unique<uring::LoopTimer>(queue_loop)};
+    auto queue = std::make_unique<blk::BlockQueue>(
+        device, std::move(*channel), blk::BlockQueue::kMostRequests, std::move(policy));
+    held.add(queue_loop, *queue);
+    return queue;
   };
   auto threads = vhost::QueueThreads::start(
       {.count = options.threads, .polling = options.polling, .cpus = options.cpus});
@@ -170,7 +197,7 @@ int serve(const Options& options, const Image& image) {
   log::info("serves {} ({}{}) at {}", options.image, format_byte_count(image.info().size),
             options.is_read_only ? ", read-only" : "",
             options.socket_fd ? fmt::format("fd {}", *options.socket_fd) : options.socket_path);
-  return Server(**loop, **backend, std::move(*signals)).run(std::move(serving));
+  return Server(**loop, **backend, held, std::move(*signals)).run(std::move(serving));
 }
 
 }  // namespace guestio::app

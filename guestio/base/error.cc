@@ -27,6 +27,7 @@ const char* to_text(ErrorKind kind) noexcept {
     case ErrorKind::kMisaligned: return "misaligned";
     case ErrorKind::kCancelled: return "cancelled";
     case ErrorKind::kShortTransfer: return "short transfer";
+    case ErrorKind::kDataLost: return "data lost";
     case ErrorKind::kUnsupported: return "unsupported";
     case ErrorKind::kInvalidArgument: return "invalid argument";
     case ErrorKind::kBusy: return "busy";
@@ -39,7 +40,8 @@ const char* to_text(ErrorKind kind) noexcept {
 
 std::string Error::to_string() const {
   switch (kind) {
-    case ErrorKind::kHost: {
+    case ErrorKind::kHost:
+    case ErrorKind::kDataLost: {
       const char* description = strerrordesc_np(host_errno);
       return fmt::format("{}: {}", what, description != nullptr ? description : "unknown errno");
     }

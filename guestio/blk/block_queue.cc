@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <utility>
 
 #include "guestio/base/check.h"
 
@@ -51,12 +52,38 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   }
 
   void on_done(Result<> result) noexcept override {
-    if (!result) return answer_error(result.error());
+    if (!result) return on_failure(result.error());
+    if (attempts_ != 0) settle();
     if (is_range_kind() && next_range_ < ranges_.count) return start_next_range();
     answer(vblk::Status::kOk, kind == IoKind::kRead ? length : 0);
   }
 
+  /// After a pause: the disk is asked once more, or the guest is told.
+  void go_on() noexcept {
+    if (is_given_up_) return answer_error(failure_);
+    owner_->channel_->start(*this);
+  }
+  /// Has go_on() tell the guest.
+  void give_up() noexcept { is_given_up_ = is_held_; }
+  [[nodiscard]] std::uint32_t attempts() const noexcept { return attempts_; }
+
  private:
+  void on_failure(const Error& error) noexcept {
+    failure_ = error;
+    ++attempts_;
+    const bool may_wait = !owner_->is_finishing_ && !is_given_up_;
+    if (!may_wait || !owner_->policy_.wants_another(error, attempts_)) return answer_error(error);
+    if (!std::exchange(is_held_, true)) owner_->note_held(error);
+    owner_->holding_.spawn(owner_->hold(*this));
+  }
+
+  /// The end of being held, whichever it is.
+  void settle() noexcept {
+    attempts_ = 0;
+    is_given_up_ = false;
+    if (std::exchange(is_held_, false)) owner_->note_settled();
+  }
+
   [[nodiscard]] const BlockDevice& device() const noexcept { return owner_->device_; }
   [[nodiscard]] bool is_range_kind() const noexcept {
     return kind == IoKind::kDiscard || kind == IoKind::kWriteZeroes;
@@ -132,6 +159,7 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   }
 
   void answer_error(const Error& error) noexcept {
+    settle();
     log::limited_warning(
         device().failure_log(), "a guest's request failed (type {}, sector {}): {}",
         static_cast<std::uint32_t>(parsed_.header.type), parsed_.header.sector, error.to_string());
@@ -162,11 +190,20 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   ParsedRequest parsed_;
   ParsedRanges ranges_;
   std::size_t next_range_ = 0;
+  Error failure_;  // the last of so many attempts
+  std::uint32_t attempts_ = 0;
+  bool is_held_ = false;
+  bool is_given_up_ = false;
 };
 
 BlockQueue::BlockQueue(const BlockDevice& device, std::unique_ptr<disk::Channel> channel,
-                       std::size_t requests)
-    : device_(device), channel_(std::move(channel)), free_(std::make_unique<FreeList>()) {
+                       std::size_t requests, FailurePolicy policy)
+    : device_(device),
+      channel_(std::move(channel)),
+      policy_(std::move(policy)),
+      free_(std::make_unique<FreeList>()) {
+  GUESTIO_CHECK(policy_.on_error == OnError::kReport || policy_.timer,
+                "a timer for requests that are held");
   for (std::size_t i = 0; i < requests; ++i) requests_.emplace_back(*this);
   for (Request& request : requests_) free_->push_front(request);
 }
@@ -177,7 +214,42 @@ BlockQueue::~BlockQueue() {
   free_->clear();
 }
 
+task::Task<> BlockQueue::hold(Request& request) {
+  auto pause =
+      policy_.timer->sleep(FailurePolicy::pause_after(request.attempts()), end_of_pauses_->token());
+  co_await std::move(pause);
+  request.go_on();
+}
+
+void BlockQueue::note_held(const Error& error) noexcept {
+  if (held_++ != 0) return;
+  log::limited_warning(device_.failure_log(), "the disk fails, requests wait for it: {}",
+                       error.to_string());
+}
+
+void BlockQueue::note_settled() noexcept {
+  if (--held_ != 0) return;
+  log::limited_warning(device_.failure_log(), "no request waits for the disk any more");
+}
+
+void BlockQueue::resume() noexcept {
+  // Those that meet their error again wait for the next one.
+  const auto ended = std::exchange(end_of_pauses_, std::make_unique<task::StopSource>());
+  ended->request_stop();
+}
+
+void BlockQueue::give_up() noexcept {
+  for (Request& request : requests_) request.give_up();
+  resume();
+}
+
+void BlockQueue::finish_up() noexcept {
+  is_finishing_ = true;
+  resume();
+}
+
 void BlockQueue::process(virtio::DeviceQueue& queue) noexcept {
+  is_finishing_ = false;
   // In groups: while the last of a group are taken, the headers of the first are on their way here
   // from the driver's processor.
   std::array<Request*, kGroup> group{};

@@ -3,12 +3,16 @@
 
 #include <boost/intrusive/slist.hpp>
 
+#include <cstdint>
 #include <deque>
 #include <memory>
 
 #include "guestio/blk/block_device.h"
 #include "guestio/blk/block_request.h"
+#include "guestio/blk/failure_policy.h"
 #include "guestio/disk/disk.h"
+#include "guestio/task/scope.h"
+#include "guestio/task/stop.h"
 #include "guestio/virtio/device.h"
 
 namespace guestio::blk {
@@ -19,28 +23,51 @@ namespace guestio::blk {
 /// Request::on_done() → answer(). Requests come from a pool that is made once; when all are out,
 /// the queue is left alone until one is back.
 ///
+/// A request that the disk fails is answered with an error or, as the FailurePolicy says, held: it
+/// goes to the disk again after a pause. When the queue stops, what is held gets one more attempt,
+/// at once and the last.
+///
 /// Threads: the queue's. Lifetime: quiet when destroyed (checked).
 class BlockQueue final : public virtio::QueueHandler {
  public:
   static constexpr std::size_t kMostRequests = 1024;
 
   BlockQueue(const BlockDevice& device, std::unique_ptr<disk::Channel> channel,
-             std::size_t requests = kMostRequests);
+             std::size_t requests = kMostRequests, FailurePolicy policy = {});
   BlockQueue(const BlockQueue&) = delete;
   BlockQueue& operator=(const BlockQueue&) = delete;
   ~BlockQueue() override;
 
   void process(virtio::DeviceQueue& queue) noexcept override;
+  void finish_up() noexcept override;
+
+  // For a person who decides about requests that are held.
+  [[nodiscard]] std::size_t held() const noexcept { return held_; }
+  /// Those held go to the disk now.
+  void resume() noexcept;
+  /// Those held are answered with the error that they met.
+  void give_up() noexcept;
 
  private:
   class Request;
   using FreeList = boost::intrusive::slist<Request, boost::intrusive::constant_time_size<true>,
                                            boost::intrusive::cache_last<false>>;
 
+  /// Another attempt, after a pause.
+  task::Task<> hold(Request& request);
+  void note_held(const Error& error) noexcept;
+  void note_settled() noexcept;
+
   const BlockDevice& device_;
   std::unique_ptr<disk::Channel> channel_;
+  const FailurePolicy policy_;
   std::deque<Request> requests_;  // never moved
   std::unique_ptr<FreeList> free_;
+
+  bool is_finishing_ = false;  // no request is held any more
+  std::size_t held_ = 0;
+  std::unique_ptr<task::StopSource> end_of_pauses_ = std::make_unique<task::StopSource>();
+  task::Scope holding_;
 };
 
 }  // namespace guestio::blk

@@ -222,6 +222,7 @@ void Vring::stop(std::move_only_function<void(std::uint32_t)> stopped) noexcept 
   is_stopping_ = true;
   stop_looking_.request_stop();
   loop_.at_batch_end(*this);
+  handler_.finish_up();
   control_.spawn(drain(std::move(stopped)));
 }
 

@@ -55,6 +55,9 @@ class QueueHandler {
   /// Something may be available: pops until there is nothing or the handler is full; called again
   /// after each batch of completions.
   virtual void process(DeviceQueue& queue) noexcept = 0;
+  /// The queue is being stopped, which waits for the chains that are out: what waits for better
+  /// times is ended one way or the other. process() is called again for the next queue only.
+  virtual void finish_up() noexcept {}
 };
 
 /// The device model's end that all queues share. Calls come from the control thread.

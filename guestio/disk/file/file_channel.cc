@@ -317,8 +317,7 @@ task::Task<> FileChannel::flush_in_rounds() {
     task::WaitQueue& covered = flush_waiters_[next_round_];
     next_round_ ^= 1U;  // what is asked for from here on is not covered by this one
     const std::int32_t result = co_await uring::fsync(loop_, file_, uring::SyncKind::kData);
-    flush_result_ = {};
-    if (result < 0) flush_result_ = fail(Error::host(-result, "flush the image"));
+    flush_result_ = disk_.judge_flush(result);
     covered.wake_all();
   } while (!flush_waiters_[next_round_].is_empty());
   is_flushing_ = false;

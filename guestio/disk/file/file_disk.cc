@@ -93,13 +93,14 @@ Result<DiskInfo> describe(int fd, const FileFacts& facts, const FileDiskOptions&
 
 }  // namespace
 
-FileDisk::FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts,
-                   const DiskInfo& info) noexcept
+FileDisk::FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const DiskInfo& info,
+                   Caching caching) noexcept
     : claim_(std::move(claim)),
       fd_(std::move(io)),
       facts_(facts),
       info_(info),
-      calls_pay_(direct_calls_pay(fd_.get(), facts.size.raw(), facts.direct.block())) {
+      calls_pay_(direct_calls_pay(fd_.get(), facts.size.raw(), facts.direct.block())),
+      caching_(caching) {
   if (calls_pay_) log::debug("the image is memory: it is read and written without the ring");
 }
 
@@ -111,7 +112,23 @@ Result<std::unique_ptr<FileDisk>> FileDisk::open(const FileDiskOptions& options)
   const auto info = describe(image->io.get(), *facts, options);
   if (!info) return fail(info.error());
   return std::unique_ptr<FileDisk>(
-      new FileDisk(std::move(image->claim), std::move(image->io), *facts, *info));
+      new FileDisk(std::move(image->claim), std::move(image->io), *facts, *info, options.caching));
+}
+
+Result<> FileDisk::judge_flush(std::int32_t result) noexcept {
+  constexpr const char* kWhat = "flush the image";
+  if (caching_ == Caching::kDirect) {
+    if (result < 0) return fail(Error::host(-result, kWhat));
+    return {};
+  }
+  int expected = 0;
+  if (result < 0 && lost_by_.compare_exchange_strong(expected, -result)) {
+    log::error("{}: data may be lost, no flush succeeds until the image is opened anew",
+               Error::host(-result, kWhat).to_string());
+  }
+  const int lost_by = lost_by_.load();
+  if (lost_by == 0) return {};
+  return fail(Error{ErrorKind::kDataLost, lost_by, kWhat, 0, 0});
 }
 
 Result<std::unique_ptr<Channel>> FileDisk::open_channel(uring::Loop& loop, ByteCount bounce_limit) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 
@@ -51,13 +52,21 @@ class FileDisk {
 
  private:
   friend class FileChannel;
-  FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const DiskInfo& info) noexcept;
+  FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const DiskInfo& info,
+           Caching caching) noexcept;
+
+  /// What a flush says that the kernel answered with `result`. Once a flush of the page cache has
+  /// failed, the pages it could not write count as written and the next one would succeed without
+  /// them: none succeeds from then on.
+  Result<> judge_flush(std::int32_t result) noexcept;
 
   const UniqueFd claim_;  // holds the image's locks, is used for nothing else
   const UniqueFd fd_;
   const FileFacts facts_;
   const DiskInfo info_;
   const bool calls_pay_;  // direct_calls_pay()
+  const Caching caching_;
+  std::atomic<int> lost_by_ = 0;  // errno of the first flush of the page cache that failed
   BlockGuard block_guard_;
   buf::BounceBufferTracker bounce_{buf::BounceBufferTracker::Options{}};
 };

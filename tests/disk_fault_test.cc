@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT
+// guestio-blk on disks that fail: file systems that are full, files that may not grow.
+#include <fcntl.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+
+#include "tests/backend_fixture.h"
+
+namespace guestio::tests {
+namespace {
+
+namespace vblk = virtio::blk;
+using namespace std::chrono_literals;
+using Type = testing::BlkGuest::Type;
+using Segment = virtio::DriverSegment;
+
+constexpr std::size_t kMegabyte = std::size_t{1} << 20;
+constexpr std::uint8_t kOk = 0;
+constexpr std::uint8_t kIoError = 1;
+constexpr auto kPatience = 60s;
+constexpr const char* kHeld = "requests wait for it";
+
+class DiskFaultTest : public BackendTest {
+ protected:
+  /// From now on the backend may write no file past `bytes`. The image's first bytes stay usable.
+  void limit_files(rlim_t bytes) const {
+    const rlimit limit{.rlim_cur = bytes, .rlim_max = RLIM_INFINITY};
+    ASSERT_EQ(::prlimit(backend_->pid(), RLIMIT_FSIZE, &limit, nullptr), 0);
+  }
+
+  /// Sends a write of a megabyte of `value` at `sector` and returns at once.
+  void begin_write(testing::BlkGuest& guest, std::uint64_t sector, std::byte value) {
+    const vhost::SharedPiece memory = guest.scratch();
+    const vblk::RequestHeader header{Type::kOut, 0, sector};
+    std::memcpy(memory.host, &header, sizeof header);
+    std::fill_n(memory.host + 4096, kMegabyte, value);
+    memory.host[64] = std::byte{0xff};
+    const std::array chain = {
+        Segment{memory.gpa, sizeof header, virtio::Direction::kReadable},
+        Segment{memory.gpa.plus_unchecked(4096), kMegabyte, virtio::Direction::kReadable},
+        Segment{memory.gpa.plus_unchecked(64), 1, virtio::Direction::kWritable}};
+    EXPECT_EQ(guest.send_chain(chain, 0, 0ms), std::nullopt);
+  }
+  /// The status of that write, once it is answered.
+  std::uint8_t finish_write(testing::BlkGuest& guest) {
+    EXPECT_EQ(guest.wait_for_used(0, kPatience), 1u) << backend_->output();
+    return std::to_integer<std::uint8_t>(guest.scratch().host[64]);
+  }
+  std::unique_ptr<testing::BlkGuest> start_with_a_held_write() {
+    start({"--on-error", "hold"});
+    limit_files(kMegabyte);
+    auto guest = connect();
+    begin_write(*guest, 4096, std::byte{7});
+    EXPECT_TRUE(backend_->wait_for_output(kHeld, kPatience)) << backend_->output();
+    EXPECT_EQ(guest->wait_for_used(0, 0ms), std::nullopt);
+    return guest;
+  }
+};
+
+TEST_F(DiskFaultTest, Rule37AFileThatMayNotGrowFailsItsWritesAndNothingElse) {
+  start();
+  limit_files(kMegabyte);
+  const auto guest = connect();
+  EXPECT_EQ(guest->write(4096, std::vector<std::byte>(4096)).status, kIoError);
+  EXPECT_EQ(guest->write(0, std::vector<std::byte>(4096)).status, kOk);
+  EXPECT_EQ(guest->write(2 * 1024 - 8, std::vector<std::byte>(8192)).status, kIoError)
+      << "of a write that is cut short the rest is gone on with, and fails";
+  EXPECT_EQ(guest->read(4096, 4096).status, kOk);
+  EXPECT_EQ(guest->flush().status, kOk);
+  stop();
+}
+
+TEST_F(DiskFaultTest, AHeldWriteIsDoneOnceTheDiskTakesIt) {
+  const auto guest = start_with_a_held_write();
+  limit_files(RLIM_INFINITY);
+  backend_->send_signal(SIGUSR1);
+  EXPECT_EQ(finish_write(*guest), kOk);
+  EXPECT_EQ(guest->read(4096, 4096).data, std::vector<std::byte>(4096, std::byte{7}));
+  EXPECT_TRUE(backend_->wait_for_output("asked to try again"));
+  EXPECT_TRUE(backend_->wait_for_output("no request waits"));
+}
+
+TEST_F(DiskFaultTest, AHeldWriteIsReportedWhenAPersonSaysSo) {
+  const auto guest = start_with_a_held_write();
+  backend_->send_signal(SIGUSR2);
+  EXPECT_EQ(finish_write(*guest), kIoError);
+  EXPECT_EQ(guest->read(0, 4096).status, kOk);
+}
+
+TEST_F(DiskFaultTest, Rule14AHeldWriteDoesNotKeepItsRingFromStopping) {
+  const auto guest = start_with_a_held_write();
+  ASSERT_TRUE(guest->queue().stop(guest->frontend()));
+  EXPECT_EQ(std::to_integer<std::uint8_t>(guest->scratch().host[64]), kIoError);
+}
+
+TEST_F(DiskFaultTest, AHeldWriteDoesNotKeepTheProcessFromEnding) {
+  const auto guest = start_with_a_held_write();
+  stop();
+  EXPECT_EQ(std::to_integer<std::uint8_t>(guest->scratch().host[64]), kIoError);
+}
+
+TEST_F(DiskFaultTest, AFrontEndThatLeavesAHeldWriteBehindIsFollowedByTheNext) {
+  start_with_a_held_write().reset();
+  expect_alive();
+}
+
+TEST_F(DiskFaultTest, Rule37AFullFileSystemIsReportedAndAHeldWriteWaitsForSpace) {
+  const testing::SmallFileSystem small(folder_.file("small"), 4 * kMegabyte);
+  if (small.path().empty()) GTEST_SKIP() << "this machine lets nobody mount";
+  const auto full_image = [&] {
+    image_ = small.path() + "/disk.img";
+    std::filesystem::remove(image_);
+    const UniqueFd image(::open(image_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    const UniqueFd filler(::open((small.path() + "/filler").c_str(), O_RDWR | O_CREAT, 0600));
+    return ::ftruncate(image.get(), kImageBytes) == 0 &&
+           ::posix_fallocate(filler.get(), 0, 7 * kMegabyte / 2) == 0;
+  };
+  ASSERT_TRUE(full_image());
+  start();
+  {
+    const auto guest = connect();
+    begin_write(*guest, 0, std::byte{1});
+    EXPECT_EQ(finish_write(*guest), kIoError) << "half of it has no room";
+    EXPECT_EQ(guest->read(4096, 4096).status, kOk);
+  }
+  stop();
+  ASSERT_TRUE(full_image());
+  start({"--on-error", "enospc"});
+  const auto guest = connect();
+  begin_write(*guest, 0, std::byte{2});
+  ASSERT_TRUE(backend_->wait_for_output(kHeld, kPatience)) << backend_->output();
+  std::filesystem::remove(small.path() + "/filler");
+  EXPECT_EQ(finish_write(*guest), kOk);
+  EXPECT_EQ(guest->read(0, kMegabyte).data, std::vector<std::byte>(kMegabyte, std::byte{2}));
+  stop();
+}
+
+}  // namespace
+}  // namespace guestio::tests

@@ -44,7 +44,7 @@ TEST_F(CommandLineTest, HelpNamesEveryOption) {
   for (const char* option :
        {"--socket-path", "--fd", "--blk-file", "--read-only", "--num-queues", "--serial",
         "--block-size", "--buffered", "--bounce-limit", "--threads", "--cpus", "--poll-max-us",
-        "--poll", "--fixed-buffers", "--print-capabilities", "--version"}) {
+        "--poll", "--on-error", "--fixed-buffers", "--print-capabilities", "--version"}) {
     EXPECT_NE(outcome.output.find(option), std::string::npos) << option;
   }
 }

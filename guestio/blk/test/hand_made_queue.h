@@ -43,8 +43,9 @@ class HandMadeQueue final : public virtio::DeviceQueue {
     used.push_back({taken.chain.head(), written});
     taken.chain.clear();
   }
-  virtio::FeatureBits features() const noexcept override { return virtio::blk::kFeatureFlush; }
+  virtio::FeatureBits features() const noexcept override { return negotiated; }
 
+  virtio::FeatureBits negotiated = virtio::blk::kFeatureFlush;
   std::vector<Used> used;
 
  private:

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT
+#include "testing/crash_disk.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace guestio::testing {
+
+using disk::IoKind;
+
+CrashDisk::CrashDisk(std::uint64_t sectors, std::uint64_t seed) : places_(sectors), random_(seed) {
+  constexpr disk::RangeLimits kAnything{ByteCount(std::uint64_t{1} << 30), ByteCount(512)};
+  info_.size = ByteCount(sectors * Sector::kSize);
+  info_.discard = kAnything;
+  info_.write_zeroes = kAnything;
+}
+
+const CrashDisk::SectorBytes& CrashDisk::at(std::uint64_t sector) const noexcept {
+  const Place& place = places_[sector];
+  return place.cached.empty() ? place.stable : place.cached.back().bytes;
+}
+
+void CrashDisk::start(disk::Io& io) noexcept {
+  if (auto checked = disk::check_io(info_, io); !checked) return io.on_done(checked);
+  waiting_.push_back({&io, writes_});
+}
+
+bool CrashDisk::perform_one() {
+  if (waiting_.empty()) return false;
+  const auto chosen = waiting_.begin() + static_cast<std::ptrdiff_t>(random_() % waiting_.size());
+  const Waiting waiting = *chosen;
+  waiting_.erase(chosen);
+  waiting.io->on_done(perform(waiting));
+  return true;
+}
+
+Result<> CrashDisk::perform(const Waiting& waiting) {
+  switch (waiting.io->kind) {
+    case IoKind::kRead: return read(*waiting.io);
+    case IoKind::kFlush: flush(waiting.covers); return {};
+    default: return write(*waiting.io);
+  }
+}
+
+Result<> CrashDisk::read(disk::Io& io) {
+  auto to = io.buffers.writer();
+  for (std::uint64_t done = 0; done < io.length; done += Sector::kSize) {
+    const auto wrote = to.write(at((io.offset.raw() + done) / Sector::kSize));
+    if (!wrote) return wrote;
+  }
+  return {};
+}
+
+Result<> CrashDisk::write(disk::Io& io) {
+  auto from = io.buffers.reader();
+  for (std::uint64_t done = 0; done < io.length; done += Sector::kSize) {
+    SectorBytes bytes{};
+    if (io.kind == IoKind::kWrite) {
+      if (auto got = from.read(bytes); !got) return got;
+    } else if (io.kind == IoKind::kDiscard && random_() % 2 == 0) {
+      continue;  // a hint
+    }
+    put((io.offset.raw() + done) / Sector::kSize, bytes, io.durability);
+  }
+  return {};
+}
+
+void CrashDisk::put(std::uint64_t sector, const SectorBytes& bytes, disk::Durability durability) {
+  Place& place = places_[sector];
+  ++writes_;
+  if (durability == disk::Durability::kCached) {
+    place.cached.push_back({writes_ - 1, bytes});
+    return;
+  }
+  place.stable = bytes;
+  place.cached.clear();
+}
+
+void CrashDisk::flush(std::uint64_t covers) {
+  for (Place& place : places_) {
+    const auto end = std::ranges::find_if(
+        place.cached, [covers](const Version& version) { return version.write >= covers; });
+    if (end == place.cached.begin()) continue;
+    place.stable = std::prev(end)->bytes;
+    place.cached.erase(place.cached.begin(), end);
+  }
+}
+
+void CrashDisk::lose_power() {
+  // Of what is on its way the disk does any part.
+  const auto lost = std::exchange(waiting_, {});
+  for (const Waiting& waiting : lost) {
+    if (waiting.io->kind != IoKind::kRead && waiting.io->kind != IoKind::kFlush &&
+        random_() % 2 == 0) {
+      (void)write(*waiting.io);
+    }
+  }
+  for (Place& place : places_) {
+    const std::size_t kept = random_() % (place.cached.size() + 1);
+    if (kept != 0) place.stable = place.cached[kept - 1].bytes;
+    place.cached.clear();
+  }
+  for (const Waiting& waiting : lost) {
+    waiting.io->on_done(fail(ErrorKind::kClosed, "a disk without power"));
+  }
+}
+
+}  // namespace guestio::testing

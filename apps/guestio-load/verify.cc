@@ -89,6 +89,16 @@ Result<Jobs> make_jobs(Device& device, vhost::FrontendMemory& memory,
   return jobs;
 }
 
+/// Whether to try again after `error`, for so long as the time limit of `arguments` allows: a
+/// backend that goes away while we talk to it is as good as one that is not there yet. Waits a
+/// little if so.
+bool may_come_back(const Error& error, Clock::time_point since, const VerifyArguments& arguments) {
+  if (error.kind != ErrorKind::kClosed && error.kind != ErrorKind::kHost) return false;
+  if (Clock::now() - since > arguments.target.time_limit || is_asked_to_end()) return false;
+  std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return true;
+}
+
 /// Brings the jobs over to the backend that comes after the present one.
 class Succession {
  public:
@@ -99,16 +109,9 @@ class Succession {
   /// Tries until it works, the time limit has passed, or a person loses patience.
   Result<> run() {
     const Clock::time_point since = Clock::now();
-    while (true) {
-      const auto done = try_once();
-      if (done) break;
-      const bool is_too_long = Clock::now() - since > arguments_.target.time_limit;
-      // One that goes away again while we talk to it is as good as one that is not there yet.
-      const bool may_pass =
-          done.error().kind == ErrorKind::kClosed || done.error().kind == ErrorKind::kHost;
-      if (!may_pass || is_too_long || is_asked_to_end()) return done;
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
+    auto done = try_once();
+    while (!done && may_come_back(done.error(), since, arguments_)) done = try_once();
+    if (!done) return done;
     ++times_;
     longest_ = std::max(longest_, Clock::now() - since);
     return {};
@@ -215,11 +218,10 @@ void report(const VerifyArguments& arguments, const VerifyState& state) {
   for (const std::string& note : state.notes) fmt::print("note:     {}\n", note);
 }
 
-}  // namespace
-
-int verify_disk(const VerifyArguments& arguments) {
+/// Returns the exit status; an error is one that came before the first request was made.
+Result<int> verify_once(const VerifyArguments& arguments) {
   auto device = Device::open(arguments.target);
-  if (!device) return complain(device.error());
+  if (!device) return fail(device.error());
   if (const auto misfit = find_misfit(*device, arguments)) {
     return complain(kExitUsage, *misfit);
   }
@@ -228,15 +230,15 @@ int verify_disk(const VerifyArguments& arguments) {
   if (!region) return complain(kExitUsage, region.error().to_string());
   auto memory =
       vhost::FrontendMemory::create(VerifyJob::memory_for(*device, arguments) * arguments.jobs);
-  if (!memory) return complain(memory.error());
+  if (!memory) return fail(memory.error());
   VerifyState state(*region, device->block_size());
   if (arguments.reconnect) {
     const auto kept =
         device->keep_record(static_cast<std::uint16_t>(arguments.jobs), VerifyJob::kRingSize);
-    if (!kept) return complain(kept.error());
+    if (!kept) return fail(kept.error());
   }
   const auto jobs = make_jobs(*device, *memory, arguments, state);
-  if (!jobs) return complain(jobs.error());
+  if (!jobs) return fail(jobs.error());
 
   end_on_signals();
   std::optional<std::string> failure;
@@ -260,6 +262,17 @@ int verify_disk(const VerifyArguments& arguments) {
         succession.times(), succession.longest_ms());
   }
   return 0;
+}
+
+}  // namespace
+
+int verify_disk(const VerifyArguments& arguments) {
+  const Clock::time_point since = Clock::now();
+  auto status = verify_once(arguments);
+  while (!status && arguments.reconnect && may_come_back(status.error(), since, arguments)) {
+    status = verify_once(arguments);
+  }
+  return status ? *status : complain(status.error());
 }
 
 }  // namespace guestio::load

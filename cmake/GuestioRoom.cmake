@@ -10,6 +10,10 @@ set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 
 option(GUESTIO_WERROR "Treat warnings as errors" ON)
 set(GUESTIO_SANITIZE "" CACHE STRING "Sanitizers to build with, as for -fsanitize=")
+# For builds that are made to be run once: a room is one translation unit, tests share compiled
+# headers, are not optimised, and run a room at a time. The others compile each file as it stands.
+string(COMPARE NOTEQUAL "${GUESTIO_SANITIZE}" "" is_run_once)
+option(GUESTIO_QUICK_BUILD "Spend as little of the compiler's time as possible" ${is_run_once})
 option(GUESTIO_COVERAGE "Build for coverage reports" OFF)
 option(GUESTIO_FUZZERS "Build the libFuzzer programs (clang only)" OFF)
 
@@ -53,20 +57,32 @@ function(guestio_room NAME)
   else()
     set_target_properties(${target} PROPERTIES INTERPROCEDURAL_OPTIMIZATION OFF)
   endif()
+  set_target_properties(${target} PROPERTIES UNITY_BUILD "${GUESTIO_QUICK_BUILD}"
+    UNITY_BUILD_BATCH_SIZE 0)
   if(ROOM_TESTS)
     guestio_test(${target}_test SOURCES ${ROOM_TESTS} DEPENDS ${target} ${ROOM_TEST_DEPENDS}
       PREFIX ${NAME}.)
   endif()
 endfunction()
 
-# guestio_test(NAME SOURCES files... DEPENDS targets... [PREFIX text] [TIMEOUT seconds])
+# guestio_test(NAME SOURCES files... DEPENDS targets... [PREFIX text] [TIMEOUT seconds] [EACH])
+# EACH: its tests run one by one whatever the build, so that long ones run side by side.
 function(guestio_test NAME)
-  cmake_parse_arguments(TEST "" "PREFIX;TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
+  cmake_parse_arguments(TEST "EACH" "PREFIX;TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
   if(NOT TEST_TIMEOUT)
     set(TEST_TIMEOUT 120)
   endif()
   add_executable(${NAME} ${TEST_SOURCES})
   target_link_libraries(${NAME} PRIVATE ${TEST_DEPENDS} guestio_flags GTest::gmock_main)
+  if(GUESTIO_QUICK_BUILD)
+    target_compile_options(${NAME} PRIVATE -O0)
+    target_precompile_headers(${NAME} REUSE_FROM guestio_test_headers)
+  endif()
+  if(GUESTIO_QUICK_BUILD AND NOT TEST_EACH)
+    add_test(NAME ${NAME} COMMAND ${NAME})
+    set_tests_properties(${NAME} PROPERTIES TIMEOUT 600)
+    return()
+  endif()
   gtest_discover_tests(${NAME} TEST_PREFIX "${TEST_PREFIX}" DISCOVERY_TIMEOUT 60
     PROPERTIES TIMEOUT ${TEST_TIMEOUT})
 endfunction()

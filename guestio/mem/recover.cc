@@ -29,7 +29,7 @@ namespace {
 using internal::RecoveryEntry;
 
 /// The tables of this process: one for each binary or shared object with a copy of the library.
-struct Table {
+struct EntryTable {
   const RecoveryEntry* begin;
   const RecoveryEntry* end;
 };
@@ -38,7 +38,7 @@ constexpr std::size_t kMaxTables = 16;
 // Written under the mutex, read by the handler at any moment: a table counts once its slot is
 // filled, and is never taken back.
 std::mutex install_mutex;
-std::array<Table, kMaxTables> tables;
+std::array<EntryTable, kMaxTables> tables;
 std::atomic<std::size_t> table_count = 0;  // release after the slot, acquire in the handler
 
 /// What was there before us, filled before our handler can run.

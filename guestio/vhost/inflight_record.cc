@@ -86,7 +86,7 @@ Result<> InflightRecord::forget(std::uint16_t queue) const {
   // Regions are aligned to 64 bytes and made of integers.
   auto* const header = reinterpret_cast<InflightHeader*>(start);
   if (!mem::try_store(&header->version, std::uint16_t{0})) {
-    return fail(ErrorKind::kMemoryFault, "access to an in-flight record");
+    return fail_record_access();
   }
   return {};
 }

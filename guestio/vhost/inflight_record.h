@@ -69,6 +69,11 @@ class InflightRecord {
   RingKind kind_;
 };
 
+/// Its memory is not there: the front-end cut the file off.
+[[nodiscard]] inline std::unexpected<Error> fail_record_access() noexcept {
+  return fail(ErrorKind::kMemoryFault, "access to an in-flight record");
+}
+
 /// Bytes of one queue's region.
 [[nodiscard]] std::size_t inflight_region_bytes(RingKind kind, std::uint32_t queue_size) noexcept;
 

@@ -19,7 +19,7 @@ namespace {
 
 /// Room for more descriptors than any message may have (the kernel's own limit is 253), so that a
 /// surplus is received, noticed and closed.
-struct alignas(cmsghdr) ControlBuffer {
+struct alignas(cmsghdr) SurplusBuffer {
   std::array<std::byte, CMSG_SPACE(sizeof(int) * 253)> bytes{};
 };
 
@@ -31,7 +31,7 @@ Error to_error(std::int32_t result, const char* what) noexcept {
 task::Task<Result<>> receive_exactly(uring::Loop& loop, int socket, std::span<std::byte> to,
                                      DescriptorList& descriptors) {
   while (!to.empty()) {
-    ControlBuffer control;
+    SurplusBuffer control;
     iovec part{to.data(), to.size()};
     msghdr header{};
     header.msg_iov = &part;

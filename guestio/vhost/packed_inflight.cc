@@ -11,14 +11,6 @@ using virtio::PackedDescriptor;
 using virtio::PackedPosition;
 using virtio::PackedRing;
 
-namespace {
-
-std::unexpected<Error> fail_access() {
-  return fail(ErrorKind::kMemoryFault, "access to an in-flight record");
-}
-
-}  // namespace
-
 PackedInflight::PackedInflight(std::byte* region, std::uint16_t size)
     : region_(region), size_(size), next_(size), rows_(size) {}
 
@@ -35,14 +27,14 @@ Result<> PackedInflight::format(PackedPosition used) {
     next_[i] = static_cast<std::uint16_t>(i + 1);
     if (!mem::try_store(&entry(i)->inflight, std::uint8_t{0}) ||
         !mem::try_store(&entry(i)->next, next_[i])) {
-      return fail_access();
+      return fail_record_access();
     }
   }
   used_ = old_used_ = used;
   // The version last: until it is there, nothing else counts.
-  if (!mem::try_store(&head()->desc_num, size_)) return fail_access();
+  if (!mem::try_store(&head()->desc_num, size_)) return fail_record_access();
   if (auto stored = store({.free_head = 0, .old_free_head = 0}, used, used); !stored) return stored;
-  if (!mem::try_store(&head()->version, kInflightVersion)) return fail_access();
+  if (!mem::try_store(&head()->version, kInflightVersion)) return fail_record_access();
   return {};
 }
 
@@ -53,7 +45,7 @@ Result<> PackedInflight::store(Heads heads, PackedPosition used, PackedPosition 
                       .old_used_wrap_counter = old_used.wrap ? std::uint8_t{1} : std::uint8_t{0},
                       .padding = {}};
   if (!mem::try_store(&head()->heads, heads) || !mem::try_store(&head()->places, places)) {
-    return fail_access();
+    return fail_record_access();
   }
   return {};
 }
@@ -77,7 +69,7 @@ class PackedInflight::Opening {
     Places places{};
     if (!mem::try_load(&record_.head()->heads, heads_) ||
         !mem::try_load(&record_.head()->places, places)) {
-      return fail_access();
+      return fail_record_access();
     }
     if (places.used_idx >= record_.size_ || places.old_used_idx >= record_.size_ ||
         places.used_wrap_counter > 1 || places.old_used_wrap_counter > 1) {
@@ -92,7 +84,7 @@ class PackedInflight::Opening {
   Result<> settle_last_batch() {
     if (used_ != old_used_) {
       virtio::PackedTail tail{};
-      if (!ring_.try_load_tail(old_used_.index, tail)) return fail_access();
+      if (!ring_.try_load_tail(old_used_.index, tail)) return fail_record_access();
       if (!old_used_.is_available(tail.flags)) {
         old_used_ = used_;
         heads_.old_free_head = heads_.free_head;
@@ -110,7 +102,7 @@ class PackedInflight::Opening {
     std::uint16_t index = record_.free_head_;
     while (index < record_.size_) {
       if (seen_[index]) return fail(Error::peer_fault("free list on record that loops", index));
-      if (!mem::try_store(&record_.entry(index)->inflight, std::uint8_t{0})) return fail_access();
+      if (!mem::try_store(&record_.entry(index)->inflight, std::uint8_t{0})) return fail_record_access();
       const auto next = visit(index);
       if (!next) return fail(next.error());
       index = *next;
@@ -125,7 +117,7 @@ class PackedInflight::Opening {
   Result<std::uint16_t> visit(std::uint16_t index) {
     seen_[index] = true;
     ++count_;
-    if (!mem::try_load(&record_.entry(index)->next, record_.next_[index])) return fail_access();
+    if (!mem::try_load(&record_.entry(index)->next, record_.next_[index])) return fail_record_access();
     return record_.next_[index];
   }
 
@@ -139,7 +131,7 @@ class PackedInflight::Opening {
     std::vector<bool> ids(record_.size_);
     for (std::uint16_t i = 0; i < record_.size_; ++i) {
       std::uint8_t inflight = 0;
-      if (!mem::try_load(&record_.entry(i)->inflight, inflight)) return fail_access();
+      if (!mem::try_load(&record_.entry(i)->inflight, inflight)) return fail_record_access();
       if (seen_[i] || inflight == 0) continue;
       auto chain = read_chain(i);
       if (!chain) return fail(chain.error());
@@ -169,7 +161,7 @@ class PackedInflight::Opening {
     Chain chain;
     if (!mem::try_load(&record_.entry(index)->num, num) ||
         !mem::try_load(&record_.entry(index)->counter, chain.counter)) {
-      return fail_access();
+      return fail_record_access();
     }
     if (num == 0) return fail(Error::peer_fault("chain on record of no descriptors", index));
     for (; num != 0; --num) {
@@ -180,7 +172,7 @@ class PackedInflight::Opening {
       PackedDescriptor& to = chain.descriptors.emplace_back();
       if (!mem::try_load(&from->address, to.address) || !mem::try_load(&from->length, to.length) ||
           !mem::try_load(&from->id, to.id) || !mem::try_load(&from->flags, to.flags)) {
-        return fail_access();
+        return fail_record_access();
       }
       last_ = index;
       const auto next = visit(index);
@@ -208,7 +200,7 @@ Result<PackedInflight> PackedInflight::open(std::byte* region, const PackedRing&
   std::uint16_t desc_num = 0;
   if (!mem::try_load(&record.head()->version, version) ||
       !mem::try_load(&record.head()->desc_num, desc_num)) {
-    return fail_access();
+    return fail_record_access();
   }
   Result<> done;
   if (version == 0) {
@@ -229,7 +221,7 @@ Result<> PackedInflight::take(std::span<const PackedDescriptor> descriptors) {
   if (!mem::try_store(&start->num, std::uint16_t{0}) ||
       !mem::try_store(&start->counter, counter_) ||
       !mem::try_store(&start->inflight, std::uint8_t{1})) {
-    return fail_access();
+    return fail_record_access();
   }
   std::uint16_t index = first;
   std::uint16_t last = first;
@@ -241,7 +233,7 @@ Result<> PackedInflight::take(std::span<const PackedDescriptor> descriptors) {
         !mem::try_store(&to->address, descriptor.address) ||
         !mem::try_store(&to->length, descriptor.length) ||
         !mem::try_store(&to->flags, descriptor.flags) || !mem::try_store(&to->id, descriptor.id)) {
-      return fail_access();
+      return fail_record_access();
     }
     index = next_[index];
   }
@@ -249,7 +241,7 @@ Result<> PackedInflight::take(std::span<const PackedDescriptor> descriptors) {
   // From this store on the chain counts as taken.
   if (!mem::try_store(&start->last, last) ||
       !mem::try_store(&head()->heads, Heads{.free_head = index, .old_free_head = index})) {
-    return fail_access();
+    return fail_record_access();
   }
   rows_[descriptors.back().id] = {.first = first, .last = last};
   ++counter_;
@@ -261,7 +253,7 @@ Result<> PackedInflight::begin_answers(std::span<const std::uint16_t> ids, Packe
   for (const std::uint16_t id : ids) {
     const Row& row = rows_[id];
     next_[row.last] = free_head_;
-    if (!mem::try_store(&entry(row.last)->next, free_head_)) return fail_access();
+    if (!mem::try_store(&entry(row.last)->next, free_head_)) return fail_record_access();
     free_head_ = row.first;
   }
   used_ = used;
@@ -270,7 +262,7 @@ Result<> PackedInflight::begin_answers(std::span<const std::uint16_t> ids, Packe
 
 Result<> PackedInflight::end_answers(std::span<const std::uint16_t> ids) {
   for (const std::uint16_t id : ids) {
-    if (!mem::try_store(&entry(rows_[id].first)->inflight, std::uint8_t{0})) return fail_access();
+    if (!mem::try_store(&entry(rows_[id].first)->inflight, std::uint8_t{0})) return fail_record_access();
   }
   old_used_ = used_;
   return store({.free_head = free_head_, .old_free_head = free_head_}, used_, used_);

@@ -9,10 +9,6 @@ namespace guestio::vhost {
 
 namespace {
 
-std::unexpected<Error> fail_access() {
-  return fail(ErrorKind::kMemoryFault, "access to an in-flight record");
-}
-
 constexpr std::size_t kLastBatchHeadAt = 12;
 constexpr std::size_t kUsedIdxAt = 14;
 
@@ -40,7 +36,7 @@ Result<SplitInflight> SplitInflight::open(std::byte* region, std::uint16_t size,
   std::uint16_t desc_num = 0;
   if (!mem::try_load(&record.header()->version, version) ||
       !mem::try_load(&record.header()->desc_num, desc_num)) {
-    return fail_access();
+    return fail_record_access();
   }
   Result<> done;
   if (version == 0) {
@@ -58,14 +54,14 @@ Result<SplitInflight> SplitInflight::open(std::byte* region, std::uint16_t size,
 
 Result<> SplitInflight::format(std::uint16_t used_index) {
   for (std::uint16_t i = 0; i < size_; ++i) {
-    if (!mem::try_store(&entry(i)->inflight, std::uint8_t{0})) return fail_access();
+    if (!mem::try_store(&entry(i)->inflight, std::uint8_t{0})) return fail_record_access();
   }
   // The version last: until it is there, nothing else counts.
   if (!mem::try_store(&header()->desc_num, size_) ||
       !mem::try_store(last_batch_head(), std::uint16_t{0}) ||
       !mem::try_store(used_idx(), used_index) ||
       !mem::try_store(&header()->version, kInflightVersion)) {
-    return fail_access();
+    return fail_record_access();
   }
   return {};
 }
@@ -75,7 +71,7 @@ Result<> SplitInflight::finish_last_batch(std::uint16_t used_index) {
   std::uint16_t recorded = 0;
   std::uint16_t head = 0;
   if (!mem::try_load(used_idx(), recorded) || !mem::try_load(last_batch_head(), head)) {
-    return fail_access();
+    return fail_record_access();
   }
   const auto batch = static_cast<std::uint16_t>(used_index - recorded);
   if (batch > size_) return fail(Error::peer_fault("size of the last batch on record", batch));
@@ -87,10 +83,10 @@ Result<> SplitInflight::finish_last_batch(std::uint16_t used_index) {
     seen[head] = true;
     if (!mem::try_store(&entry(head)->inflight, std::uint8_t{0}) ||
         !mem::try_load(&entry(head)->next, head)) {
-      return fail_access();
+      return fail_record_access();
     }
   }
-  if (!mem::try_store(used_idx(), used_index)) return fail_access();
+  if (!mem::try_store(used_idx(), used_index)) return fail_record_access();
   return {};
 }
 
@@ -105,7 +101,7 @@ Result<> SplitInflight::collect(std::vector<std::uint16_t>& in_flight) {
     Marked one{.counter = 0, .head = i};
     if (!mem::try_load(&entry(i)->inflight, inflight) ||
         !mem::try_load(&entry(i)->counter, one.counter)) {
-      return fail_access();
+      return fail_record_access();
     }
     if (inflight != 0) marked.push_back(one);
   }
@@ -119,7 +115,7 @@ Result<> SplitInflight::take(std::uint16_t head) {
   Entry* const taken = entry(head);
   if (!mem::try_store(&taken->counter, counter_) ||
       !mem::try_store(&taken->inflight, std::uint8_t{1})) {
-    return fail_access();
+    return fail_record_access();
   }
   ++counter_;
   return {};
@@ -129,7 +125,7 @@ Result<> SplitInflight::begin_answers(std::span<const std::uint16_t> heads) {
   for (const std::uint16_t head : heads) {
     if (!mem::try_store(&entry(head)->next, last_in_batch_) ||
         !mem::try_store(last_batch_head(), head)) {
-      return fail_access();
+      return fail_record_access();
     }
     last_in_batch_ = head;
   }
@@ -139,9 +135,9 @@ Result<> SplitInflight::begin_answers(std::span<const std::uint16_t> heads) {
 Result<> SplitInflight::end_answers(std::span<const std::uint16_t> heads,
                                     std::uint16_t used_index) {
   for (const std::uint16_t head : heads) {
-    if (!mem::try_store(&entry(head)->inflight, std::uint8_t{0})) return fail_access();
+    if (!mem::try_store(&entry(head)->inflight, std::uint8_t{0})) return fail_record_access();
   }
-  if (!mem::try_store(used_idx(), used_index)) return fail_access();
+  if (!mem::try_store(used_idx(), used_index)) return fail_record_access();
   return {};
 }
 

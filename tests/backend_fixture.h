@@ -24,9 +24,14 @@ class BackendTest : public ::testing::Test {
   static constexpr std::uint64_t kImageBytes = std::uint64_t{16} << 20;
 
   /// Starts guestio-blk with the usual options and `more`.
-  void start(const std::vector<std::string>& more = {}) {
-    std::vector<std::string> arguments = {kBackendProgram, "--socket-path", socket_, "--blk-file",
-                                          image_};
+  void start(const std::vector<std::string>& more = {}) { start_under({}, more); }
+  /// The same as an argument of another program, such as one that sets limits.
+  void start_under(const std::vector<std::string>& wrapper, const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = wrapper;
+    for (const std::string& usual : {std::string(kBackendProgram), std::string("--socket-path"),
+                                     socket_, std::string("--blk-file"), image_}) {
+      arguments.push_back(usual);
+    }
     arguments.insert(arguments.end(), more.begin(), more.end());
     backend_ = std::make_unique<testing::ChildProcess>(arguments);
     ASSERT_TRUE(backend_->wait_for_output("serves ")) << backend_->output();

@@ -27,8 +27,9 @@ constexpr std::uint64_t kSlots = 509;
 
 class MemorySlotsTest : public BackendTest {
  protected:
-  void SetUp() override {
-    start();
+  void SetUp() override { begin({}); }
+  void begin(const std::vector<std::string>& options) {
+    start(options);
     guest_ = connect({.protocol = kWithSlots});
     ASSERT_NE(guest_, nullptr);
     auto more = vhost::FrontendMemory::create(kMoreBytes, Gpa(0x4'0000'0000));
@@ -68,6 +69,7 @@ class MemorySlotsTest : public BackendTest {
     EXPECT_TRUE(guest_->send_chain(chain).has_value());
     return scratch.host[64];
   }
+  void change_under_load();
   bool is_refused(const vhost::MemoryRegion& region) { return !add({region, more_->fd()}); }
 
   std::unique_ptr<testing::BlkGuest> guest_;
@@ -104,7 +106,7 @@ TEST_F(MemorySlotsTest, Rule6ThereAreAsManySlotsAsIsTold) {
   EXPECT_EQ(guest_->read(0, 65536).status, 0);
 }
 
-TEST_F(MemorySlotsTest, Rule6ChangesUnderLoadFailNoRequestThatDoesNotNeedThem) {
+void MemorySlotsTest::change_under_load() {
   const auto region = more_->region();
   std::atomic<bool> is_done = false;
   std::jthread changes([&] {
@@ -125,6 +127,26 @@ TEST_F(MemorySlotsTest, Rule6ChangesUnderLoadFailNoRequestThatDoesNotNeedThem) {
   changes.join();
   EXPECT_EQ(guest_->read(0, 4096).status, 0);
   RecordProperty("served", served);
+}
+
+TEST_F(MemorySlotsTest, Rule6ChangesUnderLoadFailNoRequestThatDoesNotNeedThem) {
+  change_under_load();
+}
+
+/// Every region is registered with the ring as it comes, and forgotten as it goes.
+class FixedMemorySlotsTest : public MemorySlotsTest {
+ protected:
+  void SetUp() override { begin({"--fixed-buffers", "on"}); }
+};
+
+TEST_F(FixedMemorySlotsTest, RegisteredRegionsComeAndGoUnderLoad) {
+  const std::vector<std::byte> pattern(kMoreBytes, std::byte{0x5a});
+  ASSERT_EQ(guest_->write(0, pattern).status, 0);
+  change_under_load();
+  ASSERT_TRUE(add(more_->region()));
+  std::memset(more_->whole().host, 0, kMoreBytes);
+  ASSERT_EQ(read_into_more(), std::byte{0});
+  EXPECT_EQ(std::memcmp(more_->whole().host, pattern.data(), kMoreBytes), 0);
 }
 
 TEST_F(MemorySlotsTest, Rule6ARingWhoseMemoryIsTakenOutGoesOnWhenItIsBack) {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // guestio-load against guestio-blk and against QEMU's storage daemon: the same program, unchanged.
+#include <unistd.h>
+
 #include <nlohmann/json.hpp>
 
 #include "tests/backend_fixture.h"
@@ -142,6 +144,35 @@ TEST_P(VerifyFixedTest, EveryByteIsWhereItBelongs) {
 
 INSTANTIATE_TEST_SUITE_P(, VerifyFixedTest, ::testing::Values("Split", "Packed"),
                          [](const auto& instance) { return std::string(instance.param); });
+
+std::size_t count(const std::string& text, const std::string& part) {
+  std::size_t found = 0;
+  for (auto at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
+  return found;
+}
+
+/// Two queues on two threads. The limit is enough for their rings, which count, and too little for
+/// any guest memory and for a slab of bounce memory (2 MiB).
+class VerifyWithoutLockedMemoryTest : public BackendTest {
+ protected:
+  void SetUp() override {
+    if (::geteuid() != 0) GTEST_SKIP() << "what others of this user lock counts as well";
+    start_under({"/usr/bin/prlimit", "--memlock=1966080:1966080", "/usr/bin/setpriv",
+                 "--bounding-set", "-ipc_lock"},
+                {"--num-queues", "2", "--fixed-buffers", "on"});
+  }
+};
+
+TEST_F(VerifyWithoutLockedMemoryTest, EveryByteIsWhereItBelongsAndEachRefusalIsToldOnce) {
+  testing::ChildProcess child({kLoadProgram, "verify", "--ops", "5000", "--seed", "6", "--iodepth",
+                               "32", "--numjobs", "2", "--socket-path", socket_});
+  EXPECT_EQ(child.wait(std::chrono::seconds(120)), 0) << child.output() << backend_->output();
+  stop();
+  const std::string log = backend_->output();
+  EXPECT_EQ(count(log, "guest memory stays unregistered"), 1U) << log;
+  EXPECT_EQ(count(log, "bounce memory stays unregistered"), 1U) << log;
+  EXPECT_EQ(count(log, "CAP_IPC_LOCK"), 2U) << log;
+}
 
 TEST_F(VerifyImageTest, WithLittleBounceMemory) { verify({"--bounce-limit", "64k"}); }
 

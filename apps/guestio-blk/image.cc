@@ -14,6 +14,15 @@ namespace {
 // A file of such a name is reached as "./null:1G".
 constexpr std::string_view kNullPrefix = "null:";
 
+disk::BounceMemory to_bounce_memory(FixedBuffers wanted) noexcept {
+  switch (wanted) {
+    case FixedBuffers::kAuto: return disk::BounceMemory::kWhereUnlimited;
+    case FixedBuffers::kOn: return disk::BounceMemory::kRegistered;
+    case FixedBuffers::kOff: break;
+  }
+  return disk::BounceMemory::kPlain;
+}
+
 }  // namespace
 
 Result<Image> Image::open(const Options& options) {
@@ -27,7 +36,8 @@ Result<Image> Image::open_file(const Options& options) {
       {.path = options.image,
        .use = options.is_read_only ? disk::ImageUse::kRead : disk::ImageUse::kReadWrite,
        .caching = options.is_buffered ? disk::Caching::kBuffered : disk::Caching::kDirect,
-       .block_size = options.block_size});
+       .block_size = options.block_size,
+       .bounce_memory = to_bounce_memory(options.fixed_buffers)});
   if (!opened) return fail(opened.error());
   std::shared_ptr<disk::FileDisk> disk = std::move(*opened);
   const disk::DiskInfo info = disk->info();

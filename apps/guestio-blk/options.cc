@@ -144,7 +144,8 @@ std::expected<Options, EarlyExit> parse_options(int argc, const char* const* arg
          [&options](const std::string& text) { options.fixed_buffers = to_fixed_buffers(text); },
          "register guest memory with the kernel, which saves time for each request (on): only for "
          "guests that never give memory back while they run, because data for discarded pages "
-         "would be lost; off, or what is safe for any guest (auto, the default: nothing yet)")
+         "would be lost; what is safe for any guest (auto, the default: bounce memory); or nothing "
+         "(off)")
       ->check(CLI::IsMember({"auto", "on", "off"}));
   app.add_flag("--verbose", options.is_verbose, "log more");
   app.add_flag("--print-capabilities", wants_capabilities,

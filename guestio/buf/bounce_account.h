@@ -144,6 +144,11 @@ class BounceAccount {
   }
   [[nodiscard]] std::size_t held() const noexcept { return held_pages() * kPageSize; }
   [[nodiscard]] const BounceShare& share() const noexcept { return share_; }
+  /// The slab that holds `buffer`, which from now on stays mapped as long as the tracker, so that
+  /// the kernel can be told about it. Requires: a buffer of this account, with bytes.
+  [[nodiscard]] std::span<std::byte> keep_slab(const TrackedBounceBuffer& buffer) noexcept {
+    return cache_.keep_slab(buffer.bytes().data());
+  }
   /// Any thread.
   [[nodiscard]] BounceStatistics statistics() const noexcept;
 

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "guestio/base/error.h"
 #include "guestio/base/units.h"
@@ -50,6 +51,10 @@ class BounceCache {
   }
   /// Gives everything back to the pool.
   void flush() noexcept;
+  /// As BouncePool::keep_slab().
+  [[nodiscard]] std::span<std::byte> keep_slab(const std::byte* address) noexcept {
+    return pool_.keep_slab(address);
+  }
 
   /// What is rounded up to a class, and how it is numbered.
   static constexpr std::size_t kMostCached = BouncePool::kSlabBytes / kPageSize;

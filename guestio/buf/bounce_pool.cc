@@ -79,7 +79,7 @@ Result<BouncePool::Slabs::iterator> BouncePool::add_slab(std::size_t bytes) {
   // Advice only: without huge pages it works as well.
   if (page_kind_ == PageKind::kHuge) (void)::madvise(memory->data(), bytes, MADV_HUGEPAGE);
   const std::size_t pages = bytes / kPageSize;
-  Slab slab{std::move(*memory), pages, pages,
+  Slab slab{std::move(*memory), pages, pages, false,
             std::vector<std::uint64_t>(pages / kBitsPerWord, ~std::uint64_t{0})};
   const auto place = std::ranges::upper_bound(
       slabs_, slab.memory.data(), {}, [](const Slab& other) { return other.memory.data(); });
@@ -98,7 +98,7 @@ BouncePool::Slabs::iterator BouncePool::slab_of(const std::byte* address) noexce
 void BouncePool::drop_if_idle(Slabs::iterator slab) noexcept {
   if (!slab->is_idle()) return;
   idle_ += slab->memory.size();
-  if (idle_ <= most_idle_) return;
+  if (idle_ <= most_idle_ || slab->is_kept) return;
   idle_ -= slab->memory.size();
   mapped_ -= slab->memory.size();
   slabs_.erase(slab);
@@ -141,6 +141,14 @@ void BouncePool::release(BounceBlock block) noexcept {
   slab->mark(first, block.pages, true);
   slab->free_pages += block.pages;
   drop_if_idle(slab);
+}
+
+std::span<std::byte> BouncePool::keep_slab(const std::byte* address) noexcept {
+  const std::lock_guard lock(mutex_);
+  const auto slab = slab_of(address);
+  GUESTIO_CHECK(!slab->is_idle(), "a slab with a block on loan");
+  slab->is_kept = true;
+  return slab->memory.bytes();
 }
 
 std::size_t BouncePool::mapped_bytes() const noexcept {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "guestio/base/error.h"
@@ -42,7 +43,7 @@ class BouncePool {
   };
 
   /// Slabs that nobody uses are kept up to `most_idle` in all, or what was reserved if that is
-  /// more; the rest is given back to the system.
+  /// more, and those of keep_slab(); the rest is given back to the system.
   explicit BouncePool(ByteCount most_idle, PageKind page_kind = PageKind::kHuge) noexcept
       : page_kind_(page_kind), most_idle_(most_idle.raw()) {}
   BouncePool(const BouncePool&) = delete;
@@ -58,6 +59,9 @@ class BouncePool {
   [[nodiscard]] Result<BounceBlock> allocate(std::size_t pages);
   /// Requires: the block came from here.
   void release(BounceBlock block) noexcept;
+  /// The slab around `address`, which from now on stays mapped as long as the pool: for those that
+  /// tell the kernel about it. Requires: inside a block that is out on loan.
+  [[nodiscard]] std::span<std::byte> keep_slab(const std::byte* address) noexcept;
 
   [[nodiscard]] std::size_t mapped_bytes() const noexcept;
 
@@ -66,6 +70,7 @@ class BouncePool {
     Mapping memory;
     std::size_t pages;
     std::size_t free_pages;
+    bool is_kept;                         // for the pool's life
     std::vector<std::uint64_t> free_map;  // a bit a page, set when free
 
     [[nodiscard]] bool is_idle() const noexcept { return free_pages == pages; }

@@ -80,6 +80,21 @@ TEST(BouncePool, KeepsIdleSlabsUpToItsLimit) {
   EXPECT_EQ(pool.mapped_bytes(), BouncePool::kSlabBytes);
 }
 
+TEST(BouncePool, ASlabThatShallBeKeptStaysThoughNobodyUsesIt) {
+  BouncePool pool(kNothing);
+  const BounceBlock kept = *pool.allocate(3);
+  const BounceBlock other = *pool.allocate(kSlabPages);
+  const auto slab = pool.keep_slab(kept.data + kPageSize);
+  EXPECT_EQ(slab.data(), kept.data);
+  EXPECT_EQ(slab.size(), BouncePool::kSlabBytes);
+  pool.release(kept);
+  pool.release(other);
+  EXPECT_EQ(pool.mapped_bytes(), BouncePool::kSlabBytes);
+  const BounceBlock again = *pool.allocate(1);
+  EXPECT_EQ(again.data, kept.data);
+  pool.release(again);
+}
+
 TEST(BouncePool, ReservesBeforeItIsAsked) {
   BouncePool pool(kMuch);
   ASSERT_TRUE(pool.reserve(ByteCount(5 << 20)));

@@ -1,10 +1,19 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/uring/fixed_memory.h"
 
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstdio>
 
 #include "guestio/base/check.h"
+#include "guestio/base/unique_fd.h"
 
 namespace guestio::uring {
 
@@ -20,7 +29,32 @@ std::unexpected<Error> fail_to_register(int error) noexcept {
   }
 }
 
+bool has_lock_capability() noexcept {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  std::array<__user_cap_data_struct, 2> sets{};
+  return ::syscall(SYS_capget, &header, sets.data()) == 0 &&
+         (sets[0].effective & (1U << CAP_IPC_LOCK)) != 0;
+}
+
+/// Capabilities of another namespace lift no limits. The first one maps every user to itself.
+bool is_in_first_user_namespace() noexcept {
+  const UniqueFd map(::open("/proc/self/uid_map", O_RDONLY | O_CLOEXEC));
+  std::array<char, 64> text{};
+  if (!map || ::read(map.get(), text.data(), text.size() - 1) <= 0) return false;
+  unsigned inside = 1;
+  unsigned outside = 1;
+  unsigned count = 0;
+  return std::sscanf(text.data(), "%u %u %u", &inside, &outside, &count) == 3 && inside == 0 &&
+         outside == 0 && count == UINT32_MAX;
+}
+
 }  // namespace
+
+bool may_lock_any_memory() noexcept {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur == RLIM_INFINITY) return true;
+  return has_lock_capability() && is_in_first_user_namespace();
+}
 
 FixedMemory::~FixedMemory() {
   GUESTIO_CHECK(areas_.empty(), "no memory to be registered with a ring that ends");
@@ -40,13 +74,28 @@ Result<> FixedMemory::make_table() {
   return {};
 }
 
-Result<FixedMemory::Registration> FixedMemory::add(std::span<std::byte> memory) {
-  if (memory.empty()) return fail(ErrorKind::kInvalidArgument, "registering no bytes");
+FixedMemory::Registration FixedMemory::share(std::span<const std::byte> memory) noexcept {
   for (Area& area : areas_) {
     if (area.memory.data() != memory.data() || area.memory.size() != memory.size()) continue;
     ++area.uses;
-    return Registration(*this, area);
+    return {*this, area};
   }
+  return {};
+}
+
+Result<FixedMemory::Registration> FixedMemory::add(std::span<std::byte> memory) {
+  if (memory.empty()) return fail(ErrorKind::kInvalidArgument, "registering no bytes");
+  if (auto shared = share(memory)) return shared;
+  auto added = add_new(memory);
+  count_registered();
+  if (!added) {
+    refusals_.fetch_add(1, std::memory_order_relaxed);
+    last_errno_.store(added.error().host_errno, std::memory_order_relaxed);
+  }
+  return added;
+}
+
+Result<FixedMemory::Registration> FixedMemory::add_new(std::span<std::byte> memory) {
   if (auto made = make_table(); !made) return fail(made.error());
   const std::size_t needed = (memory.size() - 1) / piece_bytes_ + 1;
   if (needed > free_.size()) {
@@ -83,6 +132,22 @@ void FixedMemory::release(Area& area) noexcept {
   if (--area.uses != 0) return;
   remove_pieces(area);
   areas_.remove_if([&area](const Area& other) { return &other == &area; });
+  count_registered();
+}
+
+void FixedMemory::count_registered() noexcept {
+  std::uint64_t bytes = 0;
+  for (const Piece& piece : pieces_) bytes += piece.size;
+  registered_bytes_.store(bytes, std::memory_order_relaxed);
+  registered_pieces_.store(pieces_.size(), std::memory_order_relaxed);
+}
+
+FixedMemoryStatistics FixedMemory::statistics() const noexcept {
+  return {.registered_bytes = registered_bytes_.load(std::memory_order_relaxed),
+          .pieces = registered_pieces_.load(std::memory_order_relaxed),
+          .operations = operations_.load(std::memory_order_relaxed),
+          .refusals = refusals_.load(std::memory_order_relaxed),
+          .last_errno = last_errno_.load(std::memory_order_relaxed)};
 }
 
 void FixedMemory::remove_pieces(const Area& area) noexcept {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <list>
@@ -22,6 +23,20 @@ namespace guestio::uring {
 inline constexpr int kOpReadvFixed = 60;
 inline constexpr int kOpWritevFixed = 61;
 
+/// Whether this process may lock as much memory as it likes: it has CAP_IPC_LOCK where the kernel
+/// looks for it, or no limit. Where it may not, all processes of a user share one limit, from which
+/// the rings themselves are taken too: who registers much keeps others from starting.
+[[nodiscard]] bool may_lock_any_memory() noexcept;
+
+/// What became of the wish to have memory registered.
+struct FixedMemoryStatistics {
+  std::uint64_t registered_bytes = 0;  ///< now
+  std::uint64_t pieces = 0;            ///< now
+  std::uint64_t operations = 0;        ///< that named a piece, so far
+  std::uint64_t refusals = 0;          ///< of add(), so far
+  int last_errno = 0;                  ///< of the last refusal that had one
+};
+
 /// The ring's table of registered memory.
 ///
 ///     memory:  [       1 GiB       |       1 GiB       | rest ]     one area, one Registration
@@ -32,7 +47,7 @@ inline constexpr int kOpWritevFixed = 61;
 ///    meanwhile, they move bytes to and from pages that nobody else sees, *without an error*.
 /// 2. What is added twice is registered once, until its last Registration goes.
 ///
-/// Threads: the ring's. Lifetime: outlives its Registrations (checked).
+/// Threads: the ring's; statistics() any. Lifetime: outlives its Registrations (checked).
 class FixedMemory {
   struct Area;
 
@@ -78,6 +93,9 @@ class FixedMemory {
   /// before 5.19), host (ENOMEM: the memory-lock limit, or no memory).
   [[nodiscard]] Result<Registration> add(std::span<std::byte> memory);
 
+  /// One Registration more for memory that is registered already, or none.
+  [[nodiscard]] Registration share(std::span<const std::byte> memory) noexcept;
+
   /// The index of a piece that holds all of these bytes. One comparison for the piece that was
   /// found last.
   [[nodiscard]] std::optional<std::uint16_t> find(const void* data, std::size_t size) noexcept {
@@ -87,10 +105,15 @@ class FixedMemory {
       return pieces_[last_].slot;
     return find_slowly(start, size);
   }
+  /// An operation names a piece.
+  void count_operation() noexcept {
+    operations_.store(operations_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  }
   /// Whether kOpReadvFixed and kOpWritevFixed work. False before something is registered.
   [[nodiscard]] bool takes_lists() const noexcept { return takes_lists_; }
   /// That are registered.
   [[nodiscard]] std::size_t pieces() const noexcept { return pieces_.size(); }
+  [[nodiscard]] FixedMemoryStatistics statistics() const noexcept;
 
  private:
   struct Piece {
@@ -108,7 +131,9 @@ class FixedMemory {
     std::size_t uses = 0;
   };
 
+  Result<Registration> add_new(std::span<std::byte> memory);
   Result<> make_table();
+  void count_registered() noexcept;
   Result<> add_piece(std::span<std::byte> memory, Area& area);
   void release(Area& area) noexcept;
   void remove_pieces(const Area& area) noexcept;
@@ -123,6 +148,13 @@ class FixedMemory {
   std::vector<Piece> pieces_;  // by start
   std::size_t last_ = 0;       // into pieces_, if there are any
   std::list<Area> areas_;
+
+  // Written by the ring's thread, for people to look at from any: relaxed.
+  std::atomic<std::uint64_t> registered_bytes_{0};
+  std::atomic<std::uint64_t> registered_pieces_{0};
+  std::atomic<std::uint64_t> operations_{0};
+  std::atomic<std::uint64_t> refusals_{0};
+  std::atomic<int> last_errno_{0};
 };
 
 }  // namespace guestio::uring

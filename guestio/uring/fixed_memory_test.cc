@@ -166,6 +166,9 @@ TEST_F(FixedMemoryTest, AFullTableRefusesAndGoesOnOnceThereIsRoom) {
   const auto third = table_.add(memory_.bytes().subspan(2 * kPage, kPage));
   ASSERT_FALSE(third.has_value());
   EXPECT_EQ(third.error(), Error::make(ErrorKind::kTooLarge, "", 1, 0));
+  EXPECT_EQ(table_.statistics().refusals, 1U);
+  EXPECT_EQ(table_.statistics().pieces, 2U);
+  EXPECT_EQ(table_.statistics().registered_bytes, 2 * kPage);
   *first = {};
   EXPECT_TRUE(table_.add(memory_.bytes().subspan(2 * kPage, kPage)).has_value());
 }
@@ -216,15 +219,29 @@ void drop_lock_capability() {
   // Afterwards: kernels may count the ring itself as well.
   const rlimit none{0, 0};
   if (::setrlimit(RLIMIT_MEMLOCK, &none) != 0) std::_Exit(4);
+  if (may_lock_any_memory()) std::_Exit(9);
   const auto refused = loop->fixed_memory().add(memory.bytes());
   if (refused) std::_Exit(5);
   if (refused.error().host_errno != ENOMEM) std::_Exit(6);
+  if (loop->fixed_memory().statistics().last_errno != ENOMEM) std::_Exit(8);
   if (loop->fixed_memory().find(memory.bytes().data(), 1)) std::_Exit(7);
   std::_Exit(0);
 }
 
 TEST(FixedMemoryLimitDeathTest, MoreThanMayBeLockedIsRefusedAsALackOfMemory) {
   EXPECT_EXIT(register_over_the_limit(), ::testing::ExitedWithCode(0), "");
+}
+
+[[noreturn]] void lift_the_limit() {
+  drop_lock_capability();
+  if (may_lock_any_memory()) std::_Exit(2);
+  const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
+  if (::setrlimit(RLIMIT_MEMLOCK, &unlimited) != 0) std::_Exit(errno == EPERM ? 0 : 3);
+  std::_Exit(may_lock_any_memory() ? 0 : 4);
+}
+
+TEST(FixedMemoryLimitTest, WhoHasNoLimitMayLockAnyMemory) {
+  EXPECT_EXIT(lift_the_limit(), ::testing::ExitedWithCode(0), "");
 }
 
 }  // namespace

@@ -24,6 +24,16 @@ FixedGuestMemory::Registrations FixedGuestMemory::add(uring::FixedMemory& table,
   return made;
 }
 
+FixedGuestMemory::Registrations FixedGuestMemory::share(uring::FixedMemory& table,
+                                                        const mem::GuestMemory& memory) {
+  Registrations shared;
+  for (const mem::RegionInfo& region : memory.regions()) {
+    auto registration = table.share({region.host, region.length});
+    if (registration) shared.push_back(std::move(registration));
+  }
+  return shared;
+}
+
 void FixedGuestMemory::tell(const Error& refusal) noexcept {
   // Relaxed: the flag guards nothing but the line.
   if (was_told_.exchange(true, std::memory_order_relaxed)) return;

@@ -22,6 +22,9 @@ class FixedGuestMemory {
   /// Registers the regions of `memory` that can be. What is refused goes on with plain operations,
   /// and a line in the log says what can be done about it.
   [[nodiscard]] Registrations add(uring::FixedMemory& table, const mem::GuestMemory& memory);
+  /// Those of its regions that are registered already, once more.
+  [[nodiscard]] static Registrations share(uring::FixedMemory& table,
+                                           const mem::GuestMemory& memory);
 
  private:
   void tell(const Error& refusal) noexcept;

@@ -46,6 +46,22 @@ TEST_F(FixedGuestMemoryTest, TwoRingsOfOneThreadShareTheRegistration) {
   EXPECT_TRUE(table.find(host(low_, 0), kMiB).has_value());
 }
 
+TEST_F(FixedGuestMemoryTest, ARegionThatStaysIsNotRegisteredAnewWhenAnotherComes) {
+  uring::FixedMemory table(ring_, 4);
+  auto before = wish_.add(table, low_);
+  auto specs = low_.specs();
+  specs.push_back(high_.specs().front());
+  const auto both = mem::GuestMemory::create(specs).value();
+  auto staying = FixedGuestMemory::share(table, both);
+  before.clear();
+  EXPECT_EQ(staying.size(), 1U);
+  EXPECT_TRUE(table.find(host(both, 0), kMiB).has_value());
+  const auto after = wish_.add(table, both);
+  staying.clear();
+  EXPECT_EQ(table.pieces(), 2U);
+  EXPECT_EQ(table.statistics().registered_bytes, 2 * kMiB);
+}
+
 TEST_F(FixedGuestMemoryTest, WhatTheTableHasNoRoomForStaysPlainAndIsToldOnce) {
   uring::FixedMemory table(ring_, 1);
   const auto first = wish_.add(table, low_);

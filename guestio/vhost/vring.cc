@@ -204,7 +204,9 @@ task::Task<> Vring::look_now_and_then() {
 }
 
 void Vring::set_memory(mem::GuestMemory memory, const virtio::RingParts& ring) noexcept {
-  // Those that are idle go first, so that their memory does not count against the limit.
+  // Regions that stay where they are stay registered. What only idle epochs have goes before the
+  // new ones come, so that it does not count against the limit.
+  const auto staying = FixedGuestMemory::share(loop_.fixed_memory(), memory);
   epochs_.remove_if([](const Epoch& epoch) { return epoch.chains_out == 0; });
   begin_epoch(std::move(memory));
   queue_.move_to(ring);

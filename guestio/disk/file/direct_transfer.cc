@@ -7,18 +7,11 @@
 
 #include "guestio/base/align.h"
 #include "guestio/disk/file/file_channel.h"
+#include "guestio/disk/file/transfer_entry.h"
 
 namespace guestio::disk {
 
 namespace {
-
-struct OperationCodes {
-  int read, write, readv, writev;
-};
-constexpr OperationCodes kPlainCodes = {IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV,
-                                        IORING_OP_WRITEV};
-constexpr OperationCodes kFixedCodes = {IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED,
-                                        uring::kOpReadvFixed, uring::kOpWritevFixed};
 
 /// Whether one call takes these segments as they lie.
 bool is_fit(std::span<const buf::IoBuffer> segments, const Io& io,
@@ -72,42 +65,21 @@ std::int32_t DirectTransfer::call() const noexcept {
   return result < 0 ? -error : static_cast<std::int32_t>(result);
 }
 
-/// The registered piece of memory that all segments lie in, if one operation can name it.
-std::optional<std::uint16_t> DirectTransfer::find_fixed() const noexcept {
-  uring::FixedMemory& fixed = channel_.loop_.fixed_memory();
-  const auto segments = locked_.segments();
-  if (segments.size() > 1 && !fixed.takes_lists()) return std::nullopt;
-  const auto piece = fixed.find(segments.front().data, segments.front().length);
-  if (!piece) return std::nullopt;
-  for (const buf::IoBuffer& segment : segments.subspan(1)) {
-    if (fixed.find(segment.data, segment.length) != piece) return std::nullopt;
-  }
-  return piece;
-}
-
 void DirectTransfer::prepare(io_uring_sqe& entry) noexcept {
-  const auto iovecs = buf::as_iovecs(locked_.segments());
-  const auto count = static_cast<unsigned>(iovecs.size());
-  const std::uint64_t offset = io_->offset.raw();
-  const auto piece = find_fixed();
+  const auto piece = find_piece(channel_.loop_.fixed_memory(), locked_.segments());
   is_fixed_ = piece.has_value();
-  const OperationCodes& codes = is_fixed_ ? kFixedCodes : kPlainCodes;
-  if (count == 1) {
-    // Without a list, which the kernel would have to fetch.
-    ::io_uring_prep_rw(is_read() ? codes.read : codes.write, &entry, -1, iovecs[0].iov_base,
-                       static_cast<unsigned>(iovecs[0].iov_len), offset);
-  } else {
-    ::io_uring_prep_rw(is_read() ? codes.readv : codes.writev, &entry, -1, iovecs.data(), count,
-                       offset);
-  }
-  entry.buf_index = piece.value_or(0);
-  entry.rw_flags = rw_flags();
-  channel_.file_.apply_to(entry);
+  const TransferEntry transfer{.direction = is_read() ? Direction::kFromFile : Direction::kToFile,
+                               .file = channel_.file_,
+                               .offset = io_->offset,
+                               .segments = locked_.segments(),
+                               .piece = piece,
+                               .rw_flags = rw_flags()};
+  transfer.apply_to(entry);
 }
 
 void DirectTransfer::complete(std::int32_t result, std::uint32_t) noexcept {
-  // Perhaps only the registration is at fault. As if nothing was moved: that goes the long way,
-  // which does without.
+  // Perhaps only the registration is at fault. As if nothing was moved: the long way does without
+  // it when that is so.
   const bool is_in_doubt = is_fixed_ && result == -EFAULT;
   finish(is_in_doubt ? 0 : result);
 }

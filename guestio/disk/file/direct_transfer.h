@@ -4,7 +4,6 @@
 #include <boost/intrusive/slist.hpp>
 
 #include <cstdint>
-#include <optional>
 
 #include "guestio/buf/locked_io_buffers.h"
 #include "guestio/disk/disk.h"
@@ -32,7 +31,6 @@ class DirectTransfer final : private uring::Operation, public boost::intrusive::
   void prepare(io_uring_sqe& entry) noexcept override;
   void complete(std::int32_t result, std::uint32_t flags) noexcept override;
   [[nodiscard]] std::int32_t call() const noexcept;
-  [[nodiscard]] std::optional<std::uint16_t> find_fixed() const noexcept;
   void finish(std::int32_t result) noexcept;
 
   [[nodiscard]] bool is_read() const noexcept { return io_->kind == IoKind::kRead; }

@@ -83,6 +83,7 @@ FileChannel::FileChannel(FileDisk& disk, uring::Loop& loop, buf::OpenBounceAccou
     : disk_(disk),
       loop_(loop),
       bounce_(std::move(bounce)),
+      fixed_bounce_(loop.fixed_memory(), *bounce_, disk.bounce_memory_),
       file_(file),
       bounce_per_call_(std::clamp(bounce_->share().limit() / 4, std::uint64_t{2 * kPageSize},
                                   std::uint64_t{buf::BouncePool::kSlabBytes})),
@@ -222,6 +223,7 @@ task::Task<Result<>> FileChannel::execute(Direction direction, const TransferPla
     auto granted = co_await acquiring;
     if (!granted) co_return fail(granted.error());
     bounce = std::move(*granted);
+    fixed_bounce_.cover(bounce);
   }
   GuardedRange guarded(
       disk_.block_guard_, loop_, plan.file_offset(), plan.file_bytes(),
@@ -279,13 +281,18 @@ task::Task<Result<>> FileChannel::move_segments(Direction direction, std::span<I
   const bool is_read = direction == Direction::kFromFile;
   auto pause = kFirstPause;
   std::size_t done = 0;
+  bool may_be_fixed = true;
   while (true) {
-    const auto iovecs = buf::as_iovecs(segments);
-    std::int32_t result = 0;
-    if (is_read) {
-      result = co_await uring::readv(loop_, file_, iovecs, offset, rw_flags);
-    } else {
-      result = co_await uring::writev(loop_, file_, iovecs, offset, rw_flags);
+    const auto piece =
+        may_be_fixed ? find_piece(loop_.fixed_memory(), segments) : std::optional<std::uint16_t>();
+    io_uring_sqe entry{};
+    TransferEntry{direction, file_, offset, segments, piece, rw_flags}.apply_to(entry);
+    uring::RingAwaitable moving(loop_, entry, {});
+    const std::int32_t result = co_await moving;
+    if (result == -EFAULT && piece) {
+      // Perhaps only the registration is at fault.
+      may_be_fixed = false;
+      continue;
     }
     if (is_lack_of_resources(result)) {
       (void)co_await uring::sleep(loop_, pause);

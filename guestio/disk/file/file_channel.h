@@ -14,6 +14,8 @@
 #include "guestio/disk/file/direct_calls.h"
 #include "guestio/disk/file/direct_transfer.h"
 #include "guestio/disk/file/file_disk.h"
+#include "guestio/disk/file/fixed_bounce.h"
+#include "guestio/disk/file/transfer_entry.h"
 #include "guestio/task/scope.h"
 #include "guestio/task/task.h"
 #include "guestio/task/wait_queue.h"
@@ -42,7 +44,6 @@ class FileChannel final : public Channel {
   using Window = buf::TransferPlan::Window;
   using IdleList = boost::intrusive::slist<DirectTransfer, boost::intrusive::cache_last<false>,
                                            boost::intrusive::constant_time_size<true>>;
-  enum class Direction { kFromFile, kToFile };
 
   FileChannel(FileDisk& disk, uring::Loop& loop, buf::OpenBounceAccount bounce, uring::File file);
 
@@ -86,6 +87,7 @@ class FileChannel final : public Channel {
   FileDisk& disk_;
   uring::Loop& loop_;
   buf::OpenBounceAccount bounce_;
+  FixedBounce fixed_bounce_;
   uring::File file_;
   const std::size_t bounce_per_call_;  // so that one request cannot take all of it
   buf::TransferPlan::Policy policy_ = buf::TransferPlan::Policy::kDirectWherePossible;

@@ -94,13 +94,14 @@ Result<DiskInfo> describe(int fd, const FileFacts& facts, const FileDiskOptions&
 }  // namespace
 
 FileDisk::FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const DiskInfo& info,
-                   Caching caching) noexcept
+                   const FileDiskOptions& options) noexcept
     : claim_(std::move(claim)),
       fd_(std::move(io)),
       facts_(facts),
       info_(info),
       calls_pay_(direct_calls_pay(fd_.get(), facts.size.raw(), facts.direct.block())),
-      caching_(caching) {
+      bounce_memory_(options.bounce_memory),
+      caching_(options.caching) {
   if (calls_pay_) log::debug("the image is memory: it is read and written without the ring");
 }
 
@@ -112,7 +113,7 @@ Result<std::unique_ptr<FileDisk>> FileDisk::open(const FileDiskOptions& options)
   const auto info = describe(image->io.get(), *facts, options);
   if (!info) return fail(info.error());
   return std::unique_ptr<FileDisk>(
-      new FileDisk(std::move(image->claim), std::move(image->io), *facts, *info, options.caching));
+      new FileDisk(std::move(image->claim), std::move(image->io), *facts, *info, options));
 }
 
 Result<> FileDisk::judge_flush(std::int32_t result) noexcept {

@@ -11,6 +11,7 @@
 #include "guestio/disk/disk.h"
 #include "guestio/disk/file/block_guard.h"
 #include "guestio/disk/file/file_limits.h"
+#include "guestio/disk/file/fixed_bounce.h"
 #include "guestio/disk/file/image_lock.h"
 #include "guestio/uring/loop.h"
 
@@ -27,6 +28,7 @@ struct FileDiskOptions {
   Caching caching = Caching::kDirect;
   /// What the guest is told; smaller than what the file takes is served by read-modify-write.
   ByteCount block_size = ByteCount(512);
+  BounceMemory bounce_memory = BounceMemory::kWhereUnlimited;
 };
 
 /// A raw image: a regular file or a block device. Holds what its channels share.
@@ -53,7 +55,7 @@ class FileDisk {
  private:
   friend class FileChannel;
   FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const DiskInfo& info,
-           Caching caching) noexcept;
+           const FileDiskOptions& options) noexcept;
 
   /// What a flush says that the kernel answered with `result`. Once a flush of the page cache has
   /// failed, the pages it could not write count as written and the next one would succeed without
@@ -65,6 +67,7 @@ class FileDisk {
   const FileFacts facts_;
   const DiskInfo info_;
   const bool calls_pay_;  // direct_calls_pay()
+  const BounceMemory bounce_memory_;
   const Caching caching_;
   std::atomic<int> lost_by_ = 0;  // errno of the first flush of the page cache that failed
   BlockGuard block_guard_;

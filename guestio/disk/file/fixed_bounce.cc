@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/disk/file/fixed_bounce.h"
+
+#include <atomic>
+
+#include "guestio/base/log.h"
+
+namespace guestio::disk {
+
+namespace {
+
+void tell_once(const Error& refusal) noexcept {
+  static std::atomic<bool> was_told{false};
+  // Relaxed: the flag guards nothing but the line.
+  if (was_told.exchange(true, std::memory_order_relaxed)) return;
+  log::warning(
+      "bounce memory stays unregistered, which only costs time: {} (raise the memory-lock limit "
+      "or grant CAP_IPC_LOCK, or choose --fixed-buffers off)",
+      refusal.to_string());
+}
+
+}  // namespace
+
+void FixedBounce::add(const buf::TrackedBounceBuffer& buffer) noexcept {
+  auto added = fixed_.add(account_.keep_slab(buffer));
+  if (added) return slabs_.push_back(std::move(*added));
+  may_register_ = false;
+  tell_once(added.error());
+}
+
+}  // namespace guestio::disk

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "guestio/buf/bounce_account.h"
+#include "guestio/uring/fixed_memory.h"
+
+/// Bounce memory that is registered with a thread's ring.
+namespace guestio::disk {
+
+/// Whether bounce memory is registered. It is ours, and nobody but us can take its pages away: safe
+/// for any guest.
+enum class BounceMemory : std::uint8_t {
+  kPlain,
+  kWhereUnlimited,  ///< where it takes nothing from others (uring::may_lock_any_memory())
+  kRegistered,      ///< as far as the kernel allows
+};
+
+/// One channel's registrations of the slabs that its bounce buffers come from. A slab costs memory
+/// that counts against the memory-lock limit, so it is registered when it is first used and not
+/// before. After a refusal no more is asked for: what is registered by then stays so, the rest is
+/// plain, and one line in the log of the process says what can be done.
+///
+/// Threads: the ring's. Lifetime: goes before the account and the ring do.
+class FixedBounce {
+ public:
+  FixedBounce(uring::FixedMemory& fixed, buf::BounceAccount& account, BounceMemory kind) noexcept
+      : fixed_(fixed),
+        account_(account),
+        may_register_(kind == BounceMemory::kRegistered ||
+                      (kind == BounceMemory::kWhereUnlimited && uring::may_lock_any_memory())) {}
+
+  /// Sees to it that `buffer` is registered, if it can be. Requires: it has bytes.
+  void cover(const buf::TrackedBounceBuffer& buffer) noexcept {
+    if (may_register_ && !fixed_.find(buffer.bytes().data(), buffer.size())) add(buffer);
+  }
+
+ private:
+  void add(const buf::TrackedBounceBuffer& buffer) noexcept;
+
+  uring::FixedMemory& fixed_;
+  buf::BounceAccount& account_;
+  bool may_register_;
+  std::vector<uring::FixedMemory::Registration> slabs_;
+};
+
+}  // namespace guestio::disk

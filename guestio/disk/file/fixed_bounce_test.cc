@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/disk/file/fixed_bounce.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <array>
+#include <vector>
+
+#include "guestio/disk/file/file_disk.h"
+#include "testing/temporary.h"
+
+namespace guestio::disk {
+namespace {
+
+constexpr std::uint64_t kBytes = std::uint64_t{1} << 20;
+constexpr unsigned kPieces = 4;
+constexpr std::byte kOnDisk{0x5a};
+
+struct TestIo final : Io {
+  void on_done(Result<> done) noexcept override { result = done; }
+  Result<> result = fail(ErrorKind::kBusy, "not done");
+};
+
+class FixedBounceTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const UniqueFd image(::open(path_.c_str(), O_RDWR | O_CLOEXEC));
+    const std::vector<std::byte> content(kBytes, kOnDisk);
+    ASSERT_EQ(::pwrite(image.get(), content.data(), kBytes, 0), static_cast<ssize_t>(kBytes));
+    make(BounceMemory::kRegistered, kPieces);
+  }
+  void make(BounceMemory kind, unsigned pieces) {
+    channel_.reset();
+    disk_.reset();
+    loop_ = uring::Loop::create({.ring = {}, .fixed_pieces = pieces}).value();
+    disk_ = FileDisk::open({.path = path_, .bounce_memory = kind}).value();
+    channel_ = disk_->open_channel(*loop_, ByteCount(kBytes)).value();
+  }
+  /// Data that no direct I/O takes as it lies.
+  void move(IoKind kind) {
+    const std::array extents = {mem::AddressRange::from_start_and_length(Gpa(4097), 8192).value()};
+    const auto access =
+        kind == IoKind::kRead ? buf::MemoryAccess::kWritable : buf::MemoryAccess::kReadOnly;
+    TestIo io;
+    io.kind = kind;
+    io.buffers = buf::RequestBuffers::from_extents(memory_, extents, access).value();
+    io.length = io.buffers.size();
+    channel_->start(io);
+    loop_->run_until_quiet();
+    EXPECT_TRUE(io.result.has_value()) << io.result.error().to_string();
+  }
+  uring::FixedMemoryStatistics statistics() { return loop_->fixed_memory().statistics(); }
+  std::byte guest_byte() { return *memory_.host_range(Gpa(8192), 1).value(); }
+
+  testing::TemporaryFolder folder_;
+  std::string path_ = folder_.make_image("disk.img", kBytes);
+  mem::GuestMemory memory_ = mem::GuestMemory::allocate(ByteCount(65536)).value();
+  std::unique_ptr<uring::Loop> loop_;
+  std::unique_ptr<FileDisk> disk_;
+  std::unique_ptr<Channel> channel_;
+};
+
+TEST_F(FixedBounceTest, ASlabIsRegisteredWhenItIsFirstUsedAndNotBefore) {
+  EXPECT_EQ(statistics().pieces, 0U);
+  move(IoKind::kRead);
+  EXPECT_EQ(guest_byte(), kOnDisk);
+  move(IoKind::kRead);
+  EXPECT_EQ(statistics().pieces, 1U);
+  EXPECT_EQ(statistics().registered_bytes, buf::BouncePool::kSlabBytes);
+  EXPECT_EQ(statistics().operations, 2U) << "each transfer names it";
+}
+
+TEST_F(FixedBounceTest, WhatWasWrittenThroughARegisteredSlabIsReadBack) {
+  *memory_.host_range(Gpa(8192), 1).value() = std::byte{0x77};
+  move(IoKind::kWrite);
+  *memory_.host_range(Gpa(8192), 1).value() = std::byte{0};
+  move(IoKind::kRead);
+  EXPECT_EQ(guest_byte(), std::byte{0x77});
+  EXPECT_EQ(statistics().operations, 2U);
+}
+
+TEST_F(FixedBounceTest, RegistrationsGoWithTheChannel) {
+  move(IoKind::kRead);
+  channel_.reset();
+  EXPECT_EQ(statistics().pieces, 0U);
+  EXPECT_EQ(statistics().registered_bytes, 0U);
+}
+
+TEST_F(FixedBounceTest, NothingIsRegisteredThatShallNotBe) {
+  make(BounceMemory::kPlain, kPieces);
+  move(IoKind::kRead);
+  EXPECT_EQ(guest_byte(), kOnDisk);
+  EXPECT_EQ(statistics().pieces, 0U);
+  EXPECT_EQ(statistics().refusals, 0U);
+}
+
+TEST_F(FixedBounceTest, NothingIsTakenFromALimitThatOthersShareUnlessAskedFor) {
+  make(BounceMemory::kWhereUnlimited, kPieces);
+  move(IoKind::kRead);
+  EXPECT_EQ(guest_byte(), kOnDisk);
+  EXPECT_EQ(statistics().pieces, uring::may_lock_any_memory() ? 1U : 0U);
+}
+
+TEST_F(FixedBounceTest, ARefusalIsCountedOnceAndTheBytesArriveAllTheSame) {
+  make(BounceMemory::kRegistered, 0);
+  move(IoKind::kRead);
+  move(IoKind::kRead);
+  EXPECT_EQ(guest_byte(), kOnDisk);
+  EXPECT_EQ(statistics().refusals, 1U);
+  EXPECT_EQ(statistics().operations, 0U);
+}
+
+}  // namespace
+}  // namespace guestio::disk

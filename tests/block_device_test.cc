@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // What a guest sees of its disk.
 #include <fcntl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -129,6 +130,37 @@ TEST_F(BlockDeviceTest, DiscardAndWriteZeroesDoWhatTheySay) {
   EXPECT_EQ(guest->perform(Type::kDiscard, 0, std::as_bytes(std::span(&discard, 1)), 0).status, 0);
   EXPECT_EQ(guest->read(0, 1024 * 512).data,
             std::vector(expected.begin(), expected.begin() + 1024 * 512));
+}
+
+TEST_F(BlockDeviceTest, Rule30TheSectorOfAFlushIsIgnored) {
+  start();
+  const auto guest = connect();
+  for (const std::uint64_t sector : {std::uint64_t{1}, kImageBytes / 512, ~std::uint64_t{0}}) {
+    EXPECT_EQ(guest->perform(Type::kFlush, sector, {}, 0).status, 0) << sector;
+  }
+}
+
+TEST_F(BlockDeviceTest, Rule34MoreRangesThanOfferedAreRefusedAndNoneIsDone) {
+  start();
+  const auto guest = connect();
+  const vblk::Config config = guest->config();
+  const auto pattern = make_pattern(512, 4);
+  ASSERT_EQ(guest->write(0, pattern).status, 0);
+  std::vector<vblk::RangeSegment> ranges(config.max_write_zeroes_seg + 1, {0, 1, 0});
+  EXPECT_NE(guest->perform(Type::kWriteZeroes, 0, std::as_bytes(std::span(ranges)), 0).status, 0);
+  EXPECT_EQ(guest->read(0, 512).data, pattern);
+  ranges.pop_back();
+  EXPECT_EQ(guest->perform(Type::kWriteZeroes, 0, std::as_bytes(std::span(ranges)), 0).status, 0);
+  EXPECT_EQ(guest->read(0, 512).data, std::vector<std::byte>(512));
+}
+
+TEST_F(BlockDeviceTest, Rule36AnImageThatWasCutOffFailsItsReadsAndIsNeverSuccess) {
+  start();
+  const auto guest = connect();
+  ASSERT_EQ(::truncate(image_.c_str(), kImageBytes / 2), 0);
+  EXPECT_EQ(guest->read(kImageBytes / 1024, 4096).status, 1) << "behind the end";
+  EXPECT_EQ(guest->read(kImageBytes / 1024 - 8, 8192).status, 1) << "over the end";
+  EXPECT_EQ(guest->read(kImageBytes / 1024 - 8, 4096).status, 0);
 }
 
 TEST_F(BlockDeviceTest, ARangeThatIsWrongKeepsTheOthersFromBeingDone) {

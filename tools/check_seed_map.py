@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAP = ROOT / "docs" / "seed-map.md"
 FAULTS = 22
 TEST = re.compile(r"^\s*(?:TYPED_)?TEST(?:_F|_P)?\(\s*(\w+),\s*(\w+)\)", re.MULTILINE)
+CTEST = re.compile(r"add_test\(NAME\s+(\w+\.\w+)")
 CODE = re.compile(r"`([^`]+)`")
 CALL = re.compile(r"(\w+)(?:<\w+>)?\(")
 TEST_NAME = re.compile(r"\w+\.\w+")
@@ -26,6 +27,9 @@ def tests_in_tree(root):
     for folder in ("guestio", "tests", "apps"):
         for path in (root / folder).rglob("*_test.cc"):
             found.update(f"{suite}.{name}" for suite, name in TEST.findall(path.read_text()))
+        # Those that are scripts.
+        for path in (root / folder).rglob("CMakeLists.txt"):
+            found.update(CTEST.findall(path.read_text()))
     return found
 
 

@@ -107,6 +107,22 @@ TEST_F(BlockQueueTest, RangesMayBeCutAnywhere) {
   EXPECT_EQ(disk_->bytes()[std::size_t{10} * 512], std::byte{0});
 }
 
+TEST_F(BlockQueueTest, Rule34ARangeOverTheOfferedLimitIsRefused) {
+  disk::DiskInfo info = disk_->info();
+  info.discard = disk::RangeLimits{ByteCount(4096), ByteCount(512)};
+  info.write_zeroes = info.discard;
+  const BlockDevice device({.disk = info, .serial = "s"});
+  BlockQueue blk(device, *disk::RamDisk::create(info.size), 8);
+  for (const RequestType type : {RequestType::kDiscard, RequestType::kWriteZeroes}) {
+    for (const std::uint32_t sectors : {8U, 9U}) {
+      const vblk::RangeSegment range{0, sectors, 0};
+      const auto places = add_request({type, 0, 0}, std::as_bytes(std::span(&range, 1)), 0);
+      blk.process(queue_);
+      EXPECT_EQ(byte_at(places.back()), std::byte{sectors > 8}) << sectors;
+    }
+  }
+}
+
 TEST_F(BlockQueueTest, TheStatusIsWrittenForEveryFailureThatHasRoomForIt) {
   const auto past = add_request({RequestType::kIn, 0, 1 << 20}, {}, 512);
   // NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange): what a guest may send

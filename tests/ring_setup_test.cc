@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: MIT
+// How rings start, stop and die, message by message.
+#include <poll.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <optional>
+#include <thread>
+
+#include "guestio/virtio/split_driver_queue.h"
+#include "tests/backend_fixture.h"
+
+namespace guestio::tests {
+namespace {
+
+namespace vblk = virtio::blk;
+using namespace std::chrono_literals;
+using Clock = std::chrono::steady_clock;
+using virtio::Direction;
+
+constexpr auto kPatience = 30s;
+// For what must not happen, however long one waits.
+constexpr auto kAWhile = 100ms;
+constexpr std::uint64_t kFeatures = virtio::kFeatureVersion1 | vblk::kFeatureFlush;
+
+/// A split ring of a test's own in the guest's scratch memory, which tells the backend of itself
+/// piece by piece.
+class HandMadeRing {
+ public:
+  static constexpr std::uint16_t kSize = 16;
+
+  HandMadeRing(testing::BlkGuest& guest, std::uint32_t index)
+      : frontend_(guest.frontend()),
+        index_(index),
+        memory_(guest.scratch().part(index * 65536, 65536)),
+        driver_(*virtio::SplitDriverQueue::create(parts(), kFeatures)) {}
+
+  /// All but the descriptors.
+  void describe() {
+    const auto address = [this](std::size_t at) {
+      return vhost::FrontendMemory::frontend_address(memory_.part(at, 4096)).raw();
+    };
+    ASSERT_TRUE(frontend_.set_vring_num(index_, kSize));
+    ASSERT_TRUE(frontend_.set_vring_base(index_, 0));
+    ASSERT_TRUE(
+        frontend_.set_vring_addr({index_, 0, address(0), address(kUsed), address(kAvail), 0}));
+  }
+  Result<> give_kick() { return frontend_.set_vring_kick(index_, kick_.get()); }
+  Result<> give_call() { return frontend_.set_vring_call(index_, call_.get()); }
+  Result<> give_error() { return frontend_.set_vring_err(index_, error_.get()); }
+  Result<> enable(bool enabled = true) { return frontend_.set_vring_enable(index_, enabled); }
+  void start() {
+    describe();
+    ASSERT_TRUE(give_call());
+    ASSERT_TRUE(give_error());
+    ASSERT_TRUE(give_kick());
+    ASSERT_TRUE(enable());
+  }
+
+  /// Puts a flush into the ring and tells nobody.
+  void put_flush() {
+    const vblk::RequestHeader header{vblk::RequestType::kFlush, 0, 0};
+    std::memcpy(memory_.host + kHeader, &header, sizeof header);
+    const Gpa at = memory_.gpa.plus_unchecked(kHeader);
+    const std::array chain = {
+        virtio::DriverSegment{at, sizeof header, Direction::kReadable},
+        virtio::DriverSegment{at.plus_unchecked(64), 1, Direction::kWritable}};
+    ASSERT_TRUE(driver_.add(chain));
+    ASSERT_TRUE(driver_.publish());
+  }
+  void send_flush() {
+    put_flush();
+    kick();
+  }
+  void kick() { ASSERT_EQ(::eventfd_write(kick_.get(), 1), 0); }
+  /// Whether a chain comes back within `limit`.
+  bool is_answered(std::chrono::milliseconds limit = kPatience) {
+    const auto deadline = Clock::now() + limit;
+    while (true) {
+      const auto used = driver_.reap();
+      if (!used || *used) return used.has_value();
+      if (Clock::now() >= deadline) return false;
+      std::this_thread::sleep_for(1ms);
+    }
+  }
+  bool is_called() const { return is_signalled(call_); }
+  bool has_failed() const { return is_signalled(error_); }
+  /// The driver says that it has put more into the ring than the ring holds.
+  void break_it() {
+    const std::uint16_t index = 1000;
+    std::memcpy(memory_.host + kAvail + 2, &index, sizeof index);
+    kick();
+  }
+
+ private:
+  static constexpr std::size_t kAvail = 4096;
+  static constexpr std::size_t kUsed = 8192;
+  static constexpr std::size_t kHeader = 16384;
+
+  [[nodiscard]] virtio::SplitRing parts() const {
+    return *virtio::SplitRing::at(memory_.host, memory_.host + kAvail, memory_.host + kUsed, kSize);
+  }
+  /// Waits for a signal and takes it.
+  static bool is_signalled(const UniqueFd& event) {
+    pollfd poller{.fd = event.get(), .events = POLLIN, .revents = 0};
+    const auto limit = std::chrono::duration_cast<std::chrono::milliseconds>(kPatience);
+    eventfd_t count = 0;
+    return ::poll(&poller, 1, static_cast<int>(limit.count())) == 1 &&
+           ::eventfd_read(event.get(), &count) == 0;
+  }
+  static UniqueFd make_event() { return UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
+
+  vhost::Frontend& frontend_;
+  const std::uint32_t index_;
+  const vhost::SharedPiece memory_;
+  virtio::SplitDriverQueue driver_;
+  const UniqueFd kick_ = make_event();
+  const UniqueFd call_ = make_event();
+  const UniqueFd error_ = make_event();
+};
+
+class RingSetupTest : public BackendTest {
+ protected:
+  void SetUp() override { start({"--num-queues", "2"}); }
+  std::unique_ptr<testing::BlkGuest> connect_without_rings() {
+    return connect({.features = kFeatures, .queues = 0});
+  }
+};
+
+TEST_F(RingSetupTest, Rule14ARingThatStopsLeavesTheOthersRunning) {
+  const auto guest = connect_without_rings();
+  HandMadeRing first(*guest, 0);
+  HandMadeRing second(*guest, 1);
+  first.start();
+  second.start();
+  first.send_flush();
+  ASSERT_TRUE(first.is_answered());
+  EXPECT_EQ(guest->frontend().get_vring_base(0), 1u);
+  for (int i = 0; i < 10; ++i) {
+    second.send_flush();
+    ASSERT_TRUE(second.is_answered());
+  }
+  first.send_flush();
+  EXPECT_FALSE(first.is_answered(kAWhile));
+  ASSERT_TRUE(guest->frontend().set_vring_base(0, 1));
+  ASSERT_TRUE(first.give_kick());
+  EXPECT_TRUE(first.is_answered()) << "what came meanwhile is done when it starts again";
+}
+
+TEST_F(RingSetupTest, Rule15KickCallAndEnableComeInAnyOrder) {
+  std::array order = {0, 1, 2};
+  do {
+    const auto guest = connect_without_rings();
+    HandMadeRing ring(*guest, 0);
+    ring.describe();
+    for (const int step : order) {
+      ASSERT_TRUE(step == 0 ? ring.give_kick() : step == 1 ? ring.give_call() : ring.enable());
+    }
+    ring.send_flush();
+    EXPECT_TRUE(ring.is_answered());
+    EXPECT_TRUE(ring.is_called());
+    ASSERT_TRUE(ring.enable(false));
+    ring.send_flush();
+    EXPECT_FALSE(ring.is_answered(kAWhile));
+    ASSERT_TRUE(ring.enable());
+    EXPECT_TRUE(ring.is_answered()) << "it goes on where it stopped";
+  } while (std::ranges::next_permutation(order).found);
+}
+
+TEST_F(RingSetupTest, Rule16WithoutProtocolFeaturesRingsBeginEnabled) {
+  const auto guest = connect_without_rings();
+  ASSERT_TRUE(guest->frontend().set_features(kFeatures));
+  HandMadeRing ring(*guest, 0);
+  ring.describe();
+  ASSERT_TRUE(ring.give_call());
+  ASSERT_TRUE(ring.give_kick());
+  ring.send_flush();
+  EXPECT_TRUE(ring.is_answered());
+}
+
+TEST_F(RingSetupTest, Rule16WithProtocolFeaturesRingsBeginDisabled) {
+  const auto guest = connect_without_rings();
+  HandMadeRing ring(*guest, 0);
+  ring.describe();
+  ASSERT_TRUE(ring.give_call());
+  ASSERT_TRUE(ring.give_kick());
+  ring.send_flush();
+  EXPECT_FALSE(ring.is_answered(kAWhile));
+  ASSERT_TRUE(ring.enable());
+  EXPECT_TRUE(ring.is_answered());
+}
+
+TEST_F(RingSetupTest, Rule17ARingThatStartsOrIsEnabledIsLookedAtAndItsDriverCalled) {
+  const auto guest = connect_without_rings();
+  HandMadeRing ring(*guest, 0);
+  ring.describe();
+  ASSERT_TRUE(ring.give_call());
+  ASSERT_TRUE(ring.enable());
+  ring.put_flush();
+  ASSERT_TRUE(ring.give_kick());
+  EXPECT_TRUE(ring.is_answered()) << "without a kick";
+  EXPECT_TRUE(ring.is_called());
+  ASSERT_TRUE(ring.enable(false));
+  ring.put_flush();
+  ASSERT_TRUE(ring.enable());
+  EXPECT_TRUE(ring.is_answered()) << "without a kick";
+}
+
+TEST_F(RingSetupTest, Rule17TheDriverIsCalledWithoutAnyRequest) {
+  const auto guest = connect_without_rings();
+  HandMadeRing ring(*guest, 0);
+  ring.describe();
+  ASSERT_TRUE(ring.give_call());
+  ASSERT_TRUE(ring.give_kick());
+  EXPECT_TRUE(ring.is_called()) << "when it starts";
+  ASSERT_TRUE(ring.enable());
+  EXPECT_TRUE(ring.is_called()) << "when it is enabled";
+}
+
+TEST_F(RingSetupTest, Rule18ARingWithoutACallDescriptorIsServed) {
+  {
+    const auto guest = connect_without_rings();
+    HandMadeRing ring(*guest, 0);
+    ring.describe();
+    ASSERT_TRUE(ring.give_kick());
+    ASSERT_TRUE(ring.enable());
+    ring.send_flush();
+    EXPECT_TRUE(ring.is_answered()) << "none was ever told of";
+  }
+  const auto guest = connect_without_rings();
+  HandMadeRing ring(*guest, 0);
+  ring.start();
+  ASSERT_TRUE(guest->frontend().set_vring_call(0, std::nullopt));
+  ring.send_flush();
+  EXPECT_TRUE(ring.is_answered()) << "the front-end says that there is none any more";
+}
+
+TEST_F(RingSetupTest, Rule19ARingThatDiesSaysSoAndOthersGoOn) {
+  const auto guest = connect_without_rings();
+  HandMadeRing bad(*guest, 0);
+  HandMadeRing good(*guest, 1);
+  bad.start();
+  good.start();
+  bad.break_it();
+  EXPECT_TRUE(bad.has_failed());
+  for (int i = 0; i < 10; ++i) {
+    good.send_flush();
+    ASSERT_TRUE(good.is_answered());
+  }
+  EXPECT_TRUE(guest->frontend().get_vring_base(0)) << "it can still be stopped";
+}
+
+}  // namespace
+}  // namespace guestio::tests

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <random>
 #include <thread>
@@ -201,6 +202,15 @@ TEST_F(HostileFrontendTest, FrontEndsMayComeAndGo) {
     ASSERT_NE(guest, nullptr);
     ASSERT_EQ(guest->read(0, 4096).status, 0);
   }
+}
+
+TEST_F(HostileFrontendTest, Rule12WhoComesAgainAndAgainDoesNotFillTheLog) {
+  for (int round = 0; round < 500; ++round) send_header(1, 0, 0);
+  for (int round = 0; round < 20; ++round) {
+    const auto guest = connect();
+    for (int i = 0; i < 50; ++i) EXPECT_FALSE(guest->frontend().tell(99, {}));
+  }
+  EXPECT_LT(std::ranges::count(backend_->output(), '\n'), 300) << "of two thousand lines and more";
 }
 
 TEST_F(HostileFrontendTest, ChainsThatMakeNoSenseComeBackAndTheRingGoesOn) {

@@ -72,5 +72,13 @@ void limited_warning(RateLimit& limit, fmt::format_string<Args...> format, Args&
   if (verdict.suppressed != 0) warning("{} similar lines were left out", verdict.suppressed);
   warning(format, std::forward<Args>(args)...);
 }
+/// What a peer can make happen as often as it likes, held back by `limit`.
+template <typename... Args>
+void limited_info(RateLimit& limit, fmt::format_string<Args...> format, Args&&... args) {
+  const auto verdict = limit.ask();
+  if (!verdict.allowed) return;
+  if (verdict.suppressed != 0) info("{} similar lines were left out", verdict.suppressed);
+  info(format, std::forward<Args>(args)...);
+}
 
 }  // namespace guestio::log

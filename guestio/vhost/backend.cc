@@ -4,8 +4,8 @@
 #include <cerrno>
 #include <chrono>
 
-#include "guestio/base/log.h"
 #include "guestio/uring/awaitables.h"
+#include "guestio/vhost/peer_log.h"
 
 namespace guestio::vhost {
 
@@ -49,7 +49,7 @@ task::Task<Result<>> Backend::accept_all(int listening_socket) {
 
 task::Task<> Backend::serve_one(UniqueFd socket) {
   if (stop_.stop_requested()) co_return;
-  log::info("a front-end is here");
+  log::limited_info(peer_visit_log(), "a front-end is here");
   session_ = std::make_unique<Session>(
       Session::Parts{.home = home_,
                      .device = device_,
@@ -60,7 +60,7 @@ task::Task<> Backend::serve_one(UniqueFd socket) {
   auto running = session_->run();
   co_await std::move(running);
   session_.reset();
-  log::info("the front-end is gone");
+  log::limited_info(peer_visit_log(), "the front-end is gone");
 }
 
 void Backend::stop() noexcept {

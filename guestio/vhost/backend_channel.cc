@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "guestio/base/check.h"
+#include "guestio/vhost/peer_log.h"
 
 namespace guestio::vhost {
 
@@ -48,7 +49,7 @@ task::Task<> BackendChannel::talk() {
     auto saying = say(BackendRequest::kConfigChangeMsg);
     const auto said = co_await std::move(saying);
     if (said || stop.stop_requested()) continue;
-    log::limited_warning(fault_log_, "the front-end does not hear of a change: {}",
+    log::limited_warning(peer_fault_log(), "the front-end does not hear of a change: {}",
                          said.error().to_string());
     // Whatever comes next would be read as something else.
     if (said.error().kind != ErrorKind::kUnsupported) co_return;

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <optional>
 
-#include "guestio/base/log.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/task/event.h"
 #include "guestio/task/scope.h"
@@ -62,7 +61,6 @@ class BackendChannel {
   task::Event news_;
   task::Scope talking_;
   Message answer_;
-  log::RateLimit fault_log_{5, std::chrono::seconds(10)};
 };
 
 }  // namespace guestio::vhost

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "guestio/vhost/message_io.h"
+#include "guestio/vhost/peer_log.h"
 
 namespace guestio::vhost {
 
@@ -44,7 +45,8 @@ task::Task<> Session::run() {
     const auto served = co_await std::move(serving);
     if (served) continue;
     if (served.error().kind != ErrorKind::kClosed) {
-      log::warning("the connection to the front-end ends: {}", served.error().to_string());
+      log::limited_warning(peer_fault_log(), "the connection to the front-end ends: {}",
+                           served.error().to_string());
     }
     break;
   }
@@ -69,7 +71,7 @@ task::Task<Result<>> Session::serve_one() {
   channel_.set_suspended(std::ranges::none_of(rings_, &VringControl::is_running,
                                               [](const auto& ring) -> auto& { return *ring; }));
   if (!outcome) {
-    log::limited_warning(fault_log_, "refused message {} of the front-end: {}",
+    log::limited_warning(peer_fault_log(), "refused message {} of the front-end: {}",
                          message_.header.request, outcome.error().to_string());
   }
   auto responding = respond(outcome);

@@ -7,7 +7,6 @@
 #include <span>
 #include <vector>
 
-#include "guestio/base/log.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
@@ -124,7 +123,6 @@ class Session {
   std::shared_ptr<const InflightRecord> made_inflight_;  // for a front-end that has none
   std::shared_ptr<const InflightRecord> inflight_;       // the one in use
   std::vector<std::unique_ptr<VringControl>> rings_;
-  log::RateLimit fault_log_{10, std::chrono::seconds(5)};
 };
 
 template <typename T>

@@ -8,6 +8,7 @@
 
 #include "guestio/base/check.h"
 #include "guestio/uring/awaitables.h"
+#include "guestio/vhost/peer_log.h"
 
 namespace guestio::vhost {
 
@@ -57,8 +58,9 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
       is_enabled_(setup.is_enabled) {
   begin_epoch(std::move(setup.memory));
   if (queue_.left_over() != 0) {
-    log::info("queue {}: {} requests of the backend before are done again", index_,
-              queue_.left_over());
+    log::limited_info(peer_visit_log(),
+                      "queue {}: {} requests of the backend before are done again", index_,
+                      queue_.left_over());
   }
   listen_to(std::move(setup.kick));
   poller_.add(*this);
@@ -130,8 +132,8 @@ virtio::DeviceQueue::Popped Vring::pop(virtio::TakenChain& taken) noexcept {
       ++chains_out_;
       return Popped::kChain;
     }
-    log::limited_warning(fault_log_, "queue {}: a chain of the driver's makes no sense: {}", index_,
-                         taken.chain.fault().to_string());
+    log::limited_warning(peer_fault_log(), "queue {}: a chain of the driver's makes no sense: {}",
+                         index_, taken.chain.fault().to_string());
     if (auto pushed = queue_.push_used(taken.chain.head(), 0); !pushed) fail_ring(pushed.error());
     poller_.note_answered();
     loop_.at_batch_end(*this);
@@ -215,7 +217,7 @@ void Vring::set_memory(mem::GuestMemory memory, const virtio::RingParts& ring) n
 void Vring::fail_ring(const Error& error) noexcept {
   if (is_broken_) return;
   is_broken_ = true;
-  log::limited_warning(fault_log_, "queue {} stops: {}", index_, error.to_string());
+  log::limited_warning(peer_fault_log(), "queue {} stops: {}", index_, error.to_string());
   error_.notify();
 }
 

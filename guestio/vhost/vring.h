@@ -5,7 +5,6 @@
 #include <list>
 #include <memory>
 
-#include "guestio/base/log.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/task/event.h"
 #include "guestio/task/scope.h"
@@ -138,7 +137,6 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   task::Event quiet_;  // set once nothing is out and the ring is stopping
   task::Scope looking_;
   task::Scope control_;
-  log::RateLimit fault_log_{5, std::chrono::seconds(10)};
 };
 
 }  // namespace guestio::vhost

@@ -102,7 +102,8 @@ class PackedInflight::Opening {
     std::uint16_t index = record_.free_head_;
     while (index < record_.size_) {
       if (seen_[index]) return fail(Error::peer_fault("free list on record that loops", index));
-      if (!mem::try_store(&record_.entry(index)->inflight, std::uint8_t{0})) return fail_record_access();
+      if (!mem::try_store(&record_.entry(index)->inflight, std::uint8_t{0}))
+        return fail_record_access();
       const auto next = visit(index);
       if (!next) return fail(next.error());
       index = *next;
@@ -117,7 +118,8 @@ class PackedInflight::Opening {
   Result<std::uint16_t> visit(std::uint16_t index) {
     seen_[index] = true;
     ++count_;
-    if (!mem::try_load(&record_.entry(index)->next, record_.next_[index])) return fail_record_access();
+    if (!mem::try_load(&record_.entry(index)->next, record_.next_[index]))
+      return fail_record_access();
     return record_.next_[index];
   }
 
@@ -262,7 +264,8 @@ Result<> PackedInflight::begin_answers(std::span<const std::uint16_t> ids, Packe
 
 Result<> PackedInflight::end_answers(std::span<const std::uint16_t> ids) {
   for (const std::uint16_t id : ids) {
-    if (!mem::try_store(&entry(rows_[id].first)->inflight, std::uint8_t{0})) return fail_record_access();
+    if (!mem::try_store(&entry(rows_[id].first)->inflight, std::uint8_t{0}))
+      return fail_record_access();
   }
   old_used_ = used_;
   return store({.free_head = free_head_, .old_free_head = free_head_}, used_, used_);

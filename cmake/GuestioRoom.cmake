@@ -101,8 +101,8 @@ function(guestio_fuzzer NAME)
   set(found ${CMAKE_CURRENT_BINARY_DIR}/found/${NAME})
   file(MAKE_DIRECTORY ${found} ${CMAKE_BINARY_DIR}/crashes)
   add_test(NAME fuzz.${NAME}
-    COMMAND ${program} -max_total_time=5 -timeout=20
+    COMMAND ${program} -max_total_time=5 -timeout=60
       -artifact_prefix=${CMAKE_BINARY_DIR}/crashes/${NAME}-
       ${found} ${CMAKE_CURRENT_SOURCE_DIR}/corpus/${NAME})
-  set_tests_properties(fuzz.${NAME} PROPERTIES TIMEOUT 120)
+  set_tests_properties(fuzz.${NAME} PROPERTIES TIMEOUT 240)
 endfunction()

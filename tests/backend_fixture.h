@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <csignal>
 #include <memory>
 #include <string>
@@ -17,6 +18,25 @@ namespace guestio::tests {
 /// The guestio-blk that this build made.
 inline const std::string kBackendProgram = GUESTIO_BLK_PROGRAM;
 inline const std::string kLoadProgram = GUESTIO_LOAD_PROGRAM;
+
+/// What became of a guestio-blk that was not meant to serve.
+struct Outcome {
+  int status;
+  std::string output;
+};
+
+inline Outcome run(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), kBackendProgram);
+  testing::ChildProcess child(arguments);
+  return {child.wait().value_or(-1), child.output()};
+}
+
+/// One clear line that holds `words`, and exit status 2.
+inline void expect_complaint(const Outcome& outcome, const std::string& words) {
+  EXPECT_EQ(outcome.status, 2) << outcome.output;
+  EXPECT_EQ(std::ranges::count(outcome.output, '\n'), 1) << outcome.output;
+  EXPECT_NE(outcome.output.find(words), std::string::npos) << outcome.output;
+}
 
 /// A running guestio-blk on an image of 16 MiB.
 class BackendTest : public ::testing::Test {

@@ -25,13 +25,13 @@ disk::BounceMemory to_bounce_memory(FixedBuffers wanted) noexcept {
 
 }  // namespace
 
-Result<Image> Image::open(const Options& options) {
+Result<Image> Image::open(const DiskOptions& options) {
   const std::string_view name = options.image;
   if (name.starts_with(kNullPrefix)) return make_null(name.substr(kNullPrefix.size()), options);
   return open_file(options);
 }
 
-Result<Image> Image::open_file(const Options& options) {
+Result<Image> Image::open_file(const DiskOptions& options) {
   auto opened = disk::FileDisk::open(
       {.path = options.image,
        .use = options.is_read_only ? disk::ImageUse::kRead : disk::ImageUse::kReadWrite,
@@ -41,12 +41,15 @@ Result<Image> Image::open_file(const Options& options) {
   if (!opened) return fail(opened.error());
   std::shared_ptr<disk::FileDisk> disk = std::move(*opened);
   const disk::DiskInfo info = disk->info();
-  return Image(info, [disk = std::move(disk), limit = options.bounce_limit](uring::Loop& loop) {
-    return disk->open_channel(loop, limit);
-  });
+  return Image(
+      info,
+      [disk, limit = options.bounce_limit](uring::Loop& loop) {
+        return disk->open_channel(loop, limit);
+      },
+      [disk] { return disk->notice_size(); });
 }
 
-Result<Image> Image::make_null(std::string_view size, const Options& options) {
+Result<Image> Image::make_null(std::string_view size, const DiskOptions& options) {
   const std::uint64_t block = options.block_size.raw();
   if (!std::has_single_bit(block) || block < Sector::kSize || block > kPageSize) {
     return fail(ErrorKind::kInvalidArgument, "block size (512, 1024, 2048 or 4096)", block);
@@ -60,9 +63,14 @@ Result<Image> Image::make_null(std::string_view size, const Options& options) {
   info.block_size = options.block_size;
   info.physical_block_size = options.block_size;
   info.is_read_only = options.is_read_only;
-  return Image(info, [info](uring::Loop&) -> Result<std::unique_ptr<disk::Channel>> {
-    return std::make_unique<disk::NullChannel>(info);
-  });
+  return Image(
+      info,
+      [info](uring::Loop&) -> Result<std::unique_ptr<disk::Channel>> {
+        return std::make_unique<disk::NullChannel>(info);
+      },
+      []() -> Result<ByteCount> {
+        return fail(ErrorKind::kUnsupported, "another size of a null disk");
+      });
 }
 
 }  // namespace guestio::app

@@ -5,7 +5,9 @@
 
 #include <csignal>
 #include <cstdio>
+#include <vector>
 
+#include "ask.h"
 #include "guestio/base/log.h"
 #include "guestio/mem/recover.h"
 #include "image.h"
@@ -23,13 +25,18 @@ int complain(const std::string& subject, const Error& error) {
 }
 
 int run(const Options& options) {
+  if (!options.ask.empty()) return ask(options.ask);
   log::set_level(options.is_verbose ? log::Level::kDebug : log::Level::kInfo);
   if (auto installed = mem::install_fault_recovery(); !installed) {
     return complain("cannot start", installed.error());
   }
-  const auto image = Image::open(options);
-  if (!image) return complain(options.image, image.error());
-  return serve(options, *image);
+  std::vector<Image> images;
+  for (const DiskOptions& disk : options.disks) {
+    auto image = Image::open(disk);
+    if (!image) return complain(disk.image, image.error());
+    images.push_back(std::move(*image));
+  }
+  return serve(options, std::move(images));
 }
 
 }  // namespace

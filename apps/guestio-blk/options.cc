@@ -4,8 +4,11 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <chrono>
+#include <numeric>
 
+#include "config_file.h"
 #include "guestio/base/version.h"
 
 namespace guestio::app {
@@ -18,19 +21,6 @@ std::string capabilities() {
   return nlohmann::json{{"type", "block"}, {"features", {"read-only", "blk-file"}}}.dump(2) + "\n";
 }
 
-/// CLI11 knows suffixes of its own; ours are powers of 1024 everywhere.
-struct SizeOption {
-  std::string text;
-  ByteCount* to;
-
-  [[nodiscard]] bool read() const {
-    if (text.empty()) return true;
-    const auto size = parse_byte_count(text);
-    if (size) *to = *size;
-    return size.has_value();
-  }
-};
-
 vhost::PollPolicy to_policy(const std::string& poll, std::uint32_t most_us) {
   using Kind = vhost::PollPolicy::Kind;
   const std::chrono::microseconds most(most_us);
@@ -39,117 +29,202 @@ vhost::PollPolicy to_policy(const std::string& poll, std::uint32_t most_us) {
   return {poll == "fixed" || most_us == 0 ? Kind::kFixed : Kind::kAdaptive, most};
 }
 
-FixedBuffers to_fixed_buffers(const std::string& text) {
-  if (text == "on") return FixedBuffers::kOn;
-  return text == "off" ? FixedBuffers::kOff : FixedBuffers::kAuto;
-}
-
-blk::OnError to_on_error(const std::string& text) {
-  if (text == "retry") return blk::OnError::kRetry;
-  if (text == "hold") return blk::OnError::kHold;
-  return text == "enospc" ? blk::OnError::kEnospc : blk::OnError::kReport;
-}
-
 EarlyExit usage_error(const std::string& text) {
   return {fmt::format("guestio-blk: {} (--help shows the options)\n", text), kExitUsage};
 }
 
-std::optional<EarlyExit> check(const Options& options) {
-  if (options.socket_path.empty() == !options.socket_fd.has_value()) {
-    return usage_error("one of --socket-path and --fd is needed");
+/// What was said, before it is put together: the command line wins over the file.
+struct Words {
+  std::vector<std::pair<std::string, std::string>> of_one_disk;
+  std::vector<std::string> disks;
+  std::string config_path;
+  std::string control_path;
+  std::vector<std::string> ask;
+  std::optional<std::size_t> threads;
+  std::optional<std::vector<int>> cpus;
+  std::optional<std::string> poll;
+  std::optional<std::uint32_t> poll_max_us;
+  bool is_verbose = false;
+  bool wants_capabilities = false;
+};
+
+void add_disk_options(CLI::App& app, Words& words) {
+  for (const DiskSetting& setting : disk_settings()) {
+    const std::string name = setting.name;
+    const auto add = [&words, name](const std::string& value) {
+      words.of_one_disk.emplace_back(name, value);
+    };
+    if (setting.is_switch) {
+      app.add_flag_callback("--" + name, [add] { add("on"); }, setting.help);
+    } else {
+      app.add_option_function<std::string>("--" + name, add, setting.help);
+    }
   }
-  if (options.image.empty()) return usage_error("--blk-file is needed");
-  if (options.queues == 0 || options.queues > kMostQueues) {
-    return usage_error(fmt::format("--num-queues takes 1 to {}", kMostQueues));
+}
+
+void add_other_options(CLI::App& app, Words& words) {
+  app.add_option("--disk", words.disks,
+                 "one of several disks: the options above without their dashes, as in "
+                 "socket-path=PATH,blk-file=IMAGE,read-only=on; once for each disk")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->expected(1)
+      ->allow_extra_args(false);
+  app.add_option("--config", words.config_path,
+                 "file in TOML with a [[disk]] for each disk, and with threads, cpus, poll, "
+                 "poll-max-us, control and verbose");
+  app.add_option("--threads", words.threads,
+                 "threads that the queues of all disks share in turn (default: one for each queue, "
+                 "64 at most)");
+  app.add_option("--cpus", words.cpus, "processors that the threads are pinned to, in turn: 2,3")
+      ->delimiter(',')
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--poll-max-us", words.poll_max_us,
+                 "longest time that a thread looks for more work before it sleeps; 0: never "
+                 "(default 32)");
+  app.add_option("--poll", words.poll,
+                 "look so long while that pays (adaptive, the default), each time (fixed), or "
+                 "without end while a guest is there (always)");
+  app.add_option("--control", words.control_path,
+                 "unix socket for commands: statistics, resize, ... (JSON, a line each)");
+  app.add_option("--ask", words.ask,
+                 "PATH COMMAND [DISK]: does not serve, but sends a command to the process whose "
+                 "--control is PATH and prints the answer; the command help lists them")
+      ->expected(2, 3);
+  app.add_flag("--verbose", words.is_verbose, "log more");
+  app.add_flag("--print-capabilities", words.wants_capabilities,
+               "print what this backend can do as JSON and exit");
+}
+
+Complaint read_one_disk(const Words& words, Options& options) {
+  if (words.of_one_disk.empty() && !options.disks.empty()) return {};
+  if (!options.disks.empty()) {
+    return std::unexpected(fmt::format("--{} belongs into --disk, or under [[disk]]",
+                                       words.of_one_disk.front().first));
   }
-  constexpr std::uint64_t kLeastBounce = 64 << 10;
-  if (options.bounce_limit.raw() < kLeastBounce) {
-    return usage_error("--bounce-limit takes at least 64k");
+  DiskOptions disk;
+  for (const auto& [name, value] : words.of_one_disk) {
+    if (auto set = set_disk_option(disk, name, value); !set) {
+      return std::unexpected("--" + set.error());
+    }
   }
-  if (options.threads > kMostThreads) {
-    return usage_error(fmt::format("--threads takes 1 to {}", kMostThreads));
+  if (disk.socket_path.empty() == !disk.socket_fd.has_value()) {
+    return std::unexpected("one of --socket-path and --fd is needed");
   }
-  if (options.serial.size() > 20) return usage_error("--serial takes up to 20 bytes");
-  return std::nullopt;
+  if (disk.image.empty()) return std::unexpected("--blk-file is needed");
+  options.disks.push_back(std::move(disk));
+  return {};
+}
+
+/// The file's settings where the command line has none.
+Complaint read_config(Words& words, Options& options) {
+  if (words.config_path.empty()) return {};
+  auto config = read_config_file(words.config_path);
+  if (!config) return std::unexpected(config.error());
+  options.disks = std::move(config->disks);
+  if (!words.threads) words.threads = config->threads;
+  if (!words.cpus) words.cpus = config->cpus;
+  if (!words.poll) words.poll = config->poll;
+  if (!words.poll_max_us) words.poll_max_us = config->poll_max_us;
+  if (words.control_path.empty()) words.control_path = config->control_path;
+  words.is_verbose |= config->is_verbose;
+  return {};
+}
+
+Complaint read_disks(Words& words, Options& options) {
+  if (auto read = read_config(words, options); !read) return read;
+  for (const std::string& text : words.disks) {
+    auto disk = parse_disk(text);
+    if (!disk) return std::unexpected("--disk: " + disk.error());
+    if (auto checked = check_disk(*disk); !checked) {
+      return std::unexpected(fmt::format("--disk {}: {}", text, checked.error()));
+    }
+    options.disks.push_back(std::move(*disk));
+  }
+  if (auto read = read_one_disk(words, options); !read) return read;
+  for (std::size_t i = 0; i < options.disks.size(); ++i) {
+    if (options.disks[i].name.empty()) options.disks[i].name = fmt::format("disk{}", i);
+  }
+  return {};
+}
+
+/// Whether two disks write to what the other uses, as far as their paths tell.
+bool share_an_image(const DiskOptions& a, const DiskOptions& b) {
+  return a.image == b.image && !a.image.starts_with("null:") &&
+         (!a.is_read_only || !b.is_read_only);
+}
+
+Complaint check_together(const std::vector<DiskOptions>& disks, const std::string& control) {
+  if (disks.size() > kMostDisks) {
+    return std::unexpected(fmt::format("there are at most {} disks in a process", kMostDisks));
+  }
+  for (auto one = disks.begin(); one != disks.end(); ++one) {
+    if (one->place() == control) {
+      return std::unexpected(
+          fmt::format("{} and the control socket are both at {}", one->name, control));
+    }
+    for (auto other = std::next(one); other != disks.end(); ++other) {
+      if (one->name == other->name) {
+        return std::unexpected(fmt::format("two disks are called {}", one->name));
+      }
+      if (one->place() == other->place()) {
+        return std::unexpected(
+            fmt::format("{} and {} are both at {}", one->name, other->name, one->place()));
+      }
+      if (share_an_image(*one, *other)) {
+        return std::unexpected(fmt::format("{} and {} both serve {}, one of them for writing",
+                                           one->name, other->name, one->image));
+      }
+    }
+  }
+  return {};
+}
+
+Complaint read_threads(const Words& words, Options& options) {
+  if (words.threads && (*words.threads == 0 || *words.threads > kMostThreads)) {
+    return std::unexpected(fmt::format("--threads takes 1 to {}", kMostThreads));
+  }
+  const auto queues =
+      std::accumulate(options.disks.begin(), options.disks.end(), std::size_t{0},
+                      [](std::size_t sum, const DiskOptions& disk) { return sum + disk.queues; });
+  options.threads = words.threads.value_or(std::min(queues, kMostThreads));
+  options.cpus = words.cpus.value_or(std::vector<int>());
+  const std::string poll = words.poll.value_or("adaptive");
+  if (poll != "adaptive" && poll != "fixed" && poll != "always") {
+    return std::unexpected("--poll takes adaptive, fixed or always");
+  }
+  const auto usual = std::chrono::duration_cast<std::chrono::microseconds>(options.polling.most);
+  const std::uint32_t most = words.poll_max_us.value_or(static_cast<std::uint32_t>(usual.count()));
+  if (most > kMostPollUs) {
+    return std::unexpected(fmt::format("--poll-max-us takes 0 to {}", kMostPollUs));
+  }
+  options.polling = to_policy(poll, most);
+  return {};
+}
+
+std::expected<Options, std::string> put_together(Words& words) {
+  Options options;
+  if (auto read = read_disks(words, options); !read) return std::unexpected(read.error());
+  if (auto checked = check_together(options.disks, words.control_path); !checked) {
+    return std::unexpected(checked.error());
+  }
+  if (auto read = read_threads(words, options); !read) return std::unexpected(read.error());
+  options.control_path = words.control_path;
+  options.is_verbose = words.is_verbose;
+  return options;
 }
 
 }  // namespace
 
 std::expected<Options, EarlyExit> parse_options(int argc, const char* const* argv) {
-  Options options;
-  bool wants_capabilities = false;
-  SizeOption block_size{{}, &options.block_size};
-  SizeOption bounce_limit{{}, &options.bounce_limit};
-  int fd = -1;
-  std::optional<std::size_t> threads;
-  std::string poll = "adaptive";
-  std::string on_error = "report";
-  std::uint32_t poll_max_us = static_cast<std::uint32_t>(
-      std::chrono::duration_cast<std::chrono::microseconds>(options.polling.most).count());
-
+  Words words;
   CLI::App app(
-      "Serves a disk image to virtual machines as a vhost-user-blk device.\n"
-      "Runs in the foreground until SIGTERM or SIGINT; the front-end (QEMU, libvirt, "
+      "Serves disk images to virtual machines as vhost-user-blk devices.\n"
+      "Runs in the foreground until SIGTERM or SIGINT; the front-ends (QEMU, libvirt, "
       "cloud-hypervisor) may leave and come back.",
       "guestio-blk");
   app.set_version_flag("--version", std::string("guestio-blk ") + kVersion);
-  auto* const path = app.add_option("--socket-path", options.socket_path,
-                                    "unix socket to listen at; a stale one is replaced");
-  auto* const fd_option =
-      app.add_option("--fd", fd, "socket handed down by the parent, listening or connected")
-          ->check(CLI::NonNegativeNumber);
-  path->excludes(fd_option);
-  app.add_option("--blk-file", options.image,
-                 "raw image file or block device to serve; null:SIZE is a disk that does nothing, "
-                 "to measure the way to it");
-  app.add_flag("--read-only", options.is_read_only, "refuse writes; share the image with readers");
-  app.add_option("--num-queues", options.queues, "virtqueues offered")->capture_default_str();
-  app.add_option("--threads", threads, "threads that the queues share (default: one for each)")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--cpus", options.cpus, "processors that the threads are pinned to, in turn: 2,3")
-      ->delimiter(',')
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--poll-max-us", poll_max_us,
-                 "longest time that a thread looks for more work before it sleeps; 0: never")
-      ->capture_default_str()
-      ->check(CLI::Range(0U, kMostPollUs));
-  app.add_option("--poll", poll,
-                 "look so long while that pays (adaptive), each time (fixed), or without end while "
-                 "a guest is there (always)")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"adaptive", "fixed", "always"}));
-  app.add_option("--serial", options.serial,
-                 "what the guest reads as the disk's ID, up to 20 bytes (default: made from the "
-                 "image's path)");
-  app.add_option("--on-error", on_error,
-                 "requests that the disk fails: tell the guest (report), ask the disk again for "
-                 "some seconds (retry), or until it takes them (hold; enospc: for want of space "
-                 "only). SIGUSR1: again now; SIGUSR2: tell the guest now")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"report", "retry", "hold", "enospc"}));
-  app.add_option("--block-size", block_size.text,
-                 "logical block size shown to the guest: 512 to 4096 (default 512)");
-  app.add_flag("--buffered", options.is_buffered,
-               "use the host's page cache instead of direct I/O");
-  app.add_option("--bounce-limit", bounce_limit.text,
-                 "most memory a queue uses for data that direct I/O cannot take as it lies "
-                 "(default 8M)");
-  app.add_option_function<std::string>(
-         "--packed-ring",
-         [&options](const std::string& text) { options.has_packed_ring = text == "on"; },
-         "offer packed rings: on or off (default on)")
-      ->check(CLI::IsMember({"on", "off"}));
-  app.add_option_function<std::string>(
-         "--fixed-buffers",
-         [&options](const std::string& text) { options.fixed_buffers = to_fixed_buffers(text); },
-         "register guest memory with the kernel, which saves time for each request (on): only for "
-         "guests that never give memory back while they run, because data for discarded pages "
-         "would be lost; what is safe for any guest (auto, the default: bounce memory); or nothing "
-         "(off)")
-      ->check(CLI::IsMember({"auto", "on", "off"}));
-  app.add_flag("--verbose", options.is_verbose, "log more");
-  app.add_flag("--print-capabilities", wants_capabilities,
-               "print what this backend can do as JSON and exit");
+  add_disk_options(app, words);
+  add_other_options(app, words);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
@@ -159,19 +234,15 @@ std::expected<Options, EarlyExit> parse_options(int argc, const char* const* arg
   } catch (const CLI::ParseError& error) {
     return std::unexpected(usage_error(error.what()));
   }
-  if (wants_capabilities) return std::unexpected(EarlyExit{capabilities(), 0});
-  if (!block_size.read()) {
-    return std::unexpected(usage_error("--block-size takes a size such as 4096 or 4k"));
+  if (words.wants_capabilities) return std::unexpected(EarlyExit{capabilities(), 0});
+  if (!words.ask.empty()) {
+    Options options;
+    options.ask = std::move(words.ask);
+    return options;
   }
-  if (!bounce_limit.read()) {
-    return std::unexpected(usage_error("--bounce-limit takes a size such as 8M"));
-  }
-  if (fd >= 0) options.socket_fd = fd;
-  options.polling = to_policy(poll, poll_max_us);
-  options.on_error = to_on_error(on_error);
-  options.threads = threads.value_or(options.queues);
-  if (auto exit = check(options)) return std::unexpected(*exit);
-  return options;
+  auto options = put_together(words);
+  if (!options) return std::unexpected(usage_error(options.error()));
+  return std::move(*options);
 }
 
 }  // namespace guestio::app

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <atomic>
+#include <string>
 #include <string_view>
 
 #include "guestio/base/log.h"
@@ -15,7 +16,8 @@ namespace guestio::blk {
 struct BlockDeviceOptions {
   disk::DiskInfo disk;
   std::uint16_t queues = 1;
-  std::string_view serial;  ///< what GET_ID answers; at most 20 bytes are used
+  std::string_view serial;    ///< what GET_ID answers; at most 20 bytes are used
+  std::string name = "disk";  ///< for log lines
 };
 
 /// A virtio block device without its queues: features, configuration space, the driver's choice of
@@ -38,6 +40,10 @@ class BlockDevice final : public virtio::Device {
   Result<> write_config(std::size_t offset, std::span<const std::byte> from) override;
 
   [[nodiscard]] const disk::DiskInfo& disk() const noexcept { return disk_; }
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }
+  /// The disk has grown and takes requests up to there. The control thread; the transport is to
+  /// tell the driver.
+  void set_size(ByteCount size) noexcept { disk_.size = size; }
   /// Padded with NUL.
   [[nodiscard]] std::span<const std::byte, virtio::blk::kIdBytes> id() const noexcept {
     return id_;
@@ -51,7 +57,8 @@ class BlockDevice final : public virtio::Device {
  private:
   [[nodiscard]] virtio::blk::Config make_config() const noexcept;
 
-  const disk::DiskInfo disk_;
+  disk::DiskInfo disk_;  // constant but for the size
+  const std::string name_;
   const std::uint16_t queues_;
   std::array<std::byte, virtio::blk::kIdBytes> id_{};
   /// States: 1 write-back, 0 write-through. Kept over reconnects: a guest that chose write-through

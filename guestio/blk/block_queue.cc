@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <limits>
 #include <utility>
 
@@ -34,6 +35,8 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   /// Parses the chain and starts what it asks for.
   void begin(virtio::DeviceQueue& queue) noexcept {
     queue_ = &queue;
+    if (--owner_->until_timed_ == 0) start_clock();
+    bytes_moved_ = 0;
     // What parse_request() may leave as it was and an answer looks at.
     parsed_.header = {};
     parsed_.status = {};
@@ -54,6 +57,7 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   void on_done(Result<> result) noexcept override {
     if (!result) return on_failure(result.error());
     if (attempts_ != 0) settle();
+    if (kind != IoKind::kFlush) bytes_moved_ += length;
     if (is_range_kind() && next_range_ < ranges_.count) return start_next_range();
     answer(vblk::Status::kOk, kind == IoKind::kRead ? length : 0);
   }
@@ -87,6 +91,35 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   [[nodiscard]] const BlockDevice& device() const noexcept { return owner_->device_; }
   [[nodiscard]] bool is_range_kind() const noexcept {
     return kind == IoKind::kDiscard || kind == IoKind::kWriteZeroes;
+  }
+
+  void start_clock() noexcept {
+    owner_->until_timed_ = QueueStatistics::kTimedEvery;
+    begun_ = Clock::now();
+  }
+
+  /// What it counts as.
+  [[nodiscard]] RequestKind counted_kind() const noexcept {
+    switch (parsed_.header.type) {
+      case RequestType::kIn: return RequestKind::kRead;
+      case RequestType::kOut: return RequestKind::kWrite;
+      case RequestType::kFlush: return RequestKind::kFlush;
+      case RequestType::kDiscard: return RequestKind::kDiscard;
+      case RequestType::kWriteZeroes: return RequestKind::kWriteZeroes;
+      default: return RequestKind::kOther;
+    }
+  }
+
+  void count(vblk::Status status) noexcept {
+    QueueStatistics::Kind& counts = owner_->statistics_.of(counted_kind());
+    ++counts.requests;
+    if (status == vblk::Status::kOk) {
+      counts.bytes += bytes_moved_;
+    } else {
+      ++counts.errors;
+    }
+    if (begun_ == Clock::time_point()) return;
+    owner_->statistics_.latency.note(Clock::now() - std::exchange(begun_, {}));
   }
 
   void begin_transfer(IoKind transfer, const buf::RequestBuffers& data) noexcept {
@@ -160,14 +193,16 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
 
   void answer_error(const Error& error) noexcept {
     settle();
-    log::limited_warning(
-        device().failure_log(), "a guest's request failed (type {}, sector {}): {}",
-        static_cast<std::uint32_t>(parsed_.header.type), parsed_.header.sector, error.to_string());
+    log::limited_warning(device().failure_log(),
+                         "{}: a guest's request failed (type {}, sector {}): {}", device().name(),
+                         static_cast<std::uint32_t>(parsed_.header.type), parsed_.header.sector,
+                         error.to_string());
     answer(to_status(error), 0);
   }
 
   /// Writes the status and gives the chain back. `data_written` are bytes before the status.
   void answer(vblk::Status status, std::uint64_t data_written) noexcept {
+    count(status);
     std::uint32_t written = 0;
     if (!parsed_.status.is_empty()) {
       const std::byte byte{static_cast<std::uint8_t>(status)};
@@ -184,6 +219,8 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
     owner_->free_->push_front(*this);
   }
 
+  using Clock = std::chrono::steady_clock;
+
   BlockQueue* owner_;
   virtio::DeviceQueue* queue_ = nullptr;
   virtio::TakenChain taken_;
@@ -194,6 +231,8 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   std::uint32_t attempts_ = 0;
   bool is_held_ = false;
   bool is_given_up_ = false;
+  std::uint64_t bytes_moved_ = 0;
+  Clock::time_point begun_;  // of a request that is timed
 };
 
 BlockQueue::BlockQueue(const BlockDevice& device, std::unique_ptr<disk::Channel> channel,
@@ -222,13 +261,15 @@ task::Task<> BlockQueue::hold(Request& request) {
 }
 
 void BlockQueue::note_held(const Error& error) noexcept {
-  if (held_++ != 0) return;
+  ++held_;
+  if (held_ != 1) return;
   log::limited_warning(device_.failure_log(), "the disk fails, requests wait for it: {}",
                        error.to_string());
 }
 
 void BlockQueue::note_settled() noexcept {
-  if (--held_ != 0) return;
+  held_.set(held_ - 1);
+  if (held_ != 0) return;
   log::limited_warning(device_.failure_log(), "no request waits for the disk any more");
 }
 

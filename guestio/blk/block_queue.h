@@ -10,6 +10,7 @@
 #include "guestio/blk/block_device.h"
 #include "guestio/blk/block_request.h"
 #include "guestio/blk/failure_policy.h"
+#include "guestio/blk/queue_statistics.h"
 #include "guestio/disk/disk.h"
 #include "guestio/task/scope.h"
 #include "guestio/task/stop.h"
@@ -42,11 +43,19 @@ class BlockQueue final : public virtio::QueueHandler {
   void finish_up() noexcept override;
 
   // For a person who decides about requests that are held.
-  [[nodiscard]] std::size_t held() const noexcept { return held_; }
+  /// How many. Any thread.
+  [[nodiscard]] std::uint64_t held() const noexcept { return held_; }
   /// Those held go to the disk now.
   void resume() noexcept;
   /// Those held are answered with the error that they met.
   void give_up() noexcept;
+
+  /// What its guest asked for so far. Any thread.
+  [[nodiscard]] const QueueStatistics& statistics() const noexcept { return statistics_; }
+  /// What the disk did for it. Any thread.
+  [[nodiscard]] disk::ChannelStatistics channel_statistics() const noexcept {
+    return channel_->statistics();
+  }
 
  private:
   class Request;
@@ -61,11 +70,13 @@ class BlockQueue final : public virtio::QueueHandler {
   const BlockDevice& device_;
   std::unique_ptr<disk::Channel> channel_;
   const FailurePolicy policy_;
-  std::deque<Request> requests_;  // never moved
+  QueueStatistics statistics_;
+  std::uint32_t until_timed_ = 1;  // requests
+  std::deque<Request> requests_;   // never moved
   std::unique_ptr<FreeList> free_;
 
   bool is_finishing_ = false;  // no request is held any more
-  std::size_t held_ = 0;
+  Counter held_;
   std::unique_ptr<task::StopSource> end_of_pauses_ = std::make_unique<task::StopSource>();
   task::Scope holding_;
 };

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "guestio/base/counter.h"
+
 namespace guestio::buf {
 
 /// Why a block goes through bounce memory.
@@ -31,18 +33,18 @@ class BouncedBytes {
   }
   [[nodiscard]] std::uint64_t total() const noexcept {
     std::uint64_t sum = 0;
-    for (const std::uint64_t bytes : bytes_) sum += bytes;
+    for (const Counter& bytes : bytes_) sum += bytes;
     return sum;
   }
 
  private:
-  std::array<std::uint64_t, kBounceReasons> bytes_{};
+  std::array<Counter, kBounceReasons> bytes_;
 };
 
-/// How much of a channel's traffic was copied, and why. Plain numbers of one thread.
+/// How much of a channel's traffic was copied, and why. Written by one thread, read by any.
 struct BounceCounters {
-  std::uint64_t plans = 0;  ///< vectored calls
-  std::uint64_t direct_bytes = 0;
+  Counter plans;  ///< vectored calls
+  Counter direct_bytes;
   BouncedBytes bounced;  ///< padding included
 };
 

@@ -6,8 +6,11 @@
 #include <optional>
 #include <string>
 
+#include "guestio/base/counter.h"
 #include "guestio/base/error.h"
 #include "guestio/base/units.h"
+#include "guestio/buf/bounce_account.h"
+#include "guestio/buf/bounce_counters.h"
 #include "guestio/buf/request_buffers.h"
 
 /// What a disk is, whatever stands behind it. A Disk holds the facts that all threads share; a
@@ -33,9 +36,24 @@ struct RangeLimits {
   ByteCount alignment;  ///< ranges not aligned to it work but may free nothing
 };
 
+/// How large a disk is. Set by one thread when the disk grows, read by any. Relaxed: whoever hears
+/// of the new size hears of it through a message between threads.
+class DiskSize {
+ public:
+  constexpr DiskSize() noexcept = default;
+  // Implicit both ways: it is used as the number that it is at that moment.
+  constexpr DiskSize(ByteCount size) noexcept : bytes_(size.raw()) {}
+  operator ByteCount() const noexcept { return ByteCount(raw()); }
+  [[nodiscard]] std::uint64_t raw() const noexcept { return bytes_.value(); }
+  friend bool operator==(const DiskSize& a, ByteCount b) noexcept { return a.raw() == b.raw(); }
+
+ private:
+  Counter bytes_;
+};
+
 /// The facts that a guest is told. Constant while a front-end is connected, except `size`.
 struct DiskInfo {
-  ByteCount size;                                  ///< a multiple of 512
+  DiskSize size;                                   ///< a multiple of 512
   ByteCount block_size = ByteCount(512);           ///< what requests must be a multiple of
   ByteCount physical_block_size = ByteCount(512);  ///< what the storage does at least cost
   bool is_read_only = false;
@@ -65,6 +83,13 @@ class Io {
   ~Io() = default;
 };
 
+/// What a channel counts; zeroes where there is nothing to count.
+struct ChannelStatistics {
+  buf::BounceCounters transfers;
+  buf::BounceStatistics bounce;    ///< waits for bounce memory
+  std::uint64_t direct_calls = 0;  ///< reads and writes by a system call of their own
+};
+
 /// One thread's way to a disk. All calls and completions on that thread. Quiet (nothing in flight)
 /// when destroyed.
 class Channel {
@@ -76,6 +101,8 @@ class Channel {
   /// error. Requests may be done in any order; a flush covers the writes that were done before it
   /// started.
   virtual void start(Io& io) noexcept = 0;
+  /// Any thread.
+  [[nodiscard]] virtual ChannelStatistics statistics() const noexcept { return {}; }
 };
 
 /// Checks that every disk makes before it starts anything. Errors: out of range, read-only,

@@ -8,6 +8,7 @@
 #include <memory>
 #include <thread>
 
+#include "guestio/base/counter.h"
 #include "guestio/base/error.h"
 #include "guestio/task/intrusive_list.h"
 #include "guestio/uring/file.h"
@@ -28,13 +29,13 @@ struct LoopOptions {
 
 /// Counts since the loop was made.
 struct LoopStatistics {
-  std::uint64_t enter_calls = 0;  ///< io_uring_enter system calls
-  std::uint64_t iterations = 0;
-  std::uint64_t operations = 0;   ///< start() calls
-  std::uint64_t completions = 0;  ///< complete() calls
-  std::uint64_t cancellations = 0;
-  std::uint64_t queue_full = 0;  ///< operations that had to wait for a submission entry
-  std::uint64_t posts = 0;       ///< posted functions that ran
+  Counter enter_calls;  ///< io_uring_enter system calls
+  Counter iterations;
+  Counter operations;   ///< start() calls
+  Counter completions;  ///< complete() calls
+  Counter cancellations;
+  Counter queue_full;  ///< operations that had to wait for a submission entry
+  Counter posts;       ///< posted functions that ran
 };
 
 /// Work that is done once for a whole batch of completions. Destroying it takes it off the list.
@@ -72,8 +73,9 @@ class Poller : public task::ListNode<Poller> {
 /// 3. The destructor checks that no operation is in flight and no posted function is left. Stop a
 ///    loop from inside: request stop of its tasks, join their Scope, then stop().
 ///
-/// Threads: create(), run(), the destructor and all else on one thread; post() and stop() on any.
-/// Errors: operations get -errno as their result; creation is the only thing that can fail.
+/// Threads: create(), run(), the destructor and all else on one thread; post(), stop() and
+/// statistics() on any. Errors: operations get -errno as their result; creation is the only thing
+/// that can fail.
 class Loop {
  public:
   /// Errors: as Ring::create(), and kHost for want of descriptors.
@@ -144,6 +146,7 @@ class Loop {
   /// Whether the running kernel knows an IORING_OP_*. Slow; for set-up.
   [[nodiscard]] bool supports(int opcode) noexcept { return ring_.supports(opcode); }
   [[nodiscard]] RingMode mode() const noexcept { return ring_.mode(); }
+  /// Any thread.
   [[nodiscard]] LoopStatistics statistics() const noexcept;
   [[nodiscard]] bool is_own_thread() const noexcept {
     return std::this_thread::get_id() == thread_;

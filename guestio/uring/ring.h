@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <thread>
 
+#include "guestio/base/counter.h"
 #include "guestio/base/error.h"
 
 /// The io_uring instance itself: set-up with fall-backs, and the one system call.
@@ -75,7 +76,7 @@ class Ring {
   /// A kernel that is short of memory is given a millisecond.
   void enter(Wait wait) noexcept;
 
-  /// Calls of io_uring_enter.
+  /// Calls of io_uring_enter. Any thread.
   [[nodiscard]] std::uint64_t enter_calls() const noexcept { return enter_calls_; }
 
  private:
@@ -86,7 +87,7 @@ class Ring {
   RingMode mode_;
   bool owns_ = true;
   std::thread::id thread_ = std::this_thread::get_id();
-  std::uint64_t enter_calls_ = 0;
+  Counter enter_calls_;
 };
 
 }  // namespace guestio::uring

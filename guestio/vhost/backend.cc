@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/vhost/backend.h"
 
+#include <fmt/format.h>
+
 #include <cerrno>
 #include <chrono>
 
@@ -19,12 +21,12 @@ bool is_passing(std::int32_t result) noexcept {
 
 }  // namespace
 
-Result<std::unique_ptr<Backend>> Backend::create(uring::Loop& home, virtio::Device& device,
-                                                 QueueThreads& threads, std::uint16_t queues,
+Result<std::unique_ptr<Backend>> Backend::create(const Parts& parts, std::uint16_t queues,
                                                  const QueueHandlerFactory& make_handler) {
-  std::unique_ptr<Backend> self(new Backend(home, device));
+  std::unique_ptr<Backend> self(new Backend(parts.home, parts.device, parts.name));
   for (std::uint16_t i = 0; i < queues; ++i) {
-    auto queue = Queue::create(threads.next(), i, make_handler);
+    auto queue = Queue::create(parts.threads.next(), i, make_handler,
+                               fmt::format("{} queue {}", parts.name, i));
     if (!queue) return fail(queue.error());
     self->queues_.push_back(std::move(*queue));
   }
@@ -49,18 +51,19 @@ task::Task<Result<>> Backend::accept_all(int listening_socket) {
 
 task::Task<> Backend::serve_one(UniqueFd socket) {
   if (stop_.stop_requested()) co_return;
-  log::limited_info(peer_visit_log(), "a front-end is here");
+  log::limited_info(peer_visit_log(), "{}: a front-end is here", name_);
   session_ = std::make_unique<Session>(
       Session::Parts{.home = home_,
                      .device = device_,
                      .queues = queues_,
                      .ring_features = ring_features_,
-                     .fixed = registers_memory_ ? std::make_shared<FixedGuestMemory>() : nullptr},
+                     .fixed = registers_memory_ ? std::make_shared<FixedGuestMemory>() : nullptr,
+                     .name = name_},
       std::move(socket));
   auto running = session_->run();
   co_await std::move(running);
   session_.reset();
-  log::limited_info(peer_visit_log(), "the front-end is gone");
+  log::limited_info(peer_visit_log(), "{}: the front-end is gone", name_);
 }
 
 void Backend::stop() noexcept {

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <memory>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "guestio/base/unique_fd.h"
@@ -20,10 +22,16 @@ namespace guestio::vhost {
 /// Threads: the control thread, which runs `home`. Lifetime: what it was made from outlives it.
 class Backend {
  public:
-  /// Gives each of `queues` virtqueues its place on one of `threads`, in turn.
+  struct Parts {
+    uring::Loop& home;
+    virtio::Device& device;
+    QueueThreads& threads;
+    std::string name = "disk";  ///< for log lines
+  };
+
+  /// Gives each of `queues` virtqueues its place on one of the threads, in turn.
   /// Errors: those of `make_handler`.
-  static Result<std::unique_ptr<Backend>> create(uring::Loop& home, virtio::Device& device,
-                                                 QueueThreads& threads, std::uint16_t queues,
+  static Result<std::unique_ptr<Backend>> create(const Parts& parts, std::uint16_t queues,
                                                  const QueueHandlerFactory& make_handler);
 
   /// Accepts front-ends from a listening socket until stop(), then drains and returns.
@@ -41,6 +49,10 @@ class Backend {
   [[nodiscard]] bool hears_of_changes() const noexcept {
     return session_ && session_->hears_of_changes();
   }
+  /// In their order.
+  [[nodiscard]] std::span<const std::unique_ptr<Queue>> queues() const noexcept { return queues_; }
+  /// Whether a front-end is there.
+  [[nodiscard]] bool is_connected() const noexcept { return session_ != nullptr; }
   /// Ring features that front-ends to come are not offered.
   void withhold(virtio::FeatureBits features) noexcept { ring_features_ &= ~features; }
   /// Registers the memory of front-ends to come with the rings, where the kernel allows it. For
@@ -51,10 +63,12 @@ class Backend {
   void stop() noexcept;
 
  private:
-  Backend(uring::Loop& home, virtio::Device& device) noexcept : home_(home), device_(device) {}
+  Backend(uring::Loop& home, virtio::Device& device, std::string name) noexcept
+      : home_(home), device_(device), name_(std::move(name)) {}
 
   uring::Loop& home_;
   virtio::Device& device_;
+  const std::string name_;
   std::vector<std::unique_ptr<Queue>> queues_;
   std::unique_ptr<Session> session_;  // while a front-end is there
   virtio::FeatureBits ring_features_ = Session::kRingFeatures;

@@ -54,7 +54,7 @@ class BackendTest : public ::testing::Test {
     threads_ = std::move(*QueueThreads::start({.count = 1, .polling = {}, .cpus = {}}));
     home_->call([this] {
       backend_ = std::move(*Backend::create(
-          home_->loop(), device_, threads_, 1,
+          {.home = home_->loop(), .device = device_, .threads = threads_}, 1,
           [](uring::Loop&, std::uint16_t) -> Result<std::unique_ptr<virtio::QueueHandler>> {
             return std::make_unique<IdleQueue>();
           }));

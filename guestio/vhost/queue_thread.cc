@@ -13,6 +13,9 @@ namespace guestio::vhost {
 
 namespace {
 
+// A file for each queue on the thread; below what RLIMIT_NOFILE usually is, which bounds it.
+constexpr unsigned kFileSlots = 512;
+
 Result<> run_on(int cpu) {
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -31,6 +34,7 @@ Result<std::unique_ptr<QueueThread>> QueueThread::start(Options options) {
   std::unique_ptr<QueueThread> self(new QueueThread());
   std::promise<Result<>> ready;
   auto started = ready.get_future();
+  self->name_ = options.name;
   self->thread_ = std::thread([&ready, thread = self.get(), options = std::move(options)] {
     thread->main(options, [&ready](Result<> result) { ready.set_value(result); });
   });
@@ -50,7 +54,7 @@ Result<> QueueThread::set_up(const Options& options) {
   if (options.cpu) {
     if (auto pinned = run_on(*options.cpu); !pinned) return pinned;
   }
-  auto loop = uring::Loop::create({});
+  auto loop = uring::Loop::create({.ring = {}, .file_slots = kFileSlots});
   if (!loop) return fail(loop.error());
   loop_ = std::move(*loop);
   poller_ = std::make_unique<RingPoller>(*loop_, options.polling);
@@ -90,8 +94,9 @@ Result<QueueThreads> QueueThreads::start(const Options& options) {
 }
 
 Result<std::unique_ptr<Queue>> Queue::create(QueueThread& thread, std::uint16_t index,
-                                             const QueueHandlerFactory& make_handler) {
-  std::unique_ptr<Queue> self(new Queue(thread));
+                                             const QueueHandlerFactory& make_handler,
+                                             std::string label) {
+  std::unique_ptr<Queue> self(new Queue(thread, std::move(label)));
   Result<> made;
   thread.call([&] {
     auto handler = make_handler(thread.loop(), index);

@@ -45,6 +45,10 @@ class QueueThread {
 
   [[nodiscard]] uring::Loop& loop() noexcept { return *loop_; }
   [[nodiscard]] RingPoller& poller() noexcept { return *poller_; }
+  // Any thread.
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }
+  [[nodiscard]] uring::LoopStatistics statistics() const noexcept { return loop_->statistics(); }
+  [[nodiscard]] RingPoller::Counters poll_counters() const noexcept { return poller_->counters(); }
 
   /// Runs `function` on the thread and waits until it has returned. Control path.
   void call(std::move_only_function<void()> function);
@@ -54,6 +58,7 @@ class QueueThread {
   Result<> set_up(const Options& options);
   void main(const Options& options, std::move_only_function<void(Result<>)> ready);
 
+  std::string name_;
   // made and destroyed on the thread
   std::unique_ptr<uring::Loop> loop_;
   std::unique_ptr<RingPoller> poller_;
@@ -93,22 +98,32 @@ class Queue {
  public:
   /// Errors: those of `make_handler`.
   static Result<std::unique_ptr<Queue>> create(QueueThread& thread, std::uint16_t index,
-                                               const QueueHandlerFactory& make_handler);
+                                               const QueueHandlerFactory& make_handler,
+                                               std::string label = "queue");
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;
   /// Requires: no ring.
   ~Queue();
 
   [[nodiscard]] QueueThread& thread() noexcept { return thread_; }
+  /// What its rings count. Any thread.
+  [[nodiscard]] const std::shared_ptr<VringCounters>& counters() const noexcept {
+    return counters_;
+  }
+  /// For log lines.
+  [[nodiscard]] const std::string& label() const noexcept { return label_; }
   [[nodiscard]] uring::Loop& loop() noexcept { return thread_.loop(); }
   [[nodiscard]] virtio::QueueHandler& handler() noexcept { return *handler_; }
   /// The ring that runs, or nothing.
   [[nodiscard]] std::unique_ptr<Vring>& vring() noexcept { return vring_; }
 
  private:
-  explicit Queue(QueueThread& thread) noexcept : thread_(thread) {}
+  Queue(QueueThread& thread, std::string label) noexcept
+      : thread_(thread), label_(std::move(label)) {}
 
   QueueThread& thread_;
+  const std::string label_;
+  const std::shared_ptr<VringCounters> counters_ = std::make_shared<VringCounters>();
   // made and destroyed on the thread
   std::unique_ptr<virtio::QueueHandler> handler_;
   std::unique_ptr<Vring> vring_;

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <vector>
 
+#include "guestio/base/counter.h"
 #include "guestio/uring/loop.h"
 #include "guestio/vhost/poll_window.h"
 
@@ -42,10 +43,11 @@ class RingPoller final : private uring::Poller {
 
   /// Pauses that ended in a sleep, and looks that made one unnecessary.
   struct Counters {
-    std::uint64_t sleeps = 0;
-    std::uint64_t looks_that_found = 0;
-    std::uint64_t looks_in_vain = 0;
+    Counter sleeps;
+    Counter looks_that_found;
+    Counter looks_in_vain;
   };
+  /// Any thread.
   [[nodiscard]] const Counters& counters() const noexcept { return counters_; }
 
  private:

@@ -45,8 +45,8 @@ task::Task<> Session::run() {
     const auto served = co_await std::move(serving);
     if (served) continue;
     if (served.error().kind != ErrorKind::kClosed) {
-      log::limited_warning(peer_fault_log(), "the connection to the front-end ends: {}",
-                           served.error().to_string());
+      log::limited_warning(peer_fault_log(), "{}: the connection to the front-end ends: {}",
+                           parts_.name, served.error().to_string());
     }
     break;
   }
@@ -71,8 +71,8 @@ task::Task<Result<>> Session::serve_one() {
   channel_.set_suspended(std::ranges::none_of(rings_, &VringControl::is_running,
                                               [](const auto& ring) -> auto& { return *ring; }));
   if (!outcome) {
-    log::limited_warning(peer_fault_log(), "refused message {} of the front-end: {}",
-                         message_.header.request, outcome.error().to_string());
+    log::limited_warning(peer_fault_log(), "{}: refused message {} of the front-end: {}",
+                         parts_.name, message_.header.request, outcome.error().to_string());
   }
   auto responding = respond(outcome);
   co_return co_await std::move(responding);

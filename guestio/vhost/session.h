@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "guestio/base/unique_fd.h"
@@ -34,6 +35,7 @@ class Session {
     std::span<const std::unique_ptr<Queue>> queues;     ///< those that are offered
     virtio::FeatureBits ring_features = kRingFeatures;  ///< of those, the ones offered
     std::shared_ptr<FixedGuestMemory> fixed = {};       ///< its own, or nothing: not registered
+    std::string_view name = "disk";                     ///< for log lines
   };
 
   /// What the transport can do about rings.

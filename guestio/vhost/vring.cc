@@ -31,11 +31,11 @@ namespace {
 constexpr std::uint32_t kShownAtOnce = 8;
 
 /// A descriptor that cannot be signalled is one that nobody listens to.
-uring::EventFdNotifier make_notifier(const UniqueFd& fd, std::uint16_t index) {
+uring::EventFdNotifier make_notifier(const UniqueFd& fd, const std::string& label) {
   if (!fd) return {};
   auto notifier = uring::EventFdNotifier::create(fd.get());
   if (notifier) return std::move(*notifier);
-  log::warning("queue {}: its driver cannot be called: {}", index, notifier.error().to_string());
+  log::warning("{}: its driver cannot be called: {}", label, notifier.error().to_string());
   return {};
 }
 
@@ -49,18 +49,18 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
     : loop_(loop),
       poller_(poller),
       handler_(handler),
-      index_(setup.index),
+      label_(setup.label),
       features_(setup.features),
       queue_(std::move(queue)),
       fixed_(std::move(setup.fixed)),
-      call_(make_notifier(setup.call, setup.index)),
-      error_(make_notifier(setup.error, setup.index)),
+      counters_(std::move(setup.counters)),
+      call_(make_notifier(setup.call, setup.label)),
+      error_(make_notifier(setup.error, setup.label)),
       is_enabled_(setup.is_enabled) {
   begin_epoch(std::move(setup.memory));
   if (queue_.left_over() != 0) {
-    log::limited_info(peer_visit_log(),
-                      "queue {}: {} requests of the backend before are done again", index_,
-                      queue_.left_over());
+    log::limited_info(peer_visit_log(), "{}: {} requests of the backend before are done again",
+                      label_, queue_.left_over());
   }
   listen_to(std::move(setup.kick));
   poller_.add(*this);
@@ -69,11 +69,13 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
 Vring::~Vring() {
   GUESTIO_CHECK(chains_out_ == 0, "a ring to be stopped before it goes away");
   poller_.remove(*this);
+  counters_->fixed_regions.set(0);
 }
 
 void Vring::begin_epoch(mem::GuestMemory memory) {
   auto registered =
       fixed_ ? fixed_->add(loop_.fixed_memory(), memory) : FixedGuestMemory::Registrations();
+  counters_->fixed_regions.set(registered.size());
   epochs_.push_back({{std::move(memory), 0}, std::move(registered)});
 }
 
@@ -90,11 +92,17 @@ void Vring::listen_to(UniqueFd kick) {
 
 void Vring::start() noexcept {
   queue_.force_next_call();
+  call_driver();
+}
+
+void Vring::call_driver() noexcept {
+  ++counters_->calls;
   call_.notify();
 }
 
 void Vring::on_kick(std::int32_t events) noexcept {
   // Otherwise a kick only ends the sleep: the poller looks after each.
+  ++counters_->kicks;
   if (events < 0) fail_ring(Error::host(-events, "poll the kick descriptor"));
 }
 
@@ -132,8 +140,9 @@ virtio::DeviceQueue::Popped Vring::pop(virtio::TakenChain& taken) noexcept {
       ++chains_out_;
       return Popped::kChain;
     }
-    log::limited_warning(peer_fault_log(), "queue {}: a chain of the driver's makes no sense: {}",
-                         index_, taken.chain.fault().to_string());
+    ++counters_->malformed;
+    log::limited_warning(peer_fault_log(), "{}: a chain of the driver's makes no sense: {}", label_,
+                         taken.chain.fault().to_string());
     if (auto pushed = queue_.push_used(taken.chain.head(), 0); !pushed) fail_ring(pushed.error());
     poller_.note_answered();
     loop_.at_batch_end(*this);
@@ -160,7 +169,10 @@ void Vring::complete(virtio::TakenChain& taken, std::uint32_t written) noexcept 
 
 void Vring::run() noexcept {
   show_answers();
-  if (std::exchange(owes_call_, false)) call_.notify_with(loop_);
+  if (std::exchange(owes_call_, false)) {
+    ++counters_->calls;
+    call_.notify_with(loop_);
+  }
   if (is_stopping_ && chains_out_ == 0) quiet_.set();
 }
 
@@ -178,16 +190,16 @@ void Vring::set_enabled(bool is_enabled) noexcept {
   is_enabled_ = is_enabled;
   if (!is_enabled_) return;
   // Calls may have been lost; kicks too, but the ring is looked at now anyway.
-  call_.notify();
+  call_driver();
 }
 
 void Vring::set_call(UniqueFd call) noexcept {
-  call_ = make_notifier(call, index_);
+  call_ = make_notifier(call, label_);
   // The driver may have missed a call on the old descriptor.
-  call_.notify();
+  call_driver();
 }
 
-void Vring::set_error(UniqueFd error) noexcept { error_ = make_notifier(error, index_); }
+void Vring::set_error(UniqueFd error) noexcept { error_ = make_notifier(error, label_); }
 
 void Vring::set_kick(UniqueFd kick) noexcept {
   if (is_stopping_) return;
@@ -217,7 +229,8 @@ void Vring::set_memory(mem::GuestMemory memory, const virtio::RingParts& ring) n
 void Vring::fail_ring(const Error& error) noexcept {
   if (is_broken_) return;
   is_broken_ = true;
-  log::limited_warning(peer_fault_log(), "queue {} stops: {}", index_, error.to_string());
+  ++counters_->broken;
+  log::limited_warning(peer_fault_log(), "{} stops: {}", label_, error.to_string());
   error_.notify();
 }
 

@@ -4,6 +4,7 @@
 #include <functional>
 #include <list>
 #include <memory>
+#include <string>
 
 #include "guestio/base/unique_fd.h"
 #include "guestio/task/event.h"
@@ -21,6 +22,15 @@
 
 namespace guestio::vhost {
 
+/// What rings of a queue count, one after the other. Written by the queue's thread, read by any.
+struct VringCounters {
+  Counter kicks;          ///< wake-ups by the driver
+  Counter calls;          ///< interrupts sent to it
+  Counter malformed;      ///< chains that made no sense
+  Counter broken;         ///< rings that stopped because of their content or memory
+  Counter fixed_regions;  ///< of guest memory, registered with the kernel now
+};
+
 /// A ring that runs on its thread: kicks in, chains to the device model, used entries and calls
 /// out.
 ///
@@ -37,7 +47,8 @@ namespace guestio::vhost {
 class Vring final : public virtio::DeviceQueue, private uring::Deferred {
  public:
   struct Setup {
-    std::uint16_t index = 0;  ///< for log lines
+    std::uint16_t index = 0;      ///< in the in-flight record
+    std::string label = "queue";  ///< for log lines
     virtio::RingParts ring;
     virtio::FeatureBits features = 0;
     std::uint32_t base = 0;                               ///< as SET_VRING_BASE has it
@@ -48,6 +59,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
     UniqueFd call = {};  ///< without: the driver polls
     UniqueFd error = {};
     bool is_enabled = false;
+    std::shared_ptr<VringCounters> counters = std::make_shared<VringCounters>();
     std::shared_ptr<FixedGuestMemory> fixed = {};  ///< or nothing: memory is not registered
   };
 
@@ -107,6 +119,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   void listen_to(UniqueFd kick);
   void on_kick(std::int32_t events) noexcept;
   void show_answers() noexcept;
+  void call_driver() noexcept;
   void fail_ring(const Error& error) noexcept;
   task::Task<> look_now_and_then();
   task::Task<> drain(std::move_only_function<void(std::uint32_t)> stopped);
@@ -117,12 +130,13 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   uring::Loop& loop_;
   RingPoller& poller_;
   virtio::QueueHandler& handler_;
-  const std::uint16_t index_;
+  const std::string label_;
   const virtio::FeatureBits features_;
   RecordedRing queue_;
   std::shared_ptr<FixedGuestMemory> fixed_;  // or nothing
   std::list<Epoch> epochs_;                  // the last one is the present
   std::list<Kick> kicks_;  // the last one is the present; others are on their way out
+  const std::shared_ptr<VringCounters> counters_;
   uring::EventFdNotifier call_;
   uring::EventFdNotifier error_;
   bool is_enabled_;

@@ -134,6 +134,7 @@ task::Task<Result<>> VringControl::start_if_ready(RingEnvironment environment) {
   auto ring = locate(environment);
   if (!ring) co_return fail(ring.error());
   Vring::Setup setup{.index = index_,
+                     .label = queue_.label(),
                      .ring = *ring,
                      .features = environment.features,
                      .base = base_,
@@ -143,6 +144,7 @@ task::Task<Result<>> VringControl::start_if_ready(RingEnvironment environment) {
                      .call = duplicate(call_),
                      .error = duplicate(error_),
                      .is_enabled = is_enabled_,
+                     .counters = queue_.counters(),
                      .fixed = environment.fixed};
   CrossCall<Result<>> start(queue_.loop(), home_,
                             [this, setup = std::move(setup)](auto reply) mutable {
@@ -157,7 +159,7 @@ task::Task<Result<>> VringControl::start_if_ready(RingEnvironment environment) {
   if (started) {
     is_running_ = true;
     features_ = environment.features;
-    log::debug("queue {} runs: {}, {} entries from {:#x}, {}", index_,
+    log::debug("{} runs: {}, {} entries from {:#x}, {}", queue_.label(),
                is_packed(environment.features) ? "packed" : "split", size_, base_,
                is_enabled_ ? "enabled" : "disabled");
   } else {
@@ -208,7 +210,7 @@ task::Task<> VringControl::stop_running() {
   });
   base_ = co_await stop;
   is_running_ = false;
-  log::debug("queue {} stopped at {}", index_, base_);
+  log::debug("{} stopped at {}", queue_.label(), base_);
 }
 
 task::Task<> VringControl::reset() {

@@ -44,6 +44,7 @@ bool DirectTransfer::try_start(Io& io) noexcept {
   io_ = &io;
   is_fixed_ = false;
   if (channel_.calls_.wanted(io.length)) {
+    ++channel_.direct_calls_;
     finish(call());
   } else {
     channel_.loop_.start(*this);

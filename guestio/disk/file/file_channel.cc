@@ -99,6 +99,10 @@ FileChannel::~FileChannel() {
   loop_.release_file(file_);
 }
 
+ChannelStatistics FileChannel::statistics() const noexcept {
+  return {.transfers = counters_, .bounce = bounce_->statistics(), .direct_calls = direct_calls_};
+}
+
 void FileChannel::start(Io& io) noexcept {
   if (auto checked = check_io(disk_.info(), io); !checked) return io.on_done(checked);
   if (!try_short_way(io)) requests_.spawn(serve(io));

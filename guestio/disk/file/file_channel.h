@@ -36,8 +36,7 @@ class FileChannel final : public Channel {
 
   void start(Io& io) noexcept override;
 
-  /// How much was copied so far, and why. The channel's thread.
-  [[nodiscard]] const buf::BounceCounters& bounce_counters() const noexcept { return counters_; }
+  [[nodiscard]] ChannelStatistics statistics() const noexcept override;
 
  private:
   friend class DirectTransfer;
@@ -92,6 +91,7 @@ class FileChannel final : public Channel {
   const std::size_t bounce_per_call_;  // so that one request cannot take all of it
   buf::TransferPlan::Policy policy_ = buf::TransferPlan::Policy::kDirectWherePossible;
   buf::BounceCounters counters_;
+  Counter direct_calls_;
   DirectCalls calls_;
   std::deque<DirectTransfer> transfers_;  // never moved
   IdleList idle_;                         // of those

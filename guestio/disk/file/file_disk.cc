@@ -132,6 +132,22 @@ Result<> FileDisk::judge_flush(std::int32_t result) noexcept {
   return fail(Error{ErrorKind::kDataLost, lost_by, kWhat, 0, 0});
 }
 
+Result<ByteCount> FileDisk::notice_size() {
+  const auto present = ask_size(fd_.get());
+  if (!present) return fail(present.error());
+  const std::uint64_t direct_block = facts_.direct.block();
+  if (direct_block > Sector::kSize && !is_aligned(present->raw(), direct_block)) {
+    return fail(ErrorKind::kMisaligned, "the image's size for direct I/O", present->raw(),
+                direct_block);
+  }
+  const ByteCount size(align_down(present->raw(), info_.block_size.raw()));
+  if (size < ByteCount(info_.size)) {
+    return fail(ErrorKind::kUnsupported, "an image that shrank", size.raw(), info_.size.raw());
+  }
+  info_.size = size;
+  return size;
+}
+
 Result<std::unique_ptr<Channel>> FileDisk::open_channel(uring::Loop& loop, ByteCount bounce_limit) {
   auto channel = FileChannel::create(*this, loop, bounce_limit);
   if (!channel) return fail(channel.error());

@@ -45,6 +45,10 @@ class FileDisk {
   static Result<std::unique_ptr<FileDisk>> open(const FileDiskOptions& options);
 
   [[nodiscard]] const DiskInfo& info() const noexcept { return info_; }
+  /// Asks the file or device how large it is now. What it has grown by is part of the disk when
+  /// this returns; one that has shrunk is left as it was. Returns the size, in whole blocks. One
+  /// thread at a time. Errors: unsupported (it shrank), misaligned (as in open()), host.
+  Result<ByteCount> notice_size();
   [[nodiscard]] const buf::DirectIoLimits& limits() const noexcept { return facts_.direct; }
 
   /// A way to this disk for the thread that runs `loop`. `bounce_limit` is how much bounce memory
@@ -65,7 +69,7 @@ class FileDisk {
   const UniqueFd claim_;  // holds the image's locks, is used for nothing else
   const UniqueFd fd_;
   const FileFacts facts_;
-  const DiskInfo info_;
+  DiskInfo info_;         // constant but for the size
   const bool calls_pay_;  // direct_calls_pay()
   const BounceMemory bounce_memory_;
   const Caching caching_;

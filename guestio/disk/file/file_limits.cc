@@ -94,29 +94,38 @@ std::uint64_t ask_device_number(dev_t device, const char* name) {
 
 }  // namespace
 
+Result<ByteCount> ask_size(int fd) {
+  struct stat status{};
+  if (::fstat(fd, &status) != 0) return fail_host("stat the image");
+  if (S_ISREG(status.st_mode)) return ByteCount(static_cast<std::uint64_t>(status.st_size));
+  if (!S_ISBLK(status.st_mode)) {
+    return fail(ErrorKind::kUnsupported, "an image must be a regular file or a block device");
+  }
+  std::uint64_t size = 0;
+  if (::ioctl(fd, BLKGETSIZE64, &size) != 0) return fail_host("ask the device's size");
+  return ByteCount(size);
+}
+
 Result<FileFacts> probe_file(int fd) {
   struct stat status{};
   if (::fstat(fd, &status) != 0) return fail_host("stat the image");
+  const auto size = ask_size(fd);
+  if (!size) return fail(size.error());
   FileFacts facts;
+  facts.size = *size;
   if (S_ISBLK(status.st_mode)) {
     facts.is_block_device = true;
-    std::uint64_t size = 0;
-    if (::ioctl(fd, BLKGETSIZE64, &size) != 0) return fail_host("ask the device's size");
-    facts.size = ByteCount(size);
     int logical = 0;
     if (::ioctl(fd, BLKSSZGET, &logical) != 0) return fail_host("ask the device's block size");
     facts.range_alignment = ByteCount(static_cast<std::uint64_t>(logical));
     unsigned physical = 0;
     if (::ioctl(fd, BLKPBSZGET, &physical) == 0) facts.physical_block_size = ByteCount(physical);
-  } else if (S_ISREG(status.st_mode)) {
-    facts.size = ByteCount(static_cast<std::uint64_t>(status.st_size));
+  } else {
     // A file system's own block: what it moves at once, reads before it writes less.
     const auto block = static_cast<std::uint64_t>(status.st_blksize);
     if (std::has_single_bit(block) && block <= kPageSize) {
       facts.physical_block_size = ByteCount(block);
     }
-  } else {
-    return fail(ErrorKind::kUnsupported, "an image must be a regular file or a block device");
   }
   const int flags = ::fcntl(fd, F_GETFL);
   if (flags < 0) return fail_host("ask how the image is open");

@@ -16,6 +16,9 @@ struct FileFacts {
   buf::DirectIoLimits direct;                ///< all 1 for a file that was opened without O_DIRECT
 };
 
+/// How large a regular file or block device is. Errors: host; unsupported for anything else.
+Result<ByteCount> ask_size(int fd);
+
 /// Asks size, kind and block sizes, and for a file opened with O_DIRECT its limits: first statx
 /// (STATX_DIOALIGN), then the block device's own numbers, then trial reads across a page.
 /// Errors: host; unsupported for what is neither a regular file nor a block device, and for limits

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT
+#include "ask.h"
+
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <array>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "guestio/base/error.h"
+#include "guestio/base/unique_fd.h"
+#include "options.h"
+
+namespace guestio::app {
+
+namespace {
+
+using Json = nlohmann::json;
+
+Result<UniqueFd> connect_to(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof address.sun_path) {
+    return fail(ErrorKind::kTooLarge, "length of the socket's path", path.size(),
+                sizeof address.sun_path - 1);
+  }
+  path.copy(address.sun_path, path.size());
+  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!socket) return fail_host("make a socket");
+  const timeval limit{.tv_sec = 10, .tv_usec = 0};
+  (void)::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  (void)::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+  // Safe: the socket interface's own way of passing an address family's structure.
+  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    return fail_host("connect to the control socket");
+  }
+  return socket;
+}
+
+/// One line each way.
+Result<std::string> exchange(const std::string& path, const std::string& line) {
+  auto socket = connect_to(path);
+  if (!socket) return fail(socket.error());
+  const auto sent = ::send(socket->get(), line.data(), line.size(), MSG_NOSIGNAL);
+  if (sent != static_cast<ssize_t>(line.size())) return fail_host("send the command");
+  std::string answer;
+  std::array<char, 65536> bytes;
+  while (!answer.ends_with('\n')) {
+    const auto got = ::recv(socket->get(), bytes.data(), bytes.size(), 0);
+    if (got < 0) return fail_host("receive the answer");
+    if (got == 0) return fail(ErrorKind::kClosed, "receive the answer");
+    answer.append(bytes.data(), static_cast<std::size_t>(got));
+  }
+  return answer;
+}
+
+}  // namespace
+
+int ask(const std::vector<std::string>& words) {
+  Json command = {{"command", words[1]}};
+  if (words.size() > 2) command["disk"] = words[2];
+  const auto line = command.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  const auto answer = exchange(words[0], line);
+  if (!answer) {
+    fmt::print(stderr, "guestio-blk: {}: {}\n", words[0], answer.error().to_string());
+    return kExitUsage;
+  }
+  const auto json = Json::parse(*answer, nullptr, false);
+  const auto result = json.is_object() ? json.find("return") : json.end();
+  if (json.is_discarded() || !json.is_object() || result == json.end()) {
+    const auto error = json.is_object() ? json.find("error") : json.end();
+    const bool is_told = json.is_object() && error != json.end() && error->is_string();
+    fmt::print(stderr, "guestio-blk: {}\n",
+               is_told ? error->get_ref<const std::string&>() : "the answer makes no sense");
+    return 1;
+  }
+  fmt::print("{}\n", result->dump(2));
+  return 0;
+}
+
+}  // namespace guestio::app

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace guestio::app {
+
+/// The client of the control socket (guestio-blk --ask PATH COMMAND [DISK]): sends one command and
+/// prints what it returns, as JSON for people and programs. Returns the exit status: 1 when the
+/// command was refused, 2 when nobody answers.
+int ask(const std::vector<std::string>& words);
+
+}  // namespace guestio::app

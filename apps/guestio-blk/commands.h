@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <span>
+#include <string_view>
+
+#include "served_disk.h"
+
+namespace guestio::app {
+
+/// What the commands of the control socket are about.
+struct Subjects {
+  std::span<const std::unique_ptr<ServedDisk>> disks;
+  const vhost::QueueThreads& threads;
+};
+
+/// Answers one command: {"return": ...} or {"error": "..."}. The control thread.
+nlohmann::json answer_command(const Subjects& subjects, const nlohmann::json& command);
+
+/// All that is counted, for programs: each number since the process started.
+nlohmann::json make_statistics(const Subjects& subjects);
+
+}  // namespace guestio::app

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT
+#include "control_socket.h"
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <array>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "guestio/base/log.h"
+#include "guestio/uring/awaitables.h"
+
+namespace guestio::app {
+
+namespace {
+
+using Json = nlohmann::json;
+
+/// A line of JSON, whatever bytes its strings hold.
+std::string to_line(const Json& value) {
+  return value.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+/// A command, or what is wrong with the line.
+std::expected<Json, std::string> parse(const std::string& line) {
+  auto value = Json::parse(line, nullptr, false);
+  if (value.is_discarded()) return std::unexpected("the line is no JSON");
+  const auto command = value.is_object() ? value.find("command") : value.end();
+  if (!value.is_object() || command == value.end() || !command->is_string()) {
+    return std::unexpected("the line is no object with a command, as in {\"command\":\"help\"}");
+  }
+  return value;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ControlSocket>> ControlSocket::listen_at(const std::string& path) {
+  // From its first moment on it is nobody else's.
+  const mode_t before = ::umask(0177);
+  auto listener = vhost::Listener::listen_at(path);
+  ::umask(before);
+  if (!listener) return fail(listener.error());
+  return std::unique_ptr<ControlSocket>(new ControlSocket(std::move(*listener)));
+}
+
+task::Task<> ControlSocket::serve(uring::Loop& loop, Answer answer) {
+  answer_ = std::move(answer);
+  while (!stop_.stop_requested()) {
+    const std::int32_t accepted =
+        co_await uring::accept(loop, uring::File(listener_.fd()), SOCK_CLOEXEC, stop_.token());
+    if (accepted == -ECANCELED) break;
+    if (accepted < 0) {
+      (void)co_await uring::sleep(loop, std::chrono::milliseconds(10), stop_.token());
+      continue;
+    }
+    UniqueFd socket(accepted);
+    if (connections_.running() < kMostConnections) {
+      connections_.spawn(serve_one(loop, std::move(socket)));
+    }
+  }
+  auto ended = connections_.join();
+  co_await ended;
+}
+
+task::Task<> ControlSocket::serve_one(uring::Loop& loop, UniqueFd socket) {
+  std::string pending;
+  std::array<char, 4096> bytes;
+  while (true) {
+    const auto to = std::as_writable_bytes(std::span(bytes));
+    const std::int32_t got = co_await uring::read(loop, uring::File(socket.get()), to,
+                                                  uring::kCurrentPosition, stop_.token());
+    if (got <= 0) co_return;
+    pending.append(bytes.data(), static_cast<std::size_t>(got));
+    for (auto end = pending.find('\n'); end != std::string::npos; end = pending.find('\n')) {
+      const std::string line = pending.substr(0, end);
+      pending.erase(0, end + 1);
+      const auto command = parse(line);
+      const Json answer = command ? answer_(*command) : Json{{"error", command.error()}};
+      auto sending = send_line(loop, socket.get(), to_line(answer));
+      const bool was_sent = co_await std::move(sending);
+      if (!was_sent || !command) co_return;
+    }
+    if (pending.size() > kLongestLine) {
+      auto sending =
+          send_line(loop, socket.get(), to_line(Json{{"error", "the line is too long"}}));
+      co_await std::move(sending);
+      co_return;
+    }
+  }
+}
+
+task::Task<bool> ControlSocket::send_line(uring::Loop& loop, int socket, std::string line) {
+  std::span<char> rest(line);
+  while (!rest.empty()) {
+    iovec part{rest.data(), rest.size()};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    const std::int32_t sent =
+        co_await uring::sendmsg(loop, uring::File(socket), message, MSG_NOSIGNAL, stop_.token());
+    if (sent <= 0) co_return false;
+    rest = rest.subspan(static_cast<std::size_t>(sent));
+  }
+  co_return true;
+}
+
+}  // namespace guestio::app

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: MIT
+#include "disk_options.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+
+namespace guestio::app {
+
+namespace {
+
+std::unexpected<std::string> complain(std::string text) { return std::unexpected(std::move(text)); }
+
+template <typename Number>
+std::optional<Number> parse_number(std::string_view text) {
+  Number number{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return number;
+}
+
+Complaint set_switch(bool& to, std::string_view value) {
+  if (value != "on" && value != "off") return complain("takes on or off");
+  to = value == "on";
+  return {};
+}
+
+Complaint set_size(ByteCount& to, std::string_view value, const char* complaint) {
+  const auto size = parse_byte_count(value);
+  if (!size) return complain(complaint);
+  to = *size;
+  return {};
+}
+
+Complaint set_name(DiskOptions& disk, std::string_view value) {
+  constexpr std::string_view kAllowed =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+  constexpr std::size_t kLongest = 32;
+  if (value.empty() || value.size() > kLongest ||
+      value.find_first_not_of(kAllowed) != std::string_view::npos) {
+    return complain("takes 1 to 32 letters, digits, dots, dashes and underscores");
+  }
+  disk.name = value;
+  return {};
+}
+
+Complaint set_fd(DiskOptions& disk, std::string_view value) {
+  const auto fd = parse_number<int>(value);
+  if (!fd || *fd < 0) return complain("takes the number of a descriptor");
+  disk.socket_fd = *fd;
+  return {};
+}
+
+Complaint set_queues(DiskOptions& disk, std::string_view value) {
+  const auto queues = parse_number<std::uint16_t>(value);
+  if (!queues || *queues == 0 || *queues > kMostQueues) {
+    return complain(fmt::format("takes 1 to {}", kMostQueues));
+  }
+  disk.queues = *queues;
+  return {};
+}
+
+Complaint set_serial(DiskOptions& disk, std::string_view value) {
+  if (value.size() > 20) return complain("takes up to 20 bytes");
+  disk.serial = value;
+  return {};
+}
+
+Complaint set_bounce_limit(DiskOptions& disk, std::string_view value) {
+  constexpr std::uint64_t kLeast = 64 << 10;
+  auto set = set_size(disk.bounce_limit, value, "takes a size such as 8M");
+  if (set && disk.bounce_limit.raw() < kLeast) return complain("takes at least 64k");
+  return set;
+}
+
+Complaint set_fixed_buffers(DiskOptions& disk, std::string_view value) {
+  if (value != "auto" && value != "on" && value != "off") return complain("takes auto, on or off");
+  disk.fixed_buffers = value == "on"    ? FixedBuffers::kOn
+                       : value == "off" ? FixedBuffers::kOff
+                                        : FixedBuffers::kAuto;
+  return {};
+}
+
+Complaint set_on_error(DiskOptions& disk, std::string_view value) {
+  using blk::OnError;
+  if (value == "report") {
+    disk.on_error = OnError::kReport;
+  } else if (value == "retry") {
+    disk.on_error = OnError::kRetry;
+  } else if (value == "hold") {
+    disk.on_error = OnError::kHold;
+  } else if (value == "enospc") {
+    disk.on_error = OnError::kEnospc;
+  } else {
+    return complain("takes report, retry, hold or enospc");
+  }
+  return {};
+}
+
+constexpr std::array kSettings = {
+    DiskSetting{"name", "what the disk is called in log lines and answers (default: disk0, ...)",
+                false, set_name},
+    DiskSetting{"socket-path", "unix socket to listen at; a stale one is replaced", false,
+                [](DiskOptions& disk, std::string_view value) -> Complaint {
+                  if (value.empty()) return complain("takes a path");
+                  disk.socket_path = value;
+                  return {};
+                }},
+    DiskSetting{"fd", "socket handed down by the parent, listening or connected", false, set_fd},
+    DiskSetting{"blk-file",
+                "raw image file or block device to serve; null:SIZE is a disk that does nothing, "
+                "to measure the way to it",
+                false,
+                [](DiskOptions& disk, std::string_view value) -> Complaint {
+                  disk.image = value;
+                  return {};
+                }},
+    DiskSetting{"read-only", "refuse writes; share the image with readers", true,
+                [](DiskOptions& disk, std::string_view value) {
+                  return set_switch(disk.is_read_only, value);
+                }},
+    DiskSetting{"num-queues", "virtqueues offered (default 1)", false, set_queues},
+    DiskSetting{"serial",
+                "what the guest reads as the disk's ID, up to 20 bytes (default: made from the "
+                "image's path)",
+                false, set_serial},
+    DiskSetting{"on-error",
+                "requests that the disk fails: tell the guest (report, the default), ask the disk "
+                "again for "
+                "some seconds (retry), or until it takes them (hold; enospc: for want of space "
+                "only). SIGUSR1: again now; SIGUSR2: tell the guest now",
+                false, set_on_error},
+    DiskSetting{"block-size", "logical block size shown to the guest: 512 to 4096 (default 512)",
+                false,
+                [](DiskOptions& disk, std::string_view value) {
+                  return set_size(disk.block_size, value, "takes a size such as 4096 or 4k");
+                }},
+    DiskSetting{"buffered", "use the host's page cache instead of direct I/O", true,
+                [](DiskOptions& disk, std::string_view value) {
+                  return set_switch(disk.is_buffered, value);
+                }},
+    DiskSetting{"bounce-limit",
+                "most memory a queue uses for data that direct I/O cannot take as it lies "
+                "(default 8M)",
+                false, set_bounce_limit},
+    DiskSetting{"packed-ring", "offer packed rings: on or off (default on)", false,
+                [](DiskOptions& disk, std::string_view value) {
+                  return set_switch(disk.has_packed_ring, value);
+                }},
+    DiskSetting{
+        "fixed-buffers",
+        "register guest memory with the kernel, which saves time for each request (on): only for "
+        "guests that never give memory back while they run, because data for discarded pages "
+        "would be lost; what is safe for any guest (auto, the default: bounce memory); or nothing "
+        "(off)",
+        false, set_fixed_buffers},
+};
+
+/// Takes the text up to the next comma that is not doubled.
+std::string take_field(std::string_view& text) {
+  std::string field;
+  while (!text.empty()) {
+    const char first = text.front();
+    text.remove_prefix(1);
+    if (first == ',') {
+      if (!text.starts_with(',')) break;
+      text.remove_prefix(1);
+    }
+    field.push_back(first);
+  }
+  return field;
+}
+
+}  // namespace
+
+std::string DiskOptions::place() const {
+  return socket_fd ? fmt::format("fd {}", *socket_fd) : socket_path;
+}
+
+std::span<const DiskSetting> disk_settings() noexcept { return kSettings; }
+
+Complaint set_disk_option(DiskOptions& disk, std::string_view name, std::string_view value) {
+  const auto setting = std::ranges::find(kSettings, name, &DiskSetting::name);
+  if (setting == kSettings.end()) return complain(fmt::format("{} is no setting of a disk", name));
+  auto set = setting->set(disk, value);
+  if (!set) return complain(fmt::format("{} {}", name, set.error()));
+  return {};
+}
+
+std::expected<DiskOptions, std::string> parse_disk(std::string_view text) {
+  DiskOptions disk;
+  while (!text.empty()) {
+    const std::string field = take_field(text);
+    const auto equals = std::string_view(field).find('=');
+    const std::string_view name = std::string_view(field).substr(0, equals);
+    const auto setting = std::ranges::find(kSettings, name, &DiskSetting::name);
+    std::string_view value;
+    if (equals != std::string_view::npos) {
+      value = std::string_view(field).substr(equals + 1);
+    } else if (setting != kSettings.end() && setting->is_switch) {
+      value = "on";
+    }
+    if (auto set = set_disk_option(disk, name, value); !set) return complain(set.error());
+  }
+  return disk;
+}
+
+Complaint check_disk(const DiskOptions& disk) {
+  if (disk.socket_path.empty() == !disk.socket_fd.has_value()) {
+    return complain("one of socket-path and fd is needed");
+  }
+  if (disk.image.empty()) return complain("blk-file is needed");
+  return {};
+}
+
+}  // namespace guestio::app

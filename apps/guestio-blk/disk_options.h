@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <expected>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "guestio/base/units.h"
+#include "guestio/blk/failure_policy.h"
+#include "guestio/buf/bounce_buffer_tracker.h"
+
+namespace guestio::app {
+
+/// What is registered with the kernel's rings.
+enum class FixedBuffers : std::uint8_t {
+  kAuto,  ///< what cannot lose data: bounce memory, and of guest memory nothing
+  kOn,    ///< guest memory too: the operator says that it is never discarded while the guest runs
+  kOff,
+};
+
+/// What is asked for one disk.
+struct DiskOptions {
+  std::string name;              ///< in log lines and answers; not empty once all was read
+  std::string socket_path;       ///< empty when `socket_fd` is given
+  std::optional<int> socket_fd;  ///< a socket handed down, listening or connected
+  std::string image;
+  std::string serial;  ///< empty: derived from the image's path
+  std::uint16_t queues = 1;
+  ByteCount block_size = ByteCount(512);
+  ByteCount bounce_limit = buf::BounceBufferTracker::kDefaultLimit;  ///< for each queue
+  bool is_read_only = false;
+  bool is_buffered = false;
+  bool has_packed_ring = true;  ///< is offered
+  FixedBuffers fixed_buffers = FixedBuffers::kAuto;
+  blk::OnError on_error = blk::OnError::kReport;
+
+  /// Where it is served, for people.
+  [[nodiscard]] std::string place() const;
+};
+
+inline constexpr std::uint16_t kMostQueues = 64;
+
+/// Nothing, or what is wrong in a few words that follow the name of what they are about.
+using Complaint = std::expected<void, std::string>;
+
+/// One thing that can be said about a disk: an option of the command line, a key of --disk and of
+/// the configuration file, by the same name and with the same values everywhere.
+struct DiskSetting {
+  const char* name;
+  const char* help;
+  bool is_switch;  ///< on or off; without a value it is on
+  Complaint (*set)(DiskOptions& disk, std::string_view value);
+};
+
+/// All there are, in the order of --help.
+[[nodiscard]] std::span<const DiskSetting> disk_settings() noexcept;
+
+/// Changes `disk` as one of disk_settings() says. The complaint names the setting.
+Complaint set_disk_option(DiskOptions& disk, std::string_view name, std::string_view value);
+
+/// Reads "socket-path=/run/a.sock,blk-file=/a.raw,read-only=on". As in QEMU's options a comma in a
+/// value is written twice.
+std::expected<DiskOptions, std::string> parse_disk(std::string_view text);
+
+/// What must hold for one disk by itself.
+Complaint check_disk(const DiskOptions& disk);
+
+}  // namespace guestio::app

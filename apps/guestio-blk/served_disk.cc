@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT
+#include "served_disk.h"
+
+#include <fmt/format.h>
+#include <sys/socket.h>
+
+#include <filesystem>
+
+#include "guestio/base/log.h"
+#include "guestio/uring/loop_timer.h"
+
+namespace guestio::app {
+
+namespace {
+
+/// What a guest reads as the disk's ID when nobody chose one: the same for the same path.
+std::string make_serial(const std::string& image) {
+  std::error_code ignored;
+  const auto path = std::filesystem::weakly_canonical(image, ignored).string();
+  std::uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
+  for (const char character : path) {
+    hash = (hash ^ static_cast<unsigned char>(character)) * 0x100000001b3;
+  }
+  return fmt::format("guestio-{:012x}", hash & 0xffffffffffff);
+}
+
+enum class SocketKind { kListening, kConnected };
+
+Result<SocketKind> ask_kind(int socket) {
+  int is_listening = 0;
+  socklen_t size = sizeof is_listening;
+  if (::getsockopt(socket, SOL_SOCKET, SO_ACCEPTCONN, &is_listening, &size) != 0) {
+    return fail_host("ask what --fd is");
+  }
+  return is_listening != 0 ? SocketKind::kListening : SocketKind::kConnected;
+}
+
+}  // namespace
+
+ServedDisk::ServedDisk(DiskOptions options, Image image)
+    : options_(std::move(options)),
+      image_(std::move(image)),
+      device_({.disk = image_.info(),
+               .queues = options_.queues,
+               .serial = options_.serial.empty() ? make_serial(options_.image) : options_.serial,
+               .name = options_.name}) {}
+
+Result<std::unique_ptr<ServedDisk>> ServedDisk::create(uring::Loop& home,
+                                                       vhost::QueueThreads& threads,
+                                                       const DiskOptions& options, Image image) {
+  std::unique_ptr<ServedDisk> self(new ServedDisk(options, std::move(image)));
+  const auto make_queue = [&](uring::Loop& loop,
+                              std::uint16_t) -> Result<std::unique_ptr<virtio::QueueHandler>> {
+    auto channel = self->image_.open_channel(loop);
+    if (!channel) return fail(channel.error());
+    blk::FailurePolicy policy{.on_error = options.on_error,
+                              .timer = std::make_unique<uring::LoopTimer>(loop)};
+    auto queue = std::make_unique<blk::BlockQueue>(
+        self->device_, std::move(*channel), blk::BlockQueue::kMostRequests, std::move(policy));
+    self->queues_.push_back(queue.get());
+    self->held_.add(loop, *queue);
+    return queue;
+  };
+  auto backend = vhost::Backend::create(
+      {.home = home, .device = self->device_, .threads = threads, .name = options.name},
+      options.queues, make_queue);
+  if (!backend) return fail(backend.error());
+  self->backend_ = std::move(*backend);
+  if (!options.has_packed_ring) self->backend_->withhold(virtio::kFeatureRingPacked);
+  if (options.fixed_buffers == FixedBuffers::kOn) self->backend_->register_guest_memory();
+  return self;
+}
+
+Result<> ServedDisk::open_socket() {
+  if (!options_.socket_fd) {
+    auto made = vhost::Listener::listen_at(options_.socket_path);
+    if (!made) return fail(made.error());
+    listener_.emplace(std::move(*made));
+  } else {
+    const auto kind = ask_kind(*options_.socket_fd);
+    if (!kind) return fail(kind.error());
+    UniqueFd socket(*options_.socket_fd);
+    if (*kind == SocketKind::kConnected) {
+      connected_ = std::move(socket);
+    } else {
+      listener_.emplace(vhost::Listener::adopt(std::move(socket)));
+    }
+  }
+  return {};
+}
+
+Result<ByteCount> ServedDisk::notice_size() {
+  const auto size = image_.notice_size();
+  if (!size || *size == device_.disk().size) return size;
+  // The disk takes the new sectors already: now the guest may hear of them.
+  log::info("{}: grows from {} to {}", name(), format_byte_count(device_.disk().size),
+            format_byte_count(*size));
+  device_.set_size(*size);
+  backend_->notify_config_changed();
+  return size;
+}
+
+task::Task<Result<>> ServedDisk::serve() {
+  log::info("{}: serves {} ({}{}) at {}", name(), options_.image,
+            format_byte_count(image_.info().size), options_.is_read_only ? ", read-only" : "",
+            options_.place());
+  if (listener_) {
+    auto accepting = backend_->accept_all(listener_->fd());
+    co_return co_await std::move(accepting);
+  }
+  auto serving = backend_->serve_one(std::move(connected_));
+  co_await std::move(serving);
+  co_return Result<>();
+}
+
+}  // namespace guestio::app

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "disk_options.h"
+#include "guestio/blk/block_device.h"
+#include "guestio/blk/block_queue.h"
+#include "guestio/task/task.h"
+#include "guestio/uring/loop.h"
+#include "guestio/vhost/backend.h"
+#include "guestio/vhost/listener.h"
+#include "guestio/vhost/queue_thread.h"
+#include "held_requests.h"
+#include "image.h"
+
+namespace guestio::app {
+
+/// One disk of the process: its image, device, queues and socket. It has its own session, bounce
+/// memory and log limits; what goes wrong with it, or with its front-end, stays its own affair.
+///
+/// Threads: the control thread, which runs `home`. Lifetime: `home` and `threads` outlive it.
+class ServedDisk {
+ public:
+  /// Makes all but the socket. Errors: host (memory, descriptors, rings).
+  static Result<std::unique_ptr<ServedDisk>> create(uring::Loop& home, vhost::QueueThreads& threads,
+                                                    const DiskOptions& options, Image image);
+  ServedDisk(const ServedDisk&) = delete;
+  ServedDisk& operator=(const ServedDisk&) = delete;
+
+  /// The last step: from here on front-ends can come. Errors: those of vhost::Listener; host (a
+  /// descriptor handed down that is no socket).
+  Result<> open_socket();
+  /// Serves until stop(), or on a connected socket until the front-end leaves. Once, after
+  /// open_socket(). Errors: host, when the socket itself fails.
+  task::Task<Result<>> serve();
+  /// Finishes what is in flight; serve() then returns.
+  void stop() noexcept { backend_->stop(); }
+  /// Looks how large the image is now. If it has grown, the guest can use what is new, and is told.
+  /// Returns the size. Errors: unsupported (a disk that has no file; one that shrank, which is left
+  /// as it is), misaligned, host.
+  Result<ByteCount> notice_size();
+  /// What is to become of requests that wait for the disk. Returns at once.
+  void decide(HeldRequests::Decision decision) { held_.decide(decision); }
+
+  [[nodiscard]] const std::string& name() const noexcept { return options_.name; }
+  /// Where its socket is, for people.
+  [[nodiscard]] std::string place() const { return options_.place(); }
+  [[nodiscard]] const DiskOptions& options() const noexcept { return options_; }
+  [[nodiscard]] const disk::DiskInfo& info() const noexcept { return device_.disk(); }
+  [[nodiscard]] const vhost::Backend& backend() const noexcept { return *backend_; }
+  /// In the order of the backend's.
+  [[nodiscard]] std::span<const blk::BlockQueue* const> queues() const noexcept { return queues_; }
+
+ private:
+  ServedDisk(DiskOptions options, Image image);
+
+  const DiskOptions options_;
+  const Image image_;
+  blk::BlockDevice device_;
+  std::vector<const blk::BlockQueue*> queues_;
+  HeldRequests held_;
+  std::unique_ptr<vhost::Backend> backend_;
+  std::optional<vhost::Listener> listener_;
+  UniqueFd connected_;  // instead, if the socket handed down is one
+};
+
+}  // namespace guestio::app

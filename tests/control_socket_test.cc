@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: MIT
+// What an operator asks a running guestio-blk, and what it answers.
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "tests/backend_fixture.h"
+
+namespace guestio::tests {
+namespace {
+
+using Json = nlohmann::json;
+
+class ControlSocketTest : public BackendTest {
+ protected:
+  void start_with_control(std::vector<std::string> more = {}) {
+    more.insert(more.end(), {"--control", control_});
+    start(more);
+  }
+  /// What the command returns.
+  Json ask(std::vector<std::string> words) {
+    words.insert(words.begin(), {"--ask", control_});
+    const Outcome outcome = run(words);
+    EXPECT_EQ(outcome.status, 0) << outcome.output;
+    auto json = Json::parse(outcome.output, nullptr, false);
+    EXPECT_FALSE(json.is_discarded()) << outcome.output;
+    return json;
+  }
+  UniqueFd dial() {
+    UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    control_.copy(address.sun_path, sizeof address.sun_path - 1);
+    EXPECT_EQ(::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address),
+              0);
+    const timeval limit{.tv_sec = 20, .tv_usec = 0};
+    ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    return socket;
+  }
+  static void say(const UniqueFd& socket, const std::string& text) {
+    (void)!::send(socket.get(), text.data(), text.size(), MSG_NOSIGNAL);
+  }
+  /// All that comes until `lines` lines are there or the connection ends.
+  static std::string hear(const UniqueFd& socket, int lines) {
+    std::string text;
+    char byte = 0;
+    while (lines > 0 && ::recv(socket.get(), &byte, 1, 0) == 1) {
+      text.push_back(byte);
+      if (byte == '\n') --lines;
+    }
+    return text;
+  }
+  static bool is_ended(const UniqueFd& socket) {
+    char byte = 0;
+    return ::recv(socket.get(), &byte, 1, 0) <= 0 && errno != EAGAIN;
+  }
+
+  std::string control_ = folder_.file("control");
+};
+
+TEST_F(ControlSocketTest, StatisticsCountWhatTheGuestAskedFor) {
+  start_with_control();
+  const auto guest = connect();
+  const std::vector<std::byte> data(4096);
+  ASSERT_EQ(guest->write(8, data).status, 0);
+  ASSERT_EQ(guest->read(8, 4096).status, 0);
+  ASSERT_EQ(guest->read(16, 8192).status, 0);
+  ASSERT_EQ(guest->read(kImageBytes / 512, 512).status, 1);
+  ASSERT_EQ(guest->flush().status, 0);
+  ASSERT_EQ(guest->perform(testing::BlkGuest::Type::kIn, 0, {}, 4096, 1).status, 0);
+  const Json all = ask({"statistics"});
+  const Json& disk = all["disks"][0];
+  EXPECT_EQ(disk["name"], "disk0");
+  EXPECT_EQ(disk["requests"]["read"], Json({{"requests", 4}, {"bytes", 16384}, {"errors", 1}}));
+  EXPECT_EQ(disk["requests"]["write"], Json({{"requests", 1}, {"bytes", 4096}, {"errors", 0}}));
+  EXPECT_EQ(disk["requests"]["flush"]["requests"], 1);
+  EXPECT_EQ(disk["direct_bytes"], 16384);
+  EXPECT_EQ(disk["bounced_bytes"]["total"], 4096);
+  EXPECT_EQ(disk["queues"][0]["requests"], disk["requests"]);
+  EXPECT_EQ(disk["latency"]["samples"], 1) << "one of the first 64 is timed";
+  EXPECT_GT(disk["kicks"], 0);
+  EXPECT_GT(disk["calls"], 0);
+  EXPECT_EQ(all["threads"][0]["requests"], 6);
+  EXPECT_GT(all["threads"][0]["system_calls_per_request"], 0);
+}
+
+TEST_F(ControlSocketTest, InfoShowsTheDisksAndWhoIsThere) {
+  start_with_control({"--num-queues", "2", "--name", "one"});
+  EXPECT_EQ(ask({"info"})["disks"][0]["connected"], false);
+  const auto guest = connect();
+  const Json info = ask({"info"});
+  EXPECT_EQ(info["pid"], backend_->pid());
+  const Json& disk = info["disks"][0];
+  EXPECT_EQ(disk["name"], "one");
+  EXPECT_EQ(disk["image"], image_);
+  EXPECT_EQ(disk["socket"], socket_);
+  EXPECT_EQ(disk["size"], kImageBytes);
+  EXPECT_EQ(disk["queues"], 2);
+  EXPECT_EQ(disk["connected"], true);
+}
+
+TEST_F(ControlSocketTest, AFileThatHasGrownIsUsedAfterResize) {
+  start_with_control();
+  const auto guest = connect();
+  std::filesystem::resize_file(image_, 2 * kImageBytes);
+  EXPECT_EQ(guest->read(kImageBytes / 512, 4096).status, 1) << "not before";
+  const Json resized = ask({"resize", "disk0"});
+  EXPECT_EQ(resized["size_before"], kImageBytes);
+  EXPECT_EQ(resized["size"], 2 * kImageBytes);
+  EXPECT_EQ(resized["guest_was_told"], false) << "this front-end cannot hear";
+  EXPECT_EQ(guest->config().capacity, 2 * kImageBytes / 512);
+  EXPECT_EQ(guest->write(kImageBytes / 512, std::vector<std::byte>(4096)).status, 0);
+  EXPECT_EQ(guest->read(2 * kImageBytes / 512, 512).status, 1);
+}
+
+TEST_F(ControlSocketTest, AFileThatShrankAndADiskThatIsNoneAreToldOf) {
+  start_with_control();
+  std::filesystem::resize_file(image_, kImageBytes / 2);
+  const auto ask_in_vain = [&](const std::string& disk, const std::string& words) {
+    const Outcome outcome = run({"--ask", control_, "resize", disk});
+    EXPECT_EQ(outcome.status, 1);
+    EXPECT_NE(outcome.output.find(words), std::string::npos) << outcome.output;
+  };
+  ask_in_vain("disk0", "shrank");
+  ask_in_vain("disk1", "no disk disk1");
+  EXPECT_EQ(ask({"info"})["disks"][0]["size"], kImageBytes);
+}
+
+TEST_F(ControlSocketTest, NonsenseIsAnsweredOnceAndEndsItsConnection) {
+  start_with_control();
+  for (const std::string text : {"hello\n", "[]\n", "{}\n", "{\"command\":1}\n", "\n", "{\n"}) {
+    const UniqueFd socket = dial();
+    say(socket, text + "{\"command\":\"info\"}\n");
+    EXPECT_NE(hear(socket, 1).find("error"), std::string::npos) << text;
+    EXPECT_TRUE(is_ended(socket)) << text;
+  }
+  const UniqueFd endless = dial();
+  say(endless, std::string(100'000, 'x'));
+  EXPECT_NE(hear(endless, 1).find("too long"), std::string::npos);
+  expect_alive();
+}
+
+TEST_F(ControlSocketTest, WhatIsRefusedLeavesTheConnection) {
+  start_with_control();
+  const UniqueFd socket = dial();
+  say(socket, "{\"command\":\"dance\"}\n{\"command\":\"resize\",\"disk\":7}\n");
+  const std::string refusals = hear(socket, 2);
+  EXPECT_NE(refusals.find("dance"), std::string::npos) << refusals;
+  say(socket, "{\"command\":");
+  say(socket, "\"help\"}\n");
+  EXPECT_NE(hear(socket, 1).find("statistics"), std::string::npos) << "in two pieces";
+}
+
+TEST_F(ControlSocketTest, ManyConnectionsAreBounded) {
+  start_with_control();
+  std::vector<UniqueFd> sockets;
+  for (int i = 0; i < 16; ++i) {
+    sockets.push_back(dial());
+    say(sockets.back(), "{\"command\":\"help\"}\n");
+    ASSERT_FALSE(hear(sockets.back(), 1).empty());
+  }
+  EXPECT_TRUE(is_ended(dial()));
+  sockets.clear();
+  stop();
+}
+
+TEST_F(ControlSocketTest, TheSocketIsItsOwnersAloneAndGoesWithTheProcess) {
+  start_with_control();
+  struct stat status{};
+  ASSERT_EQ(::stat(control_.c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777, 0600U);
+  backend_->send_signal(SIGKILL);
+  ASSERT_EQ(backend_->wait(), 128 + SIGKILL);
+  start_with_control();
+  EXPECT_EQ(ask({"info"})["pid"], backend_->pid()) << "a stale one is replaced";
+  stop();
+  EXPECT_FALSE(std::filesystem::exists(control_));
+}
+
+TEST_F(ControlSocketTest, WithoutOneNobodyAnswers) {
+  const Outcome outcome = run({"--ask", control_, "info"});
+  expect_complaint(outcome, "No such file");
+  expect_complaint(run({"--socket-path", socket_, "--blk-file", image_, "--control", socket_}),
+                   "both at");
+  expect_complaint(run({"--socket-path", socket_, "--blk-file", image_, "--control", image_}),
+                   "no socket");
+  EXPECT_FALSE(std::filesystem::exists(socket_));
+}
+
+}  // namespace
+}  // namespace guestio::tests

@@ -44,7 +44,7 @@ class ServedDisk {
         device_({.disk = disk_->info(), .queues = queues, .serial = "fuzz"}) {
     home_.call([&] {
       backend_ = std::move(*vhost::Backend::create(
-          home_.loop(), device_, threads, queues,
+          {.home = home_.loop(), .device = device_, .threads = threads}, queues,
           [this](uring::Loop& loop,
                  std::uint16_t) -> Result<std::unique_ptr<virtio::QueueHandler>> {
             auto channel = disk_->open_channel(loop, ByteCount(65536));

@@ -142,5 +142,31 @@ TEST_F(DiskFaultTest, Rule37AFullFileSystemIsReportedAndAHeldWriteWaitsForSpace)
   stop();
 }
 
+// A device in the page cache whose storage is full: only the flush finds out, and only once.
+TEST_F(DiskFaultTest, Rule30WhatAFailedFlushLostIsNeverCalledSafeAfterwards) {
+  const testing::SmallFileSystem small(folder_.file("small"), 2 * kMegabyte);
+  if (small.path().empty()) GTEST_SKIP() << "this machine lets nobody mount";
+  const std::string storage = small.path() + "/storage";
+  {
+    const UniqueFd file(::open(storage.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    ASSERT_EQ(::ftruncate(file.get(), kImageBytes), 0);
+  }
+  const testing::LoopDevice device(storage, 512);
+  if (device.path().empty()) GTEST_SKIP() << "this machine gives no loop devices";
+  image_ = device.path();
+  start({"--buffered", "--on-error", "hold"});
+  {
+    const auto guest = connect();
+    for (std::uint64_t megabyte = 0; megabyte < 4; ++megabyte) {
+      begin_write(*guest, megabyte * 2048, std::byte{3});
+      ASSERT_EQ(finish_write(*guest), kOk) << "into the cache";
+    }
+    EXPECT_EQ(guest->flush().status, kIoError);
+    EXPECT_EQ(guest->flush().status, kIoError) << "the kernel would say yes this time";
+    EXPECT_EQ(guest->read(0, 4096).status, kOk);
+  }
+  stop();
+}
+
 }  // namespace
 }  // namespace guestio::tests

@@ -129,7 +129,7 @@ class DiskConformance : public ::testing::TestWithParam<DiskKind> {
 };
 
 TEST_P(DiskConformance, ReadsBackWhatWasWritten) {
-  const auto pattern = make_pattern(256 * 1024);
+  const auto pattern = make_pattern(std::size_t{256} * 1024);
   ASSERT_TRUE(write(4096, pattern));
   EXPECT_EQ(read(4096, pattern.size()), pattern);
 }
@@ -137,7 +137,7 @@ TEST_P(DiskConformance, ReadsBackWhatWasWritten) {
 TEST_P(DiskConformance, TakesMemoryOfAnyLayout) {
   for (const std::size_t pieces : {2U, 5U, 16U, 17U, 100U, 1500U}) {
     for (const std::uint64_t at : {0U, 1U, 512U, 4095U}) {
-      const auto pattern = make_pattern(48 * 512);
+      const auto pattern = make_pattern(std::size_t{48} * 512);
       ASSERT_TRUE(write(512 * pieces, pattern, pieces, at)) << pieces << " at " << at;
       ASSERT_EQ(read(512 * pieces, pattern.size(), pieces + 1, at + 7), pattern) << pieces;
     }
@@ -175,7 +175,7 @@ TEST_P(DiskConformance, TheLastBlockIsThere) {
 }
 
 TEST_P(DiskConformance, ZeroedRangesReadAsZeroes) {
-  const auto pattern = make_pattern(128 * 1024);
+  const auto pattern = make_pattern(std::size_t{128} * 1024);
   for (const auto unmap : {disk::Unmap::kForbidden, disk::Unmap::kAllowed}) {
     ASSERT_TRUE(write(0, pattern));
     TestIo io;
@@ -189,7 +189,7 @@ TEST_P(DiskConformance, ZeroedRangesReadAsZeroes) {
 
 TEST_P(DiskConformance, ADiscardLeavesTheRestAlone) {
   if (!subject_->info().discard) return;
-  const auto pattern = make_pattern(128 * 1024);
+  const auto pattern = make_pattern(std::size_t{128} * 1024);
   ASSERT_TRUE(write(0, pattern));
   TestIo io;
   ASSERT_TRUE(perform(io, disk::IoKind::kDiscard, 8192 + 512, 65536));

@@ -21,7 +21,6 @@ namespace {
 
 namespace vblk = virtio::blk;
 using disk::Fault;
-using disk::IoKind;
 using std::chrono::milliseconds;
 using vblk::RequestType;
 using virtio::Direction;

@@ -142,7 +142,7 @@ void FileChannel::finish_direct(Io& io, std::int32_t result) noexcept {
 /// double, and a busy one all at once.
 void FileChannel::submit_early() noexcept {
   constexpr unsigned kWorthACall = 2;
-  const unsigned ready = loop_.unsubmitted();
+  const std::size_t ready = loop_.unsubmitted();
   if (ready >= kWorthACall && 2 * ready >= loop_.in_flight()) loop_.submit();
 }
 

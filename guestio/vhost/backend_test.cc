@@ -1,89 +1,24 @@
 // SPDX-License-Identifier: MIT
-// A backend with a device that does nothing, from the front-end's end of the socket.
-#include "guestio/vhost/backend.h"
-
-#include <gtest/gtest.h>
-#include <sys/socket.h>
-
-#include <array>
-#include <chrono>
+// What a backend says of itself and of its device: to a front-end over the way back, as a status,
+// and after a reset.
+#include <cerrno>
 #include <cstring>
-#include <future>
-#include <utility>
+#include <thread>
 
-#include "guestio/task/scope.h"
-#include "guestio/vhost/frontend.h"
-#include "guestio/vhost/frontend_memory.h"
-#include "guestio/vhost/frontend_queue.h"
+#include "guestio/vhost/backend_for_test.h"
 
 namespace guestio::vhost {
 namespace {
 
-constexpr std::chrono::seconds kLimit(20);
+using test::kLimit;
+using test::make_sockets;
+
 constexpr ProtocolBits kHears =
     kProtocolMq | kProtocolConfig | kProtocolReplyAck | kProtocolBackendReq;
 constexpr auto kConfigChange = std::to_underlying(BackendRequest::kConfigChangeMsg);
 
-class IdleDevice final : public virtio::Device {
- public:
-  virtio::FeatureBits offered_features() const noexcept override { return 0; }
-  std::size_t config_size() const noexcept override { return 8; }
-  Result<> read_config(std::size_t, std::span<std::byte>) const override { return {}; }
-  Result<> write_config(std::size_t, std::span<const std::byte>) override { return {}; }
-};
-
-/// Answers each chain at once.
-class IdleQueue final : public virtio::QueueHandler {
- public:
-  void process(virtio::DeviceQueue& queue) noexcept override {
-    virtio::TakenChain taken;
-    while (queue.pop(taken) == virtio::DeviceQueue::Popped::kChain) queue.complete(taken, 0);
-  }
-};
-
-std::pair<UniqueFd, UniqueFd> make_sockets() {
-  std::array<int, 2> ends{};
-  EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
-  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
-}
-
-class BackendTest : public ::testing::Test {
+class BackendTest : public test::BackendFixture {
  protected:
-  void SetUp() override {
-    home_ = std::move(*QueueThread::start({.name = "home", .polling = {}}));
-    threads_ = std::move(*QueueThreads::start({.count = 1, .polling = {}, .cpus = {}}));
-    home_->call([this] {
-      backend_ = std::move(*Backend::create(
-          {.home = home_->loop(), .device = device_, .threads = threads_}, 1,
-          [](uring::Loop&, std::uint16_t) -> Result<std::unique_ptr<virtio::QueueHandler>> {
-            return std::make_unique<IdleQueue>();
-          }));
-    });
-    auto [ours, theirs] = make_sockets();
-    frontend_.emplace(Frontend::over(std::move(ours), {.time_limit = kLimit}));
-    home_->call([this, &theirs] { serving_.spawn(serve(std::move(theirs))); });
-  }
-  void TearDown() override {
-    queue_.reset();
-    frontend_.reset();
-    EXPECT_EQ(gone_.get_future().wait_for(kLimit), std::future_status::ready);
-    home_->call([this] { backend_.reset(); });
-  }
-
-  task::Task<> serve(UniqueFd socket) {
-    auto serving = backend_->serve_one(std::move(socket));
-    co_await std::move(serving);
-    gone_.set_value();
-  }
-
-  void negotiate(ProtocolBits protocol, std::uint64_t features = 0) {
-    ASSERT_TRUE(frontend_->negotiate(features, protocol).has_value());
-    const auto region = memory_.region();
-    ASSERT_TRUE(frontend_->set_mem_table(std::span(&region, 1)));
-  }
-  void start_ring() {
-    queue_.emplace(std::move(*FrontendQueue::start(*frontend_, memory_, {.index = 0, .size = 16})));
-  }
   /// Negotiates, and opens the way back.
   void open_channel() {
     negotiate(kHears);
@@ -93,21 +28,6 @@ class BackendTest : public ::testing::Test {
     auto [ours, theirs] = make_sockets();
     EXPECT_TRUE(frontend_->set_backend_req_fd(theirs.get()));
     return std::move(ours);
-  }
-  /// Sends a chain and waits until it comes back.
-  bool is_served() {
-    const auto piece = memory_.allocate(64, 64);
-    const virtio::DriverSegment segment{piece->gpa, 64, virtio::Direction::kReadable};
-    EXPECT_TRUE(queue_->ring().add(std::span(&segment, 1)).has_value());
-    EXPECT_TRUE(queue_->ring().publish().has_value());
-    EXPECT_TRUE(queue_->kick());
-    const auto until = std::chrono::steady_clock::now() + kLimit;
-    while (std::chrono::steady_clock::now() < until) {
-      const auto used = queue_->ring().reap();
-      if (!used || *used) return used.has_value();
-      (void)queue_->wait_for_call(std::chrono::milliseconds(10));
-    }
-    return false;
   }
   void change_config() {
     home_->call([this] { backend_->notify_config_changed(); });
@@ -141,15 +61,6 @@ class BackendTest : public ::testing::Test {
               static_cast<ssize_t>(bytes.size()));
   }
 
-  IdleDevice device_;
-  std::unique_ptr<QueueThread> home_;
-  QueueThreads threads_;
-  std::unique_ptr<Backend> backend_;
-  std::promise<void> gone_;
-  task::Scope serving_;
-  FrontendMemory memory_ = std::move(*FrontendMemory::create(std::size_t{1} << 20));
-  std::optional<Frontend> frontend_;
-  std::optional<FrontendQueue> queue_;
   UniqueFd channel_;
 };
 

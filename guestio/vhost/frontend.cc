@@ -67,7 +67,9 @@ Result<Frontend::Negotiated> Frontend::negotiate(std::uint64_t wanted_features,
     if (!queues) return fail(queues.error());
     negotiated_.queues = *queues;
   }
-  const auto set = set_features(*offered & (wanted_features | kFeatureProtocolFeatures));
+  // Logging is switched on once there is a log.
+  const std::uint64_t wanted = (wanted_features & ~kFeatureLogAll) | kFeatureProtocolFeatures;
+  const auto set = set_features(*offered & wanted);
   if (!set) return fail(set.error());
   return negotiated_;
 }
@@ -185,6 +187,21 @@ Result<> Frontend::set_inflight(const Inflight& inflight) {
 
 Result<> Frontend::set_backend_req_fd(int socket) {
   return tell(std::to_underlying(FrontendRequest::kSetBackendReqFd), {}, std::span(&socket, 1));
+}
+
+Result<> Frontend::set_log_base(const LogDescription& where, int file) {
+  Message answer;
+  const auto asked = ask(std::to_underlying(FrontendRequest::kSetLogBase), bytes_of(where),
+                         std::span(&file, 1), answer);
+  if (!asked) return asked;
+  if (answer.as<std::uint64_t>().value_or(0) != 0) {
+    return fail(Error::peer_fault("dirty log that the backend refused"));
+  }
+  return {};
+}
+
+Result<> Frontend::set_log_fd(int event) {
+  return tell(std::to_underlying(FrontendRequest::kSetLogFd), {}, std::span(&event, 1));
 }
 
 Result<> Frontend::set_status(std::uint8_t status) {

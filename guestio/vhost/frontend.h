@@ -89,6 +89,10 @@ class Frontend {
 
   /// Hands over a socket for the backend's own requests. Requires: kProtocolBackendReq.
   Result<> set_backend_req_fd(int socket);
+  /// Hands over the bitmap of dirty pages. Requires: kProtocolLogShmfd.
+  Result<> set_log_base(const LogDescription& where, int file);
+  /// An eventfd that the backend signals when it has set bits.
+  Result<> set_log_fd(int event);
   // Of the virtio device. Requires: kProtocolStatus.
   Result<> set_status(std::uint8_t status);
   Result<std::uint64_t> get_status();

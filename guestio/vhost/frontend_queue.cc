@@ -47,20 +47,31 @@ Result<virtio::DriverRing> FrontendQueue::format(const Places& places, virtio::F
   return virtio::DriverRing(std::move(*ring));
 }
 
+VringAddress FrontendQueue::addresses() const noexcept {
+  return {.index = options_.index,
+          .flags = 0,
+          .descriptor = FrontendMemory::frontend_address(places_.descriptors).raw(),
+          .used = FrontendMemory::frontend_address(places_.used).raw(),
+          .available = FrontendMemory::frontend_address(places_.avail).raw(),
+          .log = places_.used.gpa.raw()};
+}
+
+Result<> FrontendQueue::set_logged(Frontend& frontend, bool is_logged) const {
+  VringAddress told = addresses();
+  told.flags = is_logged ? kVringLog : 0;
+  return frontend.set_vring_addr(told);
+}
+
+Gpa FrontendQueue::answers_at() const noexcept {
+  return ring_.is_packed() ? places_.descriptors.gpa : places_.used.gpa;
+}
+
 /// The messages that start a queue, in the order that QEMU has.
 Result<> FrontendQueue::announce(Frontend& frontend, std::uint32_t base) const {
   const std::uint32_t index = options_.index;
   auto told = frontend.set_vring_num(index, options_.size);
   if (told) told = frontend.set_vring_base(index, base);
-  if (told) {
-    told = frontend.set_vring_addr(
-        {.index = index,
-         .flags = 0,
-         .descriptor = FrontendMemory::frontend_address(places_.descriptors).raw(),
-         .used = FrontendMemory::frontend_address(places_.used).raw(),
-         .available = FrontendMemory::frontend_address(places_.avail).raw(),
-         .log = 0});
-  }
+  if (told) told = frontend.set_vring_addr(addresses());
   if (told) told = frontend.set_vring_kick(index, kick_.get());
   if (told) told = frontend.set_vring_call(index, call_.get());
   // Without protocol features a queue begins enabled.

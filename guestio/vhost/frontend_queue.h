@@ -37,6 +37,12 @@ class FrontendQueue {
   /// Any thread, also while another uses the ring. Errors: of Frontend.
   Result<> resume(Frontend& frontend) const;
 
+  /// Has the backend note in the dirty log what it writes into the ring, or no longer.
+  /// Errors: of Frontend.
+  Result<> set_logged(Frontend& frontend, bool is_logged) const;
+  /// Where the used ring of a split ring lies, the descriptors of a packed one.
+  [[nodiscard]] Gpa answers_at() const noexcept;
+
   /// Shared memory that start() will take.
   [[nodiscard]] static std::size_t memory_for(std::uint16_t size) noexcept;
 
@@ -68,6 +74,7 @@ class FrontendQueue {
   static Result<virtio::DriverRing> format(const Places& places, virtio::FeatureBits features,
                                            const Options& options);
   Result<> announce(Frontend& frontend, std::uint32_t base) const;
+  [[nodiscard]] VringAddress addresses() const noexcept;
 
   virtio::DriverRing ring_;
   UniqueFd kick_;

@@ -77,14 +77,19 @@ std::shared_ptr<const MemoryTable> MemoryTable::make(std::vector<MemoryRegion> r
   return std::shared_ptr<const MemoryTable>(new MemoryTable(std::move(regions), std::move(memory)));
 }
 
-Result<std::byte*> MemoryTable::find(FrontendAddress address, std::uint64_t length) const {
+Result<Gpa> MemoryTable::find_guest(FrontendAddress address, std::uint64_t length) const {
   for (const MemoryRegion& region : regions_) {
     if (address.raw() < region.user_address) continue;
     const std::uint64_t offset = address.raw() - region.user_address;
-    if (!fits_within(offset, length, region.size)) continue;
-    return memory_.host_range(Gpa(region.guest_address + offset), length);
+    if (fits_within(offset, length, region.size)) return Gpa(region.guest_address + offset);
   }
   return fail(ErrorKind::kOutOfRange, "an address of the front-end", address.raw());
+}
+
+Result<std::byte*> MemoryTable::find(FrontendAddress address, std::uint64_t length) const {
+  const auto start = find_guest(address, length);
+  if (!start) return fail(start.error());
+  return memory_.host_range(*start, length);
 }
 
 }  // namespace guestio::vhost

@@ -40,11 +40,14 @@ class MemoryTable {
   /// the last one. Errors: out of range when there is no such region.
   Result<std::shared_ptr<const MemoryTable>> without(const MemoryRegion& region) const;
 
+  /// Without a dirty log, so that rings can be found in it.
   [[nodiscard]] const mem::GuestMemory& memory() const noexcept { return memory_; }
 
   /// Where `length` bytes at an address of the front-end lie in this process.
   /// Errors: out of range when they are not inside one region.
   Result<std::byte*> find(FrontendAddress address, std::uint64_t length) const;
+  /// Where they lie in the guest. Errors: as find().
+  Result<Gpa> find_guest(FrontendAddress address, std::uint64_t length) const;
 
  private:
   MemoryTable(std::vector<MemoryRegion> regions, mem::GuestMemory memory)

@@ -13,8 +13,8 @@ namespace guestio::vhost {
 
 namespace {
 
-/// Messages that have an answer of their own, whatever was negotiated.
-bool has_own_answer(FrontendRequest request) noexcept {
+/// Messages that have an answer of their own, whether acknowledgements were negotiated or not.
+bool has_own_answer(FrontendRequest request, ProtocolBits negotiated) noexcept {
   switch (request) {
     case FrontendRequest::kGetFeatures:
     case FrontendRequest::kGetProtocolFeatures:
@@ -24,6 +24,8 @@ bool has_own_answer(FrontendRequest request) noexcept {
     case FrontendRequest::kGetInflightFd:
     case FrontendRequest::kGetMaxMemSlots:
     case FrontendRequest::kGetStatus: return true;
+    // Without it the message is unknown, and answered as such.
+    case FrontendRequest::kSetLogBase: return (negotiated & kProtocolLogShmfd) != 0;
     default: return false;
   }
 }
@@ -83,9 +85,10 @@ task::Task<Result<>> Session::respond(const Result<Answer>& outcome) {
   const bool wants_acknowledgement = (message_.header.flags & kMessageNeedReply) != 0 &&
                                      (protocol_features_ & kProtocolReplyAck) != 0;
   Answer answer;
-  if (has_own_answer(request)) {
-    // A refusal has no payload.
+  if (has_own_answer(request, protocol_features_)) {
+    // A refusal has no payload, but where the payload is nothing but a code.
     if (outcome) answer = *outcome;
+    if (!outcome && request == FrontendRequest::kSetLogBase) answer = Answer::of(std::uint64_t{1});
   } else if (wants_acknowledgement) {
     answer = Answer::of(std::uint64_t{outcome ? 0U : 1U});
   } else {
@@ -114,6 +117,18 @@ task::Task<Result<Session::Answer>> Session::obey() {
     case FrontendRequest::kSetVringEnable: {
       auto enabling = set_vring_enable();
       co_return co_await std::move(enabling);
+    }
+    case FrontendRequest::kSetFeatures: {
+      auto setting = set_features();
+      co_return co_await std::move(setting);
+    }
+    case FrontendRequest::kSetLogBase: {
+      auto setting = set_log_base();
+      co_return co_await std::move(setting);
+    }
+    case FrontendRequest::kSetLogFd: {
+      auto setting = set_log_event();
+      co_return co_await std::move(setting);
     }
     case FrontendRequest::kSetBackendReqFd: {
       auto setting = set_backend_request_fd();
@@ -145,7 +160,6 @@ task::Task<Result<Session::Answer>> Session::obey() {
 Result<Session::Answer> Session::obey_at_once(FrontendRequest request) {
   switch (request) {
     case FrontendRequest::kGetFeatures: return Answer::of(offered_features());
-    case FrontendRequest::kSetFeatures: return set_features();
     case FrontendRequest::kGetProtocolFeatures: return Answer::of(offered_protocol_features());
     case FrontendRequest::kSetProtocolFeatures: return set_protocol_features();
     case FrontendRequest::kGetQueueNum: return Answer::of(std::uint64_t{rings_.size()});
@@ -177,6 +191,10 @@ task::Task<Result<Session::Answer>> Session::obey_for_ring(FrontendRequest reque
   std::uint32_t index = 0;
   std::memcpy(&index, message_.bytes.data(), sizeof index);
   if (request == FrontendRequest::kSetVringKick) index &= kVringIndexMask;
+  if (request == FrontendRequest::kSetVringAddr) {
+    auto changing = rings_[index]->change_log(environment());
+    co_await std::move(changing);
+  }
   auto starting = rings_[index]->start_if_ready(environment());
   const auto started = co_await std::move(starting);
   if (!started) co_return fail(started.error());
@@ -185,12 +203,13 @@ task::Task<Result<Session::Answer>> Session::obey_for_ring(FrontendRequest reque
 
 std::uint64_t Session::offered_features() const noexcept {
   return parts_.device.offered_features() | virtio::kFeatureVersion1 | parts_.ring_features |
-         kFeatureProtocolFeatures;
+         kFeatureProtocolFeatures | kFeatureLogAll;
 }
 
 ProtocolBits Session::offered_protocol_features() const noexcept {
   return kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolInflightShmfd |
-         kProtocolConfigureMemSlots | kProtocolBackendReq | kProtocolResetDevice | kProtocolStatus;
+         kProtocolConfigureMemSlots | kProtocolBackendReq | kProtocolResetDevice | kProtocolStatus |
+         kProtocolLogShmfd;
 }
 
 Result<> Session::wants(ProtocolBits feature) const {
@@ -199,7 +218,12 @@ Result<> Session::wants(ProtocolBits feature) const {
 }
 
 RingEnvironment Session::environment() const {
-  return {features_, memory_, inflight_, parts_.fixed};
+  return {.features = features_,
+          .memory = memory_,
+          .inflight = inflight_,
+          .fixed = parts_.fixed,
+          .log = (features_ & kFeatureLogAll) != 0 ? log_ : nullptr,
+          .log_event = &log_event_};
 }
 
 Result<VringControl*> Session::find_ring(std::uint32_t index) {

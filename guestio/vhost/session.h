@@ -74,7 +74,6 @@ class Session {
   task::Task<Result<>> respond(const Result<Answer>& outcome);
 
   // One for each message; the payload is message_'s.
-  Result<Answer> set_features();
   Result<Answer> get_status() const;
   Result<Answer> set_protocol_features();
   Result<Answer> get_config() const;
@@ -92,6 +91,10 @@ class Session {
   task::Task<Result<Answer>> set_vring_enable();
   task::Task<Result<Answer>> get_vring_base();
   task::Task<Result<Answer>> obey_for_ring(FrontendRequest request);
+  task::Task<Result<Answer>> set_features();
+  task::Task<Result<Answer>> set_log_base();
+  task::Task<Result<Answer>> set_log_event();
+  task::Task<> change_logs();
   task::Task<Result<Answer>> set_backend_request_fd();
   task::Task<Result<Answer>> set_status();
   task::Task<Result<Answer>> reset_device();
@@ -124,6 +127,8 @@ class Session {
   std::shared_ptr<const MemoryTable> memory_;
   std::shared_ptr<const InflightRecord> made_inflight_;  // for a front-end that has none
   std::shared_ptr<const InflightRecord> inflight_;       // the one in use
+  std::shared_ptr<const mem::DirtyLog> log_;             // used while kFeatureLogAll is set
+  UniqueFd log_event_;
   std::vector<std::unique_ptr<VringControl>> rings_;
 };
 

@@ -5,15 +5,22 @@
 
 namespace guestio::vhost {
 
-Result<Session::Answer> Session::set_features() {
+/// The whole set anew. A ring that runs keeps what it began with, but for logging, which a
+/// front-end switches on and off while rings run.
+task::Task<Result<Session::Answer>> Session::set_features() {
   const auto features = payload_as<std::uint64_t>();
-  if (!features) return fail(features.error());
+  if (!features) co_return fail(features.error());
   if ((*features & ~offered_features()) != 0) {
-    return fail(Error::peer_fault("features that were offered", *features));
+    co_return fail(Error::peer_fault("features that were offered", *features));
   }
+  const bool changes_logging = ((features_ ^ *features) & kFeatureLogAll) != 0;
   features_ = *features;
   begin_rings();
-  return Answer::none();
+  if (changes_logging) {
+    auto changing = change_logs();
+    co_await std::move(changing);
+  }
+  co_return Answer::none();
 }
 
 Result<Session::Answer> Session::set_protocol_features() {

@@ -56,8 +56,10 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
       counters_(std::move(setup.counters)),
       call_(make_notifier(setup.call, setup.label)),
       error_(make_notifier(setup.error, setup.label)),
+      log_(std::move(setup.log)),
+      log_event_(make_notifier(log_.event, setup.label)),
       is_enabled_(setup.is_enabled) {
-  begin_epoch(std::move(setup.memory));
+  begin_epoch(setup.memory.with_dirty_log(log_.pages));
   if (queue_.left_over() != 0) {
     log::limited_info(peer_visit_log(), "{}: {} requests of the backend before are done again",
                       label_, queue_.left_over());
@@ -91,6 +93,8 @@ void Vring::listen_to(UniqueFd kick) {
 }
 
 void Vring::start() noexcept {
+  // A backend that was killed may have written what it did not note any more.
+  note_ring_written();
   queue_.force_next_call();
   call_driver();
 }
@@ -115,12 +119,14 @@ void Vring::look() noexcept {
 void Vring::ignore_kicks() noexcept {
   if (!takes_chains()) return;
   if (auto ignored = queue_.disable_notifications(); !ignored) fail_ring(ignored.error());
+  note_ring_written();
 }
 
 void Vring::ask_for_kicks() noexcept {
   if (!takes_chains()) return;
   const auto has_more = queue_.enable_notifications();
   if (!has_more) return fail_ring(has_more.error());
+  note_ring_written();
   if (*has_more) look();
 }
 
@@ -169,6 +175,7 @@ void Vring::complete(virtio::TakenChain& taken, std::uint32_t written) noexcept 
 
 void Vring::run() noexcept {
   show_answers();
+  if (std::exchange(owes_log_event_, false)) log_event_.notify();
   if (std::exchange(owes_call_, false)) {
     ++counters_->calls;
     call_.notify_with(loop_);
@@ -184,6 +191,18 @@ void Vring::show_answers() noexcept {
   const auto wants_call = queue_.publish();
   if (!wants_call) return fail_ring(wants_call.error());
   owes_call_ |= *wants_call;
+  owes_log_event_ |= log_.pages != nullptr;
+  note_ring_written();
+}
+
+/// After the fact, as every mark: a collector that comes between the two takes the page in its next
+/// round, and in its last one the ring has stopped. All of the ring's part counts as written: the
+/// pages are few, and mostly they are marked already.
+void Vring::note_ring_written() noexcept {
+  if (!log_.pages || is_broken_) return;
+  for (const mem::AddressRange& part : log_.ring) {
+    if (auto noted = log_.pages->mark(part); !noted) fail_ring(noted.error());
+  }
 }
 
 void Vring::set_enabled(bool is_enabled) noexcept {
@@ -217,13 +236,25 @@ task::Task<> Vring::look_now_and_then() {
   }
 }
 
-void Vring::set_memory(mem::GuestMemory memory, const virtio::RingParts& ring) noexcept {
+void Vring::set_memory(mem::GuestMemory memory, const virtio::RingParts& ring,
+                       RingLog log) noexcept {
   // Regions that stay where they are stay registered. What only idle epochs have goes before the
   // new ones come, so that it does not count against the limit.
   const auto staying = FixedGuestMemory::share(loop_.fixed_memory(), memory);
   epochs_.remove_if([](const Epoch& epoch) { return epoch.chains_out == 0; });
   begin_epoch(std::move(memory));
   queue_.move_to(ring);
+  set_log(std::move(log));
+}
+
+void Vring::set_log(RingLog log) noexcept {
+  log_ = std::move(log);
+  log_event_ = make_notifier(log_.event, label_);
+  // In place: requests in flight look there when they are done.
+  for (Epoch& epoch : epochs_) {
+    epoch.memory = epoch.memory.with_dirty_log(log_.pages);
+  }
+  note_ring_written();
 }
 
 void Vring::fail_ring(const Error& error) noexcept {

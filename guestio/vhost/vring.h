@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <array>
 #include <functional>
 #include <list>
 #include <memory>
 #include <string>
 
 #include "guestio/base/unique_fd.h"
+#include "guestio/mem/dirty_log.h"
 #include "guestio/task/event.h"
 #include "guestio/task/scope.h"
 #include "guestio/task/stop.h"
@@ -31,6 +33,14 @@ struct VringCounters {
   Counter fixed_regions;  ///< of guest memory, registered with the kernel now
 };
 
+/// Where what the device writes is noted for a live migration.
+struct RingLog {
+  std::shared_ptr<const mem::DirtyLog> pages;  ///< nothing: it is not
+  /// The guest addresses of what the device writes into the ring itself; empty: not to be noted.
+  std::array<mem::AddressRange, 2> ring{};
+  UniqueFd event = {};  ///< eventfd to signal when something was noted, or nothing
+};
+
 /// A ring that runs on its thread: kicks in, chains to the device model, used entries and calls
 /// out.
 ///
@@ -53,7 +63,8 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
     virtio::FeatureBits features = 0;
     std::uint32_t base = 0;                               ///< as SET_VRING_BASE has it
     std::shared_ptr<const InflightRecord> inflight = {};  ///< or nothing
-    mem::GuestMemory memory;
+    mem::GuestMemory memory;                              ///< without a dirty log
+    RingLog log = {};
     // Eventfds; each may be empty.
     UniqueFd kick = {};  ///< without: the ring is looked at every now and then
     UniqueFd call = {};  ///< without: the driver polls
@@ -77,8 +88,10 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   void set_error(UniqueFd error) noexcept;
   /// Listens to another descriptor from now on and looks at the ring.
   void set_kick(UniqueFd kick) noexcept;
-  /// Chains taken from now on mean this memory; those in flight keep theirs.
-  void set_memory(mem::GuestMemory memory, const virtio::RingParts& ring) noexcept;
+  /// Chains taken from now on mean this memory (without a dirty log); those in flight keep theirs.
+  void set_memory(mem::GuestMemory memory, const virtio::RingParts& ring, RingLog log) noexcept;
+  /// What is written from now on is noted there, by requests in flight too.
+  void set_log(RingLog log) noexcept;
 
   /// Takes nothing more, waits until what was taken is answered, then calls `stopped` with the
   /// place where the ring goes on, as GET_VRING_BASE has it. Once.
@@ -120,6 +133,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   void on_kick(std::int32_t events) noexcept;
   void show_answers() noexcept;
   void call_driver() noexcept;
+  void note_ring_written() noexcept;
   void fail_ring(const Error& error) noexcept;
   task::Task<> look_now_and_then();
   task::Task<> drain(std::move_only_function<void(std::uint32_t)> stopped);
@@ -139,13 +153,16 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   const std::shared_ptr<VringCounters> counters_;
   uring::EventFdNotifier call_;
   uring::EventFdNotifier error_;
+  RingLog log_;
+  uring::EventFdNotifier log_event_;
   bool is_enabled_;
   bool is_broken_ = false;
   bool is_stopping_ = false;
   std::uint32_t pops_left_ = 0;  // in this pass: bounds what a driver that never stops can take
   std::uint32_t chains_out_ = 0;
-  std::uint32_t unshown_ = 0;        // answers that the driver does not see yet
-  bool owes_call_ = false;           // for some that it sees
+  std::uint32_t unshown_ = 0;  // answers that the driver does not see yet
+  bool owes_call_ = false;     // for some that it sees
+  bool owes_log_event_ = false;
   bool looks_now_and_then_ = false;  // because there is no kick descriptor
   task::StopSource stop_looking_;
   task::Event quiet_;  // set once nothing is out and the ring is stopping

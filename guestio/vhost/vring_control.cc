@@ -13,6 +13,8 @@ namespace guestio::vhost {
 
 namespace {
 
+constexpr std::uint16_t kLargestRing = 32768;
+
 UniqueFd duplicate(const UniqueFd& fd) {
   return fd ? UniqueFd(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0)) : UniqueFd();
 }
@@ -55,8 +57,31 @@ Result<> VringControl::set_addresses(const VringAddress& addresses) {
       is_aligned(addresses.available, virtio::kAvailRingAlignment) &&
       is_aligned(addresses.used, virtio::kUsedRingAlignment);
   if (!is_aligned_well) return fail(Error::peer_fault("alignment of a ring's parts", index_));
+  const bool is_logged = (addresses.flags & kVringLog) != 0;
+  if (is_logged && !checked_add(addresses.log, virtio::used_ring_bytes(kLargestRing))) {
+    return fail(Error::peer_fault("a ring's place in the dirty log", addresses.log));
+  }
   addresses_ = addresses;
   return {};
+}
+
+/// What the device writes of a ring: the used ring; of a packed one its event area and the
+/// descriptors, whose guest address no message tells.
+RingLog VringControl::make_log(const RingEnvironment& environment) const {
+  RingLog log{.pages = environment.log};
+  if (!log.pages || !addresses_) return log;
+  if (environment.log_event != nullptr) log.event = duplicate(*environment.log_event);
+  if ((addresses_->flags & kVringLog) == 0) return log;
+  if (!is_packed(environment.features)) {
+    log.ring[0] =
+        mem::AddressRange::from_checked(Gpa(addresses_->log), virtio::used_ring_bytes(size_));
+    return log;
+  }
+  log.ring[0] = mem::AddressRange::from_checked(Gpa(addresses_->log), sizeof(virtio::PackedEvent));
+  const std::size_t bytes = virtio::packed_ring_bytes(size_);
+  const auto start = environment.memory->find_guest(FrontendAddress(addresses_->descriptor), bytes);
+  if (start) log.ring[1] = mem::AddressRange::from_checked(*start, bytes);
+  return log;
 }
 
 template <typename Change>
@@ -140,6 +165,7 @@ task::Task<Result<>> VringControl::start_if_ready(RingEnvironment environment) {
                      .base = base_,
                      .inflight = environment.inflight,
                      .memory = environment.memory->memory(),
+                     .log = make_log(environment),
                      .kick = duplicate(kick_),
                      .call = duplicate(call_),
                      .error = duplicate(error_),
@@ -179,12 +205,24 @@ task::Task<Result<>> VringControl::change_memory(RingEnvironment environment) {
     co_return fail(ring.error());
   }
   CrossCall<bool> change(queue_.loop(), home_,
-                         [this, memory = environment.memory->memory(), ring](auto reply) mutable {
-                           queue_.vring()->set_memory(std::move(memory), *ring);
+                         [this, memory = environment.memory->memory(), ring,
+                          log = make_log(environment)](auto reply) mutable {
+                           queue_.vring()->set_memory(std::move(memory), *ring, std::move(log));
                            reply(true);
                          });
   co_await change;
   co_return Result<>();
+}
+
+task::Task<> VringControl::change_log(RingEnvironment environment) {
+  if (!is_running_) co_return;
+  environment.features = features_;
+  CrossCall<bool> change(queue_.loop(), home_,
+                         [this, log = make_log(environment)](auto reply) mutable {
+                           queue_.vring()->set_log(std::move(log));
+                           reply(true);
+                         });
+  co_await change;
 }
 
 task::Task<std::uint32_t> VringControl::stop() {

@@ -20,6 +20,8 @@ struct RingEnvironment {
   std::shared_ptr<const MemoryTable> memory;
   std::shared_ptr<const InflightRecord> inflight;  ///< or nothing
   std::shared_ptr<FixedGuestMemory> fixed;         ///< or nothing: memory is not registered
+  std::shared_ptr<const mem::DirtyLog> log;        ///< nothing: nothing is noted
+  const UniqueFd* log_event = nullptr;             ///< or nothing; the session's
 };
 
 /// The control thread's half of one ring: collects what the front-end says about it, in whatever
@@ -39,7 +41,8 @@ class VringControl {
   // `features` says which kind of ring it is.
   Result<> set_size(std::uint32_t size, virtio::FeatureBits features);
   Result<> set_base(std::uint32_t base, virtio::FeatureBits features);
-  /// While the ring runs only what changes nothing is taken (a front-end that switches logging on).
+  /// While the ring runs its places stay what they are: only the logging of the ring's own part may
+  /// change, for which change_log() has to follow.
   Result<> set_addresses(const VringAddress& addresses);
   /// No descriptor means: there are no kicks. Starts the ring once all else is there.
   void set_kick(UniqueFd kick);
@@ -57,6 +60,8 @@ class VringControl {
   /// until start_if_ready() finds them again. Errors: as start_if_ready(); out of range says that
   /// they are not in it.
   task::Task<Result<>> change_memory(RingEnvironment environment);
+  /// A running ring notes what it writes where `environment` says, from when this returns.
+  task::Task<> change_log(RingEnvironment environment);
   /// Stops the ring after what it took is answered. Returns where the ring goes on.
   task::Task<std::uint32_t> stop();
   /// Stops and forgets everything: for the next front-end.
@@ -66,6 +71,7 @@ class VringControl {
 
  private:
   Result<virtio::RingParts> locate(const RingEnvironment& environment) const;
+  RingLog make_log(const RingEnvironment& environment) const;
   task::Task<> stop_running();
   template <typename Change>
   void tell_running_ring(Change change);

@@ -44,6 +44,9 @@ class DriverRing {
     return std::visit([](auto& queue) { return queue.disable_calls(); }, queue_);
   }
 
+  [[nodiscard]] bool is_packed() const noexcept {
+    return std::holds_alternative<PackedDriverQueue>(queue_);
+  }
   [[nodiscard]] std::uint16_t size() const noexcept {
     return std::visit([](const auto& queue) { return queue.size(); }, queue_);
   }

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <chrono>
+#include <future>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "guestio/task/scope.h"
+#include "guestio/vhost/backend.h"
+#include "guestio/vhost/frontend.h"
+#include "guestio/vhost/frontend_memory.h"
+#include "guestio/vhost/frontend_queue.h"
+
+/// For tests only: a backend with a device that does nothing, from the front-end's end of the
+/// socket.
+namespace guestio::vhost::test {
+
+inline constexpr std::chrono::seconds kLimit(20);
+
+class IdleDevice final : public virtio::Device {
+ public:
+  virtio::FeatureBits offered_features() const noexcept override { return 0; }
+  std::size_t config_size() const noexcept override { return 8; }
+  Result<> read_config(std::size_t, std::span<std::byte>) const override { return {}; }
+  Result<> write_config(std::size_t, std::span<const std::byte>) override { return {}; }
+};
+
+/// Answers each chain at once, or, while it is told to hold them, when it is told to go on.
+class IdleQueue final : public virtio::QueueHandler {
+ public:
+  void process(virtio::DeviceQueue& queue) noexcept override {
+    while (count_ < held_.size() &&
+           queue.pop(held_[count_]) == virtio::DeviceQueue::Popped::kChain) {
+      if (holds) {
+        ++count_;
+      } else {
+        queue.complete(held_[count_], 0);
+      }
+    }
+    queue_ = &queue;
+  }
+  /// Does `work` with what is held and gives it back.
+  template <typename Work>
+  void finish(Work work) {
+    for (; count_ != 0; --count_) {
+      work(held_[count_ - 1]);
+      queue_->complete(held_[count_ - 1], 0);
+    }
+  }
+  [[nodiscard]] std::size_t count() const noexcept { return count_; }
+
+  bool holds = false;
+
+ private:
+  std::array<virtio::TakenChain, 16> held_;
+  std::size_t count_ = 0;
+  virtio::DeviceQueue* queue_ = nullptr;
+};
+
+inline std::pair<UniqueFd, UniqueFd> make_sockets() {
+  std::array<int, 2> ends{};
+  EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
+  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+class BackendFixture : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    home_ = std::move(*QueueThread::start({.name = "home", .polling = {}}));
+    threads_ = std::move(*QueueThreads::start({.count = 1, .polling = {}, .cpus = {}}));
+    home_->call([this] {
+      backend_ = std::move(*Backend::create(
+          {.home = home_->loop(), .device = device_, .threads = threads_}, 1,
+          [this](uring::Loop&, std::uint16_t) -> Result<std::unique_ptr<virtio::QueueHandler>> {
+            auto handler = std::make_unique<IdleQueue>();
+            handler_ = handler.get();
+            return handler;
+          }));
+    });
+    auto [ours, theirs] = make_sockets();
+    frontend_.emplace(Frontend::over(std::move(ours), {.time_limit = kLimit}));
+    home_->call([this, &theirs] { serving_.spawn(serve(std::move(theirs))); });
+  }
+  void TearDown() override {
+    queue_.reset();
+    frontend_.reset();
+    EXPECT_EQ(gone_.get_future().wait_for(kLimit), std::future_status::ready);
+    home_->call([this] { backend_.reset(); });
+  }
+
+  task::Task<> serve(UniqueFd socket) {
+    auto serving = backend_->serve_one(std::move(socket));
+    co_await std::move(serving);
+    gone_.set_value();
+  }
+
+  void negotiate(ProtocolBits protocol, std::uint64_t features = 0) {
+    ASSERT_TRUE(frontend_->negotiate(features, protocol).has_value());
+    const auto region = memory_.region();
+    ASSERT_TRUE(frontend_->set_mem_table(std::span(&region, 1)));
+  }
+  void start_ring() {
+    queue_.emplace(std::move(*FrontendQueue::start(*frontend_, memory_, {.index = 0, .size = 16})));
+  }
+  /// Gives the device `piece` to write to.
+  void send(const SharedPiece& piece) {
+    const virtio::DriverSegment segment{piece.gpa, static_cast<std::uint32_t>(piece.size),
+                                        virtio::Direction::kWritable};
+    EXPECT_TRUE(queue_->ring().add(std::span(&segment, 1)).has_value());
+    EXPECT_TRUE(queue_->ring().publish().has_value());
+    EXPECT_TRUE(queue_->kick());
+  }
+  /// Whether a chain comes back in time.
+  bool is_answered() {
+    const auto until = std::chrono::steady_clock::now() + kLimit;
+    while (std::chrono::steady_clock::now() < until) {
+      const auto used = queue_->ring().reap();
+      if (!used || *used) return used.has_value();
+      (void)queue_->wait_for_call(std::chrono::milliseconds(10));
+    }
+    return false;
+  }
+  bool is_served() {
+    send(*memory_.allocate(64, 64));
+    return is_answered();
+  }
+  /// Runs `function` with the device's end of the queue, on its thread.
+  template <typename Function>
+  void with_handler(Function function) {
+    threads_.all().front()->call([&] { function(*handler_); });
+  }
+
+  IdleDevice device_;
+  std::unique_ptr<QueueThread> home_;
+  QueueThreads threads_;
+  std::unique_ptr<Backend> backend_;
+  IdleQueue* handler_ = nullptr;  // used on the queue's thread
+  std::promise<void> gone_;
+  task::Scope serving_;
+  FrontendMemory memory_ = std::move(*FrontendMemory::create(std::size_t{1} << 20));
+  std::optional<Frontend> frontend_;
+  std::optional<FrontendQueue> queue_;
+};
+
+}  // namespace guestio::vhost::test

@@ -99,6 +99,12 @@ Complaint set_on_error(DiskOptions& disk, std::string_view value) {
   return {};
 }
 
+Complaint set_image_lock(DiskOptions& disk, std::string_view value) {
+  if (value != "always" && value != "in-use") return complain("takes always or in-use");
+  disk.claiming = value == "always" ? disk::Claiming::kAtOnce : disk::Claiming::kOnRequest;
+  return {};
+}
+
 constexpr std::array kSettings = {
     DiskSetting{"name", "what the disk is called in log lines and answers (default: disk0, ...)",
                 false, set_name},
@@ -145,6 +151,11 @@ constexpr std::array kSettings = {
                 "most memory a queue uses for data that direct I/O cannot take as it lies "
                 "(default 8M)",
                 false, set_bounce_limit},
+    DiskSetting{"image-lock",
+                "keep other processes from the image as long as this one runs (always, the "
+                "default), or while a guest runs on it (in-use), for live migration: the "
+                "destination's backend is started beside this one",
+                false, set_image_lock},
     DiskSetting{"packed-ring", "offer packed rings: on or off (default on)", false,
                 [](DiskOptions& disk, std::string_view value) {
                   return set_switch(disk.has_packed_ring, value);

@@ -11,6 +11,7 @@
 #include "guestio/base/units.h"
 #include "guestio/blk/failure_policy.h"
 #include "guestio/buf/bounce_buffer_tracker.h"
+#include "guestio/disk/file/file_disk.h"
 
 namespace guestio::app {
 
@@ -36,6 +37,7 @@ struct DiskOptions {
   bool has_packed_ring = true;  ///< is offered
   FixedBuffers fixed_buffers = FixedBuffers::kAuto;
   blk::OnError on_error = blk::OnError::kReport;
+  disk::Claiming claiming = disk::Claiming::kAtOnce;
 
   /// Where it is served, for people.
   [[nodiscard]] std::string place() const;

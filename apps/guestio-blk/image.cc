@@ -37,16 +37,20 @@ Result<Image> Image::open_file(const DiskOptions& options) {
        .use = options.is_read_only ? disk::ImageUse::kRead : disk::ImageUse::kReadWrite,
        .caching = options.is_buffered ? disk::Caching::kBuffered : disk::Caching::kDirect,
        .block_size = options.block_size,
-       .bounce_memory = to_bounce_memory(options.fixed_buffers)});
+       .bounce_memory = to_bounce_memory(options.fixed_buffers),
+       .claiming = options.claiming});
   if (!opened) return fail(opened.error());
   std::shared_ptr<disk::FileDisk> disk = std::move(*opened);
   const disk::DiskInfo info = disk->info();
-  return Image(
+  Image image(
       info,
       [disk, limit = options.bounce_limit](uring::Loop& loop) {
         return disk->open_channel(loop, limit);
       },
       [disk] { return disk->notice_size(); });
+  image.claim_ = [disk] { return disk->claim(); };
+  image.release_ = [disk] { disk->release(); };
+  return image;
 }
 
 Result<Image> Image::make_null(std::string_view size, const DiskOptions& options) {

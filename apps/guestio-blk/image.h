@@ -25,6 +25,10 @@ class Image {
   Result<std::unique_ptr<disk::Channel>> open_channel(uring::Loop& loop) const {
     return open_channel_(loop);
   }
+  /// Keeps other processes from the image until it is released; nothing unless asked for by
+  /// DiskOptions::claiming. Errors: busy, host.
+  Result<> claim() const { return claim_(); }
+  void release() const { release_(); }
 
  private:
   using OpenChannel = std::function<Result<std::unique_ptr<disk::Channel>>(uring::Loop& loop)>;
@@ -39,6 +43,8 @@ class Image {
   disk::DiskInfo info_;
   OpenChannel open_channel_;  // keeps the disk alive
   NoticeSize notice_size_;
+  std::function<Result<>()> claim_ = [] { return Result<>(); };
+  std::function<void()> release_ = [] {};
 };
 
 }  // namespace guestio::app

@@ -43,7 +43,9 @@ ServedDisk::ServedDisk(DiskOptions options, Image image)
       device_({.disk = image_.info(),
                .queues = options_.queues,
                .serial = options_.serial.empty() ? make_serial(options_.image) : options_.serial,
-               .name = options_.name}) {}
+               .name = options_.name,
+               .begin_use = [this] { return image_.claim(); },
+               .end_use = [this] { image_.release(); }}) {}
 
 Result<std::unique_ptr<ServedDisk>> ServedDisk::create(uring::Loop& home,
                                                        vhost::QueueThreads& threads,

@@ -28,7 +28,11 @@ std::uint8_t physical_exponent(const disk::DiskInfo& disk) noexcept {
 }  // namespace
 
 BlockDevice::BlockDevice(const BlockDeviceOptions& options)
-    : disk_(options.disk), name_(options.name), queues_(options.queues) {
+    : disk_(options.disk),
+      name_(options.name),
+      queues_(options.queues),
+      begin_use_(options.begin_use),
+      end_use_(options.end_use) {
   const auto serial = std::as_bytes(std::span(options.serial));
   std::ranges::copy(serial.first(std::min(serial.size(), id_.size())), id_.begin());
 }

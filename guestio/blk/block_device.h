@@ -3,6 +3,7 @@
 
 #include <array>
 #include <atomic>
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -18,6 +19,9 @@ struct BlockDeviceOptions {
   std::uint16_t queues = 1;
   std::string_view serial;    ///< what GET_ID answers; at most 20 bytes are used
   std::string name = "disk";  ///< for log lines
+  /// Called before the first ring runs and after the last one has stopped, on the control thread.
+  std::function<Result<>()> begin_use = [] { return Result<>(); };
+  std::function<void()> end_use = [] {};
 };
 
 /// A virtio block device without its queues: features, configuration space, the driver's choice of
@@ -38,6 +42,8 @@ class BlockDevice final : public virtio::Device {
   [[nodiscard]] std::size_t config_size() const noexcept override;
   Result<> read_config(std::size_t offset, std::span<std::byte> to) const override;
   Result<> write_config(std::size_t offset, std::span<const std::byte> from) override;
+  Result<> begin_use() override { return begin_use_(); }
+  void end_use() noexcept override { end_use_(); }
 
   [[nodiscard]] const disk::DiskInfo& disk() const noexcept { return disk_; }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
@@ -60,6 +66,8 @@ class BlockDevice final : public virtio::Device {
   disk::DiskInfo disk_;  // constant but for the size
   const std::string name_;
   const std::uint16_t queues_;
+  const std::function<Result<>()> begin_use_;
+  const std::function<void()> end_use_;
   std::array<std::byte, virtio::blk::kIdBytes> id_{};
   /// States: 1 write-back, 0 write-through. Kept over reconnects: a guest that chose write-through
   /// is not told when its front-end comes back. Relaxed: it orders nothing else.

@@ -29,6 +29,15 @@ class IdleDevice final : public virtio::Device {
   std::size_t config_size() const noexcept override { return 8; }
   Result<> read_config(std::size_t, std::span<std::byte>) const override { return {}; }
   Result<> write_config(std::size_t, std::span<const std::byte>) override { return {}; }
+  Result<> begin_use() override {
+    if (is_away) return fail(ErrorKind::kBusy, "the device");
+    ++uses;
+    return {};
+  }
+  void end_use() noexcept override { --uses; }
+
+  bool is_away = false;
+  int uses = 0;
 };
 
 /// Answers each chain at once, or, while it is told to hold them, when it is told to go on.

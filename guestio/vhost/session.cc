@@ -57,6 +57,7 @@ task::Task<> Session::run() {
     auto resetting = ring->reset();
     co_await std::move(resetting);
   }
+  note_rings();
   auto closing = channel_.close();
   co_await std::move(closing);
   memory_.reset();
@@ -70,8 +71,7 @@ task::Task<Result<>> Session::serve_one() {
   auto obeying = obey();
   const auto outcome = co_await std::move(obeying);
   message_.descriptors.clear();
-  channel_.set_suspended(std::ranges::none_of(rings_, &VringControl::is_running,
-                                              [](const auto& ring) -> auto& { return *ring; }));
+  note_rings();
   if (!outcome) {
     log::limited_warning(peer_fault_log(), "{}: refused message {} of the front-end: {}",
                          parts_.name, message_.header.request, outcome.error().to_string());
@@ -195,10 +195,34 @@ task::Task<Result<Session::Answer>> Session::obey_for_ring(FrontendRequest reque
     auto changing = rings_[index]->change_log(environment());
     co_await std::move(changing);
   }
-  auto starting = rings_[index]->start_if_ready(environment());
+  auto starting = start_if_ready(*rings_[index]);
   const auto started = co_await std::move(starting);
   if (!started) co_return fail(started.error());
   co_return obeyed;
+}
+
+task::Task<Result<>> Session::start_if_ready(VringControl& ring) {
+  if (!ring.is_ready(environment())) co_return Result<>();
+  if (!uses_device_) {
+    if (auto begun = parts_.device.begin_use(); !begun) {
+      ring.refuse_start();
+      co_return begun;
+    }
+    uses_device_ = true;
+  }
+  auto starting = ring.start(environment());
+  co_return co_await std::move(starting);
+}
+
+/// What follows from whether any ring runs.
+void Session::note_rings() {
+  const bool any_runs = std::ranges::any_of(
+      rings_, [](const std::unique_ptr<VringControl>& ring) { return ring->is_running(); });
+  if (uses_device_ && !any_runs) {
+    parts_.device.end_use();
+    uses_device_ = false;
+  }
+  channel_.set_suspended(!any_runs);
 }
 
 std::uint64_t Session::offered_features() const noexcept {

@@ -98,8 +98,10 @@ class Session {
   task::Task<Result<Answer>> set_backend_request_fd();
   task::Task<Result<Answer>> set_status();
   task::Task<Result<Answer>> reset_device();
-  task::Task<> reset_rings();
+  task::Task<> stop_rings();
   void begin_rings();
+  task::Task<Result<>> start_if_ready(VringControl& ring);
+  void note_rings();
 
   [[nodiscard]] std::uint64_t offered_features() const noexcept;
   [[nodiscard]] ProtocolBits offered_protocol_features() const noexcept;
@@ -122,7 +124,8 @@ class Session {
   Message message_;
   BackendChannel channel_{parts_.home};
   std::uint64_t features_ = 0;
-  std::uint8_t status_ = 0;  // of the virtio device, as the driver sees it
+  bool uses_device_ = false;  // some ring runs
+  std::uint8_t status_ = 0;   // of the virtio device, as the driver sees it
   ProtocolBits protocol_features_ = 0;
   std::shared_ptr<const MemoryTable> memory_;
   std::shared_ptr<const InflightRecord> made_inflight_;  // for a front-end that has none

@@ -39,7 +39,8 @@ Result<Session::Answer> Session::get_status() const {
 }
 
 /// The driver's steps (virtio 1.2, section 2.1). All of them are the front-end's to judge but one:
-/// to write 0 resets the device.
+/// to write 0 resets the device. Its rings stop, and still tell where they stood: QEMU before 8.1
+/// asks for that afterwards.
 task::Task<Result<Session::Answer>> Session::set_status() {
   if (auto wanted = wants(kProtocolStatus); !wanted) co_return fail(wanted.error());
   const auto status = payload_as<std::uint64_t>();
@@ -47,8 +48,8 @@ task::Task<Result<Session::Answer>> Session::set_status() {
   if (*status > 0xff) co_return fail(Error::peer_fault("a device status of 8 bits", *status));
   status_ = static_cast<std::uint8_t>(*status);
   if (status_ == 0) {
-    auto resetting = reset_rings();
-    co_await std::move(resetting);
+    auto stopping = stop_rings();
+    co_await std::move(stopping);
   }
   co_return Answer::none();
 }
@@ -56,17 +57,24 @@ task::Task<Result<Session::Answer>> Session::set_status() {
 task::Task<Result<Session::Answer>> Session::reset_device() {
   if (auto wanted = wants(kProtocolResetDevice); !wanted) co_return fail(wanted.error());
   status_ = 0;
-  auto resetting = reset_rings();
-  co_await std::move(resetting);
+  auto stopping = stop_rings();
+  co_await std::move(stopping);
+  for (const auto& ring : rings_) {
+    auto resetting = ring->reset();
+    co_await std::move(resetting);
+  }
+  begin_rings();
   co_return Answer::none();
 }
 
-/// All that was taken is answered, then the rings are as in the beginning. What belongs to the
-/// connection stays: features, memory, the socket for our own requests.
-task::Task<> Session::reset_rings() {
+/// All that was taken is answered. What belongs to the connection stays: features, memory, the
+/// socket for our own requests.
+task::Task<> Session::stop_rings() {
   for (std::size_t i = 0; i < rings_.size(); ++i) {
-    auto resetting = rings_[i]->reset();
-    co_await std::move(resetting);
+    auto stopping = rings_[i]->stop();
+    (void)co_await std::move(stopping);
+    auto disabling = rings_[i]->set_enabled(false);
+    co_await std::move(disabling);
     if (inflight_) (void)inflight_->forget(static_cast<std::uint16_t>(i));
   }
   begin_rings();

@@ -15,7 +15,7 @@ task::Task<Result<>> Session::move_rings_to_memory() {
       continue;
     }
     // A ring may have waited for memory only.
-    auto starting = ring->start_if_ready(environment());
+    auto starting = start_if_ready(*ring);
     const auto started = co_await std::move(starting);
     if (!started) outcome = started;
   }

@@ -153,9 +153,7 @@ Result<virtio::RingParts> VringControl::locate(const RingEnvironment& environmen
   return *ring;
 }
 
-task::Task<Result<>> VringControl::start_if_ready(RingEnvironment environment) {
-  const bool is_ready = is_kick_known_ && size_ != 0 && addresses_ && environment.memory;
-  if (is_running_ || !is_ready) co_return Result<>();
+task::Task<Result<>> VringControl::start(RingEnvironment environment) {
   auto ring = locate(environment);
   if (!ring) co_return fail(ring.error());
   Vring::Setup setup{.index = index_,

@@ -53,11 +53,17 @@ class VringControl {
   /// For front-ends without protocol features, which have no message that enables rings.
   void begin_enabled();
 
-  /// Starts the ring if everything is there and it does not run yet.
+  /// Whether everything is there that a ring needs, and it does not run yet.
+  [[nodiscard]] bool is_ready(const RingEnvironment& environment) const noexcept {
+    return !is_running_ && is_kick_known_ && size_ != 0 && addresses_ && environment.memory;
+  }
+  /// The ring stays idle and wants a new kick message.
+  void refuse_start() noexcept { is_kick_known_ = false; }
   /// Errors: peer fault, out of range (an address outside memory), memory fault, host.
-  task::Task<Result<>> start_if_ready(RingEnvironment environment);
+  /// Requires: is_ready().
+  task::Task<Result<>> start(RingEnvironment environment);
   /// Puts a running ring on another memory table (or none); one whose parts are not in it stops
-  /// until start_if_ready() finds them again. Errors: as start_if_ready(); out of range says that
+  /// until start() finds them again. Errors: as start(); out of range says that
   /// they are not in it.
   task::Task<Result<>> change_memory(RingEnvironment environment);
   /// A running ring notes what it writes where `environment` says, from when this returns.

@@ -72,6 +72,10 @@ class Device {
   virtual Result<> read_config(std::size_t offset, std::span<std::byte> to) const = 0;
   /// Lets the driver write. Errors: read-only for anything that it may not change (all or nothing).
   virtual Result<> write_config(std::size_t offset, std::span<const std::byte> from) = 0;
+  /// The first ring is about to run. Errors: the device cannot be used now; no ring starts.
+  virtual Result<> begin_use() { return {}; }
+  /// The last ring has stopped, and nothing is in flight; the front-end does not know yet.
+  virtual void end_use() noexcept {}
 };
 
 }  // namespace guestio::virtio

@@ -22,17 +22,17 @@ add_program() {
   done
 }
 
-# make_initramfs KERNEL_DIRECTORY OUTPUT: not compressed, since unpacking costs an emulated guest
-# more than loading does.
+# make_initramfs KERNEL_DIRECTORY OUTPUT [INIT]: not compressed, since unpacking costs an emulated
+# guest more than loading does. INIT is the first process, one of inside/.
 make_initramfs() {
-  local kernel=$1 output=$2 name
+  local kernel=$1 output=$2 init=${3:-init} name
   local tree=$output.tree
   rm -rf "$tree"
   mkdir -p "$tree"/{bin,programs,dev,proc,sys,work,mnt,modules}
   add_program busybox "$tree" bin
   for name in "${GUEST_PROGRAMS[@]}"; do add_program "$name" "$tree" programs; done
   cp "$kernel"/modules/*.ko "$tree/modules/"
-  cp "$GUESTIO_ROOT/tools/guest/inside/init" "$tree/init"
+  cp "$GUESTIO_ROOT/tools/guest/inside/$init" "$tree/init"
   cp "$GUESTIO_ROOT/tools/guest/inside/checks" "$tree/checks"
   chmod 755 "$tree/init" "$tree/checks"
   (cd "$tree" && find . | LC_ALL=C sort | cpio --quiet -o -H newc --owner 0:0) >"$output"

@@ -28,34 +28,50 @@ Result<mode_t> ask_kind(const std::string& path) {
   return status.st_mode;
 }
 
-/// The image's two descriptors. Claims hang on one that no ring ever sees: a ring that dies with
-/// its process lets go of its files some time later, and a successor must not find the image busy.
+/// The image's two descriptors, the first of which may come later. Claims hang on one that no ring
+/// ever sees: a ring that dies with its process lets go of its files some time later, and a
+/// successor must not find the image busy.
 struct OpenImage {
   UniqueFd claim;
   UniqueFd io;
 };
 
-Result<UniqueFd> open_claim(const FileDiskOptions& options) {
-  const auto mode = ask_kind(options.path);
+int access_flags(ImageUse use) noexcept {
+  return O_CLOEXEC | (use == ImageUse::kReadWrite ? O_RDWR : O_RDONLY);
+}
+
+/// The same file, whatever a path names by now.
+std::string path_of(const UniqueFd& fd) { return fmt::format("/proc/self/fd/{}", fd.get()); }
+
+Result<UniqueFd> open_claim(const std::string& path, ImageUse use) {
+  const auto mode = ask_kind(path);
   if (!mode) return fail(mode.error());
-  int flags = O_CLOEXEC | (options.use == ImageUse::kReadWrite ? O_RDWR : O_RDONLY);
+  int flags = access_flags(use);
   // On a block device O_EXCL keeps mounted and otherwise claimed devices from being written to.
-  if (S_ISBLK(*mode) && options.use == ImageUse::kReadWrite) flags |= O_EXCL;
-  UniqueFd fd(::open(options.path.c_str(), flags));
+  if (S_ISBLK(*mode) && use == ImageUse::kReadWrite) flags |= O_EXCL;
+  UniqueFd fd(::open(path.c_str(), flags));
   if (!fd && errno == EBUSY) return fail(ErrorKind::kBusy, "open the device");
   if (!fd) return fail_host("open the image");
-  if (auto locked = lock_image(fd.get(), options.use); !locked) return fail(locked.error());
+  if (auto locked = lock_image(fd.get(), use); !locked) return fail(locked.error());
+  return fd;
+}
+
+Result<UniqueFd> open_unclaimed(const std::string& path, ImageUse use) {
+  if (const auto mode = ask_kind(path); !mode) return fail(mode.error());
+  UniqueFd fd(::open(path.c_str(), access_flags(use)));
+  if (!fd) return fail_host("open the image");
   return fd;
 }
 
 Result<OpenImage> open_image(const FileDiskOptions& options) {
-  auto claim = open_claim(options);
-  if (!claim) return fail(claim.error());
-  int flags = O_CLOEXEC | (options.use == ImageUse::kReadWrite ? O_RDWR : O_RDONLY);
+  auto first = options.claiming == Claiming::kAtOnce ? open_claim(options.path, options.use)
+                                                     : open_unclaimed(options.path, options.use);
+  if (!first) return fail(first.error());
+  int flags = access_flags(options.use);
   if (options.caching == Caching::kDirect) flags |= O_DIRECT;
-  // The same file, whatever the path names by now.
-  UniqueFd io(::open(fmt::format("/proc/self/fd/{}", claim->get()).c_str(), flags));
-  if (io) return OpenImage{std::move(*claim), std::move(io)};
+  UniqueFd io(::open(path_of(*first).c_str(), flags));
+  if (options.claiming == Claiming::kOnRequest) first->reset();
+  if (io) return OpenImage{std::move(*first), std::move(io)};
   if (errno == EINVAL && options.caching == Caching::kDirect) {
     return fail(ErrorKind::kUnsupported, "direct I/O on this file (--buffered goes without)");
   }
@@ -95,7 +111,8 @@ Result<DiskInfo> describe(int fd, const FileFacts& facts, const FileDiskOptions&
 
 FileDisk::FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const DiskInfo& info,
                    const FileDiskOptions& options) noexcept
-    : claim_(std::move(claim)),
+    : claiming_(options.claiming),
+      claim_(std::move(claim)),
       fd_(std::move(io)),
       facts_(facts),
       info_(info),
@@ -114,6 +131,25 @@ Result<std::unique_ptr<FileDisk>> FileDisk::open(const FileDiskOptions& options)
   if (!info) return fail(info.error());
   return std::unique_ptr<FileDisk>(
       new FileDisk(std::move(image->claim), std::move(image->io), *facts, *info, options));
+}
+
+Result<> FileDisk::claim() {
+  if (claiming_ == Claiming::kAtOnce || claim_) return {};
+  auto claimed =
+      open_claim(path_of(fd_), info_.is_read_only ? ImageUse::kRead : ImageUse::kReadWrite);
+  if (!claimed) return fail(claimed.error());
+  claim_ = std::move(*claimed);
+  return {};
+}
+
+void FileDisk::release() noexcept {
+  if (claiming_ == Claiming::kAtOnce || !claim_) return;
+  const int result = info_.is_read_only ? 0 : ::fdatasync(fd_.get());
+  if (auto flushed = judge_flush(result == 0 ? 0 : -errno); !flushed) {
+    log::error("the image is given to others before all is on the disk: {}",
+               flushed.error().to_string());
+  }
+  claim_.reset();
 }
 
 Result<> FileDisk::judge_flush(std::int32_t result) noexcept {

@@ -22,6 +22,12 @@ enum class Caching {
   kBuffered,  ///< through it
 };
 
+/// When a disk claims its image, which keeps other processes from it (image_lock.h).
+enum class Claiming {
+  kAtOnce,     ///< until it goes away
+  kOnRequest,  ///< from claim() to release(): others use the image meanwhile
+};
+
 struct FileDiskOptions {
   std::string path;
   ImageUse use = ImageUse::kReadWrite;
@@ -29,6 +35,7 @@ struct FileDiskOptions {
   /// What the guest is told; smaller than what the file takes is served by read-modify-write.
   ByteCount block_size = ByteCount(512);
   BounceMemory bounce_memory = BounceMemory::kWhereUnlimited;
+  Claiming claiming = Claiming::kAtOnce;
 };
 
 /// A raw image: a regular file or a block device. Holds what its channels share.
@@ -51,6 +58,14 @@ class FileDisk {
   Result<ByteCount> notice_size();
   [[nodiscard]] const buf::DirectIoLimits& limits() const noexcept { return facts_.direct; }
 
+  // With Claiming::kOnRequest; otherwise they do nothing. One thread.
+
+  /// Errors: busy (in use by another process), host.
+  Result<> claim();
+  /// What was written is brought to the disk first, since whoever comes next cannot flush our
+  /// host's cache. Requires: nothing is in flight.
+  void release() noexcept;
+
   /// A way to this disk for the thread that runs `loop`. `bounce_limit` is how much bounce memory
   /// it adds to what the disk's channels have: half of it for this one alone, the other half for
   /// whichever needs it. Errors: host.
@@ -66,7 +81,8 @@ class FileDisk {
   /// them: none succeeds from then on.
   Result<> judge_flush(std::int32_t result) noexcept;
 
-  const UniqueFd claim_;  // holds the image's locks, is used for nothing else
+  const Claiming claiming_;
+  UniqueFd claim_;  // holds the image's locks, is used for nothing else
   const UniqueFd fd_;
   const FileFacts facts_;
   DiskInfo info_;         // constant but for the size

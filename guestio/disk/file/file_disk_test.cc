@@ -73,6 +73,21 @@ TEST_F(FileDiskTest, ASizeThatIsNoWholeSectorHidesTheRestAndKeepsIt) {
   EXPECT_EQ((*disk)->info().size, ByteCount(4096));
 }
 
+TEST_F(FileDiskTest, AnImageClaimedOnRequestIsOthersMeanwhile) {
+  const std::string path = folder_.make_image("disk.img", 1 << 20);
+  const FileDiskOptions options{.path = path, .claiming = Claiming::kOnRequest};
+  const auto source = FileDisk::open(options);
+  const auto destination = FileDisk::open(options);
+  ASSERT_TRUE(source.has_value() && destination.has_value());
+  ASSERT_TRUE((*source)->claim());
+  ASSERT_TRUE((*source)->claim()) << "twice is once";
+  EXPECT_EQ((*destination)->claim().error().kind, ErrorKind::kBusy);
+  EXPECT_EQ(FileDisk::open({.path = path}).error().kind, ErrorKind::kBusy) << "nor for good";
+  (*source)->release();
+  EXPECT_TRUE((*destination)->claim());
+  EXPECT_EQ((*source)->claim().error().kind, ErrorKind::kBusy);
+}
+
 TEST_F(FileDiskTest, BlockSizesThatAreNoneAreRefused) {
   const std::string path = folder_.make_image("disk.img", 1 << 20);
   for (const std::uint64_t size : {0U, 100U, 513U, 8192U}) {

@@ -24,28 +24,14 @@ class CommandLineTest : public BackendTest {
 TEST_F(CommandLineTest, HelpNamesEveryOption) {
   const Outcome outcome = run({"--help"});
   EXPECT_EQ(outcome.status, 0);
-  for (const char* option : {"--socket-path",
-                             "--fd",
-                             "--blk-file",
-                             "--disk",
-                             "--config",
-                             "--name",
-                             "--read-only",
-                             "--num-queues",
-                             "--serial",
-                             "--block-size",
-                             "--buffered",
-                             "--bounce-limit",
-                             "--threads",
-                             "--cpus",
-                             "--poll-max-us",
-                             "--poll",
-                             "--on-error",
-                             "--control",
-                             "--ask",
-                             "--fixed-buffers",
-                             "--print-capabilities",
-                             "--version"}) {
+  for (const char* option :
+       {"--socket-path", "--fd",          "--blk-file",    "--disk",
+        "--config",      "--name",        "--read-only",   "--num-queues",
+        "--serial",      "--block-size",  "--buffered",    "--bounce-limit",
+        "--threads",     "--cpus",        "--poll-max-us", "--poll",
+        "--on-error",    "--control",     "--ask",         "--fixed-buffers",
+        "--sqpoll",      "--sqpoll-cpus", "--iopoll",      "--print-capabilities",
+        "--version"}) {
     EXPECT_NE(outcome.output.find(option), std::string::npos) << option;
   }
 }

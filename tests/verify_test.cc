@@ -174,6 +174,16 @@ TEST_F(VerifyWithoutLockedMemoryTest, EveryByteIsWhereItBelongsAndEachRefusalIsT
   EXPECT_EQ(count(log, "CAP_IPC_LOCK"), 2U) << log;
 }
 
+TEST_F(VerifyImageTest, WithSubmissionThreads) {
+  verify({"--num-queues", "2", "--threads", "1", "--sqpoll"});
+}
+
+/// Whether the image's device can be polled or not: then that is told once.
+TEST_F(VerifyImageTest, WithPollingOfTheDevice) {
+  verify({"--iopoll"});
+  EXPECT_LE(count(backend_->output(), "--iopoll"), 1U) << backend_->output();
+}
+
 TEST_F(VerifyImageTest, WithLittleBounceMemory) { verify({"--bounce-limit", "64k"}); }
 
 TEST_F(VerifyImageTest, WithBlocksOfFourKibibytes) { verify({"--block-size", "4096"}); }

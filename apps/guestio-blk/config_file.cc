@@ -27,16 +27,26 @@ Complaint read_number(const toml::node& node, std::string_view key, std::optiona
   return {};
 }
 
-Complaint read_cpus(const toml::node& node, std::optional<std::vector<int>>& to) {
+Complaint read_cpus(const toml::node& node, std::string_view key,
+                    std::optional<std::vector<int>>& to) {
   const toml::array* const list = node.as_array();
-  if (list == nullptr) return complain_at(node, "cpus takes a list such as [2, 3]");
+  if (list == nullptr) {
+    return complain_at(node, fmt::format("{} takes a list such as [2, 3]", key));
+  }
   to.emplace();
   for (const toml::node& entry : *list) {
     std::optional<int> cpu;
-    if (auto read = read_number(entry, "each of cpus", cpu); !read) return read;
-    if (*cpu < 0) return complain_at(entry, "each of cpus takes a number");
+    if (auto read = read_number(entry, fmt::format("each of {}", key), cpu); !read) return read;
+    if (*cpu < 0) return complain_at(entry, fmt::format("each of {} takes a number", key));
     to->push_back(*cpu);
   }
+  return {};
+}
+
+Complaint read_choice(const toml::node& node, std::string_view key, bool& to) {
+  const auto choice = node.value_exact<bool>();
+  if (!choice) return complain_at(node, fmt::format("{} takes true or false", key));
+  to = *choice;
   return {};
 }
 
@@ -76,7 +86,8 @@ Complaint read_disks(const toml::node& node, std::vector<DiskOptions>& disks) {
 Complaint read_key(std::string_view key, const toml::node& value, ConfigFile& config) {
   if (key == "disk") return read_disks(value, config.disks);
   if (key == "threads") return read_number(value, key, config.threads);
-  if (key == "cpus") return read_cpus(value, config.cpus);
+  if (key == "cpus") return read_cpus(value, key, config.cpus);
+  if (key == "sqpoll-cpus") return read_cpus(value, key, config.submission_cpus);
   if (key == "poll-max-us") return read_number(value, key, config.poll_max_us);
   if (key == "poll") {
     config.poll = value.value_exact<std::string>();
@@ -86,12 +97,8 @@ Complaint read_key(std::string_view key, const toml::node& value, ConfigFile& co
     config.control_path = value.value_or(std::string());
     return config.control_path.empty() ? complain_at(value, "control takes a path") : Complaint();
   }
-  if (key == "verbose") {
-    const auto choice = value.value_exact<bool>();
-    if (!choice) return complain_at(value, "verbose takes true or false");
-    config.is_verbose = *choice;
-    return {};
-  }
+  if (key == "sqpoll") return read_choice(value, key, config.has_submission_threads);
+  if (key == "verbose") return read_choice(value, key, config.is_verbose);
   return complain_at(value,
                      fmt::format("{} is no setting (one of a disk stands under [[disk]])", key));
 }

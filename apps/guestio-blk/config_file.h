@@ -27,6 +27,8 @@ struct ConfigFile {
   std::optional<std::vector<int>> cpus;
   std::optional<std::string> poll;
   std::optional<std::uint32_t> poll_max_us;
+  bool has_submission_threads = false;
+  std::optional<std::vector<int>> submission_cpus;
   std::string control_path;
   bool is_verbose = false;
 };

@@ -167,6 +167,11 @@ constexpr std::array kSettings = {
         "would be lost; what is safe for any guest (auto, the default: bounce memory); or nothing "
         "(off)",
         false, set_fixed_buffers},
+    DiskSetting{"iopoll", "finish direct I/O by polling the device, where it has queues for that",
+                true,
+                [](DiskOptions& disk, std::string_view value) {
+                  return set_switch(disk.polls_device, value);
+                }},
 };
 
 /// Takes the text up to the next comma that is not doubled.

@@ -36,6 +36,7 @@ struct DiskOptions {
   bool is_buffered = false;
   bool has_packed_ring = true;  ///< is offered
   FixedBuffers fixed_buffers = FixedBuffers::kAuto;
+  bool polls_device = false;  ///< iopoll
   blk::OnError on_error = blk::OnError::kReport;
   disk::Claiming claiming = disk::Claiming::kAtOnce;
 

@@ -37,6 +37,8 @@ Result<Image> Image::open_file(const DiskOptions& options) {
        .use = options.is_read_only ? disk::ImageUse::kRead : disk::ImageUse::kReadWrite,
        .caching = options.is_buffered ? disk::Caching::kBuffered : disk::Caching::kDirect,
        .block_size = options.block_size,
+       .completion =
+           options.polls_device ? disk::Completion::kPolled : disk::Completion::kInterrupt,
        .bounce_memory = to_bounce_memory(options.fixed_buffers),
        .claiming = options.claiming});
   if (!opened) return fail(opened.error());

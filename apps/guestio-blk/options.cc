@@ -44,6 +44,8 @@ struct Words {
   std::optional<std::vector<int>> cpus;
   std::optional<std::string> poll;
   std::optional<std::uint32_t> poll_max_us;
+  bool has_submission_threads = false;
+  std::optional<std::vector<int>> submission_cpus;
   bool is_verbose = false;
   bool wants_capabilities = false;
 };
@@ -71,7 +73,7 @@ void add_other_options(CLI::App& app, Words& words) {
       ->allow_extra_args(false);
   app.add_option("--config", words.config_path,
                  "file in TOML with a [[disk]] for each disk, and with threads, cpus, poll, "
-                 "poll-max-us, control and verbose");
+                 "poll-max-us, sqpoll, sqpoll-cpus, control and verbose");
   app.add_option("--threads", words.threads,
                  "threads that the queues of all disks share in turn (default: one for each queue, "
                  "64 at most)");
@@ -84,6 +86,13 @@ void add_other_options(CLI::App& app, Words& words) {
   app.add_option("--poll", words.poll,
                  "look so long while that pays (adaptive, the default), each time (fixed), or "
                  "without end while a guest is there (always)");
+  app.add_flag("--sqpoll", words.has_submission_threads,
+               "have a thread of the kernel's submit I/O, one for each of ours: saves system calls "
+               "and costs a processor while it looks");
+  app.add_option("--sqpoll-cpus", words.submission_cpus,
+                 "processors that the kernel's threads are pinned to, in turn")
+      ->delimiter(',')
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--control", words.control_path,
                  "unix socket for commands: statistics, resize, ... (JSON, a line each)");
   app.add_option("--ask", words.ask,
@@ -125,6 +134,8 @@ Complaint read_config(Words& words, Options& options) {
   if (!words.cpus) words.cpus = config->cpus;
   if (!words.poll) words.poll = config->poll;
   if (!words.poll_max_us) words.poll_max_us = config->poll_max_us;
+  words.has_submission_threads |= config->has_submission_threads;
+  if (!words.submission_cpus) words.submission_cpus = config->submission_cpus;
   if (words.control_path.empty()) words.control_path = config->control_path;
   words.is_verbose |= config->is_verbose;
   return {};
@@ -188,6 +199,8 @@ Complaint read_threads(const Words& words, Options& options) {
                       [](std::size_t sum, const DiskOptions& disk) { return sum + disk.queues; });
   options.threads = words.threads.value_or(std::min(queues, kMostThreads));
   options.cpus = words.cpus.value_or(std::vector<int>());
+  options.has_submission_threads = words.has_submission_threads;
+  options.submission_cpus = words.submission_cpus.value_or(std::vector<int>());
   const std::string poll = words.poll.value_or("adaptive");
   if (poll != "adaptive" && poll != "fixed" && poll != "always") {
     return std::unexpected("--poll takes adaptive, fixed or always");

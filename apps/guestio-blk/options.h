@@ -17,7 +17,9 @@ struct Options {
   std::size_t threads = 0;  ///< that the queues of all disks share
   std::vector<int> cpus;    ///< that the threads run on, in turn; empty: anywhere
   vhost::PollPolicy polling;
-  std::string control_path;      ///< of the control socket; empty: there is none
+  bool has_submission_threads = false;  ///< --sqpoll
+  std::vector<int> submission_cpus;     ///< that those run on, in turn; empty: anywhere
+  std::string control_path;             ///< of the control socket; empty: there is none
   std::vector<std::string> ask;  ///< not to serve but to ask another: its path, a command, a disk
   bool is_verbose = false;
 };

@@ -148,8 +148,12 @@ int serve(const Options& options, std::vector<Image> images) {
   raise_descriptor_limit();
   auto loop = uring::Loop::create();
   if (!loop) return complain("cannot use io_uring", loop.error(), kExitFailure);
-  auto threads = vhost::QueueThreads::start(
-      {.count = options.threads, .polling = options.polling, .cpus = options.cpus});
+  auto threads =
+      vhost::QueueThreads::start({.count = options.threads,
+                                  .polling = options.polling,
+                                  .cpus = options.cpus,
+                                  .has_submission_threads = options.has_submission_threads,
+                                  .submission_cpus = options.submission_cpus});
   if (!threads) return complain("cannot start", threads.error(), kExitFailure);
 
   std::vector<std::unique_ptr<ServedDisk>> disks;

@@ -116,6 +116,7 @@ void Loop::iterate(Idle idle) noexcept {
     ring_.enter(Ring::Wait::kForOne);
   } else if (ring_.has_work_for_kernel()) {
     ring_.enter(Ring::Wait::kNo);
+    if (!waiting_.is_empty()) ring_.wait_for_entry();
   }
 }
 

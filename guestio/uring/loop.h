@@ -90,6 +90,8 @@ class Loop {
   /// Hands the kernel what was started so far, now and not at the end of the iteration: for a
   /// device that would stand idle meanwhile. Calls nobody back.
   void submit() noexcept;
+  /// The same, and returns when the kernel has taken all: what they name may go then.
+  void hand_over() noexcept { ring_.hand_over(); }
   /// Operations that were started since the kernel was last handed some.
   [[nodiscard]] unsigned unsubmitted() const noexcept { return ring_.unsubmitted(); }
   /// Submits with the others something whose completion nobody wants. `prepare` fills in the entry,
@@ -146,6 +148,9 @@ class Loop {
   /// Whether the running kernel knows an IORING_OP_*. Slow; for set-up.
   [[nodiscard]] bool supports(int opcode) noexcept { return ring_.supports(opcode); }
   [[nodiscard]] RingMode mode() const noexcept { return ring_.mode(); }
+  [[nodiscard]] bool has_submission_thread() const noexcept {
+    return ring_.has_submission_thread();
+  }
   /// Any thread.
   [[nodiscard]] LoopStatistics statistics() const noexcept;
   [[nodiscard]] bool is_own_thread() const noexcept {

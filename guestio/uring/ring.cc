@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/uring/ring.h"
 
+#include <sched.h>
 #include <time.h>
 
 #include <array>
@@ -28,6 +29,21 @@ constexpr std::array kAttempts = {
     Attempt{RingMode::kPlain, 0},
 };
 
+int set_up(const RingOptions& options, unsigned flags, io_uring& ring) noexcept {
+  io_uring_params parameters{};
+  parameters.flags = flags | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
+  parameters.cq_entries = options.completion_entries;
+  if (options.completion == Completion::kPolled) parameters.flags |= IORING_SETUP_IOPOLL;
+  if ((flags & IORING_SETUP_SQPOLL) != 0) {
+    parameters.sq_thread_idle = static_cast<unsigned>(options.submission_thread->idle.count());
+    if (options.submission_thread->cpu) {
+      parameters.flags |= IORING_SETUP_SQ_AFF;
+      parameters.sq_thread_cpu = *options.submission_thread->cpu;
+    }
+  }
+  return ::io_uring_queue_init_params(options.submission_entries, &ring, &parameters);
+}
+
 void pause_for_memory() noexcept {
   const timespec millisecond{0, 1'000'000};
   ::nanosleep(&millisecond, nullptr);
@@ -46,13 +62,16 @@ const char* to_text(RingMode mode) noexcept {
 
 Result<Ring> Ring::create(const RingOptions& options) noexcept {
   int result = -EINVAL;
+  io_uring threaded{};
+  // The other modes say when the submitting thread finishes work; here that is another thread.
+  if (options.submission_thread &&
+      set_up(options, IORING_SETUP_SQPOLL | IORING_SETUP_SUBMIT_ALL, threaded) == 0) {
+    return Ring(threaded, RingMode::kPlain);
+  }
   for (const Attempt& attempt : kAttempts) {
     if (attempt.mode < options.mode) continue;
     io_uring ring{};
-    io_uring_params parameters{};
-    parameters.flags = attempt.flags | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
-    parameters.cq_entries = options.completion_entries;
-    result = ::io_uring_queue_init_params(options.submission_entries, &ring, &parameters);
+    result = set_up(options, attempt.flags, ring);
     if (result == 0) {
       // Saves a look-up of the descriptor for each call, and binds the ring to this thread, whose
       // table it is registered in. A kernel without it is as good.
@@ -125,8 +144,23 @@ bool Ring::has_work_for_kernel() const noexcept {
          (flags & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN)) != 0;
 }
 
+/// With a submission thread most submissions are none.
+bool Ring::is_call_needed(Wait wait) const noexcept {
+  if (wait == Wait::kForOne || !has_submission_thread()) return true;
+  // Relaxed: only to count.
+  const unsigned flags = __atomic_load_n(ring_.sq.kflags, __ATOMIC_RELAXED);
+  return (flags & (IORING_SQ_NEED_WAKEUP | IORING_SQ_CQ_OVERFLOW)) != 0;
+}
+
+void Ring::hand_over() noexcept {
+  while (unsubmitted() != 0) {
+    enter(Wait::kNo);
+    if (has_submission_thread() && unsubmitted() != 0) ::sched_yield();
+  }
+}
+
 void Ring::enter(Wait wait) noexcept {
-  ++enter_calls_;
+  if (is_call_needed(wait)) ++enter_calls_;
   // io_uring_submit() collects completions too when the kernel has flagged some.
   const int result =
       wait == Wait::kForOne ? ::io_uring_submit_and_wait(&ring_, 1) : ::io_uring_submit(&ring_);

@@ -3,7 +3,9 @@
 
 #include <liburing.h>
 
+#include <chrono>
 #include <cstdint>
+#include <optional>
 #include <thread>
 
 #include "guestio/base/counter.h"
@@ -22,6 +24,19 @@ enum class RingMode : std::uint8_t {
 /// The name for messages: "deferred".
 [[nodiscard]] const char* to_text(RingMode mode) noexcept;
 
+/// A thread of the kernel's that takes what is started by itself: as long as it is awake,
+/// submitting is no system call. It uses a processor while it looks.
+struct SubmissionThread {
+  std::chrono::milliseconds idle{10};  ///< how long it looks in vain before it sleeps
+  std::optional<unsigned> cpu = std::nullopt;
+};
+
+/// How operations come to their end.
+enum class Completion : std::uint8_t {
+  kInterrupt,
+  kPolled,  ///< enter() asks the device; for direct I/O only (PolledRing)
+};
+
 struct RingOptions {
   unsigned submission_entries = 256;
   /// More than submission entries, because those are free again as soon as they are submitted. What
@@ -29,6 +44,9 @@ struct RingOptions {
   unsigned completion_entries = 4096;
   /// Modes better than this one are not tried.
   RingMode mode = RingMode::kDeferred;
+  Completion completion = Completion::kInterrupt;  ///< kPolled: together with kPlain only
+  /// Together with kInterrupt only. A kernel that refuses gives a ring without.
+  std::optional<SubmissionThread> submission_thread = std::nullopt;
 };
 
 /// Owns one ring.
@@ -46,6 +64,9 @@ class Ring {
   /// For registrations.
   [[nodiscard]] io_uring* raw() noexcept { return &ring_; }
   [[nodiscard]] RingMode mode() const noexcept { return mode_; }
+  [[nodiscard]] bool has_submission_thread() const noexcept {
+    return (ring_.flags & IORING_SETUP_SQPOLL) != 0;
+  }
 
   /// Whether the kernel knows IOSQE_CQE_SKIP_SUCCESS (5.17).
   [[nodiscard]] bool can_skip_completions() const noexcept {
@@ -58,7 +79,7 @@ class Ring {
   /// Whether the running kernel knows an IORING_OP_*. Slow; for set-up.
   [[nodiscard]] bool supports(int opcode) noexcept;
 
-  /// Entries that were taken with next_entry() since the last enter().
+  /// Entries that were taken with next_entry() and not by the kernel yet.
   [[nodiscard]] unsigned unsubmitted() const noexcept { return ::io_uring_sq_ready(&ring_); }
 
   /// Completions that can be taken without a system call.
@@ -72,9 +93,15 @@ class Ring {
   enum class Wait : std::uint8_t { kNo, kForOne };
   /// Submits all entries and collects the completions that wait, in one io_uring_enter. With
   /// kForOne it also sleeps until there is one, but may return early: look again and call again.
-  /// Requires for kNo: has_work_for_kernel().
+  /// Requires for kNo: has_work_for_kernel(), or a ring that polls.
+  /// A submission thread takes the entries some time after; while it is awake kNo is no call.
   /// A kernel that is short of memory is given a millisecond.
   void enter(Wait wait) noexcept;
+
+  /// Submits, and returns when the kernel has taken every entry.
+  void hand_over() noexcept;
+  /// Sleeps until a submission thread, if there is one, has made an entry free.
+  void wait_for_entry() noexcept { (void)::io_uring_sqring_wait(&ring_); }
 
   /// Calls of io_uring_enter. Any thread.
   [[nodiscard]] std::uint64_t enter_calls() const noexcept { return enter_calls_; }
@@ -82,6 +109,7 @@ class Ring {
  private:
   Ring(const io_uring& ring, RingMode mode) noexcept : ring_(ring), mode_(mode) {}
   void close() noexcept;
+  [[nodiscard]] bool is_call_needed(Wait wait) const noexcept;
 
   io_uring ring_;
   RingMode mode_;

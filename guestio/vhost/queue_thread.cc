@@ -8,6 +8,7 @@
 #include <future>
 
 #include "guestio/base/check.h"
+#include "guestio/base/log.h"
 
 namespace guestio::vhost {
 
@@ -54,7 +55,10 @@ Result<> QueueThread::set_up(const Options& options) {
   if (options.cpu) {
     if (auto pinned = run_on(*options.cpu); !pinned) return pinned;
   }
-  auto loop = uring::Loop::create({.ring = {}, .file_slots = kFileSlots});
+  uring::LoopOptions loop_options;
+  loop_options.file_slots = kFileSlots;
+  loop_options.ring.submission_thread = options.submission_thread;
+  auto loop = uring::Loop::create(loop_options);
   if (!loop) return fail(loop.error());
   loop_ = std::move(*loop);
   poller_ = std::make_unique<RingPoller>(*loop_, options.polling);
@@ -80,15 +84,37 @@ void QueueThread::call(std::move_only_function<void()> function) {
   finished.wait();
 }
 
+namespace {
+
+std::optional<uring::SubmissionThread> submission_thread(const QueueThreads::Options& options,
+                                                         std::size_t index) {
+  if (!options.has_submission_threads) return std::nullopt;
+  uring::SubmissionThread thread;
+  const auto& cpus = options.submission_cpus;
+  if (!cpus.empty()) thread.cpu = static_cast<unsigned>(cpus[index % cpus.size()]);
+  return thread;
+}
+
+}  // namespace
+
 Result<QueueThreads> QueueThreads::start(const Options& options) {
   QueueThreads threads;
+  bool lacks_one = false;
   for (std::size_t i = 0; i < options.count; ++i) {
     std::optional<int> cpu;
     if (!options.cpus.empty()) cpu = options.cpus[i % options.cpus.size()];
-    auto thread = QueueThread::start(
-        {.name = fmt::format("queue-{}", i), .polling = options.polling, .cpu = cpu});
+    auto thread = QueueThread::start({.name = fmt::format("queue-{}", i),
+                                      .polling = options.polling,
+                                      .cpu = cpu,
+                                      .submission_thread = submission_thread(options, i)});
     if (!thread) return fail(thread.error());
+    lacks_one |= options.has_submission_threads && !(*thread)->loop().has_submission_thread();
     threads.threads_.push_back(std::move(*thread));
+  }
+  if (lacks_one) {
+    log::warning(
+        "the kernel gives no submission thread: I/O is submitted by system calls (choose another "
+        "--sqpoll-cpus, or leave --sqpoll out)");
   }
   return threads;
 }

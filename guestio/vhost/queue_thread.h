@@ -34,6 +34,7 @@ class QueueThread {
     std::string name = "queue";  ///< at most 15 characters
     PollPolicy polling;
     std::optional<int> cpu = std::nullopt;  ///< the one processor that it runs on
+    std::optional<uring::SubmissionThread> submission_thread = std::nullopt;
   };
 
   /// Returns when the thread runs. Errors: those of the loop; host (no such processor).
@@ -74,7 +75,11 @@ class QueueThreads {
   struct Options {
     std::size_t count = 1;
     PollPolicy polling;
-    std::vector<int> cpus;  ///< thread i runs on the (i modulo size)th; empty: anywhere
+    std::vector<int> cpus = {};  ///< thread i runs on the (i modulo size)th; empty: anywhere
+    /// Each thread's ring gets a submission thread, on the (i modulo size)th of these; where the
+    /// kernel refuses it does without, and the log says so once.
+    bool has_submission_threads = false;
+    std::vector<int> submission_cpus = {};
   };
   /// Errors: as QueueThread::start().
   static Result<QueueThreads> start(const Options& options);

@@ -72,6 +72,8 @@ Vring::~Vring() {
   GUESTIO_CHECK(chains_out_ == 0, "a ring to be stopped before it goes away");
   poller_.remove(*this);
   counters_->fixed_regions.set(0);
+  // The last call to the driver may still wait to be taken, and goes to a ring that ends with this.
+  loop_.hand_over();
 }
 
 void Vring::begin_epoch(mem::GuestMemory memory) {

@@ -43,9 +43,12 @@ bool DirectTransfer::try_start(Io& io) noexcept {
   locked_ = std::move(*locked);
   io_ = &io;
   is_fixed_ = false;
+  is_polled_ = channel_.polls_;
   if (channel_.calls_.wanted(io.length)) {
     ++channel_.direct_calls_;
     finish(call());
+  } else if (is_polled_) {
+    channel_.polled_->start(*this);
   } else {
     channel_.loop_.start(*this);
   }
@@ -67,21 +70,28 @@ std::int32_t DirectTransfer::call() const noexcept {
 }
 
 void DirectTransfer::prepare(io_uring_sqe& entry) noexcept {
-  const auto piece = find_piece(channel_.loop_.fixed_memory(), locked_.segments());
+  // The loop's tables mean nothing to the other ring.
+  const auto piece =
+      is_polled_ ? std::nullopt : find_piece(channel_.loop_.fixed_memory(), locked_.segments());
   is_fixed_ = piece.has_value();
-  const TransferEntry transfer{.direction = is_read() ? Direction::kFromFile : Direction::kToFile,
-                               .file = channel_.file_,
-                               .offset = io_->offset,
-                               .segments = locked_.segments(),
-                               .piece = piece,
-                               .rw_flags = rw_flags()};
+  const TransferEntry transfer{
+      .direction = is_read() ? Direction::kFromFile : Direction::kToFile,
+      .file = is_polled_ ? uring::File(channel_.file_.fd()) : channel_.file_,
+      .offset = io_->offset,
+      .segments = locked_.segments(),
+      .piece = piece,
+      .rw_flags = rw_flags()};
   transfer.apply_to(entry);
 }
 
 void DirectTransfer::complete(std::int32_t result, std::uint32_t) noexcept {
   // Perhaps only the registration is at fault. As if nothing was moved: the long way does without
   // it when that is so.
-  const bool is_in_doubt = is_fixed_ && result == -EFAULT;
+  bool is_in_doubt = is_fixed_ && result == -EFAULT;
+  if (is_polled_ && result == -EOPNOTSUPP) {
+    channel_.stop_polling();
+    is_in_doubt = true;
+  }
   finish(is_in_doubt ? 0 : result);
 }
 

@@ -39,6 +39,7 @@ class DirectTransfer final : private uring::Operation, public boost::intrusive::
   FileChannel& channel_;
   Io* io_ = nullptr;       // while in flight
   bool is_fixed_ = false;  // the operation goes to registered memory
+  bool is_polled_ = false;
   buf::LockedIoBuffers locked_;
 };
 

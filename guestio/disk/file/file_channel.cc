@@ -74,8 +74,17 @@ Result<std::unique_ptr<FileChannel>> FileChannel::create(FileDisk& disk, uring::
       buf::BounceShare::of(bounce_limit),
       [&loop](buf::BounceAccount& account) { loop.post([&account] { account.serve(); }); });
   if (!bounce) return fail(bounce.error());
-  return std::unique_ptr<FileChannel>(
+  std::unique_ptr<uring::PolledRing> polled;
+  if (disk.completion() == Completion::kPolled) {
+    auto made = uring::PolledRing::create(loop);
+    if (!made) return fail(made.error());
+    polled = std::move(*made);
+  }
+  std::unique_ptr<FileChannel> self(
       new FileChannel(disk, loop, std::move(*bounce), loop.register_file(disk.fd_.get())));
+  self->polls_ = polled != nullptr;
+  self->polled_ = std::move(polled);
+  return self;
 }
 
 FileChannel::FileChannel(FileDisk& disk, uring::Loop& loop, buf::OpenBounceAccount bounce,
@@ -135,6 +144,12 @@ void FileChannel::finish_direct(Io& io, std::int32_t result) noexcept {
   // Whatever became of it, the kernel may have written.
   const Result<> marked = is_read ? io.buffers.mark_written() : Result<>();
   io.on_done(is_whole ? marked : Result<>(fail(to_error(result, is_read))));
+}
+
+void FileChannel::stop_polling() noexcept {
+  if (std::exchange(polls_, false)) {
+    log::warning("the image refuses I/O without interrupts (--iopoll) from now on: does without");
+  }
 }
 
 /// A disk that has nothing to do is not left waiting while a long batch is prepared for it: what is

@@ -20,6 +20,7 @@
 #include "guestio/task/task.h"
 #include "guestio/task/wait_queue.h"
 #include "guestio/uring/loop.h"
+#include "guestio/uring/polled_ring.h"
 
 namespace guestio::disk {
 
@@ -49,6 +50,8 @@ class FileChannel final : public Channel {
   [[nodiscard]] bool try_short_way(Io& io) noexcept;
   /// The end of the short way: done, failed, or to be begun again the long way.
   void finish_direct(Io& io, std::int32_t result) noexcept;
+  /// The file that could be polled cannot any more: what follows is finished by interrupts.
+  void stop_polling() noexcept;
 
   // One for each kind of request; each ends with io.on_done().
   task::Task<> serve(Io& io);
@@ -93,8 +96,10 @@ class FileChannel final : public Channel {
   buf::BounceCounters counters_;
   Counter direct_calls_;
   DirectCalls calls_;
-  std::deque<DirectTransfer> transfers_;  // never moved
-  IdleList idle_;                         // of those
+  std::unique_ptr<uring::PolledRing> polled_;  // or nothing: the loop's ring for everything
+  bool polls_ = false;                         // until the file refuses
+  std::deque<DirectTransfer> transfers_;       // never moved
+  IdleList idle_;                              // of those
 
   bool is_flushing_ = false;  // flush_in_rounds() runs
   std::array<task::WaitQueue, 2> flush_waiters_;

@@ -11,6 +11,7 @@
 #include "guestio/base/log.h"
 #include "guestio/disk/file/direct_calls.h"
 #include "guestio/disk/file/file_channel.h"
+#include "guestio/disk/file/polled_file.h"
 
 namespace guestio::disk {
 
@@ -107,6 +108,17 @@ Result<DiskInfo> describe(int fd, const FileFacts& facts, const FileDiskOptions&
   return info;
 }
 
+Completion choose_completion(int fd, const FileFacts& facts, const FileDiskOptions& options) {
+  if (options.completion == Completion::kInterrupt) return Completion::kInterrupt;
+  const Result<> able =
+      options.caching == Caching::kDirect
+          ? check_polled_reads(fd, facts.size.raw(), facts.direct.block())
+          : fail(ErrorKind::kUnsupported, "polling with --buffered, which asks no device");
+  if (able) return Completion::kPolled;
+  log::warning("--iopoll is left out, completions come by interrupt: {}", able.error().to_string());
+  return Completion::kInterrupt;
+}
+
 }  // namespace
 
 FileDisk::FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const DiskInfo& info,
@@ -117,6 +129,7 @@ FileDisk::FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const Di
       facts_(facts),
       info_(info),
       calls_pay_(direct_calls_pay(fd_.get(), facts.size.raw(), facts.direct.block())),
+      completion_(choose_completion(fd_.get(), facts, options)),
       bounce_memory_(options.bounce_memory),
       caching_(options.caching) {
   if (calls_pay_) log::debug("the image is memory: it is read and written without the ring");

@@ -28,12 +28,17 @@ enum class Claiming {
   kOnRequest,  ///< from claim() to release(): others use the image meanwhile
 };
 
+/// How direct I/O comes to its end.
+using uring::Completion;
+
 struct FileDiskOptions {
   std::string path;
   ImageUse use = ImageUse::kReadWrite;
   Caching caching = Caching::kDirect;
   /// What the guest is told; smaller than what the file takes is served by read-modify-write.
   ByteCount block_size = ByteCount(512);
+  /// kPolled: where the file's device can; where not, one line in the log says why.
+  Completion completion = Completion::kInterrupt;
   BounceMemory bounce_memory = BounceMemory::kWhereUnlimited;
   Claiming claiming = Claiming::kAtOnce;
 };
@@ -56,6 +61,8 @@ class FileDisk {
   /// this returns; one that has shrunk is left as it was. Returns the size, in whole blocks. One
   /// thread at a time. Errors: unsupported (it shrank), misaligned (as in open()), host.
   Result<ByteCount> notice_size();
+  /// What was possible of what was asked for.
+  [[nodiscard]] Completion completion() const noexcept { return completion_; }
   [[nodiscard]] const buf::DirectIoLimits& limits() const noexcept { return facts_.direct; }
 
   // With Claiming::kOnRequest; otherwise they do nothing. One thread.
@@ -87,6 +94,7 @@ class FileDisk {
   const FileFacts facts_;
   DiskInfo info_;         // constant but for the size
   const bool calls_pay_;  // direct_calls_pay()
+  const Completion completion_;
   const BounceMemory bounce_memory_;
   const Caching caching_;
   std::atomic<int> lost_by_ = 0;  // errno of the first flush of the page cache that failed

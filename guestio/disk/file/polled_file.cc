@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/disk/file/polled_file.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "guestio/base/align.h"
+#include "guestio/base/mapping.h"
+#include "guestio/base/units.h"
+#include "guestio/uring/ring.h"
+
+namespace guestio::disk {
+
+namespace {
+
+/// Where bytes have been written, or -1.
+std::int64_t find_written(int fd) noexcept {
+  const off_t found = ::lseek(fd, 0, SEEK_DATA);
+  // Block devices know no holes.
+  return found < 0 && errno != ENXIO ? 0 : found;
+}
+
+Result<std::int32_t> read_polled(int fd, std::span<std::byte> to, std::uint64_t offset) {
+  auto ring = uring::Ring::create({.submission_entries = 1,
+                                   .completion_entries = 2,
+                                   .mode = uring::RingMode::kPlain,
+                                   .completion = uring::Completion::kPolled});
+  if (!ring) return fail(ring.error());
+  ::io_uring_prep_read(ring->next_entry(), fd, to.data(), static_cast<unsigned>(to.size()), offset);
+  do ring->enter(uring::Ring::Wait::kNo);
+  while (ring->completions_ready() == 0);
+  return ring->take_completion().res;
+}
+
+}  // namespace
+
+Result<> check_polled_reads(int fd, std::uint64_t size, std::uint64_t block) {
+  const std::uint64_t bytes = std::max(std::uint64_t{kPageSize}, block);
+  const std::int64_t written = find_written(fd);
+  if (written < 0 || size < bytes) {
+    return fail(ErrorKind::kUnsupported, "polling a file without written blocks to try it on");
+  }
+  const std::uint64_t offset = std::min(align_down(static_cast<std::uint64_t>(written), bytes),
+                                        align_down(size - bytes, bytes));
+  auto buffers = Mapping::anonymous(2 * bytes);
+  if (!buffers) return fail(buffers.error());
+  const auto polled = buffers->bytes().first(bytes);
+  const auto plain = buffers->bytes().last(bytes);
+  const auto got = read_polled(fd, polled, offset);
+  if (!got) return fail(got.error());
+  const auto whole = static_cast<std::int32_t>(bytes);
+  if (*got == -EOPNOTSUPP) return fail(ErrorKind::kUnsupported, "polling this file's device");
+  if (*got < 0) return fail(Error::host(-*got, "poll a read of the image"));
+  // The bytes are looked at too: a success alone says little.
+  if (*got != whole || ::pread(fd, plain.data(), bytes, static_cast<off_t>(offset)) != whole ||
+      std::memcmp(polled.data(), plain.data(), bytes) != 0) {
+    return fail(ErrorKind::kUnsupported, "polling this file: it returned other bytes");
+  }
+  return {};
+}
+
+}  // namespace guestio::disk

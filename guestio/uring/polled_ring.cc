@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/uring/polled_ring.h"
+
+#include <bit>
+
+#include "guestio/base/check.h"
+
+namespace guestio::uring {
+
+Result<std::unique_ptr<PolledRing>> PolledRing::create(Loop& loop) {
+  auto ring = Ring::create({.mode = RingMode::kPlain, .completion = Completion::kPolled});
+  if (!ring) return fail(ring.error());
+  return std::unique_ptr<PolledRing>(new PolledRing(loop, std::move(*ring)));
+}
+
+PolledRing::~PolledRing() {
+  GUESTIO_CHECK(in_flight_ == 0, "no operation in flight when a polled ring ends");
+}
+
+void PolledRing::start(Operation& operation) noexcept {
+  GUESTIO_CHECK(loop_.is_own_thread(), "operations to be started on the loop's own thread");
+  GUESTIO_CHECK(!operation.in_flight(), "an operation to be started when it is not in flight");
+  ++in_flight_;
+  if (!waiting_.is_empty() || !try_prepare(operation)) {
+    operation.state_ = Operation::State::kQueued;
+    waiting_.push_back(operation);
+  }
+  loop_.at_batch_end(*this);
+}
+
+bool PolledRing::try_prepare(Operation& operation) noexcept {
+  io_uring_sqe* const entry = ring_.next_entry();
+  if (entry == nullptr) return false;
+  operation.state_ = Operation::State::kSubmitted;
+  operation.prepare(*entry);
+  entry->user_data = reinterpret_cast<std::uintptr_t>(&operation);
+  return true;
+}
+
+void PolledRing::run() noexcept {
+  while (Operation* const operation = waiting_.front()) {
+    if (!try_prepare(*operation)) break;
+    operation->unlink();
+  }
+  // Submits, and asks the device.
+  ring_.enter(Ring::Wait::kNo);
+  for (unsigned left = ring_.completions_ready(); left > 0; --left) {
+    const io_uring_cqe completion = ring_.take_completion();
+    // Safe: every entry has the address of an operation, which lives until it is complete.
+    auto* const operation =
+        std::bit_cast<Operation*>(static_cast<std::uintptr_t>(completion.user_data));
+    operation->state_ = Operation::State::kIdle;
+    --in_flight_;
+    operation->complete(completion.res, completion.flags);
+  }
+  if (in_flight_ != 0) loop_.at_batch_end(*this);
+}
+
+}  // namespace guestio::uring

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/mem/dirty_log.h"
 
+#include <atomic>
+
 #include "guestio/mem/recover.h"
 
 namespace guestio::mem {
@@ -37,6 +39,9 @@ Result<DirtyLog> DirtyLog::for_memory(ByteCount memory) {
 
 Result<> DirtyLog::mark(AddressRange written) const noexcept {
   if (written.is_empty()) return {};
+  // A bit that is found set is left alone, and may be taken right after. The bytes have to be there
+  // for whoever takes it: a processor may otherwise look at the bit before its stores are seen.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
   std::uint64_t page = Gpn::containing(written.start()).raw();
   const std::uint64_t last = Gpn::containing(written.last()).raw();
   while (page <= last) {

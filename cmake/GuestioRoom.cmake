@@ -10,8 +10,8 @@ set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 
 option(GUESTIO_WERROR "Treat warnings as errors" ON)
 set(GUESTIO_SANITIZE "" CACHE STRING "Sanitizers to build with, as for -fsanitize=")
-# For builds that are made to be run once: a room is one translation unit, tests share compiled
-# headers, are not optimised, and run a room at a time. The others compile each file as it stands.
+# For builds that are made to be run once: a room is one translation unit, its tests are not
+# optimised, and run all at once. The others compile each file as it stands.
 string(COMPARE NOTEQUAL "${GUESTIO_SANITIZE}" "" is_run_once)
 option(GUESTIO_QUICK_BUILD "Spend as little of the compiler's time as possible" ${is_run_once})
 option(GUESTIO_COVERAGE "Build for coverage reports" OFF)
@@ -65,6 +65,15 @@ function(guestio_room NAME)
   endif()
 endfunction()
 
+# guestio_test_options(TARGET): what tests and the headers that they share are compiled with. The
+# last two let ccache see through compiled headers.
+function(guestio_test_options TARGET)
+  target_compile_options(${TARGET} PRIVATE
+    $<$<BOOL:${GUESTIO_QUICK_BUILD}>:-O0>
+    $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>
+    $<$<CXX_COMPILER_ID:Clang>:SHELL:-Xclang -fno-pch-timestamp>)
+endfunction()
+
 # guestio_test(NAME SOURCES files... DEPENDS targets... [PREFIX text] [TIMEOUT seconds] [EACH])
 # EACH: its tests run one by one whatever the build, so that long ones run side by side.
 function(guestio_test NAME)
@@ -74,10 +83,8 @@ function(guestio_test NAME)
   endif()
   add_executable(${NAME} ${TEST_SOURCES})
   target_link_libraries(${NAME} PRIVATE ${TEST_DEPENDS} guestio_flags GTest::gmock_main)
-  if(GUESTIO_QUICK_BUILD)
-    target_compile_options(${NAME} PRIVATE -O0)
-    target_precompile_headers(${NAME} REUSE_FROM guestio_test_headers)
-  endif()
+  target_precompile_headers(${NAME} REUSE_FROM guestio_test_headers)
+  guestio_test_options(${NAME})
   if(GUESTIO_QUICK_BUILD AND NOT TEST_EACH)
     add_test(NAME ${NAME} COMMAND ${NAME})
     set_tests_properties(${NAME} PROPERTIES TIMEOUT 600)

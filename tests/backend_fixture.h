@@ -16,8 +16,8 @@
 namespace guestio::tests {
 
 /// The guestio-blk that this build made.
-inline const std::string kBackendProgram = GUESTIO_BLK_PROGRAM;
-inline const std::string kLoadProgram = GUESTIO_LOAD_PROGRAM;
+inline constexpr const char* kBackendProgram = GUESTIO_BLK_PROGRAM;
+inline constexpr const char* kLoadProgram = GUESTIO_LOAD_PROGRAM;
 
 /// What became of a guestio-blk that was not meant to serve.
 struct Outcome {
@@ -36,6 +36,12 @@ inline void expect_complaint(const Outcome& outcome, const std::string& words) {
   EXPECT_EQ(outcome.status, 2) << outcome.output;
   EXPECT_EQ(std::ranges::count(outcome.output, '\n'), 1) << outcome.output;
   EXPECT_NE(outcome.output.find(words), std::string::npos) << outcome.output;
+}
+
+/// How many operations a verification makes: those of a build for looking at threads or memory take
+/// many times as long each.
+inline std::string operations(unsigned usual) {
+  return std::to_string(GUESTIO_IS_SANITIZED ? usual / 4 : usual);
 }
 
 /// A running guestio-blk on an image of 16 MiB.

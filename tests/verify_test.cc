@@ -42,12 +42,13 @@ class VerifyTest : public BackendTest, public ::testing::WithParamInterface<Peer
 };
 
 TEST_P(VerifyTest, EveryByteIsWhereItBelongs) {
-  const std::string output = load({"verify", "--ops", "20000", "--seed", "7", "--iodepth", "32"});
-  EXPECT_NE(output.find("20000"), std::string::npos) << output;
+  const std::string output =
+      load({"verify", "--ops", operations(20000), "--seed", "7", "--iodepth", "32"});
+  EXPECT_NE(output.find(operations(20000)), std::string::npos) << output;
 }
 
 TEST_P(VerifyTest, EveryByteIsWhereItBelongsOnTwoQueues) {
-  load({"verify", "--ops", "10000", "--seed", "8", "--iodepth", "16", "--numjobs", "2"});
+  load({"verify", "--ops", operations(10000), "--seed", "8", "--iodepth", "16", "--numjobs", "2"});
 }
 
 TEST_P(VerifyTest, InfoShowsTheDisk) {
@@ -84,12 +85,12 @@ class VerifyPackedTest : public BackendTest {
 
 TEST_F(VerifyPackedTest, EveryByteIsWhereItBelongsOnTwoQueues) {
   start({"--num-queues", "2"});
-  load({"verify", "--ops", "20000", "--seed", "7", "--iodepth", "32", "--numjobs", "2"});
+  load({"verify", "--ops", operations(20000), "--seed", "7", "--iodepth", "32", "--numjobs", "2"});
 }
 
 TEST_F(VerifyPackedTest, EveryByteIsWhereItBelongsWithoutEventIndexAndTables) {
   start();
-  load({"verify", "--ops", "5000", "--seed", "9", "--no-event-idx", "--no-indirect"});
+  load({"verify", "--ops", operations(5000), "--seed", "9", "--no-event-idx", "--no-indirect"});
 }
 
 TEST_F(VerifyPackedTest, ALoadIsMeasuredAndTheDiskShown) {
@@ -110,7 +111,7 @@ class VerifyImageTest : public BackendTest {
  protected:
   void verify(const std::vector<std::string>& options = {}) {
     start(options);
-    testing::ChildProcess child({kLoadProgram, "verify", "--ops", "10000", "--seed", "3",
+    testing::ChildProcess child({kLoadProgram, "verify", "--ops", operations(10000), "--seed", "3",
                                  "--iodepth", "32", "--socket-path", socket_});
     EXPECT_EQ(child.wait(std::chrono::seconds(120)), 0) << child.output() << backend_->output();
     stop();
@@ -128,7 +129,7 @@ class VerifyFixedTest : public BackendTest, public ::testing::WithParamInterface
 };
 
 TEST_P(VerifyFixedTest, EveryByteIsWhereItBelongs) {
-  std::vector<std::string> arguments = {kLoadProgram, "verify", "--ops",         "10000",
+  std::vector<std::string> arguments = {kLoadProgram, "verify", "--ops",         operations(10000),
                                         "--seed",     "5",      "--iodepth",     "32",
                                         "--numjobs",  "2",      "--socket-path", socket_};
   if (ring_kind() == "Packed") arguments.push_back("--packed");
@@ -164,8 +165,8 @@ class VerifyWithoutLockedMemoryTest : public BackendTest {
 };
 
 TEST_F(VerifyWithoutLockedMemoryTest, EveryByteIsWhereItBelongsAndEachRefusalIsToldOnce) {
-  testing::ChildProcess child({kLoadProgram, "verify", "--ops", "5000", "--seed", "6", "--iodepth",
-                               "32", "--numjobs", "2", "--socket-path", socket_});
+  testing::ChildProcess child({kLoadProgram, "verify", "--ops", operations(5000), "--seed", "6",
+                               "--iodepth", "32", "--numjobs", "2", "--socket-path", socket_});
   EXPECT_EQ(child.wait(std::chrono::seconds(120)), 0) << child.output() << backend_->output();
   stop();
   const std::string log = backend_->output();

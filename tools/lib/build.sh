@@ -8,6 +8,8 @@ use_ccache() {
     GUESTIO_CCACHE=ccache
   fi
   export GUESTIO_CCACHE="${GUESTIO_CCACHE:-}"
+  # What tests share is a compiled header, which ccache refuses without this.
+  export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros}
 }
 
 # configure_preset PRESET

@@ -123,13 +123,14 @@ TEST_F(BlockDeviceTest, DiscardAndWriteZeroesDoWhatTheySay) {
                              vblk::RangeSegment{100, 1, vblk::kRangeUnmap}};
   EXPECT_EQ(guest->perform(Type::kWriteZeroes, 0, std::as_bytes(std::span(zeroes)), 0).status, 0);
   auto expected = pattern;
-  std::fill_n(expected.begin() + 8 * 512, 16 * 512, std::byte{0});
-  std::fill_n(expected.begin() + 100 * 512, 512, std::byte{0});
+  constexpr std::ptrdiff_t kSector = 512;
+  std::fill_n(expected.begin() + 8 * kSector, 16 * kSector, std::byte{0});
+  std::fill_n(expected.begin() + 100 * kSector, kSector, std::byte{0});
   EXPECT_EQ(guest->read(0, pattern.size()).data, expected);
   const vblk::RangeSegment discard{1024, 1024, 0};
   EXPECT_EQ(guest->perform(Type::kDiscard, 0, std::as_bytes(std::span(&discard, 1)), 0).status, 0);
-  EXPECT_EQ(guest->read(0, 1024 * 512).data,
-            std::vector(expected.begin(), expected.begin() + 1024 * 512));
+  EXPECT_EQ(guest->read(0, std::size_t{1024} * kSector).data,
+            std::vector(expected.begin(), expected.begin() + 1024 * kSector));
 }
 
 TEST_F(BlockDeviceTest, Rule30TheSectorOfAFlushIsIgnored) {
@@ -207,8 +208,9 @@ TEST_F(BlockDeviceTest, QueuesWorkSideBySideAndSomeNeedNeverStart) {
   const auto guest = connect({.queues = 3});
   for (std::uint32_t queue = 0; queue < 3; ++queue) {
     const auto pattern = make_pattern(4096, queue);
-    EXPECT_EQ(guest->perform(Type::kOut, queue * 8, pattern, 0, 0, queue).status, 0);
-    EXPECT_EQ(guest->perform(Type::kIn, queue * 8, {}, 4096, 0, (queue + 1) % 3).data, pattern);
+    const std::uint64_t sector = std::uint64_t{queue} * 8;
+    EXPECT_EQ(guest->perform(Type::kOut, sector, pattern, 0, 0, queue).status, 0);
+    EXPECT_EQ(guest->perform(Type::kIn, sector, {}, 4096, 0, (queue + 1) % 3).data, pattern);
   }
 }
 

@@ -128,7 +128,7 @@ TEST_F(HostileFrontendTest, MemoryTablesThatMakeNoSenseAreRefused) {
   const auto guest = connect();
   const int fd = guest->memory().fd();
   const std::uint64_t size = guest->memory().whole().size;
-  const auto table = [&](std::vector<vhost::MemoryRegion> regions) {
+  const auto table = [&](const std::vector<vhost::MemoryRegion>& regions) {
     std::vector<vhost::Frontend::Region> all;
     for (const auto& region : regions) all.push_back({region, fd});
     return guest->frontend().set_mem_table(all);

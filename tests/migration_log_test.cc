@@ -114,19 +114,20 @@ INSTANTIATE_TEST_SUITE_P(Rings, MigrationLogTest, ::testing::Bool(),
                          [](const auto& kind) { return kind.param ? "Packed" : "Split"; });
 
 TEST_P(MigrationLogTest, Rule5And42LoggingIsSwitchedOnAndOffWhileTheRingRuns) {
+  constexpr std::size_t kFourPages = 16384;
   ASSERT_TRUE(use(log_));
-  EXPECT_EQ(guest_->read(0, 4 * 4096).status, 0);
+  EXPECT_EQ(guest_->read(0, kFourPages).status, 0);
   EXPECT_EQ(take(log_), Pages{}) << "not switched on";
   switch_logging(true);
   EXPECT_EQ(take(log_), ring_pages()) << "what is not known of the ring";
-  EXPECT_EQ(guest_->read(0, 4 * 4096).status, 0);
+  EXPECT_EQ(guest_->read(0, kFourPages).status, 0);
   const std::uint64_t page = status_page();
   EXPECT_EQ(take(log_), with_ring({page, page + 1, page + 2, page + 3, page + 4}));
-  EXPECT_EQ(guest_->write(0, std::vector<std::byte>(4 * 4096)).status, 0);
+  EXPECT_EQ(guest_->write(0, std::vector<std::byte>(kFourPages)).status, 0);
   EXPECT_EQ(take(log_), with_ring({page})) << "a write gives nothing but its status";
   switch_logging(false);
   (void)take(log_);
-  EXPECT_EQ(guest_->read(0, 4 * 4096).status, 0);
+  EXPECT_EQ(guest_->read(0, kFourPages).status, 0);
   EXPECT_EQ(take(log_), Pages{});
 }
 

@@ -34,7 +34,7 @@ class HandMadeRing {
   HandMadeRing(testing::BlkGuest& guest, std::uint32_t index)
       : frontend_(guest.frontend()),
         index_(index),
-        memory_(guest.scratch().part(index * 65536, 65536)),
+        memory_(guest.scratch().part(std::size_t{index} * 65536, 65536)),
         driver_(*virtio::SplitDriverQueue::create(parts(), kFeatures)) {}
 
   /// All but the descriptors.

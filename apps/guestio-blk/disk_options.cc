@@ -49,7 +49,7 @@ Complaint set_name(DiskOptions& disk, std::string_view value) {
 Complaint set_fd(DiskOptions& disk, std::string_view value) {
   const auto fd = parse_number<int>(value);
   if (!fd || *fd < 0) return complain("takes the number of a descriptor");
-  disk.socket_fd = *fd;
+  disk.socket_fd = fd;
   return {};
 }
 

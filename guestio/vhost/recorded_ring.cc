@@ -39,7 +39,7 @@ Result<RecordedRing> RecordedRing::create_split(Setup setup, std::byte* region) 
   auto ring = virtio::DeviceRing::create(setup.parts, setup.features, base);
   if (!ring) return fail(ring.error());
   return RecordedRing(std::move(*ring), std::move(setup.inflight),
-                      SplitRecord{std::move(*record), std::move(left.heads)});
+                      SplitRecord{*record, std::move(left.heads)});
 }
 
 Result<RecordedRing> RecordedRing::create_packed(Setup setup, std::byte* region) {

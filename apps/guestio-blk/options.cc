@@ -33,21 +33,14 @@ EarlyExit usage_error(const std::string& text) {
   return {fmt::format("guestio-blk: {} (--help shows the options)\n", text), kExitUsage};
 }
 
-/// What was said, before it is put together: the command line wins over the file.
+/// What was said, before it is put together.
 struct Words {
   std::vector<std::pair<std::string, std::string>> of_one_disk;
-  std::vector<std::string> disks;
+  std::vector<std::string> disks;  ///< one text for each --disk
   std::string config_path;
-  std::string control_path;
   std::vector<std::string> ask;
-  std::optional<std::size_t> threads;
-  std::optional<std::vector<int>> cpus;
-  std::optional<std::string> poll;
-  std::optional<std::uint32_t> poll_max_us;
-  bool has_submission_threads = false;
-  std::optional<std::vector<int>> submission_cpus;
-  bool is_verbose = false;
   bool wants_capabilities = false;
+  ConfigFile rest;  ///< what a file may say as well; it wins over the file
 };
 
 void add_disk_options(CLI::App& app, Words& words) {
@@ -74,32 +67,33 @@ void add_other_options(CLI::App& app, Words& words) {
   app.add_option("--config", words.config_path,
                  "file in TOML with a [[disk]] for each disk, and with threads, cpus, poll, "
                  "poll-max-us, sqpoll, sqpoll-cpus, control and verbose");
-  app.add_option("--threads", words.threads,
+  app.add_option("--threads", words.rest.threads,
                  "threads that the queues of all disks share in turn (default: one for each queue, "
                  "64 at most)");
-  app.add_option("--cpus", words.cpus, "processors that the threads are pinned to, in turn: 2,3")
+  app.add_option("--cpus", words.rest.cpus,
+                 "processors that the threads are pinned to, in turn: 2,3")
       ->delimiter(',')
       ->check(CLI::NonNegativeNumber);
-  app.add_option("--poll-max-us", words.poll_max_us,
+  app.add_option("--poll-max-us", words.rest.poll_max_us,
                  "longest time that a thread looks for more work before it sleeps; 0: never "
                  "(default 32)");
-  app.add_option("--poll", words.poll,
+  app.add_option("--poll", words.rest.poll,
                  "look so long while that pays (adaptive, the default), each time (fixed), or "
                  "without end while a guest is there (always)");
-  app.add_flag("--sqpoll", words.has_submission_threads,
+  app.add_flag("--sqpoll", words.rest.has_submission_threads,
                "have a thread of the kernel's submit I/O, one for each of ours: saves system calls "
                "and costs a processor while it looks");
-  app.add_option("--sqpoll-cpus", words.submission_cpus,
+  app.add_option("--sqpoll-cpus", words.rest.submission_cpus,
                  "processors that the kernel's threads are pinned to, in turn")
       ->delimiter(',')
       ->check(CLI::NonNegativeNumber);
-  app.add_option("--control", words.control_path,
+  app.add_option("--control", words.rest.control_path,
                  "unix socket for commands: statistics, resize, ... (JSON, a line each)");
   app.add_option("--ask", words.ask,
                  "PATH COMMAND [DISK]: does not serve, but sends a command to the process whose "
                  "--control is PATH and prints the answer; the command help lists them")
       ->expected(2, 3);
-  app.add_flag("--verbose", words.is_verbose, "log more");
+  app.add_flag("--verbose", words.rest.is_verbose, "log more");
   app.add_flag("--print-capabilities", words.wants_capabilities,
                "print what this backend can do as JSON and exit");
 }
@@ -127,17 +121,18 @@ Complaint read_one_disk(const Words& words, Options& options) {
 /// The file's settings where the command line has none.
 Complaint read_config(Words& words, Options& options) {
   if (words.config_path.empty()) return {};
-  auto config = read_config_file(words.config_path);
-  if (!config) return std::unexpected(config.error());
-  options.disks = std::move(config->disks);
-  if (!words.threads) words.threads = config->threads;
-  if (!words.cpus) words.cpus = config->cpus;
-  if (!words.poll) words.poll = config->poll;
-  if (!words.poll_max_us) words.poll_max_us = config->poll_max_us;
-  words.has_submission_threads |= config->has_submission_threads;
-  if (!words.submission_cpus) words.submission_cpus = config->submission_cpus;
-  if (words.control_path.empty()) words.control_path = config->control_path;
-  words.is_verbose |= config->is_verbose;
+  auto file = read_config_file(words.config_path);
+  if (!file) return std::unexpected(file.error());
+  ConfigFile& said = words.rest;
+  options.disks = std::move(file->disks);
+  if (!said.threads) said.threads = file->threads;
+  if (!said.cpus) said.cpus = file->cpus;
+  if (!said.poll) said.poll = file->poll;
+  if (!said.poll_max_us) said.poll_max_us = file->poll_max_us;
+  said.has_submission_threads |= file->has_submission_threads;
+  if (!said.submission_cpus) said.submission_cpus = file->submission_cpus;
+  if (said.control_path.empty()) said.control_path = file->control_path;
+  said.is_verbose |= file->is_verbose;
   return {};
 }
 
@@ -190,23 +185,23 @@ Complaint check_together(const std::vector<DiskOptions>& disks, const std::strin
   return {};
 }
 
-Complaint read_threads(const Words& words, Options& options) {
-  if (words.threads && (*words.threads == 0 || *words.threads > kMostThreads)) {
+Complaint read_threads(const ConfigFile& said, Options& options) {
+  if (said.threads && (*said.threads == 0 || *said.threads > kMostThreads)) {
     return std::unexpected(fmt::format("--threads takes 1 to {}", kMostThreads));
   }
   const auto queues =
       std::accumulate(options.disks.begin(), options.disks.end(), std::size_t{0},
                       [](std::size_t sum, const DiskOptions& disk) { return sum + disk.queues; });
-  options.threads = words.threads.value_or(std::min(queues, kMostThreads));
-  options.cpus = words.cpus.value_or(std::vector<int>());
-  options.has_submission_threads = words.has_submission_threads;
-  options.submission_cpus = words.submission_cpus.value_or(std::vector<int>());
-  const std::string poll = words.poll.value_or("adaptive");
+  options.threads = said.threads.value_or(std::min(queues, kMostThreads));
+  options.cpus = said.cpus.value_or(std::vector<int>());
+  options.has_submission_threads = said.has_submission_threads;
+  options.submission_cpus = said.submission_cpus.value_or(std::vector<int>());
+  const std::string poll = said.poll.value_or("adaptive");
   if (poll != "adaptive" && poll != "fixed" && poll != "always") {
     return std::unexpected("--poll takes adaptive, fixed or always");
   }
   const auto usual = std::chrono::duration_cast<std::chrono::microseconds>(options.polling.most);
-  const std::uint32_t most = words.poll_max_us.value_or(static_cast<std::uint32_t>(usual.count()));
+  const std::uint32_t most = said.poll_max_us.value_or(static_cast<std::uint32_t>(usual.count()));
   if (most > kMostPollUs) {
     return std::unexpected(fmt::format("--poll-max-us takes 0 to {}", kMostPollUs));
   }
@@ -217,12 +212,12 @@ Complaint read_threads(const Words& words, Options& options) {
 std::expected<Options, std::string> put_together(Words& words) {
   Options options;
   if (auto read = read_disks(words, options); !read) return std::unexpected(read.error());
-  if (auto checked = check_together(options.disks, words.control_path); !checked) {
+  if (auto checked = check_together(options.disks, words.rest.control_path); !checked) {
     return std::unexpected(checked.error());
   }
-  if (auto read = read_threads(words, options); !read) return std::unexpected(read.error());
-  options.control_path = words.control_path;
-  options.is_verbose = words.is_verbose;
+  if (auto read = read_threads(words.rest, options); !read) return std::unexpected(read.error());
+  options.control_path = words.rest.control_path;
+  options.is_verbose = words.rest.is_verbose;
   return options;
 }
 

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <bitset>
 #include <cstdint>
 #include <optional>
+#include <span>
 
 #include "guestio/base/unique_fd.h"
 #include "guestio/task/event.h"
@@ -11,6 +13,7 @@
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
 #include "guestio/vhost/message_io.h"
+#include "guestio/vhost/messages.h"
 
 namespace guestio::vhost {
 
@@ -40,6 +43,13 @@ class BackendChannel {
   /// Sends CONFIG_CHANGE_MSG, or keeps it while the device is suspended. Without a connection
   /// nothing is kept: a front-end reads the configuration when it sets the device up.
   void tell_config_changed() noexcept;
+  // For rings whose front-end takes events as messages. Both are kept until they can be said: an
+  // event that is lost would leave a driver waiting.
+
+  /// Sends VRING_CALL for a ring. Requires: index < kMaxQueues.
+  void tell_called(std::uint16_t ring) noexcept;
+  /// Sends VRING_ERR for a ring. Requires: index < kMaxQueues.
+  void tell_broken(std::uint16_t ring) noexcept;
   /// While no ring runs a backend has to keep its news to itself (vhost-user, "Suspended device
   /// state").
   void set_suspended(bool is_suspended) noexcept;
@@ -51,12 +61,22 @@ class BackendChannel {
     task::StopSource stop;
   };
 
+  /// What is to be said about rings.
+  using Rings = std::bitset<kMaxQueues>;
+
   task::Task<> talk();
-  task::Task<Result<>> say(BackendRequest request);
+  task::Task<Result<>> say_next();
+  task::Task<Result<>> say(BackendRequest request, std::span<const std::byte> payload);
+  [[nodiscard]] bool has_news() const noexcept {
+    return !is_suspended_ && (has_config_changed_ || called_.any() || broken_.any());
+  }
 
   uring::Loop& home_;
   std::optional<Conversation> conversation_;
   bool has_config_changed_ = false;
+  Rings called_;
+  Rings broken_;
+  std::uint16_t turn_ = 0;  // the ring that was spoken of last
   bool is_suspended_ = true;
   task::Event news_;
   task::Scope talking_;

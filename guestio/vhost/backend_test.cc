@@ -171,21 +171,6 @@ TEST_F(BackendTest, Rule4ASocketThatIsNoneOrWasNotNegotiatedIsRefused) {
   EXPECT_TRUE(frontend_->set_backend_req_fd(theirs.get()));
 }
 
-/// QEMU takes every bit that it has a number for, whether it knows what it means or not: offered to
-/// it, in-band notifications would be negotiated and then not understood.
-TEST_F(BackendTest, Rule10InBandNotificationsAreNeitherOfferedNorTaken) {
-  negotiate(kHears);
-  const ProtocolBits offered = frontend_->negotiated().offered_protocol;
-  EXPECT_EQ(offered & kProtocolInbandNotifications, 0u);
-  EXPECT_EQ(offered >> 20, 0u) << "bits that have moved between versions";
-  EXPECT_FALSE(frontend_->set_protocol_features(kHears | kProtocolInbandNotifications));
-  EXPECT_FALSE(frontend_->set_protocol_features(kProtocolInbandNotifications));
-  const VringState kick{0, 0};
-  EXPECT_FALSE(frontend_->tell(std::to_underlying(FrontendRequest::kVringKick),
-                               std::as_bytes(std::span(&kick, 1))));
-  EXPECT_TRUE(frontend_->get_features().has_value()) << "not fatal";
-}
-
 TEST_F(BackendTest, TheStatusIsWhatTheDriverWrote) {
   negotiate(kProtocolReplyAck | kProtocolStatus);
   EXPECT_EQ(frontend_->get_status(), 0u);

@@ -36,6 +36,8 @@ Session::Session(const Parts& parts, UniqueFd socket) : parts_(parts), socket_(s
   for (std::size_t i = 0; i < parts.queues.size(); ++i) {
     rings_.push_back(std::make_unique<VringControl>(*parts.queues[i], parts.home,
                                                     static_cast<std::uint16_t>(i)));
+    inband_.push_back(
+        std::make_unique<InbandRing>(parts.home, channel_, static_cast<std::uint16_t>(i)));
   }
 }
 
@@ -58,6 +60,10 @@ task::Task<> Session::run() {
     co_await std::move(resetting);
   }
   note_rings();
+  for (const auto& ring : inband_) {
+    auto closing_ring = ring->close();
+    co_await std::move(closing_ring);
+  }
   auto closing = channel_.close();
   co_await std::move(closing);
   memory_.reset();
@@ -171,8 +177,9 @@ Result<Session::Answer> Session::obey_at_once(FrontendRequest request) {
     case FrontendRequest::kSetInflightFd: return set_inflight();
     case FrontendRequest::kGetStatus: return get_status();
     case FrontendRequest::kGetMaxMemSlots: return get_max_memory_slots();
-    case FrontendRequest::kSetVringCall: return set_vring_descriptor(&VringControl::set_call);
-    case FrontendRequest::kSetVringErr: return set_vring_descriptor(&VringControl::set_error);
+    case FrontendRequest::kSetVringCall: return set_vring_descriptor(RingEvent::kCall);
+    case FrontendRequest::kSetVringErr: return set_vring_descriptor(RingEvent::kError);
+    case FrontendRequest::kVringKick: return kick_vring();
     default: return fail(ErrorKind::kUnsupported, "message that was not negotiated or is unknown");
   }
 }
@@ -184,7 +191,7 @@ task::Task<Result<Session::Answer>> Session::obey_for_ring(FrontendRequest reque
     case FrontendRequest::kSetVringNum: obeyed = set_vring_size(); break;
     case FrontendRequest::kSetVringBase: obeyed = set_vring_base(); break;
     case FrontendRequest::kSetVringAddr: obeyed = set_vring_addresses(); break;
-    default: obeyed = set_vring_descriptor(&VringControl::set_kick); break;
+    default: obeyed = set_vring_descriptor(RingEvent::kKick); break;
   }
   if (!obeyed) co_return obeyed;
   // Each of these messages begins with the ring's index, the last one in eight bits.
@@ -233,7 +240,7 @@ std::uint64_t Session::offered_features() const noexcept {
 ProtocolBits Session::offered_protocol_features() const noexcept {
   return kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolInflightShmfd |
          kProtocolConfigureMemSlots | kProtocolBackendReq | kProtocolResetDevice | kProtocolStatus |
-         kProtocolLogShmfd;
+         kProtocolLogShmfd | kProtocolInbandNotifications;
 }
 
 Result<> Session::wants(ProtocolBits feature) const {
@@ -384,7 +391,7 @@ task::Task<Result<Session::Answer>> Session::set_vring_enable() {
   co_return Answer::none();
 }
 
-Result<Session::Answer> Session::set_vring_descriptor(void (VringControl::*set)(UniqueFd)) {
+Result<Session::Answer> Session::set_vring_descriptor(RingEvent event) {
   const auto word = payload_as<std::uint64_t>();
   if (!word) return fail(word.error());
   const bool has_descriptor = (*word & kVringNoFd) == 0;
@@ -392,7 +399,8 @@ Result<Session::Answer> Session::set_vring_descriptor(void (VringControl::*set)(
     return fail(Error::peer_fault("one descriptor, or the flag that there is none",
                                   message_.descriptors.size()));
   }
-  auto ring = find_ring(*word & kVringIndexMask);
+  const std::uint64_t index = *word & kVringIndexMask;
+  auto ring = find_ring(static_cast<std::uint32_t>(index));
   if (!ring) return fail(ring.error());
   UniqueFd descriptor;
   if (has_descriptor) {
@@ -400,8 +408,27 @@ Result<Session::Answer> Session::set_vring_descriptor(void (VringControl::*set)(
     if (!is_eventfd(descriptor.get())) {
       return fail(Error::peer_fault("a kick, call or error descriptor is an eventfd"));
     }
+  } else if ((protocol_features_ & kProtocolInbandNotifications) != 0) {
+    auto made = inband_[index]->descriptor_for(event);
+    if (!made) return fail(made.error());
+    descriptor = std::move(*made);
   }
-  ((*ring)->*set)(std::move(descriptor));
+  switch (event) {
+    case RingEvent::kKick: (*ring)->set_kick(std::move(descriptor)); break;
+    case RingEvent::kCall: (*ring)->set_call(std::move(descriptor)); break;
+    case RingEvent::kError: (*ring)->set_error(std::move(descriptor)); break;
+  }
+  return Answer::none();
+}
+
+Result<Session::Answer> Session::kick_vring() {
+  if (auto wanted = wants(kProtocolInbandNotifications); !wanted) return fail(wanted.error());
+  const auto state = payload_as<VringState>();
+  if (!state) return fail(state.error());
+  if (state->num != 0) return fail(Error::peer_fault("a kick has no number", state->num));
+  const auto ring = find_ring(state->index);
+  if (!ring) return fail(ring.error());
+  inband_[state->index]->kick();
   return Answer::none();
 }
 

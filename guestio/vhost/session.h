@@ -12,6 +12,7 @@
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
 #include "guestio/vhost/backend_channel.h"
+#include "guestio/vhost/inband_ring.h"
 #include "guestio/vhost/messages.h"
 #include "guestio/vhost/queue_thread.h"
 #include "guestio/vhost/socket.h"
@@ -83,7 +84,8 @@ class Session {
   Result<Answer> set_vring_size();
   Result<Answer> set_vring_base();
   Result<Answer> set_vring_addresses();
-  Result<Answer> set_vring_descriptor(void (VringControl::*set)(UniqueFd));
+  Result<Answer> set_vring_descriptor(RingEvent event);
+  Result<Answer> kick_vring();
   Result<Answer> get_max_memory_slots() const;
   task::Task<Result<Answer>> set_memory_table();
   task::Task<Result<Answer>> add_memory_region();
@@ -133,6 +135,7 @@ class Session {
   std::shared_ptr<const mem::DirtyLog> log_;             // used while kFeatureLogAll is set
   UniqueFd log_event_;
   std::vector<std::unique_ptr<VringControl>> rings_;
+  std::vector<std::unique_ptr<InbandRing>> inband_;  // of each ring, what comes as messages
 };
 
 template <typename T>

@@ -29,6 +29,12 @@ Result<Session::Answer> Session::set_protocol_features() {
   if ((*features & ~offered_protocol_features()) != 0) {
     return fail(Error::peer_fault("protocol features that were offered", *features));
   }
+  constexpr ProtocolBits kInbandNeeds = kProtocolBackendReq | kProtocolReplyAck;
+  if ((*features & kProtocolInbandNotifications) != 0 &&
+      (*features & kInbandNeeds) != kInbandNeeds) {
+    return fail(
+        Error::peer_fault("in-band notifications with a way back and acknowledgements", *features));
+  }
   protocol_features_ = *features;
   return Answer::none();
 }
@@ -101,6 +107,7 @@ task::Task<Result<Session::Answer>> Session::set_backend_request_fd() {
   channel_.open(std::move(socket), (protocol_features_ & kProtocolReplyAck) != 0
                                        ? Acknowledgement::kWanted
                                        : Acknowledgement::kNone);
+  for (const auto& ring : inband_) ring->say_again();
   co_return Answer::none();
 }
 

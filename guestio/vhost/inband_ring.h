@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+
+#include "guestio/base/error.h"
+#include "guestio/base/unique_fd.h"
+#include "guestio/task/task.h"
+#include "guestio/uring/loop.h"
+#include "guestio/uring/poll.h"
+#include "guestio/vhost/backend_channel.h"
+#include "guestio/vhost/messages.h"
+
+namespace guestio::vhost {
+
+/// What the two sides tell each other about a ring through eventfds.
+enum class RingEvent {
+  kKick,   ///< driver to device: look at the ring
+  kCall,   ///< device to driver: look at the ring
+  kError,  ///< device to driver: the ring is of no use any more
+};
+
+/// The events of one ring whose front-end wants them as messages (vhost-user,
+/// VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS), such as one that simulates time. The ring itself
+/// knows nothing of that: it is given eventfds of ours, one for each event that has no descriptor
+/// of the front-end's, and what is signalled there is said over the way back.
+///
+/// Threads: the control thread, which runs `home`. Lifetime: close() before it is destroyed.
+class InbandRing {
+ public:
+  InbandRing(uring::Loop& home, BackendChannel& channel, std::uint16_t index) noexcept
+      : home_(home), channel_(channel), index_(index) {}
+  InbandRing(const InbandRing&) = delete;
+  InbandRing& operator=(const InbandRing&) = delete;
+  ~InbandRing() = default;
+
+  /// A descriptor for the ring that stands for messages. Errors: host.
+  Result<UniqueFd> descriptor_for(RingEvent event);
+  /// The front-end has kicked (VRING_KICK). Nothing happens unless the ring has a descriptor for
+  /// it.
+  void kick() noexcept;
+  /// The front-end may have missed what was said: it is said again, on a way back that is new.
+  void say_again() noexcept;
+  task::Task<> close();
+
+ private:
+  /// An event of ours and what waits for it.
+  struct Said {
+    Said(UniqueFd event, uring::Loop& loop, std::move_only_function<void()> say);
+    const UniqueFd fd;
+    uring::MultishotPoll poll;
+  };
+
+  void say(RingEvent event) noexcept;
+
+  uring::Loop& home_;
+  BackendChannel& channel_;
+  const std::uint16_t index_;
+  UniqueFd kick_;
+  std::optional<Said> call_;
+  std::optional<Said> error_;
+};
+
+}  // namespace guestio::vhost

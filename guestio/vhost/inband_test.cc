@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT
+// Kicks, calls and errors as messages, for front-ends that share no eventfds.
+#include <cerrno>
+#include <cstring>
+
+#include "guestio/vhost/backend_for_test.h"
+
+namespace guestio::vhost {
+namespace {
+
+using test::kLimit;
+
+constexpr ProtocolBits kNeeds = kProtocolReplyAck | kProtocolBackendReq;
+constexpr ProtocolBits kInband = kNeeds | kProtocolInbandNotifications;
+constexpr auto kCall = std::to_underlying(BackendRequest::kVringCall);
+constexpr auto kError = std::to_underlying(BackendRequest::kVringErr);
+
+class InbandTest : public test::BackendFixture {
+ protected:
+  struct News {
+    MessageHeader header;
+    VringState ring;
+  };
+
+  void open_channel() {
+    auto [ours, theirs] = test::make_sockets();
+    EXPECT_TRUE(frontend_->set_backend_req_fd(theirs.get()));
+    channel_ = std::move(ours);
+    const timeval limit{.tv_sec = kLimit.count(), .tv_usec = 0};
+    EXPECT_EQ(::setsockopt(channel_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit), 0);
+  }
+  /// The next thing that the backend says.
+  News hear() {
+    News news{};
+    EXPECT_EQ(::recv(channel_.get(), &news, sizeof news, MSG_WAITALL),
+              static_cast<ssize_t>(sizeof news));
+    return news;
+  }
+  void acknowledge(std::uint32_t request) {
+    struct {
+      MessageHeader header;
+      std::uint32_t code[2];
+    } const answer{{request, kMessageVersion | kMessageReply, sizeof answer.code}, {0, 0}};
+    EXPECT_EQ(::send(channel_.get(), &answer, sizeof answer, MSG_NOSIGNAL),
+              static_cast<ssize_t>(sizeof answer));
+  }
+  bool is_silent() {
+    EXPECT_TRUE(frontend_->get_features().has_value());
+    std::byte byte{};
+    return ::recv(channel_.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+  }
+  Result<> kick(VringState ring = {0, 0}) {
+    return frontend_->tell(std::to_underlying(FrontendRequest::kVringKick),
+                           std::as_bytes(std::span(&ring, 1)));
+  }
+  /// Puts a chain into the ring and says nothing of it.
+  void add_chain() {
+    const auto piece = *memory_.allocate(64, 64);
+    const virtio::DriverSegment segment{piece.gpa, static_cast<std::uint32_t>(piece.size),
+                                        virtio::Direction::kWritable};
+    EXPECT_TRUE(queue_->ring().add(std::span(&segment, 1)).has_value());
+    EXPECT_TRUE(queue_->ring().publish().has_value());
+  }
+  /// A ring whose events are messages. Says what it is called for at its start.
+  void start_inband_ring() {
+    open_channel();
+    start_ring();
+    EXPECT_TRUE(frontend_->set_vring_kick(0, std::nullopt));
+    EXPECT_TRUE(frontend_->set_vring_call(0, std::nullopt));
+    EXPECT_EQ(hear().header.request, kCall) << "calls may have been lost";
+    acknowledge(kCall);
+  }
+
+  UniqueFd channel_;
+};
+
+TEST_F(InbandTest, Rule10KicksAndCallsAreMessages) {
+  negotiate(kInband);
+  ASSERT_NE(frontend_->negotiated().protocol & kProtocolInbandNotifications, 0u);
+  start_inband_ring();
+  for (int i = 0; i < 3; ++i) {
+    add_chain();
+    ASSERT_TRUE(kick());
+    const News news = hear();
+    EXPECT_EQ(news.header.request, kCall);
+    EXPECT_EQ(news.header.flags, kMessageVersion | kMessageNeedReply);
+    EXPECT_EQ(news.ring.index, 0u);
+    EXPECT_EQ(news.ring.num, 0u);
+    acknowledge(kCall);
+    const auto used = queue_->ring().reap();
+    ASSERT_TRUE(used.has_value());
+    EXPECT_TRUE(used->has_value()) << "the answer is there before the call";
+  }
+}
+
+TEST_F(InbandTest, Rule10AFrontEndThatIsSlowGetsOneCallForManyAnswers) {
+  negotiate(kInband);
+  start_inband_ring();
+  add_chain();
+  ASSERT_TRUE(kick());
+  EXPECT_EQ(hear().header.request, kCall);
+  for (int i = 0; i < 10; ++i) {
+    add_chain();
+    ASSERT_TRUE(kick());
+    ASSERT_TRUE(is_answered());
+  }
+  EXPECT_TRUE(is_silent()) << "the first call was not acknowledged";
+  acknowledge(kCall);
+  EXPECT_EQ(hear().header.request, kCall);
+}
+
+TEST_F(InbandTest, Rule10CallsThatNobodyHeardAreSaidOverTheNextWayBack) {
+  negotiate(kInband);
+  start_inband_ring();
+  open_channel();
+  EXPECT_EQ(hear().header.request, kCall);
+}
+
+TEST_F(InbandTest, Rule10DescriptorsOfTheFrontEndsAreUsedAllTheSame) {
+  negotiate(kInband);
+  open_channel();
+  start_ring();
+  EXPECT_TRUE(is_served());
+  EXPECT_TRUE(kick()) << "is nothing to a ring that has a descriptor";
+  EXPECT_TRUE(is_served());
+  EXPECT_TRUE(is_silent());
+}
+
+TEST_F(InbandTest, Rule10And19ARingThatDiesSaysSo) {
+  negotiate(kInband);
+  open_channel();
+  constexpr std::uint16_t kSize = 16;
+  const auto descriptors = *memory_.allocate(kSize * 16, 16);
+  const auto available = *memory_.allocate(6 + kSize * 2, 2);
+  const auto used = *memory_.allocate(6 + kSize * 8, 4);
+  const std::uint16_t too_many = kSize + 1;
+  std::memcpy(available.host + 2, &too_many, sizeof too_many);
+  EXPECT_TRUE(frontend_->set_vring_num(0, kSize));
+  EXPECT_TRUE(frontend_->set_vring_base(0, 0));
+  EXPECT_TRUE(
+      frontend_->set_vring_addr({.index = 0,
+                                 .flags = 0,
+                                 .descriptor = FrontendMemory::frontend_address(descriptors).raw(),
+                                 .used = FrontendMemory::frontend_address(used).raw(),
+                                 .available = FrontendMemory::frontend_address(available).raw(),
+                                 .log = 0}));
+  EXPECT_TRUE(frontend_->set_vring_err(0, std::nullopt));
+  EXPECT_TRUE(frontend_->set_vring_kick(0, std::nullopt));
+  EXPECT_TRUE(frontend_->set_vring_enable(0, true));
+  ASSERT_TRUE(kick());
+  const News news = hear();
+  EXPECT_EQ(news.header.request, kError);
+  EXPECT_EQ(news.ring.index, 0u);
+}
+
+TEST_F(InbandTest, Rule10TheyNeedAWayBackAndAcknowledgements) {
+  negotiate(kNeeds);
+  EXPECT_FALSE(kick()) << "not negotiated";
+  for (const ProtocolBits missing : {kProtocolReplyAck, kProtocolBackendReq}) {
+    EXPECT_FALSE(frontend_->set_protocol_features(kInband & ~missing));
+  }
+  EXPECT_EQ(frontend_->negotiated().offered_protocol >> 20, 0u)
+      << "bits that have moved between versions";
+  ASSERT_TRUE(frontend_->set_protocol_features(kInband));
+  EXPECT_TRUE(kick()) << "of a ring that has none is nothing";
+  EXPECT_FALSE(kick({.index = 1, .num = 0})) << "no such ring";
+  EXPECT_FALSE(kick({.index = 0, .num = 1})) << "reserved";
+  EXPECT_TRUE(frontend_->get_features().has_value()) << "not fatal";
+}
+
+}  // namespace
+}  // namespace guestio::vhost

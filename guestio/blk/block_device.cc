@@ -42,9 +42,11 @@ virtio::FeatureBits BlockDevice::offered_features() const noexcept {
                                  vblk::kFeatureTopology | vblk::kFeatureFlush |
                                  vblk::kFeatureConfigWce;
   if (queues_ > 1) features |= vblk::kFeatureMultiQueue;
+  if (disk_.tells_lifetime) features |= vblk::kFeatureLifetime;
   if (disk_.is_read_only) return features | vblk::kFeatureReadOnly;
   if (disk_.discard) features |= vblk::kFeatureDiscard;
   if (disk_.write_zeroes) features |= vblk::kFeatureWriteZeroes;
+  if (disk_.secure_erase) features |= vblk::kFeatureSecureErase;
   return features;
 }
 
@@ -66,6 +68,11 @@ vblk::Config BlockDevice::make_config() const noexcept {
     config.max_write_zeroes_sectors = to_sectors(disk_.write_zeroes->max_bytes);
     config.max_write_zeroes_seg = kMaxRanges;
     config.write_zeroes_may_unmap = disk_.discard ? 1 : 0;
+  }
+  if (disk_.secure_erase) {
+    config.max_secure_erase_sectors = to_sectors(disk_.secure_erase->max_bytes);
+    config.max_secure_erase_seg = kMaxRanges;
+    config.secure_erase_sector_alignment = std::max(1U, to_sectors(disk_.secure_erase->alignment));
   }
   return config;
 }

@@ -46,7 +46,16 @@ TEST(BlockDevice, OffersOnlyWhatTheDiskCanDo) {
   info.discard.reset();
   EXPECT_EQ(make_device(info).offered_features() & vblk::kFeatureDiscard, 0u);
   EXPECT_NE(make_device(info).offered_features() & vblk::kFeatureWriteZeroes, 0u);
+  constexpr auto kRare = vblk::kFeatureSecureErase | vblk::kFeatureLifetime;
+  EXPECT_EQ(make_device(info).offered_features() & kRare, 0u);
+  info.secure_erase = disk::RangeLimits{ByteCount(1 << 20), ByteCount(4096)};
+  info.tells_lifetime = true;
+  EXPECT_EQ(make_device(info).offered_features() & kRare, kRare);
+  EXPECT_EQ(config_of(make_device(info)).max_secure_erase_sectors, 2048u);
+  EXPECT_EQ(config_of(make_device(info)).secure_erase_sector_alignment, 8u);
+  EXPECT_NE(config_of(make_device(info)).max_secure_erase_seg, 0u);
   info.is_read_only = true;
+  EXPECT_EQ(make_device(info).offered_features() & kRare, vblk::kFeatureLifetime);
   EXPECT_EQ(make_device(info).offered_features() & vblk::kFeatureWriteZeroes, 0u);
   EXPECT_NE(make_device(info).offered_features() & vblk::kFeatureReadOnly, 0u);
 }

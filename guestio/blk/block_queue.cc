@@ -46,8 +46,10 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
       case RequestType::kOut: return begin_transfer(IoKind::kWrite, parsed_.from_driver);
       case RequestType::kFlush: return begin_flush();
       case RequestType::kGetId: return answer_id();
+      case RequestType::kGetLifetime: return answer_lifetime();
       case RequestType::kDiscard: return begin_ranges(IoKind::kDiscard);
       case RequestType::kWriteZeroes: return begin_ranges(IoKind::kWriteZeroes);
+      case RequestType::kSecureErase: return begin_ranges(IoKind::kSecureErase);
       default:
         return answer_error(Error::make(ErrorKind::kUnsupported, "request type",
                                         static_cast<std::uint32_t>(parsed_.header.type)));
@@ -90,7 +92,7 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
 
   [[nodiscard]] const BlockDevice& device() const noexcept { return owner_->device_; }
   [[nodiscard]] bool is_range_kind() const noexcept {
-    return kind == IoKind::kDiscard || kind == IoKind::kWriteZeroes;
+    return kind == IoKind::kDiscard || kind == IoKind::kWriteZeroes || kind == IoKind::kSecureErase;
   }
 
   void start_clock() noexcept {
@@ -106,6 +108,7 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
       case RequestType::kFlush: return RequestKind::kFlush;
       case RequestType::kDiscard: return RequestKind::kDiscard;
       case RequestType::kWriteZeroes: return RequestKind::kWriteZeroes;
+      case RequestType::kSecureErase: return RequestKind::kSecureErase;
       default: return RequestKind::kOther;
     }
   }
@@ -175,16 +178,27 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
     owner_->channel_->start(*this);
   }
 
-  void answer_id() noexcept {
-    const auto id = device().id();
-    if (parsed_.to_driver.size() < id.size()) {
+  void answer_id() noexcept { answer_with(device().id()); }
+
+  void answer_lifetime() noexcept {
+    const auto lifetime = owner_->channel_->lifetime();
+    if (!lifetime) return answer_error(lifetime.error());
+    const vblk::Lifetime told{.pre_eol_info = lifetime->pre_end,
+                              .device_lifetime_est_typ_a = lifetime->used_a,
+                              .device_lifetime_est_typ_b = lifetime->used_b};
+    answer_with(std::as_bytes(std::span(&told, 1)));
+  }
+
+  /// To a question that no data goes with.
+  void answer_with(std::span<const std::byte> bytes) noexcept {
+    if (parsed_.to_driver.size() < bytes.size()) {
       return answer_error(
-          Error::peer_fault("GET_ID has room for 20 bytes", parsed_.to_driver.size()));
+          Error::peer_fault("room for the answer to a question", parsed_.to_driver.size()));
     }
-    if (auto written = parsed_.to_driver.writer().write(id); !written) {
+    if (auto written = parsed_.to_driver.writer().write(bytes); !written) {
       return answer_error(written.error());
     }
-    answer(vblk::Status::kOk, id.size());
+    answer(vblk::Status::kOk, bytes.size());
   }
 
   [[nodiscard]] static Error beyond_end(std::uint64_t sector) noexcept {

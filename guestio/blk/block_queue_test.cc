@@ -123,6 +123,57 @@ TEST_F(BlockQueueTest, Rule34ARangeOverTheOfferedLimitIsRefused) {
   }
 }
 
+TEST_F(BlockQueueTest, SecureErasesAreDoneWhereTheyAreOfferedAndWhole) {
+  std::ranges::fill(disk_->bytes(), std::byte{0xaa});
+  const auto erase = [&](BlockQueue& blk, vblk::RangeSegment range) {
+    const auto places =
+        add_request({RequestType::kSecureErase, 0, 0}, std::as_bytes(std::span(&range, 1)), 0);
+    blk.process(queue_);
+    return byte_at(places.back());
+  };
+  EXPECT_EQ(erase(*blk_, {8, 8, 0}), std::byte{0});
+  EXPECT_EQ(disk_->bytes()[std::size_t{8} * 512 - 1], std::byte{0xaa});
+  EXPECT_EQ(disk_->bytes()[std::size_t{8} * 512], std::byte{0});
+  EXPECT_EQ(erase(*blk_, {16, 8, vblk::kRangeUnmap}), std::byte{2}) << "unmap is not for it";
+
+  disk::DiskInfo info = disk_->info();
+  info.secure_erase = disk::RangeLimits{ByteCount(8192), ByteCount(4096)};
+  const BlockDevice device({.disk = info, .serial = "s"});
+  BlockQueue limited(device, *disk::RamDisk::create(info.size), 8);
+  EXPECT_EQ(erase(limited, {8, 16, 0}), std::byte{0});
+  EXPECT_EQ(erase(limited, {8, 24, 0}), std::byte{1}) << "more than offered";
+  EXPECT_EQ(erase(limited, {4, 8, 0}), std::byte{1}) << "what is left over could be read again";
+  info.secure_erase.reset();
+  const BlockDevice without({.disk = info, .serial = "s"});
+  BlockQueue unable(without, *disk::RamDisk::create(info.size), 8);
+  EXPECT_EQ(erase(unable, {8, 8, 0}), std::byte{2});
+}
+
+/// A disk that knows how far it is worn.
+class WornDisk final : public disk::Channel {
+ public:
+  void start(disk::Io& io) noexcept override { io.on_done({}); }
+  Result<disk::Lifetime> lifetime() override {
+    return disk::Lifetime{.pre_end = 2, .used_a = 3, .used_b = 0x102};
+  }
+};
+
+TEST_F(BlockQueueTest, TheLifetimeIsToldWhereTheDiskKnowsIt) {
+  BlockQueue blk(*device_, std::make_unique<WornDisk>(), 8);
+  const auto told = add_request({RequestType::kGetLifetime, 0, 0}, {}, sizeof(vblk::Lifetime));
+  const auto short_room = add_request({RequestType::kGetLifetime, 0, 0}, {}, 5);
+  blk.process(queue_);
+  EXPECT_EQ(byte_at(told.back()), std::byte{0});
+  constexpr std::array kExpected = {2, 0, 3, 0, 2, 1};  // little-endian
+  for (std::size_t i = 0; i < kExpected.size(); ++i) {
+    EXPECT_EQ(byte_at(told[i]), static_cast<std::byte>(kExpected[i])) << i;
+  }
+  EXPECT_EQ(byte_at(short_room.back()), std::byte{1});
+  const auto unknown = add_request({RequestType::kGetLifetime, 0, 0}, {}, sizeof(vblk::Lifetime));
+  blk_->process(queue_);
+  EXPECT_EQ(byte_at(unknown.back()), std::byte{2});
+}
+
 TEST_F(BlockQueueTest, TheStatusIsWrittenForEveryFailureThatHasRoomForIt) {
   const auto past = add_request({RequestType::kIn, 0, 1 << 20}, {}, 512);
   // NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange): what a guest may send

@@ -32,6 +32,7 @@ const char* to_text(RequestKind kind) noexcept {
     case RequestKind::kFlush: return "flush";
     case RequestKind::kDiscard: return "discard";
     case RequestKind::kWriteZeroes: return "write_zeroes";
+    case RequestKind::kSecureErase: return "secure_erase";
     case RequestKind::kOther: return "other";
   }
   return "other";

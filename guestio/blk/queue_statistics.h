@@ -20,9 +20,10 @@ enum class RequestKind : std::uint8_t {
   kFlush,
   kDiscard,
   kWriteZeroes,
+  kSecureErase,
   kOther,  ///< GET_ID, and what is unknown or makes no sense
 };
-inline constexpr std::size_t kRequestKinds = 6;
+inline constexpr std::size_t kRequestKinds = 7;
 
 /// The name for people and programs: "write_zeroes".
 [[nodiscard]] const char* to_text(RequestKind kind) noexcept;

@@ -10,6 +10,7 @@ const char* to_text(IoKind kind) noexcept {
     case IoKind::kFlush: return "flush";
     case IoKind::kDiscard: return "discard";
     case IoKind::kWriteZeroes: return "write zeroes";
+    case IoKind::kSecureErase: return "secure erase";
   }
   return "unknown";
 }
@@ -51,6 +52,14 @@ Result<> check_io(const DiskInfo& info, const Io& io) noexcept {
       return check_range(info, io);
     case IoKind::kDiscard: return check_range_operation(info, io, info.discard);
     case IoKind::kWriteZeroes: return check_range_operation(info, io, info.write_zeroes);
+    case IoKind::kSecureErase: {
+      const auto checked = check_range_operation(info, io, info.secure_erase);
+      if (!checked) return checked;
+      // What would be left over at the ends could be read again.
+      const std::uint64_t unit = info.secure_erase->alignment.raw();
+      if (is_aligned(io.offset.raw() | io.length, unit)) return {};
+      return fail(ErrorKind::kMisaligned, to_text(io.kind), io.offset.raw() | io.length, unit);
+    }
   }
   return fail(ErrorKind::kUnsupported, "disk operation");
 }

@@ -17,7 +17,14 @@
 /// Channel is one thread's way to it and does the work.
 namespace guestio::disk {
 
-enum class IoKind : std::uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
+enum class IoKind : std::uint8_t {
+  kRead,
+  kWrite,
+  kFlush,
+  kDiscard,
+  kWriteZeroes,
+  kSecureErase,  ///< nothing that stood there can be read again, not even from the bare medium
+};
 
 [[nodiscard]] const char* to_text(IoKind kind) noexcept;
 
@@ -59,6 +66,15 @@ struct DiskInfo {
   bool is_read_only = false;
   std::optional<RangeLimits> discard;
   std::optional<RangeLimits> write_zeroes;
+  std::optional<RangeLimits> secure_erase;  ///< ranges not aligned to it are refused
+  bool tells_lifetime = false;              ///< Channel::lifetime() has an answer
+};
+
+/// How far a device is worn, as eMMC devices tell it (JEDEC JESD84; virtio 1.2, section 5.2.6).
+struct Lifetime {
+  std::uint16_t pre_end = 0;  ///< of reserved blocks: 1 normal, 2 80 % used, 3 90 %; 0 unknown
+  std::uint16_t used_a = 0;   ///< of SLC cells' life, in tenths from 1 on; 11 exceeded; 0 unknown
+  std::uint16_t used_b = 0;   ///< the same of MLC cells
 };
 
 /// One piece of work for a disk. Made by the caller, which keeps it alive and unchanged from
@@ -66,7 +82,7 @@ struct DiskInfo {
 class Io {
  public:
   IoKind kind = IoKind::kRead;
-  Durability durability = Durability::kCached;  ///< of kWrite, kDiscard and kWriteZeroes
+  Durability durability = Durability::kCached;  ///< of all that changes the disk
   Unmap unmap = Unmap::kForbidden;              ///< of kWriteZeroes
   FileOffset offset;                            ///< not used by kFlush
   std::uint64_t length = 0;     ///< bytes; equals buffers.size() for kRead and kWrite
@@ -101,6 +117,10 @@ class Channel {
   /// error. Requests may be done in any order; a flush covers the writes that were done before it
   /// started.
   virtual void start(Io& io) noexcept = 0;
+  /// Errors: unsupported, where DiskInfo does not offer it.
+  virtual Result<Lifetime> lifetime() {
+    return fail(ErrorKind::kUnsupported, "the lifetime of this disk");
+  }
   /// Any thread.
   [[nodiscard]] virtual ChannelStatistics statistics() const noexcept { return {}; }
 };

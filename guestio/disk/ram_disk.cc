@@ -11,6 +11,7 @@ Result<std::unique_ptr<RamDisk>> RamDisk::create(ByteCount size) {
   info.size = ByteCount(align_down(size.raw(), Sector::kSize));
   info.discard = kAnything;
   info.write_zeroes = kAnything;
+  info.secure_erase = kAnything;
   if (info.size == ByteCount(0)) {
     return fail(ErrorKind::kInvalidArgument, "size of a ram disk", size.raw());
   }
@@ -29,6 +30,7 @@ Result<> RamDisk::perform(Io& io) noexcept {
     case IoKind::kRead: return io.buffers.writer().write(place);
     case IoKind::kWrite: return io.buffers.reader().read(place);
     case IoKind::kDiscard:
+    case IoKind::kSecureErase:
     case IoKind::kWriteZeroes: std::memset(place.data(), 0, place.size()); return {};
     case IoKind::kFlush: return {};
   }

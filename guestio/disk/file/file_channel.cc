@@ -12,6 +12,7 @@
 #include "guestio/base/check.h"
 #include "guestio/base/log.h"
 #include "guestio/disk/file/guarded_range.h"
+#include "guestio/disk/file/lifetime.h"
 #include "guestio/uring/awaitables.h"
 
 namespace guestio::disk {
@@ -96,7 +97,8 @@ FileChannel::FileChannel(FileDisk& disk, uring::Loop& loop, buf::OpenBounceAccou
       file_(file),
       bounce_per_call_(std::clamp(bounce_->share().limit() / 4, std::uint64_t{2 * kPageSize},
                                   std::uint64_t{buf::BouncePool::kSlabBytes})),
-      calls_(disk.calls_pay_) {
+      calls_(disk.calls_pay_),
+      secure_erase_(loop, disk.fd_.get()) {
   GUESTIO_CHECK(bounce_per_call_ <= bounce_->most(), "bounce memory for at least two pages");
   for (std::size_t i = 0; i < kDirectTransfers; ++i) transfers_.emplace_back(*this);
   for (DirectTransfer& transfer : transfers_) idle_.push_front(transfer);
@@ -110,6 +112,13 @@ FileChannel::~FileChannel() {
 
 ChannelStatistics FileChannel::statistics() const noexcept {
   return {.transfers = counters_, .bounce = bounce_->statistics(), .direct_calls = direct_calls_};
+}
+
+Result<Lifetime> FileChannel::lifetime() {
+  if (disk_.lifetime_) {
+    if (const auto known = read_lifetime(*disk_.lifetime_)) return *known;
+  }
+  return Channel::lifetime();
 }
 
 void FileChannel::start(Io& io) noexcept {
@@ -183,6 +192,11 @@ task::Task<> FileChannel::serve(Io& io) {
     case IoKind::kWriteZeroes: {
       auto zeroing = write_zeroes(io);
       result = co_await std::move(zeroing);
+      break;
+    }
+    case IoKind::kSecureErase: {
+      auto erasing = secure_erase(io);
+      result = co_await std::move(erasing);
       break;
     }
   }
@@ -394,6 +408,17 @@ task::Task<Result<>> FileChannel::write_zeroes(Io& io) {
     zeroed = co_await std::move(writing_tail);
   }
   if (!zeroed || io.durability != Durability::kStable) co_return zeroed;
+  auto flushing = flush();
+  co_return co_await std::move(flushing);
+}
+
+task::Task<Result<>> FileChannel::secure_erase(Io& io) {
+  GuardedRange guarded(disk_.block_guard_, loop_, io.offset, io.length,
+                       BlockGuard::Kind::kWholeBlocks);
+  if (needs_guard()) co_await guarded.claim();
+  auto erasing = secure_erase_.erase(io.offset, io.length);
+  const auto erased = co_await std::move(erasing);
+  if (!erased || io.durability != Durability::kStable) co_return erased;
   auto flushing = flush();
   co_return co_await std::move(flushing);
 }

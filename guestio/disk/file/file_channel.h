@@ -15,6 +15,7 @@
 #include "guestio/disk/file/direct_transfer.h"
 #include "guestio/disk/file/file_disk.h"
 #include "guestio/disk/file/fixed_bounce.h"
+#include "guestio/disk/file/secure_erase.h"
 #include "guestio/disk/file/transfer_entry.h"
 #include "guestio/task/scope.h"
 #include "guestio/task/task.h"
@@ -37,6 +38,7 @@ class FileChannel final : public Channel {
 
   void start(Io& io) noexcept override;
 
+  Result<Lifetime> lifetime() override;
   [[nodiscard]] ChannelStatistics statistics() const noexcept override;
 
  private:
@@ -62,6 +64,7 @@ class FileChannel final : public Channel {
   task::Task<> flush_in_rounds();
   task::Task<Result<>> discard(Io& io);
   task::Task<Result<>> write_zeroes(Io& io);
+  task::Task<Result<>> secure_erase(Io& io);
 
   void submit_early() noexcept;
 
@@ -106,6 +109,7 @@ class FileChannel final : public Channel {
   std::size_t next_round_ = 0;  // of those, the one that the next flush covers
   Result<> flush_result_;       // of the last
 
+  SecureErase secure_erase_;
   task::Scope requests_;
 };
 

@@ -11,6 +11,7 @@
 #include "guestio/base/log.h"
 #include "guestio/disk/file/direct_calls.h"
 #include "guestio/disk/file/file_channel.h"
+#include "guestio/disk/file/lifetime.h"
 #include "guestio/disk/file/polled_file.h"
 
 namespace guestio::disk {
@@ -104,6 +105,7 @@ Result<DiskInfo> describe(int fd, const FileFacts& facts, const FileDiskOptions&
     const RangeSupport support = probe_range_operations(fd, facts);
     info.discard = support.discard;
     info.write_zeroes = support.write_zeroes;
+    info.secure_erase = support.secure_erase;
   }
   return info;
 }
@@ -131,7 +133,9 @@ FileDisk::FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const Di
       calls_pay_(direct_calls_pay(fd_.get(), facts.size.raw(), facts.direct.block())),
       completion_(choose_completion(fd_.get(), facts, options)),
       bounce_memory_(options.bounce_memory),
-      caching_(options.caching) {
+      caching_(options.caching),
+      lifetime_(find_lifetime(fd_.get())) {
+  info_.tells_lifetime = lifetime_.has_value();
   if (calls_pay_) log::debug("the image is memory: it is read and written without the ring");
 }
 

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "guestio/base/error.h"
@@ -97,6 +98,7 @@ class FileDisk {
   const Completion completion_;
   const BounceMemory bounce_memory_;
   const Caching caching_;
+  const std::optional<std::string> lifetime_;  // the folder that tells of it
   std::atomic<int> lost_by_ = 0;  // errno of the first flush of the page cache that failed
   BlockGuard block_guard_;
   buf::BounceBufferTracker bounce_{buf::BounceBufferTracker::Options{}};

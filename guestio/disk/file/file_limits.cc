@@ -18,6 +18,7 @@
 
 #include "guestio/base/mapping.h"
 #include "guestio/base/unique_fd.h"
+#include "guestio/disk/file/secure_erase.h"
 
 namespace guestio::disk {
 
@@ -147,6 +148,7 @@ RangeSupport probe_range_operations(int fd, const FileFacts& facts) {
   if (facts.is_block_device) {
     struct stat status{};
     if (::fstat(fd, &status) != 0) return support;
+    if (can_secure_erase(fd)) support.secure_erase = {kMostDiscarded, facts.range_alignment};
     if (ask_device_number(status.st_rdev, "discard_max_bytes") == 0) return support;
     const std::uint64_t granularity = ask_device_number(status.st_rdev, "discard_granularity");
     support.discard =

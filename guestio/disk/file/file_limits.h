@@ -29,6 +29,7 @@ Result<FileFacts> probe_file(int fd);
 struct RangeSupport {
   std::optional<RangeLimits> discard;
   std::optional<RangeLimits> write_zeroes;
+  std::optional<RangeLimits> secure_erase;
 };
 /// Asks a file opened for writing. Holes are tried behind its end, where there is nothing to lose.
 RangeSupport probe_range_operations(int fd, const FileFacts& facts);

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/disk/file/secure_erase.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cerrno>
+#include <vector>
+
+#include "guestio/base/unique_fd.h"
+#include "guestio/task/scope.h"
+#include "guestio/uring/run_task.h"
+#include "testing/temporary.h"
+
+// No device that can erase is at hand here: what the kernel is asked, and what it answers, is a
+// function of the test's.
+namespace guestio::disk {
+namespace {
+
+struct Asked {
+  std::atomic<int> now = 0;
+  std::atomic<int> most = 0;
+  std::atomic<int> calls = 0;
+  std::atomic<std::uint64_t> bytes = 0;
+};
+Asked asked;
+
+std::int32_t note(int, std::uint64_t offset, std::uint64_t length) noexcept {
+  const int now = ++asked.now;
+  if (now > asked.most) asked.most = now;
+  ++asked.calls;
+  asked.bytes += length;
+  --asked.now;
+  return offset == 0 ? 0 : -static_cast<std::int32_t>(offset);
+}
+
+TEST(SecureErase, AsksOneAtATimeAndSaysWhatCameOfEach) {
+  auto loop = std::move(*uring::Loop::create({}));
+  SecureErase erasing(*loop, -1, &note);
+  std::vector<Result<>> results(3);
+  uring::run_task(*loop, [&]() -> task::Task<> {
+    task::Scope scope;
+    for (std::size_t i = 0; i < results.size(); ++i) {
+      constexpr std::array kAnswers = {0, EOPNOTSUPP, EIO};
+      scope.spawn([](SecureErase& erase, int answer, Result<>& result) -> task::Task<> {
+        auto one = erase.erase(FileOffset(static_cast<std::uint64_t>(answer)), 4096);
+        result = co_await std::move(one);
+      }(erasing, kAnswers[i], results[i]));
+    }
+    co_await scope.join();
+  }());
+  EXPECT_TRUE(results[0].has_value());
+  EXPECT_EQ(results[1].error().kind, ErrorKind::kUnsupported);
+  EXPECT_EQ(results[2].error().host_errno, EIO);
+  EXPECT_EQ(asked.calls, 3);
+  EXPECT_EQ(asked.most, 1);
+  EXPECT_EQ(asked.bytes, 3u * 4096);
+}
+
+TEST(SecureErase, IsNotOfferedByWhatCannotDoIt) {
+  testing::TemporaryFolder folder;
+  const UniqueFd file(::open(folder.make_image("disk.img", 1 << 20).c_str(), O_RDWR | O_CLOEXEC));
+  EXPECT_FALSE(can_secure_erase(file.get()));
+  const testing::LoopDevice device(folder.make_image("loop.img", 1 << 20), 512);
+  if (device.path().empty()) GTEST_SKIP() << "no loop devices without root";
+  const UniqueFd loop(::open(device.path().c_str(), O_RDWR | O_CLOEXEC));
+  EXPECT_FALSE(can_secure_erase(loop.get()));
+}
+
+}  // namespace
+}  // namespace guestio::disk

@@ -31,7 +31,7 @@ TEST_F(CommandLineTest, HelpNamesEveryOption) {
         "--threads",     "--cpus",        "--poll-max-us", "--poll",
         "--on-error",    "--control",     "--ask",         "--fixed-buffers",
         "--sqpoll",      "--sqpoll-cpus", "--iopoll",      "--print-capabilities",
-        "--version"}) {
+        "--version",     "--max-ranges"}) {
     EXPECT_NE(outcome.output.find(option), std::string::npos) << option;
   }
 }
@@ -68,6 +68,7 @@ TEST_F(CommandLineTest, BadSizesAreRefused) {
                                                         {"--block-size", "8192"},
                                                         {"--block-size", "x"},
                                                         {"--bounce-limit", "1"},
+                                                        {"--max-ranges", "17"},
                                                         {"--threads", "0"},
                                                         {"--threads", "65"},
                                                         {"--cpus", "x"},

@@ -6,10 +6,8 @@
 
 #include <array>
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
 #include <future>
-#include <new>
 #include <optional>
 
 #include "guestio/blk/block_device.h"
@@ -20,21 +18,8 @@
 #include "guestio/virtio/blk_layout.h"
 #include "guestio/virtio/ring_for_test.h"
 #include "guestio/virtio/split_driver_queue.h"
+#include "testing/count_allocations.h"
 #include "testing/temporary.h"
-
-namespace {
-thread_local std::uint64_t allocations = 0;
-}  // namespace
-
-// Not inlined: g++ would see malloc() meet operator delete and call that a mismatch.
-[[gnu::noinline]] void* operator new(std::size_t size) {
-  ++allocations;
-  void* const block = std::malloc(size);
-  if (block == nullptr) std::abort();
-  return block;
-}
-[[gnu::noinline]] void operator delete(void* block) noexcept { std::free(block); }
-[[gnu::noinline]] void operator delete(void* block, std::size_t) noexcept { std::free(block); }
 
 namespace guestio::tests {
 namespace {
@@ -97,7 +82,7 @@ class RequestAllocationTest : public ::testing::TestWithParam<Load> {
   /// How much the queue's thread has taken from the heap so far.
   std::uint64_t count() {
     std::uint64_t now = 0;
-    thread_->call([&] { now = allocations; });
+    thread_->call([&] { now = testing::allocations(); });
     return now;
   }
 

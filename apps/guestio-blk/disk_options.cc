@@ -7,6 +7,8 @@
 #include <array>
 #include <charconv>
 
+#include "guestio/blk/block_device.h"
+
 namespace guestio::app {
 
 namespace {
@@ -73,6 +75,15 @@ Complaint set_bounce_limit(DiskOptions& disk, std::string_view value) {
   auto set = set_size(disk.bounce_limit, value, "takes a size such as 8M");
   if (set && disk.bounce_limit.raw() < kLeast) return complain("takes at least 64k");
   return set;
+}
+
+Complaint set_max_ranges(DiskOptions& disk, std::string_view value) {
+  const auto count = parse_number<std::uint32_t>(value);
+  if (!count || *count == 0 || *count > blk::BlockDevice::kMostRanges) {
+    return complain(fmt::format("takes 1 to {}", blk::BlockDevice::kMostRanges));
+  }
+  disk.max_ranges = *count;
+  return {};
 }
 
 Complaint set_fixed_buffers(DiskOptions& disk, std::string_view value) {
@@ -151,6 +162,10 @@ constexpr std::array kSettings = {
                 "most memory a queue uses for data that direct I/O cannot take as it lies "
                 "(default 8M)",
                 false, set_bounce_limit},
+    DiskSetting{"max-ranges",
+                "most ranges in one discard or write-zeroes request of the guest's (default 1, as "
+                "QEMU offers)",
+                false, set_max_ranges},
     DiskSetting{"image-lock",
                 "keep other processes from the image as long as this one runs (always, the "
                 "default), or while a guest runs on it (in-use), for live migration: the "

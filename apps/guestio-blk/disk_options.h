@@ -30,6 +30,7 @@ struct DiskOptions {
   std::string image;
   std::string serial;  ///< empty: derived from the image's path
   std::uint16_t queues = 1;
+  std::uint32_t max_ranges = 1;  ///< in one discard or write-zeroes request
   ByteCount block_size = ByteCount(512);
   ByteCount bounce_limit = buf::BounceBufferTracker::kDefaultLimit;  ///< for each queue
   bool is_read_only = false;

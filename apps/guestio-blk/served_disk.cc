@@ -43,6 +43,7 @@ ServedDisk::ServedDisk(DiskOptions options, Image image)
       device_({.disk = image_.info(),
                .queues = options_.queues,
                .serial = options_.serial.empty() ? make_serial(options_.image) : options_.serial,
+               .max_ranges = options_.max_ranges,
                .name = options_.name,
                .begin_use = [this] { return image_.claim(); },
                .end_use = [this] { image_.release(); }}) {}

@@ -31,6 +31,7 @@ BlockDevice::BlockDevice(const BlockDeviceOptions& options)
     : disk_(options.disk),
       name_(options.name),
       queues_(options.queues),
+      max_ranges_(std::clamp(options.max_ranges, 1U, kMostRanges)),
       begin_use_(options.begin_use),
       end_use_(options.end_use) {
   const auto serial = std::as_bytes(std::span(options.serial));
@@ -61,17 +62,17 @@ vblk::Config BlockDevice::make_config() const noexcept {
   config.num_queues = queues_;
   if (disk_.discard) {
     config.max_discard_sectors = to_sectors(disk_.discard->max_bytes);
-    config.max_discard_seg = kMaxRanges;
+    config.max_discard_seg = max_ranges_;
     config.discard_sector_alignment = std::max(1U, to_sectors(disk_.discard->alignment));
   }
   if (disk_.write_zeroes) {
     config.max_write_zeroes_sectors = to_sectors(disk_.write_zeroes->max_bytes);
-    config.max_write_zeroes_seg = kMaxRanges;
+    config.max_write_zeroes_seg = max_ranges_;
     config.write_zeroes_may_unmap = disk_.discard ? 1 : 0;
   }
   if (disk_.secure_erase) {
     config.max_secure_erase_sectors = to_sectors(disk_.secure_erase->max_bytes);
-    config.max_secure_erase_seg = kMaxRanges;
+    config.max_secure_erase_seg = max_ranges_;
     config.secure_erase_sector_alignment = std::max(1U, to_sectors(disk_.secure_erase->alignment));
   }
   return config;

@@ -17,7 +17,10 @@ namespace guestio::blk {
 struct BlockDeviceOptions {
   disk::DiskInfo disk;
   std::uint16_t queues = 1;
-  std::string_view serial;    ///< what GET_ID answers; at most 20 bytes are used
+  std::string_view serial;  ///< what GET_ID answers; at most 20 bytes are used
+  /// Ranges in one discard, write-zeroes or secure-erase request; at most
+  /// BlockDevice::kMostRanges.
+  std::uint32_t max_ranges = 16;
   std::string name = "disk";  ///< for log lines
   /// Called before the first ring runs and after the last one has stopped, on the control thread.
   std::function<Result<>()> begin_use = [] { return Result<>(); };
@@ -33,8 +36,8 @@ class BlockDevice final : public virtio::Device {
   /// Chains of at most this many data segments are asked for: a queue of 128 less header and
   /// status.
   static constexpr std::uint32_t kSegMax = 126;
-  /// Ranges in one discard or write-zeroes request.
-  static constexpr std::uint32_t kMaxRanges = 16;
+  /// The most ranges in one discard, write-zeroes or secure-erase request that can be offered.
+  static constexpr std::uint32_t kMostRanges = 16;
 
   explicit BlockDevice(const BlockDeviceOptions& options);
 
@@ -46,6 +49,7 @@ class BlockDevice final : public virtio::Device {
   void end_use() noexcept override { end_use_(); }
 
   [[nodiscard]] const disk::DiskInfo& disk() const noexcept { return disk_; }
+  [[nodiscard]] std::uint32_t max_ranges() const noexcept { return max_ranges_; }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
   /// The disk has grown and takes requests up to there. The control thread; the transport is to
   /// tell the driver.
@@ -66,6 +70,7 @@ class BlockDevice final : public virtio::Device {
   disk::DiskInfo disk_;  // constant but for the size
   const std::string name_;
   const std::uint16_t queues_;
+  const std::uint32_t max_ranges_;
   const std::function<Result<>()> begin_use_;
   const std::function<void()> end_use_;
   std::array<std::byte, virtio::blk::kIdBytes> id_{};

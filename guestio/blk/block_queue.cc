@@ -141,7 +141,7 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   }
 
   void begin_ranges(IoKind range_kind) noexcept {
-    auto ranges = parse_ranges(parsed_);
+    auto ranges = parse_ranges(parsed_, device().max_ranges());
     if (!ranges) return answer_error(ranges.error());
     kind = range_kind;
     ranges_ = *ranges;

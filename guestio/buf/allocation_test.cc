@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: MIT
-// A request takes nothing from the heap once its thread has warmed up. Its own program, because it
-// replaces operator new.
+// A request takes nothing from the heap once its thread has warmed up. Its own program, because
+// counting replaces operator new.
 #include <gtest/gtest.h>
 
 #include <array>
-#include <cstdlib>
 #include <functional>
 #include <memory>
-#include <new>
 #include <utility>
 #include <vector>
 
@@ -19,27 +17,14 @@
 #include "guestio/task/scope.h"
 #include "guestio/task/stop.h"
 #include "guestio/task/task.h"
-
-namespace {
-thread_local std::uint64_t allocations = 0;
-}  // namespace
-
-// Not inlined: g++ would see malloc() meet operator delete and call that a mismatch.
-[[gnu::noinline]] void* operator new(std::size_t size) {
-  ++allocations;
-  void* const block = std::malloc(size);
-  if (block == nullptr) std::abort();
-  return block;
-}
-[[gnu::noinline]] void operator delete(void* block) noexcept { std::free(block); }
-[[gnu::noinline]] void operator delete(void* block, std::size_t) noexcept { std::free(block); }
+#include "testing/count_allocations.h"
 
 namespace guestio::buf {
 namespace {
 
 constexpr DirectIoLimits kLimits{512, 512, 512, 1024, std::uint64_t{1} << 30};
 
-class AllocationTest : public testing::Test {
+class AllocationTest : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!task::FramePool::keeps_blocks()) GTEST_SKIP() << "this build keeps no blocks";
@@ -47,10 +32,10 @@ class AllocationTest : public testing::Test {
   /// How often a second run takes from the heap.
   static std::uint64_t count_of(const std::function<void()>& work) {
     work();
-    const std::uint64_t before = allocations;
+    const std::uint64_t before = testing::allocations();
     EXPECT_GT(before, 0u) << "the counter does not count";
     work();
-    return allocations - before;
+    return testing::allocations() - before;
   }
   std::vector<Gpn> scattered(std::size_t pages) {
     std::vector<Gpn> gpns(pages);

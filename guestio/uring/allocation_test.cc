@@ -6,8 +6,6 @@
 #include <sys/mman.h>
 
 #include <array>
-#include <cstdlib>
-#include <new>
 
 #include "guestio/base/unique_fd.h"
 #include "guestio/task/wait_queue.h"
@@ -15,22 +13,7 @@
 #include "guestio/uring/notify.h"
 #include "guestio/uring/poll.h"
 #include "guestio/uring/run_task.h"
-
-namespace {
-thread_local std::uint64_t allocations = 0;
-}  // namespace
-
-// Not inlined: g++ would see malloc() meet operator delete and call that a mismatch.
-[[gnu::noinline]] void* operator new(std::size_t size) {
-  ++allocations;
-  void* const block = std::malloc(size);
-  if (block == nullptr) std::abort();
-  return block;
-}
-// NOLINTBEGIN(clang-analyzer-cplusplus.NewDelete): the analyser sees a second delete in it.
-[[gnu::noinline]] void operator delete(void* block) noexcept { std::free(block); }
-[[gnu::noinline]] void operator delete(void* block, std::size_t) noexcept { std::free(block); }
-// NOLINTEND(clang-analyzer-cplusplus.NewDelete)
+#include "testing/count_allocations.h"
 
 namespace guestio::uring {
 namespace {
@@ -67,10 +50,10 @@ TEST(Allocation, NoneForAnOperationOnceTheThreadHasWarmedUp) {
   const File file = loop->register_file(fd.get());
   int failed = 0;
   run_requests(*loop, file, failed);
-  const std::uint64_t before = allocations;
+  const std::uint64_t before = testing::allocations();
   ASSERT_GT(before, 0U) << "the counter does not count";
   run_requests(*loop, file, failed);
-  EXPECT_EQ(allocations - before, 0U);
+  EXPECT_EQ(testing::allocations() - before, 0U);
   EXPECT_EQ(failed, 0);
   EXPECT_GT(loop->statistics().queue_full, 0U);
 }
@@ -84,14 +67,14 @@ TEST(Allocation, NoneForKicksAndCalls) {
   std::uint64_t before = 0;
   MultishotPoll poll(*loop, File(kick.get()), POLLIN, [&](std::int32_t) {
     notifier.notify();
-    if (--left == 1000) before = allocations;
+    if (--left == 1000) before = testing::allocations();
     if (left == 0) return loop->stop();
     ::eventfd_write(kick.get(), 1);
   });
   poll.start();
   ::eventfd_write(kick.get(), 1);
   loop->run();
-  EXPECT_EQ(allocations - before, 0U);
+  EXPECT_EQ(testing::allocations() - before, 0U);
   (void)poll.stop();
   loop->run_until_quiet();
 }

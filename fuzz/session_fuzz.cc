@@ -93,7 +93,8 @@ class HostileFrontend {
         protocol & (vhost::kProtocolMq | vhost::kProtocolReplyAck | vhost::kProtocolConfig |
                     vhost::kProtocolInflightShmfd | vhost::kProtocolBackendReq |
                     vhost::kProtocolResetDevice | vhost::kProtocolStatus |
-                    vhost::kProtocolConfigureMemSlots));
+                    vhost::kProtocolInbandNotifications | vhost::kProtocolConfigureMemSlots));
+    is_inband_ = (protocol & vhost::kProtocolInbandNotifications) != 0 && program_.flag();
   }
 
   static vhost::MemoryRegion whole_memory() {
@@ -118,15 +119,22 @@ class HostileFrontend {
     say(FrontendRequest::kSetVringAddr,
         vhost::VringAddress{ring, 0, place, place + 0x2000, place + 0x1000, 0});
     const UniqueFd call = make_eventfd();
-    say(FrontendRequest::kSetVringCall, word, {call.get()});
-    say(FrontendRequest::kSetVringErr, word, {call.get()});
-    say(FrontendRequest::kSetVringKick, word, {kick_.get()});
+    for (const auto& [request, fd] : {std::pair(FrontendRequest::kSetVringCall, call.get()),
+                                      std::pair(FrontendRequest::kSetVringErr, call.get()),
+                                      std::pair(FrontendRequest::kSetVringKick, kick_.get())}) {
+      if (is_inband_) {
+        say(request, word | vhost::kVringNoFd);
+      } else {
+        say(request, word, {fd});
+      }
+    }
     if (program_.flag()) say(FrontendRequest::kSetVringEnable, vhost::VringState{ring, 1});
   }
 
   /// A request in a split ring, as sensible as the program has it.
   void submit() {
-    const std::uint64_t ring = program_.index(kQueues) * kRingBytes;
+    const auto index = static_cast<std::uint32_t>(program_.index(kQueues));
+    const std::uint64_t ring = index * kRingBytes;
     const std::uint64_t data = 0x20000;
     const virtio::blk::RequestHeader header{
         static_cast<virtio::blk::RequestType>(program_.index(16)), 0, program_.index(256)};
@@ -143,6 +151,7 @@ class HostileFrontend {
     write_memory(ring + 0x1000 + 4, std::uint16_t{0});
     write_memory(ring + 0x1000 + 2, program_.take<std::uint16_t>());
     (void)::eventfd_write(kick_.get(), 1);
+    if (is_inband_) say(FrontendRequest::kVringKick, vhost::VringState{index, 0});
   }
 
   void record() {
@@ -347,6 +356,7 @@ class HostileFrontend {
   UniqueFd record_;
   std::uint64_t record_bytes_ = 0;
   std::uint64_t features_ = virtio::kFeatureVersion1;
+  bool is_inband_ = false;  // rings are set up without descriptors
   std::uint16_t size_ = 1;
 };
 

@@ -46,12 +46,12 @@ class CrashTest : public BackendTest, public ::testing::WithParamInterface<Kind>
     backend_ = std::make_unique<testing::ChildProcess>(
         std::vector<std::string>{kBackendProgram, "--socket-path", socket_, "--blk-file", image_,
                                  "--num-queues", "2", "--verbose"});
-    while (backend_->output().find("serves ") == std::string::npos) {
+    while (backend_->output().find("after the start") == std::string::npos) {
       if (!backend_->is_running() || Clock::now() - since > std::chrono::seconds(20)) break;
       std::this_thread::sleep_for(microseconds(200));
     }
     const auto took = std::chrono::duration_cast<milliseconds>(Clock::now() - since);
-    EXPECT_NE(backend_->output().find("serves "), std::string::npos) << backend_->output();
+    EXPECT_NE(backend_->output().find("after the start"), std::string::npos) << backend_->output();
     return took;
   }
 };

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <expected>
 #include <string>
@@ -22,6 +23,8 @@ struct Options {
   std::string control_path;             ///< of the control socket; empty: there is none
   std::vector<std::string> ask;  ///< not to serve but to ask another: its path, a command, a disk
   bool is_verbose = false;
+  /// When the program began.
+  std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();
 };
 
 /// Why the program ends before it serves: text for standard output or error, and exit status.

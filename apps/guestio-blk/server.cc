@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -67,13 +68,16 @@ class Server {
         signals_(std::move(signals)),
         control_(std::move(control)) {}
 
-  int run() {
+  int run(std::chrono::steady_clock::time_point began) {
     if (control_) {
       others_.spawn(control_->serve(loop_, [this](const nlohmann::json& command) {
         return answer_command(subjects_, command);
       }));
     }
     for (const auto& disk : subjects_.disks) serving_.spawn(serve(*disk));
+    using Milliseconds = std::chrono::duration<double, std::milli>;
+    log::info("ready {:.1f} ms after the start",
+              Milliseconds(std::chrono::steady_clock::now() - began).count());
     others_.spawn(watch_signals());
     ending_.spawn(end());
     loop_.run();
@@ -175,7 +179,7 @@ int serve(const Options& options, std::vector<Image> images) {
     control = std::move(*made);
   }
   const Subjects subjects{.disks = disks, .threads = *threads};
-  return Server(**loop, subjects, std::move(*signals), std::move(control)).run();
+  return Server(**loop, subjects, std::move(*signals), std::move(control)).run(options.began);
 }
 
 }  // namespace guestio::app

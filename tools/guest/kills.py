@@ -1,0 +1,72 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Kills the backends of a guest under verified load at random moments, ten times each.
+
+Usage: kills.py GUESTIO_BLK KERNEL INITRAMFS LOGS ROUNDS IMAGE IMAGE
+
+The guest has two disks, one with split and one with packed rings, each behind a guestio-blk of its
+own, and QEMU looks for another backend once a second (`reconnect=1`). The guest compares all that
+it reads with what it wrote (inside/load) and says at the end whether it noticed more than a pause.
+For kills_test.sh.
+"""
+
+import random
+import statistics
+import sys
+import time
+
+from machine import Backend, Console, Failure, Machine, disk_words, main
+
+MEMORY_KIB = 256 * 1024
+GUEST_OPTIONS = "console=ttyS0 quiet panic=-1 oops=panic guestio_disks=vda,vdb"
+
+
+def kill_and_start(backend, machine, chance):
+    """Kills it at work, at a random moment. Gives the milliseconds until the next one served."""
+    backend.wait_for("queue 1 runs", machine.process)
+    time.sleep(chance.uniform(0, 0.3))
+    backend.kill()
+    return backend.start()
+
+
+def run(workshop, guestio_blk, kernel, initramfs, rounds, images):
+    console = Console(workshop)
+    backends = [Backend(workshop, guestio_blk, name, image, "--num-queues", "2")
+                for name, image in zip(("split", "packed"), images)]  # fmt: skip
+    words = ["-smp", "2", "-kernel", kernel, "-initrd", initramfs, "-append", GUEST_OPTIONS]
+    for backend in backends:
+        backend.start()
+        packed = "on" if backend.name == "packed" else "off"
+        words += disk_words(backend.name, backend.socket, "num-queues=2", f"packed={packed}",
+                            chardev=",reconnect=1")  # fmt: skip
+    machine = Machine(workshop, "guest", MEMORY_KIB, words)
+    machine.wait_for(console, "ready")
+    chance = random.Random(29)
+    starts = []
+    for turn in range(1, rounds + 1):
+        starts += [kill_and_start(backend, machine, chance) for backend in backends]
+        # Its processors at least go on whatever its disks do.
+        machine.say("alive")
+        machine.wait_for(console, f"alive {turn}")
+    for backend in backends:
+        backend.wait_for("queue 1 runs", machine.process)
+    machine.say("stop")
+    machine.wait_for(console, "done")
+    machine.wait()
+    for backend in backends:
+        backend.stop()
+        with open(f"{workshop.logs}/{backend.log}", encoding="utf-8") as log:
+            text = log.read()
+        if backend.name == "packed" and "runs: packed" not in text:
+            raise Failure("there was no packed ring")
+        print(f"    {backend.name}: killed {rounds} times; queues with requests in flight then: "
+              f"{text.count('are done again')}")  # fmt: skip
+    print(f"    from start to serving: median {statistics.median(starts):.0f} ms, most"
+          f" {max(starts):.0f} ms")  # fmt: skip
+    print(f"    the guest lost nothing; rounds of its streams: {console.fact('rounds')}")
+
+
+if __name__ == "__main__":
+    PROGRAM, KERNEL, INITRAMFS, LOGS, ROUNDS = sys.argv[1:6]
+    sys.exit(main(LOGS, lambda workshop: run(workshop, PROGRAM, KERNEL, INITRAMFS, int(ROUNDS),
+                                             sys.argv[6:])))  # fmt: skip

@@ -26,8 +26,8 @@ Result<std::unique_ptr<Vring>> Vring::create(uring::Loop& loop, RingPoller& poll
 
 namespace {
 
-/// A driver that looks at the ring itself works on the first answers of a long batch while the
-/// others are made; a few at a time, because each showing costs both sides a trip of a cache line.
+/// A driver works on the first answers of a long batch while the others are made; a few at a time,
+/// because each showing costs both sides a trip of a cache line.
 constexpr std::uint32_t kShownAtOnce = 8;
 
 /// A descriptor that cannot be signalled is one that nobody listens to.
@@ -51,6 +51,7 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
       handler_(handler),
       label_(setup.label),
       features_(setup.features),
+      has_event_index_((setup.features & virtio::kFeatureEventIdx) != 0),
       queue_(std::move(queue)),
       fixed_(std::move(setup.fixed)),
       counters_(std::move(setup.counters)),
@@ -115,7 +116,10 @@ void Vring::on_kick(std::int32_t events) noexcept {
 void Vring::look() noexcept {
   if (!takes_chains()) return;
   pops_left_ = queue_.size();
+  showings_before_call_ = early_call_gap_ = 0;
+  is_taking_ = true;
   handler_.process(*this);
+  is_taking_ = false;
 }
 
 void Vring::ignore_kicks() noexcept {
@@ -163,7 +167,10 @@ void Vring::complete(virtio::TakenChain& taken, std::uint32_t written) noexcept 
     if (auto pushed = queue_.push_used(taken.chain.head(), written); !pushed) {
       fail_ring(pushed.error());
     }
-    if (++unshown_ >= kShownAtOnce) show_answers();
+    if (++unshown_ >= kShownAtOnce) {
+      show_answers();
+      call_early();
+    }
   }
   taken.chain.clear();
   virtio::MemoryEpoch* const epoch = std::exchange(taken.epoch, nullptr);
@@ -195,6 +202,25 @@ void Vring::show_answers() noexcept {
   owes_call_ |= *wants_call;
   owes_log_event_ |= log_.pages != nullptr;
   note_ring_written();
+}
+
+/// A disk that answers at once has more answers coming: a driver that sleeps is woken meanwhile,
+/// while its processor has only begun to rest. Calls of one batch become rarer, because one that is
+/// quick would sleep between them. Not where answers come from a device, which are few at a time:
+/// the call would only be one more system call. By the event index only, which says when the driver
+/// has taken what it was called for.
+void Vring::call_early() noexcept {
+  if (!is_taking_ || !has_event_index_ || !owes_call_) return;
+  if (showings_before_call_ != 0) {
+    --showings_before_call_;
+    return;
+  }
+  early_call_gap_ = 2 * early_call_gap_ + 1;
+  showings_before_call_ = early_call_gap_;
+  owes_call_ = false;
+  ++counters_->calls;
+  call_.notify_with(loop_);
+  loop_.submit();
 }
 
 /// After the fact, as every mark: a collector that comes between the two takes the page in its next

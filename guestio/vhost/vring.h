@@ -46,7 +46,8 @@ struct RingLog {
 ///
 /// One pass: the thread's RingPoller looks → QueueHandler::process() pops what is available → at
 /// the end of the batch publish() shows the driver all answers at once and calls it at most once.
-/// Kicks are asked for only before the thread sleeps.
+/// Of a long batch that is answered as it is taken the first few are shown, and called for, at
+/// once. Kicks are asked for only before the thread sleeps.
 ///
 /// States: running; paused (disabled by the front-end: nothing is taken, what was taken is
 /// answered); broken (the driver's nonsense or lost memory: nothing is taken or shown any more, the
@@ -132,6 +133,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   void listen_to(UniqueFd kick);
   void on_kick(std::int32_t events) noexcept;
   void show_answers() noexcept;
+  void call_early() noexcept;
   void call_driver() noexcept;
   void note_ring_written() noexcept;
   void fail_ring(const Error& error) noexcept;
@@ -146,6 +148,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   virtio::QueueHandler& handler_;
   const std::string label_;
   const virtio::FeatureBits features_;
+  const bool has_event_index_;
   RecordedRing queue_;
   std::shared_ptr<FixedGuestMemory> fixed_;  // or nothing
   std::list<Epoch> epochs_;                  // the last one is the present
@@ -158,6 +161,9 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   bool is_enabled_;
   bool is_broken_ = false;
   bool is_stopping_ = false;
+  bool is_taking_ = false;            // within look()
+  std::uint32_t early_call_gap_ = 0;  // in this look(): of showings
+  std::uint32_t showings_before_call_ = 0;
   std::uint32_t pops_left_ = 0;  // in this pass: bounds what a driver that never stops can take
   std::uint32_t chains_out_ = 0;
   std::uint32_t unshown_ = 0;  // answers that the driver does not see yet

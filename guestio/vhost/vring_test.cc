@@ -10,6 +10,7 @@
 #include <atomic>
 #include <future>
 #include <optional>
+#include <semaphore>
 #include <thread>
 
 #include "guestio/vhost/queue_thread.h"
@@ -26,19 +27,26 @@ using Kind = PollPolicy::Kind;
 
 UniqueFd duplicate(const UniqueFd& fd) { return UniqueFd(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0)); }
 
+/// Holds the handler up, once, after so many answers; 0: never.
+struct Pause {
+  std::atomic<std::uint64_t> after = 0;
+  std::binary_semaphore over{0};
+};
+
 /// Answers each chain at once.
 class Echo final : public virtio::QueueHandler {
  public:
-  explicit Echo(std::atomic<std::uint64_t>& served) : served_(served) {}
+  Echo(std::atomic<std::uint64_t>& served, Pause& pause) : served_(served), pause_(pause) {}
   void process(virtio::DeviceQueue& queue) noexcept override {
     while (queue.pop(taken_) == virtio::DeviceQueue::Popped::kChain) {
       queue.complete(taken_, 1);
-      ++served_;
+      if (++served_ == pause_.after) pause_.over.acquire();
     }
   }
 
  private:
   std::atomic<std::uint64_t>& served_;
+  Pause& pause_;
   virtio::TakenChain taken_;
 };
 
@@ -58,7 +66,7 @@ class VringTest : public ::testing::TestWithParam<Case> {
     ASSERT_TRUE(thread) << thread.error().to_string();
     thread_ = std::move(*thread);
     auto queue = Queue::create(*thread_, 0, [this](uring::Loop&, std::uint16_t) {
-      return Result<std::unique_ptr<virtio::QueueHandler>>(std::make_unique<Echo>(served_));
+      return Result<std::unique_ptr<virtio::QueueHandler>>(std::make_unique<Echo>(served_, pause_));
     });
     ASSERT_TRUE(queue) << queue.error().to_string();
     queue_ = std::move(*queue);
@@ -133,6 +141,7 @@ class VringTest : public ::testing::TestWithParam<Case> {
   UniqueFd kick_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
   UniqueFd call_{::eventfd(0, EFD_CLOEXEC)};
   std::atomic<std::uint64_t> served_ = 0;
+  Pause pause_;
   std::optional<virtio::SplitDriverQueue> driver_;
   std::unique_ptr<QueueThread> thread_;
   std::unique_ptr<Queue> queue_;
@@ -204,6 +213,27 @@ TEST_P(AlwaysLookingTest, NeedsNoKick) {
     ASSERT_TRUE(driver_->publish());
     wait_for_answer();
     EXPECT_EQ(reap(), 1);
+  }
+}
+
+using EventIndexTest = VringTest;
+INSTANTIATE_TEST_SUITE_P(Policies, EventIndexTest,
+                         ::testing::Values(Case{"never_looks", {Kind::kFixed, {}}, kEventIdx},
+                                           Case{"never_sleeps", {Kind::kAlways, {}}, kEventIdx}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(EventIndexTest, ADriverThatSleepsIsCalledWhileTheRestOfALongBatchIsAnswered) {
+  ASSERT_FALSE(*driver_->enable_calls());
+  pause_.after = kSize / 2;
+  for (int i = 0; i < kSize; ++i) add();
+  publish();
+  EXPECT_EQ(wait_for_call(), 1U) << "the other half is held up until then";
+  int reaped = reap();
+  EXPECT_GE(reaped, 1);
+  pause_.over.release();
+  while (reaped < kSize) {
+    ASSERT_NO_FATAL_FAILURE(wait_for_answer());
+    reaped += reap();
   }
 }
 

@@ -74,6 +74,7 @@ SplitDeviceQueue::SplitDeviceQueue(const SplitRing& ring, FeatureBits features,
       features_(features),
       arena_(std::make_unique<ExtentArena>(ring.size())),
       next_avail_(next_avail),
+      kick_event_(next_avail),
       avail_seen_(next_avail),
       published_(used_index) {}
 
@@ -289,14 +290,23 @@ Result<bool> SplitDeviceQueue::enable_notifications() {
   if (!mem::try_store(wish, by_event ? next_avail_ : std::uint16_t{0})) {
     return fail_ring_access(wish);
   }
+  kick_event_ = next_avail_;
   // The wish must be out before the index is read; the driver does it the other way round.
   std::atomic_thread_fence(std::memory_order_seq_cst);
   return look_again();
 }
 
 Result<> SplitDeviceQueue::disable_notifications() {
-  // With an event index the event that was set last lies behind us and will not come again soon.
-  if ((features_ & kFeatureEventIdx) != 0) return {};
+  if ((features_ & kFeatureEventIdx) != 0) {
+    // An event that lies behind us will not come again soon. The one that is next does, when no
+    // chain has come since it was set: what ended the sleep was not the driver.
+    if (kick_event_ != next_avail_) return {};
+    --kick_event_;
+    if (!mem::try_store(ring_.avail_event(), kick_event_)) {
+      return fail_ring_access(ring_.avail_event());
+    }
+    return {};
+  }
   if (!mem::try_store(ring_.used_flags(), kUsedNoNotify)) {
     return fail_ring_access(ring_.used_flags());
   }

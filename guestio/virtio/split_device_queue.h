@@ -100,6 +100,7 @@ class SplitDeviceQueue {
   FeatureBits features_;
   std::unique_ptr<ExtentArena> arena_;  // on the heap so that chains may point to it
   std::uint16_t next_avail_;
+  std::uint16_t kick_event_;  // the avail event as it was last set
   std::uint16_t avail_seen_;  // the driver's index when it was last looked at
   std::uint16_t published_;   // the used index that the driver sees
   std::uint16_t pushed_ = 0;  // entries behind it that the driver does not see yet

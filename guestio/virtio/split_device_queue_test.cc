@@ -425,6 +425,21 @@ TEST_F(DeviceTest, EnablingNotificationsSaysWhatItMissed) {
   EXPECT_EQ(*ring.driver().avail_event(), 2);
 }
 
+TEST_F(DeviceTest, WithEventIndexAnEventThatIsStillAheadIsTakenBack) {
+  auto queue = make_queue(kFeatureEventIdx);
+  EXPECT_EQ(queue.enable_notifications(), false);
+  ASSERT_TRUE(queue.disable_notifications().has_value());
+  EXPECT_FALSE(passes_event(*ring.driver().avail_event(), 0, 1)) << "the next chain brings no kick";
+  EXPECT_FALSE(passes_event(*ring.driver().avail_event(), 0, kSize)) << "nor do all at once";
+  EXPECT_EQ(queue.enable_notifications(), false);
+  EXPECT_TRUE(passes_event(*ring.driver().avail_event(), 0, 1));
+  ring.make_available({0, 1});
+  pop_chain(queue);
+  const std::uint16_t behind = *ring.driver().avail_event();
+  ASSERT_TRUE(queue.disable_notifications().has_value());
+  EXPECT_EQ(*ring.driver().avail_event(), behind) << "it was passed already";
+}
+
 TEST_F(DeviceTest, WithoutEventIndexTheFlagAsksForKicks) {
   auto queue = make_queue(0);
   ASSERT_TRUE(queue.disable_notifications().has_value());

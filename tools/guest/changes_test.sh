@@ -1,0 +1,40 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+# Boots one Linux guest and changes its machine: the disk grows, memory is plugged in; it has several
+# queues, discards, and a second disk that is read-only. For ctest.
+#
+# Usage: changes_test.sh PATH_OF_GUESTIO_BLK SCRATCH_DIRECTORY
+#
+# The logs stay in the scratch directory, the images only when something failed.
+set -euo pipefail
+
+# shellcheck source=tools/lib/common.sh
+. "$(dirname "$0")/../lib/common.sh"
+# shellcheck source=tools/lib/packages.sh
+. "$GUESTIO_ROOT/tools/lib/packages.sh"
+# shellcheck source=tools/guest/kernel.sh
+. "$GUESTIO_ROOT/tools/guest/kernel.sh"
+# shellcheck source=tools/guest/initramfs.sh
+. "$GUESTIO_ROOT/tools/guest/initramfs.sh"
+
+[ $# -eq 2 ] || die_usage "usage: changes_test.sh PATH_OF_GUESTIO_BLK SCRATCH_DIRECTORY"
+mkdir -p "$2"
+scratch=$(cd "$2" && pwd)
+image=$scratch/disk.img
+read_only=$scratch/read-only.img
+files=$scratch/files
+rm -rf "$image" "$read_only" "$files" "$scratch"/*.log
+ensure_kernel
+make_initramfs "$GUEST_CACHE/kernel" "$scratch/initramfs.cpio" changes
+truncate -s 128M "$image"
+mkdir "$files"
+head -c 3000000 /dev/urandom >"$files/a"
+(cd "$files" && md5sum a >sums)
+truncate -s 16M "$read_only"
+mkfs.ext4 -q -F -d "$files" "$read_only"
+before=$(md5sum <"$read_only")
+step "Changing the machine of a guest that runs"
+python3 "$GUESTIO_ROOT/tools/guest/changes.py" "$1" "$GUEST_CACHE/kernel/vmlinuz" \
+  "$scratch/initramfs.cpio" "$scratch" "$image" "$read_only"
+[ "$(md5sum <"$read_only")" = "$before" ] || die "the read-only image was changed"
+rm -rf "$image" "$read_only" "$files"

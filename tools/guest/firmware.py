@@ -1,0 +1,53 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Has QEMU's firmware boot from a disk that guestio-blk serves, with each kind of virtio device.
+
+Usage: firmware.py GUESTIO_BLK BOOT_SECTOR IMAGE LOGS
+
+SeaBIOS has a driver of its own for virtio disks: it polls, has no interrupts, and speaks to legacy
+devices too. With it the boot sector (inside/boot_sector.S) reads and writes. For firmware_test.sh.
+"""
+
+import os
+import sys
+
+from machine import Backend, Console, Failure, Machine, disk_words, main
+
+MEMORY_KIB = 64 * 1024
+SECTORS, READ_AT, WRITTEN_AT = 64, 1, 1000
+DEVICES = {
+    "modern": ["disable-legacy=on"],
+    "transitional": ["disable-legacy=off"],
+    "legacy": ["disable-legacy=off", "disable-modern=on"],
+}
+
+
+def boot(workshop, backend, image, boot_sector, kind):
+    """One boot: what is read is told, and written to the other place."""
+    word = f"{kind} {os.urandom(8).hex()}"
+    data = word.encode() + b"\0" + os.urandom(SECTORS * 512 - len(word) - 1)
+    with open(boot_sector, "rb") as code, open(image, "r+b") as disk:
+        disk.write(code.read())
+        disk.seek(READ_AT * 512)
+        disk.write(data)
+    words = disk_words("disk0", backend.socket, "num-queues=1", "bootindex=0", *DEVICES[kind])
+    machine = Machine(workshop, kind, MEMORY_KIB, words)
+    machine.wait_for(Console(workshop), f"read {word}", backend.process)
+    machine.quit()
+    with open(image, "rb") as disk:
+        disk.seek(WRITTEN_AT * 512)
+        if disk.read(len(data)) != data:
+            raise Failure(f"{kind}: what the firmware wrote is not in the image")
+    print(f"    {kind}: booted, {SECTORS} sectors read and written", flush=True)
+
+
+def run(workshop, guestio_blk, boot_sector, image):
+    backend = Backend(workshop, guestio_blk, "disk0", image)
+    backend.start()
+    for kind in DEVICES:
+        boot(workshop, backend, image, boot_sector, kind)
+    backend.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[4], lambda workshop: run(workshop, *sys.argv[1:4])))

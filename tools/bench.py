@@ -256,7 +256,8 @@ def bench(arguments):
         processes.require_tools("fio", "qemu-storage-daemon", "taskset", "setpriv")
         if shutil.which("perf") is None:
             processes.require_tools("strace")
-        for name in ("guestio-blk", "guestio-load", "guestio-bench-raw-ring"):
+        for name in ("guestio-blk", "guestio-load", "guestio-bench-raw-ring",
+                     "guestio-bench-wake-up-floor"):
             if not (arguments.programs / name).exists():
                 raise BenchError(f"{arguments.programs / name} is not there (./dev build)")
         run = Run(arguments, results, parties)

@@ -4,7 +4,7 @@
 import dataclasses
 import pathlib
 
-from . import rows
+from . import processes, rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +105,32 @@ class RawRing:
         return words
 
 
+class WakeUpFloor:
+    """bench/wake_up_floor.cc: a request, and an eventfd each way to a client that sleeps. What no
+    backend can go below at depth 1, sleeping each time or looking for the next request."""
+    serves = False
+
+    def __init__(self, key, look):
+        self.key = key
+        self.label = "least: two eventfds and the ring" + (", looking" if look else "")
+        self._look = look  # microseconds
+
+    def takes(self, row):
+        return row.target == "ext4" and row.depth == 1 and not row.poll and row.block == 4 * rows.KIB
+
+    def command(self, row, places, seconds, ramp):
+        _, client_core = processes.cores()
+        return [places.programs / "guestio-bench-wake-up-floor", places.images[row.target],
+                places.image_bytes, "write" if "write" in row.rw else "read", self._look, seconds,
+                ramp, client_core]
+
+
 OURS = "guestio-blk"
 PEER = "qsd"
 RAW = "raw"
 
 
 def all_contenders():
-    return [GuestioBlk(OURS), AlwaysPolling("always"), StorageDaemon(PEER, "io_uring"), StorageDaemon("qsd-aio", "native"),
-            RawRing(RAW, True), RawRing("raw-single", False)]
+    return [GuestioBlk(OURS), AlwaysPolling("always"), StorageDaemon(PEER, "io_uring"),
+            StorageDaemon("qsd-aio", "native"), RawRing(RAW, True), RawRing("raw-single", False),
+            WakeUpFloor("floor", 0), WakeUpFloor("floor-look", 32)]

@@ -43,10 +43,11 @@ class Bench:
         return result
 
     def calls(self, contender, row):
-        """System calls for each request. A run of its own, for counting costs time."""
+        """System calls for each request. A run of its own, for counting costs time; over nearly
+        all of it, because a disk may stand still for a part."""
         seconds = 0.5
         with self._loaded(contender, row, seconds) as (server, outcome):
-            counted = count_calls(server, 0.3)
+            counted = count_calls(server, seconds * 0.9)
         return counted / outcome()["iops"]
 
     def watch(self, contender, row, seconds, action):

@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 from . import contenders, markdown
 
 COLOURS = {"guestio-blk": "#0072b2", "qsd": "#d55e00", "qsd-aio": "#cc79a7", "raw": "#333333",
-           "raw-single": "#999999", "always": "#56b4e9"}
+           "raw-single": "#999999", "always": "#56b4e9", "floor": "#8c6d31", "floor-look": "#c7a76c"}
 SPARE_COLOURS = ("#009e73", "#e69f00", "#f0e442")
 STYLE = ("text{font:12px system-ui,sans-serif;fill:#222}.s{font-size:11px;fill:#555}"
          ".t{font-weight:600}.g{stroke:#ddd}.b{fill:#f6f6f6}")

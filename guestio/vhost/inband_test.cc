@@ -130,7 +130,7 @@ TEST_F(InbandTest, Rule10And19ARingThatDiesSaysSo) {
   negotiate(kInband);
   open_channel();
   constexpr std::uint16_t kSize = 16;
-  const auto descriptors = *memory_.allocate(kSize * 16, 16);
+  const auto descriptors = *memory_.allocate(std::size_t{kSize} * 16, 16);
   const auto available = *memory_.allocate(6 + kSize * 2, 2);
   const auto used = *memory_.allocate(6 + kSize * 8, 4);
   const std::uint16_t too_many = kSize + 1;

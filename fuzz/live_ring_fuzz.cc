@@ -60,6 +60,10 @@ class Tally final : public virtio::QueueHandler, private virtio::DeviceQueue {
     ++answered_;
     queue_->complete(taken, written);
   }
+  void leave(virtio::TakenChain& taken) noexcept override {
+    ++answered_;
+    queue_->leave(taken);
+  }
   [[nodiscard]] virtio::FeatureBits features() const noexcept override {
     return queue_->features();
   }

@@ -212,6 +212,36 @@ TEST_F(BlockFailureTest, AQueueThatStopsAsksOnceMoreAndWaitsForNothing) {
   blk_->give_up();
 }
 
+TEST_F(BlockFailureTest, WhatIsHeldWaitsThroughAPauseAndIsTriedWhenItEnds) {
+  start(OnError::kHold);
+  fault_ = kNoSpace;
+  const Gpa before = send(RequestType::kOut, 0);
+  blk_->pause();
+  EXPECT_EQ(blk_->waiting(), 1u);
+  const Gpa meanwhile = send(RequestType::kOut, 8);
+  EXPECT_EQ(blk_->waiting(), 2u) << "what the disk fails now waits as well";
+  EXPECT_EQ(attempts_, 2) << "nothing is tried";
+  fault_.reset();
+  blk_->go_on();
+  EXPECT_EQ(at(before), kOk);
+  EXPECT_EQ(at(meanwhile), kOk);
+  EXPECT_EQ(blk_->held(), 0u);
+}
+
+TEST_F(BlockFailureTest, AQueueThatIsLeftAnswersNothingThatIsHeld) {
+  start(OnError::kHold);
+  fault_ = kNoSpace;
+  const Gpa held = send(RequestType::kOut);
+  blk_->pause();
+  blk_->leave();
+  EXPECT_EQ(at(held), kUnanswered);
+  EXPECT_TRUE(queue_.used.empty());
+  EXPECT_EQ(queue_.left, std::vector<std::uint16_t>{0});
+  EXPECT_EQ(blk_->held(), 0u);
+  fault_.reset();
+  EXPECT_EQ(at(send(RequestType::kOut)), kOk) << "the next queue is served";
+}
+
 TEST_F(BlockFailureTest, WhatTheGuestIsToBlameForIsNeverHeld) {
   start(OnError::kHold);
   EXPECT_EQ(at(send(RequestType::kIn, 1 << 20)), kIoError) << "past the end";

@@ -69,6 +69,16 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
     if (is_given_up_) return answer_error(failure_);
     owner_->channel_->start(*this);
   }
+  [[nodiscard]] bool is_parked() const noexcept { return is_parked_; }
+  void set_parked(bool is_parked) noexcept { is_parked_ = is_parked; }
+  /// Ends it without an answer.
+  void leave() noexcept {
+    attempts_ = 0;
+    is_given_up_ = is_held_ = false;
+    begun_ = {};
+    queue_->leave(taken_);
+    owner_->free_->push_front(*this);
+  }
   /// Has go_on() tell the guest.
   void give_up() noexcept { is_given_up_ = is_held_; }
   [[nodiscard]] std::uint32_t attempts() const noexcept { return attempts_; }
@@ -80,6 +90,7 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
     const bool may_wait = !owner_->is_finishing_ && !is_given_up_;
     if (!may_wait || !owner_->policy_.wants_another(error, attempts_)) return answer_error(error);
     if (!std::exchange(is_held_, true)) owner_->note_held(error);
+    if (owner_->is_paused_) return owner_->park(*this);
     owner_->holding_.spawn(owner_->hold(*this));
   }
 
@@ -245,6 +256,7 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   std::uint32_t attempts_ = 0;
   bool is_held_ = false;
   bool is_given_up_ = false;
+  bool is_parked_ = false;
   std::uint64_t bytes_moved_ = 0;
   Clock::time_point begun_;  // of a request that is timed
 };
@@ -271,7 +283,16 @@ task::Task<> BlockQueue::hold(Request& request) {
   auto pause =
       policy_.timer->sleep(FailurePolicy::pause_after(request.attempts()), end_of_pauses_->token());
   co_await std::move(pause);
-  request.go_on();
+  if (is_paused_) {
+    park(request);
+  } else {
+    request.go_on();
+  }
+}
+
+void BlockQueue::park(Request& request) noexcept {
+  request.set_parked(true);
+  ++parked_;
 }
 
 void BlockQueue::note_held(const Error& error) noexcept {
@@ -301,6 +322,33 @@ void BlockQueue::give_up() noexcept {
 void BlockQueue::finish_up() noexcept {
   is_finishing_ = true;
   resume();
+}
+
+void BlockQueue::pause() noexcept {
+  is_paused_ = true;
+  // Those that sleep until their next attempt are parked now.
+  resume();
+}
+
+void BlockQueue::go_on() noexcept {
+  is_paused_ = false;
+  parked_ = 0;
+  for (Request& request : requests_) {
+    if (!request.is_parked()) continue;
+    request.set_parked(false);
+    request.go_on();
+  }
+}
+
+void BlockQueue::leave() noexcept {
+  is_paused_ = false;
+  parked_ = 0;
+  for (Request& request : requests_) {
+    if (!request.is_parked()) continue;
+    request.set_parked(false);
+    held_.set(held_ - 1);
+    request.leave();
+  }
 }
 
 void BlockQueue::process(virtio::DeviceQueue& queue) noexcept {

@@ -26,7 +26,8 @@ namespace guestio::blk {
 ///
 /// A request that the disk fails is answered with an error or, as the FailurePolicy says, held: it
 /// goes to the disk again after a pause. When the queue stops, what is held gets one more attempt,
-/// at once and the last.
+/// at once and the last; while it is paused, what is held is parked: with nobody, until the queue
+/// goes on or is left.
 ///
 /// Threads: the queue's. Lifetime: quiet when destroyed (checked).
 class BlockQueue final : public virtio::QueueHandler {
@@ -41,6 +42,10 @@ class BlockQueue final : public virtio::QueueHandler {
 
   void process(virtio::DeviceQueue& queue) noexcept override;
   void finish_up() noexcept override;
+  void pause() noexcept override;
+  void go_on() noexcept override;
+  [[nodiscard]] std::size_t waiting() const noexcept override { return parked_; }
+  void leave() noexcept override;
 
   // For a person who decides about requests that are held.
   /// How many. Any thread.
@@ -64,6 +69,7 @@ class BlockQueue final : public virtio::QueueHandler {
 
   /// Another attempt, after a pause.
   task::Task<> hold(Request& request);
+  void park(Request& request) noexcept;
   void note_held(const Error& error) noexcept;
   void note_settled() noexcept;
 
@@ -76,6 +82,8 @@ class BlockQueue final : public virtio::QueueHandler {
   std::unique_ptr<FreeList> free_;
 
   bool is_finishing_ = false;  // no request is held any more
+  bool is_paused_ = false;     // those held are parked
+  std::size_t parked_ = 0;
   Counter held_;
   std::unique_ptr<task::StopSource> end_of_pauses_ = std::make_unique<task::StopSource>();
   task::Scope holding_;

@@ -114,6 +114,8 @@ void Vring::on_kick(std::int32_t events) noexcept {
 }
 
 void Vring::look() noexcept {
+  // What waits from now on came without an answer, so with no batch to end.
+  if (is_paused_) note_paused();
   if (!takes_chains()) return;
   pops_left_ = queue_.size();
   showings_before_call_ = early_call_gap_ = 0;
@@ -172,6 +174,13 @@ void Vring::complete(virtio::TakenChain& taken, std::uint32_t written) noexcept 
       call_early();
     }
   }
+  forget(taken);
+}
+
+void Vring::leave(virtio::TakenChain& taken) noexcept { forget(taken); }
+
+/// The chain is no concern of this ring's any more.
+void Vring::forget(virtio::TakenChain& taken) noexcept {
   taken.chain.clear();
   virtio::MemoryEpoch* const epoch = std::exchange(taken.epoch, nullptr);
   --chains_out_;
@@ -190,6 +199,7 @@ void Vring::run() noexcept {
     call_.notify_with(loop_);
   }
   if (is_stopping_ && chains_out_ == 0) quiet_.set();
+  note_paused();
 }
 
 /// Publishes what was answered since the last time. The driver is called, once if at all, at the
@@ -298,8 +308,32 @@ void Vring::stop(std::move_only_function<void(std::uint32_t)> stopped) noexcept 
   is_stopping_ = true;
   stop_looking_.request_stop();
   loop_.at_batch_end(*this);
-  handler_.finish_up();
+  if (is_paused_) {
+    handler_.leave();
+  } else {
+    handler_.finish_up();
+  }
   control_.spawn(drain(std::move(stopped)));
+}
+
+void Vring::pause(
+    std::move_only_function<void(std::optional<std::size_t> waiting)> paused) noexcept {
+  GUESTIO_CHECK(!is_paused_ && !is_stopping_, "a ring to be paused once, while it runs");
+  is_paused_ = true;
+  paused_ = std::move(paused);
+  loop_.at_batch_end(*this);
+  handler_.pause();
+}
+
+void Vring::note_paused() noexcept {
+  if (!paused_ || chains_out_ != handler_.waiting()) return;
+  std::exchange(paused_, nullptr)(chains_out_);
+}
+
+void Vring::go_on() noexcept {
+  is_paused_ = false;
+  if (paused_) std::exchange(paused_, nullptr)(std::nullopt);
+  handler_.go_on();
 }
 
 task::Task<> Vring::drain(std::move_only_function<void(std::uint32_t)> stopped) {

@@ -5,6 +5,7 @@
 #include <functional>
 #include <list>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "guestio/base/unique_fd.h"
@@ -50,8 +51,8 @@ struct RingLog {
 /// once. Kicks are asked for only before the thread sleeps.
 ///
 /// States: running; paused (disabled by the front-end: nothing is taken, what was taken is
-/// answered); broken (the driver's nonsense or lost memory: nothing is taken or shown any more, the
-/// error descriptor was written); stopping.
+/// answered), or told to pause because the queue may change hands; broken (the driver's nonsense or
+/// lost memory: nothing is taken or shown any more, the error descriptor was written); stopping.
 ///
 /// Threads: the queue's. Lifetime: from start() until stop() has called back, then it may be
 /// destroyed.
@@ -98,6 +99,13 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   /// place where the ring goes on, as GET_VRING_BASE has it. Once.
   void stop(std::move_only_function<void(std::uint32_t)> stopped) noexcept;
 
+  /// Takes nothing more, and calls `paused` once each chain that was taken is answered or waits for
+  /// better times with nobody at work on it, with how many wait so. stop() leaves those in the
+  /// in-flight record.
+  void pause(std::move_only_function<void(std::optional<std::size_t> waiting)> paused) noexcept;
+  /// Ends a pause; `paused` is called with nothing if it was not called yet.
+  void go_on() noexcept;
+
   // For the poller.
 
   /// Lets the device take what is available.
@@ -110,6 +118,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   // virtio::DeviceQueue
   Popped pop(virtio::TakenChain& taken) noexcept override;
   void complete(virtio::TakenChain& taken, std::uint32_t written) noexcept override;
+  void leave(virtio::TakenChain& taken) noexcept override;
   [[nodiscard]] virtio::FeatureBits features() const noexcept override { return features_; }
 
  private:
@@ -132,6 +141,8 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   void run() noexcept override;  // uring::Deferred: the end of a batch
   void listen_to(UniqueFd kick);
   void on_kick(std::int32_t events) noexcept;
+  void forget(virtio::TakenChain& taken) noexcept;
+  void note_paused() noexcept;
   void show_answers() noexcept;
   void call_early() noexcept;
   void call_driver() noexcept;
@@ -140,7 +151,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   task::Task<> look_now_and_then();
   task::Task<> drain(std::move_only_function<void(std::uint32_t)> stopped);
   [[nodiscard]] bool takes_chains() const noexcept {
-    return is_enabled_ && !is_broken_ && !is_stopping_;
+    return is_enabled_ && !is_broken_ && !is_stopping_ && !is_paused_;
   }
 
   uring::Loop& loop_;
@@ -164,6 +175,8 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   bool is_taking_ = false;            // within look()
   std::uint32_t early_call_gap_ = 0;  // in this look(): of showings
   std::uint32_t showings_before_call_ = 0;
+  bool is_paused_ = false;
+  std::move_only_function<void(std::optional<std::size_t>)> paused_;  // until it was called
   std::uint32_t pops_left_ = 0;  // in this pass: bounds what a driver that never stops can take
   std::uint32_t chains_out_ = 0;
   std::uint32_t unshown_ = 0;  // answers that the driver does not see yet

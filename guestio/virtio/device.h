@@ -41,6 +41,9 @@ class DeviceQueue {
   /// Gives a chain back; `written` is how many bytes the device wrote into it. The driver hears of
   /// it at the end of the present batch.
   virtual void complete(TakenChain& taken, std::uint32_t written) noexcept = 0;
+  /// Gives a chain back without an answer: whoever serves the queue next takes it again, from the
+  /// in-flight record. Only after QueueHandler::leave().
+  virtual void leave(TakenChain& taken) noexcept = 0;
   /// What the driver negotiated.
   [[nodiscard]] virtual FeatureBits features() const noexcept = 0;
 
@@ -58,6 +61,17 @@ class QueueHandler {
   /// The queue is being stopped, which waits for the chains that are out: what waits for better
   /// times is ended one way or the other. process() is called again for the next queue only.
   virtual void finish_up() noexcept {}
+
+  // Another process may be about to take the queue over.
+
+  /// Nothing is popped for a while: what waits for better times goes on waiting, and is not tried
+  /// before go_on().
+  virtual void pause() noexcept {}
+  virtual void go_on() noexcept {}
+  /// How many chains wait so. While paused.
+  [[nodiscard]] virtual std::size_t waiting() const noexcept { return 0; }
+  /// Instead of finish_up(), while paused: what waits is left to whoever comes next.
+  virtual void leave() noexcept {}
 };
 
 /// The device model's end that all queues share. Calls come from the control thread.

@@ -43,10 +43,15 @@ class HandMadeQueue final : public virtio::DeviceQueue {
     used.push_back({taken.chain.head(), written});
     taken.chain.clear();
   }
+  void leave(virtio::TakenChain& taken) noexcept override {
+    left.push_back(taken.chain.head());
+    taken.chain.clear();
+  }
   virtio::FeatureBits features() const noexcept override { return negotiated; }
 
   virtio::FeatureBits negotiated = virtio::blk::kFeatureFlush;
   std::vector<Used> used;
+  std::vector<std::uint16_t> left;
 
  private:
   virtio::ExtentArena arena_{256};

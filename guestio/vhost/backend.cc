@@ -33,37 +33,125 @@ Result<std::unique_ptr<Backend>> Backend::create(const Parts& parts, std::uint16
   return self;
 }
 
+task::Task<std::int32_t> Backend::accept_one(int listening_socket) {
+  task::StopSource either(stop_.token());
+  const task::StopCallback on_rest(rest_.token(), [&either]() noexcept { either.request_stop(); });
+  co_return co_await uring::accept(home_, uring::File(listening_socket), SOCK_CLOEXEC,
+                                   either.token());
+}
+
 task::Task<Result<>> Backend::accept_all(int listening_socket) {
+  if (session_) {
+    auto running = run_session();
+    co_await std::move(running);
+  }
+  Result<> outcome;
   while (!stop_.stop_requested()) {
-    const std::int32_t accepted =
-        co_await uring::accept(home_, uring::File(listening_socket), SOCK_CLOEXEC, stop_.token());
-    if (accepted == -ECANCELED) break;
+    if (rest_.is_wanted()) {
+      auto resting = rest_.rest();
+      co_await resting;
+      continue;
+    }
+    auto accepting = accept_one(listening_socket);
+    const std::int32_t accepted = co_await std::move(accepting);
+    if (accepted == -ECANCELED) continue;
     if (is_passing(accepted)) {
       (void)co_await uring::sleep(home_, std::chrono::milliseconds(10), stop_.token());
       continue;
     }
-    if (accepted < 0) co_return fail(Error::host(-accepted, "accept a front-end"));
-    auto serving = serve_one(UniqueFd(accepted));
-    co_await std::move(serving);
+    if (accepted < 0) {
+      outcome = fail(Error::host(-accepted, "accept a front-end"));
+      break;
+    }
+    begin_session(UniqueFd(accepted));
+    auto running = run_session();
+    co_await std::move(running);
   }
-  co_return Result<>();
+  rest_.end();
+  co_return outcome;
 }
 
 task::Task<> Backend::serve_one(UniqueFd socket) {
-  if (stop_.stop_requested()) co_return;
+  if (!stop_.stop_requested()) {
+    begin_session(std::move(socket));
+    auto running = run_session();
+    co_await std::move(running);
+  }
+  rest_.end();
+}
+
+task::Task<> Backend::serve_adopted() {
+  auto running = run_session();
+  co_await std::move(running);
+  rest_.end();
+}
+
+void Backend::begin_session(UniqueFd socket) {
   log::limited_info(peer_visit_log(), "{}: a front-end is here", name_);
   session_ = std::make_unique<Session>(
       Session::Parts{.home = home_,
                      .device = device_,
                      .queues = queues_,
+                     .rest = rest_,
                      .ring_features = ring_features_,
                      .fixed = registers_memory_ ? std::make_shared<FixedGuestMemory>() : nullptr,
                      .name = name_},
       std::move(socket));
+}
+
+task::Task<> Backend::run_session() {
   auto running = session_->run();
   co_await std::move(running);
   session_.reset();
   log::limited_info(peer_visit_log(), "{}: the front-end is gone", name_);
+}
+
+task::Task<bool> Backend::rest(task::StopToken limit, task::StopToken last_limit) {
+  rest_.ask();
+  auto reached = rest_.reached(limit);
+  (void)co_await reached;
+  if (!rest_.is_reached() && session_ && session_->is_answering()) {
+    log::warning("{}: the front-end takes no answers, its connection ends", name_);
+    session_->leave();
+    auto reached_at_last = rest_.reached(last_limit);
+    (void)co_await reached_at_last;
+  }
+  co_return rest_.is_reached();
+}
+
+task::Task<std::optional<Session::Obstacle>> Backend::pause_rings(task::StopToken limit) {
+  if (!session_) co_return std::nullopt;
+  auto pausing = session_->pause_rings(limit);
+  co_return co_await std::move(pausing);
+}
+
+task::Task<> Backend::suspend() {
+  if (!session_) co_return;
+  auto suspending = session_->suspend();
+  co_await std::move(suspending);
+}
+
+Result<std::optional<SessionState>> Backend::state() const {
+  if (!session_) return std::nullopt;
+  auto state = session_->state();
+  if (!state) return fail(state.error());
+  return std::move(*state);
+}
+
+task::Task<> Backend::go_on() {
+  // A session that has not come to rest is in the middle of something, and no ring was touched.
+  if (session_ && rest_.is_reached()) {
+    auto going_on = session_->go_on();
+    co_await std::move(going_on);
+  }
+  rest_.go_on();
+}
+
+Result<> Backend::adopt(SessionState state) {
+  begin_session(std::move(state.socket));
+  auto adopted = session_->adopt(std::move(state));
+  if (!adopted) session_.reset();
+  return adopted;
 }
 
 void Backend::stop() noexcept {

@@ -39,6 +39,8 @@ class Backend {
   task::Task<Result<>> accept_all(int listening_socket);
   /// Serves the one front-end at the other end of a connected socket until it leaves, or stop().
   task::Task<> serve_one(UniqueFd socket);
+  /// Serves the front-end that adopt() brought until it leaves, or stop().
+  task::Task<> serve_adopted();
   /// Tells the front-end, if there is one that hears it, that the device's configuration has
   /// changed, such as its size: at once, or when a ring runs again. One that comes later reads the
   /// configuration anyway.
@@ -59,10 +61,31 @@ class Backend {
   /// guests that never give memory back while they run: what moves through pages that were
   /// discarded is lost without an error (uring::FixedMemory).
   void register_guest_memory() noexcept { registers_memory_ = true; }
+  // For another process that is to go on with the device and its front-end.
+
+  /// Comes to rest: accepts nobody, takes no message; rings run on. Returns false when that takes
+  /// until `limit` is stopped; a front-end that holds it up by taking no answers is left then, and
+  /// `last_limit` waited for. go_on() has to follow in any case.
+  task::Task<bool> rest(task::StopToken limit, task::StopToken last_limit);
+  /// As of vhost::Session; without a front-end there is nothing in the way. Requires: at rest.
+  task::Task<std::optional<Session::Obstacle>> pause_rings(task::StopToken limit);
+  task::Task<> suspend();
+  /// The session as a value, if there is one. Errors: host. Requires: suspended.
+  [[nodiscard]] Result<std::optional<SessionState>> state() const;
+  /// Goes on as if nothing had been.
+  task::Task<> go_on();
+  /// Takes a session over: accept_all() or serve_one() goes on with it before all else. Errors: as
+  /// of Session::adopt(); there is no session then. Requires: none of the two was called.
+  Result<> adopt(SessionState state);
+
   /// No new front-ends; the present one is taken leave of once its requests are done.
   void stop() noexcept;
 
  private:
+  void begin_session(UniqueFd socket);
+  task::Task<> run_session();
+  task::Task<std::int32_t> accept_one(int listening_socket);
+
   Backend(uring::Loop& home, virtio::Device& device, std::string name) noexcept
       : home_(home), device_(device), name_(std::move(name)) {}
 
@@ -70,6 +93,7 @@ class Backend {
   virtio::Device& device_;
   const std::string name_;
   std::vector<std::unique_ptr<Queue>> queues_;
+  RestPoint rest_;
   std::unique_ptr<Session> session_;  // while a front-end is there
   virtio::FeatureBits ring_features_ = Session::kRingFeatures;
   bool registers_memory_ = false;

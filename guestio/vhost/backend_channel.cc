@@ -13,17 +13,73 @@ namespace guestio::vhost {
 void BackendChannel::open(UniqueFd socket, Acknowledgement acknowledgement) {
   GUESTIO_CHECK(!is_open(), "one conversation at a time");
   conversation_.emplace(std::move(socket), acknowledgement);
+  answer_.received = 0;
   talking_.spawn(talk());
 }
 
 task::Task<> BackendChannel::close() {
   if (!is_open()) co_return;
-  conversation_->stop.request_stop();
+  conversation_->stop->request_stop();
   // Ends what is being sent or waited for.
   ::shutdown(conversation_->socket.get(), SHUT_RDWR);
   co_await talking_.join();
   conversation_.reset();
   has_config_changed_ = false;
+}
+
+task::Task<> BackendChannel::pause() {
+  if (!is_open()) co_return;
+  conversation_->stop->request_stop();
+  co_await talking_.join();
+}
+
+void BackendChannel::go_on() {
+  if (!is_open() || talking_.running() != 0) return;
+  conversation_->stop = std::make_unique<task::StopSource>();
+  if (!conversation_->is_spoiled) talking_.spawn(talk());
+}
+
+Result<std::optional<ChannelState>> BackendChannel::state() const {
+  if (!is_open()) return std::nullopt;
+  auto socket = duplicate_descriptor(conversation_->socket.get());
+  if (!socket) return fail(socket.error());
+  const auto awaited = conversation_->awaits_answer;
+  auto answer = awaited ? PartialMessage::of(answer_) : PartialMessage();
+  if (!answer) return fail(answer.error());
+  ChannelState state{
+      .socket = std::move(*socket),
+      .wants_acknowledgement = conversation_->acknowledgement == Acknowledgement::kWanted,
+      .is_of_use = !conversation_->is_spoiled,
+      .has_config_changed = has_config_changed_,
+      .awaits_answer = awaited.has_value(),
+      .said = awaited ? std::to_underlying(*awaited) : 0,
+      .answer = std::move(*answer)};
+  for (std::size_t i = 0; i < broken_.size(); ++i) {
+    if (broken_.test(i)) state.broken.push_back(static_cast<std::uint16_t>(i));
+  }
+  return state;
+}
+
+Result<> BackendChannel::adopt(ChannelState state) {
+  GUESTIO_CHECK(!is_open(), "one conversation at a time");
+  if (!is_stream_socket(state.socket.get())) {
+    return fail(Error::peer_fault("a stream socket for the backend's requests"));
+  }
+  for (const std::uint16_t ring : state.broken) {
+    if (ring >= broken_.size()) return fail(Error::peer_fault("a ring that can be told of", ring));
+    broken_.set(ring);
+  }
+  answer_.received = 0;
+  if (auto moved = std::move(state.answer).move_to(answer_); !moved) return moved;
+  conversation_.emplace(std::move(state.socket), state.wants_acknowledgement
+                                                     ? Acknowledgement::kWanted
+                                                     : Acknowledgement::kNone);
+  conversation_->is_spoiled = !state.is_of_use;
+  if (state.awaits_answer) {
+    conversation_->awaits_answer = static_cast<BackendRequest>(state.said);
+  }
+  has_config_changed_ = state.has_config_changed;
+  return {};
 }
 
 void BackendChannel::tell_config_changed() noexcept {
@@ -48,20 +104,23 @@ void BackendChannel::set_suspended(bool is_suspended) noexcept {
 }
 
 task::Task<> BackendChannel::talk() {
-  const task::StopToken stop = conversation_->stop.token();
+  const task::StopToken stop = conversation_->stop->token();
   while (!stop.stop_requested()) {
-    if (!has_news()) {
+    if (!conversation_->awaits_answer && !has_news()) {
       news_.reset();
       (void)co_await news_.wait(stop);
       continue;
     }
-    auto saying = say_next();
+    auto saying = conversation_->awaits_answer ? hear_answer() : say_next();
     const auto said = co_await std::move(saying);
-    if (said || stop.stop_requested()) continue;
+    if (said || said.error().kind == ErrorKind::kCancelled) continue;
+    if (stop.stop_requested() && said.error().kind == ErrorKind::kClosed) continue;
     log::limited_warning(peer_fault_log(), "the front-end does not hear what we tell it: {}",
                          said.error().to_string());
     // Whatever comes next would be read as something else.
-    if (said.error().kind != ErrorKind::kUnsupported) co_return;
+    if (said.error().kind == ErrorKind::kUnsupported) continue;
+    conversation_->is_spoiled = true;
+    co_return;
   }
 }
 
@@ -69,7 +128,9 @@ task::Task<> BackendChannel::talk() {
 task::Task<Result<>> BackendChannel::say_next() {
   if (std::exchange(has_config_changed_, false)) {
     auto saying = say(BackendRequest::kConfigChangeMsg, {});
-    co_return co_await std::move(saying);
+    const auto said = co_await std::move(saying);
+    has_config_changed_ |= !said && said.error().kind == ErrorKind::kCancelled;
+    co_return said;
   }
   // A ring that is broken is news that a call for another one can wait for.
   Rings& rings = broken_.any() ? broken_ : called_;
@@ -80,22 +141,34 @@ task::Task<Result<>> BackendChannel::say_next() {
   rings.reset(turn_);
   const VringState ring{.index = turn_, .num = 0};
   auto saying = say(request, std::as_bytes(std::span(&ring, 1)));
-  co_return co_await std::move(saying);
+  const auto said = co_await std::move(saying);
+  if (!said && said.error().kind == ErrorKind::kCancelled) rings.set(ring.index);
+  co_return said;
 }
 
-/// Errors also: unsupported, when the front-end refuses.
+/// Errors also: cancelled, when nothing was said.
 task::Task<Result<>> BackendChannel::say(BackendRequest request,
                                          std::span<const std::byte> payload) {
   const int socket = conversation_->socket.get();
-  auto sending = send_request(home_, socket, request, conversation_->acknowledgement, payload);
+  auto sending = send_request(home_, socket, request, conversation_->acknowledgement, payload,
+                              conversation_->stop->token());
   const auto sent = co_await std::move(sending);
-  if (!sent || conversation_->acknowledgement == Acknowledgement::kNone) co_return sent;
-  auto receiving = receive_message(home_, socket, answer_);
+  if (sent && conversation_->acknowledgement == Acknowledgement::kWanted) {
+    conversation_->awaits_answer = request;
+  }
+  co_return sent;
+}
+
+/// Errors also: unsupported, when the front-end refuses.
+task::Task<Result<>> BackendChannel::hear_answer() {
+  auto receiving =
+      receive_message(home_, conversation_->socket.get(), answer_, conversation_->stop->token());
   const auto received = co_await std::move(receiving);
   if (!received) co_return received;
   answer_.descriptors.clear();
+  const auto asked = *std::exchange(conversation_->awaits_answer, std::nullopt);
   const auto code = answer_.as<std::uint64_t>();
-  if (answer_.header.request != std::to_underlying(request) || !code) {
+  if (answer_.header.request != std::to_underlying(asked) || !code) {
     co_return fail(Error::peer_fault("an answer to ours", answer_.header.request));
   }
   if (*code != 0) co_return fail(ErrorKind::kUnsupported, "a front-end that takes it", *code);

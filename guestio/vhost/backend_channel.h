@@ -3,6 +3,7 @@
 
 #include <bitset>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 
@@ -14,6 +15,7 @@
 #include "guestio/uring/loop.h"
 #include "guestio/vhost/message_io.h"
 #include "guestio/vhost/messages.h"
+#include "guestio/vhost/session_state.h"
 
 namespace guestio::vhost {
 
@@ -36,9 +38,20 @@ class BackendChannel {
   void open(UniqueFd socket, Acknowledgement acknowledgement);
   [[nodiscard]] bool is_open() const noexcept { return conversation_.has_value(); }
   /// Open, and the front-end has kept to the rules so far.
-  [[nodiscard]] bool is_of_use() const noexcept { return talking_.running() != 0; }
+  [[nodiscard]] bool is_of_use() const noexcept { return is_open() && !conversation_->is_spoiled; }
   /// Ends the connection and forgets what was not said.
   task::Task<> close();
+
+  // For another process that is to go on with the conversation. All may be called when it is
+  // closed.
+
+  /// Says nothing more, and waits for no answer; nothing is lost.
+  task::Task<> pause();
+  void go_on();
+  /// Errors: host. Requires: paused.
+  [[nodiscard]] Result<std::optional<ChannelState>> state() const;
+  /// Takes a conversation over, paused. Errors: peer fault (it makes no sense). Requires: closed.
+  Result<> adopt(ChannelState state);
 
   /// Sends CONFIG_CHANGE_MSG, or keeps it while the device is suspended. Without a connection
   /// nothing is kept: a front-end reads the configuration when it sets the device up.
@@ -58,7 +71,9 @@ class BackendChannel {
   struct Conversation {
     UniqueFd socket;
     Acknowledgement acknowledgement;
-    task::StopSource stop;
+    std::unique_ptr<task::StopSource> stop = std::make_unique<task::StopSource>();
+    bool is_spoiled = false;                           // by nonsense
+    std::optional<BackendRequest> awaits_answer = {};  // to this
   };
 
   /// What is to be said about rings.
@@ -67,6 +82,7 @@ class BackendChannel {
   task::Task<> talk();
   task::Task<Result<>> say_next();
   task::Task<Result<>> say(BackendRequest request, std::span<const std::byte> payload);
+  task::Task<Result<>> hear_answer();
   [[nodiscard]] bool has_news() const noexcept {
     return !is_suspended_ && (has_config_changed_ || called_.any() || broken_.any());
   }

@@ -16,17 +16,10 @@ InbandRing::Said::Said(UniqueFd event, uring::Loop& loop, std::move_only_functio
         // A poll may say the same twice.
         eventfd_t count = 0;
         if (::eventfd_read(fd.get(), &count) == 0) say();
-      }) {
-  poll.start();
-}
+      }) {}
 
 Result<UniqueFd> InbandRing::descriptor_for(RingEvent event) {
-  const auto copy_of = [](const UniqueFd& fd) -> Result<UniqueFd> {
-    UniqueFd copy(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
-    if (!copy) return fail(Error::host(errno, "copy an event descriptor"));
-    return copy;
-  };
-  std::optional<Said>& said = event == RingEvent::kCall ? call_ : error_;
+  std::optional<Said>& said = said_of(event);
   const bool is_kick = event == RingEvent::kKick;
   if (is_kick ? !kick_ : !said) {
     UniqueFd made(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -35,9 +28,10 @@ Result<UniqueFd> InbandRing::descriptor_for(RingEvent event) {
       kick_ = std::move(made);
     } else {
       said.emplace(std::move(made), home_, [this, event] { say(event); });
+      said->poll.start();
     }
   }
-  return copy_of(is_kick ? kick_ : said->fd);
+  return duplicate_descriptor(is_kick ? kick_.get() : said->fd.get());
 }
 
 void InbandRing::kick() noexcept {
@@ -58,12 +52,51 @@ void InbandRing::say_again() noexcept {
 }
 
 task::Task<> InbandRing::close() {
+  auto pausing = pause();
+  co_await std::move(pausing);
+  call_.reset();
+  error_.reset();
+}
+
+task::Task<> InbandRing::pause() {
   for (std::optional<Said>* const said : {&call_, &error_}) {
     if (!*said) continue;
     auto ended = (*said)->poll.stop();
     co_await ended;
-    said->reset();
   }
+}
+
+void InbandRing::go_on() {
+  for (std::optional<Said>* const said : {&call_, &error_}) {
+    if (*said && !(*said)->poll.is_active()) (*said)->poll.start();
+  }
+}
+
+Result<RingState::Inband> InbandRing::state() const {
+  auto kick = duplicate_descriptor(kick_.get());
+  auto call = duplicate_descriptor(call_ ? call_->fd.get() : -1);
+  auto error = duplicate_descriptor(error_ ? error_->fd.get() : -1);
+  if (!kick) return fail(kick.error());
+  if (!call) return fail(call.error());
+  if (!error) return fail(error.error());
+  return RingState::Inband{std::move(*kick), std::move(*call), std::move(*error)};
+}
+
+Result<> InbandRing::adopt(RingState::Inband events) {
+  for (const UniqueFd* const event : {&events.kick, &events.call, &events.error}) {
+    // Reads of one that waits would block the control thread.
+    const bool is_ours =
+        is_eventfd(event->get()) && (::fcntl(event->get(), F_GETFL) & O_NONBLOCK) != 0;
+    if (*event && !is_ours) return fail(Error::peer_fault("an eventfd that stands for messages"));
+  }
+  kick_ = std::move(events.kick);
+  if (events.call) {
+    call_.emplace(std::move(events.call), home_, [this] { say(RingEvent::kCall); });
+  }
+  if (events.error) {
+    error_.emplace(std::move(events.error), home_, [this] { say(RingEvent::kError); });
+  }
+  return {};
 }
 
 }  // namespace guestio::vhost

@@ -12,6 +12,7 @@
 #include "guestio/uring/poll.h"
 #include "guestio/vhost/backend_channel.h"
 #include "guestio/vhost/messages.h"
+#include "guestio/vhost/session_state.h"
 
 namespace guestio::vhost {
 
@@ -45,6 +46,16 @@ class InbandRing {
   void say_again() noexcept;
   task::Task<> close();
 
+  // For another process that is to go on with the ring.
+
+  /// Says nothing until go_on().
+  task::Task<> pause();
+  void go_on();
+  /// Errors: host. Requires: paused.
+  [[nodiscard]] Result<RingState::Inband> state() const;
+  /// Goes on with another's events, paused. Errors: peer fault (what is no eventfd).
+  Result<> adopt(RingState::Inband events);
+
  private:
   /// An event of ours and what waits for it.
   struct Said {
@@ -54,6 +65,9 @@ class InbandRing {
   };
 
   void say(RingEvent event) noexcept;
+  [[nodiscard]] std::optional<Said>& said_of(RingEvent event) noexcept {
+    return event == RingEvent::kCall ? call_ : error_;
+  }
 
   uring::Loop& home_;
   BackendChannel& channel_;

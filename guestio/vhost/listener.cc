@@ -12,10 +12,13 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <string_view>
 #include <thread>
 #include <utility>
+
+#include "guestio/base/log.h"
 
 namespace guestio::vhost {
 
@@ -149,6 +152,25 @@ Result<Listener> Listener::listen_at(const std::string& path) {
   const auto identity = identify(path);
   if (!identity) return fail(identity.error());
   return Listener(std::move(socket), path, *identity);
+}
+
+Listener Listener::adopt(UniqueFd socket, Place place) {
+  return Listener(
+      std::move(socket), std::move(place.path),
+      {.device = static_cast<dev_t>(place.device), .inode = static_cast<ino_t>(place.inode)});
+}
+
+Listener::Place Listener::place() const {
+  if (path_.empty()) return {};
+  std::error_code ignored;
+  return {.path = std::filesystem::absolute(path_, ignored).string(),
+          .device = identity_.device,
+          .inode = identity_.inode};
+}
+
+void Listener::announce() const noexcept {
+  // On a socket that listens already this changes whom SO_PEERCRED names.
+  if (::listen(socket_.get(), kBacklog) != 0) log::debug("a listener keeps its old name");
 }
 
 Listener::Listener(Listener&& other) noexcept

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <string>
 
 #include "guestio/base/error.h"
@@ -21,6 +22,19 @@ class Listener {
   static Result<Listener> listen_at(const std::string& path);
   /// Takes a socket that listens already, handed down by whoever started the process.
   static Listener adopt(UniqueFd socket) noexcept { return Listener(std::move(socket), {}, {}); }
+
+  /// Where a listener is to be found, and which file that was.
+  struct Place {
+    std::string path;  ///< absolute; empty when it is not the listener's to remove
+    std::uint64_t device = 0;
+    std::uint64_t inode = 0;
+  };
+  /// Takes over the socket of a process that ends, and the task to remove its path.
+  static Listener adopt(UniqueFd socket, Place place);
+  [[nodiscard]] Place place() const;
+  /// Says who listens now, for those that ask the socket (check of a path's listener): the other
+  /// process has gone.
+  void announce() const noexcept;
 
   Listener(Listener&& other) noexcept;
   Listener& operator=(Listener&&) = delete;

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/vhost/memory_table.h"
 
+#include <algorithm>
+
+#include "guestio/base/check.h"
 #include "guestio/mem/mapped_memory.h"
 
 namespace guestio::vhost {
@@ -29,17 +32,42 @@ Result<std::shared_ptr<const MemoryTable>> MemoryTable::map(std::span<const Memo
   if (regions.empty() || descriptors.size() != regions.size()) {
     return fail(Error::peer_fault("one descriptor for each memory region", descriptors.size()));
   }
-  std::vector<UniqueFd> files;
-  std::vector<mem::FileRegion> wanted;
+  std::vector<SessionState::Region> with_files;
   for (std::size_t i = 0; i < regions.size(); ++i) {
-    files.push_back(descriptors.take(i));
-    const auto region = to_file_region(regions[i], files.back().get());
-    if (!region) return fail(region.error());
-    wanted.push_back(*region);
+    with_files.push_back({regions[i], descriptors.take(i)});
+  }
+  return map(std::move(with_files));
+}
+
+Result<std::shared_ptr<const MemoryTable>> MemoryTable::map(
+    std::vector<SessionState::Region> regions) {
+  if (regions.size() > kMaxMemorySlots) {
+    return fail(Error::peer_fault("number of memory slots", regions.size()));
+  }
+  std::vector<mem::FileRegion> wanted;
+  std::vector<MemoryRegion> names;
+  for (const SessionState::Region& region : regions) {
+    const auto stretch = to_file_region(region.where, region.file.get());
+    if (!stretch) return fail(stretch.error());
+    wanted.push_back(*stretch);
+    names.push_back(region.where);
   }
   auto memory = mem::map_file_regions(wanted);
   if (!memory) return fail(memory.error());
-  return make({regions.begin(), regions.end()}, std::move(*memory));
+  return make(std::move(names), std::move(*memory));
+}
+
+Result<std::vector<SessionState::Region>> MemoryTable::state() const {
+  std::vector<SessionState::Region> regions;
+  for (const mem::RegionSpec& spec : memory_.specs()) {
+    const auto named = std::ranges::find(regions_, spec.start.raw(), &MemoryRegion::guest_address);
+    const auto files = spec.backing->shareables();
+    GUESTIO_CHECK(named != regions_.end() && files.size() == 1, "a region of a table is one file");
+    auto file = duplicate_descriptor(files.front().fd);
+    if (!file) return fail(file.error());
+    regions.push_back({*named, std::move(*file)});
+  }
+  return regions;
 }
 
 Result<std::shared_ptr<const MemoryTable>> MemoryTable::with(const MemoryRegion& region,

@@ -9,6 +9,7 @@
 #include "guestio/base/units.h"
 #include "guestio/mem/guest_memory.h"
 #include "guestio/vhost/messages.h"
+#include "guestio/vhost/session_state.h"
 #include "guestio/vhost/socket.h"
 
 namespace guestio::vhost {
@@ -28,6 +29,11 @@ class MemoryTable {
   /// mem::map_file_regions() (overlap, size 0, behind the file's end, host …).
   static Result<std::shared_ptr<const MemoryTable>> map(std::span<const MemoryRegion> regions,
                                                         DescriptorList& descriptors);
+
+  /// As a session of another process had it: up to kMaxMemorySlots regions. Errors: as above.
+  static Result<std::shared_ptr<const MemoryTable>> map(std::vector<SessionState::Region> regions);
+  /// The regions, each with a descriptor of its file. Errors: host.
+  [[nodiscard]] Result<std::vector<SessionState::Region>> state() const;
 
   // The same table with one region more or less (ADD_MEM_REG, REM_MEM_REG). What both have stays
   // mapped where it is.

@@ -24,14 +24,26 @@ struct alignas(cmsghdr) SurplusBuffer {
 };
 
 Error to_error(std::int32_t result, const char* what) noexcept {
+  if (result == -ECANCELED) return Error::make(ErrorKind::kCancelled, what);
   const bool is_gone = result == 0 || result == -ECONNRESET || result == -EPIPE;
   return is_gone ? Error::make(ErrorKind::kClosed, what) : Error::host(-result, what);
 }
 
-task::Task<Result<>> receive_exactly(uring::Loop& loop, int socket, std::span<std::byte> to,
-                                     DescriptorList& descriptors) {
-  while (!to.empty()) {
+/// Where the next byte goes, and how many may come there.
+std::span<std::byte> rest_of(Message& message, std::size_t until) noexcept {
+  constexpr std::size_t kHeader = sizeof(MessageHeader);
+  if (message.received < kHeader) {
+    return std::as_writable_bytes(std::span(&message.header, 1)).subspan(message.received);
+  }
+  return std::span(message.bytes).subspan(message.received - kHeader, until - message.received);
+}
+
+/// Receives up to the message's `until`th byte, the header's counted.
+task::Task<Result<>> receive_until(uring::Loop& loop, int socket, Message& message,
+                                   std::size_t until, task::StopToken token) {
+  while (message.received < until) {
     SurplusBuffer control;
+    const std::span<std::byte> to = rest_of(message, until);
     iovec part{to.data(), to.size()};
     msghdr header{};
     header.msg_iov = &part;
@@ -39,22 +51,23 @@ task::Task<Result<>> receive_exactly(uring::Loop& loop, int socket, std::span<st
     header.msg_control = control.bytes.data();
     header.msg_controllen = control.bytes.size();
     const std::int32_t got =
-        co_await uring::recvmsg(loop, uring::File(socket), header, MSG_CMSG_CLOEXEC);
+        co_await uring::recvmsg(loop, uring::File(socket), header, MSG_CMSG_CLOEXEC, token);
     if (got == -EINTR) continue;
     if (got == -EAGAIN) {
       // The peer has made our common open file one that does not wait.
-      (void)co_await uring::poll(loop, uring::File(socket), POLLIN);
+      (void)co_await uring::poll(loop, uring::File(socket), POLLIN, token);
       continue;
     }
     if (got <= 0) co_return fail(to_error(got, "receive a message"));
-    if (auto collected = descriptors.collect(header); !collected) co_return collected;
-    to = to.subspan(static_cast<std::size_t>(got));
+    if (auto collected = message.descriptors.collect(header); !collected) co_return collected;
+    message.received += static_cast<std::size_t>(got);
   }
   co_return Result<>();
 }
 
 task::Task<Result<>> send_message(uring::Loop& loop, int socket, MessageHeader message,
-                                  std::span<const std::byte> payload, int descriptor) {
+                                  std::span<const std::byte> payload, int descriptor,
+                                  task::StopToken token = {}) {
   std::array<std::byte, sizeof(MessageHeader) + kMaxPayload> bytes;
   std::memcpy(bytes.data(), &message, sizeof message);
   if (!payload.empty()) std::memcpy(bytes.data() + sizeof message, payload.data(), payload.size());
@@ -75,10 +88,10 @@ task::Task<Result<>> send_message(uring::Loop& loop, int socket, MessageHeader m
       std::memcpy(CMSG_DATA(rights), &descriptor, sizeof(int));
     }
     const std::int32_t sent =
-        co_await uring::sendmsg(loop, uring::File(socket), header, MSG_NOSIGNAL);
+        co_await uring::sendmsg(loop, uring::File(socket), header, MSG_NOSIGNAL, token);
     if (sent == -EINTR) continue;
     if (sent == -EAGAIN) {
-      (void)co_await uring::poll(loop, uring::File(socket), POLLOUT);
+      (void)co_await uring::poll(loop, uring::File(socket), POLLOUT, token);
       continue;
     }
     if (sent <= 0) co_return fail(to_error(sent, "send a message"));
@@ -90,10 +103,10 @@ task::Task<Result<>> send_message(uring::Loop& loop, int socket, MessageHeader m
 
 }  // namespace
 
-task::Task<Result<>> receive_message(uring::Loop& loop, int socket, Message& message) {
-  message.descriptors.clear();
-  const auto header_bytes = std::as_writable_bytes(std::span(&message.header, 1));
-  auto receiving_header = receive_exactly(loop, socket, header_bytes, message.descriptors);
+task::Task<Result<>> receive_message(uring::Loop& loop, int socket, Message& message,
+                                     task::StopToken token) {
+  if (message.received == 0) message.descriptors.clear();
+  auto receiving_header = receive_until(loop, socket, message, sizeof message.header, token);
   const auto has_header = co_await std::move(receiving_header);
   if (!has_header) co_return has_header;
   if ((message.header.flags & kMessageVersionMask) != kMessageVersion) {
@@ -102,9 +115,11 @@ task::Task<Result<>> receive_message(uring::Loop& loop, int socket, Message& mes
   if (message.header.size > message.bytes.size()) {
     co_return fail(Error::peer_fault("the size of a message", message.header.size));
   }
-  const auto payload = std::span(message.bytes).first(message.header.size);
-  auto receiving_payload = receive_exactly(loop, socket, payload, message.descriptors);
-  co_return co_await std::move(receiving_payload);
+  const std::size_t whole = sizeof message.header + message.header.size;
+  auto receiving_payload = receive_until(loop, socket, message, whole, token);
+  const auto has_payload = co_await std::move(receiving_payload);
+  if (has_payload) message.received = 0;
+  co_return has_payload;
 }
 
 task::Task<Result<>> send_reply(uring::Loop& loop, int socket, std::uint32_t request,
@@ -117,12 +132,12 @@ task::Task<Result<>> send_reply(uring::Loop& loop, int socket, std::uint32_t req
 
 task::Task<Result<>> send_request(uring::Loop& loop, int socket, BackendRequest request,
                                   Acknowledgement acknowledgement,
-                                  std::span<const std::byte> payload) {
+                                  std::span<const std::byte> payload, task::StopToken token) {
   const bool is_wanted = acknowledgement == Acknowledgement::kWanted;
   const MessageHeader header{std::to_underlying(request),
                              kMessageVersion | (is_wanted ? kMessageNeedReply : 0),
                              static_cast<std::uint32_t>(payload.size())};
-  auto sending = send_message(loop, socket, header, payload, -1);
+  auto sending = send_message(loop, socket, header, payload, -1, token);
   co_return co_await std::move(sending);
 }
 

@@ -44,10 +44,19 @@ Session::Session(const Parts& parts, UniqueFd socket) : parts_(parts), socket_(s
 void Session::leave() noexcept { ::shutdown(socket_.get(), SHUT_RDWR); }
 
 task::Task<> Session::run() {
+  if (is_suspended_) {
+    auto going_on = go_on();
+    co_await std::move(going_on);
+  }
   while (true) {
+    if (parts_.rest.is_wanted()) {
+      auto resting = parts_.rest.rest();
+      co_await resting;
+      continue;
+    }
     auto serving = serve_one();
     const auto served = co_await std::move(serving);
-    if (served) continue;
+    if (served || served.error().kind == ErrorKind::kCancelled) continue;
     if (served.error().kind != ErrorKind::kClosed) {
       log::limited_warning(peer_fault_log(), "{}: the connection to the front-end ends: {}",
                            parts_.name, served.error().to_string());
@@ -71,7 +80,7 @@ task::Task<> Session::run() {
 
 /// One message: receive, obey, answer. Errors end the connection.
 task::Task<Result<>> Session::serve_one() {
-  auto receiving = receive_message(parts_.home, socket_.get(), message_);
+  auto receiving = receive_message(parts_.home, socket_.get(), message_, parts_.rest.token());
   const auto received = co_await std::move(receiving);
   if (!received) co_return received;
   auto obeying = obey();
@@ -100,9 +109,12 @@ task::Task<Result<>> Session::respond(const Result<Answer>& outcome) {
   } else {
     co_return Result<>();
   }
+  is_answering_ = true;
   auto sending = send_reply(parts_.home, socket_.get(), message_.header.request,
                             std::span(answer.payload).first(answer.size), answer.descriptor);
-  co_return co_await std::move(sending);
+  const auto sent = co_await std::move(sending);
+  is_answering_ = false;
+  co_return sent;
 }
 
 task::Task<Result<Session::Answer>> Session::obey() {

@@ -15,6 +15,8 @@
 #include "guestio/vhost/inband_ring.h"
 #include "guestio/vhost/messages.h"
 #include "guestio/vhost/queue_thread.h"
+#include "guestio/vhost/rest_point.h"
+#include "guestio/vhost/session_state.h"
 #include "guestio/vhost/socket.h"
 #include "guestio/vhost/vring_control.h"
 #include "guestio/virtio/device.h"
@@ -34,6 +36,7 @@ class Session {
     uring::Loop& home;
     virtio::Device& device;
     std::span<const std::unique_ptr<Queue>> queues;     ///< those that are offered
+    RestPoint& rest;                                    ///< between two messages
     virtio::FeatureBits ring_features = kRingFeatures;  ///< of those, the ones offered
     std::shared_ptr<FixedGuestMemory> fixed = {};       ///< its own, or nothing: not registered
     std::string_view name = "disk";                     ///< for log lines
@@ -56,6 +59,32 @@ class Session {
   void notify_config_changed() noexcept;
   /// Whether the front-end negotiated that and opened the way for it.
   [[nodiscard]] bool hears_of_changes() const noexcept;
+
+  // For another process that is to go on with the session (session_state.h). The session rests
+  // between two messages all the time (RestPoint); rings run until they are suspended.
+
+  /// Why a session cannot be handed over now.
+  struct Obstacle {
+    std::size_t waiting = 0;  ///< requests that wait for better times and stand in no record
+    bool is_late = false;     ///< some are still worked on
+  };
+  /// Has all rings take nothing more, and waits until what they took is answered or, in an
+  /// in-flight record, waits for better times; or until `limit` is stopped. Returns what is in the
+  /// way: then go_on() is to follow.
+  task::Task<std::optional<Obstacle>> pause_rings(task::StopToken limit);
+  /// Stops all rings where they are. Requires: pause_rings() found nothing in the way.
+  task::Task<> suspend();
+  /// Goes on after the two, or one of them. What a ring cannot go on for is its front-end's fault,
+  /// and ends the connection.
+  task::Task<> go_on();
+  /// Errors: host. Requires: suspended.
+  [[nodiscard]] Result<SessionState> state() const;
+  /// Takes over what another process's session was, suspended; run() goes on with it. Errors: peer
+  /// fault (what makes no sense), unsupported (what this process does not offer), memory fault
+  /// (the front-end has cut its memory or records off), host. Requires: before run().
+  Result<> adopt(SessionState state);
+  /// Whether an answer is on its way that the front-end may be slow to take.
+  [[nodiscard]] bool is_answering() const noexcept { return is_answering_; }
 
  private:
   /// What goes back to the front-end when a message was obeyed.
@@ -96,12 +125,17 @@ class Session {
   task::Task<Result<Answer>> set_features();
   task::Task<Result<Answer>> set_log_base();
   task::Task<Result<Answer>> set_log_event();
+  Result<> use_log(const LogDescription& where, UniqueFd file);
   task::Task<> change_logs();
   task::Task<Result<Answer>> set_backend_request_fd();
   task::Task<Result<Answer>> set_status();
   task::Task<Result<Answer>> reset_device();
   task::Task<> stop_rings();
   void begin_rings();
+  task::Task<> pause_ring(VringControl& ring, std::vector<std::optional<std::size_t>>& outcomes);
+  task::Task<Result<>> resume_ring(VringControl& ring);
+  Result<> adopt_shared(SessionState& state);
+  Result<> adopt_rings(std::vector<RingState> rings);
   task::Task<Result<>> start_if_ready(VringControl& ring);
   void note_rings();
 
@@ -133,7 +167,11 @@ class Session {
   std::shared_ptr<const InflightRecord> made_inflight_;  // for a front-end that has none
   std::shared_ptr<const InflightRecord> inflight_;       // the one in use
   std::shared_ptr<const mem::DirtyLog> log_;             // used while kFeatureLogAll is set
+  LogDescription log_where_{};
+  UniqueFd log_file_;  // of log_
   UniqueFd log_event_;
+  bool is_suspended_ = false;  // for another process
+  bool is_answering_ = false;
   std::vector<std::unique_ptr<VringControl>> rings_;
   std::vector<std::unique_ptr<InbandRing>> inband_;  // of each ring, what comes as messages
 };

@@ -34,14 +34,21 @@ task::Task<Result<Session::Answer>> Session::set_log_base() {
   if (message_.descriptors.size() != 1) {
     co_return fail(Error::peer_fault("one descriptor for a log", message_.descriptors.size()));
   }
-  const UniqueFd file = message_.descriptors.take(0);
-  auto mapped = map_log(*where, file.get());
-  if (!mapped) co_return fail(mapped.error());
-  log_ = std::move(*mapped);
+  UniqueFd file = message_.descriptors.take(0);
+  if (auto mapped = use_log(*where, std::move(file)); !mapped) co_return fail(mapped.error());
   auto changing = change_logs();
   co_await std::move(changing);
   // The answer that the message has of its own; front-ends look for one, not into it.
   co_return Answer::of(std::uint64_t{0});
+}
+
+Result<> Session::use_log(const LogDescription& where, UniqueFd file) {
+  auto mapped = map_log(where, file.get());
+  if (!mapped) return fail(mapped.error());
+  log_ = std::move(*mapped);
+  log_where_ = where;
+  log_file_ = std::move(file);
+  return {};
 }
 
 task::Task<Result<Session::Answer>> Session::set_log_event() {

@@ -30,6 +30,10 @@ class DescriptorList {
   [[nodiscard]] bool is_empty() const noexcept { return count_ == 0; }
   /// Requires: index < size().
   [[nodiscard]] UniqueFd take(std::size_t index) noexcept { return std::move(items_[index]); }
+  /// Still owned. Requires: index < size().
+  [[nodiscard]] int peek(std::size_t index) const noexcept { return items_[index].get(); }
+  /// Requires: size() < kMaxDescriptors.
+  void add(UniqueFd item) noexcept { items_[count_++] = std::move(item); }
   /// Takes over all that `received` carries and closes what there is no room for.
   /// Errors: peer fault when there were too many, or the kernel had to cut them off.
   Result<> collect(msghdr& received) noexcept;
@@ -40,11 +44,13 @@ class DescriptorList {
   std::size_t count_ = 0;
 };
 
-/// One message that was received whole.
+/// One message that was received whole, or is being received.
 struct Message {
   MessageHeader header{};
   std::array<std::byte, kMaxPayload> bytes;  // the first header.size are the payload
   DescriptorList descriptors;
+  /// Of a message of which not all is there yet: header and payload so far; 0: it is whole.
+  std::size_t received = 0;
 
   [[nodiscard]] std::span<const std::byte> payload() const noexcept {
     return std::span(bytes).first(header.size);

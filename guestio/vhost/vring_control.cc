@@ -8,6 +8,7 @@
 
 #include "guestio/base/log.h"
 #include "guestio/vhost/cross_call.h"
+#include "guestio/vhost/message_io.h"
 
 namespace guestio::vhost {
 
@@ -249,7 +250,89 @@ task::Task<> VringControl::stop_running() {
   log::debug("{} stopped at {}", queue_.label(), base_);
 }
 
+task::Task<std::optional<std::size_t>> VringControl::pause() {
+  if (!is_running_) co_return 0;
+  CrossCall<std::optional<std::size_t>> pause(queue_.loop(), home_, [this](auto reply) {
+    queue_.vring()->pause([reply](auto waiting) { reply(waiting); });
+  });
+  co_return co_await pause;
+}
+
+void VringControl::go_on() {
+  tell_running_ring([](Vring& vring) { vring.go_on(); });
+}
+
+task::Task<> VringControl::suspend() {
+  if (!is_running_) co_return;
+  auto stopping = stop_running();
+  co_await std::move(stopping);
+  is_suspended_ = true;
+}
+
+task::Task<Result<>> VringControl::resume(RingEnvironment environment) {
+  if (!std::exchange(is_suspended_, false)) co_return Result<>();
+  if (!environment.memory || !addresses_) {
+    is_kick_known_ = false;
+    co_return fail(ErrorKind::kOutOfRange, "memory for a ring", index_);
+  }
+  environment.features = features_;
+  auto starting = start(std::move(environment));
+  co_return co_await std::move(starting);
+}
+
+Result<RingState> VringControl::state() const {
+  GUESTIO_CHECK(!is_running_, "a ring that stands still");
+  auto kick = duplicate_descriptor(kick_.get());
+  auto call = duplicate_descriptor(call_.get());
+  auto error = duplicate_descriptor(error_.get());
+  if (!kick) return fail(kick.error());
+  if (!call) return fail(call.error());
+  if (!error) return fail(error.error());
+  return RingState{.size = size_,
+                   .base = base_,
+                   .addresses = addresses_,
+                   .is_kick_known = is_kick_known_,
+                   .is_enabled = is_enabled_,
+                   .runs = is_suspended_,
+                   .features = features_,
+                   .kick = std::move(*kick),
+                   .call = std::move(*call),
+                   .error = std::move(*error)};
+}
+
+Result<> VringControl::adopt(RingState state) {
+  if (state.runs) {
+    if (auto set = set_size(state.size, state.features); !set) return set;
+    if (auto set = set_base(state.base, state.features); !set) return set;
+  } else {
+    // They may have been said before another kind of ring was negotiated; start() looks again.
+    if (state.size > kLargestRing) return fail(Error::peer_fault("a ring's size", state.size));
+    size_ = state.size;
+    base_ = state.base;
+  }
+  if (state.addresses) {
+    if (auto set = set_addresses(*state.addresses); !set) return set;
+  }
+  if (state.runs && (!state.addresses || !state.is_kick_known)) {
+    return fail(Error::peer_fault("a ring that runs has a size, addresses and a kick", index_));
+  }
+  for (const UniqueFd* const event : {&state.kick, &state.call, &state.error}) {
+    if (*event && !is_eventfd(event->get())) {
+      return fail(Error::peer_fault("a kick, call or error descriptor is an eventfd"));
+    }
+  }
+  is_kick_known_ = state.is_kick_known;
+  kick_ = std::move(state.kick);
+  call_ = std::move(state.call);
+  error_ = std::move(state.error);
+  is_enabled_ = state.is_enabled;
+  is_suspended_ = state.runs;
+  features_ = state.features;
+  return {};
+}
+
 task::Task<> VringControl::reset() {
+  is_suspended_ = false;
   auto stopping = stop();
   co_await std::move(stopping);
   size_ = 0;

@@ -11,6 +11,7 @@
 #include "guestio/vhost/memory_table.h"
 #include "guestio/vhost/messages.h"
 #include "guestio/vhost/queue_thread.h"
+#include "guestio/vhost/session_state.h"
 
 namespace guestio::vhost {
 
@@ -73,7 +74,27 @@ class VringControl {
   /// Stops and forgets everything: for the next front-end.
   task::Task<> reset();
 
+  // For another process that is to go on with the ring.
+
+  /// Has the ring take nothing more. Returns, once all that it took is answered or waits for better
+  /// times, how many chains wait; nothing when go_on() came first.
+  task::Task<std::optional<std::size_t>> pause();
+  /// Ends a pause.
+  void go_on();
+  /// Stops a ring that is paused. What waits is left in the in-flight record.
+  task::Task<> suspend();
+  /// Runs again, if it ran: from where it was suspended, or where state() was when it was adopted.
+  /// Errors: as start(); the ring is idle then.
+  task::Task<Result<>> resume(RingEnvironment environment);
+  /// Errors: host. Requires: it does not run.
+  [[nodiscard]] Result<RingState> state() const;
+  /// Takes another's ring over, suspended; its in-band events are the session's. Errors: peer
+  /// fault, as of the setters.
+  Result<> adopt(RingState state);
+
   [[nodiscard]] bool is_running() const noexcept { return is_running_; }
+  /// Whether it would run if it were not for the pause.
+  [[nodiscard]] bool is_suspended() const noexcept { return is_suspended_; }
 
  private:
   Result<virtio::RingParts> locate(const RingEnvironment& environment) const;
@@ -96,6 +117,7 @@ class VringControl {
   UniqueFd error_;
   bool is_enabled_ = false;
   bool is_running_ = false;
+  bool is_suspended_ = false;         // it ran
   virtio::FeatureBits features_ = 0;  // with which it runs
 };
 

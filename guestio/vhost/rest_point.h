@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "guestio/task/event.h"
+#include "guestio/task/stop.h"
+
+namespace guestio::vhost {
+
+/// Where a task that works step by step comes to rest between two steps when it is asked to, and
+/// from where it goes on when it is told to.
+///
+///     the task: while (...) {                                whoever asks:
+///                 if (point.is_wanted()) {                     point.ask();
+///                   co_await point.rest();                     co_await point.reached(limit);
+///                   continue;                                  ...
+///                 }                                            point.go_on();
+///                 co_await next_step(point.token());
+///               }
+///               point.end();
+///
+/// Threads: one.
+class RestPoint {
+ public:
+  RestPoint() = default;
+  RestPoint(const RestPoint&) = delete;
+  RestPoint& operator=(const RestPoint&) = delete;
+
+  // The task.
+
+  [[nodiscard]] bool is_wanted() const noexcept { return is_wanted_; }
+  /// Stopped when rest is wanted: ends the wait for a next step that nobody has begun.
+  [[nodiscard]] task::StopToken token() noexcept { return interrupts_.back()->token(); }
+  [[nodiscard]] task::Event::Awaiter rest() noexcept {
+    at_rest_.set();
+    return may_go_on_.wait();
+  }
+  /// The task is over: it rests for good.
+  void end() noexcept {
+    has_ended_ = true;
+    at_rest_.set();
+  }
+
+  // Whoever asks.
+
+  void ask() {
+    is_wanted_ = true;
+    may_go_on_.reset();
+    interrupts_.back()->request_stop();
+  }
+  /// Goes on when the task rests, or when `limit` is stopped.
+  [[nodiscard]] task::Event::Awaiter reached(task::StopToken limit) noexcept {
+    return at_rest_.wait(limit);
+  }
+  [[nodiscard]] bool is_reached() const noexcept { return at_rest_.is_set(); }
+  /// Whether the task rests or not.
+  void go_on() {
+    is_wanted_ = false;
+    // A task that has not come here may still hold a token of the last one.
+    if (at_rest_.is_set()) interrupts_.clear();
+    interrupts_.push_back(std::make_unique<task::StopSource>());
+    if (!has_ended_) at_rest_.reset();
+    may_go_on_.set();
+  }
+
+ private:
+  std::vector<std::unique_ptr<task::StopSource>> interrupts_ = make_first();
+  bool is_wanted_ = false;
+  bool has_ended_ = false;
+  task::Event at_rest_;
+  task::Event may_go_on_;
+
+  static std::vector<std::unique_ptr<task::StopSource>> make_first() {
+    std::vector<std::unique_ptr<task::StopSource>> first;
+    first.push_back(std::make_unique<task::StopSource>());
+    return first;
+  }
+};
+
+}  // namespace guestio::vhost

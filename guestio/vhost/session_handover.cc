@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: MIT
+// A session that goes on in another process: how its rings come to a stop, what it is then, and how
+// the other one begins with that.
+#include <algorithm>
+#include <utility>
+
+#include "guestio/base/check.h"
+#include "guestio/task/event.h"
+#include "guestio/task/scope.h"
+#include "guestio/vhost/message_io.h"
+#include "guestio/vhost/peer_log.h"
+#include "guestio/vhost/session.h"
+
+namespace guestio::vhost {
+
+namespace {
+
+/// What a front-end shares and has made unusable is told apart from what never made sense.
+Error blame_memory(const Error& error) noexcept {
+  const bool is_cut_off =
+      error.kind == ErrorKind::kOutOfRange || error.kind == ErrorKind::kPeerFault;
+  return is_cut_off ? Error::make(ErrorKind::kMemoryFault, error.what, error.value, error.limit)
+                    : error;
+}
+
+}  // namespace
+
+task::Task<> Session::pause_ring(VringControl& ring,
+                                 std::vector<std::optional<std::size_t>>& outcomes) {
+  auto pausing = ring.pause();
+  const auto outcome = co_await std::move(pausing);
+  outcomes.push_back(outcome);
+}
+
+task::Task<std::optional<Session::Obstacle>> Session::pause_rings(task::StopToken limit) {
+  std::vector<std::optional<std::size_t>> outcomes;
+  task::Scope pausing;
+  for (const auto& ring : rings_) pausing.spawn(pause_ring(*ring, outcomes));
+  // A ring that is told to go on answers at once, so this ends soon in any case.
+  const task::StopCallback on_limit(limit, [this]() noexcept {
+    for (const auto& ring : rings_) ring->go_on();
+  });
+  auto all = pausing.join();
+  co_await all;
+  Obstacle obstacle;
+  for (const auto& waiting : outcomes) {
+    obstacle.is_late |= !waiting.has_value();
+    obstacle.waiting += waiting.value_or(0);
+  }
+  if (inflight_) obstacle.waiting = 0;
+  if (obstacle.is_late || obstacle.waiting != 0) co_return obstacle;
+  co_return std::nullopt;
+}
+
+task::Task<> Session::suspend() {
+  is_suspended_ = true;
+  for (const auto& ring : rings_) {
+    auto suspending = ring->suspend();
+    co_await std::move(suspending);
+  }
+  for (const auto& ring : inband_) {
+    auto pausing = ring->pause();
+    co_await std::move(pausing);
+  }
+  auto pausing = channel_.pause();
+  co_await std::move(pausing);
+}
+
+task::Task<Result<>> Session::resume_ring(VringControl& ring) {
+  if (!uses_device_) {
+    if (auto begun = parts_.device.begin_use(); !begun) co_return begun;
+    uses_device_ = true;
+  }
+  auto resuming = ring.resume(environment());
+  co_return co_await std::move(resuming);
+}
+
+task::Task<> Session::go_on() {
+  is_suspended_ = false;
+  for (const auto& ring : rings_) {
+    ring->go_on();  // one that was only paused
+    if (!ring->is_suspended()) continue;
+    auto resuming = resume_ring(*ring);
+    const auto resumed = co_await std::move(resuming);
+    if (resumed) continue;
+    log::limited_warning(peer_fault_log(), "{}: a ring cannot go on, the connection ends: {}",
+                         parts_.name, resumed.error().to_string());
+    leave();
+  }
+  for (const auto& ring : inband_) ring->go_on();
+  channel_.go_on();
+  note_rings();
+}
+
+Result<SessionState> Session::state() const {
+  GUESTIO_CHECK(is_suspended_, "a session that is suspended");
+  SessionState state;
+  state.features = features_;
+  state.protocol_features = protocol_features_;
+  state.status = status_;
+  auto socket = duplicate_descriptor(socket_.get());
+  if (!socket) return fail(socket.error());
+  state.socket = std::move(*socket);
+  if (memory_) {
+    auto regions = memory_->state();
+    if (!regions) return fail(regions.error());
+    state.memory = std::move(*regions);
+  }
+  if (inflight_) {
+    auto file = duplicate_descriptor(inflight_->fd());
+    if (!file) return fail(file.error());
+    state.inflight = {inflight_->description(), inflight_->kind(), std::move(*file)};
+  }
+  if (log_) {
+    auto file = duplicate_descriptor(log_file_.get());
+    if (!file) return fail(file.error());
+    state.log = {log_where_, std::move(*file)};
+  }
+  auto event = duplicate_descriptor(log_event_.get());
+  if (!event) return fail(event.error());
+  state.log_event = std::move(*event);
+  auto channel = channel_.state();
+  if (!channel) return fail(channel.error());
+  state.channel = std::move(*channel);
+  auto incoming = PartialMessage::of(message_);
+  if (!incoming) return fail(incoming.error());
+  state.incoming = std::move(*incoming);
+  for (std::size_t i = 0; i < rings_.size(); ++i) {
+    auto ring = rings_[i]->state();
+    if (!ring) return fail(ring.error());
+    auto inband = inband_[i]->state();
+    if (!inband) return fail(inband.error());
+    ring->inband = std::move(*inband);
+    state.rings.push_back(std::move(*ring));
+  }
+  return state;
+}
+
+/// What is memory or a file of the front-end's.
+Result<> Session::adopt_shared(SessionState& state) {
+  if (!state.memory.empty()) {
+    auto memory = MemoryTable::map(std::move(state.memory));
+    if (!memory) return fail(blame_memory(memory.error()));
+    memory_ = std::move(*memory);
+  }
+  if (state.inflight) {
+    if (state.inflight->where.num_queues > rings_.size()) {
+      return fail(Error::peer_fault("a record of rings that are offered",
+                                    state.inflight->where.num_queues));
+    }
+    auto record = InflightRecord::map(state.inflight->where, std::move(state.inflight->file),
+                                      state.inflight->kind);
+    if (!record) return fail(blame_memory(record.error()));
+    inflight_ = std::move(*record);
+  }
+  if (state.log) {
+    if (auto used = use_log(state.log->where, std::move(state.log->file)); !used) {
+      return fail(blame_memory(used.error()));
+    }
+  }
+  if (state.log_event && !is_eventfd(state.log_event.get())) {
+    return fail(Error::peer_fault("a log's event is an eventfd"));
+  }
+  log_event_ = std::move(state.log_event);
+  return {};
+}
+
+Result<> Session::adopt_rings(std::vector<RingState> rings) {
+  if (rings.size() != rings_.size()) {
+    return fail(Error::peer_fault("a session of as many rings as are offered", rings.size()));
+  }
+  for (std::size_t i = 0; i < rings.size(); ++i) {
+    if ((rings[i].features & ~offered_features()) != 0) {
+      return fail(ErrorKind::kUnsupported, "features of a ring", rings[i].features);
+    }
+    auto inband = std::move(rings[i].inband);
+    if (auto adopted = inband_[i]->adopt(std::move(inband)); !adopted) return adopted;
+    if (auto adopted = rings_[i]->adopt(std::move(rings[i])); !adopted) return adopted;
+  }
+  return {};
+}
+
+Result<> Session::adopt(SessionState state) {
+  if ((state.features & ~offered_features()) != 0) {
+    return fail(ErrorKind::kUnsupported, "features of a session", state.features);
+  }
+  if ((state.protocol_features & ~offered_protocol_features()) != 0) {
+    return fail(ErrorKind::kUnsupported, "protocol features of a session", state.protocol_features);
+  }
+  features_ = state.features;
+  protocol_features_ = state.protocol_features;
+  status_ = state.status;
+  if (auto adopted = std::move(state.incoming).move_to(message_); !adopted) return adopted;
+  if (state.channel) {
+    if (auto adopted = channel_.adopt(std::move(*state.channel)); !adopted) return adopted;
+  }
+  if (auto adopted = adopt_rings(std::move(state.rings)); !adopted) return adopted;
+  is_suspended_ = true;
+  return adopt_shared(state);
+}
+
+}  // namespace guestio::vhost

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "testing/blk_guest.h"
 
+#include <fcntl.h>
+
 #include <cstring>
 
 #include "guestio/base/check.h"
@@ -24,7 +26,7 @@ Result<std::unique_ptr<BlkGuest>> BlkGuest::connect(const std::string& path,
                                                     const Options& options) {
   auto socket = vhost::MessageSocket::connect(path);
   if (!socket) return fail(socket.error());
-  return over(UniqueFd(::dup(socket->fd())), options);
+  return over(UniqueFd(::fcntl(socket->fd(), F_DUPFD_CLOEXEC, 0)), options);
 }
 
 Result<std::unique_ptr<BlkGuest>> BlkGuest::over(UniqueFd socket, const Options& options) {

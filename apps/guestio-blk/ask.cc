@@ -19,7 +19,9 @@ namespace {
 
 using Json = nlohmann::json;
 
-Result<UniqueFd> connect_to(const std::string& path) {
+}  // namespace
+
+Result<UniqueFd> connect_to_control(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path) {
@@ -39,12 +41,14 @@ Result<UniqueFd> connect_to(const std::string& path) {
   return socket;
 }
 
+namespace {
+
 /// More than any answer has: what stands at the path may be anything.
 constexpr std::size_t kLongestAnswer = std::size_t{64} << 20;
 
 /// One line each way.
 Result<std::string> exchange(const std::string& path, const std::string& line) {
-  auto socket = connect_to(path);
+  auto socket = connect_to_control(path);
   if (!socket) return fail(socket.error());
   const auto sent = ::send(socket->get(), line.data(), line.size(), MSG_NOSIGNAL);
   if (sent != static_cast<ssize_t>(line.size())) return fail_host("send the command");

@@ -4,11 +4,17 @@
 #include <string>
 #include <vector>
 
+#include "guestio/base/error.h"
+#include "guestio/base/unique_fd.h"
+
 namespace guestio::app {
 
 /// The client of the control socket (guestio-blk --ask PATH COMMAND [DISK]): sends one command and
 /// prints what it returns, as JSON for people and programs. Returns the exit status: 1 when the
 /// command was refused, 2 when nobody answers.
 int ask(const std::vector<std::string>& words);
+
+/// A connection to a control socket, with a limit on each wait. Errors: too large (the path), host.
+Result<UniqueFd> connect_to_control(const std::string& path);
 
 }  // namespace guestio::app

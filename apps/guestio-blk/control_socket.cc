@@ -44,12 +44,22 @@ Result<std::unique_ptr<ControlSocket>> ControlSocket::listen_at(const std::strin
   return std::unique_ptr<ControlSocket>(new ControlSocket(std::move(*listener)));
 }
 
-task::Task<> ControlSocket::serve(uring::Loop& loop, Answer answer) {
+std::unique_ptr<ControlSocket> ControlSocket::adopt(vhost::Listener listener) {
+  return std::unique_ptr<ControlSocket>(new ControlSocket(std::move(listener)));
+}
+
+task::Task<> ControlSocket::serve(uring::Loop& loop, Answer answer, Conversation takeover) {
   answer_ = std::move(answer);
+  takeover_ = std::move(takeover);
   while (!stop_.stop_requested()) {
-    const std::int32_t accepted =
-        co_await uring::accept(loop, uring::File(listener_.fd()), SOCK_CLOEXEC, stop_.token());
-    if (accepted == -ECANCELED) break;
+    if (rest_.is_wanted()) {
+      auto resting = rest_.rest();
+      co_await resting;
+      continue;
+    }
+    auto accepting = accept_one(loop);
+    const std::int32_t accepted = co_await std::move(accepting);
+    if (accepted == -ECANCELED) continue;
     if (accepted < 0) {
       (void)co_await uring::sleep(loop, std::chrono::milliseconds(10), stop_.token());
       continue;
@@ -59,8 +69,15 @@ task::Task<> ControlSocket::serve(uring::Loop& loop, Answer answer) {
       connections_.spawn(serve_one(loop, std::move(socket)));
     }
   }
+  rest_.end();
   auto ended = connections_.join();
   co_await ended;
+}
+
+task::Task<std::int32_t> ControlSocket::accept_one(uring::Loop& loop) {
+  task::StopSource either(stop_.token());
+  const task::StopCallback on_rest(rest_.token(), [&either]() noexcept { either.request_stop(); });
+  co_return co_await uring::accept(loop, uring::File(listener_.fd()), SOCK_CLOEXEC, either.token());
 }
 
 task::Task<> ControlSocket::serve_one(uring::Loop& loop, UniqueFd socket) {
@@ -76,6 +93,11 @@ task::Task<> ControlSocket::serve_one(uring::Loop& loop, UniqueFd socket) {
       const std::string line = pending.substr(0, end);
       pending.erase(0, end + 1);
       const auto command = parse(line);
+      if (command && (*command)["command"] == "takeover") {
+        auto conversing = takeover_(*command, socket.get(), stop_.token());
+        co_await std::move(conversing);
+        co_return;
+      }
       const Json answer = command ? answer_(*command) : Json{{"error", command.error()}};
       auto sending = send_line(loop, socket.get(), to_line(answer));
       const bool was_sent = co_await std::move(sending);

@@ -12,6 +12,7 @@
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
 #include "guestio/vhost/listener.h"
+#include "guestio/vhost/rest_point.h"
 
 namespace guestio::app {
 
@@ -35,21 +36,34 @@ class ControlSocket {
 
   /// Errors: those of vhost::Listener::listen_at().
   static Result<std::unique_ptr<ControlSocket>> listen_at(const std::string& path);
+  /// Goes on with another process's.
+  static std::unique_ptr<ControlSocket> adopt(vhost::Listener listener);
   ControlSocket(const ControlSocket&) = delete;
   ControlSocket& operator=(const ControlSocket&) = delete;
 
+  /// Takes a connection over from the command "takeover" on; the connection ends with it. Stops
+  /// when `stop` does.
+  using Conversation =
+      std::function<task::Task<>(nlohmann::json command, int socket, task::StopToken stop)>;
+
   /// Until stop().
-  task::Task<> serve(uring::Loop& loop, Answer answer);
+  task::Task<> serve(uring::Loop& loop, Answer answer, Conversation takeover);
+  [[nodiscard]] const vhost::Listener& listener() const noexcept { return listener_; }
   void stop() noexcept { stop_.request_stop(); }
+  /// Where it accepts nobody, so that whoever comes finds another process (vhost::RestPoint).
+  [[nodiscard]] vhost::RestPoint& rest_point() noexcept { return rest_; }
 
  private:
   explicit ControlSocket(vhost::Listener listener) noexcept : listener_(std::move(listener)) {}
+  task::Task<std::int32_t> accept_one(uring::Loop& loop);
   task::Task<> serve_one(uring::Loop& loop, UniqueFd socket);
   task::Task<bool> send_line(uring::Loop& loop, int socket, std::string line);
 
   vhost::Listener listener_;
   Answer answer_;
+  Conversation takeover_;
   task::StopSource stop_;
+  vhost::RestPoint rest_;
   task::Scope connections_;
 };
 

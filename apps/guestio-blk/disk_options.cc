@@ -217,6 +217,7 @@ Complaint set_disk_option(DiskOptions& disk, std::string_view name, std::string_
   if (setting == kSettings.end()) return complain(fmt::format("{} is no setting of a disk", name));
   auto set = setting->set(disk, value);
   if (!set) return complain(fmt::format("{} {}", name, set.error()));
+  disk.said.emplace_back(name, value);
   return {};
 }
 

@@ -7,6 +7,8 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "guestio/base/units.h"
 #include "guestio/blk/failure_policy.h"
@@ -40,6 +42,8 @@ struct DiskOptions {
   bool polls_device = false;  ///< iopoll
   blk::OnError on_error = blk::OnError::kReport;
   disk::Claiming claiming = disk::Claiming::kAtOnce;
+  /// All of that in words, as set_disk_option() took them.
+  std::vector<std::pair<std::string, std::string>> said;
 
   /// Where it is served, for people.
   [[nodiscard]] std::string place() const;

@@ -25,33 +25,49 @@ disk::BounceMemory to_bounce_memory(FixedBuffers wanted) noexcept {
 
 }  // namespace
 
+namespace {
+
+disk::FileDiskOptions to_file_options(const DiskOptions& options) {
+  return {
+      .path = options.image,
+      .use = options.is_read_only ? disk::ImageUse::kRead : disk::ImageUse::kReadWrite,
+      .caching = options.is_buffered ? disk::Caching::kBuffered : disk::Caching::kDirect,
+      .block_size = options.block_size,
+      .completion = options.polls_device ? disk::Completion::kPolled : disk::Completion::kInterrupt,
+      .bounce_memory = to_bounce_memory(options.fixed_buffers),
+      .claiming = options.claiming};
+}
+
+}  // namespace
+
 Result<Image> Image::open(const DiskOptions& options) {
   const std::string_view name = options.image;
   if (name.starts_with(kNullPrefix)) return make_null(name.substr(kNullPrefix.size()), options);
-  return open_file(options);
+  auto opened = disk::FileDisk::open(to_file_options(options));
+  if (!opened) return fail(opened.error());
+  return over(std::move(*opened), options);
 }
 
-Result<Image> Image::open_file(const DiskOptions& options) {
-  auto opened = disk::FileDisk::open(
-      {.path = options.image,
-       .use = options.is_read_only ? disk::ImageUse::kRead : disk::ImageUse::kReadWrite,
-       .caching = options.is_buffered ? disk::Caching::kBuffered : disk::Caching::kDirect,
-       .block_size = options.block_size,
-       .completion =
-           options.polls_device ? disk::Completion::kPolled : disk::Completion::kInterrupt,
-       .bounce_memory = to_bounce_memory(options.fixed_buffers),
-       .claiming = options.claiming});
-  if (!opened) return fail(opened.error());
-  std::shared_ptr<disk::FileDisk> disk = std::move(*opened);
-  const disk::DiskInfo info = disk->info();
+Result<Image> Image::adopt(const DiskOptions& options, disk::FileDiskState state) {
+  if (options.image.starts_with(kNullPrefix)) return open(options);
+  auto adopted = disk::FileDisk::adopt(to_file_options(options), std::move(state));
+  if (!adopted) return fail(adopted.error());
+  return over(std::move(*adopted), options);
+}
+
+Image Image::over(std::shared_ptr<disk::FileDisk> disk, const DiskOptions& options) {
   Image image(
-      info,
+      disk->info(),
       [disk, limit = options.bounce_limit](uring::Loop& loop) {
         return disk->open_channel(loop, limit);
       },
       [disk] { return disk->notice_size(); });
   image.claim_ = [disk] { return disk->claim(); };
   image.release_ = [disk] { disk->release(); };
+  image.state_ = [disk] { return disk->state(); };
+  image.catch_up_ = [disk](UniqueFd claim, int lost_by) {
+    return disk->catch_up(std::move(claim), lost_by);
+  };
   return image;
 }
 

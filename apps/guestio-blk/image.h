@@ -6,6 +6,7 @@
 
 #include "disk_options.h"
 #include "guestio/disk/disk.h"
+#include "guestio/disk/file/file_disk.h"
 #include "guestio/uring/loop.h"
 
 namespace guestio::app {
@@ -16,6 +17,15 @@ class Image {
  public:
   /// Errors: of disk::FileDisk::open(); invalid argument (a size or block size that is none).
   static Result<Image> open(const DiskOptions& options);
+
+  /// Goes on with what another process has open. Errors: of disk::FileDisk::adopt(), and of open().
+  static Result<Image> adopt(const DiskOptions& options, disk::FileDiskState state);
+  /// For another process to go on with; no files for what is none. Errors: host.
+  [[nodiscard]] Result<disk::FileDiskState> state() const { return state_(); }
+  /// What the other process did since adopt(). Errors: of disk::FileDisk::catch_up().
+  Result<> catch_up(UniqueFd claim, int lost_by) const {
+    return catch_up_(std::move(claim), lost_by);
+  }
 
   [[nodiscard]] const disk::DiskInfo& info() const noexcept { return info_; }
   /// Asks how large the image is now; what it has grown by can be used from then on. Returns the
@@ -37,7 +47,7 @@ class Image {
 
   Image(const disk::DiskInfo& info, OpenChannel open_channel, NoticeSize notice_size)
       : info_(info), open_channel_(std::move(open_channel)), notice_size_(std::move(notice_size)) {}
-  static Result<Image> open_file(const DiskOptions& options);
+  static Image over(std::shared_ptr<disk::FileDisk> disk, const DiskOptions& options);
   static Result<Image> make_null(std::string_view size, const DiskOptions& options);
 
   disk::DiskInfo info_;
@@ -45,6 +55,8 @@ class Image {
   NoticeSize notice_size_;
   std::function<Result<>()> claim_ = [] { return Result<>(); };
   std::function<void()> release_ = [] {};
+  std::function<Result<disk::FileDiskState>()> state_ = [] { return disk::FileDiskState(); };
+  std::function<Result<>(UniqueFd, int)> catch_up_ = [](UniqueFd, int) { return Result<>(); };
 };
 
 }  // namespace guestio::app

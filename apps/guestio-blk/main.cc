@@ -13,6 +13,7 @@
 #include "image.h"
 #include "options.h"
 #include "server.h"
+#include "take_over.h"
 
 /// guestio-blk: arguments in, objects wired, nothing else.
 namespace guestio::app {
@@ -24,19 +25,33 @@ int complain(const std::string& subject, const Error& error) {
   return kExitUsage;
 }
 
+int take_over_and_serve(const Options& said) {
+  auto takeover = TakeOver::begin(said);
+  if (!takeover) {
+    fmt::print(stderr, "guestio-blk: {}: {}\n", said.takeover, takeover.error());
+    return kExitFailure;
+  }
+  log::set_level(takeover->options().is_verbose ? log::Level::kDebug : log::Level::kInfo);
+  auto images = takeover->take_images();
+  const Options options = takeover->options();
+  return serve(options, std::move(images), &*takeover);
+}
+
 int run(const Options& options) {
   if (!options.ask.empty()) return ask(options.ask);
   log::set_level(options.is_verbose ? log::Level::kDebug : log::Level::kInfo);
   if (auto installed = mem::install_fault_recovery(); !installed) {
     return complain("cannot start", installed.error());
   }
+  raise_descriptor_limit();
+  if (!options.takeover.empty()) return take_over_and_serve(options);
   std::vector<Image> images;
   for (const DiskOptions& disk : options.disks) {
     auto image = Image::open(disk);
     if (!image) return complain(disk.image, image.error());
     images.push_back(std::move(*image));
   }
-  return serve(options, std::move(images));
+  return serve(options, std::move(images), nullptr);
 }
 
 }  // namespace

@@ -39,6 +39,7 @@ struct Words {
   std::vector<std::string> disks;  ///< one text for each --disk
   std::string config_path;
   std::vector<std::string> ask;
+  std::string takeover;
   bool wants_capabilities = false;
   ConfigFile rest;  ///< what a file may say as well; it wins over the file
 };
@@ -89,6 +90,11 @@ void add_other_options(CLI::App& app, Words& words) {
       ->check(CLI::NonNegativeNumber);
   app.add_option("--control", words.rest.control_path,
                  "unix socket for commands: statistics, resize, ... (JSON, a line each)");
+  app.add_option("--takeover", words.takeover,
+                 "take the place of the process whose --control is this path, without an "
+                 "interruption for its guests: its disks, sockets, front-ends and options; only "
+                 "--threads, --cpus, --poll, --poll-max-us, --sqpoll, --sqpoll-cpus and --verbose "
+                 "go with it, and win over what that process was told");
   app.add_option("--ask", words.ask,
                  "PATH COMMAND [DISK]: does not serve, but sends a command to the process whose "
                  "--control is PATH and prints the answer; the command help lists them")
@@ -148,8 +154,24 @@ Complaint read_disks(Words& words, Options& options) {
   }
   if (auto read = read_one_disk(words, options); !read) return read;
   for (std::size_t i = 0; i < options.disks.size(); ++i) {
-    if (options.disks[i].name.empty()) options.disks[i].name = fmt::format("disk{}", i);
+    if (!options.disks[i].name.empty()) continue;
+    auto named = set_disk_option(options.disks[i], "name", fmt::format("disk{}", i));
+    if (!named) return named;
   }
+  return {};
+}
+
+/// What --takeover leaves no room for, because it comes from the other process.
+Complaint check_takeover(const Words& words) {
+  const auto complain = [](std::string_view option) {
+    return std::unexpected(fmt::format(
+        "--takeover brings the disks of the process whose place is taken: --{} does not go with it",
+        option));
+  };
+  if (!words.of_one_disk.empty()) return complain(words.of_one_disk.front().first);
+  if (!words.disks.empty()) return complain("disk");
+  if (!words.config_path.empty()) return complain("config");
+  if (!words.rest.control_path.empty()) return complain("control");
   return {};
 }
 
@@ -211,17 +233,29 @@ Complaint read_threads(const ConfigFile& said, Options& options) {
 
 std::expected<Options, std::string> put_together(Words& words) {
   Options options;
-  if (auto read = read_disks(words, options); !read) return std::unexpected(read.error());
-  if (auto checked = check_together(options.disks, words.rest.control_path); !checked) {
-    return std::unexpected(checked.error());
+  if (!words.takeover.empty()) {
+    if (auto checked = check_takeover(words); !checked) return std::unexpected(checked.error());
+    options.takeover = words.takeover;
+    options.is_verbose = words.rest.is_verbose;
+    options.said = std::move(words.rest);
+    return options;
   }
-  if (auto read = read_threads(words.rest, options); !read) return std::unexpected(read.error());
-  options.control_path = words.rest.control_path;
-  options.is_verbose = words.rest.is_verbose;
+  if (auto read = read_disks(words, options); !read) return std::unexpected(read.error());
+  options.said = std::move(words.rest);
+  if (auto completed = complete(options); !completed) return std::unexpected(completed.error());
   return options;
 }
 
 }  // namespace
+
+Complaint complete(Options& options) {
+  const ConfigFile& said = options.said;
+  if (auto checked = check_together(options.disks, said.control_path); !checked) return checked;
+  if (auto read = read_threads(said, options); !read) return read;
+  options.control_path = said.control_path;
+  options.is_verbose = said.is_verbose;
+  return {};
+}
 
 std::expected<Options, EarlyExit> parse_options(int argc, const char* const* argv) {
   Words words;

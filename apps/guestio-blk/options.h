@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "config_file.h"
 #include "disk_options.h"
 #include "guestio/vhost/poll_window.h"
 
@@ -22,9 +23,11 @@ struct Options {
   std::vector<int> submission_cpus;     ///< that those run on, in turn; empty: anywhere
   std::string control_path;             ///< of the control socket; empty: there is none
   std::vector<std::string> ask;  ///< not to serve but to ask another: its path, a command, a disk
+  std::string takeover;          ///< control socket of the process whose place to take, or empty
   bool is_verbose = false;
   /// When the program began.
   std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();
+  ConfigFile said;  ///< all of that but the disks, in words
 };
 
 /// Why the program ends before it serves: text for standard output or error, and exit status.
@@ -33,10 +36,14 @@ struct EarlyExit {
   int status;
 };
 
+inline constexpr int kExitFailure = 1;
 inline constexpr int kExitUsage = 2;
 inline constexpr std::size_t kMostDisks = 256;
 inline constexpr std::size_t kMostThreads = 64;
 inline constexpr std::uint32_t kMostPollUs = 1'000'000;
+
+/// Puts together what `options.said` says and the disks, which are named.
+Complaint complete(Options& options);
 
 /// Reads the command line; --help, --version and --print-capabilities are answered here.
 std::expected<Options, EarlyExit> parse_options(int argc, const char* const* argv);

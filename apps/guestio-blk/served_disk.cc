@@ -103,6 +103,16 @@ Result<ByteCount> ServedDisk::notice_size() {
   return size;
 }
 
+std::string ServedDisk::serial() const {
+  const auto id = device_.id();
+  std::string text;
+  for (const std::byte byte : id) {
+    if (byte == std::byte{0}) break;
+    text.push_back(static_cast<char>(byte));
+  }
+  return text;
+}
+
 task::Task<Result<>> ServedDisk::serve() {
   log::info("{}: serves {} ({}{}) at {}", name(), options_.image,
             format_byte_count(image_.info().size), options_.is_read_only ? ", read-only" : "",
@@ -111,8 +121,13 @@ task::Task<Result<>> ServedDisk::serve() {
     auto accepting = backend_->accept_all(listener_->fd());
     co_return co_await std::move(accepting);
   }
-  auto serving = backend_->serve_one(std::move(connected_));
-  co_await std::move(serving);
+  if (connected_) {
+    auto serving = backend_->serve_one(std::move(connected_));
+    co_await std::move(serving);
+  } else if (backend_->is_connected()) {
+    auto serving = backend_->serve_adopted();
+    co_await std::move(serving);
+  }
   co_return Result<>();
 }
 

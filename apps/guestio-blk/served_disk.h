@@ -35,6 +35,8 @@ class ServedDisk {
   /// The last step: from here on front-ends can come. Errors: those of vhost::Listener; host (a
   /// descriptor handed down that is no socket).
   Result<> open_socket();
+  /// Instead, where another process listened.
+  void adopt_socket(vhost::Listener listener) { listener_.emplace(std::move(listener)); }
   /// Serves until stop(), or on a connected socket until the front-end leaves. Once, after
   /// open_socket(). Errors: host, when the socket itself fails.
   task::Task<Result<>> serve();
@@ -53,6 +55,15 @@ class ServedDisk {
   [[nodiscard]] const DiskOptions& options() const noexcept { return options_; }
   [[nodiscard]] const disk::DiskInfo& info() const noexcept { return device_.disk(); }
   [[nodiscard]] const vhost::Backend& backend() const noexcept { return *backend_; }
+  [[nodiscard]] vhost::Backend& backend() noexcept { return *backend_; }
+  [[nodiscard]] blk::BlockDevice& device() noexcept { return device_; }
+  [[nodiscard]] const Image& image() const noexcept { return image_; }
+  /// Or nullptr: it has a connection only.
+  [[nodiscard]] const vhost::Listener* listener() const noexcept {
+    return listener_ ? &*listener_ : nullptr;
+  }
+  /// What the guest reads as the disk's ID.
+  [[nodiscard]] std::string serial() const;
   /// In the order of the backend's.
   [[nodiscard]] std::span<const blk::BlockQueue* const> queues() const noexcept { return queues_; }
 

@@ -18,13 +18,12 @@
 #include "guestio/task/task.h"
 #include "guestio/uring/awaitables.h"
 #include "guestio/uring/loop.h"
+#include "hand_over.h"
 #include "served_disk.h"
 
 namespace guestio::app {
 
 namespace {
-
-constexpr int kExitFailure = 1;
 
 int complain(const std::string& subject, const Error& error, int status) {
   fmt::print(stderr, "guestio-blk: {}: {}\n", subject, error.to_string());
@@ -49,35 +48,21 @@ Result<UniqueFd> take_signals() {
   return fd;
 }
 
-/// Each disk takes some descriptors and each front-end more, so that the usual soft limit would be
-/// what one front-end could use up for all others.
-void raise_descriptor_limit() {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) log::debug("the limit of descriptors stays");
-}
+using Clock = std::chrono::steady_clock;
 
 /// The server while it runs: the tasks of the control thread.
 class Server {
  public:
   Server(uring::Loop& loop, const Subjects& subjects, UniqueFd signals,
-         std::unique_ptr<ControlSocket> control) noexcept
+         std::unique_ptr<ControlSocket> control)
       : loop_(loop),
         subjects_(subjects),
         signals_(std::move(signals)),
-        control_(std::move(control)) {}
+        control_(std::move(control)),
+        hand_over_(loop, subjects, control_.get(), [this] { stop_disks_if_asked(); }) {}
 
-  int run(std::chrono::steady_clock::time_point began) {
-    if (control_) {
-      others_.spawn(control_->serve(loop_, [this](const nlohmann::json& command) {
-        return answer_command(subjects_, command);
-      }));
-    }
-    for (const auto& disk : subjects_.disks) serving_.spawn(serve(*disk));
-    using Milliseconds = std::chrono::duration<double, std::milli>;
-    log::info("ready {:.1f} ms after the start",
-              Milliseconds(std::chrono::steady_clock::now() - began).count());
+  int run(TakeOver* takeover, Clock::time_point began) {
+    serving_.spawn(begin(takeover, began));
     others_.spawn(watch_signals());
     ending_.spawn(end());
     loop_.run();
@@ -85,6 +70,34 @@ class Server {
   }
 
  private:
+  /// Rings that were taken over come before anything else: their guests wait.
+  task::Task<> begin(TakeOver* takeover, Clock::time_point began) {
+    if (takeover != nullptr) {
+      auto starting = takeover->start(subjects_.disks);
+      co_await std::move(starting);
+    }
+    for (const auto& disk : subjects_.disks) serving_.spawn(serve(*disk));
+    if (control_) others_.spawn(serve_control());
+    using Milliseconds = std::chrono::duration<double, std::milli>;
+    log::info("ready {:.1f} ms after the start", Milliseconds(Clock::now() - began).count());
+  }
+
+  task::Task<> serve_control() {
+    auto serving = control_->serve(
+        loop_, [this](const nlohmann::json& command) { return answer(command); },
+        [this](nlohmann::json command, int socket, task::StopToken stop) {
+          return hand_over_.converse(std::move(command), socket, stop);
+        });
+    co_await std::move(serving);
+  }
+
+  nlohmann::json answer(const nlohmann::json& command) {
+    if (hand_over_.is_under_way() && command["command"] == "resize") {
+      return {{"error", "another process is taking over: ask that one"}};
+    }
+    return answer_command(subjects_, command);
+  }
+
   task::Task<> serve(ServedDisk& disk) {
     auto serving = disk.serve();
     const auto served = co_await std::move(serving);
@@ -105,7 +118,6 @@ class Server {
 
   /// The first signal to stop asks to drain; a second one does not wait for that.
   task::Task<> watch_signals() {
-    bool is_stopping = false;
     while (true) {
       signalfd_siginfo info{};
       const auto to = std::as_writable_bytes(std::span(&info, 1));
@@ -118,13 +130,19 @@ class Server {
                                          : HeldRequests::Decision::kGiveUp);
         continue;
       }
-      if (std::exchange(is_stopping, true)) {
+      if (std::exchange(is_stopping_, true)) {
         log::error("asked to stop again: ends without waiting for requests in flight");
         std::_Exit(kExitFailure);
       }
       log::info("asked to stop: finishes what is in flight");
-      for (const auto& disk : subjects_.disks) disk->stop();
+      if (!hand_over_.is_pausing()) stop_disks_if_asked();
     }
+  }
+
+  /// Not while front-ends change hands: that would end their connections.
+  void stop_disks_if_asked() {
+    if (!is_stopping_) return;
+    for (const auto& disk : subjects_.disks) disk->stop();
   }
 
   void decide(HeldRequests::Decision decision) {
@@ -142,14 +160,38 @@ class Server {
   task::Scope others_;
   task::Scope ending_;
   int status_ = 0;
+  bool is_stopping_ = false;
+  HandOver hand_over_;
 };
+
+/// Only when all can be served: what is found listening is there to stay. Returns 0, or an exit
+/// status.
+int open_sockets(const Options& options, std::span<const std::unique_ptr<ServedDisk>> disks,
+                 std::unique_ptr<ControlSocket>& control) {
+  for (const auto& disk : disks) {
+    if (auto opened = disk->open_socket(); !opened) {
+      return complain(disk->place(), opened.error(), kExitUsage);
+    }
+  }
+  if (options.control_path.empty()) return 0;
+  auto made = ControlSocket::listen_at(options.control_path);
+  if (!made) return complain(options.control_path, made.error(), kExitUsage);
+  control = std::move(*made);
+  return 0;
+}
 
 }  // namespace
 
-int serve(const Options& options, std::vector<Image> images) {
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) log::debug("the limit of descriptors stays");
+}
+
+int serve(const Options& options, std::vector<Image> images, TakeOver* takeover) {
   auto signals = take_signals();
   if (!signals) return complain("cannot start", signals.error(), kExitFailure);
-  raise_descriptor_limit();
   auto loop = uring::Loop::create();
   if (!loop) return complain("cannot use io_uring", loop.error(), kExitFailure);
   auto threads =
@@ -166,20 +208,18 @@ int serve(const Options& options, std::vector<Image> images) {
     if (!disk) return complain("cannot start", disk.error(), kExitFailure);
     disks.push_back(std::move(*disk));
   }
-  // Only when all can be served: what is found listening is there to stay.
-  for (const auto& disk : disks) {
-    if (auto opened = disk->open_socket(); !opened) {
-      return complain(disk->place(), opened.error(), kExitUsage);
-    }
-  }
   std::unique_ptr<ControlSocket> control;
-  if (!options.control_path.empty()) {
-    auto made = ControlSocket::listen_at(options.control_path);
-    if (!made) return complain(options.control_path, made.error(), kExitUsage);
-    control = std::move(*made);
+  if (takeover != nullptr) {
+    if (auto finished = takeover->finish(disks, control); !finished) {
+      fmt::print(stderr, "guestio-blk: {}: {}\n", options.takeover, finished.error());
+      return kExitFailure;
+    }
+  } else if (const int status = open_sockets(options, disks, control); status != 0) {
+    return status;
   }
-  const Subjects subjects{.disks = disks, .threads = *threads};
-  return Server(**loop, subjects, std::move(*signals), std::move(control)).run(options.began);
+  const Subjects subjects{.disks = disks, .threads = *threads, .said = options.said};
+  return Server(**loop, subjects, std::move(*signals), std::move(control))
+      .run(takeover, options.began);
 }
 
 }  // namespace guestio::app

@@ -5,11 +5,17 @@
 
 #include "image.h"
 #include "options.h"
+#include "take_over.h"
 
 namespace guestio::app {
 
+/// Each disk takes some descriptors and each front-end more, so that the usual soft limit would be
+/// what one front-end could use up for all others.
+void raise_descriptor_limit();
+
 /// Serves `images`, one for each of the options' disks, until SIGTERM or SIGINT, or until the last
-/// disk's socket has ended (a connected one that was handed down). Returns the exit status.
-int serve(const Options& options, std::vector<Image> images);
+/// disk's socket has ended (a connected one that was handed down), or until another process has
+/// taken over. `takeover`: whose place to take, or nullptr. Returns the exit status.
+int serve(const Options& options, std::vector<Image> images, TakeOver* takeover);
 
 }  // namespace guestio::app

@@ -54,6 +54,14 @@ class BlockDevice final : public virtio::Device {
   /// The disk has grown and takes requests up to there. The control thread; the transport is to
   /// tell the driver.
   void set_size(ByteCount size) noexcept { disk_.size = size; }
+  /// What the driver chose: whether there is a write cache. For another process that goes on with
+  /// the device.
+  [[nodiscard]] bool has_write_cache() const noexcept {
+    return write_cache_.load(std::memory_order_relaxed) != 0;
+  }
+  void set_write_cache(bool is_on) noexcept {
+    write_cache_.store(is_on ? 1 : 0, std::memory_order_relaxed);
+  }
   /// Padded with NUL.
   [[nodiscard]] std::span<const std::byte, virtio::blk::kIdBytes> id() const noexcept {
     return id_;

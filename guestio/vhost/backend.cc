@@ -140,7 +140,7 @@ Result<std::optional<SessionState>> Backend::state() const {
 
 task::Task<> Backend::go_on() {
   // A session that has not come to rest is in the middle of something, and no ring was touched.
-  if (session_ && rest_.is_reached()) {
+  if (session_ && (rest_.is_reached() || session_->is_suspended())) {
     auto going_on = session_->go_on();
     co_await std::move(going_on);
   }

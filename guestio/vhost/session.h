@@ -83,6 +83,7 @@ class Session {
   /// fault (what makes no sense), unsupported (what this process does not offer), memory fault
   /// (the front-end has cut its memory or records off), host. Requires: before run().
   Result<> adopt(SessionState state);
+  [[nodiscard]] bool is_suspended() const noexcept { return is_suspended_; }
   /// Whether an answer is on its way that the front-end may be slow to take.
   [[nodiscard]] bool is_answering() const noexcept { return is_answering_; }
 

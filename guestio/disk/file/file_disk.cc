@@ -80,6 +80,33 @@ Result<OpenImage> open_image(const FileDiskOptions& options) {
   return fail_host("open the image");
 }
 
+/// Whether two descriptors are of one file.
+bool is_same_file(const UniqueFd& a, const UniqueFd& b) noexcept {
+  struct stat first{};
+  struct stat second{};
+  return ::fstat(a.get(), &first) == 0 && ::fstat(b.get(), &second) == 0 &&
+         first.st_dev == second.st_dev && first.st_ino == second.st_ino &&
+         first.st_rdev == second.st_rdev;
+}
+
+/// Ok when another process' files are what `options` would have opened.
+Result<> check_adopted(const FileDiskOptions& options, const FileDiskState& state) {
+  const auto mode = ask_kind(path_of(state.io));
+  if (!mode) return fail(mode.error());
+  const int flags = ::fcntl(state.io.get(), F_GETFL);
+  if (flags < 0) return fail_host("ask how the image is open");
+  const bool is_direct = (flags & O_DIRECT) != 0;
+  if (is_direct != (options.caching == Caching::kDirect) ||
+      (flags & O_ACCMODE) != (access_flags(options.use) & O_ACCMODE)) {
+    return fail(ErrorKind::kInvalidArgument, "how the image is open",
+                static_cast<std::uint64_t>(flags));
+  }
+  if (state.claim ? !is_same_file(state.claim, state.io) : options.claiming == Claiming::kAtOnce) {
+    return fail(ErrorKind::kInvalidArgument, "the claim to the image");
+  }
+  return {};
+}
+
 Result<DiskInfo> describe(int fd, const FileFacts& facts, const FileDiskOptions& options) {
   const std::uint64_t block = options.block_size.raw();
   if (!std::has_single_bit(block) || block < Sector::kSize || block > kPageSize) {
@@ -148,6 +175,43 @@ Result<std::unique_ptr<FileDisk>> FileDisk::open(const FileDiskOptions& options)
   if (!info) return fail(info.error());
   return std::unique_ptr<FileDisk>(
       new FileDisk(std::move(image->claim), std::move(image->io), *facts, *info, options));
+}
+
+Result<std::unique_ptr<FileDisk>> FileDisk::adopt(const FileDiskOptions& options,
+                                                  FileDiskState state) {
+  if (auto checked = check_adopted(options, state); !checked) return fail(checked.error());
+  auto facts = probe_file(state.io.get());
+  if (!facts) return fail(facts.error());
+  // The guest was told of this size. A file that has changed since is notice_size()'s concern.
+  facts->size = state.size;
+  const auto info = describe(state.io.get(), *facts, options);
+  if (!info) return fail(info.error());
+  if (info->size != state.size) {
+    return fail(ErrorKind::kInvalidArgument, "the image's size", state.size.raw());
+  }
+  std::unique_ptr<FileDisk> self(
+      new FileDisk(std::move(state.claim), std::move(state.io), *facts, *info, options));
+  self->lost_by_ = state.lost_by;
+  return self;
+}
+
+Result<FileDiskState> FileDisk::state() const {
+  UniqueFd io(::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
+  if (!io) return fail_host("copy the image's descriptor");
+  UniqueFd claim(claim_ ? ::fcntl(claim_.get(), F_DUPFD_CLOEXEC, 0) : -1);
+  if (claim_ && !claim) return fail_host("copy the image's descriptor");
+  return FileDiskState{std::move(io), std::move(claim), info_.size, lost_by_};
+}
+
+Result<> FileDisk::catch_up(UniqueFd claim, int lost_by) {
+  if (claiming_ == Claiming::kOnRequest) {
+    if (claim && !is_same_file(claim, fd_)) {
+      return fail(ErrorKind::kInvalidArgument, "the claim to the image");
+    }
+    claim_ = std::move(claim);
+  }
+  lost_by_ = lost_by;
+  return {};
 }
 
 Result<> FileDisk::claim() {

@@ -44,6 +44,16 @@ struct FileDiskOptions {
   Claiming claiming = Claiming::kAtOnce;
 };
 
+/// What another process needs to go on with a disk: the very same open files, so that the claim has
+/// no gap, an image that was renamed stays the image, and what the page cache could not write is
+/// still reported.
+struct FileDiskState {
+  UniqueFd io;
+  UniqueFd claim;  ///< empty while the image is not claimed
+  ByteCount size{0};
+  int lost_by = 0;  ///< errno of a flush that failed, after which none succeeds; or 0
+};
+
 /// A raw image: a regular file or a block device. Holds what its channels share.
 ///
 /// Threads: everything here may be used from any thread; a channel belongs to the thread whose loop
@@ -56,6 +66,17 @@ class FileDisk {
   /// (the size is no whole number of direct I/O blocks, same answer), invalid argument (block
   /// size).
   static Result<std::unique_ptr<FileDisk>> open(const FileDiskOptions& options);
+
+  /// Goes on with the files of another process. What is said by `options` has to be what the other
+  /// was made with; the path is for people. Errors: as open(); invalid argument (other files than
+  /// `options` says).
+  static Result<std::unique_ptr<FileDisk>> adopt(const FileDiskOptions& options,
+                                                 FileDiskState state);
+  /// Errors: host. One thread.
+  [[nodiscard]] Result<FileDiskState> state() const;
+  /// What may have changed since adopt(): the claim, and what a flush lost. Errors: invalid
+  /// argument (a claim of another file). Requires: nothing was in flight since then.
+  Result<> catch_up(UniqueFd claim, int lost_by);
 
   [[nodiscard]] const DiskInfo& info() const noexcept { return info_; }
   /// Asks the file or device how large it is now. What it has grown by is part of the disk when

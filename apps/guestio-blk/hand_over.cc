@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: MIT
+#include "hand_over.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <ranges>
+#include <utility>
+
+#include "guestio/base/log.h"
+#include "guestio/base/version.h"
+#include "guestio/task/scope.h"
+#include "session_json.h"
+#include "time_limit.h"
+
+namespace guestio::app {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Json = nlohmann::json;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+// While the guests' I/O goes on: threads, queues and images of the other process take their time.
+constexpr milliseconds kLongestPreparation = seconds(60);
+constexpr milliseconds kLongestRest = seconds(2);
+constexpr milliseconds kLongestLastRest = seconds(4);
+// While it stands still.
+constexpr milliseconds kLongestPause = seconds(2);
+constexpr milliseconds kLongestAnswer = seconds(5);
+
+std::unexpected<std::string> give_up(const Error& error, const char* what) {
+  return std::unexpected(fmt::format("{}: {}", what, error.to_string()));
+}
+
+Json describe_listener(const vhost::Listener& listener, Parcel& parcel,
+                       const vhost::Listener::Place& place) {
+  auto socket = vhost::duplicate_descriptor(listener.fd());
+  if (!socket) return nullptr;
+  return {{"fd", parcel.add(std::move(*socket))},
+          {"path", place.path},
+          {"device", place.device},
+          {"inode", place.inode}};
+}
+
+std::expected<Json, std::string> describe_disk(const ServedDisk& disk, Parcel& parcel) {
+  auto image = disk.image().state();
+  if (!image) return give_up(image.error(), disk.name().c_str());
+  Json words = Json::array();
+  for (const auto& [name, value] : disk.options().said) {
+    // Made from a path that may be relative, or not there any more.
+    if (name != "serial") words.push_back({name, value});
+  }
+  words.push_back({"serial", disk.serial()});
+  Json listener;
+  if (disk.listener() != nullptr) {
+    listener = describe_listener(*disk.listener(), parcel, disk.listener()->place());
+    if (listener.is_null()) return std::unexpected("no descriptor is left to copy a socket to");
+  }
+  return Json{{"settings", std::move(words)},
+              {"io", parcel.add(std::move(image->io))},
+              {"claim", parcel.add(std::move(image->claim))},
+              {"size", disk.info().size.raw()},
+              {"listener", std::move(listener)}};
+}
+
+template <typename Value>
+Json or_null(const std::optional<Value>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+
+Json describe_options(const ConfigFile& said) {
+  return {{"threads", or_null(said.threads)},
+          {"cpus", or_null(said.cpus)},
+          {"poll", or_null(said.poll)},
+          {"poll_max_us", or_null(said.poll_max_us)},
+          {"sqpoll", said.has_submission_threads},
+          {"sqpoll_cpus", or_null(said.submission_cpus)},
+          {"verbose", said.is_verbose}};
+}
+
+}  // namespace
+
+task::Task<> HandOver::converse(Json command, int socket, task::StopToken stop) {
+  Outcome outcome;
+  const auto version = command.find("version");
+  if (version == command.end() || *version != kTakeoverVersion) {
+    outcome = std::unexpected(fmt::format(
+        "guestio-blk {} knows takeovers of version {}, and this is of version {}", kVersion,
+        kTakeoverVersion, version == command.end() ? "none" : version->dump()));
+  } else if (std::exchange(is_under_way_, true)) {
+    outcome = std::unexpected("another process is taking over already");
+  } else {
+    log::info("another process prepares to take over");
+    auto preparing = prepare(socket, stop);
+    outcome = co_await std::move(preparing);
+    if (outcome) {
+      auto giving = give_away(socket);
+      outcome = co_await std::move(giving);
+    }
+    is_under_way_ = false;
+  }
+  if (stop.stop_requested()) co_return;
+  log::warning("nothing is taken over, this process goes on: {}", outcome.error());
+  TimeLimit limit(loop_, seconds(1), stop);
+  auto telling = send_parcel(
+      loop_, socket, {.body = {{"error", outcome.error()}}, .descriptors = {}}, limit.token());
+  (void)co_await std::move(telling);
+  auto ending = limit.end();
+  co_await std::move(ending);
+}
+
+/// Until the other process has all that it can have while this one serves.
+task::Task<HandOver::Outcome> HandOver::prepare(int socket, task::StopToken stop) {
+  auto description = describe();
+  if (!description) co_return std::unexpected(description.error());
+  TimeLimit limit(loop_, kLongestPreparation, stop);
+  auto sending = send_parcel(loop_, socket, std::move(*description), limit.token());
+  const auto sent = co_await std::move(sending);
+  auto hearing = receive_parcel(loop_, socket, limit.token());
+  Result<Parcel> ready = fail(ErrorKind::kCancelled, "hear from the other process");
+  if (sent) ready = co_await std::move(hearing);
+  auto ending = limit.end();
+  co_await std::move(ending);
+  if (!sent) co_return give_up(sent.error(), "the other process");
+  if (!ready) co_return give_up(ready.error(), "the other process");
+  if (!ready->body.contains("ready")) co_return std::unexpected("the other process is not ready");
+  co_return Outcome();
+}
+
+std::expected<Parcel, std::string> HandOver::describe() const {
+  Parcel parcel;
+  Json disks = Json::array();
+  for (const auto& disk : subjects_.disks) {
+    auto described = describe_disk(*disk, parcel);
+    if (!described) return std::unexpected(described.error());
+    disks.push_back(std::move(*described));
+  }
+  const auto place = control_->listener().place();
+  Json control = describe_listener(control_->listener(), parcel, place);
+  if (control.is_null()) return std::unexpected("no descriptor is left to copy a socket to");
+  parcel.body = {{"version", kTakeoverVersion},
+                 {"pid", ::getpid()},
+                 {"options", describe_options(subjects_.said)},
+                 {"control", std::move(control)},
+                 {"disks", std::move(disks)}};
+  return parcel;
+}
+
+/// Ends the process, or returns why it goes on.
+task::Task<HandOver::Outcome> HandOver::give_away(int socket) {
+  is_pausing_ = true;
+  auto resting = rest();
+  Outcome outcome = co_await std::move(resting);
+  if (outcome) {
+    since_ = Clock::now();
+    auto pausing = pause_rings();
+    outcome = co_await std::move(pausing);
+  }
+  if (outcome) {
+    auto suspending = suspend();
+    co_await std::move(suspending);
+    auto passing = pass_sessions(socket);
+    outcome = co_await std::move(passing);
+  }
+  auto going_on = go_on();
+  co_await std::move(going_on);
+  is_pausing_ = false;
+  resumed_();
+  co_return outcome;
+}
+
+/// Nobody is accepted and no message taken any more; rings run on.
+task::Task<HandOver::Outcome> HandOver::rest() {
+  std::string late;
+  TimeLimit limit(loop_, kLongestRest);
+  TimeLimit last_limit(loop_, kLongestLastRest);
+  task::Scope resting;
+  for (const auto& disk : subjects_.disks) {
+    resting.spawn(rest_disk(*disk, limit.token(), last_limit.token(), late));
+  }
+  control_->rest_point().ask();
+  auto all = resting.join();
+  co_await all;
+  auto control = control_->rest_point().reached(last_limit.token());
+  co_await control;
+  auto ending = limit.end();
+  co_await std::move(ending);
+  auto last_ending = last_limit.end();
+  co_await std::move(last_ending);
+  if (late.empty()) co_return Outcome();
+  co_return std::unexpected(fmt::format("{}: a message of its front-end is not done yet", late));
+}
+
+task::Task<> HandOver::rest_disk(ServedDisk& disk, task::StopToken limit,
+                                 task::StopToken last_limit, std::string& late) {
+  auto resting = disk.backend().rest(limit, last_limit);
+  const bool rests = co_await std::move(resting);
+  if (!rests) late = disk.name();
+}
+
+task::Task<HandOver::Outcome> HandOver::pause_rings() {
+  std::string obstacle;
+  TimeLimit limit(loop_, kLongestPause);
+  task::Scope pausing;
+  for (const auto& disk : subjects_.disks) {
+    pausing.spawn(pause_disk(*disk, limit.token(), obstacle));
+  }
+  auto all = pausing.join();
+  co_await all;
+  auto ending = limit.end();
+  co_await std::move(ending);
+  if (obstacle.empty()) co_return Outcome();
+  co_return std::unexpected(obstacle);
+}
+
+task::Task<> HandOver::pause_disk(ServedDisk& disk, task::StopToken limit, std::string& obstacle) {
+  auto pausing = disk.backend().pause_rings(limit);
+  const auto found = co_await std::move(pausing);
+  if (!found) co_return;
+  obstacle = found->waiting != 0
+                 ? fmt::format("{}: {} requests wait for the disk: retry or give-up first",
+                               disk.name(), found->waiting)
+                 : fmt::format("{}: the disk takes longer than {} ms for what it is at",
+                               disk.name(), kLongestPause.count());
+}
+
+task::Task<> HandOver::suspend() {
+  task::Scope suspending;
+  for (const auto& disk : subjects_.disks) suspending.spawn(suspend_disk(*disk));
+  auto all = suspending.join();
+  co_await all;
+}
+
+task::Task<> HandOver::suspend_disk(ServedDisk& disk) {
+  auto suspending = disk.backend().suspend();
+  co_await std::move(suspending);
+}
+
+std::expected<Parcel, std::string> HandOver::describe_sessions() const {
+  Parcel parcel;
+  Json disks = Json::array();
+  for (const auto& disk : subjects_.disks) {
+    auto session = disk->backend().state();
+    if (!session) return give_up(session.error(), disk->name().c_str());
+    auto image = disk->image().state();
+    if (!image) return give_up(image.error(), disk->name().c_str());
+    disks.push_back({{"session", *session ? to_json(std::move(**session), parcel) : Json(nullptr)},
+                     {"write_cache", disk->device().has_write_cache()},
+                     {"claim", parcel.add(std::move(image->claim))},
+                     {"lost_by", image->lost_by}});
+  }
+  parcel.body = {{"disks", std::move(disks)}, {"since", since_.time_since_epoch().count()}};
+  return parcel;
+}
+
+/// Does not return when the other process has what is passed.
+task::Task<HandOver::Outcome> HandOver::pass_sessions(int socket) {
+  auto sessions = describe_sessions();
+  if (!sessions) co_return std::unexpected(sessions.error());
+  TimeLimit limit(loop_, kLongestAnswer);
+  auto sending = send_parcel(loop_, socket, std::move(*sessions), limit.token());
+  const auto sent = co_await std::move(sending);
+  Result<Parcel> prepared = fail(ErrorKind::kCancelled, "hear from the other process");
+  auto hearing = receive_parcel(loop_, socket, limit.token());
+  if (sent) prepared = co_await std::move(hearing);
+  auto ending = limit.end();
+  co_await std::move(ending);
+  if (!sent) co_return give_up(sent.error(), "the other process");
+  if (!prepared) co_return give_up(prepared.error(), "the other process");
+  if (!prepared->body.contains("prepared")) {
+    const auto error = prepared->body.find("error");
+    const bool is_told = error != prepared->body.end() && error->is_string();
+    co_return std::unexpected(is_told ? "the other process: " + error->get<std::string>()
+                                      : std::string("the other process is not prepared"));
+  }
+  // A line this short goes out whole or not at all.
+  auto told = send_parcel(socket, {.body = {{"yours", true}}, .descriptors = {}}, Clock::now());
+  if (!told) co_return give_up(told.error(), "the other process");
+  log::info("another process has taken over; I/O stood still for {} us until then",
+            std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since_).count());
+  // Sockets and rings are the other's: nothing is shut down, removed or waited for.
+  std::_Exit(EXIT_SUCCESS);
+}
+
+task::Task<> HandOver::go_on() {
+  task::Scope going_on;
+  for (const auto& disk : subjects_.disks) going_on.spawn(go_on_disk(*disk));
+  auto all = going_on.join();
+  co_await all;
+  control_->rest_point().go_on();
+}
+
+task::Task<> HandOver::go_on_disk(ServedDisk& disk) {
+  auto going_on = disk.backend().go_on();
+  co_await std::move(going_on);
+}
+
+}  // namespace guestio::app

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <chrono>
+#include <expected>
+#include <functional>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "commands.h"
+#include "control_socket.h"
+#include "guestio/task/stop.h"
+#include "guestio/task/task.h"
+#include "guestio/uring/loop.h"
+#include "parcel.h"
+
+namespace guestio::app {
+
+/// What two processes have to agree on when one takes the other's place.
+inline constexpr std::uint64_t kTakeoverVersion = 1;
+
+/// The end of a process whose place another one takes (--takeover), over a connection to its
+/// control socket:
+///
+///     the new one                                 this one
+///     {"command":"takeover","version":1}  ──►
+///                                         ◄──     disks, options, images, listening sockets
+///     opens all that, while                       this one serves on
+///     {"ready":true}                      ──►     sessions rest, rings stop
+///                                         ◄──     {"disks":[sessions ...]}
+///     maps and checks it
+///     {"prepared":true}                   ──►
+///                                         ◄──     {"yours":true}: from here on it is the other's
+///     starts the rings                            ends
+///
+/// Whatever goes wrong before the last line, this process goes on where it was. Nobody can hold it
+/// up for long: each wait has a limit.
+///
+/// Threads: the control thread.
+class HandOver {
+ public:
+  /// `resumed` is called when a pause has ended without the other process taking over.
+  HandOver(uring::Loop& loop, const Subjects& subjects, ControlSocket* control,
+           std::function<void()> resumed) noexcept
+      : loop_(loop), subjects_(subjects), control_(control), resumed_(std::move(resumed)) {}
+
+  /// The whole conversation. Does not return when the other process has taken over: this one has
+  /// ended then.
+  task::Task<> converse(nlohmann::json command, int socket, task::StopToken stop);
+  /// Whether another process has begun to take over: what was told to it must not change.
+  [[nodiscard]] bool is_under_way() const noexcept { return is_under_way_; }
+  /// Whether sessions rest: nothing may touch them.
+  [[nodiscard]] bool is_pausing() const noexcept { return is_pausing_; }
+
+ private:
+  using Outcome = std::expected<void, std::string>;
+
+  task::Task<Outcome> prepare(int socket, task::StopToken stop);
+  task::Task<Outcome> give_away(int socket);
+  task::Task<Outcome> rest();
+  task::Task<> rest_disk(ServedDisk& disk, task::StopToken limit, task::StopToken last_limit,
+                         std::string& late);
+  task::Task<Outcome> pause_rings();
+  task::Task<> pause_disk(ServedDisk& disk, task::StopToken limit, std::string& obstacle);
+  task::Task<> suspend();
+  task::Task<> suspend_disk(ServedDisk& disk);
+  task::Task<Outcome> pass_sessions(int socket);
+  task::Task<> go_on();
+  task::Task<> go_on_disk(ServedDisk& disk);
+  std::expected<Parcel, std::string> describe() const;
+  std::expected<Parcel, std::string> describe_sessions() const;
+
+  uring::Loop& loop_;
+  const Subjects& subjects_;
+  ControlSocket* const control_;
+  const std::function<void()> resumed_;
+  std::chrono::steady_clock::time_point since_;  // the guests' I/O stands still
+  bool is_under_way_ = false;
+  bool is_pausing_ = false;
+};
+
+}  // namespace guestio::app

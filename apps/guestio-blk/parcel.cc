@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: MIT
+#include "parcel.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "guestio/uring/awaitables.h"
+
+namespace guestio::app {
+
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::size_t kMostAtOnce = 253;  // SCM_MAX_FD of the kernel
+
+/// Room for the control message of as many descriptors as one call takes.
+struct alignas(cmsghdr) RightsBuffer {
+  std::array<std::byte, CMSG_SPACE(sizeof(int) * kMostAtOnce)> bytes{};
+};
+
+bool is_gone(int error_number) noexcept {
+  return error_number == EPIPE || error_number == ECONNRESET;
+}
+
+/// Waits until `events` hold. Errors: host with ETIMEDOUT.
+Result<> wait_for(int socket, short events, ParcelDeadline deadline) {
+  while (true) {
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline - ParcelDeadline::clock::now());
+    pollfd poller{.fd = socket, .events = events, .revents = 0};
+    const auto limit = std::clamp<std::int64_t>(left.count(), 0, 3'600'000);
+    const int ready = ::poll(&poller, 1, static_cast<int>(limit));
+    if (ready > 0) return {};
+    if (ready == 0) return fail(Error::host(ETIMEDOUT, "wait for the other process"));
+    if (errno != EINTR) return fail_host("wait for the other process");
+  }
+}
+
+}  // namespace
+
+Json Parcel::add(UniqueFd descriptor) {
+  if (!descriptor) return nullptr;
+  descriptors.push_back(std::move(descriptor));
+  return descriptors.size() - 1;
+}
+
+ParcelSender::ParcelSender(Parcel parcel) : descriptors_(std::move(parcel.descriptors)) {
+  parcel.body["descriptors"] = descriptors_.size();
+  line_ = parcel.body.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+Result<bool> ParcelSender::send_some(int socket) {
+  while (sent_ < line_.size()) {
+    const std::size_t descriptors = std::min(descriptors_.size() - passed_, kMostAtOnce);
+    const bool is_last = passed_ + descriptors == descriptors_.size();
+    // The line is longer than there are descriptors: each has its place in it.
+    const auto sent = send_piece(socket, is_last ? line_.size() - sent_ : 1, descriptors);
+    if (!sent) return fail(sent.error());
+    if (*sent == 0) return false;
+    sent_ += static_cast<std::size_t>(*sent);
+    passed_ += descriptors;
+  }
+  return true;
+}
+
+/// Returns 0 when the socket takes nothing now.
+Result<ssize_t> ParcelSender::send_piece(int socket, std::size_t bytes, std::size_t descriptors) {
+  iovec part{line_.data() + sent_, bytes};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  RightsBuffer control;
+  if (descriptors != 0) {
+    message.msg_control = control.bytes.data();
+    message.msg_controllen = CMSG_SPACE(sizeof(int) * descriptors);
+    cmsghdr* const rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof(int) * descriptors);
+    for (std::size_t i = 0; i < descriptors; ++i) {
+      const int fd = descriptors_[passed_ + i].get();
+      std::memcpy(CMSG_DATA(rights) + i * sizeof fd, &fd, sizeof fd);
+    }
+  }
+  while (true) {
+    const ssize_t sent = ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent >= 0) return sent;
+    if (errno == EAGAIN) return 0;
+    if (is_gone(errno)) return fail(ErrorKind::kClosed, "tell the other process");
+    if (errno != EINTR) return fail_host("tell the other process");
+  }
+}
+
+Result<std::optional<Parcel>> ParcelReceiver::receive_some(int socket) {
+  std::array<char, 65536> bytes;
+  while (true) {
+    iovec part{bytes.data(), bytes.size()};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    RightsBuffer control;
+    message.msg_control = control.bytes.data();
+    message.msg_controllen = control.bytes.size();
+    const ssize_t got = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && errno == EAGAIN) return std::nullopt;
+    if (got == 0 || (got < 0 && is_gone(errno))) {
+      return fail(ErrorKind::kClosed, "hear from the other process");
+    }
+    if (got < 0) return fail_host("hear from the other process");
+    if (auto collected = collect(message); !collected) return fail(collected.error());
+    line_.append(bytes.data(), static_cast<std::size_t>(got));
+    if (line_.ends_with('\n')) {
+      auto parcel = open();
+      if (!parcel) return fail(parcel.error());
+      return std::move(*parcel);
+    }
+    if (line_.size() > kLongestParcel) {
+      return fail(Error::peer_fault("length of a line", line_.size()));
+    }
+  }
+}
+
+Result<> ParcelReceiver::collect(msghdr& received) {
+  for (cmsghdr* header = CMSG_FIRSTHDR(&received); header != nullptr;
+       header = CMSG_NXTHDR(&received, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    const std::size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (std::size_t i = 0; i < count; ++i) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
+      descriptors_.emplace_back(fd);
+    }
+  }
+  if ((received.msg_flags & MSG_CTRUNC) != 0 || descriptors_.size() > kMostParcelDescriptors) {
+    return fail(Error::peer_fault("room for descriptors", descriptors_.size()));
+  }
+  return {};
+}
+
+/// Each side waits for the other's line before it says its next: one line is all there is.
+Result<Parcel> ParcelReceiver::open() {
+  Parcel parcel{Json::parse(line_, nullptr, false), std::move(descriptors_)};
+  line_.clear();
+  descriptors_.clear();
+  if (parcel.body.is_discarded() || !parcel.body.is_object()) {
+    return fail(Error::peer_fault("a line with a JSON object"));
+  }
+  const auto count = parcel.body.find("descriptors");
+  const bool is_counted = count != parcel.body.end() && count->is_number_unsigned();
+  // A refusal may come from somebody who knows nothing of descriptors.
+  const std::uint64_t wanted = is_counted ? count->get<std::uint64_t>() : 0;
+  if (wanted != parcel.descriptors.size()) {
+    return fail(Error::peer_fault("as many descriptors as are promised", wanted));
+  }
+  return parcel;
+}
+
+Result<> send_parcel(int socket, Parcel parcel, ParcelDeadline deadline) {
+  ParcelSender sender(std::move(parcel));
+  while (true) {
+    const auto done = sender.send_some(socket);
+    if (!done) return fail(done.error());
+    if (*done) return {};
+    if (auto ready = wait_for(socket, POLLOUT, deadline); !ready) return ready;
+  }
+}
+
+Result<Parcel> receive_parcel(int socket, ParcelDeadline deadline) {
+  ParcelReceiver receiver;
+  while (true) {
+    auto parcel = receiver.receive_some(socket);
+    if (!parcel) return fail(parcel.error());
+    if (*parcel) return std::move(**parcel);
+    if (auto ready = wait_for(socket, POLLIN, deadline); !ready) return fail(ready.error());
+  }
+}
+
+task::Task<Result<>> send_parcel(uring::Loop& loop, int socket, Parcel parcel,
+                                 task::StopToken limit) {
+  ParcelSender sender(std::move(parcel));
+  while (true) {
+    const auto done = sender.send_some(socket);
+    if (!done) co_return fail(done.error());
+    if (*done) co_return Result<>();
+    const std::int32_t ready = co_await uring::poll(loop, uring::File(socket), POLLOUT, limit);
+    if (ready == -ECANCELED) co_return fail(ErrorKind::kCancelled, "tell the other process");
+  }
+}
+
+task::Task<Result<Parcel>> receive_parcel(uring::Loop& loop, int socket, task::StopToken limit) {
+  ParcelReceiver receiver;
+  while (true) {
+    auto parcel = receiver.receive_some(socket);
+    if (!parcel) co_return fail(parcel.error());
+    if (*parcel) co_return std::move(**parcel);
+    const std::int32_t ready = co_await uring::poll(loop, uring::File(socket), POLLIN, limit);
+    if (ready == -ECANCELED) co_return fail(ErrorKind::kCancelled, "hear from the other process");
+  }
+}
+
+}  // namespace guestio::app

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: MIT
+#include "session_json.h"
+
+#include <utility>
+
+#include "guestio/vhost/memory_table.h"
+
+namespace guestio::app {
+
+namespace {
+
+using Json = nlohmann::json;
+
+Json to_json(vhost::PartialMessage message, Parcel& parcel) {
+  Json bytes = Json::array();
+  for (const std::byte byte : message.bytes) bytes.push_back(std::to_integer<unsigned>(byte));
+  Json descriptors = Json::array();
+  for (UniqueFd& descriptor : message.descriptors) {
+    descriptors.push_back({{"fd", parcel.add(std::move(descriptor))}});
+  }
+  return {{"bytes", std::move(bytes)}, {"fds", std::move(descriptors)}};
+}
+
+vhost::PartialMessage read_partial(Fields fields) {
+  constexpr std::size_t kLongest = sizeof(vhost::MessageHeader) + vhost::kMaxPayload;
+  vhost::PartialMessage message;
+  for (const Json& byte : fields.list("bytes", kLongest)) {
+    if (!byte.is_number_unsigned() || byte.get<std::uint64_t>() > 0xff) fields.complain("bytes");
+    message.bytes.push_back(
+        static_cast<std::byte>(byte.is_number_unsigned() ? byte.get<std::uint64_t>() : 0));
+  }
+  for (const Json& item : fields.list("fds", vhost::kMaxDescriptors)) {
+    message.descriptors.push_back(fields.inside(item, "a descriptor").needed_descriptor("fd"));
+  }
+  return message;
+}
+
+Json to_json(vhost::SessionState::Region region, Parcel& parcel) {
+  return {{"guest", region.where.guest_address},
+          {"size", region.where.size},
+          {"user", region.where.user_address},
+          {"offset", region.where.mmap_offset},
+          {"fd", parcel.add(std::move(region.file))}};
+}
+
+vhost::SessionState::Region read_region(Fields fields) {
+  vhost::MemoryRegion where{};
+  where.guest_address = fields.number<std::uint64_t>("guest");
+  where.size = fields.number<std::uint64_t>("size");
+  where.user_address = fields.number<std::uint64_t>("user");
+  where.mmap_offset = fields.number<std::uint64_t>("offset");
+  return {where, fields.needed_descriptor("fd")};
+}
+
+Json to_json(vhost::SessionState::Inflight record, Parcel& parcel) {
+  return {{"size", record.where.mmap_size},
+          {"offset", record.where.mmap_offset},
+          {"queues", record.where.num_queues},
+          {"queue_size", record.where.queue_size},
+          {"packed", record.kind == vhost::RingKind::kPacked},
+          {"fd", parcel.add(std::move(record.file))}};
+}
+
+vhost::SessionState::Inflight read_inflight(Fields fields) {
+  vhost::InflightDescription where{};
+  where.mmap_size = fields.number<std::uint64_t>("size");
+  where.mmap_offset = fields.number<std::uint64_t>("offset");
+  where.num_queues = fields.number<std::uint16_t>("queues");
+  where.queue_size = fields.number<std::uint16_t>("queue_size");
+  const bool is_packed = fields.flag("packed");
+  return {where, is_packed ? vhost::RingKind::kPacked : vhost::RingKind::kSplit,
+          fields.needed_descriptor("fd")};
+}
+
+Json to_json(vhost::SessionState::Log log, Parcel& parcel) {
+  return {{"size", log.where.size},
+          {"offset", log.where.offset},
+          {"fd", parcel.add(std::move(log.file))}};
+}
+
+vhost::SessionState::Log read_log(Fields fields) {
+  const auto size = fields.number<std::uint64_t>("size");
+  const auto offset = fields.number<std::uint64_t>("offset");
+  return {{.size = size, .offset = offset}, fields.needed_descriptor("fd")};
+}
+
+Json to_json(vhost::ChannelState channel, Parcel& parcel) {
+  return {{"fd", parcel.add(std::move(channel.socket))},
+          {"wants_acknowledgement", channel.wants_acknowledgement},
+          {"is_of_use", channel.is_of_use},
+          {"has_config_changed", channel.has_config_changed},
+          {"awaits_answer", channel.awaits_answer},
+          {"said", channel.said},
+          {"answer", to_json(std::move(channel.answer), parcel)},
+          {"broken", channel.broken}};
+}
+
+vhost::ChannelState read_channel(Fields fields) {
+  vhost::ChannelState channel;
+  channel.socket = fields.needed_descriptor("fd");
+  channel.wants_acknowledgement = fields.flag("wants_acknowledgement");
+  channel.is_of_use = fields.flag("is_of_use");
+  channel.has_config_changed = fields.flag("has_config_changed");
+  channel.awaits_answer = fields.flag("awaits_answer");
+  channel.said = fields.number<std::uint32_t>("said");
+  const Json* const answer = fields.part("answer");
+  if (answer != nullptr) channel.answer = read_partial(fields.inside(*answer, "an answer"));
+  for (const Json& ring : fields.list("broken", vhost::kMaxQueues)) {
+    if (!ring.is_number_unsigned() || ring.get<std::uint64_t>() >= vhost::kMaxQueues) {
+      fields.complain("broken");
+      break;
+    }
+    channel.broken.push_back(ring.get<std::uint16_t>());
+  }
+  return channel;
+}
+
+Json to_json(const std::optional<vhost::VringAddress>& addresses) {
+  if (!addresses) return nullptr;
+  return {{"flags", addresses->flags},
+          {"descriptors", addresses->descriptor},
+          {"available", addresses->available},
+          {"used", addresses->used},
+          {"log", addresses->log}};
+}
+
+vhost::VringAddress read_addresses(Fields fields, std::uint32_t index) {
+  vhost::VringAddress addresses{};
+  addresses.index = index;
+  addresses.flags = fields.number<std::uint32_t>("flags");
+  addresses.descriptor = fields.number<std::uint64_t>("descriptors");
+  addresses.available = fields.number<std::uint64_t>("available");
+  addresses.used = fields.number<std::uint64_t>("used");
+  addresses.log = fields.number<std::uint64_t>("log");
+  return addresses;
+}
+
+Json to_json(vhost::RingState ring, Parcel& parcel) {
+  return {{"size", ring.size},
+          {"base", ring.base},
+          {"addresses", to_json(ring.addresses)},
+          {"is_kick_known", ring.is_kick_known},
+          {"is_enabled", ring.is_enabled},
+          {"runs", ring.runs},
+          {"features", ring.features},
+          {"kick", parcel.add(std::move(ring.kick))},
+          {"call", parcel.add(std::move(ring.call))},
+          {"error", parcel.add(std::move(ring.error))},
+          {"inband_kick", parcel.add(std::move(ring.inband.kick))},
+          {"inband_call", parcel.add(std::move(ring.inband.call))},
+          {"inband_error", parcel.add(std::move(ring.inband.error))}};
+}
+
+vhost::RingState read_ring(Fields fields, std::uint32_t index) {
+  vhost::RingState ring;
+  ring.size = fields.number<std::uint32_t>("size");
+  ring.base = fields.number<std::uint32_t>("base");
+  const Json* const addresses = fields.part("addresses");
+  if (addresses != nullptr) {
+    ring.addresses = read_addresses(fields.inside(*addresses, "a ring's addresses"), index);
+  }
+  ring.is_kick_known = fields.flag("is_kick_known");
+  ring.is_enabled = fields.flag("is_enabled");
+  ring.runs = fields.flag("runs");
+  ring.features = fields.number<std::uint64_t>("features");
+  ring.kick = fields.descriptor("kick");
+  ring.call = fields.descriptor("call");
+  ring.error = fields.descriptor("error");
+  ring.inband.kick = fields.descriptor("inband_kick");
+  ring.inband.call = fields.descriptor("inband_call");
+  ring.inband.error = fields.descriptor("inband_error");
+  return ring;
+}
+
+template <typename Part>
+Json to_json_or_null(std::optional<Part> part, Parcel& parcel) {
+  return part ? to_json(std::move(*part), parcel) : Json(nullptr);
+}
+
+}  // namespace
+
+Json to_json(vhost::SessionState state, Parcel& parcel) {
+  Json memory = Json::array();
+  for (auto& region : state.memory) memory.push_back(to_json(std::move(region), parcel));
+  Json rings = Json::array();
+  for (auto& ring : state.rings) rings.push_back(to_json(std::move(ring), parcel));
+  return {{"fd", parcel.add(std::move(state.socket))},
+          {"features", state.features},
+          {"protocol_features", state.protocol_features},
+          {"status", state.status},
+          {"memory", std::move(memory)},
+          {"inflight", to_json_or_null(std::move(state.inflight), parcel)},
+          {"log", to_json_or_null(std::move(state.log), parcel)},
+          {"log_event", parcel.add(std::move(state.log_event))},
+          {"channel", to_json_or_null(std::move(state.channel), parcel)},
+          {"incoming", to_json(std::move(state.incoming), parcel)},
+          {"rings", std::move(rings)}};
+}
+
+vhost::SessionState read_session(Fields fields) {
+  vhost::SessionState state;
+  state.socket = fields.needed_descriptor("fd");
+  state.features = fields.number<std::uint64_t>("features");
+  state.protocol_features = fields.number<std::uint64_t>("protocol_features");
+  state.status = fields.number<std::uint8_t>("status");
+  for (const Json& region : fields.list("memory", vhost::kMaxMemorySlots)) {
+    state.memory.push_back(read_region(fields.inside(region, "a region of memory")));
+  }
+  if (const Json* const inflight = fields.part("inflight"); inflight != nullptr) {
+    state.inflight = read_inflight(fields.inside(*inflight, "an in-flight record"));
+  }
+  if (const Json* const log = fields.part("log"); log != nullptr) {
+    state.log = read_log(fields.inside(*log, "a dirty log"));
+  }
+  state.log_event = fields.descriptor("log_event");
+  if (const Json* const channel = fields.part("channel"); channel != nullptr) {
+    state.channel = read_channel(fields.inside(*channel, "a way back"));
+  }
+  if (const Json* const incoming = fields.part("incoming"); incoming != nullptr) {
+    state.incoming = read_partial(fields.inside(*incoming, "a message"));
+  }
+  std::uint32_t index = 0;
+  for (const Json& ring : fields.list("rings", vhost::kMaxQueues)) {
+    state.rings.push_back(read_ring(fields.inside(ring, "a ring"), index++));
+  }
+  return state;
+}
+
+}  // namespace guestio::app

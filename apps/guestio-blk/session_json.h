@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "fields.h"
+#include "guestio/vhost/session_state.h"
+#include "parcel.h"
+
+namespace guestio::app {
+
+/// A session as a part of `parcel`, which gets its descriptors.
+nlohmann::json to_json(vhost::SessionState state, Parcel& parcel);
+
+/// The same backwards. What makes no sense is complained about by `fields`; what sense it makes to
+/// a session is for vhost::Session::adopt() to say.
+vhost::SessionState read_session(Fields fields);
+
+}  // namespace guestio::app

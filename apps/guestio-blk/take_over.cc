@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: MIT
+#include "take_over.h"
+
+#include <fmt/format.h>
+#include <sys/socket.h>
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "ask.h"
+#include "fields.h"
+#include "guestio/base/log.h"
+#include "guestio/base/version.h"
+#include "guestio/task/scope.h"
+#include "hand_over.h"
+#include "session_json.h"
+
+namespace guestio::app {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Json = nlohmann::json;
+using std::chrono::seconds;
+using Outcome = std::expected<void, std::string>;
+
+// Longer than the other one takes to give up, so that there is never nobody.
+constexpr seconds kLongestAnswer(10);
+constexpr seconds kLongestPause(30);
+
+std::unexpected<std::string> give_up(const std::string& text) { return std::unexpected(text); }
+
+template <typename Number>
+void read_number(Fields& fields, const Json& options, const char* key, std::optional<Number>& to) {
+  if (to || !options.contains(key) || options[key].is_null()) return;
+  to = fields.number<Number>(key);
+}
+
+void read_cpus(Fields& fields, const Json& options, const char* key,
+               std::optional<std::vector<int>>& to) {
+  if (to || !options.contains(key) || options[key].is_null()) return;
+  to.emplace();
+  for (const Json& cpu : fields.list(key, 4096)) {
+    if (!cpu.is_number_unsigned() || cpu.get<std::uint64_t>() > 65535)
+      fields.complain(key);
+    else
+      to->push_back(cpu.get<int>());
+  }
+}
+
+/// Where the command line says nothing, the other process's word holds.
+void read_options(Fields fields, const Json& options, ConfigFile& said) {
+  if (!options.is_object()) return fields.complain("options");
+  read_number(fields, options, "threads", said.threads);
+  read_cpus(fields, options, "cpus", said.cpus);
+  if (!said.poll && options.contains("poll") && !options["poll"].is_null()) {
+    said.poll = fields.text("poll");
+  }
+  read_number(fields, options, "poll_max_us", said.poll_max_us);
+  said.has_submission_threads |= fields.flag("sqpoll");
+  read_cpus(fields, options, "sqpoll_cpus", said.submission_cpus);
+  said.is_verbose |= fields.flag("verbose");
+}
+
+}  // namespace
+
+TakeOver::Socket TakeOver::read_socket(Fields fields) {
+  Socket socket{fields.needed_descriptor("fd"), {}};
+  socket.place.path = fields.text("path");
+  socket.place.device = fields.number<std::uint64_t>("device");
+  socket.place.inode = fields.number<std::uint64_t>("inode");
+  int is_listening = 0;
+  socklen_t size = sizeof is_listening;
+  if (::getsockopt(socket.fd.get(), SOL_SOCKET, SO_ACCEPTCONN, &is_listening, &size) != 0 ||
+      is_listening == 0) {
+    fields.complain("fd");
+  }
+  return socket;
+}
+
+std::expected<TakeOver, std::string> TakeOver::begin(const Options& said) {
+  auto socket = connect_to_control(said.takeover);
+  if (!socket) {
+    return give_up(
+        fmt::format("{} (--takeover takes the path that the running process was given "
+                    "with --control)",
+                    socket.error().to_string()));
+  }
+  TakeOver self(said, std::move(*socket));
+  const auto told = send_parcel(
+      self.socket_.get(),
+      {.body = {{"command", "takeover"}, {"version", kTakeoverVersion}}, .descriptors = {}},
+      Clock::now() + kLongestAnswer);
+  if (!told) return give_up(told.error().to_string());
+  auto parcel = self.hear("disks", kLongestAnswer);
+  if (!parcel) return give_up(parcel.error());
+  if (auto read = self.read_description(std::move(*parcel)); !read) return give_up(read.error());
+  return self;
+}
+
+/// What the other process says, which is a refusal unless it has `key`.
+std::expected<Parcel, std::string> TakeOver::hear(const char* key, seconds limit) {
+  auto parcel = receive_parcel(socket_.get(), Clock::now() + limit);
+  if (!parcel) {
+    const bool is_gone = parcel.error().kind == ErrorKind::kClosed;
+    return give_up(is_gone ? "the other process has ended the conversation"
+                           : parcel.error().to_string());
+  }
+  if (parcel->body.contains(key)) return std::move(*parcel);
+  const auto error = parcel->body.find("error");
+  const bool is_told = error != parcel->body.end() && error->is_string();
+  return give_up(is_told ? "the other process refuses: " + error->get<std::string>()
+                         : "the other process's answer makes no sense");
+}
+
+Outcome TakeOver::tell(const char* what) {
+  const auto told = send_parcel(socket_.get(), {.body = {{what, true}}, .descriptors = {}},
+                                Clock::now() + kLongestAnswer);
+  if (!told) return give_up(told.error().to_string());
+  return {};
+}
+
+Outcome TakeOver::read_description(Parcel parcel) {
+  std::string complaint;
+  Fields fields(parcel.body, "the takeover", parcel.descriptors, complaint);
+  if (fields.number<std::uint64_t>("version") != kTakeoverVersion) {
+    return give_up(fmt::format("guestio-blk {} knows takeovers of version {} only", kVersion,
+                               kTakeoverVersion));
+  }
+  other_ = fields.number<std::uint32_t>("pid");
+  if (const Json* const options = fields.part("options"); options != nullptr) {
+    read_options(fields.inside(*options, "the options"), *options, options_.said);
+  }
+  if (const Json* const control = fields.part("control"); control != nullptr) {
+    control_ = read_socket(fields.inside(*control, "the control socket"));
+    options_.said.control_path = control_->place.path;
+  } else {
+    fields.complain("control");
+  }
+  const Json& disks = fields.list("disks", kMostDisks);
+  if (!complaint.empty()) return give_up(complaint);
+  for (const Json& disk : disks) {
+    if (auto read = read_disk(disk, parcel.descriptors); !read) return read;
+  }
+  if (auto completed = complete(options_); !completed) return give_up(completed.error());
+  return {};
+}
+
+Outcome TakeOver::read_disk(const Json& json, std::span<UniqueFd> descriptors) {
+  std::string complaint;
+  Fields fields(json, "a disk", descriptors, complaint);
+  DiskOptions options;
+  for (const Json& setting : fields.list("settings", 1000)) {
+    const bool is_pair = setting.is_array() && setting.size() == 2 && setting[0].is_string() &&
+                         setting[1].is_string();
+    if (!is_pair) return give_up("a disk: settings makes no sense");
+    auto set = set_disk_option(options, setting[0].get_ref<const std::string&>(),
+                               setting[1].get_ref<const std::string&>());
+    if (!set) return give_up("a disk: " + set.error());
+  }
+  if (auto checked = check_disk(options); !checked) return give_up("a disk: " + checked.error());
+  if (options.name.empty()) fields.complain("name");
+  disk::FileDiskState state;
+  state.io = fields.descriptor("io");
+  state.claim = fields.descriptor("claim");
+  state.size = ByteCount(fields.number<std::uint64_t>("size"));
+  std::optional<Socket> socket;
+  if (const Json* const place = fields.part("listener"); place != nullptr) {
+    socket = read_socket(fields.inside(*place, "a listening socket"));
+  }
+  if (!complaint.empty()) return give_up(complaint);
+  auto image = Image::adopt(options, std::move(state));
+  if (!image) return give_up(fmt::format("{}: {}", options.image, image.error().to_string()));
+  images_.push_back(std::move(*image));
+  sockets_.push_back(std::move(socket));
+  options_.disks.push_back(std::move(options));
+  return {};
+}
+
+Outcome TakeOver::finish(std::span<const std::unique_ptr<ServedDisk>> disks,
+                         std::unique_ptr<ControlSocket>& control) {
+  if (auto told = tell("ready"); !told) return told;
+  auto parcel = hear("disks", kLongestPause);
+  if (!parcel) return give_up(parcel.error());
+  if (auto read = read_sessions(std::move(*parcel), disks); !read) {
+    (void)send_parcel(socket_.get(), {.body = {{"error", read.error()}}, .descriptors = {}},
+                      Clock::now() + kLongestAnswer);
+    return read;
+  }
+  if (auto told = tell("prepared"); !told) return told;
+  if (auto yours = hear("yours", kLongestPause); !yours) return give_up(yours.error());
+  is_ours_ = Clock::now();
+  const auto to_listener = [](Socket& socket) {
+    return vhost::Listener::adopt(std::move(socket.fd), std::move(socket.place));
+  };
+  for (std::size_t i = 0; i < disks.size(); ++i) {
+    if (sockets_[i]) disks[i]->adopt_socket(to_listener(*sockets_[i]));
+  }
+  control = ControlSocket::adopt(to_listener(*control_));
+  return {};
+}
+
+Outcome TakeOver::read_sessions(Parcel parcel, std::span<const std::unique_ptr<ServedDisk>> disks) {
+  std::string complaint;
+  Fields fields(parcel.body, "the takeover", parcel.descriptors, complaint);
+  since_ = Clock::time_point(Clock::duration(fields.number<std::int64_t>("since")));
+  const Json& list = fields.list("disks", kMostDisks);
+  if (list.size() != disks.size()) fields.complain("disks");
+  for (std::size_t i = 0; i < disks.size() && complaint.empty(); ++i) {
+    Fields disk = fields.inside(list[i], disks[i]->name().c_str());
+    std::optional<vhost::SessionState> session;
+    if (const Json* const part = disk.part("session"); part != nullptr) {
+      session = read_session(disk.inside(*part, "a session"));
+    }
+    const bool has_write_cache = disk.flag("write_cache");
+    UniqueFd claim = disk.descriptor("claim");
+    const auto lost_by = disk.number<int>("lost_by");
+    if (!complaint.empty()) break;
+    disks[i]->device().set_write_cache(has_write_cache);
+    if (auto caught_up = disks[i]->image().catch_up(std::move(claim), lost_by); !caught_up) {
+      return give_up(fmt::format("{}: {}", disks[i]->name(), caught_up.error().to_string()));
+    }
+    if (!session) continue;
+    const auto adopted = disks[i]->backend().adopt(std::move(*session));
+    if (adopted) continue;
+    const std::string text = fmt::format("{}: its front-end's session: {}", disks[i]->name(),
+                                         adopted.error().to_string());
+    if (adopted.error().kind != ErrorKind::kMemoryFault) return give_up(text);
+    // No front-end can keep an operator from an upgrade by cutting its memory off.
+    log::warning("{}: its connection ends", text);
+  }
+  if (!complaint.empty()) return give_up(complaint);
+  return {};
+}
+
+namespace {
+
+task::Task<> go_on(ServedDisk& disk) {
+  auto going_on = disk.backend().go_on();
+  co_await std::move(going_on);
+}
+
+}  // namespace
+
+task::Task<> TakeOver::start(std::span<const std::unique_ptr<ServedDisk>> disks) {
+  task::Scope starting;
+  for (const auto& disk : disks) starting.spawn(go_on(*disk));
+  auto all = starting.join();
+  co_await all;
+  const auto now = Clock::now();
+  const auto to_us = [](Clock::duration time) {
+    return std::chrono::duration_cast<std::chrono::microseconds>(time).count();
+  };
+  log::info("took over from process {}: I/O stood still for {} us, {} of them here", other_,
+            to_us(now - since_), to_us(now - is_ours_));
+  for (const auto& disk : disks) {
+    if (disk->listener() != nullptr) disk->listener()->announce();
+  }
+  socket_.reset();
+}
+
+}  // namespace guestio::app

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <chrono>
+#include <expected>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "control_socket.h"
+#include "fields.h"
+#include "guestio/base/unique_fd.h"
+#include "guestio/task/task.h"
+#include "guestio/vhost/listener.h"
+#include "image.h"
+#include "options.h"
+#include "parcel.h"
+#include "served_disk.h"
+
+namespace guestio::app {
+
+/// The beginning of a process that takes another one's place (--takeover): the other end of
+/// HandOver, which shows the conversation. What comes is checked as if a stranger had sent it; each
+/// wait has a limit. Errors are one line for a person: the other process goes on then.
+///
+/// Threads: the control thread.
+class TakeOver {
+ public:
+  /// Connects, and hears of disks and options. `said` is what the command line says.
+  static std::expected<TakeOver, std::string> begin(const Options& said);
+
+  /// What to serve: the other's disks, and its other options where the command line says nothing.
+  [[nodiscard]] const Options& options() const noexcept { return options_; }
+  /// One for each disk. Once.
+  [[nodiscard]] std::vector<Image> take_images() noexcept { return std::move(images_); }
+  /// Gives the disks their sockets, front-ends and rings, which do not run yet, and makes the
+  /// control socket. When it returns all of that is this process's.
+  std::expected<void, std::string> finish(std::span<const std::unique_ptr<ServedDisk>> disks,
+                                          std::unique_ptr<ControlSocket>& control);
+  /// Starts the rings.
+  task::Task<> start(std::span<const std::unique_ptr<ServedDisk>> disks);
+
+ private:
+  /// A listening socket that is the other's until the end: its path is not ours to remove.
+  struct Socket {
+    UniqueFd fd;
+    vhost::Listener::Place place;
+  };
+
+  static Socket read_socket(Fields fields);
+  TakeOver(Options said, UniqueFd socket) noexcept
+      : options_(std::move(said)), socket_(std::move(socket)) {}
+
+  std::expected<void, std::string> read_description(Parcel parcel);
+  std::expected<void, std::string> read_disk(const nlohmann::json& json,
+                                             std::span<UniqueFd> descriptors);
+  std::expected<void, std::string> read_sessions(
+      Parcel parcel, std::span<const std::unique_ptr<ServedDisk>> disks);
+  std::expected<Parcel, std::string> hear(const char* key, std::chrono::seconds limit);
+  std::expected<void, std::string> tell(const char* what);
+
+  Options options_;
+  UniqueFd socket_;
+  std::uint64_t other_ = 0;  // its process
+  std::vector<Image> images_;
+  std::vector<std::optional<Socket>> sockets_;  // of disks that have one
+  std::optional<Socket> control_;
+  std::chrono::steady_clock::time_point since_;    // the guests' I/O stands still
+  std::chrono::steady_clock::time_point is_ours_;  // all of it
+};
+
+}  // namespace guestio::app

@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: MIT
+// One guestio-blk takes the place of another (--takeover), and no guest notices.
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "tests/backend_fixture.h"
+
+namespace guestio::tests {
+namespace {
+
+using Json = nlohmann::json;
+using Words = std::vector<std::string>;
+
+sockaddr_un address_of(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  return address;
+}
+
+UniqueFd dial(const std::string& path) {
+  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const sockaddr_un address = address_of(path);
+  EXPECT_EQ(::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address),
+            0);
+  const timeval limit{.tv_sec = 20, .tv_usec = 0};
+  ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  return socket;
+}
+
+void say(const UniqueFd& socket, const std::string& line) {
+  const std::string text = line + "\n";
+  (void)!::send(socket.get(), text.data(), text.size(), MSG_NOSIGNAL);
+}
+
+/// One line; descriptors beside it are not taken.
+std::string hear(const UniqueFd& socket) {
+  std::string text;
+  char byte = 0;
+  while (::recv(socket.get(), &byte, 1, 0) == 1 && byte != '\n') text.push_back(byte);
+  return text;
+}
+
+class TakeoverTest : public BackendTest {
+ protected:
+  void start_with_control(Words more = {}) {
+    more.insert(more.end(), {"--control", control_});
+    start(more);
+  }
+  /// Starts another guestio-blk in the place of the one that runs; once more when a disk that is
+  /// slow at the moment has kept it from that.
+  void take_over(const Words& more = {}) {
+    const auto before = std::move(backend_);
+    Words words = {kBackendProgram, "--takeover", control_};
+    words.insert(words.end(), more.begin(), more.end());
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    bool has_taken_over = false;
+    while (!has_taken_over && std::chrono::steady_clock::now() < until) {
+      backend_ = std::make_unique<testing::ChildProcess>(words);
+      has_taken_over = backend_->wait_for_output("took over", std::chrono::seconds(60));
+    }
+    ASSERT_TRUE(has_taken_over) << backend_->output() << before->output();
+    EXPECT_EQ(before->wait(), 0) << before->output();
+    EXPECT_NE(before->output().find("has taken over"), std::string::npos) << before->output();
+  }
+  Json ask(const std::string& command) {
+    const Outcome outcome = run({"--ask", control_, command});
+    EXPECT_EQ(outcome.status, 0) << outcome.output;
+    return Json::parse(outcome.output, nullptr, false);
+  }
+
+  std::string control_ = folder_.file("control");
+};
+
+class TakeoverUnderLoadTest : public TakeoverTest, public ::testing::WithParamInterface<Words> {};
+
+TEST_P(TakeoverUnderLoadTest, NoRequestIsLostOrAnsweredTwice) {
+  start_with_control({"--num-queues", "2"});
+  Words words = {kLoadProgram, "verify", "--socket-path", socket_, "--numjobs", "2",
+                 "--iodepth",  "32",     "--seed",        "5",     "--ops",     operations(60000)};
+  words.insert(words.end(), GetParam().begin(), GetParam().end());
+  testing::ChildProcess load(words);
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_TRUE(backend_->wait_for_output("a front-end is here")) << load.output();
+    take_over();
+    // Some of its work in between; how much is left to chance.
+    std::this_thread::sleep_for(std::chrono::milliseconds(50 * i));
+  }
+  EXPECT_EQ(load.wait(std::chrono::seconds(200)), 0) << load.output() << backend_->output();
+  EXPECT_EQ(load.output().find("backends came after"), std::string::npos) << "it noticed nothing";
+  stop();
+  EXPECT_FALSE(std::filesystem::exists(socket_));
+  EXPECT_FALSE(std::filesystem::exists(control_));
+}
+
+INSTANTIATE_TEST_SUITE_P(Rings, TakeoverUnderLoadTest,
+                         ::testing::Values(Words{}, Words{"--packed"}), [](const auto& instance) {
+                           return instance.param.empty() ? "Split" : "Packed";
+                         });
+
+TEST_F(TakeoverTest, AFrontEndThatIsIdleGoesOnAndThoseInLineAreServedAfterIt) {
+  start_with_control({"--threads", "1", "--poll", "fixed", "--verbose"});
+  auto guest = connect();
+  const std::vector<std::byte> data(4096, std::byte{7});
+  ASSERT_EQ(guest->write(8, data).status, 0);
+  const UniqueFd in_line = dial(socket_);
+  take_over();
+  EXPECT_EQ(guest->read(8, 4096).data, data);
+  EXPECT_EQ(guest->flush().status, 0);
+  guest.reset();
+  auto next = testing::BlkGuest::over(UniqueFd(::fcntl(in_line.get(), F_DUPFD_CLOEXEC, 0)), {});
+  ASSERT_TRUE(next.has_value()) << next.error().to_string() << backend_->output();
+  EXPECT_EQ((*next)->read(8, 4096).data, data);
+  EXPECT_EQ((*next)->read(8, 4096).status, 0);
+}
+
+TEST_F(TakeoverTest, AMessageThatIsHalfSaidIsHeardToItsEnd) {
+  start_with_control();
+  const UniqueFd socket = dial(socket_);
+  const vhost::MessageHeader question{1, vhost::kMessageVersion, 0};
+  const auto bytes = std::as_bytes(std::span(&question, 1));
+  ASSERT_EQ(::send(socket.get(), bytes.data(), 5, MSG_NOSIGNAL), 5);
+  ASSERT_TRUE(backend_->wait_for_output("a front-end is here"));
+  take_over();
+  take_over();
+  ASSERT_EQ(::send(socket.get(), bytes.data() + 5, bytes.size() - 5, MSG_NOSIGNAL), 7);
+  std::array<std::byte, 20> answer{};
+  EXPECT_EQ(::recv(socket.get(), answer.data(), answer.size(), MSG_WAITALL), 20);
+}
+
+TEST_F(TakeoverTest, WhatTheGuestAndTheOperatorChoseStays) {
+  start_with_control({"--name", "one", "--num-queues", "3", "--serial", "mine", "--block-size",
+                      "4096", "--threads", "2"});
+  {
+    const auto guest = connect();
+    const std::byte off{0};
+    const auto place = static_cast<std::uint32_t>(offsetof(virtio::blk::Config, writeback));
+    ASSERT_TRUE(guest->frontend().set_config(place, std::span(&off, 1), 0));
+  }
+  std::filesystem::rename(image_, image_ + ".moved");
+  take_over();
+  take_over({"--threads", "1"});
+  const Json info = ask("info");
+  EXPECT_EQ(info["pid"], backend_->pid());
+  EXPECT_EQ(info["threads"], 1);
+  EXPECT_EQ(info["disks"][0]["name"], "one");
+  const auto guest = connect();
+  EXPECT_EQ(guest->config().writeback, 0) << "its choice, while it was away";
+  EXPECT_EQ(guest->config().num_queues, 3);
+  EXPECT_EQ(guest->config().blk_size, 4096U);
+  const auto id = guest->perform(testing::BlkGuest::Type::kGetId, 0, {}, 20).data;
+  EXPECT_EQ(std::memcmp(id.data(), "mine", 5), 0);
+  EXPECT_EQ(guest->read(0, 4096).status, 0) << "an image that was renamed is the same image";
+}
+
+TEST_F(TakeoverTest, SeveralDisksChangeHandsTogether) {
+  const std::string shared = folder_.make_image("shared.img", kImageBytes);
+  const auto disk = [&](const std::string& name, const std::string& image) {
+    return "name=" + name + ",socket-path=" + folder_.file(name) + ",blk-file=" + image;
+  };
+  backend_ = std::make_unique<testing::ChildProcess>(
+      Words{kBackendProgram, "--control", control_, "--disk", disk("one", image_), "--disk",
+            disk("two", shared) + ",read-only", "--disk", disk("three", shared) + ",read-only",
+            "--disk", disk("null", "null:1G")});
+  ASSERT_TRUE(backend_->wait_for_output("null: serves")) << backend_->output();
+  const auto one = testing::BlkGuest::connect(folder_.file("one"),
+                                              {.features = ~std::uint64_t{0}, .queue_size = 100});
+  const auto two = testing::BlkGuest::connect(folder_.file("two"));
+  ASSERT_TRUE(one.has_value() && two.has_value());
+  take_over();
+  const std::vector<std::byte> data(4096, std::byte{9});
+  EXPECT_EQ((*one)->write(16, data).status, 0) << "a packed ring";
+  EXPECT_EQ((*one)->read(16, 4096).data, data);
+  EXPECT_EQ((*two)->write(16, data).status, 1) << "read-only";
+  EXPECT_EQ((*two)->read(16, 4096).status, 0);
+  for (const char* const name : {"three", "null"}) {
+    const auto late = testing::BlkGuest::connect(folder_.file(name));
+    ASSERT_TRUE(late.has_value()) << name;
+    EXPECT_EQ((*late)->read(0, 512).status, 0) << name;
+  }
+}
+
+TEST_F(TakeoverTest, NobodyElseGetsTheImageInBetween) {
+  start_with_control();
+  // Each asks for the locks all the time for a second.
+  for (int i = 0; i < 2; ++i) {
+    testing::ChildProcess rival(
+        {kBackendProgram, "--socket-path", folder_.file("rival"), "--blk-file", image_});
+    for (int turn = 0; turn < 4; ++turn) take_over();
+    EXPECT_EQ(rival.wait(), 2) << rival.output();
+    EXPECT_NE(rival.output().find("in use"), std::string::npos) << rival.output();
+  }
+}
+
+/// How far one gets that then gives up, by what it says.
+TEST_F(TakeoverTest, OneThatGivesUpBeforeTheEndLeavesAllAsItWas) {
+  start_with_control();
+  const auto guest = connect();
+  const std::vector<Words> attempts = {{},
+                                       {R"({"ready":true})"},
+                                       {R"({"ready":true})", R"({"error":"it is broken"})"},
+                                       {R"({"ready":true})", R"({"prepared"})"},
+                                       {R"({"no":true})"},
+                                       {"nonsense"},
+                                       {std::string(100'000, ' ')}};
+  for (std::size_t i = 0; i < attempts.size(); ++i) {
+    {
+      const UniqueFd socket = dial(control_);
+      say(socket, R"({"command":"takeover","version":1})");
+      EXPECT_NE(hear(socket).find("\"disks\""), std::string::npos);
+      for (std::size_t line = 0; line < attempts[i].size(); ++line) {
+        say(socket, attempts[i][line]);
+        if (line + 1 < attempts[i].size()) {
+          EXPECT_NE(hear(socket).find("\"disks\""), std::string::npos);
+        }
+      }
+    }
+    EXPECT_EQ(guest->write(8 * i, std::vector<std::byte>(4096)).status, 0) << i;
+  }
+  ASSERT_TRUE(backend_->wait_for_output("it is broken")) << backend_->output();
+  take_over();
+  EXPECT_EQ(guest->read(0, 4096).status, 0);
+}
+
+TEST_F(TakeoverTest, OneThatFallsSilentHoldsTheGuestUpForALimitedTime) {
+  start_with_control();
+  const auto guest = connect();
+  const UniqueFd socket = dial(control_);
+  say(socket, R"({"command":"takeover","version":1})");
+  EXPECT_FALSE(hear(socket).empty());
+  const UniqueFd second = dial(control_);
+  say(second, R"({"command":"takeover","version":1})");
+  EXPECT_NE(hear(second).find("already"), std::string::npos);
+  EXPECT_EQ(guest->read(0, 4096).status, 0);
+  say(socket, R"({"ready":true})");
+  EXPECT_FALSE(hear(socket).empty());
+  EXPECT_EQ(guest->read(0, 4096).status, 0);
+  EXPECT_NE(hear(socket).find("error"), std::string::npos);
+}
+
+TEST_F(TakeoverTest, AnotherVersionIsRefusedInOneLine) {
+  start_with_control();
+  for (const std::string version : {"0", "2", "\"1\"", "-1", "null", "[1]"}) {
+    const UniqueFd socket = dial(control_);
+    say(socket, R"({"command":"takeover","version":)" + version + "}");
+    EXPECT_NE(hear(socket).find("version 1"), std::string::npos) << version;
+  }
+  expect_alive();
+}
+
+TEST_F(TakeoverTest, WhatCannotWorkIsToldInOneLine) {
+  const auto refused = [&](const Words& words, int status, const std::string& text) {
+    const Outcome outcome = run(words);
+    EXPECT_EQ(outcome.status, status) << outcome.output;
+    EXPECT_EQ(std::ranges::count(outcome.output, '\n'), 1) << outcome.output;
+    EXPECT_NE(outcome.output.find(text), std::string::npos) << outcome.output;
+  };
+  start();
+  refused({"--takeover", control_}, 1, "--control");
+  refused({"--takeover", socket_}, 1, "");
+  for (const Words& more : {Words{"--blk-file", image_}, Words{"--read-only"},
+                            Words{"--control", "x"}, Words{"--disk", "fd=1"}}) {
+    Words words = {"--takeover", control_};
+    words.insert(words.end(), more.begin(), more.end());
+    refused(words, 2, more.front() + " does not go with it");
+  }
+  expect_alive();
+}
+
+/// A process that is not what it says it is.
+TEST_F(TakeoverTest, NonsenseOfTheOtherProcessIsRefused) {
+  const UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const sockaddr_un address = address_of(control_);
+  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(::listen(listener.get(), 4), 0);
+  const std::string options =
+      R"("pid":1,"options":{"sqpoll":false,"verbose":false},"control":{"fd":null,"path":"x",)"
+      R"("device":0,"inode":0})";
+  for (const std::string& answer :
+       {std::string("nonsense"), std::string("[]"), std::string("{}"),
+        std::string(R"({"error":"no"})"), std::string(R"({"disks":[]})"),
+        std::string(R"({"version":2,"disks":[]})"), R"({"version":1,"disks":[],)" + options + "}",
+        R"({"version":1,"disks":[],"descriptors":3,)" + options + "}",
+        R"({"version":1,"disks":{},)" + options + "}"}) {
+    testing::ChildProcess child({kBackendProgram, "--takeover", control_});
+    const UniqueFd socket(::accept(listener.get(), nullptr, nullptr));
+    EXPECT_NE(hear(socket).find("takeover"), std::string::npos);
+    say(socket, answer);
+    EXPECT_EQ(child.wait(), 1) << answer << child.output();
+    const std::string output = child.output();
+    EXPECT_EQ(std::ranges::count(output, '\n'), 1) << answer << output;
+  }
+  EXPECT_TRUE(std::filesystem::exists(control_)) << "a path that was never ours";
+}
+
+}  // namespace
+}  // namespace guestio::tests

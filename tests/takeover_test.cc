@@ -81,8 +81,13 @@ class TakeoverUnderLoadTest : public TakeoverTest, public ::testing::WithParamIn
 
 TEST_P(TakeoverUnderLoadTest, NoRequestIsLostOrAnsweredTwice) {
   start_with_control({"--num-queues", "2"});
-  Words words = {kLoadProgram, "verify", "--socket-path", socket_, "--numjobs", "2",
-                 "--iodepth",  "32",     "--seed",        "5",     "--ops",     operations(60000)};
+  Words words = {kLoadProgram,    "verify",
+                 "--socket-path", socket_,
+                 "--numjobs",     "2",
+                 "--iodepth",     "32",
+                 "--timeout",     "150",
+                 "--seed",        "5",
+                 "--ops",         operations(60000)};
   words.insert(words.end(), GetParam().begin(), GetParam().end());
   testing::ChildProcess load(words);
   for (int i = 0; i < 5; ++i) {

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT
+#include "session_json.h"
+
+#include <gtest/gtest.h>
+#include <sys/eventfd.h>
+
+namespace guestio::app {
+namespace {
+
+using Json = nlohmann::json;
+
+UniqueFd event() { return UniqueFd(::eventfd(0, EFD_CLOEXEC)); }
+
+/// A session with all that one can have.
+vhost::SessionState full_session() {
+  vhost::SessionState state;
+  state.socket = event();
+  state.features = ~std::uint64_t{0};
+  state.protocol_features = 1ULL << 63;
+  state.status = 15;
+  state.memory.push_back({{1ULL << 40, 4096, 2, 3}, event()});
+  state.inflight = {{.mmap_size = 5, .mmap_offset = 6, .num_queues = 7, .queue_size = 8},
+                    vhost::RingKind::kPacked,
+                    event()};
+  state.log = {{.size = 9, .offset = 10}, event()};
+  state.log_event = event();
+  state.channel = vhost::ChannelState{.socket = event(), .awaits_answer = true, .said = 2};
+  state.channel->answer.bytes = {std::byte{1}, std::byte{255}};
+  state.channel->broken = {3};
+  state.incoming.bytes = {std::byte{0}};
+  state.incoming.descriptors.push_back(event());
+  vhost::RingState ring{.size = 256, .base = 0x80018001, .is_kick_known = true, .runs = true};
+  ring.addresses = vhost::VringAddress{0, 1, 16, 32, 64, 128};
+  ring.kick = event();
+  ring.inband.call = event();
+  state.rings.push_back(std::move(ring));
+  return state;
+}
+
+/// As it comes out of the other process's line.
+Json to_line(vhost::SessionState state, Parcel& parcel) {
+  return Json::parse(to_json(std::move(state), parcel).dump());
+}
+
+struct Reading {
+  vhost::SessionState state;
+  std::string complaint;
+};
+
+Reading read(const Json& json, std::vector<UniqueFd>& descriptors) {
+  Reading reading;
+  reading.state = read_session(Fields(json, "a session", descriptors, reading.complaint));
+  return reading;
+}
+
+TEST(SessionJsonTest, WhatIsReadIsWhatWasWritten) {
+  Parcel parcel;
+  const Json json = to_line(full_session(), parcel);
+  const std::size_t count = parcel.descriptors.size();
+  auto reading = read(json, parcel.descriptors);
+  EXPECT_EQ(reading.complaint, "");
+  EXPECT_EQ(reading.state.memory[0].where.guest_address, 1ULL << 40);
+  EXPECT_EQ(reading.state.inflight->kind, vhost::RingKind::kPacked);
+  EXPECT_FALSE(reading.state.rings[0].call);
+  Parcel again;
+  EXPECT_EQ(to_line(std::move(reading.state), again), json);
+  EXPECT_EQ(again.descriptors.size(), count);
+}
+
+TEST(SessionJsonTest, EachFieldOfAnotherKindOrRangeIsComplainedAbout) {
+  Parcel parcel;
+  const Json json = to_line(full_session(), parcel);
+  const Json flat = json.flatten();
+  for (const auto& [place, value] : flat.items()) {
+    if (value.is_null()) continue;  // none: may be, or not be, a descriptor
+    for (const Json& wrong :
+         {Json("x"), Json(-1), Json(1.5), Json(Json::array({Json()})), Json{{"a", 1}}}) {
+      Json spoiled = json;
+      spoiled[Json::json_pointer(place)] = wrong;
+      std::vector<UniqueFd> descriptors;
+      for (std::size_t i = 0; i < parcel.descriptors.size(); ++i) descriptors.push_back(event());
+      EXPECT_NE(read(spoiled, descriptors).complaint, "") << place << " as " << wrong.dump();
+    }
+  }
+}
+
+TEST(SessionJsonTest, WhatIsMissingOrNamesNoDescriptorIsComplainedAbout) {
+  Parcel parcel;
+  const Json json = to_line(full_session(), parcel);
+  for (const auto& [key, value] : json.items()) {
+    Json spoiled = json;
+    spoiled.erase(key);
+    std::vector<UniqueFd> descriptors;
+    for (std::size_t i = 0; i < parcel.descriptors.size(); ++i) descriptors.push_back(event());
+    EXPECT_NE(read(spoiled, descriptors).complaint, "") << key;
+  }
+  std::vector<UniqueFd> none;
+  EXPECT_NE(read(json, none).complaint, "") << "no descriptors at all";
+  Json twice = json;
+  twice["log_event"] = twice["fd"];
+  EXPECT_NE(read(twice, parcel.descriptors).complaint, "") << "one descriptor for two";
+  for (const Json& nothing : {Json(), Json::array(), Json(7)}) {
+    EXPECT_NE(read(nothing, none).complaint, "") << nothing.dump();
+  }
+}
+
+}  // namespace
+}  // namespace guestio::app

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/vhost/ring_poller.h"
 
+#include <sched.h>
+
 #include <utility>
 
 #include "guestio/vhost/vring.h"
@@ -16,7 +18,10 @@ RingPoller::RingPoller(uring::Loop& loop, PollPolicy policy)
 
 void RingPoller::add(Vring& ring) { rings_.push_back(&ring); }
 
-void RingPoller::remove(Vring& ring) noexcept { std::erase(rings_, &ring); }
+void RingPoller::remove(Vring& ring) noexcept {
+  std::erase(rings_, &ring);
+  if (rings_.empty()) presence_.leave();
+}
 
 bool RingPoller::look_at_all() noexcept {
   // By index: a ring may go away, never come, while it is looked at.
@@ -26,16 +31,23 @@ bool RingPoller::look_at_all() noexcept {
 
 bool RingPoller::poll() noexcept {
   if (rings_.empty()) return false;
+  presence_.enter();
   const bool has_found = look_at_all();
   if (has_found && state_ == State::kLooking) {
     ++counters_.looks_that_found;
     looked_for_->note(true);
   }
-  if (never_sleeps_) return true;
+  if (never_sleeps_) {
+    if (!has_found) make_room();
+    return true;
+  }
   if (!has_found && state_ == State::kLooking) {
     // The clock is read in pauses only, not while there is work.
     if (look_until_ == Clock::time_point()) look_until_ = Clock::now() + look_for_;
-    if (Clock::now() < look_until_) return true;
+    if (Clock::now() < look_until_) {
+      make_room();
+      return true;
+    }
     ++counters_.looks_in_vain;
     looked_for_->note(false);
     return prepare_sleep();
@@ -61,7 +73,12 @@ bool RingPoller::prepare_sleep() noexcept {
   for (std::size_t i = 0; i < rings_.size(); ++i) rings_[i]->ask_for_kicks();
   if (std::exchange(has_work_, false)) return true;
   ++counters_.sleeps;
+  presence_.leave();
   return false;
+}
+
+void RingPoller::make_room() const noexcept {
+  if (!presence_.is_alone()) ::sched_yield();
 }
 
 }  // namespace guestio::vhost

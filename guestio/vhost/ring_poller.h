@@ -7,6 +7,7 @@
 #include "guestio/base/counter.h"
 #include "guestio/uring/loop.h"
 #include "guestio/vhost/poll_window.h"
+#include "guestio/vhost/presence.h"
 
 namespace guestio::vhost {
 
@@ -19,7 +20,8 @@ class Vring;
 ///     ▲                                      │ over
 ///     └── kick, completion ◄── asleep ◄── ask all drivers for kicks, look once more
 ///
-/// While it looks, drivers need not kick, and completions cost no system call.
+/// While it looks, drivers need not kick, and completions cost no system call. Threads of the
+/// process that share a processor take turns: after each look in vain it is another one's.
 ///
 /// Threads: the loop's. Lifetime: outlives its rings.
 class RingPoller final : private uring::Poller {
@@ -57,6 +59,7 @@ class RingPoller final : private uring::Poller {
   bool poll() noexcept override;
   bool look_at_all() noexcept;
   bool prepare_sleep() noexcept;
+  void make_room() const noexcept;
 
   const bool never_sleeps_;
   PollWindow for_driver_;  // nothing is out
@@ -69,6 +72,7 @@ class RingPoller final : private uring::Poller {
   Clock::duration look_for_{};
   Clock::time_point look_until_;  // not set before the pause begins
   Counters counters_;
+  Presence presence_;  // from waking up to falling asleep
 };
 
 }  // namespace guestio::vhost

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/vhost/presence.h"
+
+#include <sched.h>
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+
+namespace guestio::vhost {
+
+namespace {
+
+constexpr std::size_t kProcessors = 256;  // further ones share the counters of the first
+
+/// On a cache line of its own: those of other processors do not meet.
+struct alignas(64) AwakeThreads {
+  std::atomic<int> count = 0;
+};
+
+// Relaxed throughout: the counters guard nothing.
+constinit std::array<AwakeThreads, kProcessors> awake_threads;
+
+std::atomic<int>& awake_on(int processor) noexcept {
+  return awake_threads[static_cast<std::size_t>(processor) % kProcessors].count;
+}
+
+}  // namespace
+
+void Presence::enter() noexcept {
+  if (processor_ != kNowhere) return;
+  const int processor = ::sched_getcpu();
+  processor_ = processor < 0 ? 0 : processor;
+  awake_on(processor_).fetch_add(1, std::memory_order_relaxed);
+}
+
+void Presence::leave() noexcept {
+  if (processor_ == kNowhere) return;
+  awake_on(processor_).fetch_sub(1, std::memory_order_relaxed);
+  processor_ = kNowhere;
+}
+
+bool Presence::is_alone() const noexcept {
+  return awake_on(processor_).load(std::memory_order_relaxed) == 1;
+}
+
+}  // namespace guestio::vhost

@@ -175,6 +175,13 @@ constexpr std::array kSettings = {
                 [](DiskOptions& disk, std::string_view value) {
                   return set_switch(disk.has_packed_ring, value);
                 }},
+    DiskSetting{"post-copy",
+                "offer post-copy migration: on or off (default off). Only for a front-end that is "
+                "trusted: it can write to any memory of this process then, and keep it waiting",
+                false,
+                [](DiskOptions& disk, std::string_view value) {
+                  return set_switch(disk.has_post_copy, value);
+                }},
     DiskSetting{
         "fixed-buffers",
         "register guest memory with the kernel, which saves time for each request (on): only for "

@@ -38,6 +38,7 @@ struct DiskOptions {
   bool is_read_only = false;
   bool is_buffered = false;
   bool has_packed_ring = true;  ///< is offered
+  bool has_post_copy = false;   ///< is offered, to a trusted front-end
   FixedBuffers fixed_buffers = FixedBuffers::kAuto;
   bool polls_device = false;  ///< iopoll
   blk::OnError on_error = blk::OnError::kReport;

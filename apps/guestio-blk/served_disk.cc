@@ -70,6 +70,7 @@ Result<std::unique_ptr<ServedDisk>> ServedDisk::create(uring::Loop& home,
   if (!backend) return fail(backend.error());
   self->backend_ = std::move(*backend);
   if (!options.has_packed_ring) self->backend_->withhold(virtio::kFeatureRingPacked);
+  if (options.has_post_copy) self->backend_->offer_post_copy();
   if (options.fixed_buffers == FixedBuffers::kOn) self->backend_->register_guest_memory();
   return self;
 }

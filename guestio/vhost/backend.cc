@@ -95,6 +95,8 @@ void Backend::begin_session(UniqueFd socket) {
                      .rest = rest_,
                      .ring_features = ring_features_,
                      .fixed = registers_memory_ ? std::make_shared<FixedGuestMemory>() : nullptr,
+                     // Memory that is registered has to be there as a whole.
+                     .offers_post_copy = offers_post_copy_ && !registers_memory_,
                      .name = name_},
       std::move(socket));
 }

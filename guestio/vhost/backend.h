@@ -78,6 +78,8 @@ class Backend {
   /// of Session::adopt(); there is no session then. Requires: none of the two was called.
   Result<> adopt(SessionState state);
 
+  /// Offers post-copy migration to front-ends to come, which have to be trusted: see UserFaults.
+  void offer_post_copy() noexcept { offers_post_copy_ = true; }
   /// No new front-ends; the present one is taken leave of once its requests are done.
   void stop() noexcept;
 
@@ -97,6 +99,7 @@ class Backend {
   std::unique_ptr<Session> session_;  // while a front-end is there
   virtio::FeatureBits ring_features_ = Session::kRingFeatures;
   bool registers_memory_ = false;
+  bool offers_post_copy_ = false;
   task::StopSource stop_;
 };
 

@@ -26,6 +26,8 @@ bool has_own_answer(FrontendRequest request, ProtocolBits negotiated) noexcept {
     case FrontendRequest::kGetStatus: return true;
     // Without it the message is unknown, and answered as such.
     case FrontendRequest::kSetLogBase: return (negotiated & kProtocolLogShmfd) != 0;
+    case FrontendRequest::kPostcopyAdvise:
+    case FrontendRequest::kPostcopyEnd: return (negotiated & kProtocolPagefault) != 0;
     default: return false;
   }
 }
@@ -63,6 +65,8 @@ task::Task<> Session::run() {
     }
     break;
   }
+  // Nobody brings what is waited for any more.
+  faults_.reset();
   // The rings first: while one runs it may touch memory and descriptors.
   for (const auto& ring : rings_) {
     auto resetting = ring->reset();
@@ -100,7 +104,9 @@ task::Task<Result<>> Session::respond(const Result<Answer>& outcome) {
   const bool wants_acknowledgement = (message_.header.flags & kMessageNeedReply) != 0 &&
                                      (protocol_features_ & kProtocolReplyAck) != 0;
   Answer answer;
-  if (has_own_answer(request, protocol_features_)) {
+  if (outcome && outcome->way == Answer::Way::kSilent) co_return Result<>();
+  if (has_own_answer(request, protocol_features_) ||
+      (outcome && outcome->way == Answer::Way::kOwn)) {
     // A refusal has no payload, but where the payload is nothing but a code.
     if (outcome) answer = *outcome;
     if (!outcome && request == FrontendRequest::kSetLogBase) answer = Answer::of(std::uint64_t{1});
@@ -189,6 +195,9 @@ Result<Session::Answer> Session::obey_at_once(FrontendRequest request) {
     case FrontendRequest::kSetInflightFd: return set_inflight();
     case FrontendRequest::kGetStatus: return get_status();
     case FrontendRequest::kGetMaxMemSlots: return get_max_memory_slots();
+    case FrontendRequest::kPostcopyAdvise: return advise_post_copy();
+    case FrontendRequest::kPostcopyListen: return listen_for_post_copy();
+    case FrontendRequest::kPostcopyEnd: return end_post_copy();
     case FrontendRequest::kSetVringCall: return set_vring_descriptor(RingEvent::kCall);
     case FrontendRequest::kSetVringErr: return set_vring_descriptor(RingEvent::kError);
     case FrontendRequest::kVringKick: return kick_vring();
@@ -252,7 +261,8 @@ std::uint64_t Session::offered_features() const noexcept {
 ProtocolBits Session::offered_protocol_features() const noexcept {
   return kProtocolMq | kProtocolReplyAck | kProtocolConfig | kProtocolInflightShmfd |
          kProtocolConfigureMemSlots | kProtocolBackendReq | kProtocolResetDevice | kProtocolStatus |
-         kProtocolLogShmfd | kProtocolInbandNotifications;
+         kProtocolLogShmfd | kProtocolInbandNotifications |
+         (parts_.offers_post_copy ? kProtocolPagefault : 0);
 }
 
 Result<> Session::wants(ProtocolBits feature) const {

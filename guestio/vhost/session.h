@@ -18,6 +18,7 @@
 #include "guestio/vhost/rest_point.h"
 #include "guestio/vhost/session_state.h"
 #include "guestio/vhost/socket.h"
+#include "guestio/vhost/user_faults.h"
 #include "guestio/vhost/vring_control.h"
 #include "guestio/virtio/device.h"
 
@@ -39,6 +40,7 @@ class Session {
     RestPoint& rest;                                    ///< between two messages
     virtio::FeatureBits ring_features = kRingFeatures;  ///< of those, the ones offered
     std::shared_ptr<FixedGuestMemory> fixed = {};       ///< its own, or nothing: not registered
+    bool offers_post_copy = false;                      ///< to a front-end that is trusted
     std::string_view name = "disk";                     ///< for log lines
   };
 
@@ -93,8 +95,15 @@ class Session {
     std::array<std::byte, sizeof(ConfigHeader) + kMaxConfig> payload;
     std::size_t size = 0;
     int descriptor = -1;  // goes with it
+    /// Whether it is sent as the message has it, whatever the message, or not at all.
+    enum class Way : std::uint8_t { kUsual, kOwn, kSilent } way = Way::kUsual;
 
     static Answer none() noexcept { return {}; }
+    static Answer silence() noexcept {
+      Answer answer;
+      answer.way = Way::kSilent;
+      return answer;
+    }
     template <typename T>
     static Answer of(const T& value) noexcept;
   };
@@ -117,6 +126,12 @@ class Session {
   Result<Answer> set_vring_descriptor(RingEvent event);
   Result<Answer> kick_vring();
   Result<Answer> get_max_memory_slots() const;
+  Result<Answer> advise_post_copy();
+  Result<Answer> listen_for_post_copy();
+  Result<Answer> end_post_copy();
+  Result<> watch_arriving_memory();
+  [[nodiscard]] bool is_end_of_memory_news() const noexcept;
+  Result<Answer> tell_addresses(std::size_t regions) const;
   task::Task<Result<Answer>> set_memory_table();
   task::Task<Result<Answer>> add_memory_region();
   task::Task<Result<Answer>> remove_memory_region();
@@ -173,6 +188,8 @@ class Session {
   UniqueFd log_event_;
   bool is_suspended_ = false;  // for another process
   bool is_answering_ = false;
+  std::unique_ptr<UserFaults> faults_;  // from the advice to the end of post-copy
+  bool is_memory_arriving_ = false;     // post-copy is on: faults_ watches the memory
   std::vector<std::unique_ptr<VringControl>> rings_;
   std::vector<std::unique_ptr<InbandRing>> inband_;  // of each ring, what comes as messages
 };

@@ -23,6 +23,7 @@ task::Task<Result<>> Session::move_rings_to_memory() {
 }
 
 task::Task<Result<Session::Answer>> Session::set_memory_table() {
+  if (is_end_of_memory_news()) co_return Answer::silence();
   MemoryTableHeader header{};
   if (message_.header.size < sizeof header) {
     co_return fail(Error::peer_fault("the size of a memory table", message_.header.size));
@@ -38,9 +39,11 @@ task::Task<Result<Session::Answer>> Session::set_memory_table() {
       MemoryTable::map(std::span(regions).first(header.num_regions), message_.descriptors);
   if (!mapped) co_return fail(mapped.error());
   memory_ = std::move(*mapped);
+  if (auto watched = watch_arriving_memory(); !watched) co_return fail(watched.error());
   auto moving = move_rings_to_memory();
   const auto moved = co_await std::move(moving);
   if (!moved) co_return fail(moved.error());
+  if (is_memory_arriving_) co_return tell_addresses(sizeof header);
   co_return Answer::none();
 }
 
@@ -51,13 +54,18 @@ Result<Session::Answer> Session::get_max_memory_slots() const {
 
 task::Task<Result<Session::Answer>> Session::add_memory_region() {
   if (auto wanted = wants(kProtocolConfigureMemSlots); !wanted) co_return fail(wanted.error());
+  if (is_end_of_memory_news()) co_return Answer::silence();
   const auto message = payload_as<SingleMemoryRegion>();
   if (!message) co_return fail(message.error());
   auto table = memory_ ? memory_->with(message->region, message_.descriptors)
                        : MemoryTable::map(std::span(&message->region, 1), message_.descriptors);
   if (!table) co_return fail(table.error());
   auto changing = change_slots(std::move(*table));
-  co_return co_await std::move(changing);
+  auto changed = co_await std::move(changing);
+  if (changed && is_memory_arriving_) {
+    co_return tell_addresses(offsetof(SingleMemoryRegion, region));
+  }
+  co_return changed;
 }
 
 task::Task<Result<Session::Answer>> Session::remove_memory_region() {
@@ -80,6 +88,7 @@ task::Task<Result<Session::Answer>> Session::remove_memory_region() {
 task::Task<Result<Session::Answer>> Session::change_slots(
     std::shared_ptr<const MemoryTable> memory) {
   memory_ = std::move(memory);
+  if (auto watched = watch_arriving_memory(); !watched) co_return fail(watched.error());
   auto moving = move_rings_to_memory();
   const auto moved = co_await std::move(moving);
   if (!moved && moved.error().kind != ErrorKind::kOutOfRange) co_return fail(moved.error());

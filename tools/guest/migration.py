@@ -4,6 +4,9 @@
 
 Usage: migration.py GUESTIO_BLK KERNEL INITRAMFS IMAGE LOGS [ROUNDS]
 
+The last migration there and the last one back are post-copy: the guest runs on while most of its
+memory has not arrived, and the backend waits for each page that it needs.
+
 Two guestio-blk serve one image; each QEMU process has one of them. The guest compares all that it
 reads with what it wrote (inside/load) and says at the end whether anything was lost. For
 migration_test.sh.
@@ -29,7 +32,7 @@ class Host:
         self.workshop, self.name = workshop, name
         self.kernel, self.initramfs = kernel, initramfs
         self.backend = Backend(workshop, guestio_blk, name, image, "--image-lock", "in-use",
-                               "--num-queues", "2")  # fmt: skip
+                               "--num-queues", "2", "--post-copy", "on")  # fmt: skip
         self.backend.start()
         self.machine = None
 
@@ -40,13 +43,26 @@ class Host:
         self.machine = Machine(self.workshop, f"{self.name}{turn}", MEMORY_KIB, words)
 
 
-def migrate(source, target, turn, console):
+def allow_post_copy(monitor):
+    monitor.ask("migrate-set-capabilities",
+                capabilities=[{"capability": "postcopy-ram", "state": True}])  # fmt: skip
+
+
+def migrate(source, target, turn, console, is_post_copy):
     """Moves the guest; gives what QEMU tells about it."""
     channel = f"unix:{target.workshop.sockets}/m{turn}"
-    target.start(turn, "-incoming", channel)
+    target.start(turn, "-incoming", "defer")
     monitor = source.machine.monitor
     monitor.ask("migrate-set-parameters", **{"max-bandwidth": 64 << 20, "downtime-limit": 1000})
+    if is_post_copy:
+        allow_post_copy(monitor)
+        allow_post_copy(target.machine.monitor)
+    target.machine.monitor.ask("migrate-incoming", uri=channel)
     monitor.ask("migrate", uri=channel)
+    if is_post_copy:
+        wait_until("the first page", lambda: monitor.ask("query-migrate").get("ram", {}).get(
+            "transferred", 0) > 0, [source.machine.process])  # fmt: skip
+        monitor.ask("migrate-start-postcopy")
 
     def is_over():
         console.listen(source.machine.end)
@@ -71,9 +87,15 @@ def run(workshop, files, rounds):
     hosts[0].machine.wait_for(console, "ready")
     for turn in range(1, 2 * rounds + 1):
         source, target = hosts if turn % 2 == 1 else hosts[::-1]
-        state = migrate(source, target, turn, console)
+        is_post_copy = turn > 2 * rounds - 2
+        state = migrate(source, target, turn, console, is_post_copy)
+        pages = state["ram"]["postcopy-requests"]
+        if is_post_copy and pages == 0:
+            raise Failure("no page was asked for after the guest had begun to run")
         print(f"    migration {turn}: {state['total-time']} ms, of which {state['downtime']} ms"
-              f" still, {state['ram']['dirty-sync-count']} rounds", flush=True)  # fmt: skip
+              f" still, {state['ram']['dirty-sync-count']} rounds"
+              + (f", post-copy: {pages} pages asked for" if is_post_copy else ""),
+              flush=True)  # fmt: skip
         # The load goes on before the next one begins.
         target.machine.say("alive")
         target.machine.wait_for(console, f"alive {turn}")

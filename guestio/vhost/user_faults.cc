@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/vhost/user_faults.h"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+namespace guestio::vhost {
+
+Result<std::unique_ptr<UserFaults>> UserFaults::create() {
+  UniqueFd fd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+  if (!fd) return fail_host("make a userfaultfd");
+  uffdio_api api{};
+  api.api = UFFD_API;
+  if (::ioctl(fd.get(), UFFDIO_API, &api) != 0) return fail_host("use a userfaultfd");
+  return std::unique_ptr<UserFaults>(new UserFaults(std::move(fd)));
+}
+
+UserFaults::~UserFaults() {
+  // The front-end has the descriptor too, so closing ours ends nothing. A stretch that was unmapped
+  // since then is refused, as it should be.
+  for (const Stretch& stretch : watched_) {
+    uffdio_range range{reinterpret_cast<std::uintptr_t>(stretch.start), stretch.size};
+    (void)::ioctl(fd_.get(), UFFDIO_UNREGISTER, &range);
+  }
+}
+
+Result<> UserFaults::watch(const mem::GuestMemory& memory) {
+  for (const mem::RegionInfo& region : memory.regions()) {
+    const Stretch stretch{region.host, region.length};
+    if (std::ranges::find(watched_, stretch) != watched_.end()) continue;
+    uffdio_register request{};
+    request.range = {reinterpret_cast<std::uintptr_t>(stretch.start), stretch.size};
+    request.mode = UFFDIO_REGISTER_MODE_MISSING;
+    if (::ioctl(fd_.get(), UFFDIO_REGISTER, &request) != 0) {
+      return fail_host("wait for pages of guest memory");
+    }
+    watched_.push_back(stretch);
+  }
+  return {};
+}
+
+}  // namespace guestio::vhost

@@ -91,6 +91,7 @@ class BackendFixture : public ::testing::Test {
             handler_ = handler.get();
             return handler;
           }));
+      if (offers_post_copy_) backend_->offer_post_copy();
     });
     auto [ours, theirs] = make_sockets();
     frontend_.emplace(Frontend::over(std::move(ours), {.time_limit = kLimit}));
@@ -145,6 +146,7 @@ class BackendFixture : public ::testing::Test {
     threads_.all().front()->call([&] { function(*handler_); });
   }
 
+  bool offers_post_copy_ = false;
   IdleDevice device_;
   std::unique_ptr<QueueThread> home_;
   QueueThreads threads_;

@@ -25,6 +25,10 @@ constexpr auto kAdd = std::to_underlying(FrontendRequest::kAddMemReg);
 class PostcopyTest : public test::BackendFixture {
  protected:
   PostcopyTest() { offers_post_copy_ = true; }
+  void SetUp() override {
+    BackendFixture::SetUp();
+    if (!UserFaults::create()) GTEST_SKIP() << "no userfaultfd for this user";
+  }
 
   /// Until the backend knows that memory arrives later.
   void listen(ProtocolBits more = 0) {

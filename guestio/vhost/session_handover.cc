@@ -48,6 +48,8 @@ task::Task<std::optional<Session::Obstacle>> Session::pause_rings(task::StopToke
     obstacle.waiting += waiting.value_or(0);
   }
   if (inflight_) obstacle.waiting = 0;
+  // What waits for memory that still arrives waits in this process.
+  obstacle.is_late |= faults_ != nullptr;
   if (obstacle.is_late || obstacle.waiting != 0) co_return obstacle;
   co_return std::nullopt;
 }

@@ -10,10 +10,25 @@ set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 
 option(GUESTIO_WERROR "Treat warnings as errors" ON)
 set(GUESTIO_SANITIZE "" CACHE STRING "Sanitizers to build with, as for -fsanitize=")
-# For builds that are made to be run once: a room is one translation unit, its tests are not
-# optimised, and run all at once. The others compile each file as it stands.
+# For builds that are made to be run once: tests are not optimised, and run all at once.
 string(COMPARE NOTEQUAL "${GUESTIO_SANITIZE}" "" is_run_once)
 option(GUESTIO_QUICK_BUILD "Spend as little of the compiler's time as possible" ${is_run_once})
+# A room or program is one translation unit, but where people work on it (preset dev).
+set(is_unity ${GUESTIO_QUICK_BUILD})
+if(CMAKE_BUILD_TYPE STREQUAL "Release")
+  set(is_unity ON)
+endif()
+option(GUESTIO_UNITY "Compile rooms and programs in one piece each" ${is_unity})
+
+# guestio_in_one_piece(TARGET): where that is wanted.
+function(guestio_in_one_piece TARGET)
+  set_target_properties(${TARGET} PROPERTIES UNITY_BUILD "${GUESTIO_UNITY}"
+    UNITY_BUILD_BATCH_SIZE 0)
+  # Coroutines keep types of their file's own: g++ warns when that file is not the main one.
+  if(GUESTIO_UNITY AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    target_compile_options(${TARGET} PRIVATE -Wno-subobject-linkage)
+  endif()
+endfunction()
 option(GUESTIO_COVERAGE "Build for coverage reports" OFF)
 option(GUESTIO_FUZZERS "Build the libFuzzer programs (clang only)" OFF)
 
@@ -28,9 +43,6 @@ endif()
 if(GUESTIO_COVERAGE)
   add_compile_options(--coverage)
   add_link_options(--coverage)
-endif()
-if(GUESTIO_FUZZERS)
-  add_compile_options(-fsanitize=fuzzer-no-link)
 endif()
 
 # guestio_room(NAME SOURCES files... [DEPENDS targets...] [TESTS files...] [TEST_DEPENDS targets...])
@@ -57,8 +69,10 @@ function(guestio_room NAME)
   else()
     set_target_properties(${target} PROPERTIES INTERPROCEDURAL_OPTIMIZATION OFF)
   endif()
-  set_target_properties(${target} PROPERTIES UNITY_BUILD "${GUESTIO_QUICK_BUILD}"
-    UNITY_BUILD_BATCH_SIZE 0)
+  guestio_in_one_piece(${target})
+  if(GUESTIO_FUZZERS)
+    target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)
+  endif()
   if(ROOM_TESTS)
     guestio_test(${target}_test SOURCES ${ROOM_TESTS} DEPENDS ${target} ${ROOM_TEST_DEPENDS}
       PREFIX ${NAME}.)
@@ -103,6 +117,7 @@ function(guestio_fuzzer NAME)
   add_executable(${program} ${NAME}_fuzz.cc ${FUZZER_SOURCES})
   target_include_directories(${program} PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(${program} PRIVATE ${FUZZER_DEPENDS} guestio_flags)
+  target_compile_options(${program} PRIVATE -fsanitize=fuzzer-no-link)
   target_link_options(${program} PRIVATE -fsanitize=fuzzer)
   add_dependencies(fuzzers ${program})
   set(found ${CMAKE_CURRENT_BINARY_DIR}/found/${NAME})

@@ -44,7 +44,7 @@ Result<UniqueFd> connect_to_control(const std::string& path) {
 namespace {
 
 /// More than any answer has: what stands at the path may be anything.
-constexpr std::size_t kLongestAnswer = std::size_t{64} << 20;
+constexpr std::size_t kLargestAnswer = std::size_t{64} << 20;
 
 /// One line each way.
 Result<std::string> exchange(const std::string& path, const std::string& line) {
@@ -58,8 +58,8 @@ Result<std::string> exchange(const std::string& path, const std::string& line) {
     const auto got = ::recv(socket->get(), bytes.data(), bytes.size(), 0);
     if (got < 0) return fail_host("receive the answer");
     if (got == 0) return fail(ErrorKind::kClosed, "receive the answer");
-    if (answer.size() > kLongestAnswer) {
-      return fail(ErrorKind::kTooLarge, "length of the answer", answer.size(), kLongestAnswer);
+    if (answer.size() > kLargestAnswer) {
+      return fail(ErrorKind::kTooLarge, "length of the answer", answer.size(), kLargestAnswer);
     }
     answer.append(bytes.data(), static_cast<std::size_t>(got));
   }

@@ -30,8 +30,8 @@ constexpr milliseconds kLongestPreparation = seconds(60);
 constexpr milliseconds kLongestRest = seconds(2);
 constexpr milliseconds kLongestLastRest = seconds(4);
 // While it stands still.
-constexpr milliseconds kLongestPause = seconds(2);
-constexpr milliseconds kLongestAnswer = seconds(5);
+constexpr milliseconds kPauseLimit = seconds(2);
+constexpr milliseconds kAnswerLimit = seconds(5);
 
 std::unexpected<std::string> give_up(const Error& error, const char* what) {
   return std::unexpected(fmt::format("{}: {}", what, error.to_string()));
@@ -205,7 +205,7 @@ task::Task<> HandOver::rest_disk(ServedDisk& disk, task::StopToken limit,
 
 task::Task<HandOver::Outcome> HandOver::pause_rings() {
   std::string obstacle;
-  TimeLimit limit(loop_, kLongestPause);
+  TimeLimit limit(loop_, kPauseLimit);
   task::Scope pausing;
   for (const auto& disk : subjects_.disks) {
     pausing.spawn(pause_disk(*disk, limit.token(), obstacle));
@@ -226,7 +226,7 @@ task::Task<> HandOver::pause_disk(ServedDisk& disk, task::StopToken limit, std::
                  ? fmt::format("{}: {} requests wait for the disk: retry or give-up first",
                                disk.name(), found->waiting)
                  : fmt::format("{}: the disk takes longer than {} ms for what it is at",
-                               disk.name(), kLongestPause.count());
+                               disk.name(), kPauseLimit.count());
 }
 
 task::Task<> HandOver::suspend() {
@@ -262,7 +262,7 @@ std::expected<Parcel, std::string> HandOver::describe_sessions() const {
 task::Task<HandOver::Outcome> HandOver::pass_sessions(int socket) {
   auto sessions = describe_sessions();
   if (!sessions) co_return std::unexpected(sessions.error());
-  TimeLimit limit(loop_, kLongestAnswer);
+  TimeLimit limit(loop_, kAnswerLimit);
   auto sending = send_parcel(loop_, socket, std::move(*sessions), limit.token());
   const auto sent = co_await std::move(sending);
   Result<Parcel> prepared = fail(ErrorKind::kCancelled, "hear from the other process");

@@ -25,8 +25,8 @@ using std::chrono::seconds;
 using Outcome = std::expected<void, std::string>;
 
 // Longer than the other one takes to give up, so that there is never nobody.
-constexpr seconds kLongestAnswer(10);
-constexpr seconds kLongestPause(30);
+constexpr seconds kAnswerAwaited(10);
+constexpr seconds kPauseAwaited(30);
 
 std::unexpected<std::string> give_up(const std::string& text) { return std::unexpected(text); }
 
@@ -90,9 +90,9 @@ std::expected<TakeOver, std::string> TakeOver::begin(const Options& said) {
   const auto told = send_parcel(
       self.socket_.get(),
       {.body = {{"command", "takeover"}, {"version", kTakeoverVersion}}, .descriptors = {}},
-      Clock::now() + kLongestAnswer);
+      Clock::now() + kAnswerAwaited);
   if (!told) return give_up(told.error().to_string());
-  auto parcel = self.hear("disks", kLongestAnswer);
+  auto parcel = self.hear("disks", kAnswerAwaited);
   if (!parcel) return give_up(parcel.error());
   if (auto read = self.read_description(std::move(*parcel)); !read) return give_up(read.error());
   return self;
@@ -115,7 +115,7 @@ std::expected<Parcel, std::string> TakeOver::hear(const char* key, seconds limit
 
 Outcome TakeOver::tell(const char* what) {
   const auto told = send_parcel(socket_.get(), {.body = {{what, true}}, .descriptors = {}},
-                                Clock::now() + kLongestAnswer);
+                                Clock::now() + kAnswerAwaited);
   if (!told) return give_up(told.error().to_string());
   return {};
 }
@@ -180,15 +180,15 @@ Outcome TakeOver::read_disk(const Json& json, std::span<UniqueFd> descriptors) {
 Outcome TakeOver::finish(std::span<const std::unique_ptr<ServedDisk>> disks,
                          std::unique_ptr<ControlSocket>& control) {
   if (auto told = tell("ready"); !told) return told;
-  auto parcel = hear("disks", kLongestPause);
+  auto parcel = hear("disks", kPauseAwaited);
   if (!parcel) return give_up(parcel.error());
   if (auto read = read_sessions(std::move(*parcel), disks); !read) {
     (void)send_parcel(socket_.get(), {.body = {{"error", read.error()}}, .descriptors = {}},
-                      Clock::now() + kLongestAnswer);
+                      Clock::now() + kAnswerAwaited);
     return read;
   }
   if (auto told = tell("prepared"); !told) return told;
-  if (auto yours = hear("yours", kLongestPause); !yours) return give_up(yours.error());
+  if (auto yours = hear("yours", kPauseAwaited); !yours) return give_up(yours.error());
   is_ours_ = Clock::now();
   const auto to_listener = [](Socket& socket) {
     return vhost::Listener::adopt(std::move(socket.fd), std::move(socket.place));

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Kills the backends of a guest under verified load at random moments, ten times each.
+"""Kills the backends of a guest under verified load at random moments, ten times each, and then
+replaces them in place half as often.
 
 Usage: kills.py GUESTIO_BLK KERNEL INITRAMFS LOGS ROUNDS IMAGE IMAGE
 
@@ -50,17 +51,26 @@ def run(workshop, guestio_blk, kernel, initramfs, rounds, images):
         machine.wait_for(console, f"alive {turn}")
     for backend in backends:
         backend.wait_for("queue 1 runs", machine.process)
+    marks = {backend.name: len(backend.whole_output()) for backend in backends}
+    replacements = max(1, rounds // 2)
+    for turn in range(rounds + 1, rounds + replacements + 1):
+        for backend in backends:
+            time.sleep(chance.uniform(0, 0.3))
+            backend.take_over()
+        machine.say("alive")
+        machine.wait_for(console, f"alive {turn}")
     machine.say("stop")
     machine.wait_for(console, "done")
     machine.wait()
     for backend in backends:
         backend.stop()
-        with open(f"{workshop.logs}/{backend.log}", encoding="utf-8") as log:
-            text = log.read()
+        text = backend.whole_output()
         if backend.name == "packed" and "runs: packed" not in text:
             raise Failure("there was no packed ring")
         print(f"    {backend.name}: killed {rounds} times; queues with requests in flight then: "
-              f"{text.count('are done again')}")  # fmt: skip
+              f"{text.count('are done again')}; replaced {replacements} times")  # fmt: skip
+        if text[marks[backend.name] :].count("the front-end is gone") != 1:
+            raise Failure(f"{backend.name}: QEMU left before the guest's end")
     print(f"    from start to serving: median {statistics.median(starts):.0f} ms, most"
           f" {max(starts):.0f} ms")  # fmt: skip
     print(f"    the guest lost nothing; rounds of its streams: {console.fact('rounds')}")

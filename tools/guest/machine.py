@@ -97,6 +97,11 @@ class Backend:
             log.seek(self.told)
             return log.read().decode(errors="replace")
 
+    def whole_output(self):
+        """What it and those before it have logged."""
+        with open(os.path.join(self.workshop.logs, self.log), encoding="utf-8") as log:
+            return log.read()
+
     def wait_for(self, text, *others):
         """Until this process has logged that text."""
         wait_until(f"{self.name} logs '{text}'", lambda: text in self.output(),
@@ -105,6 +110,25 @@ class Backend:
     def kill(self):
         self.process.kill()
         self.process.wait()
+
+    def take_over(self):
+        """Has another guestio-blk take this one's place, which ends by itself with status 0. A disk
+        that is slow at the moment may keep it from that: then it is tried again."""
+        before = self.process
+        command = [self.command[0], "--takeover", self.control, "--verbose"]
+
+        def attempt():
+            self.told = self._size()
+            other = self.workshop.start(command, self.log)
+            done = "took over from process"
+            wait_until(f"{self.name} is replaced, or not",
+                       lambda: done in self.output() or other.poll() is not None)  # fmt: skip
+            return other if done in self.output() else None
+
+        self.process = wait_until(f"{self.name} is replaced", attempt, [before])
+        wait_until(f"{self.name} has left its place", lambda: before.poll() is not None)
+        if before.returncode != 0:
+            raise Failure(f"{self.name} ended with {before.returncode} when it was replaced")
 
     def ask(self, *words):
         """A command at the control socket."""

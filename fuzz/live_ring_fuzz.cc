@@ -48,6 +48,10 @@ class Tally final : public virtio::QueueHandler, private virtio::DeviceQueue {
     device_->process(*this);
   }
   void finish_up() noexcept override { device_->finish_up(); }
+  void pause() noexcept override { device_->pause(); }
+  void go_on() noexcept override { device_->go_on(); }
+  [[nodiscard]] std::size_t waiting() const noexcept override { return device_->waiting(); }
+  void leave() noexcept override { device_->leave(); }
   [[nodiscard]] std::uint64_t unanswered() const noexcept { return taken_ - answered_; }
 
  private:

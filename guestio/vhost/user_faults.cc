@@ -32,14 +32,14 @@ UserFaults::~UserFaults() {
 Result<> UserFaults::watch(const mem::GuestMemory& memory) {
   for (const mem::RegionInfo& region : memory.regions()) {
     const Stretch stretch{region.host, region.length};
-    if (std::ranges::find(watched_, stretch) != watched_.end()) continue;
+    // Once more does no harm, and where other memory lay before it is needed.
     uffdio_register request{};
     request.range = {reinterpret_cast<std::uintptr_t>(stretch.start), stretch.size};
     request.mode = UFFDIO_REGISTER_MODE_MISSING;
     if (::ioctl(fd_.get(), UFFDIO_REGISTER, &request) != 0) {
       return fail_host("wait for pages of guest memory");
     }
-    watched_.push_back(stretch);
+    if (std::ranges::find(watched_, stretch) == watched_.end()) watched_.push_back(stretch);
   }
   return {};
 }

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # Kills guestio-blk under a Linux guest with verified load, ten times at random moments for split and
-# for packed rings, and looks at the file systems afterwards. For ctest, and for `./dev soak guest`.
+# for packed rings, then replaces it in place (--takeover) half as often, and looks at the file systems
+# afterwards. For ctest, and for `./dev soak kills`.
 #
 # Usage: kills_test.sh PATH_OF_GUESTIO_BLK SCRATCH_DIRECTORY [ROUNDS]
 #

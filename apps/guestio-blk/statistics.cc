@@ -77,6 +77,7 @@ Json to_json(const Counts& counts) {
             {"padding", bounced[BounceReason::kPadding]},
             {"policy", bounced[BounceReason::kPolicy]},
             {"many_pieces", bounced[BounceReason::kManyPieces]},
+            {"slow_copy", bounced[BounceReason::kSlowCopy]},
             {"total", bounced.total()}}},
           {"bounce_waits", counts.channel.bounce.waits},
           {"bounce_wait_us", to_microseconds(counts.channel.bounce.wait_time)},

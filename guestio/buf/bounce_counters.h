@@ -16,8 +16,9 @@ enum class BounceReason : std::uint8_t {
   kPadding,     ///< the request covers only a part of the block
   kPolicy,      ///< everything does (TransferPlan::Policy::kBounceAll)
   kManyPieces,  ///< it could go direct, but one copy costs less than so many pieces
+  kSlowCopy,    ///< it could go direct, but to where it lies the kernel copies slowly
 };
-inline constexpr std::size_t kBounceReasons = 5;
+inline constexpr std::size_t kBounceReasons = 6;
 
 /// Bytes by reason.
 class BouncedBytes {

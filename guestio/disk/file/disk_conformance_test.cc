@@ -28,9 +28,10 @@ class RamSubject final : public DiskSubject {
 /// A FileDisk with a loop of its own.
 class FileSubject : public DiskSubject {
  public:
-  FileSubject(const std::string& path, Caching caching, ByteCount bounce_limit) {
+  FileSubject(const std::string& path, Caching caching, ByteCount bounce_limit,
+              ReadPlacement placement = ReadPlacement::kAsItLies) {
     EXPECT_TRUE(mem::install_fault_recovery());
-    auto disk = FileDisk::open({.path = path, .caching = caching});
+    auto disk = FileDisk::open({.path = path, .caching = caching, .read_placement = placement});
     EXPECT_TRUE(disk.has_value()) << disk.error().to_string();
     disk_ = std::move(*disk);
     channel_ = std::move(*disk_->open_channel(*loop_, bounce_limit));
@@ -58,7 +59,9 @@ struct ImageFile {
 
 class ImageSubject final : ImageFile, public FileSubject {
  public:
-  ImageSubject(Caching caching, ByteCount bounce) : FileSubject(path, caching, bounce) {}
+  ImageSubject(Caching caching, ByteCount bounce,
+               ReadPlacement placement = ReadPlacement::kAsItLies)
+      : FileSubject(path, caching, bounce, placement) {}
 };
 
 struct InMemory {
@@ -67,7 +70,8 @@ struct InMemory {
 
 class MemorySubject final : InMemory, public FileSubject {
  public:
-  MemorySubject() : FileSubject(file.path(), Caching::kDirect, kMuchBounce) {}
+  explicit MemorySubject(ReadPlacement placement)
+      : FileSubject(file.path(), Caching::kDirect, kMuchBounce, placement) {}
 };
 
 struct OnLoop {
@@ -95,7 +99,15 @@ INSTANTIATE_TEST_SUITE_P(
                  [] { return std::make_unique<ImageSubject>(Caching::kDirect, kLittleBounce); }},
         DiskKind{"BufferedFile",
                  [] { return std::make_unique<ImageSubject>(Caching::kBuffered, kMuchBounce); }},
-        DiskKind{"FileInMemory", [] { return std::make_unique<MemorySubject>(); }},
+        DiskKind{"BufferedFileOfPlacedReads",
+                 [] {
+                   return std::make_unique<ImageSubject>(Caching::kBuffered, kLittleBounce,
+                                                         ReadPlacement::kAligned);
+                 }},
+        DiskKind{"FileInMemory",
+                 [] { return std::make_unique<MemorySubject>(ReadPlacement::kAsItLies); }},
+        DiskKind{"FileInMemoryOfPlacedReads",
+                 [] { return std::make_unique<MemorySubject>(ReadPlacement::kAligned); }},
         DiskKind{"LoopDeviceOfLargeBlocks", &LoopSubject::make}),
     [](const auto& instance) { return instance.param.name; });
 

@@ -98,6 +98,7 @@ FileChannel::FileChannel(FileDisk& disk, uring::Loop& loop, buf::OpenBounceAccou
       bounce_per_call_(std::clamp(bounce_->share().limit() / 4, std::uint64_t{2 * kPageSize},
                                   std::uint64_t{buf::BouncePool::kSlabBytes})),
       calls_(disk.calls_pay_),
+      places_reads_(disk.places_reads_),
       secure_erase_(loop, disk.fd_.get()) {
   GUESTIO_CHECK(bounce_per_call_ <= bounce_->most(), "bounce memory for at least two pages");
   for (std::size_t i = 0; i < kDirectTransfers; ++i) transfers_.emplace_back(*this);
@@ -141,7 +142,7 @@ bool FileChannel::try_short_way(Io& io) noexcept {
   return false;
 }
 
-void FileChannel::finish_direct(Io& io, std::int32_t result) noexcept {
+void FileChannel::finish_direct(Io& io, std::int32_t result, bool was_bounced) noexcept {
   const bool is_read = io.kind == IoKind::kRead;
   const bool is_whole = result >= 0 && static_cast<std::uint64_t>(result) == io.length;
   // A short transfer is gone on with, a lack of resources waited out, a refusal bounced.
@@ -149,7 +150,11 @@ void FileChannel::finish_direct(Io& io, std::int32_t result) noexcept {
     return requests_.spawn(serve(io));
   }
   ++counters_.plans;
-  counters_.direct_bytes += io.length;
+  if (was_bounced) {
+    counters_.bounced.add(buf::BounceReason::kSlowCopy, io.length);
+  } else {
+    counters_.direct_bytes += io.length;
+  }
   // Whatever became of it, the kernel may have written.
   const Result<> marked = is_read ? io.buffers.mark_written() : Result<>();
   io.on_done(is_whole ? marked : Result<>(fail(to_error(result, is_read))));

@@ -51,7 +51,7 @@ class FileChannel final : public Channel {
 
   [[nodiscard]] bool try_short_way(Io& io) noexcept;
   /// The end of the short way: done, failed, or to be begun again the long way.
-  void finish_direct(Io& io, std::int32_t result) noexcept;
+  void finish_direct(Io& io, std::int32_t result, bool was_bounced) noexcept;
   /// The file that could be polled cannot any more: what follows is finished by interrupts.
   void stop_polling() noexcept;
 
@@ -99,6 +99,7 @@ class FileChannel final : public Channel {
   buf::BounceCounters counters_;
   Counter direct_calls_;
   DirectCalls calls_;
+  const bool places_reads_;                    // the disk's
   std::unique_ptr<uring::PolledRing> polled_;  // or nothing: the loop's ring for everything
   bool polls_ = false;                         // until the file refuses
   std::deque<DirectTransfer> transfers_;       // never moved

@@ -14,6 +14,7 @@
 #include "guestio/disk/file/file_limits.h"
 #include "guestio/disk/file/fixed_bounce.h"
 #include "guestio/disk/file/image_lock.h"
+#include "guestio/disk/file/read_placement.h"
 #include "guestio/uring/loop.h"
 
 namespace guestio::disk {
@@ -42,6 +43,7 @@ struct FileDiskOptions {
   Completion completion = Completion::kInterrupt;
   BounceMemory bounce_memory = BounceMemory::kWhereUnlimited;
   Claiming claiming = Claiming::kAtOnce;
+  ReadPlacement read_placement = ReadPlacement::kMeasured;
 };
 
 /// What another process needs to go on with a disk: the very same open files, so that the claim has
@@ -114,8 +116,9 @@ class FileDisk {
   UniqueFd claim_;  // holds the image's locks, is used for nothing else
   const UniqueFd fd_;
   const FileFacts facts_;
-  DiskInfo info_;         // constant but for the size
-  const bool calls_pay_;  // direct_calls_pay()
+  DiskInfo info_;            // constant but for the size
+  const bool calls_pay_;     // direct_calls_pay()
+  const bool places_reads_;  // those that lie badly are bounced
   const Completion completion_;
   const BounceMemory bounce_memory_;
   const Caching caching_;

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/disk/file/read_placement.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <optional>
+
+#include "guestio/base/align.h"
+#include "guestio/base/mapping.h"
+
+namespace guestio::disk {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::optional<Clock::duration> time_read(int fd, std::span<std::byte> to) noexcept {
+  const auto start = Clock::now();
+  if (::pread(fd, to.data(), to.size(), 0) != static_cast<ssize_t>(to.size())) return std::nullopt;
+  return Clock::now() - start;
+}
+
+}  // namespace
+
+bool misplaced_reads_cost(int fd, std::uint64_t size) noexcept {
+  constexpr std::size_t kBytes = 4 * kPageSize;
+  constexpr int kReads = 9;
+  if (size < kBytes) return false;
+  auto buffer = Mapping::anonymous(kBytes + kPageSize);
+  if (!buffer) return false;
+  const std::span<std::byte> memory(buffer->data(), kBytes + 1);
+  // The first reads bring file and memory in. Of the others the least: what comes between them only
+  // makes them longer.
+  std::array least = {Clock::duration::max(), Clock::duration::max()};
+  for (int i = 0; i < kReads; ++i) {
+    for (std::size_t misplaced = 0; misplaced < least.size(); ++misplaced) {
+      const auto took = time_read(fd, memory.subspan(misplaced, kBytes));
+      if (!took) return false;
+      least[misplaced] = std::min(least[misplaced], *took);
+    }
+  }
+  // The copy out of bounce memory adds about a tenth.
+  return 4 * least[1] > 5 * least[0];
+}
+
+bool is_misplaced(std::span<const buf::IoBuffer> segments, FileOffset offset) noexcept {
+  constexpr std::uint64_t kApart = 16;
+  // Less of a read than this costs less than the copy of all of it.
+  constexpr std::uint64_t kWorthIt = 8;
+  std::uint64_t position = offset.raw();
+  std::uint64_t misplaced = 0;
+  for (const buf::IoBuffer& segment : segments) {
+    const bool is_well =
+        is_aligned(reinterpret_cast<std::uintptr_t>(segment.data) - position, kApart);
+    if (!is_well) misplaced += segment.length;
+    position += segment.length;
+  }
+  return misplaced != 0 && misplaced >= (position - offset.raw()) / kWorthIt;
+}
+
+}  // namespace guestio::disk

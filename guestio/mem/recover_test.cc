@@ -96,6 +96,34 @@ TEST_P(RecoverTest, AFaultOfTheDestinationGivesTheExactCount) {
   }
 }
 
+#if defined(__x86_64__)
+
+TEST_P(RecoverTest, WithoutAvxLongCopiesAreTheSame) {
+  std::vector<std::byte> buffer(kReadable);
+  for (std::size_t length = 129; length <= 300; length += 13) {
+    for (std::size_t shift = 0; shift < 37; ++shift) {
+      std::ranges::fill(buffer, std::byte{0xee});
+      std::byte* const to = buffer.data() + 64 + shift % 19;
+      ASSERT_EQ(internal::copy_long_sse2(to, edge() - length - shift, length), length);
+      ASSERT_EQ(std::memcmp(to, edge() - length - shift, length), 0);
+      ASSERT_TRUE(to[-1] == std::byte{0xee} && to[length] == std::byte{0xee});
+    }
+    for (std::size_t good = 0; good < length; good += 7) {
+      std::ranges::fill(buffer, std::byte{0xee});
+      const std::size_t read = internal::copy_long_sse2(buffer.data() + 3, edge() - good, length);
+      ASSERT_LE(read, good);
+      ASSERT_EQ(std::memcmp(buffer.data() + 3, edge() - good, read), 0);
+      ASSERT_EQ(buffer[3 + good], std::byte{0xee}) << "nothing behind it is written";
+      std::memset(edge() - good, 0, good);
+      const std::size_t written = internal::copy_long_sse2(edge() - good, buffer.data(), length);
+      ASSERT_LE(written, good);
+      ASSERT_EQ(std::memcmp(edge() - good, buffer.data(), written), 0);
+    }
+  }
+}
+
+#endif
+
 TEST_P(RecoverTest, FillsEveryLengthAndCountsExactlyOnAFault) {
   std::vector<std::byte> expected(kReadable, std::byte{0xa7});
   for (const std::size_t length : interesting_lengths()) {

@@ -151,5 +151,8 @@ fault:
 /// `length` or, after a fault, some number before the faulting byte.
 std::size_t copy_long(std::byte* destination, const std::byte* source, std::size_t length) noexcept;
 std::size_t fill_long(std::byte* destination, std::byte value, std::size_t length) noexcept;
+/// What copy_long() is on a processor without AVX.
+std::size_t copy_long_sse2(std::byte* destination, const std::byte* source,
+                           std::size_t length) noexcept;
 
 }  // namespace guestio::mem::internal

@@ -285,7 +285,7 @@ TEST_F(HostileFrontendTest, MemoryTruncatedUnderLoadFailsRequestsAndNothingElse)
   truncate_under_load();
 }
 
-/// What moves through registered pages then is lost; the process is not.
+/// Pages that were registered and have gone are noticed and done without.
 class HostileFixedFrontendTest : public HostileFrontendTest {
  protected:
   void SetUp() override { start({"--fixed-buffers", "on"}); }

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Guest memory that comes and goes in pieces (ADD_MEM_REG, REM_MEM_REG) while rings run.
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <cstring>
 #include <filesystem>
@@ -136,8 +139,51 @@ TEST_F(MemorySlotsTest, Rule6ChangesUnderLoadFailNoRequestThatDoesNotNeedThem) {
 /// Every region is registered with the ring as it comes, and forgotten as it goes.
 class FixedMemorySlotsTest : public MemorySlotsTest {
  protected:
-  void SetUp() override { begin({"--fixed-buffers", "on"}); }
+  void SetUp() override { begin({"--fixed-buffers", "on", "--verbose"}); }
+  /// Reads again and again until the backend says `text`.
+  bool reads_until_output(const std::string& text) {
+    for (int reads = 0; reads < 10000; ++reads) {
+      if (backend_->output().find(text) != std::string::npos) return true;
+      if (read_into_more() != std::byte{0}) return false;
+    }
+    return false;
+  }
+  static constexpr const char* kPinned = "64 KiB of guest memory are pinned";
 };
+
+TEST_F(FixedMemorySlotsTest, MemoryThatTheGuestGaveBackIsReadAndWrittenAsItIsNow) {
+  const std::vector<std::byte> pattern(kMoreBytes, std::byte{0x5a});
+  ASSERT_EQ(guest_->write(0, pattern).status, 0);
+  ASSERT_TRUE(add(more_->region()));
+  ASSERT_TRUE(backend_->wait_for_output(kPinned)) << backend_->output();
+  ASSERT_EQ(read_into_more(), std::byte{0});
+  // A balloon takes a page, and lets another come in its place.
+  ASSERT_EQ(::fallocate(more_->fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4096, 4096), 0);
+  std::memset(more_->whole().host, 0, kMoreBytes);
+  ASSERT_EQ(read_into_more(), std::byte{0});
+  EXPECT_EQ(std::memcmp(more_->whole().host, pattern.data(), kMoreBytes), 0);
+  EXPECT_TRUE(reads_until_output("the guest gives memory back")) << backend_->output();
+  std::memset(more_->whole().host, 0, kMoreBytes);
+  ASSERT_EQ(read_into_more(), std::byte{0});
+  EXPECT_EQ(std::memcmp(more_->whole().host, pattern.data(), kMoreBytes), 0);
+}
+
+/// By default memory is registered once all of it is there.
+class UnaskedFixedMemoryTest : public FixedMemorySlotsTest {
+ protected:
+  void SetUp() override {
+    if (::geteuid() != 0) GTEST_SKIP() << "only who may lock any memory registers it unasked";
+    begin({"--verbose"});
+  }
+};
+
+TEST_F(UnaskedFixedMemoryTest, MemoryIsPinnedOnceAllOfItIsThere) {
+  ASSERT_TRUE(add(more_->region()));
+  EXPECT_EQ(backend_->output().find("are pinned"), std::string::npos) << backend_->output();
+  // The first read brings all of it.
+  EXPECT_TRUE(reads_until_output(kPinned)) << backend_->output();
+  EXPECT_EQ(read_into_more(), std::byte{0});
+}
 
 TEST_F(FixedMemorySlotsTest, RegisteredRegionsComeAndGoUnderLoad) {
   const std::vector<std::byte> pattern(kMoreBytes, std::byte{0x5a});

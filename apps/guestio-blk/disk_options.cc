@@ -184,10 +184,9 @@ constexpr std::array kSettings = {
                 }},
     DiskSetting{
         "fixed-buffers",
-        "register guest memory with the kernel, which saves time for each request (on): only for "
-        "guests that never give memory back while they run, because data for discarded pages "
-        "would be lost; what is safe for any guest (auto, the default: bounce memory); or nothing "
-        "(off)",
+        "memory registered with the kernel, which saves time for each request: bounce memory and "
+        "guest memory that is all there, where locking memory is not limited (auto, the default); "
+        "all, bringing in what is not there (on); nothing (off)",
         false, set_fixed_buffers},
     DiskSetting{"iopoll", "finish direct I/O by polling the device, where it has queues for that",
                 true,

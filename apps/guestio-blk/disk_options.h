@@ -19,8 +19,8 @@ namespace guestio::app {
 
 /// What is registered with the kernel's rings.
 enum class FixedBuffers : std::uint8_t {
-  kAuto,  ///< what cannot lose data: bounce memory, and of guest memory nothing
-  kOn,    ///< guest memory too: the operator says that it is never discarded while the guest runs
+  kAuto,  ///< bounce memory, and guest memory that is all there, where locking is not limited
+  kOn,    ///< all, bringing in what is not there
   kOff,
 };
 

@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "guestio/base/log.h"
+#include "guestio/uring/fixed_memory.h"
 #include "guestio/uring/loop_timer.h"
 
 namespace guestio::app {
@@ -71,7 +72,11 @@ Result<std::unique_ptr<ServedDisk>> ServedDisk::create(uring::Loop& home,
   self->backend_ = std::move(*backend);
   if (!options.has_packed_ring) self->backend_->withhold(virtio::kFeatureRingPacked);
   if (options.has_post_copy) self->backend_->offer_post_copy();
-  if (options.fixed_buffers == FixedBuffers::kOn) self->backend_->register_guest_memory();
+  if (options.fixed_buffers == FixedBuffers::kOn) {
+    self->backend_->register_guest_memory(vhost::FixedExtent::kAll);
+  } else if (options.fixed_buffers == FixedBuffers::kAuto && uring::may_lock_any_memory()) {
+    self->backend_->register_guest_memory(vhost::FixedExtent::kWhereAllThere);
+  }
   return self;
 }
 

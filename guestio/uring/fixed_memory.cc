@@ -19,16 +19,6 @@ namespace guestio::uring {
 
 namespace {
 
-std::unexpected<Error> fail_to_register(int error) noexcept {
-  switch (error) {
-    case ENOMEM: return fail(Error::host(error, "register memory (the memory-lock limit)"));
-    case EFAULT:
-    case EOPNOTSUPP:
-      return fail(ErrorKind::kUnsupported, "registering memory that cannot be pinned for writing");
-    default: return fail(Error::host(error, "register memory"));
-  }
-}
-
 bool has_lock_capability() noexcept {
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   std::array<__user_cap_data_struct, 2> sets{};
@@ -83,10 +73,21 @@ FixedMemory::Registration FixedMemory::share(std::span<const std::byte> memory) 
   return {};
 }
 
-Result<FixedMemory::Registration> FixedMemory::add(std::span<std::byte> memory) {
+Result<FixedMemory::Registration> FixedMemory::add(std::span<std::byte> memory, PageGuard* guard) {
+  return add_counted(memory, nullptr, guard);
+}
+
+Result<FixedMemory::Registration> FixedMemory::add(const PinnedMemory& pinned, PageGuard* guard) {
+  GUESTIO_CHECK(piece_bytes_ == kPieceBytes, "pieces of the same size to take memory over");
+  return add_counted(pinned.memory(), &pinned, guard);
+}
+
+Result<FixedMemory::Registration> FixedMemory::add_counted(std::span<std::byte> memory,
+                                                           const PinnedMemory* pinned,
+                                                           PageGuard* guard) {
   if (memory.empty()) return fail(ErrorKind::kInvalidArgument, "registering no bytes");
   if (auto shared = share(memory)) return shared;
-  auto added = add_new(memory);
+  auto added = add_new(memory, pinned, guard);
   count_registered();
   if (!added) {
     refusals_.fetch_add(1, std::memory_order_relaxed);
@@ -95,34 +96,40 @@ Result<FixedMemory::Registration> FixedMemory::add(std::span<std::byte> memory) 
   return added;
 }
 
-Result<FixedMemory::Registration> FixedMemory::add_new(std::span<std::byte> memory) {
+Result<FixedMemory::Registration> FixedMemory::add_new(std::span<std::byte> memory,
+                                                       const PinnedMemory* pinned,
+                                                       PageGuard* guard) {
   if (auto made = make_table(); !made) return fail(made.error());
   const std::size_t needed = (memory.size() - 1) / piece_bytes_ + 1;
   if (needed > free_.size()) {
     return fail(ErrorKind::kTooLarge, "slots for registered memory", needed, free_.size());
   }
-  Area& area = areas_.emplace_back(memory);
-  for (auto rest = memory; !rest.empty();) {
-    const auto piece = rest.first(std::min(rest.size(), piece_bytes_));
-    if (auto added = add_piece(piece, area); !added) {
+  Area& area = areas_.emplace_back(memory, guard);
+  for (std::size_t at = 0; at < memory.size(); at += piece_bytes_) {
+    const auto piece = memory.subspan(at, std::min(memory.size() - at, piece_bytes_));
+    if (auto added = add_piece(at, piece, pinned, area); !added) {
       remove_pieces(area);
       areas_.pop_back();
       return fail(added.error());
     }
-    rest = rest.subspan(piece.size());
   }
   area.uses = 1;
   return Registration(*this, area);
 }
 
-Result<> FixedMemory::add_piece(std::span<std::byte> memory, Area& area) {
-  const iovec bytes{memory.data(), memory.size()};
+Result<> FixedMemory::add_piece(std::size_t at, std::span<std::byte> memory,
+                                const PinnedMemory* pinned, Area& area) {
   const std::uint16_t slot = free_.back();
-  const int updated = ::io_uring_register_buffers_update_tag(ring_.raw(), slot, &bytes, nullptr, 1);
-  if (updated != 1) return fail_to_register(-updated);
+  // A kernel that cannot take it over can pin it once more.
+  if (pinned == nullptr ||
+      !pinned->clone_to(ring_, static_cast<unsigned>(at / piece_bytes_), slot)) {
+    if (auto registered = register_piece(ring_, memory, slot); !registered) {
+      return fail(registered.error());
+    }
+  }
   free_.pop_back();
   area.slots.push_back(slot);
-  const Piece piece{reinterpret_cast<std::uintptr_t>(memory.data()), memory.size(), slot};
+  const Piece piece{reinterpret_cast<std::uintptr_t>(memory.data()), memory.size(), slot, &area};
   pieces_.insert(std::ranges::upper_bound(pieces_, piece.start, {}, &Piece::start), piece);
   last_ = 0;
   return {};
@@ -133,6 +140,13 @@ void FixedMemory::release(Area& area) noexcept {
   remove_pieces(area);
   areas_.remove_if([&area](const Area& other) { return &other == &area; });
   count_registered();
+}
+
+void FixedMemory::let_go(Area& area) noexcept {
+  PageGuard& guard = *area.guard;
+  remove_pieces(area);
+  count_registered();
+  guard.note_lost();
 }
 
 void FixedMemory::count_registered() noexcept {
@@ -150,7 +164,7 @@ FixedMemoryStatistics FixedMemory::statistics() const noexcept {
           .last_errno = last_errno_.load(std::memory_order_relaxed)};
 }
 
-void FixedMemory::remove_pieces(const Area& area) noexcept {
+void FixedMemory::remove_pieces(Area& area) noexcept {
   const iovec nothing{};
   for (const std::uint16_t slot : area.slots) {
     std::erase_if(pieces_, [slot](const Piece& piece) { return piece.slot == slot; });
@@ -159,18 +173,18 @@ void FixedMemory::remove_pieces(const Area& area) noexcept {
         ::io_uring_register_buffers_update_tag(ring_.raw(), slot, &nothing, nullptr, 1);
     if (updated == 1) free_.push_back(slot);
   }
+  area.slots.clear();
   last_ = 0;
 }
 
 /// Of areas that overlap, one that begins earlier may be missed: that costs time only.
-std::optional<std::uint16_t> FixedMemory::find_slowly(std::uintptr_t start,
-                                                      std::size_t size) noexcept {
+bool FixedMemory::find_slowly(std::uintptr_t start, std::size_t size) noexcept {
   const auto behind = std::ranges::upper_bound(pieces_, start, {}, &Piece::start);
-  if (behind == pieces_.begin()) return std::nullopt;
+  if (behind == pieces_.begin()) return false;
   const auto found = behind - 1;
-  if (!found->holds(start, size)) return std::nullopt;
+  if (!found->holds(start, size)) return false;
   last_ = static_cast<std::size_t>(found - pieces_.begin());
-  return found->slot;
+  return true;
 }
 
 }  // namespace guestio::uring

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "guestio/base/error.h"
+#include "guestio/uring/pinned_memory.h"
 #include "guestio/uring/ring.h"
 
 /// Memory that the ring knows beforehand, so that operations on it need not look up and pin its
@@ -28,6 +29,21 @@ inline constexpr int kOpWritevFixed = 61;
 /// the rings themselves are taken too: who registers much keeps others from starting.
 [[nodiscard]] bool may_lock_any_memory() noexcept;
 
+/// Somebody who knows whether registered pages are still those of the memory.
+class PageGuard {
+ public:
+  PageGuard() = default;
+  PageGuard(const PageGuard&) = delete;
+  PageGuard& operator=(const PageGuard&) = delete;
+  /// Whether these bytes, which lie in the registered memory, do. Quick. Any ring's thread.
+  [[nodiscard]] virtual bool holds(const std::byte* data, std::size_t size) const noexcept = 0;
+  /// Some do not: a table has let the memory go. Any ring's thread, from each table.
+  virtual void note_lost() noexcept = 0;
+
+ protected:
+  ~PageGuard() = default;
+};
+
 /// What became of the wish to have memory registered.
 struct FixedMemoryStatistics {
   std::uint64_t registered_bytes = 0;  ///< now
@@ -44,7 +60,8 @@ struct FixedMemoryStatistics {
 ///
 /// 1. Registration pins the pages that are there when it is made, and operations that name a piece
 ///    use those, whatever became of the mapping since. Where memory is discarded or truncated
-///    meanwhile, they move bytes to and from pages that nobody else sees, *without an error*.
+///    meanwhile, they move bytes to and from pages that nobody else sees, *without an error*. Where
+///    that can happen, a PageGuard is asked before each operation.
 /// 2. What is added twice is registered once, until its last Registration goes.
 ///
 /// Threads: the ring's; statistics() any. Lifetime: outlives its Registrations (checked).
@@ -53,7 +70,7 @@ class FixedMemory {
 
  public:
   /// What the kernel takes as one piece.
-  static constexpr std::size_t kPieceBytes = std::size_t{1} << 30;
+  static constexpr std::size_t kPieceBytes = PinnedMemory::kPieceBytes;
 
   /// Memory stays registered as long as this lives. Requires: goes before the mapping does.
   /// Operations in flight are not disturbed when it goes: the kernel keeps their pages.
@@ -91,19 +108,28 @@ class FixedMemory {
   /// Errors: invalid-argument (no bytes), too-large (pieces needed, slots left), unsupported
   /// (memory of a kind that cannot be pinned: read-only, of a file on disk, not mapped; or a kernel
   /// before 5.19), host (ENOMEM: the memory-lock limit, or no memory).
-  [[nodiscard]] Result<Registration> add(std::span<std::byte> memory);
+  [[nodiscard]] Result<Registration> add(std::span<std::byte> memory, PageGuard* guard = nullptr);
+  /// The same for memory that is pinned already: in microseconds. Requires: pieces of kPieceBytes.
+  /// `guard` (of both): outlives the Registrations.
+  [[nodiscard]] Result<Registration> add(const PinnedMemory& pinned, PageGuard* guard);
 
-  /// One Registration more for memory that is registered already, or none.
+  /// One Registration more for memory that is registered already, or none. Of memory that was let
+  /// go too: it stays so until its last Registration goes.
   [[nodiscard]] Registration share(std::span<const std::byte> memory) noexcept;
 
-  /// The index of a piece that holds all of these bytes. One comparison for the piece that was
-  /// found last.
+  /// The index of a piece that holds all of these bytes, with the pages that the memory has now.
+  /// One comparison for the piece that was found last. Memory whose guard finds a page gone is let
+  /// go as a whole. Requires: size > 0.
   [[nodiscard]] std::optional<std::uint16_t> find(const void* data, std::size_t size) noexcept {
     if (pieces_.empty()) return std::nullopt;
     const auto start = reinterpret_cast<std::uintptr_t>(data);
-    if (pieces_[last_].holds(start, size)) [[likely]]
-      return pieces_[last_].slot;
-    return find_slowly(start, size);
+    if (!pieces_[last_].holds(start, size) && !find_slowly(start, size)) return std::nullopt;
+    const Piece& piece = pieces_[last_];
+    PageGuard* const guard = piece.area->guard;
+    if (guard == nullptr || guard->holds(static_cast<const std::byte*>(data), size)) [[likely]]
+      return piece.slot;
+    let_go(*piece.area);
+    return std::nullopt;
   }
   /// An operation names a piece.
   void count_operation() noexcept {
@@ -120,6 +146,7 @@ class FixedMemory {
     std::uintptr_t start;
     std::size_t size;
     std::uint16_t slot;
+    Area* area;
 
     [[nodiscard]] bool holds(std::uintptr_t at, std::size_t length) const noexcept {
       return at >= start && length <= size && at - start <= size - length;
@@ -127,17 +154,24 @@ class FixedMemory {
   };
   struct Area {
     std::span<std::byte> memory;
+    PageGuard* guard;
     std::vector<std::uint16_t> slots;
     std::size_t uses = 0;
   };
 
-  Result<Registration> add_new(std::span<std::byte> memory);
+  Result<Registration> add_counted(std::span<std::byte> memory, const PinnedMemory* pinned,
+                                   PageGuard* guard);
+  Result<Registration> add_new(std::span<std::byte> memory, const PinnedMemory* pinned,
+                               PageGuard* guard);
   Result<> make_table();
   void count_registered() noexcept;
-  Result<> add_piece(std::span<std::byte> memory, Area& area);
+  Result<> add_piece(std::size_t at, std::span<std::byte> memory, const PinnedMemory* pinned,
+                     Area& area);
   void release(Area& area) noexcept;
-  void remove_pieces(const Area& area) noexcept;
-  std::optional<std::uint16_t> find_slowly(std::uintptr_t start, std::size_t size) noexcept;
+  void let_go(Area& area) noexcept;
+  void remove_pieces(Area& area) noexcept;
+  /// Makes the piece that holds these bytes the last one. Returns whether there is one.
+  bool find_slowly(std::uintptr_t start, std::size_t size) noexcept;
 
   Ring& ring_;
   const unsigned slots_;

@@ -184,6 +184,63 @@ TEST_F(FixedMemoryTest, MemoryThatCannotBeWrittenIsRefused) {
   EXPECT_EQ(table_.pieces(), 0U);
 }
 
+/// Says what the test wants it to say.
+class Guard final : public PageGuard {
+ public:
+  [[nodiscard]] bool holds(const std::byte* data, std::size_t size) const noexcept override {
+    return lost == nullptr || lost < data || lost >= data + size;
+  }
+  void note_lost() noexcept override { ++losses; }
+
+  const std::byte* lost = nullptr;
+  int losses = 0;
+};
+
+TEST_F(FixedMemoryTest, MemoryThatHasLostAPageIsLetGoWhenThePageIsAskedFor) {
+  Guard guard;
+  auto registration = table_.add(memory_.bytes(), &guard);
+  ASSERT_TRUE(registration.has_value());
+  guard.lost = &memory_.bytes()[2 * kPage];
+  EXPECT_TRUE(table_.find(memory_.bytes().data(), 2 * kPage).has_value());
+  EXPECT_EQ(guard.losses, 0);
+  EXPECT_EQ(table_.find(&memory_.bytes()[kPage], kPage + 1), std::nullopt);
+  EXPECT_EQ(guard.losses, 1);
+  EXPECT_EQ(table_.find(memory_.bytes().data(), kPage), std::nullopt) << "as a whole";
+  EXPECT_EQ(table_.statistics().registered_bytes, 0U);
+  *registration = {};
+  guard.lost = nullptr;
+  EXPECT_TRUE(table_.add(memory_.bytes(), &guard).has_value()) << "anew";
+}
+
+TEST_F(FixedMemoryTest, MemoryThatIsPinnedAlreadyIsTakenOverByAnyRing) {
+  auto pinned = PinnedMemory::pin(memory_.bytes(), {});
+  ASSERT_TRUE(pinned.has_value()) << pinned.error().to_string();
+  const auto plain = table_.add(file_.bytes());
+  ASSERT_TRUE(plain.has_value());
+  const auto registration = table_.add(*pinned, nullptr);
+  ASSERT_TRUE(registration.has_value()) << registration.error().to_string();
+  // What another ring has taken over stays its own.
+  pinned = fail(ErrorKind::kClosed, "gone");
+  put(file_.bytes(), "from the file");
+  const auto target = memory_.bytes().subspan(3 * kPage, 512);
+  const auto index = table_.find(target.data(), target.size());
+  ASSERT_TRUE(index.has_value());
+  EXPECT_EQ(move(IORING_OP_READ_FIXED, file_.fd(), target.data(), 512, *index), 512);
+  EXPECT_EQ(text_at(target), "from the file");
+  const auto other = table_.find(file_.bytes().data(), 512);
+  ASSERT_TRUE(other.has_value());
+  EXPECT_EQ(move(IORING_OP_WRITE_FIXED, memory_.fd(), file_.bytes().data(), 512, *other), 512);
+  EXPECT_EQ(text_at(memory_.bytes()), "from the file");
+}
+
+TEST_F(FixedMemoryTest, PinningEndsWhenItIsToldTo) {
+  std::stop_source stop;
+  stop.request_stop();
+  const auto pinned = PinnedMemory::pin(memory_.bytes(), stop.get_token());
+  ASSERT_FALSE(pinned.has_value());
+  EXPECT_EQ(pinned.error().kind, ErrorKind::kCancelled);
+}
+
 TEST(FixedMemoryPieceTest, WhatIsLargerThanAPieceBecomesSeveralOrNothingAtAll) {
   Ring ring = Ring::create({.submission_entries = 4}).value();
   FixedMemory table(ring, 3, 2 * kPage);

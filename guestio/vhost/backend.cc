@@ -88,15 +88,17 @@ task::Task<> Backend::serve_adopted() {
 
 void Backend::begin_session(UniqueFd socket) {
   log::limited_info(peer_visit_log(), "{}: a front-end is here", name_);
+  const bool offers_post_copy = offers_post_copy_ && fixed_extent_ != FixedExtent::kAll;
   session_ = std::make_unique<Session>(
       Session::Parts{.home = home_,
                      .device = device_,
                      .queues = queues_,
                      .rest = rest_,
                      .ring_features = ring_features_,
-                     .fixed = registers_memory_ ? std::make_shared<FixedGuestMemory>() : nullptr,
-                     // Memory that is registered has to be there as a whole.
-                     .offers_post_copy = offers_post_copy_ && !registers_memory_,
+                     .fixed = fixed_extent_ && !offers_post_copy
+                                  ? std::make_shared<FixedGuestMemory>(*fixed_extent_)
+                                  : nullptr,
+                     .offers_post_copy = offers_post_copy,
                      .name = name_},
       std::move(socket));
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "guestio/task/stop.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
+#include "guestio/vhost/fixed_guest_memory.h"
 #include "guestio/vhost/queue_thread.h"
 #include "guestio/vhost/session.h"
 #include "guestio/virtio/device.h"
@@ -57,10 +59,10 @@ class Backend {
   [[nodiscard]] bool is_connected() const noexcept { return session_ != nullptr; }
   /// Ring features that front-ends to come are not offered.
   void withhold(virtio::FeatureBits features) noexcept { ring_features_ &= ~features; }
-  /// Registers the memory of front-ends to come with the rings, where the kernel allows it. For
-  /// guests that never give memory back while they run: what moves through pages that were
-  /// discarded is lost without an error (uring::FixedMemory).
-  void register_guest_memory() noexcept { registers_memory_ = true; }
+  /// Registers the memory of front-ends to come with the rings, where the kernel allows it
+  /// (FixedGuestMemory). kAll leaves post-copy out, and post-copy leaves kWhereAllThere out: memory
+  /// that still arrives must not be brought in.
+  void register_guest_memory(FixedExtent extent) noexcept { fixed_extent_ = extent; }
   // For another process that is to go on with the device and its front-end.
 
   /// Comes to rest: accepts nobody, takes no message; rings run on. Returns false when that takes
@@ -98,7 +100,7 @@ class Backend {
   RestPoint rest_;
   std::unique_ptr<Session> session_;  // while a front-end is there
   virtio::FeatureBits ring_features_ = Session::kRingFeatures;
-  bool registers_memory_ = false;
+  std::optional<FixedExtent> fixed_extent_;  ///< or none of guest memory is registered
   bool offers_post_copy_ = false;
   task::StopSource stop_;
 };

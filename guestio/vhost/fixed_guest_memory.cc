@@ -1,37 +1,214 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/vhost/fixed_guest_memory.h"
 
+#include <pthread.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
 #include "guestio/base/log.h"
+#include "guestio/mem/page_watch.h"
+#include "guestio/vhost/peer_log.h"
 
 namespace guestio::vhost {
 
-FixedGuestMemory::Registrations FixedGuestMemory::add(uring::FixedMemory& table,
-                                                      const mem::GuestMemory& memory) {
-  Registrations made;
-  for (const mem::RegionInfo& region : memory.regions()) {
-    if (region.host == nullptr) continue;
-    auto registration = table.add({region.host, region.length});
-    if (registration) {
-      made.push_back(std::move(*registration));
-      continue;
-    }
-    tell(registration.error());
-    // Another region may be of another kind; a limit stays a limit.
-    if (registration.error().kind != ErrorKind::kUnsupported) break;
+/// One region.
+struct FixedGuestMemory::Area final : uring::PageGuard {
+  enum class State : std::uint8_t {
+    kWanted,
+    kIncomplete,  ///< not all of it is there
+    kReady,
+    kLost,     ///< some of it has gone; what is pinned is to be let go
+    kRefused,  ///< or lost, and done with
+  };
+
+  Area(FixedGuestMemory& area_owner, const mem::RegionSpec& spec)
+      : owner(area_owner),
+        backing(spec.backing),
+        bytes(backing->mapping().subspan(spec.offset, spec.length.raw())) {
+    const auto files = backing->shareables();
+    if (files.size() != 1 || files.front().offset > spec.offset) return;
+    fd = files.front().fd;
+    offset = files.front().file_offset.plus_unchecked(spec.offset - files.front().offset);
   }
-  log::debug("{} of {} regions of guest memory are registered, {} pieces on this thread",
-             made.size(), memory.regions().size(), table.pieces());
-  return made;
+
+  [[nodiscard]] bool is(const mem::RegionSpec& spec) const noexcept {
+    return spec.backing == backing && backing->mapping().data() + spec.offset == bytes.data() &&
+           spec.length == ByteCount(bytes.size());
+  }
+  [[nodiscard]] bool holds(const std::byte* data, std::size_t size) const noexcept override {
+    return watch->holds(static_cast<std::size_t>(data - bytes.data()), size);
+  }
+  void note_lost() noexcept override {
+    const std::scoped_lock lock(owner.mutex_);
+    owner.lose(*this);
+  }
+
+  FixedGuestMemory& owner;
+  const std::shared_ptr<mem::Backing> backing;  // keeps address and file
+  const std::span<std::byte> bytes;
+  int fd = -1;  // or none
+  FileOffset offset;
+  State state = State::kWanted;
+  // The worker's until kReady; then the watch is anybody's, the rest is guarded.
+  std::optional<mem::PageWatch> watch;
+  std::optional<uring::PinnedMemory> pinned;
+  std::int64_t blocks = 0;  // of the file, when it was pinned
+};
+
+namespace {
+
+/// What a file occupies, in units of 512 bytes, or nothing where it cannot be asked.
+std::int64_t blocks_of(int fd) noexcept {
+  struct stat status{};
+  return fd >= 0 && ::fstat(fd, &status) == 0 ? status.st_blocks : 0;
 }
 
-FixedGuestMemory::Registrations FixedGuestMemory::share(uring::FixedMemory& table,
-                                                        const mem::GuestMemory& memory) {
-  Registrations shared;
-  for (const mem::RegionInfo& region : memory.regions()) {
-    auto registration = table.share({region.host, region.length});
-    if (registration) shared.push_back(std::move(registration));
+bool is_all_there(int fd) noexcept {
+  struct stat status{};
+  return fd >= 0 && ::fstat(fd, &status) == 0 && status.st_size > 0 &&
+         status.st_blocks >= status.st_size / 512;
+}
+
+/// Memory of a region that can be registered at all.
+bool has_bytes(const mem::RegionSpec& spec) noexcept {
+  return spec.backing->access() == Mapping::Access::kReadWrite &&
+         fits_within(spec.offset, spec.length.raw(), spec.backing->mapping().size());
+}
+
+}  // namespace
+
+FixedGuestMemory::~FixedGuestMemory() = default;
+
+void FixedGuestMemory::want(const mem::GuestMemory& memory) {
+  const std::scoped_lock lock(mutex_);
+  std::vector<std::shared_ptr<Area>> wanted;
+  for (const mem::RegionSpec& spec : memory.specs()) {
+    if (!has_bytes(spec)) continue;
+    const auto known =
+        std::ranges::find_if(areas_, [&](const auto& area) { return area->is(spec); });
+    wanted.push_back(known != areas_.end() ? *known : std::make_shared<Area>(*this, spec));
   }
-  return shared;
+  areas_ = std::move(wanted);
+  if (!next_job()) return;
+  if (thread_.joinable()) {
+    has_job_.notify_one();
+  } else {
+    thread_ = std::jthread([this](const std::stop_token& stop) { work(stop); });
+  }
+}
+
+std::shared_ptr<FixedGuestMemory::Area> FixedGuestMemory::next_job() const noexcept {
+  const auto found = std::ranges::find_if(areas_, [](const auto& area) {
+    return area->state == Area::State::kWanted || area->state == Area::State::kLost;
+  });
+  return found == areas_.end() ? nullptr : *found;
+}
+
+void FixedGuestMemory::work(const std::stop_token& stop) {
+  (void)::pthread_setname_np(::pthread_self(), "guestio-pin");
+  std::unique_lock lock(mutex_);
+  while (has_job_.wait(lock, stop, [this] { return next_job() != nullptr; })) {
+    const auto area = next_job();
+    if (area->state == Area::State::kLost) {
+      area->state = Area::State::kRefused;
+      const auto pinned = std::exchange(area->pinned, std::nullopt);
+      lock.unlock();  // while it is let go
+      lock.lock();
+      continue;
+    }
+    lock.unlock();
+    prepare(*area, stop);
+    lock.lock();
+  }
+}
+
+/// The pages are watched first and pinned then: what goes between the two is noticed.
+void FixedGuestMemory::prepare(Area& area, const std::stop_token& stop) {
+  const auto end = [&](Area::State state) {
+    const std::scoped_lock lock(mutex_);
+    area.state = state;
+    if (state == Area::State::kReady) changes_.fetch_add(1, std::memory_order_release);
+  };
+  if (extent_ == FixedExtent::kWhereAllThere && !is_all_there(area.fd)) {
+    return end(Area::State::kIncomplete);
+  }
+  if (auto watched = watch(area, stop); !watched) {
+    area.watch.reset();
+    if (watched.error().kind == ErrorKind::kCancelled) return end(Area::State::kRefused);
+    tell_unwatched(watched.error());
+    if (extent_ == FixedExtent::kWhereAllThere) return end(Area::State::kRefused);
+  }
+  auto pinned = uring::PinnedMemory::pin(area.bytes, stop);
+  if (!pinned) {
+    if (pinned.error().kind != ErrorKind::kCancelled) tell(pinned.error());
+    return end(Area::State::kRefused);
+  }
+  area.pinned.emplace(std::move(*pinned));
+  area.blocks = blocks_of(area.fd);
+  end(Area::State::kReady);
+  log::debug("{} KiB of guest memory are pinned", area.bytes.size() >> 10U);
+}
+
+Result<> FixedGuestMemory::watch(Area& area, const std::stop_token& stop) const {
+  // A few milliseconds each, so that whoever ends this need not wait.
+  constexpr std::size_t kStep = std::size_t{16} << 20;
+  if (area.fd < 0) return fail(ErrorKind::kUnsupported, "watching memory that is no file");
+  auto made = mem::PageWatch::create(area.fd, area.offset, ByteCount(area.bytes.size()));
+  if (!made) return fail(made.error());
+  area.watch.emplace(std::move(*made));
+  for (std::size_t at = 0; at < area.bytes.size(); at += kStep) {
+    if (stop.stop_requested()) return fail(ErrorKind::kCancelled, "watch guest memory");
+    if (auto covered = area.watch->cover(at, std::min(kStep, area.bytes.size() - at)); !covered) {
+      return covered;
+    }
+  }
+  return {};
+}
+
+FixedGuestMemory::Registrations FixedGuestMemory::take(uring::FixedMemory& table,
+                                                       const mem::GuestMemory& memory) {
+  const std::scoped_lock lock(mutex_);
+  Registrations taken;
+  for (const mem::RegionSpec& spec : memory.specs()) {
+    const auto found =
+        std::ranges::find_if(areas_, [&](const auto& area) { return area->is(spec); });
+    if (found == areas_.end() || (*found)->state != Area::State::kReady) continue;
+    Area& area = **found;
+    auto registration = table.add(*area.pinned, area.watch ? &area : nullptr);
+    if (registration) {
+      taken.push_back({*found, std::move(*registration)});
+    } else {
+      tell(registration.error());
+    }
+  }
+  return taken;
+}
+
+void FixedGuestMemory::look_after() noexcept {
+  const std::scoped_lock lock(mutex_);
+  for (const auto& area : areas_) {
+    if (area->state == Area::State::kIncomplete && is_all_there(area->fd)) {
+      area->state = Area::State::kWanted;
+      has_job_.notify_one();
+    } else if (area->state == Area::State::kReady && blocks_of(area->fd) < area->blocks) {
+      lose(*area);
+    }
+  }
+}
+
+/// Requires: the mutex.
+void FixedGuestMemory::lose(Area& area) noexcept {
+  if (area.state != Area::State::kReady) return;
+  area.state = Area::State::kLost;
+  changes_.fetch_add(1, std::memory_order_release);
+  has_job_.notify_one();
+  log::limited_info(peer_visit_log(),
+                    "the guest gives memory back: a region of {} KiB is used unregistered from now "
+                    "on, which only costs time",
+                    area.bytes.size() >> 10U);
 }
 
 void FixedGuestMemory::tell(const Error& refusal) noexcept {
@@ -41,6 +218,19 @@ void FixedGuestMemory::tell(const Error& refusal) noexcept {
       "guest memory stays unregistered, which only costs time: {} (raise the memory-lock limit or "
       "grant CAP_IPC_LOCK, use shared memory that is not a file on disk, or choose "
       "--fixed-buffers off)",
+      refusal.to_string());
+}
+
+void FixedGuestMemory::tell_unwatched(const Error& refusal) noexcept {
+  if (was_told_unwatched_.exchange(true, std::memory_order_relaxed)) return;
+  if (extent_ == FixedExtent::kWhereAllThere) {
+    log::debug("guest memory stays unregistered: {}", refusal.to_string());
+    return;
+  }
+  log::warning(
+      "guest memory is registered though its pages cannot be watched: {} (a guest that gives "
+      "memory "
+      "back while it runs would lose data: no balloon, no free page reporting, no virtio-mem)",
       refusal.to_string());
 }
 

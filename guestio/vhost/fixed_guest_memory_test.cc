@@ -1,78 +1,198 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/vhost/fixed_guest_memory.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <array>
+#include <chrono>
+#include <thread>
 
+#include "guestio/base/unique_fd.h"
+#include "guestio/mem/mapped_memory.h"
 #include "guestio/uring/ring.h"
 
 namespace guestio::vhost {
 namespace {
 
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+constexpr auto kLimit = std::chrono::seconds(20);
+
+/// Guest memory as a front-end hands it over, and the file that it is.
+struct SharedMemory {
+  explicit SharedMemory(Gpa start, bool is_all_there = true)
+      : file(::memfd_create("fixed-guest-memory-test", MFD_CLOEXEC)) {
+    EXPECT_EQ(::ftruncate(file.get(), kMiB), 0);
+    if (is_all_there) {
+      EXPECT_EQ(::fallocate(file.get(), 0, 0, kMiB), 0);
+    }
+    memory = mem::map_file_regions(
+                 std::array{mem::FileRegion{start, ByteCount(kMiB), file.get(), FileOffset(0)}})
+                 .value();
+  }
+  void punch(off_t at) const {
+    EXPECT_EQ(::fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, 4096), 0);
+  }
+
+  UniqueFd file;
+  mem::GuestMemory memory;
+};
 
 class FixedGuestMemoryTest : public ::testing::Test {
  protected:
+  void SetUp() override { ASSERT_TRUE(mem::install_fault_recovery()); }
   static std::byte* host(const mem::GuestMemory& memory, std::uint64_t gpa) {
     return memory.host_range(Gpa(gpa), 1).value();
   }
-  const mem::GuestMemory low_ = mem::GuestMemory::allocate(ByteCount(kMiB)).value();
-  const mem::GuestMemory high_ = mem::GuestMemory::allocate(ByteCount(kMiB), Gpa(4 * kMiB)).value();
+  static mem::GuestMemory both(const mem::GuestMemory& a, const mem::GuestMemory& b) {
+    auto specs = a.specs();
+    specs.push_back(b.specs().front());
+    return mem::GuestMemory::create(specs).value();
+  }
+  static bool changes_from(const FixedGuestMemory& fixed, std::uint32_t before,
+                           std::chrono::milliseconds limit = kLimit) {
+    const auto end = std::chrono::steady_clock::now() + limit;
+    while (fixed.changes() == before) {
+      if (std::chrono::steady_clock::now() > end) return false;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return true;
+  }
+  bool finds(const mem::GuestMemory& memory, std::uint64_t gpa, std::size_t size = kMiB) {
+    return table_.find(host(memory, gpa), size).has_value();
+  }
+
+  const SharedMemory low_{Gpa(0)};
+  const SharedMemory high_{Gpa(4 * kMiB)};
   uring::Ring ring_ = uring::Ring::create({.submission_entries = 4}).value();
-  FixedGuestMemory wish_;
+  uring::FixedMemory table_{ring_, 4};
 };
 
-TEST_F(FixedGuestMemoryTest, EveryRegionIsRegisteredUntilTheRegistrationsGo) {
-  auto specs = low_.specs();
-  specs.push_back(high_.specs().front());
-  const auto both = mem::GuestMemory::create(specs).value();
-  uring::FixedMemory table(ring_, 4);
+TEST_F(FixedGuestMemoryTest, EveryRegionIsRegisteredOnceItIsReadyUntilTheRegistrationsGo) {
+  FixedGuestMemory wish(FixedExtent::kWhereAllThere);
+  const auto memory = both(low_.memory, high_.memory);
+  EXPECT_TRUE(wish.take(table_, memory).empty()) << "of what nobody wants";
+  wish.want(memory);
+  ASSERT_TRUE(changes_from(wish, 0));
+  ASSERT_TRUE(wish.changes() == 2 || changes_from(wish, 1));
   {
-    const auto made = wish_.add(table, both);
-    EXPECT_EQ(made.size(), 2U);
-    EXPECT_TRUE(table.find(host(both, 0), kMiB).has_value());
-    EXPECT_TRUE(table.find(host(both, 4 * kMiB), kMiB).has_value());
+    const auto taken = wish.take(table_, memory);
+    EXPECT_EQ(taken.size(), 2U);
+    EXPECT_TRUE(finds(memory, 0));
+    EXPECT_TRUE(finds(memory, 4 * kMiB));
   }
-  EXPECT_EQ(table.pieces(), 0U);
+  EXPECT_EQ(table_.pieces(), 0U);
 }
 
 TEST_F(FixedGuestMemoryTest, TwoRingsOfOneThreadShareTheRegistration) {
-  uring::FixedMemory table(ring_, 4);
-  auto first = wish_.add(table, low_);
-  const auto second = wish_.add(table, low_);
-  EXPECT_EQ(table.pieces(), 1U);
+  FixedGuestMemory wish(FixedExtent::kAll);
+  wish.want(low_.memory);
+  ASSERT_TRUE(changes_from(wish, 0));
+  auto first = wish.take(table_, low_.memory);
+  const auto second = wish.take(table_, low_.memory);
+  EXPECT_EQ(table_.pieces(), 1U);
   first.clear();
-  EXPECT_TRUE(table.find(host(low_, 0), kMiB).has_value());
+  EXPECT_TRUE(finds(low_.memory, 0));
 }
 
-TEST_F(FixedGuestMemoryTest, ARegionThatStaysIsNotRegisteredAnewWhenAnotherComes) {
-  uring::FixedMemory table(ring_, 4);
-  auto before = wish_.add(table, low_);
-  auto specs = low_.specs();
-  specs.push_back(high_.specs().front());
-  const auto both = mem::GuestMemory::create(specs).value();
-  auto staying = FixedGuestMemory::share(table, both);
-  before.clear();
-  EXPECT_EQ(staying.size(), 1U);
-  EXPECT_TRUE(table.find(host(both, 0), kMiB).has_value());
-  const auto after = wish_.add(table, both);
-  staying.clear();
-  EXPECT_EQ(table.pieces(), 2U);
-  EXPECT_EQ(table.statistics().registered_bytes, 2 * kMiB);
+TEST_F(FixedGuestMemoryTest, ARegionThatStaysIsNotMadeReadyAnewWhenAnotherComesAndGoes) {
+  FixedGuestMemory wish(FixedExtent::kAll);
+  wish.want(low_.memory);
+  ASSERT_TRUE(changes_from(wish, 0));
+  const auto memory = both(low_.memory, high_.memory);
+  wish.want(memory);
+  EXPECT_FALSE(wish.take(table_, memory).empty()) << "at once";
+  ASSERT_TRUE(changes_from(wish, 1));
+  EXPECT_EQ(wish.take(table_, memory).size(), 2U);
+  wish.want(low_.memory);
+  EXPECT_EQ(wish.take(table_, memory).size(), 1U);
+  EXPECT_EQ(wish.changes(), 2U);
+}
+
+TEST_F(FixedGuestMemoryTest, ARegionThatLosesAPageIsRegisteredNoMore) {
+  FixedGuestMemory wish(FixedExtent::kWhereAllThere);
+  wish.want(low_.memory);
+  ASSERT_TRUE(changes_from(wish, 0));
+  auto taken = wish.take(table_, low_.memory);
+  ASSERT_EQ(taken.size(), 1U);
+  low_.punch(8192);
+  EXPECT_TRUE(finds(low_.memory, 0, 8192)) << "nobody has met the gap";
+  EXPECT_FALSE(finds(low_.memory, 4096, 8192));
+  EXPECT_FALSE(finds(low_.memory, 0, 4096)) << "as a whole";
+  ASSERT_TRUE(changes_from(wish, 1));
+  taken = wish.take(table_, low_.memory);
+  EXPECT_TRUE(taken.empty());
+  // And not again, though all of it may be there by then.
+  ASSERT_EQ(::fallocate(low_.file.get(), 0, 0, kMiB), 0);
+  wish.look_after();
+  wish.want(low_.memory);
+  EXPECT_FALSE(changes_from(wish, 2, std::chrono::milliseconds(50)));
+}
+
+TEST_F(FixedGuestMemoryTest, APageThatGoesIsNoticedThoughNoOperationMeetsIt) {
+  FixedGuestMemory wish(FixedExtent::kAll);
+  wish.want(low_.memory);
+  ASSERT_TRUE(changes_from(wish, 0));
+  wish.look_after();
+  EXPECT_EQ(wish.changes(), 1U);
+  low_.punch(0);
+  wish.look_after();
+  EXPECT_EQ(wish.changes(), 2U);
+  EXPECT_TRUE(wish.take(table_, low_.memory).empty());
+}
+
+TEST_F(FixedGuestMemoryTest, MemoryThatIsNotAllThereWaitsUntilItIsOrIsBroughtInIfAll) {
+  const SharedMemory sparse(Gpa(0), false);
+  FixedGuestMemory careful(FixedExtent::kWhereAllThere);
+  careful.want(sparse.memory);
+  EXPECT_FALSE(changes_from(careful, 0, std::chrono::milliseconds(50)));
+  careful.look_after();
+  EXPECT_FALSE(changes_from(careful, 0, std::chrono::milliseconds(50)));
+  FixedGuestMemory all(FixedExtent::kAll);
+  all.want(sparse.memory);
+  ASSERT_TRUE(changes_from(all, 0));
+  EXPECT_EQ(all.take(table_, sparse.memory).size(), 1U);
+  careful.look_after();
+  EXPECT_TRUE(changes_from(careful, 0));
+}
+
+TEST_F(FixedGuestMemoryTest, MemoryThatIsNoFileIsRegisteredOnlyIfAllIs) {
+  const auto memory = mem::GuestMemory::allocate(ByteCount(kMiB)).value();
+  FixedGuestMemory careful(FixedExtent::kWhereAllThere);
+  careful.want(memory);
+  EXPECT_FALSE(changes_from(careful, 0, std::chrono::milliseconds(50)));
+  ::testing::internal::CaptureStderr();
+  FixedGuestMemory all(FixedExtent::kAll);
+  all.want(memory);
+  ASSERT_TRUE(changes_from(all, 0));
+  EXPECT_NE(::testing::internal::GetCapturedStderr().find("cannot be watched"), std::string::npos);
+  const auto taken = all.take(table_, memory);
+  EXPECT_TRUE(finds(memory, 0));
 }
 
 TEST_F(FixedGuestMemoryTest, WhatTheTableHasNoRoomForStaysPlainAndIsToldOnce) {
-  uring::FixedMemory table(ring_, 1);
-  const auto first = wish_.add(table, low_);
+  uring::FixedMemory small(ring_, 1);
+  FixedGuestMemory wish(FixedExtent::kAll);
+  const auto memory = both(low_.memory, high_.memory);
+  wish.want(memory);
+  ASSERT_TRUE(changes_from(wish, 0));
+  ASSERT_TRUE(wish.changes() == 2 || changes_from(wish, 1));
   ::testing::internal::CaptureStderr();
-  EXPECT_TRUE(wish_.add(table, high_).empty());
-  EXPECT_TRUE(wish_.add(table, high_).empty());
+  EXPECT_EQ(wish.take(small, memory).size(), 1U);
+  EXPECT_EQ(wish.take(small, memory).size(), 1U);
   const std::string told = ::testing::internal::GetCapturedStderr();
   const auto line = told.find("CAP_IPC_LOCK");
   ASSERT_NE(line, std::string::npos) << told;
   EXPECT_EQ(told.find("CAP_IPC_LOCK", line + 1), std::string::npos) << told;
-  EXPECT_EQ(table.find(host(high_, 4 * kMiB), 1), std::nullopt);
+}
+
+TEST_F(FixedGuestMemoryTest, ItEndsInTheMiddleOfItsWork) {
+  for (int round = 0; round < 20; ++round) {
+    FixedGuestMemory wish(FixedExtent::kAll);
+    wish.want(both(low_.memory, high_.memory));
+  }
 }
 
 }  // namespace

@@ -22,6 +22,11 @@ Result<FrontendMemory> FrontendMemory::create(std::size_t size, Gpa start) {
   return FrontendMemory(std::move(fd), std::move(*mapping), start);
 }
 
+Result<> FrontendMemory::preallocate() noexcept {
+  if (::madvise(mapping_.data(), mapping_.size(), MADV_POPULATE_WRITE) == 0) return {};
+  return fail_host("bring shared memory in");
+}
+
 Result<SharedPiece> FrontendMemory::allocate(std::size_t size, std::size_t alignment) {
   const std::size_t offset = align_up(used_, alignment);
   if (!fits_within(offset, size, mapping_.size())) {

@@ -37,6 +37,9 @@ class FrontendMemory {
   /// Errors: too large. Requires: alignment is a power of two of at most a page.
   Result<SharedPiece> allocate(std::size_t size, std::size_t alignment);
 
+  /// Brings all pages in, as a guest's that is started with preallocated memory. Errors: host.
+  Result<> preallocate() noexcept;
+
   /// What Frontend::set_mem_table() wants to know.
   [[nodiscard]] Frontend::Region region() const noexcept;
   /// The address that the backend knows a piece of ours by in ring messages.

@@ -168,6 +168,7 @@ class Session {
   [[nodiscard]] RingEnvironment environment() const;
   /// Puts all rings on the present memory and starts those that waited for it. Returns the last
   /// failure of a ring.
+  void use_memory(std::shared_ptr<const MemoryTable> memory);
   task::Task<Result<>> move_rings_to_memory();
   task::Task<Result<Answer>> change_slots(std::shared_ptr<const MemoryTable> memory);
 

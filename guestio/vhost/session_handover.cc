@@ -143,7 +143,7 @@ Result<> Session::adopt_shared(SessionState& state) {
   if (!state.memory.empty()) {
     auto memory = MemoryTable::map(std::move(state.memory));
     if (!memory) return fail(blame_memory(memory.error()));
-    memory_ = std::move(*memory);
+    use_memory(std::move(*memory));
   }
   if (state.inflight) {
     if (state.inflight->where.num_queues > rings_.size()) {

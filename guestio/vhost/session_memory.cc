@@ -5,6 +5,11 @@
 
 namespace guestio::vhost {
 
+void Session::use_memory(std::shared_ptr<const MemoryTable> memory) {
+  memory_ = std::move(memory);
+  if (parts_.fixed) parts_.fixed->want(memory_ ? memory_->memory() : mem::GuestMemory());
+}
+
 task::Task<Result<>> Session::move_rings_to_memory() {
   Result<> outcome;
   for (const auto& ring : rings_) {
@@ -38,7 +43,7 @@ task::Task<Result<Session::Answer>> Session::set_memory_table() {
   auto mapped =
       MemoryTable::map(std::span(regions).first(header.num_regions), message_.descriptors);
   if (!mapped) co_return fail(mapped.error());
-  memory_ = std::move(*mapped);
+  use_memory(std::move(*mapped));
   if (auto watched = watch_arriving_memory(); !watched) co_return fail(watched.error());
   auto moving = move_rings_to_memory();
   const auto moved = co_await std::move(moving);
@@ -87,7 +92,7 @@ task::Task<Result<Session::Answer>> Session::remove_memory_region() {
 /// stands still meanwhile, which is no failure of either message.
 task::Task<Result<Session::Answer>> Session::change_slots(
     std::shared_ptr<const MemoryTable> memory) {
-  memory_ = std::move(memory);
+  use_memory(std::move(memory));
   if (auto watched = watch_arriving_memory(); !watched) co_return fail(watched.error());
   auto moving = move_rings_to_memory();
   const auto moved = co_await std::move(moving);

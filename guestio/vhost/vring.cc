@@ -30,6 +30,9 @@ namespace {
 /// because each showing costs both sides a trip of a cache line.
 constexpr std::uint32_t kShownAtOnce = 8;
 
+/// What guest memory has become is asked seldom: it is a system call.
+constexpr std::uint32_t kSleepsBetweenLookingAfter = 64;
+
 /// A descriptor that cannot be signalled is one that nobody listens to.
 uring::EventFdNotifier make_notifier(const UniqueFd& fd, const std::string& label) {
   if (!fd) return {};
@@ -78,10 +81,16 @@ Vring::~Vring() {
 }
 
 void Vring::begin_epoch(mem::GuestMemory memory) {
-  auto registered =
-      fixed_ ? fixed_->add(loop_.fixed_memory(), memory) : FixedGuestMemory::Registrations();
-  counters_->fixed_regions.set(registered.size());
-  epochs_.push_back({{std::move(memory), 0}, std::move(registered)});
+  epochs_.push_back({{std::move(memory), 0}, {}});
+  if (fixed_) take_fixed_memory();
+}
+
+/// What has become ready of the present memory, and no more what has been lost of it.
+void Vring::take_fixed_memory() {
+  fixed_changes_ = fixed_->changes();
+  Epoch& present = epochs_.back();
+  present.fixed = fixed_->take(loop_.fixed_memory(), present.memory);
+  counters_->fixed_regions.set(present.fixed.size());
 }
 
 void Vring::listen_to(UniqueFd kick) {
@@ -117,6 +126,7 @@ void Vring::look() noexcept {
   // What waits from now on came without an answer, so with no batch to end.
   if (is_paused_) note_paused();
   if (!takes_chains()) return;
+  if (fixed_ && fixed_->changes() != fixed_changes_) take_fixed_memory();
   pops_left_ = queue_.size();
   showings_before_call_ = early_call_gap_ = 0;
   is_taking_ = true;
@@ -135,6 +145,7 @@ void Vring::ask_for_kicks() noexcept {
   const auto has_more = queue_.enable_notifications();
   if (!has_more) return fail_ring(has_more.error());
   note_ring_written();
+  if (fixed_ && ++sleeps_ % kSleepsBetweenLookingAfter == 0) fixed_->look_after();
   if (*has_more) look();
 }
 
@@ -276,11 +287,9 @@ task::Task<> Vring::look_now_and_then() {
 
 void Vring::set_memory(mem::GuestMemory memory, const virtio::RingParts& ring,
                        RingLog log) noexcept {
-  // Regions that stay where they are stay registered. What only idle epochs have goes before the
-  // new ones come, so that it does not count against the limit.
-  const auto staying = FixedGuestMemory::share(loop_.fixed_memory(), memory);
-  epochs_.remove_if([](const Epoch& epoch) { return epoch.chains_out == 0; });
   begin_epoch(std::move(memory));
+  epochs_.remove_if(
+      [this](const Epoch& epoch) { return epoch.chains_out == 0 && &epoch != &epochs_.back(); });
   queue_.move_to(ring);
   set_log(std::move(log));
 }

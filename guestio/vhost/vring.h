@@ -138,6 +138,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   };
 
   void begin_epoch(mem::GuestMemory memory);
+  void take_fixed_memory();
   void run() noexcept override;  // uring::Deferred: the end of a batch
   void listen_to(UniqueFd kick);
   void on_kick(std::int32_t events) noexcept;
@@ -162,8 +163,10 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   const bool has_event_index_;
   RecordedRing queue_;
   std::shared_ptr<FixedGuestMemory> fixed_;  // or nothing
-  std::list<Epoch> epochs_;                  // the last one is the present
-  std::list<Kick> kicks_;  // the last one is the present; others are on their way out
+  std::uint32_t fixed_changes_ = 0;          // that take_fixed_memory() has seen
+  std::uint32_t sleeps_ = 0;
+  std::list<Epoch> epochs_;  // the last one is the present
+  std::list<Kick> kicks_;    // the last one is the present; others are on their way out
   const std::shared_ptr<VringCounters> counters_;
   uring::EventFdNotifier call_;
   uring::EventFdNotifier error_;

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/mem/page_watch.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <optional>
+#include <utility>
+
+#include "guestio/mem/recover.h"
+
+namespace guestio::mem {
+namespace {
+
+constexpr std::size_t kPages = 8;
+
+/// Memory as a guest has it: a file that two mappings share.
+class PageWatchTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(install_fault_recovery());
+    ASSERT_EQ(::ftruncate(file_.get(), kPages * kPageSize), 0);
+    owner_ = Mapping::shared_file(file_.get(), FileOffset(0), kPages * kPageSize,
+                                  Mapping::Access::kReadWrite)
+                 .value();
+    auto watch = PageWatch::create(file_.get(), FileOffset(0), ByteCount(kPages * kPageSize));
+    if (!watch && watch.error().host_errno == ENOSYS) GTEST_SKIP() << "emulated without it";
+    watch_.emplace(std::move(watch.value()));
+  }
+  void punch(std::size_t page) const {
+    ASSERT_EQ(::fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                          static_cast<off_t>(page * kPageSize), kPageSize),
+              0);
+  }
+  [[nodiscard]] bool holds(std::size_t page) const {
+    return watch_->holds(page * kPageSize, kPageSize);
+  }
+
+  const UniqueFd file_{::memfd_create("page-watch-test", MFD_CLOEXEC)};
+  Mapping owner_;
+  std::optional<PageWatch> watch_;
+};
+
+TEST_F(PageWatchTest, PagesThatStayAreHeldWhetherTheyWereThereBeforeOrNot) {
+  owner_.data()[2 * kPageSize] = std::byte{7};
+  ASSERT_TRUE(watch_->cover(0, kPages * kPageSize));
+  EXPECT_TRUE(watch_->holds(0, kPages * kPageSize));
+  // Writing to them, and another's unmapping of them, takes no page away.
+  owner_.data()[kPageSize] = std::byte{9};
+  ASSERT_EQ(::madvise(owner_.data(), owner_.size(), MADV_DONTNEED), 0);
+  EXPECT_TRUE(watch_->holds(0, kPages * kPageSize));
+}
+
+TEST_F(PageWatchTest, APageThatWasPunchedOutIsGoneForGoodThoughAnotherComes) {
+  ASSERT_TRUE(watch_->cover(0, kPages * kPageSize));
+  punch(3);
+  EXPECT_FALSE(holds(3));
+  owner_.data()[3 * kPageSize] = std::byte{1};
+  EXPECT_FALSE(holds(3));
+  EXPECT_TRUE(holds(2));
+  EXPECT_TRUE(holds(4));
+}
+
+TEST_F(PageWatchTest, AStretchIsHeldOnlyIfAllOfItsPagesAre) {
+  ASSERT_TRUE(watch_->cover(0, kPages * kPageSize));
+  punch(4);
+  EXPECT_TRUE(watch_->holds(2 * kPageSize + 100, 2 * kPageSize - 100));
+  EXPECT_FALSE(watch_->holds(2 * kPageSize + 100, 2 * kPageSize - 99));
+  EXPECT_FALSE(watch_->holds(0, kPages * kPageSize));
+  EXPECT_FALSE(watch_->holds(5 * kPageSize - 1, 1));
+  EXPECT_TRUE(watch_->holds(5 * kPageSize, 1));
+}
+
+TEST_F(PageWatchTest, AFileThatShrinksLosesItsPages) {
+  ASSERT_TRUE(watch_->cover(0, kPages * kPageSize));
+  ASSERT_EQ(::ftruncate(file_.get(), 2 * kPageSize), 0);
+  EXPECT_TRUE(holds(1));
+  EXPECT_FALSE(holds(2));
+  ASSERT_EQ(::ftruncate(file_.get(), kPages * kPageSize), 0);
+  EXPECT_FALSE(holds(2));
+}
+
+TEST_F(PageWatchTest, PartsAreCoveredOneAfterAnother) {
+  ASSERT_TRUE(watch_->cover(0, 2 * kPageSize));
+  punch(5);
+  punch(1);
+  ASSERT_TRUE(watch_->cover(2 * kPageSize, (kPages - 2) * kPageSize));
+  EXPECT_FALSE(holds(1));
+  EXPECT_TRUE(holds(5));
+  punch(5);
+  EXPECT_FALSE(holds(5));
+}
+
+TEST_F(PageWatchTest, FilesOnDiskAreRefused) {
+  const UniqueFd file(::open(::testing::TempDir().c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  ASSERT_TRUE(file);
+  ASSERT_EQ(::ftruncate(file.get(), kPageSize), 0);
+  auto watch = PageWatch::create(file.get(), FileOffset(0), ByteCount(kPageSize));
+  ASSERT_TRUE(watch);
+  const auto covered = watch->cover(0, kPageSize);
+  ASSERT_FALSE(covered);
+  EXPECT_EQ(covered.error().kind, ErrorKind::kUnsupported);
+}
+
+}  // namespace
+}  // namespace guestio::mem

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/uring/pinned_memory.h"
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+namespace guestio::uring {
+
+namespace {
+
+// include/uapi/linux/io_uring.h
+constexpr unsigned kRegisterCloneBuffers = 30;
+constexpr std::uint32_t kReplaceInDestination = 1U << 1U;
+struct CloneBuffers {
+  std::uint32_t source_fd;
+  std::uint32_t flags;
+  std::uint32_t source_offset;
+  std::uint32_t destination_offset;
+  std::uint32_t count;
+  std::array<std::uint32_t, 3> reserved;
+};
+
+std::unexpected<Error> fail_to_register(int error) noexcept {
+  switch (error) {
+    case ENOMEM: return fail(Error::host(error, "register memory (the memory-lock limit)"));
+    case EFAULT:
+    case EOPNOTSUPP:
+      return fail(ErrorKind::kUnsupported, "registering memory that cannot be pinned for writing");
+    default: return fail(Error::host(error, "register memory"));
+  }
+}
+
+}  // namespace
+
+Result<> register_piece(Ring& ring, std::span<std::byte> memory, unsigned slot) noexcept {
+  const iovec bytes{memory.data(), memory.size()};
+  const int updated = ::io_uring_register_buffers_update_tag(ring.raw(), slot, &bytes, nullptr, 1);
+  if (updated != 1) return fail_to_register(-updated);
+  return {};
+}
+
+Result<PinnedMemory> PinnedMemory::pin(std::span<std::byte> memory, const std::stop_token& stop) {
+  if (memory.empty()) return fail(ErrorKind::kInvalidArgument, "registering no bytes");
+  // Used for its table only, by whichever thread.
+  auto ring =
+      Ring::create({.submission_entries = 1, .completion_entries = 2, .mode = RingMode::kPlain});
+  if (!ring) return fail(ring.error());
+  const auto pieces = static_cast<unsigned>((memory.size() - 1) / kPieceBytes + 1);
+  const int made = ::io_uring_register_buffers_sparse(ring->raw(), pieces);
+  if (made < 0) return fail(Error::host(-made, "make a table of registered memory"));
+  for (unsigned piece = 0; piece < pieces; ++piece) {
+    if (stop.stop_requested()) return fail(ErrorKind::kCancelled, "register memory");
+    const auto rest = memory.subspan(piece * kPieceBytes);
+    const auto registered =
+        register_piece(*ring, rest.first(std::min(rest.size(), kPieceBytes)), piece);
+    if (!registered) return fail(registered.error());
+  }
+  return PinnedMemory(memory, std::move(*ring));
+}
+
+Result<> PinnedMemory::clone_to(Ring& ring, unsigned piece, unsigned slot) const noexcept {
+  CloneBuffers request{.source_fd = static_cast<std::uint32_t>(fd_),
+                       .flags = kReplaceInDestination,
+                       .source_offset = piece,
+                       .destination_offset = slot,
+                       .count = 1,
+                       .reserved = {}};
+  const long result =
+      ::syscall(SYS_io_uring_register, ring.raw()->ring_fd, kRegisterCloneBuffers, &request, 1);
+  if (result < 0) return fail_host("take registered memory over");
+  return {};
+}
+
+}  // namespace guestio::uring

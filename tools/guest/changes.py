@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Changes a machine while its guest runs: the disk grows, memory is plugged in.
+"""Changes a machine while its guest runs: the disk grows, memory goes and comes.
 
 Usage: changes.py GUESTIO_BLK KERNEL INITRAMFS LOGS IMAGE READ_ONLY_IMAGE
 
@@ -12,7 +12,7 @@ import os
 import re
 import sys
 
-from machine import Backend, Console, Failure, Machine, disk_words, main
+from machine import Backend, Console, Failure, Machine, disk_words, main, wait_until
 
 MEMORY_KIB = 256 * 1024
 MORE_KIB = 256 * 1024
@@ -48,9 +48,9 @@ def run(workshop, guestio_blk, kernel, initramfs, image, read_only_image):
     for backend in (disk, other):
         backend.start()
     words = ["-smp", "2", *disk_words("disk0", disk.socket, "num-queues=2"),
-             *disk_words("disk1", other.socket, "num-queues=1"),
+             *disk_words("disk1", other.socket, "num-queues=1"), "-device", "virtio-balloon-pci",
              "-kernel", kernel, "-initrd", initramfs, "-append", GUEST_OPTIONS]  # fmt: skip
-    machine = Machine(workshop, "guest", MEMORY_KIB, words, ",slots=2,maxmem=2G")
+    machine = Machine(workshop, "guest", MEMORY_KIB, words, ",slots=2,maxmem=2G", ",prealloc=on")
     guest = Guest(workshop, machine)
 
     guest.check("queues")
@@ -59,6 +59,16 @@ def run(workshop, guestio_blk, kernel, initramfs, image, read_only_image):
         raise Failure(f"the queues had {requests} requests")
 
     guest.check("discard")
+
+    # Memory that is all there is registered, until the guest gives some of it back.
+    disk.wait_for("of guest memory are pinned", machine.process)
+    for name, kib in (("inflated", MEMORY_KIB * 7 // 8), ("deflated", MEMORY_KIB)):
+        machine.monitor.ask("balloon", value=kib << 10)
+        wait_until("the balloon has its size",
+                   lambda size=kib << 10: machine.monitor.ask("query-balloon")["actual"] == size,
+                   [machine.process])  # fmt: skip
+        guest.check(name, guest.memory_kib)
+    disk.wait_for("the guest gives memory back", machine.process)
 
     os.truncate(image, GROWN)
     disk.ask("resize", "disk0")

@@ -12,6 +12,7 @@ GUEST_CACHE=$GUESTIO_ROOT/build/guest
 GUEST_MODULES=(
   crc16 crc32c-intel libcrc32c mbcache jbd2 ext4
   virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk
+  virtio_balloon
 )
 
 # kernel_package: the package that Debian's linux-image-cloud-amd64 stands for at present.
@@ -33,6 +34,7 @@ unpack_kernel() {
     number=$((number + 1))
   done
   basename "$everything"/lib/modules/* >"$directory/release"
+  echo "${GUEST_MODULES[*]}" >"$directory/wanted-modules"
   rm -rf "$everything"
 }
 
@@ -61,14 +63,19 @@ fetch_kernel() {
   mv "$fresh" "$GUEST_CACHE/kernel"
 }
 
+# has_kernel: the cache holds it, with the modules that are wanted today.
+has_kernel() {
+  [ "$(cat "$GUEST_CACHE/kernel/wanted-modules" 2>/dev/null)" = "${GUEST_MODULES[*]}" ]
+}
+
 # ensure_kernel: $GUEST_CACHE/kernel holds a kernel afterwards. Safe to call at once from several
 # guests.
 ensure_kernel() {
-  [ ! -d "$GUEST_CACHE/kernel" ] || return 0
+  ! has_kernel || return 0
   step "Fetching Debian's cloud kernel for the guest"
   mkdir -p "$GUEST_CACHE"
   {
     flock 9
-    [ -d "$GUEST_CACHE/kernel" ] || fetch_kernel
+    has_kernel || fetch_kernel
   } 9>"$GUEST_CACHE/lock"
 }

@@ -228,13 +228,13 @@ def disk_words(identity, path, *options, chardev=""):
 class Machine:
     """A QEMU process."""
 
-    def __init__(self, workshop, name, memory_kib, words, more_memory=""):
+    def __init__(self, workshop, name, memory_kib, words, more_memory="", backing=""):
         base = os.path.join(workshop.sockets, name)
         size = f"{memory_kib}K"
         command = [
             os.environ.get("GUESTIO_QEMU", "qemu-system-x86_64"),
             "-machine", "q35,memory-backend=mem", "-m", f"{size}{more_memory}",
-            "-object", f"memory-backend-memfd,id=mem,size={size},share=on",
+            "-object", f"memory-backend-memfd,id=mem,size={size},share=on{backing}",
             "-accel", "tcg", "-cpu", "max", "-nodefaults", "-no-user-config", "-display", "none",
             "-no-reboot", "-qmp", f"unix:{base}.qmp,server=on,wait=off",
             "-chardev", f"socket,id=console,path={base}.con,server=on,wait=off",

@@ -131,6 +131,20 @@ void scribble(testing::BlkGuest& guest) {
   }
 }
 
+TEST_F(ManyDisksTest, WhoMakesNoiseAtOneDiskKeepsNoLineAboutAnotherFromTheLog) {
+  const Disk quiet = make_disk("quiet");
+  const Disk noisy = make_disk("noisy");
+  start_with({"--threads", "1", "--disk", quiet.option(",name=quiet"), "--disk",
+              noisy.option(",name=noisy")});
+  wait_for(noisy);
+  talk_nonsense(noisy.socket);
+  EXPECT_NE(guest_of(noisy), nullptr);
+  EXPECT_NE(guest_of(quiet), nullptr);
+  EXPECT_TRUE(backend_->wait_for_output("quiet: the front-end is gone")) << backend_->output();
+  EXPECT_EQ(count_lines("quiet: a front-end is here"), 1);
+  stop();
+}
+
 TEST_F(ManyDisksTest, HostileFrontEndsOfOthersChangeNothingForOne) {
   const Disk good = make_disk("good");
   const Disk noisy = make_disk("noisy");

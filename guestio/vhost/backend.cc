@@ -7,7 +7,6 @@
 #include <chrono>
 
 #include "guestio/uring/awaitables.h"
-#include "guestio/vhost/peer_log.h"
 
 namespace guestio::vhost {
 
@@ -87,7 +86,7 @@ task::Task<> Backend::serve_adopted() {
 }
 
 void Backend::begin_session(UniqueFd socket) {
-  log::limited_info(peer_visit_log(), "{}: a front-end is here", name_);
+  log::limited_info(log_->visits, "{}: a front-end is here", log_->name);
   const bool offers_post_copy = offers_post_copy_ && fixed_extent_ != FixedExtent::kAll;
   session_ = std::make_unique<Session>(
       Session::Parts{.home = home_,
@@ -96,10 +95,10 @@ void Backend::begin_session(UniqueFd socket) {
                      .rest = rest_,
                      .ring_features = ring_features_,
                      .fixed = fixed_extent_ && !offers_post_copy
-                                  ? std::make_shared<FixedGuestMemory>(*fixed_extent_)
+                                  ? std::make_shared<FixedGuestMemory>(*fixed_extent_, log_)
                                   : nullptr,
                      .offers_post_copy = offers_post_copy,
-                     .name = name_},
+                     .peer_log = log_},
       std::move(socket));
 }
 
@@ -107,7 +106,7 @@ task::Task<> Backend::run_session() {
   auto running = session_->run();
   co_await std::move(running);
   session_.reset();
-  log::limited_info(peer_visit_log(), "{}: the front-end is gone", name_);
+  log::limited_info(log_->visits, "{}: the front-end is gone", log_->name);
 }
 
 task::Task<bool> Backend::rest(task::StopToken limit, task::StopToken last_limit) {
@@ -115,7 +114,7 @@ task::Task<bool> Backend::rest(task::StopToken limit, task::StopToken last_limit
   auto reached = rest_.reached(limit);
   (void)co_await reached;
   if (!rest_.is_reached() && session_ && session_->is_answering()) {
-    log::warning("{}: the front-end takes no answers, its connection ends", name_);
+    log::warning("{}: the front-end takes no answers, its connection ends", log_->name);
     session_->leave();
     auto reached_at_last = rest_.reached(last_limit);
     (void)co_await reached_at_last;

@@ -91,11 +91,11 @@ class Backend {
   task::Task<std::int32_t> accept_one(int listening_socket);
 
   Backend(uring::Loop& home, virtio::Device& device, std::string name) noexcept
-      : home_(home), device_(device), name_(std::move(name)) {}
+      : home_(home), device_(device), log_(std::make_shared<PeerLog>(std::move(name))) {}
 
   uring::Loop& home_;
   virtio::Device& device_;
-  const std::string name_;
+  const std::shared_ptr<PeerLog> log_;
   std::vector<std::unique_ptr<Queue>> queues_;
   RestPoint rest_;
   std::unique_ptr<Session> session_;  // while a front-end is there

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "guestio/base/check.h"
-#include "guestio/vhost/peer_log.h"
 
 namespace guestio::vhost {
 
@@ -115,8 +114,8 @@ task::Task<> BackendChannel::talk() {
     const auto said = co_await std::move(saying);
     if (said || said.error().kind == ErrorKind::kCancelled) continue;
     if (stop.stop_requested() && said.error().kind == ErrorKind::kClosed) continue;
-    log::limited_warning(peer_fault_log(), "the front-end does not hear what we tell it: {}",
-                         said.error().to_string());
+    log::limited_warning(log_->faults, "{}: the front-end does not hear what we tell it: {}",
+                         log_->name, said.error().to_string());
     // Whatever comes next would be read as something else.
     if (said.error().kind == ErrorKind::kUnsupported) continue;
     conversation_->is_spoiled = true;

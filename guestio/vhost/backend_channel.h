@@ -15,6 +15,7 @@
 #include "guestio/uring/loop.h"
 #include "guestio/vhost/message_io.h"
 #include "guestio/vhost/messages.h"
+#include "guestio/vhost/peer_log.h"
 #include "guestio/vhost/session_state.h"
 
 namespace guestio::vhost {
@@ -29,7 +30,8 @@ namespace guestio::vhost {
 /// Threads: the control thread, which runs `home`. Lifetime: close() before it is destroyed.
 class BackendChannel {
  public:
-  explicit BackendChannel(uring::Loop& home) noexcept : home_(home) {}
+  BackendChannel(uring::Loop& home, std::shared_ptr<PeerLog> log) noexcept
+      : home_(home), log_(std::move(log)) {}
   BackendChannel(const BackendChannel&) = delete;
   BackendChannel& operator=(const BackendChannel&) = delete;
   ~BackendChannel() = default;
@@ -88,6 +90,7 @@ class BackendChannel {
   }
 
   uring::Loop& home_;
+  const std::shared_ptr<PeerLog> log_;
   std::optional<Conversation> conversation_;
   bool has_config_changed_ = false;
   Rings called_;

@@ -10,7 +10,6 @@
 
 #include "guestio/base/log.h"
 #include "guestio/mem/page_watch.h"
-#include "guestio/vhost/peer_log.h"
 
 namespace guestio::vhost {
 
@@ -149,7 +148,7 @@ void FixedGuestMemory::prepare(Area& area, const std::stop_token& stop) {
   area.pinned.emplace(std::move(*pinned));
   area.blocks = blocks_of(area.fd);
   end(Area::State::kReady);
-  log::debug("{} KiB of guest memory are pinned", area.bytes.size() >> 10U);
+  log::debug("{}: {} KiB of guest memory are pinned", log_->name, area.bytes.size() >> 10U);
 }
 
 Result<> FixedGuestMemory::watch(Area& area, const std::stop_token& stop) const {
@@ -205,33 +204,34 @@ void FixedGuestMemory::lose(Area& area) noexcept {
   area.state = Area::State::kLost;
   changes_.fetch_add(1, std::memory_order_release);
   has_job_.notify_one();
-  log::limited_info(peer_visit_log(),
-                    "the guest gives memory back: a region of {} KiB is used unregistered from now "
-                    "on, which only costs time",
-                    area.bytes.size() >> 10U);
+  log::limited_info(log_->visits,
+                    "{}: the guest gives memory back: a region of {} KiB is used unregistered from "
+                    "now on, which only costs time",
+                    log_->name, area.bytes.size() >> 10U);
 }
 
 void FixedGuestMemory::tell(const Error& refusal) noexcept {
   // Relaxed: the flag guards nothing but the line.
   if (was_told_.exchange(true, std::memory_order_relaxed)) return;
   log::warning(
-      "guest memory stays unregistered, which only costs time: {} (raise the memory-lock limit or "
+      "{}: guest memory stays unregistered, which only costs time: {} (raise the memory-lock limit "
+      "or "
       "grant CAP_IPC_LOCK, use shared memory that is not a file on disk, or choose "
       "--fixed-buffers off)",
-      refusal.to_string());
+      log_->name, refusal.to_string());
 }
 
 void FixedGuestMemory::tell_unwatched(const Error& refusal) noexcept {
   if (was_told_unwatched_.exchange(true, std::memory_order_relaxed)) return;
   if (extent_ == FixedExtent::kWhereAllThere) {
-    log::debug("guest memory stays unregistered: {}", refusal.to_string());
+    log::debug("{}: guest memory stays unregistered: {}", log_->name, refusal.to_string());
     return;
   }
   log::warning(
-      "guest memory is registered though its pages cannot be watched: {} (a guest that gives "
+      "{}: guest memory is registered though its pages cannot be watched: {} (a guest that gives "
       "memory "
       "back while it runs would lose data: no balloon, no free page reporting, no virtio-mem)",
-      refusal.to_string());
+      log_->name, refusal.to_string());
 }
 
 }  // namespace guestio::vhost

@@ -8,11 +8,13 @@
 #include <mutex>
 #include <stop_token>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "guestio/base/error.h"
 #include "guestio/mem/guest_memory.h"
 #include "guestio/uring/fixed_memory.h"
+#include "guestio/vhost/peer_log.h"
 
 /// Guest memory that is registered with the threads' rings, as far as that is safe and allowed.
 namespace guestio::vhost {
@@ -52,7 +54,9 @@ class FixedGuestMemory {
   /// Goes before the memory does, on the ring's thread.
   using Registrations = std::vector<Taken>;
 
-  explicit FixedGuestMemory(FixedExtent extent) noexcept : extent_(extent) {}
+  explicit FixedGuestMemory(FixedExtent extent,
+                            std::shared_ptr<PeerLog> log = std::make_shared<PeerLog>()) noexcept
+      : extent_(extent), log_(std::move(log)) {}
   FixedGuestMemory(const FixedGuestMemory&) = delete;
   FixedGuestMemory& operator=(const FixedGuestMemory&) = delete;
   ~FixedGuestMemory();
@@ -79,6 +83,7 @@ class FixedGuestMemory {
   void tell_unwatched(const Error& refusal) noexcept;
 
   const FixedExtent extent_;
+  const std::shared_ptr<PeerLog> log_;
   std::atomic<std::uint32_t> changes_ = 0;
   std::atomic<bool> was_told_ = false;            // of a refusal
   std::atomic<bool> was_told_unwatched_ = false;  // that pages cannot be watched

@@ -2,22 +2,23 @@
 #pragma once
 
 #include <chrono>
+#include <string>
+#include <utility>
 
 #include "guestio/base/log.h"
 
 namespace guestio::vhost {
 
-/// What lines about the faults of front-ends and drivers are held back by. One for the process: who
-/// connects again and again, or restarts its rings, has no more lines than who stays.
-inline log::RateLimit& peer_fault_log() noexcept {
-  static log::RateLimit limit(20, std::chrono::seconds(2));
-  return limit;
-}
+/// What lines about one backend's front-ends and their drivers are held back by: who makes noise at
+/// one disk keeps no line about another from the log, and who connects again and again, or restarts
+/// its rings, has no more lines than who stays.
+/// Threads: any.
+struct PeerLog {
+  explicit PeerLog(std::string backend_name = "disk") : name(std::move(backend_name)) {}
 
-/// The same for their coming and going.
-inline log::RateLimit& peer_visit_log() noexcept {
-  static log::RateLimit limit(50, std::chrono::seconds(1));
-  return limit;
-}
+  const std::string name;                              ///< the backend's, for the lines
+  log::RateLimit faults{20, std::chrono::seconds(2)};  ///< against rules
+  log::RateLimit visits{50, std::chrono::seconds(1)};  ///< their coming and going
+};
 
 }  // namespace guestio::vhost

@@ -7,7 +7,6 @@
 #include <cstring>
 
 #include "guestio/vhost/message_io.h"
-#include "guestio/vhost/peer_log.h"
 
 namespace guestio::vhost {
 
@@ -60,8 +59,8 @@ task::Task<> Session::run() {
     const auto served = co_await std::move(serving);
     if (served || served.error().kind == ErrorKind::kCancelled) continue;
     if (served.error().kind != ErrorKind::kClosed) {
-      log::limited_warning(peer_fault_log(), "{}: the connection to the front-end ends: {}",
-                           parts_.name, served.error().to_string());
+      log::limited_warning(parts_.peer_log->faults, "{}: the connection to the front-end ends: {}",
+                           parts_.peer_log->name, served.error().to_string());
     }
     break;
   }
@@ -92,8 +91,9 @@ task::Task<Result<>> Session::serve_one() {
   message_.descriptors.clear();
   note_rings();
   if (!outcome) {
-    log::limited_warning(peer_fault_log(), "{}: refused message {} of the front-end: {}",
-                         parts_.name, message_.header.request, outcome.error().to_string());
+    log::limited_warning(parts_.peer_log->faults, "{}: refused message {} of the front-end: {}",
+                         parts_.peer_log->name, message_.header.request,
+                         outcome.error().to_string());
   }
   auto responding = respond(outcome);
   co_return co_await std::move(responding);
@@ -276,7 +276,8 @@ RingEnvironment Session::environment() const {
           .inflight = inflight_,
           .fixed = parts_.fixed,
           .log = (features_ & kFeatureLogAll) != 0 ? log_ : nullptr,
-          .log_event = &log_event_};
+          .log_event = &log_event_,
+          .peer_log = parts_.peer_log};
 }
 
 Result<VringControl*> Session::find_ring(std::uint32_t index) {

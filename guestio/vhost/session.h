@@ -14,6 +14,7 @@
 #include "guestio/vhost/backend_channel.h"
 #include "guestio/vhost/inband_ring.h"
 #include "guestio/vhost/messages.h"
+#include "guestio/vhost/peer_log.h"
 #include "guestio/vhost/queue_thread.h"
 #include "guestio/vhost/rest_point.h"
 #include "guestio/vhost/session_state.h"
@@ -41,7 +42,7 @@ class Session {
     virtio::FeatureBits ring_features = kRingFeatures;  ///< of those, the ones offered
     std::shared_ptr<FixedGuestMemory> fixed = {};       ///< its own, or nothing: not registered
     bool offers_post_copy = false;                      ///< to a front-end that is trusted
-    std::string_view name = "disk";                     ///< for log lines
+    std::shared_ptr<PeerLog> peer_log = std::make_shared<PeerLog>();
   };
 
   /// What the transport can do about rings.
@@ -175,7 +176,7 @@ class Session {
   const Parts parts_;
   UniqueFd socket_;
   Message message_;
-  BackendChannel channel_{parts_.home};
+  BackendChannel channel_{parts_.home, parts_.peer_log};
   std::uint64_t features_ = 0;
   bool uses_device_ = false;  // some ring runs
   std::uint8_t status_ = 0;   // of the virtio device, as the driver sees it

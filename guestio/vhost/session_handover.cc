@@ -8,7 +8,6 @@
 #include "guestio/task/event.h"
 #include "guestio/task/scope.h"
 #include "guestio/vhost/message_io.h"
-#include "guestio/vhost/peer_log.h"
 #include "guestio/vhost/session.h"
 
 namespace guestio::vhost {
@@ -85,8 +84,9 @@ task::Task<> Session::go_on() {
     auto resuming = resume_ring(*ring);
     const auto resumed = co_await std::move(resuming);
     if (resumed) continue;
-    log::limited_warning(peer_fault_log(), "{}: a ring cannot go on, the connection ends: {}",
-                         parts_.name, resumed.error().to_string());
+    log::limited_warning(parts_.peer_log->faults,
+                         "{}: a ring cannot go on, the connection ends: {}", parts_.peer_log->name,
+                         resumed.error().to_string());
     leave();
   }
   for (const auto& ring : inband_) ring->go_on();

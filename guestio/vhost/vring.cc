@@ -8,7 +8,6 @@
 
 #include "guestio/base/check.h"
 #include "guestio/uring/awaitables.h"
-#include "guestio/vhost/peer_log.h"
 
 namespace guestio::vhost {
 
@@ -53,6 +52,7 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
       poller_(poller),
       handler_(handler),
       label_(setup.label),
+      peer_log_(std::move(setup.peer_log)),
       features_(setup.features),
       has_event_index_((setup.features & virtio::kFeatureEventIdx) != 0),
       queue_(std::move(queue)),
@@ -65,7 +65,7 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
       is_enabled_(setup.is_enabled) {
   begin_epoch(setup.memory.with_dirty_log(log_.pages));
   if (queue_.left_over() != 0) {
-    log::limited_info(peer_visit_log(), "{}: {} requests of the backend before are done again",
+    log::limited_info(peer_log_->visits, "{}: {} requests of the backend before are done again",
                       label_, queue_.left_over());
   }
   listen_to(std::move(setup.kick));
@@ -166,8 +166,8 @@ virtio::DeviceQueue::Popped Vring::pop(virtio::TakenChain& taken) noexcept {
       return Popped::kChain;
     }
     ++counters_->malformed;
-    log::limited_warning(peer_fault_log(), "{}: a chain of the driver's makes no sense: {}", label_,
-                         taken.chain.fault().to_string());
+    log::limited_warning(peer_log_->faults, "{}: a chain of the driver's makes no sense: {}",
+                         label_, taken.chain.fault().to_string());
     if (auto pushed = queue_.push_used(taken.chain.head(), 0); !pushed) fail_ring(pushed.error());
     poller_.note_answered();
     loop_.at_batch_end(*this);
@@ -308,7 +308,7 @@ void Vring::fail_ring(const Error& error) noexcept {
   if (is_broken_) return;
   is_broken_ = true;
   ++counters_->broken;
-  log::limited_warning(peer_fault_log(), "{} stops: {}", label_, error.to_string());
+  log::limited_warning(peer_log_->faults, "{} stops: {}", label_, error.to_string());
   error_.notify();
 }
 

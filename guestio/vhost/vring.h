@@ -18,6 +18,7 @@
 #include "guestio/uring/notify.h"
 #include "guestio/uring/poll.h"
 #include "guestio/vhost/fixed_guest_memory.h"
+#include "guestio/vhost/peer_log.h"
 #include "guestio/vhost/recorded_ring.h"
 #include "guestio/vhost/ring_poller.h"
 #include "guestio/virtio/device.h"
@@ -74,6 +75,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
     bool is_enabled = false;
     std::shared_ptr<VringCounters> counters = std::make_shared<VringCounters>();
     std::shared_ptr<FixedGuestMemory> fixed = {};  ///< or nothing: memory is not registered
+    std::shared_ptr<PeerLog> peer_log = std::make_shared<PeerLog>();
   };
 
   /// Errors: memory fault (the ring's memory is gone).
@@ -159,6 +161,7 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   RingPoller& poller_;
   virtio::QueueHandler& handler_;
   const std::string label_;
+  const std::shared_ptr<PeerLog> peer_log_;
   const virtio::FeatureBits features_;
   const bool has_event_index_;
   RecordedRing queue_;

@@ -170,7 +170,8 @@ task::Task<Result<>> VringControl::start(RingEnvironment environment) {
                      .error = duplicate(error_),
                      .is_enabled = is_enabled_,
                      .counters = queue_.counters(),
-                     .fixed = environment.fixed};
+                     .fixed = environment.fixed,
+                     .peer_log = environment.peer_log};
   CrossCall<Result<>> start(queue_.loop(), home_,
                             [this, setup = std::move(setup)](auto reply) mutable {
                               auto vring = Vring::create(queue_.loop(), queue_.thread().poller(),

@@ -23,6 +23,7 @@ struct RingEnvironment {
   std::shared_ptr<FixedGuestMemory> fixed;         ///< or nothing: memory is not registered
   std::shared_ptr<const mem::DirtyLog> log;        ///< nothing: nothing is noted
   const UniqueFd* log_event = nullptr;             ///< or nothing; the session's
+  std::shared_ptr<PeerLog> peer_log;
 };
 
 /// The control thread's half of one ring: collects what the front-end says about it, in whatever

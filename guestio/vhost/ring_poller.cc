@@ -9,6 +9,14 @@
 
 namespace guestio::vhost {
 
+namespace {
+
+/// How long a thread works without a pause on a processor that another of ours wants: some batches
+/// of a disk in memory, and a multiple of what changing over costs.
+constexpr auto kTurn = std::chrono::microseconds(100);
+
+}  // namespace
+
 RingPoller::RingPoller(uring::Loop& loop, PollPolicy policy)
     : never_sleeps_(policy.kind == PollPolicy::Kind::kAlways),
       for_driver_(policy),
@@ -32,6 +40,7 @@ bool RingPoller::look_at_all() noexcept {
 bool RingPoller::poll() noexcept {
   if (rings_.empty()) return false;
   presence_.enter();
+  end_turn_in_time();
   const bool has_found = look_at_all();
   if (has_found && state_ == State::kLooking) {
     ++counters_.looks_that_found;
@@ -74,11 +83,28 @@ bool RingPoller::prepare_sleep() noexcept {
   if (std::exchange(has_work_, false)) return true;
   ++counters_.sleeps;
   presence_.leave();
+  turn_began_ = {};
   return false;
 }
 
-void RingPoller::make_room() const noexcept {
-  if (!presence_.is_alone()) ::sched_yield();
+void RingPoller::make_room() noexcept {
+  if (presence_.is_alone()) return;
+  ::sched_yield();
+  turn_began_ = {};
+}
+
+/// A thread that finds work in each look never makes room by itself, and the scheduler takes
+/// milliseconds to.
+void RingPoller::end_turn_in_time() noexcept {
+  if (presence_.is_alone()) {
+    turn_began_ = {};
+    return;
+  }
+  const auto now = Clock::now();
+  if (turn_began_ == Clock::time_point()) turn_began_ = now;
+  if (now - turn_began_ < kTurn) return;
+  ::sched_yield();
+  turn_began_ = Clock::now();
 }
 
 }  // namespace guestio::vhost

@@ -21,7 +21,8 @@ class Vring;
 ///     └── kick, completion ◄── asleep ◄── ask all drivers for kicks, look once more
 ///
 /// While it looks, drivers need not kick, and completions cost no system call. Threads of the
-/// process that share a processor take turns: after each look in vain it is another one's.
+/// process that share a processor take turns: after each look in vain it is another one's, and
+/// after 100 µs of work.
 ///
 /// Threads: the loop's. Lifetime: outlives its rings.
 class RingPoller final : private uring::Poller {
@@ -59,7 +60,8 @@ class RingPoller final : private uring::Poller {
   bool poll() noexcept override;
   bool look_at_all() noexcept;
   bool prepare_sleep() noexcept;
-  void make_room() const noexcept;
+  void make_room() noexcept;
+  void end_turn_in_time() noexcept;
 
   const bool never_sleeps_;
   PollWindow for_driver_;  // nothing is out
@@ -72,7 +74,8 @@ class RingPoller final : private uring::Poller {
   Clock::duration look_for_{};
   Clock::time_point look_until_;  // not set before the pause begins
   Counters counters_;
-  Presence presence_;  // from waking up to falling asleep
+  Presence presence_;             // from waking up to falling asleep
+  Clock::time_point turn_began_;  // with work, on a processor that is shared; or not set
 };
 
 }  // namespace guestio::vhost

@@ -108,6 +108,7 @@ Json to_json(const vhost::QueueThread& thread, const ThreadLoad& load) {
                {"sleeps", poller.sleeps.value()},
                {"polls_hit", poller.looks_that_found.value()},
                {"polls_missed", poller.looks_in_vain.value()},
+               {"resting_rings", poller.resting.value()},
                {"submission_queue_full", loop.queue_full.value()}};
   if (load.requests != 0) {
     json["system_calls_per_request"] =

@@ -15,6 +15,9 @@ namespace {
 /// of a disk in memory, and a multiple of what changing over costs.
 constexpr auto kTurn = std::chrono::microseconds(100);
 
+/// A look takes some nanoseconds, a kick some microseconds of both sides' time.
+constexpr std::uint32_t kLooksBeforeRest = 1024;
+
 }  // namespace
 
 RingPoller::RingPoller(uring::Loop& loop, PollPolicy policy)
@@ -24,24 +27,65 @@ RingPoller::RingPoller(uring::Loop& loop, PollPolicy policy)
   loop.add_poller(*this);
 }
 
-void RingPoller::add(Vring& ring) { rings_.push_back(&ring); }
+void RingPoller::add(Vring& ring) {
+  // Room for all in both lists, so that changing over takes no memory.
+  const std::size_t all = rings_.size() + resting_.size() + 1;
+  resting_.reserve(all);
+  rings_.reserve(all);
+  rings_.push_back({&ring});
+}
 
 void RingPoller::remove(Vring& ring) noexcept {
-  std::erase(rings_, &ring);
+  std::erase(resting_, &ring);
+  counters_.resting.set(resting_.size());
+  std::erase_if(rings_, [&ring](const Entry& entry) { return entry.ring == &ring; });
   if (rings_.empty()) presence_.leave();
 }
 
-bool RingPoller::look_at_all() noexcept {
+void RingPoller::wake(Vring& ring) noexcept {
+  if (std::erase(resting_, &ring) == 0) return;
+  counters_.resting.set(resting_.size());
+  rings_.push_back({&ring});
+  // Where the thread slept all are asked for kicks, as this one is already.
+  if (state_ == State::kLooking) ring.ignore_kicks();
+}
+
+void RingPoller::look_at_all() noexcept {
   // By index: a ring may go away, never come, while it is looked at.
-  for (std::size_t i = 0; i < rings_.size(); ++i) rings_[i]->look();
-  return std::exchange(has_work_, false);
+  for (std::size_t i = 0; i < rings_.size(); ++i) {
+    Vring* const ring = rings_[i].ring;
+    const std::uint64_t taken = chains_taken_;
+    ring->look();
+    if (i >= rings_.size() || rings_[i].ring != ring) continue;
+    if (chains_taken_ != taken || ring->is_at_work()) {
+      rings_[i].looks_in_vain = 0;
+    } else if (++rings_[i].looks_in_vain >= kLooksBeforeRest) {
+      rest(i);
+    }
+  }
+}
+
+/// Leaves a ring out of the looking, unless it is the only one: that is what sleeping is for.
+void RingPoller::rest(std::size_t place) noexcept {
+  Vring* const ring = rings_[place].ring;
+  rings_[place].looks_in_vain = 0;
+  if (never_sleeps_ || rings_.size() == 1 || !ring->may_rest()) return;
+  // As before a sleep: asked for before the last look, so that no chain can slip in between unseen.
+  const bool has_nothing = ring->ask_for_kicks();
+  if (place >= rings_.size() || rings_[place].ring != ring) return;
+  if (!has_nothing) return ring->ignore_kicks();
+  rings_[place] = rings_.back();
+  rings_.pop_back();
+  resting_.push_back(ring);
+  counters_.resting.set(resting_.size());
 }
 
 bool RingPoller::poll() noexcept {
   if (rings_.empty()) return false;
   presence_.enter();
   end_turn_in_time();
-  const bool has_found = look_at_all();
+  look_at_all();
+  const bool has_found = std::exchange(has_work_, false);
   if (has_found && state_ == State::kLooking) {
     ++counters_.looks_that_found;
     looked_for_->note(true);
@@ -69,7 +113,7 @@ bool RingPoller::poll() noexcept {
   look_for_ = window;
   look_until_ = {};
   if (state_ == State::kAsleep) {
-    for (Vring* const ring : rings_) ring->ignore_kicks();
+    for (const Entry& entry : rings_) entry.ring->ignore_kicks();
   }
   state_ = State::kLooking;
   return true;
@@ -79,7 +123,7 @@ bool RingPoller::poll() noexcept {
 bool RingPoller::prepare_sleep() noexcept {
   state_ = State::kAsleep;
   // Asked for before the last look, so that no chain can slip in between unseen.
-  for (std::size_t i = 0; i < rings_.size(); ++i) rings_[i]->ask_for_kicks();
+  for (std::size_t i = 0; i < rings_.size(); ++i) (void)rings_[i].ring->ask_for_kicks();
   if (std::exchange(has_work_, false)) return true;
   ++counters_.sleeps;
   presence_.leave();

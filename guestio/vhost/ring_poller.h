@@ -24,6 +24,9 @@ class Vring;
 /// process that share a processor take turns: after each look in vain it is another one's, and
 /// after 100 µs of work.
 ///
+/// Of several rings, one whose looks have long been in vain rests: its driver is asked for kicks,
+/// and until one comes it is not looked at. Looking has then cost as much as the kick will.
+///
 /// Threads: the loop's. Lifetime: outlives its rings.
 class RingPoller final : private uring::Poller {
  public:
@@ -34,10 +37,13 @@ class RingPoller final : private uring::Poller {
 
   void add(Vring& ring);
   void remove(Vring& ring) noexcept;
+  /// A ring that may have rested is to be looked at again.
+  void wake(Vring& ring) noexcept;
   /// What rings tell of their chains.
   void note_taken() noexcept {
     has_work_ = true;
     ++chains_out_;
+    ++chains_taken_;
   }
   void note_answered() noexcept {
     has_work_ = true;
@@ -49,6 +55,7 @@ class RingPoller final : private uring::Poller {
     Counter sleeps;
     Counter looks_that_found;
     Counter looks_in_vain;
+    Counter resting;  ///< rings that are left out of the looking now
   };
   /// Any thread.
   [[nodiscard]] const Counters& counters() const noexcept { return counters_; }
@@ -58,7 +65,13 @@ class RingPoller final : private uring::Poller {
   enum class State { kWorking, kLooking, kAsleep };
 
   bool poll() noexcept override;
-  bool look_at_all() noexcept;
+  struct Entry {
+    Vring* ring;
+    std::uint32_t looks_in_vain = 0;
+  };
+
+  void look_at_all() noexcept;
+  void rest(std::size_t place) noexcept;
   bool prepare_sleep() noexcept;
   void make_room() noexcept;
   void end_turn_in_time() noexcept;
@@ -67,10 +80,12 @@ class RingPoller final : private uring::Poller {
   PollWindow for_driver_;  // nothing is out
   PollWindow for_disk_;
   PollWindow* looked_for_ = nullptr;  // in kLooking: whose time it is
-  std::vector<Vring*> rings_;
+  std::vector<Entry> rings_;          // that are looked at
+  std::vector<Vring*> resting_;       // that are not, until they are kicked
   State state_ = State::kAsleep;
   bool has_work_ = false;
   std::uint64_t chains_out_ = 0;
+  std::uint64_t chains_taken_ = 0;  // ever
   Clock::duration look_for_{};
   Clock::time_point look_until_;  // not set before the pause begins
   Counters counters_;

@@ -119,6 +119,7 @@ void Vring::call_driver() noexcept {
 void Vring::on_kick(std::int32_t events) noexcept {
   // Otherwise a kick only ends the sleep: the poller looks after each.
   ++counters_->kicks;
+  poller_.wake(*this);
   if (events < 0) fail_ring(Error::host(-events, "poll the kick descriptor"));
 }
 
@@ -140,13 +141,18 @@ void Vring::ignore_kicks() noexcept {
   note_ring_written();
 }
 
-void Vring::ask_for_kicks() noexcept {
-  if (!takes_chains()) return;
+bool Vring::ask_for_kicks() noexcept {
+  if (!takes_chains()) return true;
   const auto has_more = queue_.enable_notifications();
-  if (!has_more) return fail_ring(has_more.error());
+  if (!has_more) {
+    fail_ring(has_more.error());
+    return true;
+  }
   note_ring_written();
   if (fixed_ && ++sleeps_ % kSleepsBetweenLookingAfter == 0) fixed_->look_after();
-  if (*has_more) look();
+  const bool has_nothing = !*has_more;
+  if (!has_nothing) look();
+  return has_nothing;
 }
 
 virtio::DeviceQueue::Popped Vring::pop(virtio::TakenChain& taken) noexcept {
@@ -256,6 +262,7 @@ void Vring::note_ring_written() noexcept {
 
 void Vring::set_enabled(bool is_enabled) noexcept {
   is_enabled_ = is_enabled;
+  poller_.wake(*this);
   if (!is_enabled_) return;
   // Calls may have been lost; kicks too, but the ring is looked at now anyway.
   call_driver();
@@ -271,6 +278,8 @@ void Vring::set_error(UniqueFd error) noexcept { error_ = make_notifier(error, l
 
 void Vring::set_kick(UniqueFd kick) noexcept {
   if (is_stopping_) return;
+  // Kicks on the old descriptor may have been lost.
+  poller_.wake(*this);
   listen_to(std::move(kick));
 }
 
@@ -291,6 +300,7 @@ void Vring::set_memory(mem::GuestMemory memory, const virtio::RingParts& ring,
   epochs_.remove_if(
       [this](const Epoch& epoch) { return epoch.chains_out == 0 && &epoch != &epochs_.back(); });
   queue_.move_to(ring);
+  poller_.wake(*this);
   set_log(std::move(log));
 }
 
@@ -330,6 +340,7 @@ void Vring::pause(
   GUESTIO_CHECK(!is_paused_ && !is_stopping_, "a ring to be paused once, while it runs");
   is_paused_ = true;
   paused_ = std::move(paused);
+  poller_.wake(*this);
   loop_.at_batch_end(*this);
   handler_.pause();
 }

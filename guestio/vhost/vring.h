@@ -114,8 +114,13 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
   void look() noexcept;
   /// Tells the driver that it need not kick for now.
   void ignore_kicks() noexcept;
-  /// Asks the driver to kick, then looks once more, for what came without a kick.
-  void ask_for_kicks() noexcept;
+  /// Asks the driver to kick, then looks once more, for what came without a kick. Returns whether
+  /// nothing had.
+  bool ask_for_kicks() noexcept;
+  /// Whether a chain that it took is not answered yet.
+  [[nodiscard]] bool is_at_work() const noexcept { return chains_out_ != 0; }
+  /// Whether a kick will tell of all that there is to do.
+  [[nodiscard]] bool may_rest() const noexcept { return takes_chains() && !looks_now_and_then_; }
 
   // virtio::DeviceQueue
   Popped pop(virtio::TakenChain& taken) noexcept override;

@@ -4,8 +4,10 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "tests/backend_fixture.h"
 
@@ -85,6 +87,22 @@ TEST_F(ControlSocketTest, StatisticsCountWhatTheGuestAskedFor) {
   EXPECT_GT(disk["calls"], 0);
   EXPECT_EQ(all["threads"][0]["requests"], 6);
   EXPECT_GT(all["threads"][0]["system_calls_per_request"], 0);
+}
+
+TEST_F(ControlSocketTest, QueuesHaveThreadsOfTheirOwnWhereTheyHaveProcessorsOfTheirOwn) {
+  const auto threads_of = [&](const std::vector<std::string>& wrapper,
+                              std::vector<std::string> options) {
+    options.insert(options.end(), {"--control", control_, "--num-queues", "2"});
+    start_under(wrapper, options);
+    const auto threads = ask({"info"})["threads"].get<int>();
+    EXPECT_EQ(connect({.queues = 2})->read(0, 4096).status, 0);
+    stop();
+    return threads;
+  };
+  EXPECT_EQ(threads_of({"/usr/bin/taskset", "-c", "0"}, {}), 1);
+  EXPECT_EQ(threads_of({}, {"--cpus", "0"}), 1);
+  EXPECT_EQ(threads_of({}, {"--cpus", "0", "--threads", "2"}), 2);
+  EXPECT_EQ(threads_of({}, {}), std::min(2U, std::thread::hardware_concurrency()));
 }
 
 TEST_F(ControlSocketTest, InfoShowsTheDisksAndWhoIsThere) {

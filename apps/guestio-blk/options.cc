@@ -4,9 +4,13 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include <sched.h>
+
 #include <algorithm>
 #include <chrono>
 #include <numeric>
+#include <set>
+#include <thread>
 
 #include "config_file.h"
 #include "guestio/base/version.h"
@@ -70,7 +74,7 @@ void add_other_options(CLI::App& app, Words& words) {
                  "poll-max-us, sqpoll, sqpoll-cpus, control and verbose");
   app.add_option("--threads", words.rest.threads,
                  "threads that the queues of all disks share in turn (default: one for each queue, "
-                 "64 at most)");
+                 "but no more than there are processors for them)");
   app.add_option("--cpus", words.rest.cpus,
                  "processors that the threads are pinned to, in turn: 2,3")
       ->delimiter(',')
@@ -207,6 +211,17 @@ Complaint check_together(const std::vector<DiskOptions>& disks, const std::strin
   return {};
 }
 
+/// On how many processors the threads may run.
+std::size_t count_processors(const std::vector<int>& pinned_to) {
+  if (!pinned_to.empty()) return std::set<int>(pinned_to.begin(), pinned_to.end()).size();
+  cpu_set_t allowed;
+  if (::sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
+    return static_cast<std::size_t>(CPU_COUNT(&allowed));
+  }
+  // A machine with more of them than such a set has room for.
+  return std::max<std::size_t>(std::thread::hardware_concurrency(), 1);
+}
+
 Complaint read_threads(const ConfigFile& said, Options& options) {
   if (said.threads && (*said.threads == 0 || *said.threads > kMostThreads)) {
     return std::unexpected(fmt::format("--threads takes 1 to {}", kMostThreads));
@@ -214,8 +229,11 @@ Complaint read_threads(const ConfigFile& said, Options& options) {
   const auto queues =
       std::accumulate(options.disks.begin(), options.disks.end(), std::size_t{0},
                       [](std::size_t sum, const DiskOptions& disk) { return sum + disk.queues; });
-  options.threads = said.threads.value_or(std::min(queues, kMostThreads));
   options.cpus = said.cpus.value_or(std::vector<int>());
+  // Queues that would share a processor share a thread: it looks at both at once, and neither waits
+  // for the other's turn.
+  options.threads =
+      said.threads.value_or(std::min({queues, count_processors(options.cpus), kMostThreads}));
   options.has_submission_threads = said.has_submission_threads;
   options.submission_cpus = said.submission_cpus.value_or(std::vector<int>());
   const std::string poll = said.poll.value_or("adaptive");

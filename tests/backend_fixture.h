@@ -11,6 +11,7 @@
 
 #include "testing/blk_guest.h"
 #include "testing/child_process.h"
+#include "testing/rounds.h"
 #include "testing/temporary.h"
 
 namespace guestio::tests {
@@ -38,10 +39,10 @@ inline void expect_complaint(const Outcome& outcome, const std::string& words) {
   EXPECT_NE(outcome.output.find(words), std::string::npos) << outcome.output;
 }
 
-/// How many operations a verification makes: those of a build for looking at threads or memory take
-/// many times as long each.
+/// How many operations a verification makes: those of a build for looking at memory take many times
+/// as long each, and those of one for looking at threads take longer still.
 inline std::string operations(unsigned usual) {
-  return std::to_string(GUESTIO_IS_SANITIZED ? usual / 4 : usual);
+  return std::to_string(usual / (kIsThreadSanitized ? 10 : GUESTIO_IS_SANITIZED ? 4 : 1));
 }
 
 /// A running guestio-blk on an image of 16 MiB.

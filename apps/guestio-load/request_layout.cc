@@ -24,7 +24,7 @@ constexpr std::size_t kTailGuard = 256;
 // More cuts than this only make the same again.
 constexpr std::size_t kMostExtraCuts = 16;
 
-std::size_t random(std::mt19937_64& engine, std::size_t low, std::size_t high) {
+std::size_t random_size(std::mt19937_64& engine, std::size_t low, std::size_t high) {
   return std::uniform_int_distribution<std::size_t>(low, high)(engine);
 }
 
@@ -32,10 +32,11 @@ std::size_t random(std::mt19937_64& engine, std::size_t low, std::size_t high) {
 std::size_t cut_place(std::size_t length, std::size_t data_start, std::size_t data_end,
                       Layout layout, std::mt19937_64& engine) {
   const std::size_t sectors = (data_end - data_start) / Sector::kSize;
-  const bool in_sectors = sectors > 1 && (layout == Layout::kSimple || random(engine, 0, 1) == 0);
-  if (in_sectors) return data_start + random(engine, 1, sectors - 1) * Sector::kSize;
+  const bool in_sectors =
+      sectors > 1 && (layout == Layout::kSimple || random_size(engine, 0, 1) == 0);
+  if (in_sectors) return data_start + random_size(engine, 1, sectors - 1) * Sector::kSize;
   if (layout == Layout::kSimple) return 0;
-  return length > 1 ? random(engine, 1, length - 1) : 0;
+  return length > 1 ? random_size(engine, 1, length - 1) : 0;
 }
 
 }  // namespace
@@ -61,8 +62,8 @@ void RequestLayout::lay(std::span<const std::byte> readable, std::size_t writabl
   const std::size_t fewest = fewest_pieces(out) + fewest_pieces(in) + alone;
   GUESTIO_CHECK(fewest <= limits_.pieces, "a request within its limits");
   const std::size_t spare = std::min<std::size_t>(limits_.pieces - fewest, kMostExtraCuts);
-  const std::size_t extra = random(engine, 0, spare);
-  const std::size_t extra_out = random(engine, 0, extra);
+  const std::size_t extra = random_size(engine, 0, spare);
+  const std::size_t extra_out = random_size(engine, 0, extra);
   pieces_.clear();
   cut(out, extra_out, layout, engine);
   cut(in, extra - extra_out, layout, engine);
@@ -115,12 +116,12 @@ std::size_t RequestLayout::place(Layout layout, std::mt19937_64& engine) {
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::ranges::shuffle(order, engine);
   // Some requests are aligned throughout, as a guest's are; others mix.
-  const std::size_t common = random(engine, 0, kAlignments.size() * 2 - 1);
+  const std::size_t common = random_size(engine, 0, kAlignments.size() * 2 - 1);
   std::size_t used = 0;
   for (const std::size_t index : order) {
-    const std::size_t own = common < kAlignments.size() ? common : random(engine, 0, 3);
+    const std::size_t own = common < kAlignments.size() ? common : random_size(engine, 0, 3);
     const std::size_t alignment = layout == Layout::kSimple ? Sector::kSize : kAlignments[own];
-    pieces_[index].at = align_up(used + random(engine, kLeastGuard, kMostGuard), alignment);
+    pieces_[index].at = align_up(used + random_size(engine, kLeastGuard, kMostGuard), alignment);
     used = pieces_[index].at + pieces_[index].length;
   }
   used += kTailGuard;

@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "apps/guestio-load/complain.h"
 #include "apps/guestio-load/device.h"
 #include "apps/guestio-load/jobs.h"
 #include "apps/guestio-load/run_job.h"
@@ -20,13 +21,6 @@
 namespace guestio::load {
 
 namespace {
-
-int complain(int status, const std::string& text) {
-  fmt::print(stderr, "guestio-load: {}\n", text);
-  return status;
-}
-
-int complain(const Error& error) { return complain(kExitFailed, error.to_string()); }
 
 /// What this device cannot do for these arguments, if there is anything.
 std::optional<std::string> find_misfit(const Device& device, const RunArguments& arguments) {

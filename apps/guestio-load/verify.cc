@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "apps/guestio-load/complain.h"
 #include "apps/guestio-load/device.h"
 #include "apps/guestio-load/jobs.h"
 #include "apps/guestio-load/operation_source.h"
@@ -27,13 +28,6 @@ namespace {
 
 constexpr ByteCount kUsualRegion(std::uint64_t{16} << 20);
 constexpr ByteCount kLargestRegion(std::uint64_t{4} << 30);
-
-int complain(int status, const std::string& text) {
-  fmt::print(stderr, "guestio-load: {}\n", text);
-  return status;
-}
-
-int complain(const Error& error) { return complain(kExitFailed, error.to_string()); }
 
 /// What this device cannot do for these arguments, if there is anything.
 std::optional<std::string> find_misfit(const Device& device, const VerifyArguments& arguments) {
@@ -73,14 +67,14 @@ RandomSource::Abilities abilities_of(const Device& device, const VerifyArguments
   return abilities;
 }
 
-using Jobs = std::vector<std::unique_ptr<VerifyJob>>;
+using VerifyJobs = std::vector<std::unique_ptr<VerifyJob>>;
 
-Result<Jobs> make_jobs(Device& device, vhost::FrontendMemory& memory,
-                       const VerifyArguments& arguments, VerifyState& state) {
+Result<VerifyJobs> make_jobs(Device& device, vhost::FrontendMemory& memory,
+                             const VerifyArguments& arguments, VerifyState& state) {
   const std::array regions = {memory.region()};
   const auto told = device.frontend().set_mem_table(regions);
   if (!told) return fail(told.error());
-  Jobs jobs;
+  VerifyJobs jobs;
   for (std::uint32_t i = 0; i < arguments.jobs; ++i) {
     auto job = VerifyJob::create(device, memory, arguments, state, i);
     if (!job) return fail(job.error());
@@ -103,7 +97,7 @@ bool may_come_back(const Error& error, Clock::time_point since, const VerifyArgu
 class Succession {
  public:
   Succession(Device& device, const VerifyArguments& arguments, const vhost::FrontendMemory& memory,
-             const Jobs& jobs)
+             const VerifyJobs& jobs)
       : device_(device), arguments_(arguments), memory_(memory), jobs_(jobs) {}
 
   /// Tries until it works, the time limit has passed, or a person loses patience.
@@ -134,7 +128,7 @@ class Succession {
   Device& device_;
   const VerifyArguments& arguments_;
   const vhost::FrontendMemory& memory_;
-  const Jobs& jobs_;
+  const VerifyJobs& jobs_;
   unsigned times_ = 0;
   Clock::duration longest_{};
 };
@@ -143,7 +137,7 @@ class Succession {
 class Verification {
  public:
   Verification(Device& device, const VerifyArguments& arguments, VerifyState& state,
-               const Jobs& jobs, Succession& succession)
+               const VerifyJobs& jobs, Succession& succession)
       : device_(device),
         arguments_(arguments),
         state_(state),
@@ -193,7 +187,7 @@ class Verification {
   Device& device_;
   const VerifyArguments& arguments_;
   VerifyState& state_;
-  const Jobs& jobs_;
+  const VerifyJobs& jobs_;
   Succession& succession_;
   StopFlags flags_;
   ProgressLine line_;

@@ -11,7 +11,7 @@ namespace {
 
 using virtio::blk::RequestType;
 
-constexpr std::uint64_t kBlock = 4096;
+constexpr std::uint64_t kBlockBytes = 4096;
 constexpr DiskRegion kRegion{FileOffset(1 << 20), ByteCount(32768)};
 
 RunArguments make(ReadWrite rw, std::uint32_t jobs = 1) {
@@ -45,7 +45,7 @@ TEST(Workload, RandomReachesEveryBlockAndNothingElse) {
   for (int i = 0; i < 500; ++i) seen.insert(workload.next().offset);
   EXPECT_EQ(seen.size(), 8u);
   EXPECT_EQ(*seen.begin(), kRegion.start);
-  EXPECT_EQ(*seen.rbegin(), kRegion.start.plus_unchecked(7 * kBlock));
+  EXPECT_EQ(*seen.rbegin(), kRegion.start.plus_unchecked(7 * kBlockBytes));
 }
 
 TEST(Workload, AMixHasTheShareOfReadsThatWasAskedFor) {

@@ -18,12 +18,10 @@ using test::BounceTaker;
 using testing::ElementsAre;
 using testing::IsEmpty;
 
-constexpr std::size_t kPage = kPageSize;
-
 class BounceAccountTest : public testing::Test {
  protected:
   BounceAccount& make(std::size_t pages) {
-    tracker_ = std::move(*BounceBufferTracker::create(ByteCount(pages * kPage), 1));
+    tracker_ = std::move(*BounceBufferTracker::create(ByteCount(pages * kPageSize), 1));
     return tracker_->account(0);
   }
   BounceTaker& taker(int name) { return takers_.emplace_back(name, served_); }
@@ -36,32 +34,32 @@ class BounceAccountTest : public testing::Test {
 
 TEST_F(BounceAccountTest, GivesBackWhatItTook) {
   BounceAccount& account = make(8);
-  EXPECT_EQ(account.most(), 8 * kPage);
+  EXPECT_EQ(account.most(), 8 * kPageSize);
   {
-    auto buffer = account.try_acquire(3 * kPage - 1);
+    auto buffer = account.try_acquire(3 * kPageSize - 1);
     ASSERT_TRUE(buffer);
-    EXPECT_EQ(buffer->size(), 3 * kPage - 1);
+    EXPECT_EQ(buffer->size(), 3 * kPageSize - 1);
     EXPECT_EQ(buffer->segments().size(), 1u);
-    EXPECT_EQ(account.held(), 3 * kPage);
+    EXPECT_EQ(account.held(), 3 * kPageSize);
     const TrackedBounceBuffer other = std::move(*buffer);
-    EXPECT_EQ(account.held(), 3 * kPage);
+    EXPECT_EQ(account.held(), 3 * kPageSize);
     EXPECT_EQ(buffer->size(), 0u);
   }
   EXPECT_EQ(account.held(), 0u);
   EXPECT_EQ(account.statistics().grants, 1u);
-  EXPECT_EQ(account.statistics().high_water, ByteCount(3 * kPage));
+  EXPECT_EQ(account.statistics().high_water, ByteCount(3 * kPageSize));
 }
 
 TEST_F(BounceAccountTest, OneThreadCanHaveAllOfIt) {
   BounceAccount& account = make(8);
-  const auto most = account.try_acquire(8 * kPage);
+  const auto most = account.try_acquire(8 * kPageSize);
   ASSERT_TRUE(most);
   EXPECT_EQ(account.try_acquire(1).error().kind, ErrorKind::kBusy);
 }
 
 TEST_F(BounceAccountTest, SizeZeroIsAlwaysGranted) {
   BounceAccount& account = make(1);
-  auto all = *account.try_acquire(kPage);
+  auto all = *account.try_acquire(kPageSize);
   taker(1).start(scope_, account, 1);
   const auto nothing = account.try_acquire(0);
   ASSERT_TRUE(nothing);
@@ -74,37 +72,37 @@ TEST_F(BounceAccountTest, SizeZeroIsAlwaysGranted) {
 
 TEST_F(BounceAccountTest, Fault05MoreThanTheWholeBudgetFailsAtOnce) {
   BounceAccount& account = make(4);
-  EXPECT_EQ(account.try_acquire(4 * kPage + 1).error(),
-            Error::make(ErrorKind::kTooLarge, "", 4 * kPage + 1, 4 * kPage));
-  EXPECT_EQ(taker(1).start(scope_, account, 4 * kPage + 1).error().kind, ErrorKind::kTooLarge);
+  EXPECT_EQ(account.try_acquire(4 * kPageSize + 1).error(),
+            Error::make(ErrorKind::kTooLarge, "", 4 * kPageSize + 1, 4 * kPageSize));
+  EXPECT_EQ(taker(1).start(scope_, account, 4 * kPageSize + 1).error().kind, ErrorKind::kTooLarge);
   EXPECT_EQ(taker(2).start(scope_, account, ~std::size_t{0}).error().kind, ErrorKind::kTooLarge);
 }
 
 TEST_F(BounceAccountTest, Fault05OrIsCutByTheCallersChoice) {
   BounceAccount& account = make(4);
   const AcquireOptions cut{.oversize = Oversize::kCut};
-  EXPECT_EQ(account.try_acquire(~std::size_t{0}, cut)->size(), 4 * kPage);
-  BounceTaker& one = taker(1).start(scope_, account, 9 * kPage, cut);
+  EXPECT_EQ(account.try_acquire(~std::size_t{0}, cut)->size(), 4 * kPageSize);
+  BounceTaker& one = taker(1).start(scope_, account, 9 * kPageSize, cut);
   ASSERT_TRUE(one.has_buffer());
-  EXPECT_EQ(one.buffer().size(), 4 * kPage);
-  EXPECT_TRUE(taker(2).start(scope_, account, 9 * kPage, cut).is_waiting());
+  EXPECT_EQ(one.buffer().size(), 4 * kPageSize);
+  EXPECT_TRUE(taker(2).start(scope_, account, 9 * kPageSize, cut).is_waiting());
   one.give_back();
-  EXPECT_EQ(takers_[1].buffer().size(), 4 * kPage);
+  EXPECT_EQ(takers_[1].buffer().size(), 4 * kPageSize);
 }
 
 TEST_F(BounceAccountTest, Fault06ABufferRemembersItsOwnPages) {
   BounceAccount& account = make(8);
   {
-    auto small = *account.try_acquire(kPage);
-    auto large = *account.try_acquire(5 * kPage);
+    auto small = *account.try_acquire(kPageSize);
+    auto large = *account.try_acquire(5 * kPageSize);
     std::swap(small, large);
     small = TrackedBounceBuffer();
-    EXPECT_EQ(account.held(), kPage);
+    EXPECT_EQ(account.held(), kPageSize);
     small = std::move(large);
-    EXPECT_EQ(account.held(), kPage);
+    EXPECT_EQ(account.held(), kPageSize);
   }
   EXPECT_EQ(account.held(), 0u);
-  EXPECT_TRUE(account.try_acquire(8 * kPage));
+  EXPECT_TRUE(account.try_acquire(8 * kPageSize));
 }
 
 TEST_F(BounceAccountTest, Fault04IsAsAlignedAsAsked) {
@@ -113,16 +111,16 @@ TEST_F(BounceAccountTest, Fault04IsAsAlignedAsAsked) {
     const auto buffer = account.try_acquire(5000, {.alignment = alignment});
     ASSERT_TRUE(buffer);
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer->bytes().data()) % alignment, 0u);
-    EXPECT_EQ(account.held(), 2 * kPage) << "alignment is no charge";
+    EXPECT_EQ(account.held(), 2 * kPageSize) << "alignment is no charge";
   }
 }
 
 TEST_F(BounceAccountTest, Fault07FirstComeFirstServed) {
   BounceAccount& account = make(4);
-  auto all = *account.try_acquire(4 * kPage);
-  taker(1).start(scope_, account, 3 * kPage);
-  taker(2).start(scope_, account, kPage);
-  EXPECT_EQ(account.try_acquire(kPage).error().kind, ErrorKind::kBusy) << "no overtaking";
+  auto all = *account.try_acquire(4 * kPageSize);
+  taker(1).start(scope_, account, 3 * kPageSize);
+  taker(2).start(scope_, account, kPageSize);
+  EXPECT_EQ(account.try_acquire(kPageSize).error().kind, ErrorKind::kBusy) << "no overtaking";
   all = TrackedBounceBuffer();
   EXPECT_THAT(served_, ElementsAre(1, 2));
   EXPECT_EQ(account.statistics().waits, 2u);
@@ -132,14 +130,14 @@ TEST_F(BounceAccountTest, Fault07FirstComeFirstServed) {
 TEST_F(BounceAccountTest, Fault07ABigRequestDoesNotStarve) {
   BounceAccount& account = make(4);
   std::deque<TrackedBounceBuffer> small;
-  for (int i = 0; i < 4; ++i) small.push_back(*account.try_acquire(kPage));
-  BounceTaker& big = taker(0).start(scope_, account, 4 * kPage);
-  for (int i = 1; i <= 4; ++i) taker(i).start(scope_, account, kPage);
+  for (int i = 0; i < 4; ++i) small.push_back(*account.try_acquire(kPageSize));
+  BounceTaker& big = taker(0).start(scope_, account, 4 * kPageSize);
+  for (int i = 1; i <= 4; ++i) taker(i).start(scope_, account, kPageSize);
   // Small ones come and go all the time; the big one gets what they give back.
   for (int i = 0; i < 3; ++i) {
     small.pop_front();
     EXPECT_THAT(served_, IsEmpty());
-    EXPECT_EQ(account.try_acquire(kPage).error().kind, ErrorKind::kBusy)
+    EXPECT_EQ(account.try_acquire(kPageSize).error().kind, ErrorKind::kBusy)
         << "a page is free, and not for a newcomer";
   }
   small.pop_front();
@@ -150,11 +148,11 @@ TEST_F(BounceAccountTest, Fault07ABigRequestDoesNotStarve) {
 
 TEST_F(BounceAccountTest, Fault07AReleaseWakesExactlyWhoFits) {
   BounceAccount& account = make(4);
-  auto one = *account.try_acquire(kPage);
-  auto three = *account.try_acquire(3 * kPage);
-  taker(1).start(scope_, account, kPage);
-  taker(2).start(scope_, account, 2 * kPage);
-  taker(3).start(scope_, account, kPage);
+  auto one = *account.try_acquire(kPageSize);
+  auto three = *account.try_acquire(3 * kPageSize);
+  taker(1).start(scope_, account, kPageSize);
+  taker(2).start(scope_, account, 2 * kPageSize);
+  taker(3).start(scope_, account, kPageSize);
   one = TrackedBounceBuffer();
   EXPECT_THAT(served_, ElementsAre(1));
   three = TrackedBounceBuffer();
@@ -163,9 +161,9 @@ TEST_F(BounceAccountTest, Fault07AReleaseWakesExactlyWhoFits) {
 
 TEST_F(BounceAccountTest, Fault07WhoIsWokenFindsTheMemory) {
   BounceAccount& account = make(4);
-  auto all = *account.try_acquire(4 * kPage);
+  auto all = *account.try_acquire(4 * kPageSize);
   std::byte* const memory = all.bytes().data();
-  BounceTaker& waiter = taker(1).start(scope_, account, 4 * kPage);
+  BounceTaker& waiter = taker(1).start(scope_, account, 4 * kPageSize);
   all = TrackedBounceBuffer();
   ASSERT_TRUE(waiter.has_buffer());
   EXPECT_EQ(waiter.buffer().bytes().data(), memory) << "not a second piece beside the first";
@@ -173,25 +171,25 @@ TEST_F(BounceAccountTest, Fault07WhoIsWokenFindsTheMemory) {
 
 TEST_F(BounceAccountTest, ACancelledWaiterLeavesTheLine) {
   BounceAccount& account = make(2);
-  auto all = *account.try_acquire(2 * kPage);
+  auto all = *account.try_acquire(2 * kPageSize);
   task::StopSource stop;
-  BounceTaker& cancelled = taker(1).start(scope_, account, kPage, {.token = stop.token()});
-  BounceTaker& other = taker(2).start(scope_, account, kPage);
+  BounceTaker& cancelled = taker(1).start(scope_, account, kPageSize, {.token = stop.token()});
+  BounceTaker& other = taker(2).start(scope_, account, kPageSize);
   stop.request_stop();
   EXPECT_EQ(cancelled.error().kind, ErrorKind::kCancelled);
   EXPECT_EQ(account.statistics().cancelled, 1u);
   EXPECT_TRUE(other.is_waiting());
   all = TrackedBounceBuffer();
   EXPECT_TRUE(other.has_buffer());
-  EXPECT_EQ(account.held(), kPage);
+  EXPECT_EQ(account.held(), kPageSize);
 }
 
 TEST_F(BounceAccountTest, ACancelledWaiterThatStoodInTheWayLetsTheNextPass) {
   BounceAccount& account = make(4);
-  const auto held = account.try_acquire(2 * kPage);
+  const auto held = account.try_acquire(2 * kPageSize);
   task::StopSource stop;
-  taker(1).start(scope_, account, 3 * kPage, {.token = stop.token()});
-  BounceTaker& small = taker(2).start(scope_, account, kPage);
+  taker(1).start(scope_, account, 3 * kPageSize, {.token = stop.token()});
+  BounceTaker& small = taker(2).start(scope_, account, kPageSize);
   EXPECT_TRUE(small.is_waiting());
   stop.request_stop();
   EXPECT_TRUE(small.has_buffer());
@@ -199,28 +197,29 @@ TEST_F(BounceAccountTest, ACancelledWaiterThatStoodInTheWayLetsTheNextPass) {
 
 TEST_F(BounceAccountTest, AStoppedTokenDoesNotWait) {
   BounceAccount& account = make(1);
-  auto all = *account.try_acquire(kPage);
+  auto all = *account.try_acquire(kPageSize);
   task::StopSource stop;
   stop.request_stop();
   const AcquireOptions options{.token = stop.token()};
-  EXPECT_EQ(taker(1).start(scope_, account, kPage, options).error().kind, ErrorKind::kCancelled);
+  EXPECT_EQ(taker(1).start(scope_, account, kPageSize, options).error().kind,
+            ErrorKind::kCancelled);
   EXPECT_TRUE(taker(2).start(scope_, account, 0, options).has_buffer());
 }
 
 TEST_F(BounceAccountTest, ADestroyedWaiterLeavesNoTrace) {
   BounceAccount& account = make(2);
-  const auto held = account.try_acquire(kPage);
+  const auto held = account.try_acquire(kPageSize);
   BounceTaker& behind = taker(1);
   {
-    auto abandoned = account.acquire(2 * kPage);
+    auto abandoned = account.acquire(2 * kPageSize);
     ASSERT_FALSE(abandoned.await_ready());
     ASSERT_TRUE(abandoned.await_suspend(std::noop_coroutine()));
-    behind.start(scope_, account, kPage);
+    behind.start(scope_, account, kPageSize);
     EXPECT_TRUE(behind.is_waiting());
   }
   EXPECT_TRUE(behind.has_buffer());
   behind.give_back();
-  EXPECT_EQ(account.held(), kPage);
+  EXPECT_EQ(account.held(), kPageSize);
 }
 
 task::Task<> release_and_destroy(task::WaitQueue& queue, TrackedBounceBuffer& buffer,
@@ -233,9 +232,9 @@ task::Task<> release_and_destroy(task::WaitQueue& queue, TrackedBounceBuffer& bu
 
 TEST_F(BounceAccountTest, AWaiterDestroyedBetweenItsWakeUpAndItsTurnGivesBack) {
   BounceAccount& account = make(2);
-  auto all = *account.try_acquire(2 * kPage);
+  auto all = *account.try_acquire(2 * kPageSize);
   std::optional<BounceAccount::Acquire> victim;
-  victim.emplace(account, 2 * kPage, AcquireOptions{});
+  victim.emplace(account, 2 * kPageSize, AcquireOptions{});
   ASSERT_FALSE(victim->await_ready());
   ASSERT_TRUE(victim->await_suspend(std::noop_coroutine()));
   task::WaitQueue queue;
@@ -248,9 +247,9 @@ TEST_F(BounceAccountTest, AWaiterDestroyedBetweenItsWakeUpAndItsTurnGivesBack) {
 
 TEST_F(BounceAccountTest, AWokenWaiterMayReleaseAndAskAgain) {
   BounceAccount& account = make(1);
-  auto all = *account.try_acquire(kPage);
+  auto all = *account.try_acquire(kPageSize);
   std::vector<BounceTaker*> line;
-  for (int i = 0; i < 100; ++i) line.push_back(&taker(i).start(scope_, account, kPage));
+  for (int i = 0; i < 100; ++i) line.push_back(&taker(i).start(scope_, account, kPageSize));
   all = TrackedBounceBuffer();
   for (BounceTaker* const one : line) {
     ASSERT_TRUE(one->has_buffer());
@@ -261,11 +260,11 @@ TEST_F(BounceAccountTest, AWokenWaiterMayReleaseAndAskAgain) {
 
 TEST_F(BounceAccountTest, Fault19BuffersAreRecycledAndNotZeroed) {
   BounceAccount& account = make(32);
-  auto first = *account.try_acquire(32 * kPage);
+  auto first = *account.try_acquire(32 * kPageSize);
   std::byte* const memory = first.bytes().data();
-  std::memset(memory, 0x5a, 32 * kPage);
+  std::memset(memory, 0x5a, 32 * kPageSize);
   first = TrackedBounceBuffer();
-  const auto second = *account.try_acquire(32 * kPage);
+  const auto second = *account.try_acquire(32 * kPageSize);
   EXPECT_EQ(second.bytes().data(), memory);
   EXPECT_EQ(second.bytes().back(), std::byte{0x5a});
 }
@@ -318,7 +317,7 @@ TEST_F(BounceAccountTest, RandomSchedulesGoAsInTheNaiveModel) {
       if (takers_[index].has_buffer() && takers_[index].buffer().size() != 0) {
         const std::size_t size = takers_[index].buffer().size();
         takers_[index].give_back();
-        model.release((size + kPage - 1) / kPage);
+        model.release((size + kPageSize - 1) / kPageSize);
       } else if (takers_[index].is_waiting()) {
         stops[index].request_stop();
         model.cancel(static_cast<int>(index));
@@ -327,10 +326,10 @@ TEST_F(BounceAccountTest, RandomSchedulesGoAsInTheNaiveModel) {
     for (int round = 0; round < 200; ++round) {
       if (random() % 2 == 0) {
         const auto name = static_cast<int>(takers_.size());
-        const std::size_t size = 1 + random() % (pages * kPage);
+        const std::size_t size = 1 + random() % (pages * kPageSize);
         sizes.push_back(size);
         taker(name).start(scope_, account, size, {.token = stops.emplace_back().token()});
-        model.ask(name, (size + kPage - 1) / kPage);
+        model.ask(name, (size + kPageSize - 1) / kPageSize);
       } else if (!takers_.empty()) {
         settle_one(random() % takers_.size());
       }

@@ -13,13 +13,11 @@ namespace {
 using test::BounceTaker;
 using testing::ElementsAre;
 
-constexpr std::size_t kPage = kPageSize;
-
 class BounceOrderTest : public testing::Test {
  protected:
   BounceAccount& add(std::size_t quota, std::size_t overflow) {
     BounceAccount& account =
-        **tracker_.add_account({ByteCount(quota * kPage), ByteCount(overflow * kPage)});
+        **tracker_.add_account({ByteCount(quota * kPageSize), ByteCount(overflow * kPageSize)});
     account.open([this](BounceAccount& called) { calls_.push_back(&called); });
     return account;
   }
@@ -43,12 +41,12 @@ class BounceOrderTest : public testing::Test {
 TEST_F(BounceOrderTest, AWaiterDoesNotInheritThePlaceOfOneThatLeft) {
   BounceAccount& holder = add(0, 7);
   BounceAccount& other = add(7, 0);
-  const auto held = *holder.try_acquire(kPage);
+  const auto held = *holder.try_acquire(kPageSize);
   task::StopSource stop_first;
   task::StopSource stop_third;
-  taker(1).start(scope_, other, 14 * kPage, {.token = stop_first.token()});
-  taker(2).start(scope_, holder, 4 * kPage);
-  taker(3).start(scope_, other, 14 * kPage, {.token = stop_third.token()});
+  taker(1).start(scope_, other, 14 * kPageSize, {.token = stop_first.token()});
+  taker(2).start(scope_, holder, 4 * kPageSize);
+  taker(3).start(scope_, other, 14 * kPageSize, {.token = stop_third.token()});
   stop_first.request_stop();
   answer_calls();
   EXPECT_THAT(served_, ElementsAre(2)) << "6 pages are free, and the third came later";
@@ -60,11 +58,11 @@ TEST_F(BounceOrderTest, OvertakingIsBoundedForRequestsOfDifferentSizes) {
   constexpr int kRequests = 100;
   BounceAccount& holder = add(1, 2);
   BounceAccount& patient = add(1, 0);
-  auto two = *holder.try_acquire(2 * kPage);
-  auto one = *holder.try_acquire(kPage);
-  taker(0).start(scope_, patient, 3 * kPage);
+  auto two = *holder.try_acquire(2 * kPageSize);
+  auto one = *holder.try_acquire(kPageSize);
+  taker(0).start(scope_, patient, 3 * kPageSize);
   for (int i = 1; i <= kRequests; ++i) {
-    taker(i).start(scope_, holder, (i % 2 == 1 ? 2 : 1) * kPage);
+    taker(i).start(scope_, holder, (i % 2 == 1 ? 2 : 1) * kPageSize);
   }
   two = TrackedBounceBuffer();
   one = TrackedBounceBuffer();

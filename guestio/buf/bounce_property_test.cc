@@ -10,13 +10,13 @@
 #include <random>
 
 #include "guestio/buf/test/bounce_taker.h"
+#include "testing/rounds.h"
 
 namespace guestio::buf {
 namespace {
 
 using test::BounceTaker;
 
-constexpr std::size_t kPage = kPageSize;
 constexpr std::size_t kLimitOfSecondDevice = 4;  // pages of overflow
 
 struct Request {
@@ -58,7 +58,7 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
       thread.quota = 1 + random_() % 4;
       const std::size_t share = 1 + random_() % 3;
       thread.account = *trackers_[thread.device].add_account(
-          {ByteCount(thread.quota * kPage), ByteCount(share * kPage)});
+          {ByteCount(thread.quota * kPageSize), ByteCount(share * kPageSize)});
       thread.account->open([this](BounceAccount& called) { calls_.push_back(&called); });
       overflow_ += share;
     }
@@ -68,11 +68,12 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
 
   void ask() {
     Thread& thread = threads_[random_() % threads_.size()];
-    const std::size_t most = thread.account->most() / kPage;
+    const std::size_t most = thread.account->most() / kPageSize;
     const std::size_t usual = std::min<std::size_t>(most, 3);
     const std::size_t pages = 1 + random_() % (random_() % 8 == 0 ? most : usual);
     Request& request = thread.requests.emplace_back(arrivals_++, served_, pages);
-    request.taker.start(scope_, *thread.account, pages * kPage, {.token = request.stop.token()});
+    request.taker.start(scope_, *thread.account, pages * kPageSize,
+                        {.token = request.stop.token()});
   }
   void end_one() {
     Thread& thread = threads_[random_() % threads_.size()];
@@ -98,7 +99,7 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
   // Promises.
 
   void check_thread(const Thread& thread) {
-    ASSERT_EQ(thread.account->held(), thread.used() * kPage);
+    ASSERT_EQ(thread.account->held(), thread.used() * kPageSize);
     if (!thread.is_waiting()) return;
     ASSERT_GT(thread.longest_waiter()->pages, thread.own_free()) << "the quota would have done";
     for (auto behind = thread.longest_waiter(); behind != thread.requests.end(); ++behind) {
@@ -109,7 +110,7 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
     borrowed_ = {};
     for (const Thread& thread : threads_) borrowed_[thread.device] += thread.borrowed();
     ASSERT_LE(borrowed_[1], kLimitOfSecondDevice);
-    ASSERT_EQ(budget_.free_overflow(), ByteCount(free_overflow() * kPage))
+    ASSERT_EQ(budget_.free_overflow(), ByteCount(free_overflow() * kPageSize))
         << "overflow that is not in use is held back";
   }
   [[nodiscard]] std::size_t free_overflow() const {
@@ -120,7 +121,7 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
   void check_line() {
     std::vector<const Thread*> line;
     for (const Thread& thread : threads_) {
-      const std::size_t reach = thread.account->most() / kPage - thread.quota;
+      const std::size_t reach = thread.account->most() / kPageSize - thread.quota;
       if (thread.is_waiting() && thread.lack() <= reach) line.push_back(&thread);
     }
     std::ranges::sort(line, {},
@@ -151,7 +152,7 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
   std::array<BounceBufferTracker, 2> trackers_{
       BounceBufferTracker({.budget = &budget_}),
       BounceBufferTracker(
-          {.budget = &budget_, .overflow_limit = ByteCount(kLimitOfSecondDevice * kPage)})};
+          {.budget = &budget_, .overflow_limit = ByteCount(kLimitOfSecondDevice * kPageSize)})};
   std::size_t overflow_ = 0;               // pages
   std::array<std::size_t, 2> borrowed_{};  // pages, by device
   bool is_second_device_held_up_ = false;
@@ -160,7 +161,7 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
 };
 
 TEST_P(BouncePropertyTest, EveryPromiseIsKept) {
-  for (int round = 0; round < 3000; ++round) {
+  for (int round = 0; round < rounds_on_one_thread(3000); ++round) {
     random_() % 2 == 0 ? ask() : end_one();
     answer_calls();
     ASSERT_NO_FATAL_FAILURE(check()) << "round " << round;

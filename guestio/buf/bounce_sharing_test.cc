@@ -14,14 +14,12 @@ namespace {
 using test::BounceTaker;
 using testing::ElementsAre;
 
-constexpr std::size_t kPage = kPageSize;
-
 class BounceSharingTest : public testing::Test {
  protected:
   /// An account with `quota` pages of its own; it adds `overflow` to what all share.
   BounceAccount& add(BounceBufferTracker& tracker, std::size_t quota, std::size_t overflow) {
     BounceAccount& account =
-        **tracker.add_account({ByteCount(quota * kPage), ByteCount(overflow * kPage)});
+        **tracker.add_account({ByteCount(quota * kPageSize), ByteCount(overflow * kPageSize)});
     account.open([this](BounceAccount& called) { calls_.push_back(&called); });
     accounts_.push_back(&account);
     return account;
@@ -46,17 +44,19 @@ class BounceSharingTest : public testing::Test {
   std::vector<int> served_;
   BounceBudget budget_;
   BounceBufferTracker tracker_{{.budget = &budget_}};
-  BounceBufferTracker other_tracker_{{.budget = &budget_, .overflow_limit = ByteCount(4 * kPage)}};
+  BounceBufferTracker other_tracker_{
+      {.budget = &budget_, .overflow_limit = ByteCount(4 * kPageSize)}};
   task::Scope scope_;
   std::deque<BounceTaker> takers_;
 };
 
 TEST_F(BounceSharingTest, TheSimpleFormHalvesEachLimit) {
-  const auto tracker = std::move(*BounceBufferTracker::create(ByteCount(9 * kPage), 3));
+  const auto tracker = std::move(*BounceBufferTracker::create(ByteCount(9 * kPageSize), 3));
   ASSERT_EQ(tracker->accounts(), 3u);
-  EXPECT_EQ(tracker->account(2).share(), (BounceShare{ByteCount(5 * kPage), ByteCount(4 * kPage)}));
-  EXPECT_EQ(tracker->account(0).most(), 17 * kPage);
-  EXPECT_EQ(tracker->budget().overflow(), ByteCount(12 * kPage));
+  EXPECT_EQ(tracker->account(2).share(),
+            (BounceShare{ByteCount(5 * kPageSize), ByteCount(4 * kPageSize)}));
+  EXPECT_EQ(tracker->account(0).most(), 17 * kPageSize);
+  EXPECT_EQ(tracker->budget().overflow(), ByteCount(12 * kPageSize));
 }
 
 TEST_F(BounceSharingTest, AloneAThreadCanHoldAllOfTheDefaultLimit) {
@@ -71,34 +71,34 @@ TEST_F(BounceSharingTest, Fault07AnIdleThreadsBudgetServesABusyOne) {
   BounceAccount& busy = add(tracker_, 4, 4);
   add(tracker_, 4, 4);
   add(tracker_, 4, 4);
-  auto all = busy.try_acquire(16 * kPage);
+  auto all = busy.try_acquire(16 * kPageSize);
   ASSERT_TRUE(all) << "its own 8 pages and what the others do not use of theirs";
-  EXPECT_EQ(busy.held(), 16 * kPage);
-  EXPECT_EQ(busy.try_acquire(16 * kPage + 1).error().kind, ErrorKind::kTooLarge);
+  EXPECT_EQ(busy.held(), 16 * kPageSize);
+  EXPECT_EQ(busy.try_acquire(16 * kPageSize + 1).error().kind, ErrorKind::kTooLarge);
   *all = TrackedBounceBuffer();
-  EXPECT_EQ(budget_.free_overflow(), ByteCount(12 * kPage));
+  EXPECT_EQ(budget_.free_overflow(), ByteCount(12 * kPageSize));
 }
 
 TEST_F(BounceSharingTest, Fault07ABusyThreadLeavesTheOthersTheirQuota) {
   BounceAccount& busy = add(tracker_, 4, 4);
   BounceAccount& other = add(tracker_, 4, 4);
-  const auto all = busy.try_acquire(12 * kPage);
-  EXPECT_TRUE(other.try_acquire(4 * kPage));
-  EXPECT_EQ(other.try_acquire(5 * kPage).error().kind, ErrorKind::kBusy);
+  const auto all = busy.try_acquire(12 * kPageSize);
+  EXPECT_TRUE(other.try_acquire(4 * kPageSize));
+  EXPECT_EQ(other.try_acquire(5 * kPageSize).error().kind, ErrorKind::kBusy);
 }
 
 TEST_F(BounceSharingTest, OverflowIsLentInTheOrderOfArrival) {
   BounceAccount& holder = add(tracker_, 1, 8);
   BounceAccount& first = add(tracker_, 1, 0);
   BounceAccount& second = add(tracker_, 1, 0);
-  auto all = *holder.try_acquire(9 * kPage);
-  taker(1).start(scope_, first, 8 * kPage);
-  taker(2).start(scope_, second, 3 * kPage);
-  taker(3).start(scope_, first, kPage);
-  EXPECT_EQ(holder.try_acquire(3 * kPage).error().kind, ErrorKind::kBusy);
+  auto all = *holder.try_acquire(9 * kPageSize);
+  taker(1).start(scope_, first, 8 * kPageSize);
+  taker(2).start(scope_, second, 3 * kPageSize);
+  taker(3).start(scope_, first, kPageSize);
+  EXPECT_EQ(holder.try_acquire(3 * kPageSize).error().kind, ErrorKind::kBusy);
   all = TrackedBounceBuffer();
   EXPECT_THAT(calls_, ElementsAre(&first)) << "who does not fit is not called";
-  EXPECT_EQ(holder.try_acquire(3 * kPage).error().kind, ErrorKind::kBusy)
+  EXPECT_EQ(holder.try_acquire(3 * kPageSize).error().kind, ErrorKind::kBusy)
       << "what comes later does not overtake the second";
   answer_calls();
   EXPECT_THAT(served_, ElementsAre(1));
@@ -110,10 +110,10 @@ TEST_F(BounceSharingTest, OverflowIsLentInTheOrderOfArrival) {
 TEST_F(BounceSharingTest, AThreadIsCalledOnceHoweverOftenItIsServed) {
   BounceAccount& holder = add(tracker_, 1, 8);
   BounceAccount& other = add(tracker_, 1, 0);
-  auto one = *holder.try_acquire(5 * kPage);
-  auto rest = *holder.try_acquire(4 * kPage);
-  taker(1).start(scope_, other, 2 * kPage);
-  taker(2).start(scope_, other, 2 * kPage);
+  auto one = *holder.try_acquire(5 * kPageSize);
+  auto rest = *holder.try_acquire(4 * kPageSize);
+  taker(1).start(scope_, other, 2 * kPageSize);
+  taker(2).start(scope_, other, 2 * kPageSize);
   one = TrackedBounceBuffer();
   rest = TrackedBounceBuffer();
   EXPECT_EQ(calls_.size(), 1u);
@@ -125,10 +125,10 @@ TEST_F(BounceSharingTest, PagesHandedToAWaiterThatLeftGoToTheNext) {
   BounceAccount& holder = add(tracker_, 1, 4);
   BounceAccount& leaver = add(tracker_, 1, 0);
   BounceAccount& other = add(tracker_, 1, 0);
-  auto all = *holder.try_acquire(5 * kPage);
+  auto all = *holder.try_acquire(5 * kPageSize);
   task::StopSource stop;
-  taker(1).start(scope_, leaver, 5 * kPage, {.token = stop.token()});
-  taker(2).start(scope_, other, 5 * kPage);
+  taker(1).start(scope_, leaver, 5 * kPageSize, {.token = stop.token()});
+  taker(2).start(scope_, other, 5 * kPageSize);
   all = TrackedBounceBuffer();
   ASSERT_THAT(calls_, ElementsAre(&leaver));
   stop.request_stop();
@@ -136,17 +136,17 @@ TEST_F(BounceSharingTest, PagesHandedToAWaiterThatLeftGoToTheNext) {
   answer_calls();
   EXPECT_THAT(served_, ElementsAre(2));
   takers_[1].give_back();
-  EXPECT_EQ(budget_.free_overflow(), ByteCount(4 * kPage));
+  EXPECT_EQ(budget_.free_overflow(), ByteCount(4 * kPageSize));
 }
 
 TEST_F(BounceSharingTest, AWaiterThatLeavesTheLineLetsTheOthersUp) {
   BounceAccount& holder = add(tracker_, 1, 4);
   BounceAccount& leaver = add(tracker_, 1, 0);
   BounceAccount& other = add(tracker_, 1, 0);
-  const auto some = holder.try_acquire(3 * kPage);
+  const auto some = holder.try_acquire(3 * kPageSize);
   task::StopSource stop;
-  taker(1).start(scope_, leaver, 5 * kPage, {.token = stop.token()});
-  taker(2).start(scope_, other, 2 * kPage);
+  taker(1).start(scope_, leaver, 5 * kPageSize, {.token = stop.token()});
+  taker(2).start(scope_, other, 2 * kPageSize);
   EXPECT_TRUE(takers_[1].is_waiting());
   stop.request_stop();
   answer_calls();
@@ -156,10 +156,10 @@ TEST_F(BounceSharingTest, AWaiterThatLeavesTheLineLetsTheOthersUp) {
 TEST_F(BounceSharingTest, WaitersOfTwoThreadsDoNotHoldWhatTheOtherNeeds) {
   BounceAccount& one = add(tracker_, 2, 4);
   BounceAccount& two = add(tracker_, 2, 4);
-  auto first = *one.try_acquire(6 * kPage);
-  auto second = *two.try_acquire(6 * kPage);
-  taker(1).start(scope_, one, 10 * kPage);
-  taker(2).start(scope_, two, 10 * kPage);
+  auto first = *one.try_acquire(6 * kPageSize);
+  auto second = *two.try_acquire(6 * kPageSize);
+  taker(1).start(scope_, one, 10 * kPageSize);
+  taker(2).start(scope_, two, 10 * kPageSize);
   first = TrackedBounceBuffer();
   second = TrackedBounceBuffer();
   answer_calls();
@@ -171,8 +171,8 @@ TEST_F(BounceSharingTest, WaitersOfTwoThreadsDoNotHoldWhatTheOtherNeeds) {
 
 TEST_F(BounceSharingTest, ARequestThatNeedsItsWholeQuotaWaitsForItsOwnReleases) {
   BounceAccount& account = add(tracker_, 8, 8);
-  auto own = *account.try_acquire(4 * kPage);
-  taker(1).start(scope_, account, 16 * kPage);
+  auto own = *account.try_acquire(4 * kPageSize);
+  taker(1).start(scope_, account, 16 * kPageSize);
   EXPECT_TRUE(takers_[0].is_waiting());
   own = TrackedBounceBuffer();
   EXPECT_TRUE(takers_[0].has_buffer());
@@ -182,10 +182,10 @@ TEST_F(BounceSharingTest, Fault07OvertakingIsBounded) {
   BounceAccount& holder = add(tracker_, 1, 1);
   BounceAccount& patient = add(tracker_, 1, 0);
   std::deque<TrackedBounceBuffer> held;
-  held.push_back(*holder.try_acquire(2 * kPage));
-  taker(0).start(scope_, patient, 2 * kPage);
+  held.push_back(*holder.try_acquire(2 * kPageSize));
+  taker(0).start(scope_, patient, 2 * kPageSize);
   // The holder's own waiters pass the two pages on, but not for ever.
-  for (int i = 1; i <= 100; ++i) taker(i).start(scope_, holder, 2 * kPage);
+  for (int i = 1; i <= 100; ++i) taker(i).start(scope_, holder, 2 * kPageSize);
   held.clear();
   for (std::size_t i = 1; takers_[0].is_waiting(); ++i) {
     ASSERT_LE(i, BounceBufferTracker::kMostOvertakes);
@@ -205,34 +205,34 @@ TEST_F(BounceSharingTest, ADevicesLimitHoldsUpThatDeviceOnly) {
   BounceAccount& one = add(tracker_, 1, 10);
   BounceAccount& limited = add(other_tracker_, 1, 0);
   BounceAccount& also_limited = add(other_tracker_, 1, 0);
-  EXPECT_EQ(limited.most(), 5 * kPage);
-  auto most = *limited.try_acquire(5 * kPage);
-  taker(1).start(scope_, also_limited, 2 * kPage);
+  EXPECT_EQ(limited.most(), 5 * kPageSize);
+  auto most = *limited.try_acquire(5 * kPageSize);
+  taker(1).start(scope_, also_limited, 2 * kPageSize);
   EXPECT_TRUE(takers_[0].is_waiting()) << "4 pages of overflow for the device, all in use";
-  EXPECT_TRUE(one.try_acquire(7 * kPage)) << "which is no matter of the other device";
+  EXPECT_TRUE(one.try_acquire(7 * kPageSize)) << "which is no matter of the other device";
   most = TrackedBounceBuffer();
   answer_calls();
   EXPECT_TRUE(takers_[0].has_buffer());
 }
 
 TEST_F(BounceSharingTest, TheTotalBoundsAllTrackers) {
-  BounceBudget small(ByteCount(10 * kPage));
+  BounceBudget small(ByteCount(10 * kPageSize));
   BounceBufferTracker tracker{{.budget = &small}};
   BounceBufferTracker other{{.budget = &small}};
-  EXPECT_TRUE(tracker.add_account(BounceShare::of(ByteCount(6 * kPage))));
-  EXPECT_EQ(other.add_account(BounceShare::of(ByteCount(6 * kPage))).error().kind,
+  EXPECT_TRUE(tracker.add_account(BounceShare::of(ByteCount(6 * kPageSize))));
+  EXPECT_EQ(other.add_account(BounceShare::of(ByteCount(6 * kPageSize))).error().kind,
             ErrorKind::kTooLarge);
-  EXPECT_TRUE(other.add_account(BounceShare::of(ByteCount(4 * kPage))));
+  EXPECT_TRUE(other.add_account(BounceShare::of(ByteCount(4 * kPageSize))));
 }
 
 TEST_F(BounceSharingTest, AClosedAccountIsOpenedAgain) {
-  const BounceShare share = BounceShare::of(ByteCount(8 * kPage));
+  const BounceShare share = BounceShare::of(ByteCount(8 * kPageSize));
   const auto ignore = [](BounceAccount&) {};
   auto first = *tracker_.open_account(share, ignore);
   auto second = *tracker_.open_account(share, ignore);
   BounceAccount* const closed = first.get();
   first.reset();
-  auto larger = *tracker_.open_account(BounceShare::of(ByteCount(12 * kPage)), ignore);
+  auto larger = *tracker_.open_account(BounceShare::of(ByteCount(12 * kPageSize)), ignore);
   EXPECT_NE(larger.get(), closed);
   EXPECT_EQ(tracker_.open_account(share, ignore)->get(), closed);
   EXPECT_EQ(tracker_.accounts(), 3u);
@@ -241,14 +241,14 @@ TEST_F(BounceSharingTest, AClosedAccountIsOpenedAgain) {
 TEST_F(BounceSharingTest, StatisticsAreTheSumOfTheAccounts) {
   BounceAccount& one = add(tracker_, 4, 0);
   BounceAccount& two = add(tracker_, 4, 0);
-  auto all = *one.try_acquire(4 * kPage);
-  EXPECT_TRUE(two.try_acquire(kPage));
-  taker(1).start(scope_, one, kPage);
+  auto all = *one.try_acquire(4 * kPageSize);
+  EXPECT_TRUE(two.try_acquire(kPageSize));
+  taker(1).start(scope_, one, kPageSize);
   all = TrackedBounceBuffer();
   const BounceStatistics sum = tracker_.statistics();
   EXPECT_EQ(sum.grants, 3u);
   EXPECT_EQ(sum.waits, 1u);
-  EXPECT_EQ(sum.high_water, ByteCount(5 * kPage));
+  EXPECT_EQ(sum.high_water, ByteCount(5 * kPageSize));
   EXPECT_EQ(sum.wait_time, sum.longest_wait);
 }
 

@@ -18,7 +18,6 @@
 namespace guestio::buf {
 namespace {
 
-constexpr std::size_t kPage = kPageSize;
 constexpr int kThreads = 4;
 constexpr int kTasks = 16;
 
@@ -61,7 +60,7 @@ class Worker {
       AcquireOptions options;
       options.token = client.stop->token();
       const std::size_t pages = 1 + random_() % (random_() % 8 == 0 ? 12 : 3);
-      auto acquiring = account_.acquire(pages * kPage, options);
+      auto acquiring = account_.acquire(pages * kPageSize, options);
       auto bounce = co_await acquiring;
       if (!bounce) {
         ++cancelled_;
@@ -105,7 +104,7 @@ class Worker {
 };
 
 TEST(BounceThreads, AStormOfCancellationsLeavesTheBudgetWhole) {
-  const auto tracker = std::move(*BounceBufferTracker::create(ByteCount(8 * kPage), kThreads));
+  const auto tracker = std::move(*BounceBufferTracker::create(ByteCount(8 * kPageSize), kThreads));
   std::array<std::uint64_t, kThreads> granted{};
   std::array<std::uint64_t, kThreads> cancelled{};
   std::vector<std::jthread> threads;

@@ -10,6 +10,7 @@
 #include "guestio/base/align.h"
 #include "guestio/base/mapping.h"
 #include "guestio/buf/bounce_buffer.h"
+#include "testing/rounds.h"
 
 namespace guestio::buf {
 namespace {
@@ -296,7 +297,7 @@ TEST_F(TransferPlanTest, RandomWindowsMoveExactlyTheirBytes) {
   std::mt19937_64 random(7);
   std::vector<std::byte> file(1 << 18);
   for (auto& byte : file) byte = static_cast<std::byte>(random());
-  for (int round = 0; round < 3000; ++round) {
+  for (int round = 0; round < rounds_on_one_thread(3000); ++round) {
     DirectIoLimits limits;
     limits.memory_alignment = 1U << (random() % 13);
     limits.offset_alignment = 512U << (random() % 4);

@@ -3,14 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include "guestio/mem/test/places.h"
+
 namespace guestio::mem {
 namespace {
 
-constexpr std::uint64_t kTop = ~std::uint64_t{0};
-
-AddressRange range(std::uint64_t start, std::uint64_t length) {
-  return AddressRange::from_checked(Gpa(start), length);
-}
+using test::kTop;
+using test::range;
 
 TEST(AddressRange, HoldsItsStartLengthEndAndLastByte) {
   const auto r = AddressRange::from_start_and_length(Gpa(0x1000), 0x20);

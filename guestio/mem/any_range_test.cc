@@ -7,9 +7,12 @@
 #include <array>
 #include <vector>
 
+#include "guestio/mem/test/places.h"
+
 namespace guestio::mem {
 namespace {
 
+using test::range;
 using testing::ElementsAre;
 
 std::vector<AddressRange> runs(const AnyRange& range) {
@@ -19,10 +22,6 @@ std::vector<AddressRange> runs(const AnyRange& range) {
     return {};
   }));
   return result;
-}
-
-AddressRange range(std::uint64_t start, std::uint64_t length) {
-  return AddressRange::from_checked(Gpa(start), length);
 }
 
 TEST(AnyRange, ADefaultOneIsEmpty) {

@@ -10,18 +10,17 @@
 
 #include "guestio/mem/guest_memory.h"
 #include "guestio/mem/test/guarded_backing.h"
+#include "guestio/mem/test/places.h"
 
 namespace guestio::mem {
 namespace {
+
+using test::range;
 
 using test::GuardedBacking;
 using testing::ElementsAre;
 using testing::IsEmpty;
 using Extent = GuardedBacking::Extent;
-
-AddressRange range(std::uint64_t start, std::uint64_t length) {
-  return AddressRange::from_checked(Gpa(start), length);
-}
 
 /// A memory of one guarded region that begins at guest address 0x100000.
 struct Guarded {

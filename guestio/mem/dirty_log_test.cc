@@ -13,16 +13,14 @@
 
 #include "guestio/mem/guest_memory.h"
 #include "guestio/mem/test/guarded_backing.h"
+#include "guestio/mem/test/places.h"
 
 namespace guestio::mem {
 namespace {
 
+using test::range;
 using testing::ElementsAre;
 using testing::IsEmpty;
-
-AddressRange range(std::uint64_t start, std::uint64_t length) {
-  return AddressRange::from_checked(Gpa(start), length);
-}
 
 std::vector<std::uint64_t> marked_pages(const DirtyLog& log, std::uint64_t pages) {
   std::vector<std::uint64_t> marked;

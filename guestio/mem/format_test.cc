@@ -6,12 +6,12 @@
 #include <array>
 #include <vector>
 
+#include "guestio/mem/test/places.h"
+
 namespace guestio::mem {
 namespace {
 
-AddressRange range(std::uint64_t start, std::uint64_t length) {
-  return AddressRange::from_checked(Gpa(start), length);
-}
+using test::range;
 
 TEST(Format, AnAddressRangeShowsItsEnds) {
   EXPECT_EQ(fmt::format("{}", range(0x1000, 0x1000)), "[0x1000, 0x2000)");

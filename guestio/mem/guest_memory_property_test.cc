@@ -5,12 +5,13 @@
 #include <random>
 
 #include "guestio/mem/test/memory_program.h"
+#include "testing/rounds.h"
 
 namespace guestio::mem {
 namespace {
 
 constexpr int kOperations = 120;
-constexpr unsigned kProgramsPerTest = 200;
+constexpr unsigned kProgramsPerTest = rounds_on_one_thread(200);
 
 class GuestMemoryProperty : public testing::TestWithParam<unsigned> {};
 

@@ -10,12 +10,14 @@
 #include <string_view>
 #include <utility>
 
+#include "guestio/mem/test/places.h"
+
 namespace guestio::mem {
 namespace {
 
+using test::kTop;
+using test::range;
 using testing::ElementsAre;
-
-constexpr std::uint64_t kTop = ~std::uint64_t{0};
 
 std::span<const std::byte> bytes_of(std::string_view text) {
   return std::as_bytes(std::span(text));
@@ -25,10 +27,6 @@ std::string read_text(const GuestMemory& memory, Gpa from, std::size_t length) {
   std::string text(length, '?');
   EXPECT_TRUE(memory.read(from, std::as_writable_bytes(std::span(text))));
   return text;
-}
-
-AddressRange range(std::uint64_t start, std::uint64_t length) {
-  return AddressRange::from_checked(Gpa(start), length);
 }
 
 std::shared_ptr<Backing> make_backing(std::size_t size) {

@@ -18,24 +18,17 @@
 #include "guestio/base/unique_fd.h"
 #include "guestio/mem/mapped_memory.h"
 #include "guestio/mem/recover.h"
+#include "guestio/mem/test/places.h"
 
 namespace guestio::mem {
 namespace {
 
+using test::make_memfd;
+using test::region;
+
 constexpr std::uint64_t kSize = 0x8000;
 constexpr std::uint64_t kSafe = 0x1000;  ///< what no attack takes away
 constexpr std::uint64_t kHalf = kSize / 2;
-
-UniqueFd make_memfd(std::uint64_t size) {
-  UniqueFd fd(::memfd_create("hostile-owner-test", MFD_CLOEXEC));
-  EXPECT_EQ(::ftruncate(fd.get(), static_cast<off_t>(size)), 0);
-  return fd;
-}
-
-FileRegion region(std::uint64_t start, std::uint64_t size, const UniqueFd& fd,
-                  std::uint64_t offset = 0) {
-  return {Gpa(start), ByteCount(size), fd.get(), FileOffset(offset)};
-}
 
 /// What an owner does to its memory, and how he makes it good again.
 struct Attack {

@@ -14,25 +14,18 @@
 #include <vector>
 
 #include "guestio/base/unique_fd.h"
+#include "guestio/mem/test/places.h"
 
 namespace guestio::mem {
 namespace {
+
+using test::make_memfd;
+using test::region;
 
 constexpr std::uint64_t kMiB = 1 << 20;
 constexpr std::uint64_t kGiB = 1 << 30;
 /// Forces region by region.
 constexpr MapOptions kNoReservation{ByteCount(0)};
-
-UniqueFd make_memfd(std::uint64_t size, unsigned flags = 0) {
-  UniqueFd fd(::memfd_create("mapped-memory-test", MFD_CLOEXEC | flags));
-  if (fd && ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0) fd.reset();
-  return fd;
-}
-
-FileRegion region(std::uint64_t start, std::uint64_t size, const UniqueFd& fd,
-                  std::uint64_t offset = 0) {
-  return {Gpa(start), ByteCount(size), fd.get(), FileOffset(offset)};
-}
 
 Error error_of(std::vector<FileRegion> regions) {
   const auto memory = map_file_regions(regions);

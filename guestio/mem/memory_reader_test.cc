@@ -7,11 +7,13 @@
 #include <array>
 
 #include "guestio/mem/memory_writer.h"
+#include "guestio/mem/test/places.h"
 
 namespace guestio::mem {
 namespace {
 
-constexpr std::uint64_t kTop = ~std::uint64_t{0};
+using test::kTop;
+
 constexpr std::array kPages{Gpn(2), Gpn(1)};
 
 struct Header {

@@ -7,21 +7,19 @@
 #include <array>
 #include <vector>
 
+#include "guestio/mem/test/places.h"
+
 namespace guestio::mem {
 namespace {
 
+using test::kTop;
 using testing::ElementsAre;
 using testing::IsEmpty;
 
-constexpr std::uint64_t kTop = ~std::uint64_t{0};
 constexpr std::uint64_t kLastGpn = (std::uint64_t{1} << 52) - 1;
-constexpr std::array kPages{Gpn(7), Gpn(8), Gpn(3), Gpn(5)};
+constexpr std::array kGpns{Gpn(7), Gpn(8), Gpn(3), Gpn(5)};
 
-AddressRange bytes(std::uint64_t start, std::uint64_t length) {
-  return AddressRange::from_checked(Gpa(start), length);
-}
-
-PagedRange window(std::uint64_t offset, std::uint64_t length, std::span<const Gpn> gpns = kPages) {
+PagedRange window(std::uint64_t offset, std::uint64_t length, std::span<const Gpn> gpns = kGpns) {
   return *PagedRange::from_pages(offset, length, gpns);
 }
 
@@ -39,7 +37,7 @@ TEST(PagedRange, IsAWindowIntoItsPages) {
   EXPECT_EQ(range.length(), 0x1200u);
   EXPECT_EQ(range.offset(), 100u);
   EXPECT_THAT(range.gpns(), ElementsAre(Gpn(7), Gpn(8)));
-  EXPECT_THAT(runs_of(range), ElementsAre(bytes(0x7064, 0x1200)));
+  EXPECT_THAT(runs_of(range), ElementsAre(test::range(0x7064, 0x1200)));
 }
 
 TEST(PagedRange, TheOffsetMayLiePastTheFirstPage) {
@@ -61,13 +59,13 @@ TEST(PagedRange, HasOnlyThePagesThatItTouches) {
 }
 
 TEST(PagedRange, ConstructionFailsWhenItDoesNotFitThePages) {
-  EXPECT_TRUE(PagedRange::from_pages(0, 0x4000, kPages));
-  EXPECT_TRUE(PagedRange::from_pages(0x4000, 0, kPages));
-  EXPECT_EQ(PagedRange::from_pages(1, 0x4000, kPages).error(),
+  EXPECT_TRUE(PagedRange::from_pages(0, 0x4000, kGpns));
+  EXPECT_TRUE(PagedRange::from_pages(0x4000, 0, kGpns));
+  EXPECT_EQ(PagedRange::from_pages(1, 0x4000, kGpns).error(),
             Error::make(ErrorKind::kOutOfRange, "", 0x4000, 0x3fff));
-  EXPECT_FALSE(PagedRange::from_pages(0x4001, 0, kPages));
-  EXPECT_FALSE(PagedRange::from_pages(kTop, 2, kPages));
-  EXPECT_FALSE(PagedRange::from_pages(2, kTop, kPages));
+  EXPECT_FALSE(PagedRange::from_pages(0x4001, 0, kGpns));
+  EXPECT_FALSE(PagedRange::from_pages(kTop, 2, kGpns));
+  EXPECT_FALSE(PagedRange::from_pages(2, kTop, kGpns));
   EXPECT_TRUE(PagedRange::from_pages(0, 0, {}));
   EXPECT_FALSE(PagedRange::from_pages(0, 1, {}));
 }
@@ -85,8 +83,9 @@ TEST(PagedRange, TheEmptyWindowIsSafeToUseInAnyWay) {
 
 TEST(PagedRange, RunsJoinAscendingPagesAndAreClippedToTheWindow) {
   EXPECT_THAT(runs_of(window(0x800, 0x3000)),
-              ElementsAre(bytes(0x7800, 0x1800), bytes(0x3000, 0x1000), bytes(0x5000, 0x800)));
-  EXPECT_THAT(runs_of(window(0x10, 0x20)), ElementsAre(bytes(0x7010, 0x20)));
+              ElementsAre(test::range(0x7800, 0x1800), test::range(0x3000, 0x1000),
+                          test::range(0x5000, 0x800)));
+  EXPECT_THAT(runs_of(window(0x10, 0x20)), ElementsAre(test::range(0x7010, 0x20)));
 }
 
 TEST(PagedRange, LongRunsEndWhereTheOrderBreaks) {
@@ -94,33 +93,33 @@ TEST(PagedRange, LongRunsEndWhereTheOrderBreaks) {
     std::vector<Gpn> gpns;
     for (std::size_t i = 0; i < 40; ++i) gpns.push_back(Gpn(100 + i + (i >= broken ? 1 : 0)));
     EXPECT_THAT(runs_of(PagedRange::from_whole_pages(gpns)),
-                ElementsAre(bytes(std::uint64_t{100} * 0x1000, broken * 0x1000),
-                            bytes((101 + broken) * 0x1000, (40 - broken) * 0x1000)));
+                ElementsAre(test::range(std::uint64_t{100} * 0x1000, broken * 0x1000),
+                            test::range((101 + broken) * 0x1000, (40 - broken) * 0x1000)));
   }
 }
 
 TEST(PagedRange, PopFrontTakesTheFirstRunOff) {
   PagedRange range = window(0x10, 0x2020);
-  EXPECT_EQ(*range.pop_front(), bytes(0x7010, 0x1ff0));
+  EXPECT_EQ(*range.pop_front(), test::range(0x7010, 0x1ff0));
   EXPECT_EQ(range.length(), 0x30u);
   EXPECT_EQ(range.offset(), 0u);
   EXPECT_THAT(range.gpns(), ElementsAre(Gpn(3)));
-  EXPECT_EQ(*range.pop_front(), bytes(0x3000, 0x30));
+  EXPECT_EQ(*range.pop_front(), test::range(0x3000, 0x30));
   EXPECT_FALSE(range.pop_front().has_value());
 }
 
 TEST(PagedRange, GivesPartsOfItself) {
   const PagedRange range = window(0x800, 0x3000);
   EXPECT_THAT(runs_of(range.subrange(0x7ff, 0x1002)),
-              ElementsAre(bytes(0x7fff, 0x1001), bytes(0x3000, 1)));
+              ElementsAre(test::range(0x7fff, 0x1001), test::range(0x3000, 1)));
   const auto [front, back] = range.split(0x1800);
-  EXPECT_THAT(runs_of(front), ElementsAre(bytes(0x7800, 0x1800)));
+  EXPECT_THAT(runs_of(front), ElementsAre(test::range(0x7800, 0x1800)));
   EXPECT_EQ(back.offset(), 0u);
-  EXPECT_THAT(runs_of(back), ElementsAre(bytes(0x3000, 0x1000), bytes(0x5000, 0x800)));
+  EXPECT_THAT(runs_of(back), ElementsAre(test::range(0x3000, 0x1000), test::range(0x5000, 0x800)));
   PagedRange rest = range;
   rest.skip(0x2800);
   rest.truncate(0x10);
-  EXPECT_THAT(runs_of(rest), ElementsAre(bytes(0x5000, 0x10)));
+  EXPECT_THAT(runs_of(rest), ElementsAre(test::range(0x5000, 0x10)));
 }
 
 TEST(PagedRange, ZeroAndTheWholeLengthAreFine) {
@@ -175,13 +174,13 @@ TEST(PagedRange, Fault08ImpossiblePageNumbersAreInvalidGpn) {
 
 TEST(PagedRange, Fault08TheLastPageThatHasAnAddressIsUsable) {
   const std::array gpns{Gpn(kLastGpn - 1), Gpn(kLastGpn)};
-  EXPECT_THAT(runs_of(window(0, 0x2000, gpns)), ElementsAre(bytes(kTop - 0x1fff, 0x2000)));
+  EXPECT_THAT(runs_of(window(0, 0x2000, gpns)), ElementsAre(test::range(kTop - 0x1fff, 0x2000)));
 }
 
 TEST(PagedRange, Fault08TheSecondBadPageOfARunIsNoticed) {
   const std::array gpns{Gpn(kLastGpn), Gpn(kLastGpn + 1), Gpn(kLastGpn + 2)};
   PagedRange range = window(0x10, 0x2000, gpns);
-  EXPECT_EQ(*range.pop_front(), bytes(kTop - 0xfef, 0xff0));
+  EXPECT_EQ(*range.pop_front(), test::range(kTop - 0xfef, 0xff0));
   EXPECT_EQ(range.pop_front()->error(), Error::make(ErrorKind::kInvalidGpn, "", kLastGpn + 1));
   const std::array wrapping{Gpn(kTop), Gpn(0)};
   EXPECT_EQ(first_error(window(0, 0x2000, wrapping)).kind, ErrorKind::kInvalidGpn);

@@ -7,17 +7,14 @@
 #include <array>
 #include <vector>
 
+#include "guestio/mem/test/places.h"
+
 namespace guestio::mem {
 namespace {
 
+using test::kTop;
 using testing::ElementsAre;
 using testing::IsEmpty;
-
-constexpr std::uint64_t kTop = ~std::uint64_t{0};
-
-AddressRange bytes(std::uint64_t start, std::uint64_t length) {
-  return AddressRange::from_checked(Gpa(start), length);
-}
 
 template <typename Range>
 std::vector<AddressRange> runs_of(const Range& range) {
@@ -42,8 +39,8 @@ class PagedRangesTest : public testing::Test {
 
 TEST_F(PagedRangesTest, IsOneBuffer) {
   EXPECT_EQ(ranges_.length(), 0x1830u);
-  EXPECT_THAT(runs_of(ranges_),
-              ElementsAre(bytes(0x7800, 0x1800), bytes(0x3000, 0x10), bytes(0x14040, 0x20)));
+  EXPECT_THAT(runs_of(ranges_), ElementsAre(test::range(0x7800, 0x1800), test::range(0x3000, 0x10),
+                                            test::range(0x14040, 0x20)));
 }
 
 TEST_F(PagedRangesTest, IterationGivesClippedPiecesWithoutEmptyOnes) {
@@ -57,15 +54,15 @@ TEST_F(PagedRangesTest, StopsMayFallInsideAPiece) {
   PagedRanges rest = ranges_;
   rest.skip(0x1808);
   rest.truncate(0x10);
-  EXPECT_THAT(runs_of(rest), ElementsAre(bytes(0x3008, 8), bytes(0x14040, 8)));
+  EXPECT_THAT(runs_of(rest), ElementsAre(test::range(0x3008, 8), test::range(0x14040, 8)));
   rest.skip(9);
-  EXPECT_THAT(runs_of(rest), ElementsAre(bytes(0x14041, 7)));
+  EXPECT_THAT(runs_of(rest), ElementsAre(test::range(0x14041, 7)));
 }
 
 TEST_F(PagedRangesTest, StopsMayFallBetweenPieces) {
   const auto [front, back] = ranges_.split(0x1810);
-  EXPECT_THAT(runs_of(front), ElementsAre(bytes(0x7800, 0x1800), bytes(0x3000, 0x10)));
-  EXPECT_THAT(runs_of(back), ElementsAre(bytes(0x14040, 0x20)));
+  EXPECT_THAT(runs_of(front), ElementsAre(test::range(0x7800, 0x1800), test::range(0x3000, 0x10)));
+  EXPECT_THAT(runs_of(back), ElementsAre(test::range(0x14040, 0x20)));
 }
 
 TEST_F(PagedRangesTest, ZeroAndTheWholeLengthAreFine) {
@@ -110,14 +107,15 @@ TEST_F(PagedRangesTest, AnInvalidPageEndsTheWalk) {
 }
 
 TEST(AddressRanges, IsAChainAsItComes) {
-  const std::array chain{bytes(0x100, 0x10), bytes(0x9000, 0), bytes(0x80, 3)};
+  const std::array chain{test::range(0x100, 0x10), test::range(0x9000, 0), test::range(0x80, 3)};
   const AddressRanges ranges = *AddressRanges::from_pieces(chain);
   EXPECT_EQ(ranges.length(), 0x13u);
-  EXPECT_THAT(runs_of(ranges.subrange(0xf, 3)), ElementsAre(bytes(0x10f, 1), bytes(0x80, 2)));
+  EXPECT_THAT(runs_of(ranges.subrange(0xf, 3)),
+              ElementsAre(test::range(0x10f, 1), test::range(0x80, 2)));
 }
 
 TEST(AddressRanges, RefusesLengthsThatDoNotAddUp) {
-  const std::array chain{bytes(0, kTop), bytes(0, 2)};
+  const std::array chain{test::range(0, kTop), test::range(0, 2)};
   EXPECT_EQ(AddressRanges::from_pieces(chain).error().kind, ErrorKind::kTooLarge);
 }
 
@@ -127,7 +125,7 @@ TEST(AddressRanges, ACopyOfAnEmptyListIsEmpty) {
 }
 
 TEST(ForEachRun, EndsWithTheFirstErrorOfTheVisitor) {
-  const std::array chain{bytes(0x100, 1), bytes(0x9000, 1), bytes(0x80, 3)};
+  const std::array chain{test::range(0x100, 1), test::range(0x9000, 1), test::range(0x80, 3)};
   int visits = 0;
   const auto walked =
       for_each_run(*AddressRanges::from_pieces(chain), [&](const AddressRange&) -> Result<> {

@@ -14,18 +14,13 @@
 
 #include "guestio/base/mapping.h"
 #include "guestio/mem/recover.h"
+#include "testing/rounds.h"
 
 namespace guestio::mem {
 namespace {
 
-#if defined(__has_feature)
-#define GUESTIO_HAS_FEATURE(feature) __has_feature(feature)
-#else
-#define GUESTIO_HAS_FEATURE(feature) 0
-#endif
-constexpr bool kThreadSanitizer = GUESTIO_HAS_FEATURE(thread_sanitizer);
 // Forking is fast and works in an emulator; the thread sanitizer wants no threads after a fork.
-constexpr const char* kStyle = kThreadSanitizer ? "threadsafe" : "fast";
+constexpr const char* kStyle = kIsThreadSanitized ? "threadsafe" : "fast";
 
 std::atomic<int> older_calls = 0;
 std::atomic<int> older_code = 0;
@@ -154,7 +149,7 @@ void copy_under_signals() {
 }
 
 TEST_F(RecoverSignalDeathTest, SignalsSentIntoACopyGoToTheOlderHandlerAndTheCopyIsWhole) {
-  if (kThreadSanitizer) GTEST_SKIP() << "a sent SIGSEGV can interrupt the sanitizer itself";
+  if (kIsThreadSanitized) GTEST_SKIP() << "a sent SIGSEGV can interrupt the sanitizer itself";
   EXPECT_EXIT(copy_under_signals(), testing::ExitedWithCode(0), "");
 }
 

@@ -23,7 +23,7 @@ namespace {
 using task::Task;
 using ::testing::Each;
 
-std::unique_ptr<Loop> make_loop(RingMode mode, unsigned submission_entries = 256) {
+std::unique_ptr<Loop> loop_of(RingMode mode, unsigned submission_entries = 256) {
   auto loop = Loop::create({.ring = {.submission_entries = submission_entries, .mode = mode}});
   return std::move(loop).value();
 }
@@ -36,7 +36,7 @@ class CancelTest : public ::testing::TestWithParam<RingMode> {
     pipe_writer_.reset(pipe_[1]);
   }
 
-  std::unique_ptr<Loop> loop_ = make_loop(GetParam());
+  std::unique_ptr<Loop> loop_ = loop_of(GetParam());
   UniqueFd event_{::eventfd(0, EFD_CLOEXEC)};
   std::array<int, 2> pipe_{};
   UniqueFd pipe_reader_;
@@ -68,7 +68,7 @@ TEST_P(CancelTest, OfAnIdleOperationDoesNothing) {
 }
 
 TEST_P(CancelTest, OfAnOperationThatWaitsForAnEntryNeverReachesTheKernel) {
-  const auto loop = make_loop(GetParam(), 1);
+  const auto loop = loop_of(GetParam(), 1);
   TestOperation first(do_nothing());
   int prepared = 0;
   TestOperation second([&](io_uring_sqe& entry) {
@@ -86,7 +86,7 @@ TEST_P(CancelTest, OfAnOperationThatWaitsForAnEntryNeverReachesTheKernel) {
 }
 
 TEST_P(CancelTest, ThatFindsNoEntryIsMadeLater) {
-  const auto loop = make_loop(GetParam(), 1);
+  const auto loop = loop_of(GetParam(), 1);
   TestOperation operation(poll_once(event_.get()));
   TestOperation behind_it(do_nothing(), [&](std::int32_t, std::uint32_t) { loop->stop(); });
   loop->start(operation);
@@ -119,7 +119,7 @@ TEST_P(CancelTest, DoesNotReachALaterOperationAtTheSameAddress) {
 }
 
 TEST_P(CancelTest, TenThousandOperationsAreAllCancelled) {
-  const auto loop = make_loop(GetParam(), 8);
+  const auto loop = loop_of(GetParam(), 8);
   std::list<TestOperation> operations;
   for (int i = 0; i < 10'000; ++i) {
     loop->start(operations.emplace_back(poll_once(event_.get())));
@@ -136,7 +136,7 @@ TEST_P(CancelTest, TenThousandOperationsAreAllCancelled) {
 
 TEST_P(CancelTest, AStormOfStartsCancelsAndEventsEndsEachOperationOnce) {
   constexpr std::uint64_t kRounds = 20'000;
-  const auto loop = make_loop(GetParam(), 8);
+  const auto loop = loop_of(GetParam(), 8);
   std::minstd_rand random(1);
   std::list<TestOperation> operations;
   for (int i = 0; i < 64; ++i) operations.emplace_back(poll_once(event_.get()));

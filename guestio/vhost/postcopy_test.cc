@@ -15,7 +15,7 @@
 namespace guestio::vhost {
 namespace {
 
-constexpr ProtocolBits kProtocol = kProtocolReplyAck | kProtocolPagefault;
+constexpr ProtocolBits kPostcopyProtocol = kProtocolReplyAck | kProtocolPagefault;
 constexpr auto kAdvise = std::to_underlying(FrontendRequest::kPostcopyAdvise);
 constexpr auto kListen = std::to_underlying(FrontendRequest::kPostcopyListen);
 constexpr auto kEnd = std::to_underlying(FrontendRequest::kPostcopyEnd);
@@ -32,7 +32,7 @@ class PostcopyTest : public test::BackendFixture {
 
   /// Until the backend knows that memory arrives later.
   void listen(ProtocolBits more = 0) {
-    ASSERT_TRUE(frontend_->negotiate(0, kProtocol | more).has_value());
+    ASSERT_TRUE(frontend_->negotiate(0, kPostcopyProtocol | more).has_value());
     Message answer;
     ASSERT_TRUE(frontend_->ask(kAdvise, {}, {}, answer));
     EXPECT_EQ(answer.header.size, 0u);
@@ -152,7 +152,7 @@ TEST_F(PostcopyTest, AFrontEndThatLeavesKeepsNobodyWaiting) {
 }
 
 TEST_F(PostcopyTest, ItIsNotBegunWithoutTheAdvice) {
-  ASSERT_TRUE(frontend_->negotiate(0, kProtocol).has_value());
+  ASSERT_TRUE(frontend_->negotiate(0, kPostcopyProtocol).has_value());
   EXPECT_FALSE(frontend_->tell(kListen));
   EXPECT_TRUE(frontend_->get_features().has_value());
 }
@@ -160,7 +160,7 @@ TEST_F(PostcopyTest, ItIsNotBegunWithoutTheAdvice) {
 using NoPostcopyTest = test::BackendFixture;
 
 TEST_F(NoPostcopyTest, WhoWasNotToldToTrustFrontEndsOffersNone) {
-  const auto negotiated = frontend_->negotiate(0, kProtocol);
+  const auto negotiated = frontend_->negotiate(0, kPostcopyProtocol);
   ASSERT_TRUE(negotiated.has_value());
   EXPECT_EQ(negotiated->offered_protocol & kProtocolPagefault, 0u);
   EXPECT_FALSE(frontend_->tell(kAdvise));

@@ -99,7 +99,7 @@ class Bench {
   virtio::DriverRing driver_;
 };
 
-struct RecordedRingTest : testing::TestWithParam<RingKind> {
+struct RecordedRingTest : ::testing::TestWithParam<RingKind> {
   std::uint16_t pop_head(RecordedRing& ring) {
     const auto popped = ring.pop(bench.memory(), chain);
     EXPECT_TRUE(popped && *popped == Pop::kChain);
@@ -226,7 +226,7 @@ TEST_P(RecordedRingTest, Rule40WhateverAFrontEndWritesIntoTheRecordHurtsNobody) 
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, RecordedRingTest,
-                         testing::Values(RingKind::kSplit, RingKind::kPacked),
+                         ::testing::Values(RingKind::kSplit, RingKind::kPacked),
                          [](const auto& instance) {
                            return instance.param == RingKind::kSplit ? "Split" : "Packed";
                          });
@@ -300,7 +300,7 @@ struct TokenSlot {
   }
 }
 
-struct KillTest : testing::TestWithParam<RingKind> {};
+struct KillTest : ::testing::TestWithParam<RingKind> {};
 
 TEST_P(KillTest, Rule41EachRequestIsAnsweredOnceHoweverOftenTheBackendIsKilled) {
   constexpr int kLives = 300;
@@ -370,7 +370,7 @@ TEST_P(KillTest, Rule41EachRequestIsAnsweredOnceHoweverOftenTheBackendIsKilled) 
   EXPECT_GT(done, 1000u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, KillTest, testing::Values(RingKind::kSplit, RingKind::kPacked),
+INSTANTIATE_TEST_SUITE_P(Kinds, KillTest, ::testing::Values(RingKind::kSplit, RingKind::kPacked),
                          [](const auto& instance) {
                            return instance.param == RingKind::kSplit ? "Split" : "Packed";
                          });

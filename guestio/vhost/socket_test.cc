@@ -20,7 +20,7 @@ using std::chrono::milliseconds;
 Deadline soon() { return Deadline::clock::now() + std::chrono::seconds(20); }
 
 /// The two ends of a connection; `raw` writes bytes that are no message.
-struct SocketTest : testing::Test {
+struct SocketTest : ::testing::Test {
   SocketTest() {
     std::array<int, 2> ends{};
     EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);

@@ -9,7 +9,7 @@
 
 #include "guestio/virtio/ring_for_test.h"
 
-namespace guestio::virtio {
+namespace guestio::virtio::packed_device_test {
 namespace {
 
 constexpr std::uint16_t kNext = kDescriptorNext;
@@ -444,4 +444,4 @@ TEST_F(PackedDeviceDeathTest, AChainThatIsPushedTwiceIsABugOfOurs) {
 }
 
 }  // namespace
-}  // namespace guestio::virtio
+}  // namespace guestio::virtio::packed_device_test

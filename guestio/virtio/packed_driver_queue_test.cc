@@ -8,7 +8,7 @@
 
 #include "guestio/virtio/ring_for_test.h"
 
-namespace guestio::virtio {
+namespace guestio::virtio::packed_driver_test {
 namespace {
 
 constexpr Gpa kA = RingForTest::kData;
@@ -175,4 +175,4 @@ TEST_F(PackedDriverTest, RingMemoryThatGoesAwayIsAMemoryFault) {
 }
 
 }  // namespace
-}  // namespace guestio::virtio
+}  // namespace guestio::virtio::packed_driver_test

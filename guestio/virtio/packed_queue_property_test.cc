@@ -14,10 +14,11 @@
 #include "guestio/virtio/packed_driver_queue.h"
 #include "guestio/virtio/queue_game_for_test.h"
 #include "guestio/virtio/ring_for_test.h"
+#include "testing/rounds.h"
 
 /// Both sides of a packed ring against each other: by chance, in two threads, and with a hostile
 /// driver.
-namespace guestio::virtio {
+namespace guestio::virtio::packed_property_test {
 namespace {
 
 std::vector<Setting> all_settings() {
@@ -52,7 +53,8 @@ TEST_P(PackedSides, EveryChainArrivesInOrderAndComesBackOnce) {
   const PackedPosition last{.index = static_cast<std::uint16_t>(GetParam().size - 1),
                             .wrap = false};
   Game<PackedKind> game(ring, GetParam(), last.to_word());
-  for (int round = 0; round < 20000 && !HasFatalFailure(); ++round) {
+  const int rounds = rounds_on_one_thread(20000);
+  for (int round = 0; round < rounds && !HasFatalFailure(); ++round) {
     game.driver_adds();
     game.device_takes();
     game.device_returns();
@@ -89,7 +91,7 @@ TEST(HostilePackedDriver, RandomBytesInTheRingNeverHurtTheDevice) {
   std::mt19937_64 engine(7);
   const auto random = [&engine](std::uint64_t limit) { return engine() % limit; };
   const PackedRing driver = ring.packed_driver();
-  for (int iteration = 0; iteration < 20000; ++iteration) {
+  for (int iteration = 0; iteration < rounds_on_one_thread(20000); ++iteration) {
     const PackedPosition start{.index = static_cast<std::uint16_t>(random(kSize)),
                                .wrap = random(2) == 0};
     PackedPosition place = start;
@@ -219,4 +221,4 @@ TEST(TwoThreadsOnAPackedRing, DataIsThereWhenTheFlagsSaySo) {
 }
 
 }  // namespace
-}  // namespace guestio::virtio
+}  // namespace guestio::virtio::packed_property_test

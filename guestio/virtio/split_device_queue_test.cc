@@ -9,7 +9,7 @@
 
 #include "guestio/virtio/ring_for_test.h"
 
-namespace guestio::virtio {
+namespace guestio::virtio::split_device_test {
 namespace {
 
 using Pop = SplitDeviceQueue::Pop;
@@ -469,4 +469,4 @@ TEST_F(DeviceDeathTest, AChainThatIsPushedTwiceIsABugOfOurs) {
 }
 
 }  // namespace
-}  // namespace guestio::virtio
+}  // namespace guestio::virtio::split_device_test

@@ -8,7 +8,7 @@
 
 #include "guestio/virtio/ring_for_test.h"
 
-namespace guestio::virtio {
+namespace guestio::virtio::split_driver_test {
 namespace {
 
 using Segment = SplitDriverQueue::Segment;
@@ -174,4 +174,4 @@ TEST_F(DriverTest, RingMemoryThatGoesAwayIsAMemoryFault) {
 }
 
 }  // namespace
-}  // namespace guestio::virtio
+}  // namespace guestio::virtio::split_driver_test

@@ -13,9 +13,10 @@
 #include "guestio/virtio/ring_for_test.h"
 #include "guestio/virtio/split_device_queue.h"
 #include "guestio/virtio/split_driver_queue.h"
+#include "testing/rounds.h"
 
 /// Both sides of a ring against each other: by chance, in two threads, and with a hostile driver.
-namespace guestio::virtio {
+namespace guestio::virtio::split_property_test {
 namespace {
 
 using Pop = SplitDeviceQueue::Pop;
@@ -49,7 +50,8 @@ struct BothSides : testing::TestWithParam<Setting> {};
 TEST_P(BothSides, EveryChainArrivesInOrderAndComesBackOnce) {
   const RingForTest ring(GetParam().size);
   Game<SplitKind> game(ring, GetParam(), 65000);
-  for (int round = 0; round < 20000 && !HasFatalFailure(); ++round) {
+  const int rounds = rounds_on_one_thread(20000);
+  for (int round = 0; round < rounds && !HasFatalFailure(); ++round) {
     game.driver_adds();
     game.device_takes();
     game.device_returns();
@@ -84,7 +86,7 @@ TEST(HostileDriver, RandomBytesInTheRingNeverHurtTheDevice) {
   const RingForTest ring(64);
   std::mt19937_64 engine(7);
   const auto random = [&engine](std::uint64_t limit) { return engine() % limit; };
-  for (int iteration = 0; iteration < 20000; ++iteration) {
+  for (int iteration = 0; iteration < rounds_on_one_thread(20000); ++iteration) {
     const SplitRing driver = ring.driver();
     for (std::uint16_t i = 0; i < 64; ++i) {
       // Plausible often enough that walks go deep.
@@ -212,4 +214,4 @@ TEST(TwoThreads, DataIsThereWhenTheIndexSaysSo) {
 }
 
 }  // namespace
-}  // namespace guestio::virtio
+}  // namespace guestio::virtio::split_property_test

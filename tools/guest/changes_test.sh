@@ -10,22 +10,15 @@ set -euo pipefail
 
 # shellcheck source=tools/lib/common.sh
 . "$(dirname "$0")/../lib/common.sh"
-# shellcheck source=tools/lib/packages.sh
-. "$GUESTIO_ROOT/tools/lib/packages.sh"
-# shellcheck source=tools/guest/kernel.sh
-. "$GUESTIO_ROOT/tools/guest/kernel.sh"
-# shellcheck source=tools/guest/initramfs.sh
-. "$GUESTIO_ROOT/tools/guest/initramfs.sh"
+# shellcheck source=tools/guest/own_machine.sh
+. "$GUESTIO_ROOT/tools/guest/own_machine.sh"
 
 [ $# -eq 2 ] || die_usage "usage: changes_test.sh PATH_OF_GUESTIO_BLK SCRATCH_DIRECTORY"
-mkdir -p "$2"
-scratch=$(cd "$2" && pwd)
+prepare_machine "$2" changes
 image=$scratch/disk.img
 read_only=$scratch/read-only.img
 files=$scratch/files
-rm -rf "$image" "$read_only" "$files" "$scratch"/*.log
-ensure_kernel
-make_initramfs "$GUEST_CACHE/kernel" "$scratch/initramfs.cpio" changes
+rm -rf "$image" "$read_only" "$files"
 truncate -s 128M "$image"
 mkdir "$files"
 head -c 3000000 /dev/urandom >"$files/a"
@@ -34,7 +27,7 @@ truncate -s 16M "$read_only"
 mkfs.ext4 -q -F -d "$files" "$read_only"
 before=$(md5sum <"$read_only")
 step "Changing the machine of a guest that runs"
-python3 "$GUESTIO_ROOT/tools/guest/changes.py" "$1" "$GUEST_CACHE/kernel/vmlinuz" \
-  "$scratch/initramfs.cpio" "$scratch" "$image" "$read_only"
+python3 "$GUESTIO_ROOT/tools/guest/changes.py" "$1" "$kernel" "$initramfs" \
+  "$scratch" "$image" "$read_only"
 [ "$(md5sum <"$read_only")" = "$before" ] || die "the read-only image was changed"
 rm -rf "$image" "$read_only" "$files"

@@ -11,28 +11,18 @@ set -euo pipefail
 
 # shellcheck source=tools/lib/common.sh
 . "$(dirname "$0")/../lib/common.sh"
-# shellcheck source=tools/lib/packages.sh
-. "$GUESTIO_ROOT/tools/lib/packages.sh"
-# shellcheck source=tools/guest/kernel.sh
-. "$GUESTIO_ROOT/tools/guest/kernel.sh"
-# shellcheck source=tools/guest/initramfs.sh
-. "$GUESTIO_ROOT/tools/guest/initramfs.sh"
+# shellcheck source=tools/guest/own_machine.sh
+. "$GUESTIO_ROOT/tools/guest/own_machine.sh"
 
 [ $# -ge 2 ] || die_usage "usage: kills_test.sh PATH_OF_GUESTIO_BLK SCRATCH_DIRECTORY [ROUNDS]"
 rounds=${3:-10}
 require_number ROUNDS "$rounds"
-mkdir -p "$2"
-scratch=$(cd "$2" && pwd)
+prepare_machine "$2" load
 images=("$scratch/split.img" "$scratch/packed.img")
-rm -f "${images[@]}" "$scratch"/*.log
-ensure_kernel
-make_initramfs "$GUEST_CACHE/kernel" "$scratch/initramfs.cpio" load
+rm -f "${images[@]}"
 truncate -s 256M "${images[@]}"
 step "Killing the backends under a guest with load"
-python3 "$GUESTIO_ROOT/tools/guest/kills.py" "$1" "$GUEST_CACHE/kernel/vmlinuz" \
-  "$scratch/initramfs.cpio" "$scratch" "$rounds" "${images[@]}"
-for image in "${images[@]}"; do
-  e2fsck -fn "$image" >"$scratch/fsck.log" 2>&1 || die "e2fsck found errors, see $scratch/fsck.log"
-done
-note "the file systems are whole"
+python3 "$GUESTIO_ROOT/tools/guest/kills.py" "$1" "$kernel" "$initramfs" \
+  "$scratch" "$rounds" "${images[@]}"
+for image in "${images[@]}"; do check_file_system "$image"; done
 rm -f "${images[@]}"

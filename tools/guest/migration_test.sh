@@ -10,26 +10,18 @@ set -euo pipefail
 
 # shellcheck source=tools/lib/common.sh
 . "$(dirname "$0")/../lib/common.sh"
-# shellcheck source=tools/lib/packages.sh
-. "$GUESTIO_ROOT/tools/lib/packages.sh"
-# shellcheck source=tools/guest/kernel.sh
-. "$GUESTIO_ROOT/tools/guest/kernel.sh"
-# shellcheck source=tools/guest/initramfs.sh
-. "$GUESTIO_ROOT/tools/guest/initramfs.sh"
+# shellcheck source=tools/guest/own_machine.sh
+. "$GUESTIO_ROOT/tools/guest/own_machine.sh"
 
 [ $# -ge 2 ] || die_usage "usage: migration_test.sh PATH_OF_GUESTIO_BLK SCRATCH_DIRECTORY [ROUNDS]"
 rounds=${3:-5}
 require_number ROUNDS "$rounds"
-mkdir -p "$2"
-scratch=$(cd "$2" && pwd)
+prepare_machine "$2" load
 image=$scratch/disk.img
-rm -f "$image" "$scratch"/*.log
-ensure_kernel
-make_initramfs "$GUEST_CACHE/kernel" "$scratch/initramfs.cpio" load
+rm -f "$image"
 truncate -s 256M "$image"
 step "Migrating a guest under load, there and back"
-python3 "$GUESTIO_ROOT/tools/guest/migration.py" "$1" "$GUEST_CACHE/kernel/vmlinuz" \
-  "$scratch/initramfs.cpio" "$image" "$scratch" "$rounds"
-e2fsck -fn "$image" >"$scratch/fsck.log" 2>&1 || die "e2fsck found errors, see $scratch/fsck.log"
-note "the file system is whole: $(tail -n 1 "$scratch/fsck.log" | sed "s|^$image: ||")"
+python3 "$GUESTIO_ROOT/tools/guest/migration.py" "$1" "$kernel" "$initramfs" \
+  "$image" "$scratch" "$rounds"
+check_file_system "$image"
 rm -f "$image"

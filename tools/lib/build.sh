@@ -12,10 +12,10 @@ use_ccache() {
   export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros}
 }
 
-# configure_preset PRESET
+# configure_preset PRESET [ARGUMENT...]: the arguments are cmake's.
 configure_preset() {
   use_ccache
-  (cd "$GUESTIO_ROOT" && cmake --preset "$1" -Wno-dev --log-level=WARNING) ||
+  (cd "$GUESTIO_ROOT" && cmake --preset "$@" -Wno-dev --log-level=WARNING) ||
     die "configuring the preset '$1' failed"
 }
 

@@ -51,8 +51,9 @@ lint_shell() {
 }
 
 lint_tidy() {
-  [ -f "$GUESTIO_ROOT/build/dev/compile_commands.json" ] || configure_preset dev
-  (cd "$GUESTIO_ROOT" && python3 tools/lib/tidy.py build/dev)
+  # The preset dev, but with a command for each source.
+  configure_preset dev -B build/tidy -DGUESTIO_UNITY_TESTS=OFF
+  (cd "$GUESTIO_ROOT" && python3 tools/lib/tidy.py build/tidy build/dev)
 }
 
 # run_lint [CHECK...]: every check, or those named, even after one has failed; fails when one has.

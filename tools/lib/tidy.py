@@ -6,7 +6,9 @@ A source that passed is skipped until something that it is made of changes: its 
 file it includes (as ninja recorded them at the last build), its compile command, .clang-tidy or the
 version of clang-tidy. Sources that were never built have no such record and are always checked.
 
-Usage: tidy.py BUILD_DIRECTORY
+Usage: tidy.py BUILD_DIRECTORY BUILT_DIRECTORY
+
+The compile commands are those of the former, ninja's records those of the latter, which is built.
 """
 
 import concurrent.futures
@@ -15,7 +17,6 @@ import hashlib
 import json
 import os
 import pathlib
-import shlex
 import subprocess
 import sys
 
@@ -32,26 +33,27 @@ def digest_of(path):
 
 
 def recorded_inputs(build):
-    """Object file -> the files it was made of, from ninja's record of dependencies."""
-    inputs, current = {}, None
+    """Source -> the files that its object was made of, from ninja's record of dependencies. An object
+    may be made of several sources."""
+    inputs, current, is_valid = {}, [], False
     listing = subprocess.run(
         ["ninja", "-C", str(build), "-t", "deps"], check=False, capture_output=True, text=True
     ).stdout
     for line in listing.splitlines():
         if line.startswith("    "):
-            current.append(os.path.normpath(build / line.strip()))
+            path = os.path.normpath(build / line.strip())
+            current.append(path)
+            if is_valid and path.endswith(".cc"):
+                inputs[path] = current
         elif ": #deps" in line:
-            name, state = line.split(": #deps", 1)
             current = []
-            if "(VALID)" in state:
-                inputs[name] = current
+            is_valid = "(VALID)" in line
     return inputs
 
 
 def key_of(entry, inputs, common):
     """What the verdict on this source depends on, or None when that is not known."""
-    words = shlex.split(entry["command"])
-    files = inputs.get(words[words.index("-o") + 1]) if "-o" in words else None
+    files = inputs.get(entry["file"])
     if not files:
         return None
     state = hashlib.sha256(common.encode())
@@ -76,9 +78,9 @@ def check(build, source):
 
 
 def main():
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 3:
         sys.exit(__doc__)
-    build = pathlib.Path(sys.argv[1]).resolve()
+    build, built = (pathlib.Path(word).resolve() for word in sys.argv[1:])
     root = pathlib.Path(__file__).resolve().parent.parent.parent
     tracked = {str(root / name) for name in output_of("git", "-C", str(root), "ls-files", "*.cc").split()}
     entries = json.loads((build / "compile_commands.json").read_text())
@@ -87,7 +89,7 @@ def main():
     if not config.exists():
         sys.exit("error: there is no .clang-tidy")
     common = digest_of(config) + output_of(TIDY, "--version")
-    inputs = recorded_inputs(build)
+    inputs = recorded_inputs(built)
     stamps = build / "tidy-passed"
     stamps.mkdir(exist_ok=True)
 

@@ -11,29 +11,29 @@
 namespace guestio::disk {
 namespace {
 
-constexpr std::uint64_t kBytes = std::uint64_t{1} << 20;
+constexpr std::uint64_t kFileBytes = std::uint64_t{1} << 20;
 constexpr auto kSlow = std::chrono::milliseconds(5);
 constexpr auto kQuick = std::chrono::microseconds(1);
 
 TEST(DirectCalls, PayForAFileInMemory) {
-  const testing::MemoryFile file(kBytes);
-  EXPECT_TRUE(direct_calls_pay(file.fd(), kBytes, 1));
+  const testing::MemoryFile file(kFileBytes);
+  EXPECT_TRUE(direct_calls_pay(file.fd(), kFileBytes, 1));
 }
 
 TEST(DirectCalls, DoNotPayForAFileThatCanDoWithoutWaiting) {
   const testing::TemporaryFolder folder;
-  const auto path = folder.make_image("disk.img", kBytes);
+  const auto path = folder.make_image("disk.img", kFileBytes);
   const UniqueFd direct(::open(path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
   ASSERT_TRUE(direct);
-  EXPECT_FALSE(direct_calls_pay(direct.get(), kBytes, 512));
+  EXPECT_FALSE(direct_calls_pay(direct.get(), kFileBytes, 512));
   const UniqueFd buffered(::open(path.c_str(), O_RDWR | O_CLOEXEC));
-  EXPECT_FALSE(direct_calls_pay(buffered.get(), kBytes, 1));
+  EXPECT_FALSE(direct_calls_pay(buffered.get(), kFileBytes, 1));
 }
 
 TEST(DirectCalls, DoNotPayForWhatCannotBeRead) {
-  const testing::MemoryFile file(kBytes);
+  const testing::MemoryFile file(kFileBytes);
   EXPECT_FALSE(direct_calls_pay(file.fd(), 512, 1)) << "too small to tell";
-  EXPECT_FALSE(direct_calls_pay(-1, kBytes, 1));
+  EXPECT_FALSE(direct_calls_pay(-1, kFileBytes, 1));
 }
 
 TEST(DirectCalls, AreNotMadeUnlessTheyPay) {

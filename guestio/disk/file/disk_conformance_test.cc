@@ -13,7 +13,7 @@ using testing::DiskConformance;
 using testing::DiskKind;
 using testing::DiskSubject;
 
-constexpr std::uint64_t kBytes = std::uint64_t{4} << 20;
+constexpr std::uint64_t kDiskBytes = std::uint64_t{4} << 20;
 
 class RamSubject final : public DiskSubject {
  public:
@@ -22,7 +22,7 @@ class RamSubject final : public DiskSubject {
   void run_until(const std::function<bool()>& is_done) override { ASSERT_TRUE(is_done()); }
 
  private:
-  std::unique_ptr<RamDisk> disk_ = std::move(*RamDisk::create(ByteCount(kBytes)));
+  std::unique_ptr<RamDisk> disk_ = std::move(*RamDisk::create(ByteCount(kDiskBytes)));
 };
 
 /// A FileDisk with a loop of its own.
@@ -54,7 +54,7 @@ constexpr ByteCount kLittleBounce(std::uint64_t{64} << 10);
 /// A file in a folder of its own.
 struct ImageFile {
   testing::TemporaryFolder folder;
-  std::string path = folder.make_image("disk.img", kBytes);
+  std::string path = folder.make_image("disk.img", kDiskBytes);
 };
 
 class ImageSubject final : ImageFile, public FileSubject {
@@ -65,7 +65,7 @@ class ImageSubject final : ImageFile, public FileSubject {
 };
 
 struct InMemory {
-  testing::MemoryFile file{kBytes};
+  testing::MemoryFile file{kDiskBytes};
 };
 
 class MemorySubject final : InMemory, public FileSubject {

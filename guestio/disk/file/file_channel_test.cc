@@ -12,9 +12,7 @@
 namespace guestio::disk {
 namespace {
 
-constexpr std::uint64_t kBytes = std::uint64_t{4} << 20;
-
-struct TestIo final : Io {
+struct CountedIo final : Io {
   void on_done(Result<> result) noexcept override {
     EXPECT_TRUE(result) << result.error().to_string();
     ++times_done;
@@ -36,31 +34,31 @@ class FileChannelTest : public ::testing::Test {
     loop_->run_until_quiet();
   }
   std::uint64_t operations() const { return loop_->statistics().operations; }
-  void start_flush(TestIo& io) {
+  void start_flush(CountedIo& io) {
     io.kind = IoKind::kFlush;
     channel_->start(io);
   }
 
   testing::TemporaryFolder folder_;
-  std::string path_ = folder_.make_image("disk.img", kBytes);
+  std::string path_ = folder_.make_image("disk.img", std::uint64_t{4} << 20);
   std::unique_ptr<uring::Loop> loop_ = std::move(*uring::Loop::create());
   std::unique_ptr<FileDisk> disk_;
   std::unique_ptr<Channel> channel_;
 };
 
 TEST_F(FileChannelTest, FlushesOfOneMomentAreOneOrTwo) {
-  std::deque<TestIo> flushes(64);
+  std::deque<CountedIo> flushes(64);
   const auto before = operations();
-  for (TestIo& flush : flushes) start_flush(flush);
+  for (CountedIo& flush : flushes) start_flush(flush);
   loop_->run_until_quiet();
-  for (const TestIo& flush : flushes) EXPECT_EQ(flush.times_done, 1);
+  for (const CountedIo& flush : flushes) EXPECT_EQ(flush.times_done, 1);
   // The first cannot know of the others; all others share the second.
   EXPECT_EQ(operations() - before, 2U);
 }
 
 TEST_F(FileChannelTest, AFlushThatIsAskedForWhileOneIsOnItsWayIsNotAnsweredByIt) {
-  TestIo first;
-  TestIo second;
+  CountedIo first;
+  CountedIo second;
   const auto before = operations();
   start_flush(first);
   start_flush(second);
@@ -73,8 +71,8 @@ TEST_F(FileChannelTest, AFlushThatIsAskedForWhileOneIsOnItsWayIsNotAnsweredByIt)
 }
 
 TEST_F(FileChannelTest, FlushesOneAfterTheOtherAreOneEach) {
-  TestIo first;
-  TestIo second;
+  CountedIo first;
+  CountedIo second;
   const auto before = operations();
   first.then = [&] { start_flush(second); };
   start_flush(first);

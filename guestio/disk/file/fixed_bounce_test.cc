@@ -9,26 +9,23 @@
 #include <vector>
 
 #include "guestio/disk/file/file_disk.h"
+#include "guestio/disk/file/test/noted_io.h"
 #include "testing/temporary.h"
 
 namespace guestio::disk {
 namespace {
 
-constexpr std::uint64_t kBytes = std::uint64_t{1} << 20;
+constexpr std::uint64_t kBounceBytes = std::uint64_t{1} << 20;
 constexpr unsigned kPieces = 4;
 constexpr std::byte kOnDisk{0x5a};
-
-struct TestIo final : Io {
-  void on_done(Result<> done) noexcept override { result = done; }
-  Result<> result = fail(ErrorKind::kBusy, "not done");
-};
 
 class FixedBounceTest : public ::testing::Test {
  protected:
   void SetUp() override {
     const UniqueFd image(::open(path_.c_str(), O_RDWR | O_CLOEXEC));
-    const std::vector<std::byte> content(kBytes, kOnDisk);
-    ASSERT_EQ(::pwrite(image.get(), content.data(), kBytes, 0), static_cast<ssize_t>(kBytes));
+    const std::vector<std::byte> content(kBounceBytes, kOnDisk);
+    ASSERT_EQ(::pwrite(image.get(), content.data(), kBounceBytes, 0),
+              static_cast<ssize_t>(kBounceBytes));
     make(BounceMemory::kRegistered, kPieces);
   }
   void make(BounceMemory kind, unsigned pieces) {
@@ -36,14 +33,14 @@ class FixedBounceTest : public ::testing::Test {
     disk_.reset();
     loop_ = uring::Loop::create({.ring = {}, .fixed_pieces = pieces}).value();
     disk_ = FileDisk::open({.path = path_, .bounce_memory = kind}).value();
-    channel_ = disk_->open_channel(*loop_, ByteCount(kBytes)).value();
+    channel_ = disk_->open_channel(*loop_, ByteCount(kBounceBytes)).value();
   }
   /// Data that no direct I/O takes as it lies.
   void move(IoKind kind) {
     const std::array extents = {mem::AddressRange::from_start_and_length(Gpa(4097), 8192).value()};
     const auto access =
         kind == IoKind::kRead ? buf::MemoryAccess::kWritable : buf::MemoryAccess::kReadOnly;
-    TestIo io;
+    test::NotedIo io;
     io.kind = kind;
     io.buffers = buf::RequestBuffers::from_extents(memory_, extents, access).value();
     io.length = io.buffers.size();
@@ -55,7 +52,7 @@ class FixedBounceTest : public ::testing::Test {
   std::byte guest_byte() { return *memory_.host_range(Gpa(8192), 1).value(); }
 
   testing::TemporaryFolder folder_;
-  std::string path_ = folder_.make_image("disk.img", kBytes);
+  std::string path_ = folder_.make_image("disk.img", kBounceBytes);
   mem::GuestMemory memory_ = mem::GuestMemory::allocate(ByteCount(65536)).value();
   std::unique_ptr<uring::Loop> loop_;
   std::unique_ptr<FileDisk> disk_;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "guestio/disk/file/file_disk.h"
+#include "guestio/disk/file/test/noted_io.h"
 #include "guestio/mem/mapped_memory.h"
 #include "testing/temporary.h"
 
@@ -17,18 +18,13 @@ namespace guestio::disk {
 namespace {
 
 constexpr std::uint64_t kBytes = std::uint64_t{1} << 20;
-constexpr std::byte kOnDisk{0x5a};
-
-struct TestIo final : Io {
-  void on_done(Result<> done) noexcept override { result = done; }
-  Result<> result = fail(ErrorKind::kBusy, "not done");
-};
+constexpr std::byte kContent{0x5a};
 
 class FixedTransferTest : public ::testing::Test {
  protected:
   void SetUp() override {
     const UniqueFd image(::open(path_.c_str(), O_RDWR | O_CLOEXEC));
-    const std::vector<std::byte> content(kBytes, kOnDisk);
+    const std::vector<std::byte> content(kBytes, kContent);
     ASSERT_EQ(::pwrite(image.get(), content.data(), kBytes, 0), static_cast<ssize_t>(kBytes));
     disk_ = FileDisk::open({.path = path_}).value();
     channel_ = disk_->open_channel(*loop_, ByteCount(kBytes)).value();
@@ -44,7 +40,7 @@ class FixedTransferTest : public ::testing::Test {
     ASSERT_EQ(::ftruncate(file_.fd(), static_cast<off_t>(kBytes)), 0);
   }
   Result<> read(std::span<const mem::AddressRange> extents) {
-    TestIo io;
+    test::NotedIo io;
     io.kind = IoKind::kRead;
     io.buffers =
         buf::RequestBuffers::from_extents(memory_, extents, buf::MemoryAccess::kWritable).value();
@@ -70,7 +66,7 @@ TEST_F(FixedTransferTest, OneSegmentInAPieceGoesToTheRegisteredPages) {
   const auto registration = register_memory();
   const std::array extents = {range(0, 4096)};
   ASSERT_TRUE(read(extents));
-  EXPECT_EQ(host()[0], kOnDisk);
+  EXPECT_EQ(host()[0], kContent);
   replace_pages();
   ASSERT_TRUE(read(extents));
   EXPECT_EQ(host()[0], std::byte{0});
@@ -81,7 +77,7 @@ TEST_F(FixedTransferTest, ListsGoToTheRegisteredPagesWhereTheKernelHasThem) {
   replace_pages();
   const std::array extents = {range(65536, 4096), range(0, 4096)};
   ASSERT_TRUE(read(extents));
-  EXPECT_EQ(host()[0], loop_->fixed_memory().takes_lists() ? std::byte{0} : kOnDisk);
+  EXPECT_EQ(host()[0], loop_->fixed_memory().takes_lists() ? std::byte{0} : kContent);
 }
 
 TEST_F(FixedTransferTest, MemoryThatIsNotRegisteredIsTakenAsItIs) {
@@ -90,8 +86,8 @@ TEST_F(FixedTransferTest, MemoryThatIsNotRegisteredIsTakenAsItIs) {
   registration = {};
   const std::array extents = {range(0, 4096), range(8192, 4096)};
   ASSERT_TRUE(read(extents));
-  EXPECT_EQ(host()[0], kOnDisk);
-  EXPECT_EQ(host()[8192], kOnDisk);
+  EXPECT_EQ(host()[0], kContent);
+  EXPECT_EQ(host()[8192], kContent);
 }
 
 TEST_F(FixedTransferTest, SegmentsInTwoPiecesGoWithoutTheTable) {
@@ -100,12 +96,12 @@ TEST_F(FixedTransferTest, SegmentsInTwoPiecesGoWithoutTheTable) {
   replace_pages();
   const std::array in_both = {range(0, 4096), range(kBytes - 4096, 4096)};
   ASSERT_TRUE(read(in_both));
-  EXPECT_EQ(host()[0], kOnDisk);
-  EXPECT_EQ(host()[kBytes - 1], kOnDisk);
+  EXPECT_EQ(host()[0], kContent);
+  EXPECT_EQ(host()[kBytes - 1], kContent);
   replace_pages();
   const std::array across = {range(kBytes / 2 - 4096, 8192)};
   ASSERT_TRUE(read(across));
-  EXPECT_EQ(host()[kBytes / 2], kOnDisk);
+  EXPECT_EQ(host()[kBytes / 2], kContent);
 }
 
 }  // namespace

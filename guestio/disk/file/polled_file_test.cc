@@ -10,37 +10,33 @@
 #include <vector>
 
 #include "guestio/disk/file/file_disk.h"
+#include "guestio/disk/file/test/noted_io.h"
 #include "testing/temporary.h"
 
 namespace guestio::disk {
 namespace {
 
-constexpr std::uint64_t kBytes = std::uint64_t{1} << 20;
+constexpr std::uint64_t kPolledBytes = std::uint64_t{1} << 20;
 constexpr std::byte kWritten{0x5a};
-
-struct TestIo final : Io {
-  void on_done(Result<> done) noexcept override { result = done; }
-  Result<> result = fail(ErrorKind::kBusy, "not done");
-};
 
 class PolledFileTest : public ::testing::Test {
  protected:
   void write_half() {
     const UniqueFd file(::open(path_.c_str(), O_RDWR | O_CLOEXEC));
-    const std::vector<std::byte> content(kBytes / 2, kWritten);
-    ASSERT_EQ(::pwrite(file.get(), content.data(), content.size(), kBytes / 2),
+    const std::vector<std::byte> content(kPolledBytes / 2, kWritten);
+    ASSERT_EQ(::pwrite(file.get(), content.data(), content.size(), kPolledBytes / 2),
               static_cast<ssize_t>(content.size()));
     ASSERT_EQ(::fsync(file.get()), 0);
   }
   UniqueFd open_direct() { return UniqueFd(::open(path_.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC)); }
 
   testing::TemporaryFolder folder_;
-  std::string path_ = folder_.make_image("disk.img", kBytes);
+  std::string path_ = folder_.make_image("disk.img", kPolledBytes);
 };
 
 TEST_F(PolledFileTest, AFileOfHolesIsNoProofAndIsNotPolled) {
   const UniqueFd file = open_direct();
-  const auto able = check_polled_reads(file.get(), kBytes, 512);
+  const auto able = check_polled_reads(file.get(), kPolledBytes, 512);
   ASSERT_FALSE(able);
   EXPECT_EQ(able.error().kind, ErrorKind::kUnsupported);
 }
@@ -48,35 +44,36 @@ TEST_F(PolledFileTest, AFileOfHolesIsNoProofAndIsNotPolled) {
 TEST_F(PolledFileTest, TheAnswerIsThatOfABlockThatWasWritten) {
   write_half();
   const UniqueFd file = open_direct();
-  const auto able = check_polled_reads(file.get(), kBytes, 512);
+  const auto able = check_polled_reads(file.get(), kPolledBytes, 512);
   const Error error = able ? Error::make(ErrorKind::kUnsupported, "") : able.error();
   EXPECT_EQ(error.kind, ErrorKind::kUnsupported) << error.to_string();
-  const testing::MemoryFile memory(kBytes);
+  const testing::MemoryFile memory(kPolledBytes);
   ASSERT_EQ(::pwrite(memory.fd(), "x", 1, 0), 1);
-  EXPECT_FALSE(check_polled_reads(memory.fd(), kBytes, 1)) << "memory has no device";
+  EXPECT_FALSE(check_polled_reads(memory.fd(), kPolledBytes, 1)) << "memory has no device";
 }
 
 TEST_F(PolledFileTest, ADiskThatWasToPollDoesSoOrNotAndItsBytesAreRight) {
   write_half();
   const auto loop = uring::Loop::create().value();
   const auto disk = FileDisk::open({.path = path_, .completion = Completion::kPolled}).value();
-  const bool is_able = check_polled_reads(open_direct().get(), kBytes, 512).has_value();
+  const bool is_able = check_polled_reads(open_direct().get(), kPolledBytes, 512).has_value();
   EXPECT_EQ(disk->completion(), is_able ? Completion::kPolled : Completion::kInterrupt);
-  const auto channel = disk->open_channel(*loop, ByteCount(kBytes)).value();
-  const auto memory = mem::GuestMemory::allocate(ByteCount(kBytes)).value();
-  const std::array extents = {mem::AddressRange::from_start_and_length(Gpa(0), kBytes).value()};
-  TestIo io;
+  const auto channel = disk->open_channel(*loop, ByteCount(kPolledBytes)).value();
+  const auto memory = mem::GuestMemory::allocate(ByteCount(kPolledBytes)).value();
+  const std::array extents = {
+      mem::AddressRange::from_start_and_length(Gpa(0), kPolledBytes).value()};
+  test::NotedIo io;
   io.kind = IoKind::kRead;
   io.buffers =
       buf::RequestBuffers::from_extents(memory, extents, buf::MemoryAccess::kWritable).value();
-  io.length = kBytes;
+  io.length = kPolledBytes;
   channel->start(io);
   loop->run_until_quiet();
   ASSERT_TRUE(io.result.has_value()) << io.result.error().to_string();
-  const std::byte* const bytes = memory.host_range(Gpa(0), kBytes).value();
+  const std::byte* const bytes = memory.host_range(Gpa(0), kPolledBytes).value();
   EXPECT_EQ(bytes[0], std::byte{0});
-  EXPECT_EQ(bytes[kBytes / 2], kWritten);
-  EXPECT_EQ(bytes[kBytes - 1], kWritten);
+  EXPECT_EQ(bytes[kPolledBytes / 2], kWritten);
+  EXPECT_EQ(bytes[kPolledBytes - 1], kWritten);
 }
 
 TEST_F(PolledFileTest, WithThePageCacheThereIsNothingToPoll) {

@@ -15,18 +15,19 @@
 namespace guestio::mem {
 namespace {
 
-constexpr std::size_t kPages = 8;
+constexpr std::size_t kWatchedPages = 8;
 
 /// Memory as a guest has it: a file that two mappings share.
 class PageWatchTest : public ::testing::Test {
  protected:
   void SetUp() override {
     ASSERT_TRUE(install_fault_recovery());
-    ASSERT_EQ(::ftruncate(file_.get(), kPages * kPageSize), 0);
-    owner_ = Mapping::shared_file(file_.get(), FileOffset(0), kPages * kPageSize,
+    ASSERT_EQ(::ftruncate(file_.get(), kWatchedPages * kPageSize), 0);
+    owner_ = Mapping::shared_file(file_.get(), FileOffset(0), kWatchedPages * kPageSize,
                                   Mapping::Access::kReadWrite)
                  .value();
-    auto watch = PageWatch::create(file_.get(), FileOffset(0), ByteCount(kPages * kPageSize));
+    auto watch =
+        PageWatch::create(file_.get(), FileOffset(0), ByteCount(kWatchedPages * kPageSize));
     if (!watch && watch.error().host_errno == ENOSYS) GTEST_SKIP() << "emulated without it";
     watch_.emplace(std::move(watch.value()));
   }
@@ -46,16 +47,16 @@ class PageWatchTest : public ::testing::Test {
 
 TEST_F(PageWatchTest, PagesThatStayAreHeldWhetherTheyWereThereBeforeOrNot) {
   owner_.data()[2 * kPageSize] = std::byte{7};
-  ASSERT_TRUE(watch_->cover(0, kPages * kPageSize));
-  EXPECT_TRUE(watch_->holds(0, kPages * kPageSize));
+  ASSERT_TRUE(watch_->cover(0, kWatchedPages * kPageSize));
+  EXPECT_TRUE(watch_->holds(0, kWatchedPages * kPageSize));
   // Writing to them, and another's unmapping of them, takes no page away.
   owner_.data()[kPageSize] = std::byte{9};
   ASSERT_EQ(::madvise(owner_.data(), owner_.size(), MADV_DONTNEED), 0);
-  EXPECT_TRUE(watch_->holds(0, kPages * kPageSize));
+  EXPECT_TRUE(watch_->holds(0, kWatchedPages * kPageSize));
 }
 
 TEST_F(PageWatchTest, APageThatWasPunchedOutIsGoneForGoodThoughAnotherComes) {
-  ASSERT_TRUE(watch_->cover(0, kPages * kPageSize));
+  ASSERT_TRUE(watch_->cover(0, kWatchedPages * kPageSize));
   punch(3);
   EXPECT_FALSE(holds(3));
   owner_.data()[3 * kPageSize] = std::byte{1};
@@ -65,21 +66,21 @@ TEST_F(PageWatchTest, APageThatWasPunchedOutIsGoneForGoodThoughAnotherComes) {
 }
 
 TEST_F(PageWatchTest, AStretchIsHeldOnlyIfAllOfItsPagesAre) {
-  ASSERT_TRUE(watch_->cover(0, kPages * kPageSize));
+  ASSERT_TRUE(watch_->cover(0, kWatchedPages * kPageSize));
   punch(4);
   EXPECT_TRUE(watch_->holds(2 * kPageSize + 100, 2 * kPageSize - 100));
   EXPECT_FALSE(watch_->holds(2 * kPageSize + 100, 2 * kPageSize - 99));
-  EXPECT_FALSE(watch_->holds(0, kPages * kPageSize));
+  EXPECT_FALSE(watch_->holds(0, kWatchedPages * kPageSize));
   EXPECT_FALSE(watch_->holds(5 * kPageSize - 1, 1));
   EXPECT_TRUE(watch_->holds(5 * kPageSize, 1));
 }
 
 TEST_F(PageWatchTest, AFileThatShrinksLosesItsPages) {
-  ASSERT_TRUE(watch_->cover(0, kPages * kPageSize));
+  ASSERT_TRUE(watch_->cover(0, kWatchedPages * kPageSize));
   ASSERT_EQ(::ftruncate(file_.get(), 2 * kPageSize), 0);
   EXPECT_TRUE(holds(1));
   EXPECT_FALSE(holds(2));
-  ASSERT_EQ(::ftruncate(file_.get(), kPages * kPageSize), 0);
+  ASSERT_EQ(::ftruncate(file_.get(), kWatchedPages * kPageSize), 0);
   EXPECT_FALSE(holds(2));
 }
 
@@ -87,7 +88,7 @@ TEST_F(PageWatchTest, PartsAreCoveredOneAfterAnother) {
   ASSERT_TRUE(watch_->cover(0, 2 * kPageSize));
   punch(5);
   punch(1);
-  ASSERT_TRUE(watch_->cover(2 * kPageSize, (kPages - 2) * kPageSize));
+  ASSERT_TRUE(watch_->cover(2 * kPageSize, (kWatchedPages - 2) * kPageSize));
   EXPECT_FALSE(holds(1));
   EXPECT_TRUE(holds(5));
   punch(5);

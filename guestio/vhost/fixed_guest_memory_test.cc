@@ -18,7 +18,7 @@ namespace guestio::vhost {
 namespace {
 
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
-constexpr auto kLimit = std::chrono::seconds(20);
+constexpr auto kAnswerLimit = std::chrono::seconds(20);
 
 /// Guest memory as a front-end hands it over, and the file that it is.
 struct SharedMemory {
@@ -52,7 +52,7 @@ class FixedGuestMemoryTest : public ::testing::Test {
     return mem::GuestMemory::create(specs).value();
   }
   static bool changes_from(const FixedGuestMemory& fixed, std::uint32_t before,
-                           std::chrono::milliseconds limit = kLimit) {
+                           std::chrono::milliseconds limit = kAnswerLimit) {
     const auto end = std::chrono::steady_clock::now() + limit;
     while (fixed.changes() == before) {
       if (std::chrono::steady_clock::now() > end) return false;

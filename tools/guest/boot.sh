@@ -116,7 +116,7 @@ start_guest() {
     -nodefaults -no-user-config -display none -no-reboot
     -chardev "file,id=console,path=$logs/console.log" -serial chardev:console
     -kernel "$GUEST_CACHE/kernel/vmlinuz" -initrd "$initramfs"
-    -append "console=ttyS0 quiet panic=-1 oops=panic guestio_queues=$queues \
+    -append "console=ttyS0 quiet no_timer_check panic=-1 oops=panic guestio_queues=$queues \
 guestio_bytes=$((IMAGE_MIB << 20)) guestio_fs_mib=$FILE_SYSTEM_MIB guestio_files=$GUEST_FILES")
   printf '%q ' "${words[@]}" >"$logs/qemu.command"
   : >"$logs/console.log"

@@ -17,7 +17,7 @@ from machine import Backend, Console, Failure, Machine, disk_words, main, wait_u
 MEMORY_KIB = 256 * 1024
 MORE_KIB = 256 * 1024
 GROWN = 192 << 20
-GUEST_OPTIONS = "console=ttyS0 quiet panic=-1 oops=panic memhp_default_state=online"
+GUEST_OPTIONS = "console=ttyS0 quiet no_timer_check panic=-1 oops=panic memhp_default_state=online"
 
 
 class Guest:

@@ -19,7 +19,7 @@ import time
 from machine import Backend, Console, Failure, Machine, disk_words, main
 
 MEMORY_KIB = 256 * 1024
-GUEST_OPTIONS = "console=ttyS0 quiet panic=-1 oops=panic guestio_disks=vda,vdb"
+GUEST_OPTIONS = "console=ttyS0 quiet no_timer_check panic=-1 oops=panic guestio_disks=vda,vdb"
 
 
 def kill_and_start(backend, machine, chance):

@@ -18,7 +18,7 @@ namespace {
 using buf::BounceReason;
 using buf::IoBuffer;
 
-constexpr std::uint64_t kBytes = std::uint64_t{4} << 20;
+constexpr std::uint64_t kImageBytes = std::uint64_t{4} << 20;
 
 /// A segment that nobody touches.
 IoBuffer segment(std::uintptr_t address, std::size_t length) {
@@ -46,9 +46,9 @@ TEST(ReadPlacement, ALittleThatLiesBadlyIsNotWorthACopyOfAll) {
 }
 
 TEST(ReadPlacement, WhatCannotBeReadIsNotTimed) {
-  const testing::MemoryFile file(kBytes);
+  const testing::MemoryFile file(kImageBytes);
   EXPECT_FALSE(misplaced_reads_cost(file.fd(), 512)) << "too small to tell";
-  EXPECT_FALSE(misplaced_reads_cost(-1, kBytes));
+  EXPECT_FALSE(misplaced_reads_cost(-1, kImageBytes));
 }
 
 struct TestIo final : Io {
@@ -65,7 +65,8 @@ class PlacedReadTest : public ::testing::Test {
       content_[i] = static_cast<std::byte>(i ^ (i >> 8U) ^ (i >> 13U));
     }
     const UniqueFd image(::open(path.c_str(), O_RDWR | O_CLOEXEC));
-    ASSERT_EQ(::pwrite(image.get(), content_.data(), kBytes, 0), static_cast<ssize_t>(kBytes));
+    ASSERT_EQ(::pwrite(image.get(), content_.data(), kImageBytes, 0),
+              static_cast<ssize_t>(kImageBytes));
     disk_ = FileDisk::open(options).value();
     channel_ = disk_->open_channel(*loop_, ByteCount(bounce_limit)).value();
   }
@@ -97,23 +98,23 @@ class PlacedReadTest : public ::testing::Test {
   }
   std::uint64_t direct() const { return channel_->statistics().transfers.direct_bytes.value(); }
 
-  std::vector<std::byte> content_ = std::vector<std::byte>(kBytes);
-  mem::GuestMemory memory_ = mem::GuestMemory::allocate(ByteCount(2 * kBytes)).value();
+  std::vector<std::byte> content_ = std::vector<std::byte>(kImageBytes);
+  mem::GuestMemory memory_ = mem::GuestMemory::allocate(ByteCount(2 * kImageBytes)).value();
   testing::TemporaryFolder folder_;
-  testing::MemoryFile file_{kBytes};
+  testing::MemoryFile file_{kImageBytes};
   std::unique_ptr<uring::Loop> loop_ = uring::Loop::create().value();
   std::unique_ptr<FileDisk> disk_;
   std::unique_ptr<Channel> channel_;
 };
 
-constexpr std::uint64_t kMuchBounce = std::uint64_t{8} << 20;
+constexpr std::uint64_t kPlacedBounce = std::uint64_t{8} << 20;
 
 TEST_F(PlacedReadTest, CallsOfAnySizeArriveWhole) {
   open(file_.path(), {.path = file_.path(), .read_placement = ReadPlacement::kAligned},
-       kMuchBounce);
+       kPlacedBounce);
   std::uint64_t expected = 0;
   for (const std::uint64_t length : {512U, 4096U, 65536U, 66048U, 1U << 20U, (1U << 20U) + 512U}) {
-    ASSERT_TRUE(memory_.fill(Gpa(0), std::byte{0}, 2 * kBytes));
+    ASSERT_TRUE(memory_.fill(Gpa(0), std::byte{0}, 2 * kImageBytes));
     ASSERT_TRUE(read(1536, 4097, length));
     EXPECT_TRUE(holds(1536, 4097, length)) << length;
     expected += length;
@@ -124,7 +125,7 @@ TEST_F(PlacedReadTest, CallsOfAnySizeArriveWhole) {
 
 TEST_F(PlacedReadTest, WhatLiesWellAndWritesAreNotCopied) {
   open(file_.path(), {.path = file_.path(), .read_placement = ReadPlacement::kAligned},
-       kMuchBounce);
+       kPlacedBounce);
   ASSERT_TRUE(read(512, 4096 + 16, 65536));
   TestIo write;
   const auto extent = mem::AddressRange::from_checked(Gpa(1), 65536);
@@ -142,14 +143,14 @@ TEST_F(PlacedReadTest, WhatLiesWellAndWritesAreNotCopied) {
 
 TEST_F(PlacedReadTest, NothingIsCopiedWhereItIsNotWanted) {
   open(file_.path(), {.path = file_.path(), .read_placement = ReadPlacement::kAsItLies},
-       kMuchBounce);
+       kPlacedBounce);
   ASSERT_TRUE(read(0, 4097, 65536));
   EXPECT_TRUE(holds(0, 4097, 65536));
   EXPECT_EQ(direct(), 65536U);
 }
 
 TEST_F(PlacedReadTest, WhereBounceMemoryIsShortReadsGoAsTheyLie) {
-  const auto path = folder_.make_image("disk.img", kBytes);
+  const auto path = folder_.make_image("disk.img", kImageBytes);
   constexpr std::uint64_t kRead = 16384;
   constexpr std::uint64_t kReads = 16;
   open(path,
@@ -170,7 +171,7 @@ TEST_F(PlacedReadTest, WhereBounceMemoryIsShortReadsGoAsTheyLie) {
 
 TEST_F(PlacedReadTest, AFileThatEndsEarlyFailsTheRead) {
   open(file_.path(), {.path = file_.path(), .read_placement = ReadPlacement::kAligned},
-       kMuchBounce);
+       kPlacedBounce);
   ASSERT_EQ(::ftruncate(file_.fd(), 100'000), 0);
   EXPECT_FALSE(read(0, 4097, std::uint64_t{1} << 18));
   EXPECT_FALSE(read(std::uint64_t{1} << 20, 4097, 4096));

@@ -17,7 +17,7 @@
 #include "guestio/virtio/ring_for_test.h"
 #include "guestio/virtio/split_driver_queue.h"
 
-namespace guestio::vhost {
+namespace guestio::vhost::ring_rest_test {
 namespace {
 
 using std::chrono::microseconds;
@@ -197,4 +197,4 @@ TEST_P(RingRestTest, ARingMayEndWhileItRestsAndTheLastOneGoesOn) {
 }
 
 }  // namespace
-}  // namespace guestio::vhost
+}  // namespace guestio::vhost::ring_rest_test

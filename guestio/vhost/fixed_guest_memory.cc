@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/vhost/fixed_guest_memory.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <sys/stat.h>
 
@@ -12,6 +13,14 @@
 #include "guestio/mem/page_watch.h"
 
 namespace guestio::vhost {
+
+namespace {
+
+/// A file that lives in memory (shared memory, huge pages). Others are answered for by somebody who
+/// may take his time over it: a FUSE server, a disk.
+bool is_memory_file(int fd) noexcept { return ::fcntl(fd, F_GET_SEALS) >= 0; }
+
+}  // namespace
 
 /// One region.
 struct FixedGuestMemory::Area final : uring::PageGuard {
@@ -29,6 +38,7 @@ struct FixedGuestMemory::Area final : uring::PageGuard {
         bytes(backing->mapping().subspan(spec.offset, spec.length.raw())) {
     const auto files = backing->shareables();
     if (files.size() != 1 || files.front().offset > spec.offset) return;
+    if (!is_memory_file(files.front().fd)) return;
     fd = files.front().fd;
     offset = files.front().file_offset.plus_unchecked(spec.offset - files.front().offset);
   }
@@ -48,7 +58,7 @@ struct FixedGuestMemory::Area final : uring::PageGuard {
   FixedGuestMemory& owner;
   const std::shared_ptr<mem::Backing> backing;  // keeps address and file
   const std::span<std::byte> bytes;
-  int fd = -1;  // or none
+  int fd = -1;  // or none, also for a file on disk
   FileOffset offset;
   State state = State::kWanted;
   // The worker's until kReady; then the watch is anybody's, the rest is guarded.
@@ -154,7 +164,7 @@ void FixedGuestMemory::prepare(Area& area, const std::stop_token& stop) {
 Result<> FixedGuestMemory::watch(Area& area, const std::stop_token& stop) const {
   // A few milliseconds each, so that whoever ends this need not wait.
   constexpr std::size_t kStep = std::size_t{16} << 20;
-  if (area.fd < 0) return fail(ErrorKind::kUnsupported, "watching memory that is no file");
+  if (area.fd < 0) return fail(ErrorKind::kUnsupported, "watching memory that is no memory file");
   auto made = mem::PageWatch::create(area.fd, area.offset, ByteCount(area.bytes.size()));
   if (!made) return fail(made.error());
   area.watch.emplace(std::move(*made));

@@ -172,6 +172,19 @@ TEST_F(FixedGuestMemoryTest, MemoryThatIsNoFileIsRegisteredOnlyIfAllIs) {
   EXPECT_TRUE(finds(memory, 0));
 }
 
+TEST_F(FixedGuestMemoryTest, AFileOnDiskIsNotAskedHowMuchOfItIsThere) {
+  const UniqueFd file(::open(::testing::TempDir().c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  ASSERT_TRUE(file);
+  ASSERT_EQ(::posix_fallocate(file.get(), 0, kMiB), 0);
+  const auto memory = mem::map_file_regions(std::array{mem::FileRegion{Gpa(0), ByteCount(kMiB),
+                                                                       file.get(), FileOffset(0)}})
+                          .value();
+  FixedGuestMemory careful(FixedExtent::kWhereAllThere);
+  careful.want(memory);
+  careful.look_after();
+  EXPECT_FALSE(changes_from(careful, 0, std::chrono::milliseconds(50)));
+}
+
 TEST_F(FixedGuestMemoryTest, WhatTheTableHasNoRoomForStaysPlainAndIsToldOnce) {
   uring::FixedMemory small(ring_, 1);
   FixedGuestMemory wish(FixedExtent::kAll);

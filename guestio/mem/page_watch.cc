@@ -2,11 +2,12 @@
 #include "guestio/mem/page_watch.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -27,11 +28,12 @@ UniqueFd open_faults() noexcept {
       static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)));
 }
 
-/// The file's pages: larger ones are mapped and lost as a whole.
+/// What a file loses at once. Files on hugetlbfs have large pages only; those of shared memory may
+/// have large ones and lose a part of one all the same.
 std::size_t page_size_of(int fd) noexcept {
-  struct stat status{};
-  if (::fstat(fd, &status) != 0 || status.st_blksize <= 0) return kPageSize;
-  const auto size = static_cast<std::size_t>(status.st_blksize);
+  struct statfs system{};
+  if (::fstatfs(fd, &system) != 0 || system.f_type != HUGETLBFS_MAGIC) return kPageSize;
+  const auto size = static_cast<std::size_t>(system.f_bsize);
   return std::has_single_bit(size) ? std::max<std::size_t>(size, kPageSize) : kPageSize;
 }
 

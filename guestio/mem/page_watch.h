@@ -36,6 +36,9 @@ class PageWatch {
   /// cannot be watched), host.
   Result<> cover(std::size_t at, std::size_t size);
 
+  /// What is covered in pieces of.
+  [[nodiscard]] std::size_t page_size() const noexcept { return page_size_; }
+
   /// Whether the pages that hold [at, at + size) are still those of cover(). One load a page.
   /// Requires: size > 0, and covered.
   [[nodiscard]] bool holds(std::size_t at, std::size_t size) const noexcept;

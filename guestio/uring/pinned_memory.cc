@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/uring/pinned_memory.h"
 
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+
+#include "guestio/base/mapping.h"
+#include "guestio/base/unique_fd.h"
 
 namespace guestio::uring {
 
@@ -23,6 +27,47 @@ struct CloneBuffers {
   std::uint32_t count;
   std::array<std::uint32_t, 3> reserved;
 };
+
+Result<> clone(int source, unsigned piece, Ring& ring, unsigned slot) noexcept {
+  CloneBuffers request{.source_fd = static_cast<std::uint32_t>(source),
+                       .flags = kReplaceInDestination,
+                       .source_offset = piece,
+                       .destination_offset = slot,
+                       .count = 1,
+                       .reserved = {}};
+  const long result =
+      ::syscall(SYS_io_uring_register, ring.raw()->ring_fd, kRegisterCloneBuffers, &request, 1);
+  if (result < 0) return fail_host("take registered memory over");
+  return {};
+}
+
+/// Whether an operation that names the slot finds the memory there.
+bool is_there(Ring& ring, std::span<std::byte> memory, unsigned slot) noexcept {
+  const UniqueFd file(::memfd_create("guestio-probe", MFD_CLOEXEC));
+  io_uring_sqe* const entry = ring.next_entry();
+  if (!file || entry == nullptr) return false;
+  ::io_uring_prep_write_fixed(entry, file.get(), memory.data(), 1, 0, static_cast<int>(slot));
+  do ring.enter(Ring::Wait::kForOne);
+  while (ring.completions_ready() == 0);
+  return ring.take_completion().res == 1;
+}
+
+/// Takes a piece over into the first of two slots, and asks for both.
+bool try_to_share() noexcept {
+  constexpr RingOptions kSmall = {
+      .submission_entries = 1, .completion_entries = 2, .mode = RingMode::kPlain};
+  auto source = Ring::create(kSmall);
+  auto ring = Ring::create(kSmall);
+  auto memory = Mapping::anonymous(2 * kPageSize);
+  if (!source || !ring || !memory) return false;
+  const auto first = memory->bytes().first(kPageSize);
+  const auto second = memory->bytes().subspan(kPageSize);
+  return ::io_uring_register_buffers_sparse(source->raw(), 1) == 0 &&
+         ::io_uring_register_buffers_sparse(ring->raw(), 2) == 0 &&
+         register_piece(*source, first, 0) && register_piece(*ring, second, 1) &&
+         clone(source->raw()->ring_fd, 0, *ring, 0) && is_there(*ring, first, 0) &&
+         is_there(*ring, second, 1);
+}
 
 std::unexpected<Error> fail_to_register(int error) noexcept {
   switch (error) {
@@ -41,6 +86,11 @@ Result<> register_piece(Ring& ring, std::span<std::byte> memory, unsigned slot) 
   const int updated = ::io_uring_register_buffers_update_tag(ring.raw(), slot, &bytes, nullptr, 1);
   if (updated != 1) return fail_to_register(-updated);
   return {};
+}
+
+bool PinnedMemory::can_be_shared() noexcept {
+  static const bool can = try_to_share();
+  return can;
 }
 
 Result<PinnedMemory> PinnedMemory::pin(std::span<std::byte> memory, const std::stop_token& stop) {
@@ -63,16 +113,7 @@ Result<PinnedMemory> PinnedMemory::pin(std::span<std::byte> memory, const std::s
 }
 
 Result<> PinnedMemory::clone_to(Ring& ring, unsigned piece, unsigned slot) const noexcept {
-  CloneBuffers request{.source_fd = static_cast<std::uint32_t>(fd_),
-                       .flags = kReplaceInDestination,
-                       .source_offset = piece,
-                       .destination_offset = slot,
-                       .count = 1,
-                       .reserved = {}};
-  const long result =
-      ::syscall(SYS_io_uring_register, ring.raw()->ring_fd, kRegisterCloneBuffers, &request, 1);
-  if (result < 0) return fail_host("take registered memory over");
-  return {};
+  return clone(fd_, piece, ring, slot);
 }
 
 }  // namespace guestio::uring

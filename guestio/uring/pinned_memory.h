@@ -23,6 +23,10 @@ class PinnedMemory {
   /// What the kernel takes as one piece.
   static constexpr std::size_t kPieceBytes = std::size_t{1} << 30;
 
+  /// Whether the kernel can take a piece over. Asked once, by trying; some kernels that have the
+  /// call lose other pieces of the table by it.
+  [[nodiscard]] static bool can_be_shared() noexcept;
+
   /// Pins the pages of `memory` that are there now, and brings in those that are not.
   /// Errors: as of FixedMemory::add(); cancelled.
   [[nodiscard]] static Result<PinnedMemory> pin(std::span<std::byte> memory,

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <system_error>
 #include <utility>
 
 #include "guestio/base/log.h"
@@ -92,20 +93,29 @@ bool has_bytes(const mem::RegionSpec& spec) noexcept {
 FixedGuestMemory::~FixedGuestMemory() = default;
 
 void FixedGuestMemory::want(const mem::GuestMemory& memory) {
+  std::vector<std::shared_ptr<Area>> wanted;  // and then those of before, which end unlocked
   const std::scoped_lock lock(mutex_);
-  std::vector<std::shared_ptr<Area>> wanted;
   for (const mem::RegionSpec& spec : memory.specs()) {
     if (!has_bytes(spec)) continue;
     const auto known =
         std::ranges::find_if(areas_, [&](const auto& area) { return area->is(spec); });
     wanted.push_back(known != areas_.end() ? *known : std::make_shared<Area>(*this, spec));
   }
-  areas_ = std::move(wanted);
+  areas_.swap(wanted);
   if (!next_job()) return;
   if (thread_.joinable()) {
     has_job_.notify_one();
   } else {
+    start_working();
+  }
+}
+
+void FixedGuestMemory::start_working() {
+  try {
     thread_ = std::jthread([this](const std::stop_token& stop) { work(stop); });
+  } catch (const std::system_error& refusal) {
+    // Tried again with the next memory.
+    tell(Error::host(refusal.code().value(), "start a thread"));
   }
 }
 
@@ -123,8 +133,9 @@ void FixedGuestMemory::work(const std::stop_token& stop) {
     const auto area = next_job();
     if (area->state == Area::State::kLost) {
       area->state = Area::State::kRefused;
-      const auto pinned = std::exchange(area->pinned, std::nullopt);
-      lock.unlock();  // while it is let go
+      auto pinned = std::exchange(area->pinned, std::nullopt);
+      lock.unlock();
+      pinned.reset();
       lock.lock();
       continue;
     }
@@ -150,12 +161,17 @@ void FixedGuestMemory::prepare(Area& area, const std::stop_token& stop) {
     tell_unwatched(watched.error());
     if (extent_ == FixedExtent::kWhereAllThere) return end(Area::State::kRefused);
   }
-  auto pinned = uring::PinnedMemory::pin(area.bytes, stop);
-  if (!pinned) {
-    if (pinned.error().kind != ErrorKind::kCancelled) tell(pinned.error());
+  if (uring::PinnedMemory::can_be_shared()) {
+    auto pinned = uring::PinnedMemory::pin(area.bytes, stop);
+    if (!pinned) {
+      if (pinned.error().kind != ErrorKind::kCancelled) tell(pinned.error());
+      return end(Area::State::kRefused);
+    }
+    area.pinned.emplace(std::move(*pinned));
+  } else if (extent_ == FixedExtent::kWhereAllThere) {
+    // Each ring would have to pin for itself, while it has I/O to do: only who asks for it.
     return end(Area::State::kRefused);
   }
-  area.pinned.emplace(std::move(*pinned));
   area.blocks = blocks_of(area.fd);
   end(Area::State::kReady);
   log::debug("{}: {} KiB of guest memory are pinned", log_->name, area.bytes.size() >> 10U);
@@ -168,9 +184,10 @@ Result<> FixedGuestMemory::watch(Area& area, const std::stop_token& stop) const 
   auto made = mem::PageWatch::create(area.fd, area.offset, ByteCount(area.bytes.size()));
   if (!made) return fail(made.error());
   area.watch.emplace(std::move(*made));
-  for (std::size_t at = 0; at < area.bytes.size(); at += kStep) {
+  const std::size_t step = std::max(kStep, area.watch->page_size());
+  for (std::size_t at = 0; at < area.bytes.size(); at += step) {
     if (stop.stop_requested()) return fail(ErrorKind::kCancelled, "watch guest memory");
-    if (auto covered = area.watch->cover(at, std::min(kStep, area.bytes.size() - at)); !covered) {
+    if (auto covered = area.watch->cover(at, std::min(step, area.bytes.size() - at)); !covered) {
       return covered;
     }
   }
@@ -179,21 +196,35 @@ Result<> FixedGuestMemory::watch(Area& area, const std::stop_token& stop) const 
 
 FixedGuestMemory::Registrations FixedGuestMemory::take(uring::FixedMemory& table,
                                                        const mem::GuestMemory& memory) {
-  const std::scoped_lock lock(mutex_);
   Registrations taken;
   for (const mem::RegionSpec& spec : memory.specs()) {
-    const auto found =
-        std::ranges::find_if(areas_, [&](const auto& area) { return area->is(spec); });
-    if (found == areas_.end() || (*found)->state != Area::State::kReady) continue;
-    Area& area = **found;
-    auto registration = table.add(*area.pinned, area.watch ? &area : nullptr);
+    auto area = find_ready(spec);
+    if (!area) continue;
+    auto registration = register_with(table, *area);
     if (registration) {
-      taken.push_back({*found, std::move(*registration)});
-    } else {
+      taken.push_back({std::move(area), std::move(*registration)});
+    } else if (registration.error().kind != ErrorKind::kClosed) {
       tell(registration.error());
     }
   }
   return taken;
+}
+
+std::shared_ptr<FixedGuestMemory::Area> FixedGuestMemory::find_ready(const mem::RegionSpec& spec) {
+  const std::scoped_lock lock(mutex_);
+  const auto found = std::ranges::find_if(areas_, [&](const auto& area) {
+    return area->is(spec) && area->state == Area::State::kReady;
+  });
+  return found == areas_.end() ? nullptr : *found;
+}
+
+Result<uring::FixedMemory::Registration> FixedGuestMemory::register_with(uring::FixedMemory& table,
+                                                                         Area& area) {
+  uring::PageGuard* const guard = area.watch ? &area : nullptr;
+  if (!uring::PinnedMemory::can_be_shared()) return table.add(area.bytes, guard);
+  const std::scoped_lock lock(mutex_);
+  if (!area.pinned) return fail(ErrorKind::kClosed, "memory that was lost meanwhile");
+  return table.add(*area.pinned, guard);
 }
 
 void FixedGuestMemory::look_after() noexcept {

@@ -74,10 +74,14 @@ class FixedGuestMemory {
   void look_after() noexcept;
 
  private:
+  void start_working();
   void work(const std::stop_token& stop);
   [[nodiscard]] std::shared_ptr<Area> next_job() const noexcept;
   void prepare(Area& area, const std::stop_token& stop);
   Result<> watch(Area& area, const std::stop_token& stop) const;
+  [[nodiscard]] std::shared_ptr<Area> find_ready(const mem::RegionSpec& spec);
+  [[nodiscard]] Result<uring::FixedMemory::Registration> register_with(uring::FixedMemory& table,
+                                                                       Area& area);
   void lose(Area& area) noexcept;
   void tell(const Error& refusal) noexcept;
   void tell_unwatched(const Error& refusal) noexcept;

@@ -90,6 +90,10 @@ bool has_bytes(const mem::RegionSpec& spec) noexcept {
 
 }  // namespace
 
+// The kernel is asked here and not where the answer is needed: by the thread that makes the others.
+FixedGuestMemory::FixedGuestMemory(FixedExtent extent, std::shared_ptr<PeerLog> log) noexcept
+    : extent_(extent), can_be_shared_(uring::PinnedMemory::can_be_shared()), log_(std::move(log)) {}
+
 FixedGuestMemory::~FixedGuestMemory() = default;
 
 void FixedGuestMemory::want(const mem::GuestMemory& memory) {
@@ -161,7 +165,7 @@ void FixedGuestMemory::prepare(Area& area, const std::stop_token& stop) {
     tell_unwatched(watched.error());
     if (extent_ == FixedExtent::kWhereAllThere) return end(Area::State::kRefused);
   }
-  if (uring::PinnedMemory::can_be_shared()) {
+  if (can_be_shared_) {
     auto pinned = uring::PinnedMemory::pin(area.bytes, stop);
     if (!pinned) {
       if (pinned.error().kind != ErrorKind::kCancelled) tell(pinned.error());
@@ -221,7 +225,7 @@ std::shared_ptr<FixedGuestMemory::Area> FixedGuestMemory::find_ready(const mem::
 Result<uring::FixedMemory::Registration> FixedGuestMemory::register_with(uring::FixedMemory& table,
                                                                          Area& area) {
   uring::PageGuard* const guard = area.watch ? &area : nullptr;
-  if (!uring::PinnedMemory::can_be_shared()) return table.add(area.bytes, guard);
+  if (!can_be_shared_) return table.add(area.bytes, guard);
   const std::scoped_lock lock(mutex_);
   if (!area.pinned) return fail(ErrorKind::kClosed, "memory that was lost meanwhile");
   return table.add(*area.pinned, guard);

@@ -55,8 +55,7 @@ class FixedGuestMemory {
   using Registrations = std::vector<Taken>;
 
   explicit FixedGuestMemory(FixedExtent extent,
-                            std::shared_ptr<PeerLog> log = std::make_shared<PeerLog>()) noexcept
-      : extent_(extent), log_(std::move(log)) {}
+                            std::shared_ptr<PeerLog> log = std::make_shared<PeerLog>()) noexcept;
   FixedGuestMemory(const FixedGuestMemory&) = delete;
   FixedGuestMemory& operator=(const FixedGuestMemory&) = delete;
   ~FixedGuestMemory();
@@ -87,6 +86,7 @@ class FixedGuestMemory {
   void tell_unwatched(const Error& refusal) noexcept;
 
   const FixedExtent extent_;
+  const bool can_be_shared_;  // what is pinned once, with all rings
   const std::shared_ptr<PeerLog> log_;
   std::atomic<std::uint32_t> changes_ = 0;
   std::atomic<bool> was_told_ = false;            // of a refusal

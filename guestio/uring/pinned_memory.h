@@ -15,7 +15,7 @@ namespace guestio::uring {
 /// milliseconds a GiB, and without counting against the memory-lock limit again.
 ///
 /// In Linux since 6.13 (include/uapi/linux/io_uring.h: IORING_REGISTER_CLONE_BUFFERS with offsets);
-/// the headers we build with are older. On kernels before, rings pin for themselves.
+/// the headers we build with are older. Where can_be_shared() says no, rings pin for themselves.
 ///
 /// Threads: any, one at a time; clone_to() any. When it goes, what was taken over stays.
 class PinnedMemory {

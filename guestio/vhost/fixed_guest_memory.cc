@@ -260,8 +260,7 @@ void FixedGuestMemory::tell(const Error& refusal) noexcept {
   if (was_told_.exchange(true, std::memory_order_relaxed)) return;
   log::warning(
       "{}: guest memory stays unregistered, which only costs time: {} (raise the memory-lock limit "
-      "or "
-      "grant CAP_IPC_LOCK, use shared memory that is not a file on disk, or choose "
+      "or grant CAP_IPC_LOCK, use shared memory that is not a file on disk, or choose "
       "--fixed-buffers off)",
       log_->name, refusal.to_string());
 }
@@ -274,8 +273,8 @@ void FixedGuestMemory::tell_unwatched(const Error& refusal) noexcept {
   }
   log::warning(
       "{}: guest memory is registered though its pages cannot be watched: {} (a guest that gives "
-      "memory "
-      "back while it runs would lose data: no balloon, no free page reporting, no virtio-mem)",
+      "memory back while it runs would lose data: no balloon, no free page reporting, no "
+      "virtio-mem)",
       log_->name, refusal.to_string());
 }
 

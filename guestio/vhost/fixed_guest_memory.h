@@ -27,10 +27,9 @@ enum class FixedExtent : std::uint8_t {
 
 /// A front-end's memory, registered: once for each front-end, however many rings and tables it has.
 ///
-///     session: want() --> [ a thread: watch the pages, pin them ] --> rings: take(), in
-///     microseconds
-///                                                                            |
-///                         forget them  <-- a page is not what it was  <-------
+///     session: want() --> a thread: watch the pages, pin them --> rings: take()
+///                                        ^                            |
+///                                   let them go <-- a page is not what it was
 ///
 /// Registered pages stay what they were when the guest gives pages back (balloon, free page
 /// reporting, virtio-mem): what moves through one of those is lost. So pages are watched
@@ -86,7 +85,7 @@ class FixedGuestMemory {
   void tell_unwatched(const Error& refusal) noexcept;
 
   const FixedExtent extent_;
-  const bool can_be_shared_;  // what is pinned once, with all rings
+  const bool can_be_shared_;  // by all rings, what one has pinned
   const std::shared_ptr<PeerLog> log_;
   std::atomic<std::uint32_t> changes_ = 0;
   std::atomic<bool> was_told_ = false;            // of a refusal

@@ -4,9 +4,11 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <csignal>
+#include <filesystem>
 #include <thread>
 
 #include "guestio/base/check.h"
@@ -82,6 +84,30 @@ bool ChildProcess::wait_for_output(const std::string& text, milliseconds limit) 
     if (!is_running() || Clock::now() >= deadline) {
       return output().find(text) != std::string::npos;
     }
+    std::this_thread::sleep_for(kGlance);
+  }
+  return true;
+}
+
+int ChildProcess::descriptors_of(int fd) const {
+  struct stat wanted {};
+  GUESTIO_CHECK(::fstat(fd, &wanted) == 0, "a file of the test's own");
+  int count = 0;
+  std::error_code error;
+  const std::string folder = "/proc/" + std::to_string(pid_) + "/fd";
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    struct stat found {};  // of one that it may have closed since it was listed
+    if (::stat(entry->path().c_str(), &found) != 0) continue;
+    count += found.st_dev == wanted.st_dev && found.st_ino == wanted.st_ino ? 1 : 0;
+  }
+  return count;
+}
+
+bool ChildProcess::comes_to_descriptors_of(int fd, int count) {
+  const auto deadline = Clock::now() + std::chrono::seconds(20);
+  while (descriptors_of(fd) != count) {
+    if (!is_running() || Clock::now() >= deadline) return false;
     std::this_thread::sleep_for(kGlance);
   }
   return true;

@@ -31,6 +31,10 @@ class ChildProcess {
   /// Waits until the output holds `text`; false when it ends or `limit` passes first.
   [[nodiscard]] bool wait_for_output(const std::string& text,
                                      std::chrono::milliseconds limit = std::chrono::seconds(20));
+  /// How many of its descriptors are of the file that `fd` is here.
+  [[nodiscard]] int descriptors_of(int fd) const;
+  /// Waits until it has `count` of them: closing them may take it a moment after its answer.
+  [[nodiscard]] bool comes_to_descriptors_of(int fd, int count);
 
  private:
   UniqueFd output_;

@@ -5,7 +5,6 @@
 
 #include <atomic>
 #include <cstring>
-#include <filesystem>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -239,26 +238,22 @@ TEST_F(MemorySlotsTest, Rule6RegionsThatMakeNoSenseAreRefused) {
 }
 
 TEST_F(MemorySlotsTest, Rule6DescriptorsAreCountedAndClosedWhateverHappens) {
-  const auto open_files = [&] {
-    return std::distance(
-        std::filesystem::directory_iterator("/proc/" + std::to_string(backend_->pid()) + "/fd"),
-        std::filesystem::directory_iterator());
-  };
   const vhost::SingleMemoryRegion message{0, more_->region().where};
   const auto payload = std::as_bytes(std::span(&message, 1));
   const int fd = more_->fd();
-  const auto before = open_files();
+  ASSERT_EQ(backend_->descriptors_of(fd), 0);
   EXPECT_FALSE(frontend().tell(kAdd, payload));
   EXPECT_FALSE(frontend().tell(kAdd, payload, std::array{fd, fd}));
   EXPECT_FALSE(frontend().tell(kAdd, payload.first(32), std::array{fd}));
-  EXPECT_EQ(open_files(), before);
+  EXPECT_TRUE(backend_->comes_to_descriptors_of(fd, 0));
   EXPECT_TRUE(frontend().tell(kAdd, payload, std::array{fd}));
+  EXPECT_EQ(backend_->descriptors_of(fd), 1);
   EXPECT_FALSE(frontend().tell(kAdd, payload, std::array{fd}));
   EXPECT_FALSE(frontend().tell(kRemove, payload, std::array{fd, fd}));
   EXPECT_TRUE(frontend().tell(kRemove, payload, std::array{fd})) << "QEMU has sent one";
   // What ran on the old memory lets go of it in its own time.
   EXPECT_EQ(guest_->read(0, 4096).status, 0);
-  EXPECT_EQ(open_files(), before);
+  EXPECT_TRUE(backend_->comes_to_descriptors_of(fd, 0));
 }
 
 TEST_F(MemorySlotsTest, Rule4WithoutTheFeatureThereAreNoSlots) {

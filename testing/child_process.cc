@@ -90,14 +90,14 @@ bool ChildProcess::wait_for_output(const std::string& text, milliseconds limit) 
 }
 
 int ChildProcess::descriptors_of(int fd) const {
-  struct stat wanted {};
+  struct stat wanted{};
   GUESTIO_CHECK(::fstat(fd, &wanted) == 0, "a file of the test's own");
   int count = 0;
   std::error_code error;
   const std::string folder = "/proc/" + std::to_string(pid_) + "/fd";
   for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
        entry.increment(error)) {
-    struct stat found {};  // of one that it may have closed since it was listed
+    struct stat found{};  // of one that it may have closed since it was listed
     if (::stat(entry->path().c_str(), &found) != 0) continue;
     count += found.st_dev == wanted.st_dev && found.st_ino == wanted.st_ino ? 1 : 0;
   }

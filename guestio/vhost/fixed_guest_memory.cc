@@ -65,6 +65,7 @@ struct FixedGuestMemory::Area final : uring::PageGuard {
   // The worker's until kReady; then the watch is anybody's, the rest is guarded.
   std::optional<mem::PageWatch> watch;
   std::optional<uring::PinnedMemory> pinned;
+  std::optional<mem::MemoryNews::Watch> news;
   std::int64_t blocks = 0;  // of the file, when it was pinned
 };
 
@@ -94,7 +95,13 @@ bool has_bytes(const mem::RegionSpec& spec) noexcept {
 FixedGuestMemory::FixedGuestMemory(FixedExtent extent, std::shared_ptr<PeerLog> log) noexcept
     : extent_(extent), can_be_shared_(uring::PinnedMemory::can_be_shared()), log_(std::move(log)) {}
 
-FixedGuestMemory::~FixedGuestMemory() = default;
+FixedGuestMemory::~FixedGuestMemory() {
+  thread_ = {};
+  // News may still come, until the last area has gone; and none goes under the lock.
+  std::vector<std::shared_ptr<Area>> last;
+  const std::scoped_lock lock(mutex_);
+  areas_.swap(last);
+}
 
 void FixedGuestMemory::want(const mem::GuestMemory& memory) {
   std::vector<std::shared_ptr<Area>> wanted;  // and then those of before, which end unlocked
@@ -136,11 +143,7 @@ void FixedGuestMemory::work(const std::stop_token& stop) {
   while (has_job_.wait(lock, stop, [this] { return next_job() != nullptr; })) {
     const auto area = next_job();
     if (area->state == Area::State::kLost) {
-      area->state = Area::State::kRefused;
-      auto pinned = std::exchange(area->pinned, std::nullopt);
-      lock.unlock();
-      pinned.reset();
-      lock.lock();
+      end_lost(*area, lock);
       continue;
     }
     lock.unlock();
@@ -149,12 +152,31 @@ void FixedGuestMemory::work(const std::stop_token& stop) {
   }
 }
 
+/// Rings let go by themselves when an operation meets the gap; those that have none do when told.
+void FixedGuestMemory::end_lost(Area& area, std::unique_lock<std::mutex>& lock) noexcept {
+  area.state = Area::State::kRefused;
+  auto pinned = std::exchange(area.pinned, std::nullopt);
+  auto news = std::exchange(area.news, std::nullopt);
+  for (Taker* const taker : takers_) {
+    taker->loop_.post([taker, life = std::weak_ptr(taker->life_)] {
+      if (!life.expired()) taker->give_back_lost();
+    });
+  }
+  lock.unlock();
+  pinned.reset();
+  news.reset();
+  lock.lock();
+}
+
 /// The pages are watched first and pinned then: what goes between the two is noticed.
 void FixedGuestMemory::prepare(Area& area, const std::stop_token& stop) {
   const auto end = [&](Area::State state) {
     const std::scoped_lock lock(mutex_);
     area.state = state;
-    if (state == Area::State::kReady) changes_.fetch_add(1, std::memory_order_release);
+    if (state != Area::State::kReady) return;
+    changes_.fetch_add(1, std::memory_order_release);
+    // News of what went meanwhile found nothing that was ready.
+    if (blocks_of(area.fd) < area.blocks) lose(area);
   };
   if (extent_ == FixedExtent::kWhereAllThere && !is_all_there(area.fd)) {
     return end(Area::State::kIncomplete);
@@ -165,6 +187,9 @@ void FixedGuestMemory::prepare(Area& area, const std::stop_token& stop) {
     tell_unwatched(watched.error());
     if (extent_ == FixedExtent::kWhereAllThere) return end(Area::State::kRefused);
   }
+  hear_news_of(area);
+  // What is watched is all there by now.
+  if (area.watch) area.blocks = blocks_of(area.fd);
   if (can_be_shared_) {
     auto pinned = uring::PinnedMemory::pin(area.bytes, stop);
     if (!pinned) {
@@ -176,9 +201,23 @@ void FixedGuestMemory::prepare(Area& area, const std::stop_token& stop) {
     // Each ring would have to pin for itself, while it has I/O to do: only who asks for it.
     return end(Area::State::kRefused);
   }
-  area.blocks = blocks_of(area.fd);
+  if (!area.watch) area.blocks = blocks_of(area.fd);
   end(Area::State::kReady);
   log::debug("{}: {} KiB of guest memory are pinned", log_->name, area.bytes.size() >> 10U);
+}
+
+/// Without news, a disk that is idle notices at its next request.
+void FixedGuestMemory::hear_news_of(Area& area) noexcept {
+  if (area.fd < 0) return;
+  if (!news_) {
+    auto news = mem::MemoryNews::of_process();
+    if (!news) {
+      log::debug("{}: no news of guest memory: {}", log_->name, news.error().to_string());
+      return;
+    }
+    news_ = std::move(*news);
+  }
+  area.news.emplace(news_->watch(area.fd, *this));
 }
 
 Result<> FixedGuestMemory::watch(Area& area, const std::stop_token& stop) const {
@@ -229,6 +268,24 @@ Result<uring::FixedMemory::Registration> FixedGuestMemory::register_with(uring::
   const std::scoped_lock lock(mutex_);
   if (!area.pinned) return fail(ErrorKind::kClosed, "memory that was lost meanwhile");
   return table.add(*area.pinned, guard);
+}
+
+void FixedGuestMemory::add(Taker& taker) {
+  const std::scoped_lock lock(mutex_);
+  takers_.push_back(&taker);
+}
+
+void FixedGuestMemory::remove(Taker& taker) noexcept {
+  const std::scoped_lock lock(mutex_);
+  std::erase(takers_, &taker);
+}
+
+void FixedGuestMemory::drop_lost(Registrations& taken) noexcept {
+  std::unique_lock lock(mutex_);
+  const auto lost = std::ranges::partition(
+      taken, [](const Taken& one) { return one.area->state == Area::State::kReady; });
+  lock.unlock();
+  taken.erase(lost.begin(), lost.end());
 }
 
 void FixedGuestMemory::look_after() noexcept {

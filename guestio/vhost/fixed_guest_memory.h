@@ -13,7 +13,9 @@
 
 #include "guestio/base/error.h"
 #include "guestio/mem/guest_memory.h"
+#include "guestio/mem/memory_news.h"
 #include "guestio/uring/fixed_memory.h"
+#include "guestio/uring/loop.h"
 #include "guestio/vhost/peer_log.h"
 
 /// Guest memory that is registered with the threads' rings, as far as that is safe and allowed.
@@ -37,11 +39,14 @@ enum class FixedExtent : std::uint8_t {
 /// registered no more. Where pages cannot be watched, kWhereAllThere does without; kAll says so
 /// once and goes on: then it is only right for guests that never give memory back.
 ///
+/// Who has no operations that would ask hears of it (mem::MemoryNews): the file is asked how much
+/// of it is there, and rings that hold on to a region that has lost something are told to let go.
+///
 /// Nothing waits for it: rings run from the start, on plain operations until memory is ready. What
 /// is refused stays plain, and a line in the log says what can be done about it.
 ///
 /// Threads: any. Lifetime: outlives what take() gave.
-class FixedGuestMemory {
+class FixedGuestMemory final : private mem::MemoryNews::Listener {
   struct Area;
 
  public:
@@ -52,6 +57,24 @@ class FixedGuestMemory {
   };
   /// Goes before the memory does, on the ring's thread.
   using Registrations = std::vector<Taken>;
+
+  /// Somebody who has taken, and is to give back what was lost though nothing else happens.
+  class Taker {
+   public:
+    explicit Taker(uring::Loop& loop) : loop_(loop) {}
+    Taker(const Taker&) = delete;
+    Taker& operator=(const Taker&) = delete;
+    /// drop_lost() for all that it has. On the loop's thread.
+    virtual void give_back_lost() noexcept = 0;
+
+   protected:
+    ~Taker() = default;
+
+   private:
+    friend class FixedGuestMemory;
+    uring::Loop& loop_;
+    const std::shared_ptr<const int> life_ = std::make_shared<const int>();
+  };
 
   explicit FixedGuestMemory(FixedExtent extent,
                             std::shared_ptr<PeerLog> log = std::make_shared<PeerLog>()) noexcept;
@@ -67,13 +90,21 @@ class FixedGuestMemory {
   }
   /// Registers those regions of `memory` with the caller's ring that are ready.
   [[nodiscard]] Registrations take(uring::FixedMemory& table, const mem::GuestMemory& memory);
+  // On the taker's loop's thread, where it also ends.
+  void add(Taker& taker);
+  void remove(Taker& taker) noexcept;
+  /// Lets the lost ones of what take() gave go.
+  void drop_lost(Registrations& taken) noexcept;
   /// Asks the files how much of them is there: whether all of it has come, or some has gone that no
   /// operation has met. A system call a region; for now and then.
   void look_after() noexcept;
 
  private:
+  void on_memory_news() noexcept override { look_after(); }
   void start_working();
   void work(const std::stop_token& stop);
+  void end_lost(Area& area, std::unique_lock<std::mutex>& lock) noexcept;
+  void hear_news_of(Area& area) noexcept;
   [[nodiscard]] std::shared_ptr<Area> next_job() const noexcept;
   void prepare(Area& area, const std::stop_token& stop);
   Result<> watch(Area& area, const std::stop_token& stop) const;
@@ -88,11 +119,15 @@ class FixedGuestMemory {
   const bool can_be_shared_;  // by all rings, what one has pinned
   const std::shared_ptr<PeerLog> log_;
   std::atomic<std::uint32_t> changes_ = 0;
+  std::shared_ptr<mem::MemoryNews> news_;         // or nothing yet; the thread's
   std::atomic<bool> was_told_ = false;            // of a refusal
   std::atomic<bool> was_told_unwatched_ = false;  // that pages cannot be watched
-  std::mutex mutex_;                              // guards all below, and the areas' states
+  // Guards all below, and the areas' states. News is told under a lock of its own, which comes
+  // first: so no area goes while this is held.
+  std::mutex mutex_;
   std::condition_variable_any has_job_;
   std::vector<std::shared_ptr<Area>> areas_;
+  std::vector<Taker*> takers_;
   std::jthread thread_;  // from the first region on; goes first
 };
 

@@ -20,10 +20,12 @@ namespace {
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 constexpr auto kAnswerLimit = std::chrono::seconds(20);
 
+UniqueFd make_memory_file() { return UniqueFd(::memfd_create("fixed-memory", MFD_CLOEXEC)); }
+
 /// Guest memory as a front-end hands it over, and the file that it is.
 struct SharedMemory {
-  explicit SharedMemory(Gpa start, bool is_all_there = true)
-      : file(::memfd_create("fixed-guest-memory-test", MFD_CLOEXEC)) {
+  explicit SharedMemory(Gpa start, bool is_all_there = true, UniqueFd of = make_memory_file())
+      : file(std::move(of)) {
     EXPECT_EQ(::ftruncate(file.get(), kMiB), 0);
     if (is_all_there) {
       EXPECT_EQ(::fallocate(file.get(), 0, 0, kMiB), 0);
@@ -141,6 +143,65 @@ TEST_F(FixedGuestMemoryTest, APageThatGoesIsNoticedThoughNoOperationMeetsIt) {
   wish.look_after();
   EXPECT_EQ(wish.changes(), 2U);
   EXPECT_TRUE(wish.take(table_, low_.memory).empty());
+}
+
+/// A ring that has nothing to do.
+class IdleTaker final : public FixedGuestMemory::Taker {
+ public:
+  IdleTaker(uring::Loop& loop, FixedGuestMemory& fixed, const mem::GuestMemory& memory)
+      : Taker(loop), loop_(loop), fixed_(fixed), taken_(fixed.take(loop.fixed_memory(), memory)) {
+    fixed_.add(*this);
+  }
+  IdleTaker(const IdleTaker&) = delete;
+  IdleTaker& operator=(const IdleTaker&) = delete;
+  ~IdleTaker() { fixed_.remove(*this); }
+  [[nodiscard]] std::size_t taken() const { return taken_.size(); }
+
+ private:
+  void give_back_lost() noexcept override {
+    fixed_.drop_lost(taken_);
+    loop_.stop();
+  }
+  uring::Loop& loop_;
+  FixedGuestMemory& fixed_;
+  FixedGuestMemory::Registrations taken_;
+};
+
+/// Files in a tree, which make news; a memfd may not.
+TEST_F(FixedGuestMemoryTest, ARingThatIsIdleLetsMemoryGoThatTheGuestGivesBack) {
+  UniqueFd file(::open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (!file) GTEST_SKIP() << "no shared memory in a tree here";
+  const SharedMemory shared(Gpa(0), true, std::move(file));
+  const auto memory = both(shared.memory, high_.memory);
+  const auto loop = uring::Loop::create().value();
+  FixedGuestMemory fixed(FixedExtent::kWhereAllThere);
+  fixed.want(memory);
+  ASSERT_TRUE(changes_from(fixed, 0));
+  ASSERT_TRUE(fixed.changes() == 2 || changes_from(fixed, 1));
+  const IdleTaker taker(*loop, fixed, memory);
+  EXPECT_EQ(loop->fixed_memory().pieces(), 2U);
+  shared.punch(8192);
+  loop->run();
+  EXPECT_EQ(taker.taken(), 1U);
+  EXPECT_EQ(loop->fixed_memory().pieces(), 1U);
+  EXPECT_TRUE(loop->fixed_memory().find(host(memory, 4 * kMiB), kMiB)) << "which lost nothing";
+}
+
+TEST_F(FixedGuestMemoryTest, ARingThatEndsIsToldNothingMore) {
+  for (int round = 0; round < 20; ++round) {
+    const SharedMemory shared{Gpa(0)};
+    const auto loop = uring::Loop::create().value();
+    FixedGuestMemory fixed(FixedExtent::kAll);
+    fixed.want(shared.memory);
+    ASSERT_TRUE(changes_from(fixed, 0));
+    {
+      const IdleTaker taker(*loop, fixed, shared.memory);
+      shared.punch(0);
+      fixed.look_after();
+    }
+    loop->run_until_quiet();
+    EXPECT_EQ(loop->fixed_memory().pieces(), 0U);
+  }
 }
 
 TEST_F(FixedGuestMemoryTest, MemoryThatIsNotAllThereWaitsUntilItIsOrIsBroughtInIfAll) {

@@ -48,7 +48,8 @@ Vring::Kick::Kick(uring::Loop& loop, UniqueFd kick_fd, uring::MultishotPoll::Cal
 
 Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handler, Setup setup,
              RecordedRing queue)
-    : loop_(loop),
+    : Taker(loop),
+      loop_(loop),
       poller_(poller),
       handler_(handler),
       label_(setup.label),
@@ -70,10 +71,12 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
   }
   listen_to(std::move(setup.kick));
   poller_.add(*this);
+  if (fixed_) fixed_->add(*this);
 }
 
 Vring::~Vring() {
   GUESTIO_CHECK(chains_out_ == 0, "a ring to be stopped before it goes away");
+  if (fixed_) fixed_->remove(*this);
   poller_.remove(*this);
   counters_->fixed_regions.set(0);
   // The last call to the driver may still wait to be taken, and goes to a ring that ends with this.
@@ -91,6 +94,11 @@ void Vring::take_fixed_memory() {
   Epoch& present = epochs_.back();
   present.fixed = fixed_->take(loop_.fixed_memory(), present.memory);
   counters_->fixed_regions.set(present.fixed.size());
+}
+
+void Vring::give_back_lost() noexcept {
+  for (Epoch& epoch : epochs_) fixed_->drop_lost(epoch.fixed);
+  counters_->fixed_regions.set(epochs_.back().fixed.size());
 }
 
 void Vring::listen_to(UniqueFd kick) {

@@ -57,7 +57,9 @@ struct RingLog {
 ///
 /// Threads: the queue's. Lifetime: from start() until stop() has called back, then it may be
 /// destroyed.
-class Vring final : public virtio::DeviceQueue, private uring::Deferred {
+class Vring final : public virtio::DeviceQueue,
+                    private uring::Deferred,
+                    private FixedGuestMemory::Taker {
  public:
   struct Setup {
     std::uint16_t index = 0;      ///< in the in-flight record
@@ -146,7 +148,8 @@ class Vring final : public virtio::DeviceQueue, private uring::Deferred {
 
   void begin_epoch(mem::GuestMemory memory);
   void take_fixed_memory();
-  void run() noexcept override;  // uring::Deferred: the end of a batch
+  void give_back_lost() noexcept override;  // FixedGuestMemory::Taker
+  void run() noexcept override;             // uring::Deferred: the end of a batch
   void listen_to(UniqueFd kick);
   void on_kick(std::int32_t events) noexcept;
   void forget(virtio::TakenChain& taken) noexcept;

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/mem/memory_news.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/inotify.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+#include <system_error>
+#include <vector>
+
+namespace guestio::mem {
+
+namespace {
+
+/// A guest that gives its memory back makes thousands of holes; the first one says it all.
+constexpr auto kRest = std::chrono::milliseconds(100);
+
+/// In all but idle systems somebody waits for memory now and then: 20 ms in 2 s, the shortest time
+/// that needs no privileges (Documentation/accounting/psi.rst).
+constexpr std::string_view kShortOfMemory{"some 20000 2000000\0", 19};
+
+UniqueFd watch_pressure() noexcept {
+  UniqueFd file(::open("/proc/pressure/memory", O_RDWR | O_NONBLOCK | O_CLOEXEC));
+  if (!file) return {};
+  const ssize_t written = ::write(file.get(), kShortOfMemory.data(), kShortOfMemory.size());
+  return written == static_cast<ssize_t>(kShortOfMemory.size()) ? std::move(file) : UniqueFd();
+}
+
+}  // namespace
+
+Result<std::shared_ptr<MemoryNews>> MemoryNews::of_process() {
+  static std::mutex mutex;
+  static std::weak_ptr<MemoryNews> present;
+  const std::scoped_lock lock(mutex);
+  if (auto known = present.lock()) return known;
+  UniqueFd end(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!end) return fail_host("make an eventfd");
+  const std::shared_ptr<MemoryNews> made(new MemoryNews(std::move(end)));
+  try {
+    made->thread_ = std::thread([news = made.get()] { news->listen(); });
+  } catch (const std::system_error& refusal) {
+    return fail(Error::host(refusal.code().value(), "start a thread"));
+  }
+  present = made;
+  return made;
+}
+
+MemoryNews::MemoryNews(UniqueFd end) noexcept
+    : end_(std::move(end)),
+      files_(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK)),
+      pressure_(watch_pressure()) {}
+
+MemoryNews::~MemoryNews() {
+  const std::uint64_t one = 1;
+  (void)!::write(end_.get(), &one, sizeof one);
+  if (thread_.joinable()) thread_.join();
+}
+
+MemoryNews::Watch MemoryNews::watch(int fd, Listener& listener) {
+  const std::string path = fmt::format("/proc/self/fd/{}", fd);
+  const std::scoped_lock lock(mutex_);
+  const int number = files_ ? ::inotify_add_watch(files_.get(), path.c_str(), IN_MODIFY) : -1;
+  return {shared_from_this(), watch_.insert(watch_.end(), {number, &listener})};
+}
+
+void MemoryNews::forget(std::list<Entry>::iterator entry) noexcept {
+  const std::scoped_lock lock(mutex_);
+  const int number = entry->number;
+  watch_.erase(entry);
+  // Watches of one file have one number.
+  if (number >= 0 && std::ranges::find(watch_, number, &Entry::number) == watch_.end()) {
+    (void)::inotify_rm_watch(files_.get(), number);
+  }
+}
+
+void MemoryNews::listen() noexcept {
+  (void)::pthread_setname_np(::pthread_self(), "guestio-news");
+  while (true) {
+    // Descriptors that are not there are left out by the kernel.
+    std::array<pollfd, 3> waits = {
+        {{end_.get(), POLLIN, 0}, {files_.get(), POLLIN, 0}, {pressure_.get(), POLLPRI, 0}}};
+    if (::poll(waits.data(), waits.size(), -1) < 0) continue;
+    const auto& [end, files, pressure] = waits;
+    if (end.revents != 0) return;
+    if ((files.revents & POLLIN) != 0) hear_files();
+    if ((pressure.revents & POLLPRI) != 0) tell_all();
+    if ((pressure.revents & (POLLERR | POLLNVAL)) != 0) pressure_.reset();
+    pollfd rest{end_.get(), POLLIN, 0};
+    (void)::poll(&rest, 1, static_cast<int>(kRest.count()));
+  }
+}
+
+/// Each listener once, whatever happened to how many of its files.
+void MemoryNews::hear_files() noexcept {
+  alignas(inotify_event) std::array<std::byte, 4096> events;
+  const ssize_t size = ::read(files_.get(), events.data(), events.size());
+  const std::scoped_lock lock(mutex_);
+  std::vector<Listener*> told;
+  for (std::size_t at = 0;
+       size > 0 && at + sizeof(inotify_event) <= static_cast<std::size_t>(size);) {
+    inotify_event event{};
+    std::memcpy(&event, &events[at], sizeof event);
+    at += sizeof event + event.len;
+    for (const Entry& entry : watch_) {
+      // Too many events came: some of any file are missing.
+      if (event.wd != entry.number && (event.mask & IN_Q_OVERFLOW) == 0) continue;
+      if (std::ranges::find(told, entry.listener) != told.end()) continue;
+      told.push_back(entry.listener);
+      entry.listener->on_memory_news();
+    }
+  }
+}
+
+void MemoryNews::tell_all() noexcept {
+  const std::scoped_lock lock(mutex_);
+  std::vector<Listener*> told;
+  for (const Entry& entry : watch_) {
+    if (std::ranges::find(told, entry.listener) != told.end()) continue;
+    told.push_back(entry.listener);
+    entry.listener->on_memory_news();
+  }
+}
+
+}  // namespace guestio::mem

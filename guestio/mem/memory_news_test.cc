@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/mem/memory_news.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <thread>
+
+namespace guestio::mem {
+namespace {
+
+constexpr auto kAnswerLimit = std::chrono::seconds(60);
+constexpr off_t kFileBytes = 65536;
+
+class CountingListener final : public MemoryNews::Listener {
+ public:
+  void on_memory_news() noexcept override {
+    count_.fetch_add(1);
+    count_.notify_all();
+  }
+  /// Whether it was called more often than before, or is within a generous time.
+  bool hears(int before = 0) const {
+    const auto end = std::chrono::steady_clock::now() + kAnswerLimit;
+    while (count_.load() <= before) {
+      if (std::chrono::steady_clock::now() > end) return false;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return true;
+  }
+  [[nodiscard]] int count() const { return count_.load(); }
+
+ private:
+  std::atomic<int> count_ = 0;
+};
+
+/// Any file with a place in a tree: those of memory are not special.
+struct ModifiedFile {
+  ModifiedFile() {
+    EXPECT_TRUE(fd);
+    EXPECT_EQ(::posix_fallocate(fd.get(), 0, kFileBytes), 0);
+  }
+  void punch() const {
+    EXPECT_EQ(::fallocate(fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kFileBytes / 2),
+              0);
+  }
+  UniqueFd fd{::open(::testing::TempDir().c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)};
+};
+
+TEST(MemoryNews, WhoWatchesAFileHearsOfAHole) {
+  const auto news = MemoryNews::of_process().value();
+  const ModifiedFile file;
+  const ModifiedFile another;
+  CountingListener first;
+  CountingListener second;
+  const auto watch = news->watch(file.fd.get(), first);
+  const auto same_file = news->watch(file.fd.get(), second);
+  const auto same_listener = news->watch(another.fd.get(), first);
+  file.punch();
+  EXPECT_TRUE(first.hears());
+  EXPECT_TRUE(second.hears());
+  const int before = first.count();
+  another.punch();
+  EXPECT_TRUE(first.hears(before));
+}
+
+TEST(MemoryNews, WhoHasLeftIsCalledNoMoreAndOthersOfTheFileAre) {
+  const auto news = MemoryNews::of_process().value();
+  const ModifiedFile file;
+  CountingListener stays;
+  const auto watch = news->watch(file.fd.get(), stays);
+  auto leaves = std::make_unique<CountingListener>();
+  {
+    const auto left = news->watch(file.fd.get(), *leaves);
+    file.punch();
+    EXPECT_TRUE(leaves->hears());
+  }
+  // Who calls it now meets memory that is not there.
+  leaves.reset();
+  const int before = stays.count();
+  file.punch();
+  EXPECT_TRUE(stays.hears(before));
+}
+
+TEST(MemoryNews, ThereIsOneAsLongAsItIsWantedAndANewOneAfterwards) {
+  const ModifiedFile file;
+  for (int round = 0; round < 3; ++round) {
+    auto news = MemoryNews::of_process().value();
+    EXPECT_EQ(MemoryNews::of_process().value(), news);
+    CountingListener listener;
+    const auto watch = news->watch(file.fd.get(), listener);
+    news.reset();
+    file.punch();
+    EXPECT_TRUE(listener.hears());
+  }
+}
+
+TEST(MemoryNews, WhatCannotBeWatchedIsNoError) {
+  const auto news = MemoryNews::of_process().value();
+  CountingListener listener;
+  const auto watch = news->watch(-1, listener);
+}
+
+}  // namespace
+}  // namespace guestio::mem

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+// Guest memory that is registered with the kernel (--fixed-buffers) while guests give it back.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "tests/backend_fixture.h"
+
+namespace guestio::tests {
+namespace {
+
+constexpr std::size_t kRegionBytes = std::size_t{1} << 20;
+
+/// A region in a file of shared memory that has a place in a tree, as of memory-backend-file.
+struct RegionInATree {
+  explicit RegionInATree(std::uint64_t gpa)
+      : fd(::open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)),
+        where{.guest_address = gpa,
+              .size = kRegionBytes,
+              .user_address = 0x7000'0000'0000 + gpa,
+              .mmap_offset = 0} {
+    if (!fd) return;
+    EXPECT_EQ(::fallocate(fd.get(), 0, 0, kRegionBytes), 0);
+  }
+  /// Gives a page back, as a guest with a balloon.
+  void punch() const {
+    EXPECT_EQ(::fallocate(fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4096, 4096), 0);
+  }
+
+  UniqueFd fd;
+  vhost::MemoryRegion where;
+};
+
+class RegisteredMemoryTest : public BackendTest {
+ protected:
+  /// Whether so many regions are registered, now or within a generous time; `meanwhile` is done
+  /// again and again.
+  template <typename Meanwhile>
+  bool come_to(std::uint64_t regions, Meanwhile meanwhile) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (registered() != regions) {
+      if (std::chrono::steady_clock::now() > end) return false;
+      meanwhile();
+    }
+    return true;
+  }
+  std::uint64_t registered() {
+    const Outcome outcome = run({"--ask", control_, "statistics"});
+    const auto json = nlohmann::json::parse(outcome.output, nullptr, false);
+    EXPECT_FALSE(json.is_discarded()) << outcome.output;
+    return json.is_discarded() ? ~0ULL : json["disks"][0]["fixed_regions"].get<std::uint64_t>();
+  }
+
+  std::string control_ = folder_.file("control");
+};
+
+TEST_F(RegisteredMemoryTest, ADiskThatIsIdleLetsMemoryGoThatTheGuestGivesBack) {
+  const RegionInATree region(0x4'0000'0000);
+  if (!region.fd) GTEST_SKIP() << "no shared memory in a tree here";
+  start({"--fixed-buffers", "on", "--control", control_});
+  // Little, for the memory-lock limits of those who have no privileges.
+  const auto guest = connect({.memory = std::size_t{5} << 20});
+  ASSERT_NE(guest, nullptr);
+  const std::array regions = {guest->memory().region(),
+                              vhost::Frontend::Region{region.where, region.fd.get()}};
+  ASSERT_TRUE(guest->frontend().set_mem_table(regions));
+  ASSERT_TRUE(come_to(2, [&] { EXPECT_EQ(guest->read(0, 4096).status, 0); })) << backend_->output();
+  region.punch();
+  EXPECT_TRUE(come_to(1, [] { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }))
+      << backend_->output();
+  EXPECT_EQ(guest->read(0, 4096).status, 0);
+}
+
+}  // namespace
+}  // namespace guestio::tests

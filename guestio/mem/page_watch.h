@@ -42,6 +42,8 @@ class PageWatch {
   /// Whether the pages that hold [at, at + size) are still those of cover(). One load a page.
   /// Requires: size > 0, and covered.
   [[nodiscard]] bool holds(std::size_t at, std::size_t size) const noexcept;
+  /// Has the processor fetch what holds() will load, of the first pages. Touches nothing.
+  void prefetch(std::size_t at, std::size_t size) const noexcept;
 
  private:
   PageWatch(Mapping pages, std::size_t page_size, UniqueFd faults) noexcept

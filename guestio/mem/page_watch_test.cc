@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -73,6 +74,20 @@ TEST_F(PageWatchTest, AStretchIsHeldOnlyIfAllOfItsPagesAre) {
   EXPECT_FALSE(watch_->holds(0, kWatchedPages * kPageSize));
   EXPECT_FALSE(watch_->holds(5 * kPageSize - 1, 1));
   EXPECT_TRUE(watch_->holds(5 * kPageSize, 1));
+}
+
+TEST_F(PageWatchTest, FetchingAheadTouchesNothing) {
+  struct stat before{};
+  struct stat after{};
+  ASSERT_TRUE(watch_->cover(0, kWatchedPages * kPageSize));
+  punch(4);
+  ASSERT_EQ(::fstat(file_.get(), &before), 0);
+  watch_->prefetch(100, kWatchedPages * kPageSize - 100);
+  watch_->prefetch(5 * kPageSize - 1, 1);
+  ASSERT_EQ(::fstat(file_.get(), &after), 0);
+  EXPECT_EQ(after.st_blocks, before.st_blocks) << "no page came in";
+  EXPECT_FALSE(holds(4));
+  EXPECT_TRUE(holds(5));
 }
 
 TEST_F(PageWatchTest, AFileThatShrinksLosesItsPages) {

@@ -37,6 +37,8 @@ class PageGuard {
   PageGuard& operator=(const PageGuard&) = delete;
   /// Whether these bytes, which lie in the registered memory, do. Quick. Any ring's thread.
   [[nodiscard]] virtual bool holds(const std::byte* data, std::size_t size) const noexcept = 0;
+  /// Has the processor fetch what holds() will look at. For any bytes of the registered memory.
+  virtual void prefetch(const std::byte* data, std::size_t size) const noexcept = 0;
   /// Some do not: a table has let the memory go. Any ring's thread, from each table.
   virtual void note_lost() noexcept = 0;
 
@@ -130,6 +132,13 @@ class FixedMemory {
       return piece.slot;
     let_go(*piece.area);
     return std::nullopt;
+  }
+  /// Has the processor fetch what find() will look at. A hint, for any bytes.
+  void prefetch(const std::byte* data, std::size_t size) const noexcept {
+    if (pieces_.empty()) return;
+    const Piece& piece = pieces_[last_];
+    if (!piece.holds(reinterpret_cast<std::uintptr_t>(data), size)) return;
+    if (piece.area->guard != nullptr) piece.area->guard->prefetch(data, size);
   }
   /// An operation names a piece.
   void count_operation() noexcept {

@@ -190,10 +190,14 @@ class Guard final : public PageGuard {
   [[nodiscard]] bool holds(const std::byte* data, std::size_t size) const noexcept override {
     return lost == nullptr || lost < data || lost >= data + size;
   }
+  void prefetch(const std::byte* data, std::size_t size) const noexcept override {
+    fetched = {data, size};
+  }
   void note_lost() noexcept override { ++losses; }
 
   const std::byte* lost = nullptr;
   int losses = 0;
+  mutable std::span<const std::byte> fetched;
 };
 
 TEST_F(FixedMemoryTest, MemoryThatHasLostAPageIsLetGoWhenThePageIsAskedFor) {
@@ -210,6 +214,21 @@ TEST_F(FixedMemoryTest, MemoryThatHasLostAPageIsLetGoWhenThePageIsAskedFor) {
   *registration = {};
   guard.lost = nullptr;
   EXPECT_TRUE(table_.add(memory_.bytes(), &guard).has_value()) << "anew";
+}
+
+TEST_F(FixedMemoryTest, AGuardFetchesAheadOnlyWhatItGuards) {
+  Guard guard;
+  const auto ours = memory_.bytes().subspan(kPage, 100);
+  table_.prefetch(ours.data(), ours.size());
+  EXPECT_TRUE(guard.fetched.empty()) << "nothing is registered";
+  const auto registration = table_.add(memory_.bytes(), &guard);
+  ASSERT_TRUE(registration.has_value());
+  table_.prefetch(file_.bytes().data(), 100);
+  table_.prefetch(&memory_.bytes().back(), 2);
+  EXPECT_TRUE(guard.fetched.empty());
+  table_.prefetch(ours.data(), ours.size());
+  EXPECT_EQ(guard.fetched.data(), ours.data());
+  EXPECT_EQ(guard.fetched.size(), ours.size());
 }
 
 TEST_F(FixedMemoryTest, MemoryThatIsPinnedAlreadyIsTakenOverByAnyRing) {

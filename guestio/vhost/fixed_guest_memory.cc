@@ -51,6 +51,9 @@ struct FixedGuestMemory::Area final : uring::PageGuard {
   [[nodiscard]] bool holds(const std::byte* data, std::size_t size) const noexcept override {
     return watch->holds(static_cast<std::size_t>(data - bytes.data()), size);
   }
+  void prefetch(const std::byte* data, std::size_t size) const noexcept override {
+    watch->prefetch(static_cast<std::size_t>(data - bytes.data()), size);
+  }
   void note_lost() noexcept override {
     const std::scoped_lock lock(owner.mutex_);
     owner.lose(*this);

@@ -148,6 +148,7 @@ class Vring final : public virtio::DeviceQueue,
 
   void begin_epoch(mem::GuestMemory memory);
   void take_fixed_memory();
+  void prefetch_guards(const virtio::Chain& chain) const noexcept;
   void give_back_lost() noexcept override;  // FixedGuestMemory::Taker
   void run() noexcept override;             // uring::Deferred: the end of a batch
   void listen_to(UniqueFd kick);

@@ -82,7 +82,7 @@ class RawRing:
             return False
         if not self._batches:
             return row.target == "ext4" and row.depth > 1 and row.block == 4 * rows.KIB \
-                and row.queues == 1 and row.offset == 0 and row.segments == 1
+                and row.queues == 1 and row.offset == 0 and row.segments == 1 and not row.poll
         # Direct I/O takes no odd addresses, except on tmpfs; nothing to compare with then.
         return row.offset % 512 == 0
 

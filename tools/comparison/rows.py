@@ -52,6 +52,8 @@ def file_rows(target):
     for rw in ("randread", "randwrite"):
         for depth in (1, 32, 128):
             yield Row(target, rw, 4 * KIB, depth)
+    # Without waking the client, as the raw ring wakes nobody.
+    yield Row(target, "randread", 4 * KIB, 32, poll=True)
     for rw in ("read", "write"):
         yield Row(target, rw, 128 * KIB, 32)
     yield Row(target, "randread", 64 * KIB, 32)

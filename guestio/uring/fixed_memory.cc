@@ -73,21 +73,33 @@ FixedMemory::Registration FixedMemory::share(std::span<const std::byte> memory) 
   return {};
 }
 
-Result<FixedMemory::Registration> FixedMemory::add(std::span<std::byte> memory, PageGuard* guard) {
-  return add_counted(memory, nullptr, guard);
+std::size_t FixedMemory::fair_slots() const noexcept {
+  return std::max<std::size_t>(slots_ / 4 * 3 / std::max(parties_, 1U), 1);
 }
 
-Result<FixedMemory::Registration> FixedMemory::add(const PinnedMemory& pinned, PageGuard* guard) {
+std::size_t FixedMemory::slots_of(const void* owner) const noexcept {
+  std::size_t slots = 0;
+  for (const Area& area : areas_) slots += area.owner == owner ? area.slots.size() : 0;
+  return slots;
+}
+
+Result<FixedMemory::Registration> FixedMemory::add(std::span<std::byte> memory, PageGuard* guard,
+                                                   const void* owner) {
+  return add_counted(memory, nullptr, guard, owner);
+}
+
+Result<FixedMemory::Registration> FixedMemory::add(const PinnedMemory& pinned, PageGuard* guard,
+                                                   const void* owner) {
   GUESTIO_CHECK(piece_bytes_ == kPieceBytes, "pieces of the same size to take memory over");
-  return add_counted(pinned.memory(), &pinned, guard);
+  return add_counted(pinned.memory(), &pinned, guard, owner);
 }
 
 Result<FixedMemory::Registration> FixedMemory::add_counted(std::span<std::byte> memory,
                                                            const PinnedMemory* pinned,
-                                                           PageGuard* guard) {
+                                                           PageGuard* guard, const void* owner) {
   if (memory.empty()) return fail(ErrorKind::kInvalidArgument, "registering no bytes");
   if (auto shared = share(memory)) return shared;
-  auto added = add_new(memory, pinned, guard);
+  auto added = add_new(memory, pinned, guard, owner);
   count_registered();
   if (!added) {
     refusals_.fetch_add(1, std::memory_order_relaxed);
@@ -97,14 +109,14 @@ Result<FixedMemory::Registration> FixedMemory::add_counted(std::span<std::byte> 
 }
 
 Result<FixedMemory::Registration> FixedMemory::add_new(std::span<std::byte> memory,
-                                                       const PinnedMemory* pinned,
-                                                       PageGuard* guard) {
+                                                       const PinnedMemory* pinned, PageGuard* guard,
+                                                       const void* owner) {
   if (auto made = make_table(); !made) return fail(made.error());
-  const std::size_t needed = (memory.size() - 1) / piece_bytes_ + 1;
+  const std::size_t needed = slots_for(memory);
   if (needed > free_.size()) {
     return fail(ErrorKind::kTooLarge, "slots for registered memory", needed, free_.size());
   }
-  Area& area = areas_.emplace_back(memory, guard);
+  Area& area = areas_.emplace_back(memory, guard, owner);
   for (std::size_t at = 0; at < memory.size(); at += piece_bytes_) {
     const auto piece = memory.subspan(at, std::min(memory.size() - at, piece_bytes_));
     if (auto added = add_piece(at, piece, pinned, area); !added) {

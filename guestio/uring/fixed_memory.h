@@ -65,6 +65,8 @@ struct FixedMemoryStatistics {
 ///    meanwhile, they move bytes to and from pages that nobody else sees, *without an error*. Where
 ///    that can happen, a PageGuard is asked before each operation.
 /// 2. What is added twice is registered once, until its last Registration goes.
+/// 3. Parties that do not trust each other share the table: each may have so many slots that there
+///    are some for all. Who adds counts itself (slots_of()); what has no owner counts for nobody.
 ///
 /// Threads: the ring's; statistics() any. Lifetime: outlives its Registrations (checked).
 class FixedMemory {
@@ -110,10 +112,25 @@ class FixedMemory {
   /// Errors: invalid-argument (no bytes), too-large (pieces needed, slots left), unsupported
   /// (memory of a kind that cannot be pinned: read-only, of a file on disk, not mapped; or a kernel
   /// before 5.19), host (ENOMEM: the memory-lock limit, or no memory).
-  [[nodiscard]] Result<Registration> add(std::span<std::byte> memory, PageGuard* guard = nullptr);
+  [[nodiscard]] Result<Registration> add(std::span<std::byte> memory, PageGuard* guard = nullptr,
+                                         const void* owner = nullptr);
   /// The same for memory that is pinned already: in microseconds. Requires: pieces of kPieceBytes.
   /// `guard` (of both): outlives the Registrations.
-  [[nodiscard]] Result<Registration> add(const PinnedMemory& pinned, PageGuard* guard);
+  [[nodiscard]] Result<Registration> add(const PinnedMemory& pinned, PageGuard* guard,
+                                         const void* owner = nullptr);
+
+  // Whoever shares the table.
+
+  void join() noexcept { ++parties_; }
+  void leave() noexcept { --parties_; }
+  /// What one of them may have, at least 1. A quarter of the table is left for what has no owner.
+  [[nodiscard]] std::size_t fair_slots() const noexcept;
+  /// What somebody has.
+  [[nodiscard]] std::size_t slots_of(const void* owner) const noexcept;
+  /// What some memory takes. Requires: bytes.
+  [[nodiscard]] std::size_t slots_for(std::span<const std::byte> memory) const noexcept {
+    return (memory.size() - 1) / piece_bytes_ + 1;
+  }
 
   /// One Registration more for memory that is registered already, or none. Of memory that was let
   /// go too: it stays so until its last Registration goes.
@@ -164,14 +181,15 @@ class FixedMemory {
   struct Area {
     std::span<std::byte> memory;
     PageGuard* guard;
+    const void* owner;
     std::vector<std::uint16_t> slots;
     std::size_t uses = 0;
   };
 
   Result<Registration> add_counted(std::span<std::byte> memory, const PinnedMemory* pinned,
-                                   PageGuard* guard);
+                                   PageGuard* guard, const void* owner);
   Result<Registration> add_new(std::span<std::byte> memory, const PinnedMemory* pinned,
-                               PageGuard* guard);
+                               PageGuard* guard, const void* owner);
   Result<> make_table();
   void count_registered() noexcept;
   Result<> add_piece(std::size_t at, std::span<std::byte> memory, const PinnedMemory* pinned,
@@ -185,6 +203,7 @@ class FixedMemory {
   Ring& ring_;
   const unsigned slots_;
   const std::size_t piece_bytes_;
+  unsigned parties_ = 0;
   bool is_made_ = false;
   bool takes_lists_ = false;
   std::vector<std::uint16_t> free_;

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/uring/fixed_memory.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/capability.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -11,8 +15,10 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
+#include <future>
 #include <string>
 
+#include "guestio/base/mapping.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/uring/loop.h"
 #include "guestio/uring/operation_test.h"
@@ -258,6 +264,58 @@ TEST_F(FixedMemoryTest, PinningEndsWhenItIsToldTo) {
   const auto pinned = PinnedMemory::pin(memory_.bytes(), stop.get_token());
   ASSERT_FALSE(pinned.has_value());
   EXPECT_EQ(pinned.error().kind, ErrorKind::kCancelled);
+}
+
+/// One page whose arrival somebody else decides about. Held up in it, the pinning is in the middle.
+TEST_F(FixedMemoryTest, PinningEndsInTheMiddleOfAPiece) {
+  constexpr std::size_t kStepBytes = std::size_t{16} << 20;
+  const auto memory = Mapping::anonymous(3 * kStepBytes).value();
+  const UniqueFd faults(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+  if (!faults) GTEST_SKIP() << "no userfaultfd for this user";
+  uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
+  ASSERT_EQ(::ioctl(faults.get(), UFFDIO_API, &api), 0);
+  const uffdio_range page{reinterpret_cast<std::uintptr_t>(memory.data() + kStepBytes), kPage};
+  uffdio_register held{.range = page, .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
+  ASSERT_EQ(::ioctl(faults.get(), UFFDIO_REGISTER, &held), 0);
+  std::stop_source stop;
+  auto pinning = std::async(std::launch::async, [&memory, token = stop.get_token()] {
+    return PinnedMemory::pin(memory.bytes(), token);
+  });
+  pollfd waits{faults.get(), POLLIN, 0};
+  ASSERT_EQ(::poll(&waits, 1, 60'000), 1);
+  stop.request_stop();
+  uffdio_zeropage answer{.range = page, .mode = 0, .zeropage = 0};
+  ASSERT_EQ(::ioctl(faults.get(), UFFDIO_ZEROPAGE, &answer), 0);
+  const auto pinned = pinning.get();
+  ASSERT_FALSE(pinned.has_value());
+  EXPECT_EQ(pinned.error().kind, ErrorKind::kCancelled);
+  unsigned char is_there = 0;
+  ASSERT_EQ(::mincore(memory.data(), kPage, &is_there), 0);
+  EXPECT_EQ(is_there & 1, 1) << "of the first step";
+  ASSERT_EQ(::mincore(memory.data() + 2 * kStepBytes, kPage, &is_there), 0);
+  EXPECT_EQ(is_there & 1, 0) << "of the last one";
+}
+
+TEST_F(FixedMemoryTest, WhoSharesTheTableMayHaveAFairPartOfIt) {
+  Ring ring = Ring::create({.submission_entries = 4}).value();
+  FixedMemory table(ring, 16, kPage);
+  EXPECT_EQ(table.fair_slots(), 12U) << "the rest is for what has no owner";
+  table.join();
+  EXPECT_EQ(table.fair_slots(), 12U);
+  table.join();
+  table.join();
+  EXPECT_EQ(table.fair_slots(), 4U);
+  for (int i = 0; i < 40; ++i) table.join();
+  EXPECT_EQ(table.fair_slots(), 1U);
+  for (int i = 0; i < 41; ++i) table.leave();
+  EXPECT_EQ(table.fair_slots(), 6U);
+  const SharedBytes memory(3 * kPage + 1);
+  EXPECT_EQ(table.slots_for(memory.bytes()), 4U);
+  const auto counted = table.add(memory.bytes(), nullptr, this);
+  const auto of_nobody = table.add(memory_.bytes());
+  ASSERT_TRUE(counted.has_value() && of_nobody.has_value());
+  EXPECT_EQ(table.slots_of(this), 4U);
+  EXPECT_EQ(table.slots_of(&table), 0U);
 }
 
 TEST(FixedMemoryPieceTest, WhatIsLargerThanAPieceBecomesSeveralOrNothingAtAll) {

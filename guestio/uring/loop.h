@@ -24,7 +24,7 @@ namespace guestio::uring {
 struct LoopOptions {
   RingOptions ring;
   unsigned file_slots = 64;      ///< Files that can be registered; those beyond it stay plain.
-  unsigned fixed_pieces = 1024;  ///< Pieces of memory that can be registered, up to 1 GiB each.
+  unsigned fixed_pieces = 4096;  ///< Pieces of memory that can be registered, up to 1 GiB each.
 };
 
 /// Counts since the loop was made.

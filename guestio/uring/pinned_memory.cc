@@ -79,6 +79,18 @@ std::unexpected<Error> fail_to_register(int error) noexcept {
   }
 }
 
+/// Registering brings pages in as well, but cannot be stopped in the middle of a piece, which may
+/// take seconds. What goes wrong here goes wrong there, where it is told.
+Result<> bring_in(std::span<std::byte> memory, const std::stop_token& stop) noexcept {
+  constexpr std::size_t kStep = std::size_t{16} << 20;
+  for (std::size_t at = 0; at < memory.size(); at += kStep) {
+    if (stop.stop_requested()) return fail(ErrorKind::kCancelled, "bring memory in");
+    const auto step = memory.subspan(at, std::min(kStep, memory.size() - at));
+    (void)::madvise(step.data(), step.size(), MADV_POPULATE_WRITE);
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<> register_piece(Ring& ring, std::span<std::byte> memory, unsigned slot) noexcept {
@@ -103,11 +115,12 @@ Result<PinnedMemory> PinnedMemory::pin(std::span<std::byte> memory, const std::s
   const int made = ::io_uring_register_buffers_sparse(ring->raw(), pieces);
   if (made < 0) return fail(Error::host(-made, "make a table of registered memory"));
   for (unsigned piece = 0; piece < pieces; ++piece) {
-    if (stop.stop_requested()) return fail(ErrorKind::kCancelled, "register memory");
-    const auto rest = memory.subspan(piece * kPieceBytes);
-    const auto registered =
-        register_piece(*ring, rest.first(std::min(rest.size(), kPieceBytes)), piece);
-    if (!registered) return fail(registered.error());
+    const std::size_t at = piece * kPieceBytes;
+    const auto bytes = memory.subspan(at, std::min(memory.size() - at, kPieceBytes));
+    if (auto there = bring_in(bytes, stop); !there) return fail(there.error());
+    if (auto registered = register_piece(*ring, bytes, piece); !registered) {
+      return fail(registered.error());
+    }
   }
   return PinnedMemory(memory, std::move(*ring));
 }

@@ -27,7 +27,8 @@ class PinnedMemory {
   /// call lose other pieces of the table by it.
   [[nodiscard]] static bool can_be_shared() noexcept;
 
-  /// Pins the pages of `memory` that are there now, and brings in those that are not.
+  /// Pins the pages of `memory` that are there now, and brings in those that are not. Ends some
+  /// milliseconds after `stop`, or up to some tenths of a second where a piece is there already.
   /// Errors: as of FixedMemory::add(); cancelled.
   [[nodiscard]] static Result<PinnedMemory> pin(std::span<std::byte> memory,
                                                 const std::stop_token& stop);

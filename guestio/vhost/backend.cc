@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 
@@ -29,7 +30,24 @@ Result<std::unique_ptr<Backend>> Backend::create(const Parts& parts, std::uint16
     if (!queue) return fail(queue.error());
     self->queues_.push_back(std::move(*queue));
   }
+  self->share_threads();
   return self;
+}
+
+Backend::~Backend() {
+  for (QueueThread* const thread : threads_) {
+    thread->call([thread] { thread->loop().fixed_memory().leave(); });
+  }
+}
+
+/// With other disks, each of which may register its share.
+void Backend::share_threads() {
+  for (const auto& queue : queues_) {
+    QueueThread& thread = queue->thread();
+    if (std::ranges::find(threads_, &thread) != threads_.end()) continue;
+    thread.call([&thread] { thread.loop().fixed_memory().join(); });
+    threads_.push_back(&thread);
+  }
 }
 
 task::Task<std::int32_t> Backend::accept_one(int listening_socket) {

@@ -36,6 +36,8 @@ class Backend {
   static Result<std::unique_ptr<Backend>> create(const Parts& parts, std::uint16_t queues,
                                                  const QueueHandlerFactory& make_handler);
 
+  ~Backend();
+
   /// Accepts front-ends from a listening socket until stop(), then drains and returns.
   /// Errors: host, when the socket itself fails.
   task::Task<Result<>> accept_all(int listening_socket);
@@ -86,6 +88,7 @@ class Backend {
   void stop() noexcept;
 
  private:
+  void share_threads();
   void begin_session(UniqueFd socket);
   task::Task<> run_session();
   task::Task<std::int32_t> accept_one(int listening_socket);
@@ -97,6 +100,7 @@ class Backend {
   virtio::Device& device_;
   const std::shared_ptr<PeerLog> log_;
   std::vector<std::unique_ptr<Queue>> queues_;
+  std::vector<QueueThread*> threads_;  // of those, each once
   RestPoint rest_;
   std::unique_ptr<Session> session_;  // while a front-end is there
   virtio::FeatureBits ring_features_ = Session::kRingFeatures;

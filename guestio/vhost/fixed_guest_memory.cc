@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <functional>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -38,8 +39,10 @@ struct FixedGuestMemory::Area final : uring::PageGuard {
         backing(spec.backing),
         bytes(backing->mapping().subspan(spec.offset, spec.length.raw())) {
     const auto files = backing->shareables();
-    if (files.size() != 1 || files.front().offset > spec.offset) return;
-    if (!is_memory_file(files.front().fd)) return;
+    if (files.empty()) return;
+    is_elsewhere = files.size() != 1 || files.front().offset > spec.offset ||
+                   !is_memory_file(files.front().fd);
+    if (is_elsewhere) return;
     fd = files.front().fd;
     offset = files.front().file_offset.plus_unchecked(spec.offset - files.front().offset);
   }
@@ -62,9 +65,11 @@ struct FixedGuestMemory::Area final : uring::PageGuard {
   FixedGuestMemory& owner;
   const std::shared_ptr<mem::Backing> backing;  // keeps address and file
   const std::span<std::byte> bytes;
-  int fd = -1;  // or none, also for a file on disk
+  int fd = -1;                // of a memory file, or none
+  bool is_elsewhere = false;  // in a file of another kind
   FileOffset offset;
   State state = State::kWanted;
+  std::stop_source unwanted;  // told when the work on it is to end
   // The worker's until kReady; then the watch is anybody's, the rest is guarded.
   std::optional<mem::PageWatch> watch;
   std::optional<uring::PinnedMemory> pinned;
@@ -115,7 +120,13 @@ void FixedGuestMemory::want(const mem::GuestMemory& memory) {
         std::ranges::find_if(areas_, [&](const auto& area) { return area->is(spec); });
     wanted.push_back(known != areas_.end() ? *known : std::make_shared<Area>(*this, spec));
   }
+  // The larger ones are made ready first, and have the better claim to the share of a ring's table.
+  std::ranges::stable_sort(wanted, std::ranges::greater(),
+                           [](const auto& area) { return area->bytes.size(); });
   areas_.swap(wanted);
+  for (const auto& area : wanted) {
+    if (std::ranges::find(areas_, area) == areas_.end()) area->unwanted.request_stop();
+  }
   if (!next_job()) return;
   if (thread_.joinable()) {
     has_job_.notify_one();
@@ -181,10 +192,15 @@ void FixedGuestMemory::prepare(Area& area, const std::stop_token& stop) {
     // News of what went meanwhile found nothing that was ready.
     if (blocks_of(area.fd) < area.blocks) lose(area);
   };
+  const std::stop_callback also_at_the_end(stop, [&area] { area.unwanted.request_stop(); });
+  if (area.is_elsewhere) {
+    tell_elsewhere();
+    return end(Area::State::kRefused);
+  }
   if (extent_ == FixedExtent::kWhereAllThere && !is_all_there(area.fd)) {
     return end(Area::State::kIncomplete);
   }
-  if (auto watched = watch(area, stop); !watched) {
+  if (auto watched = watch(area); !watched) {
     area.watch.reset();
     if (watched.error().kind == ErrorKind::kCancelled) return end(Area::State::kRefused);
     tell_unwatched(watched.error());
@@ -194,7 +210,7 @@ void FixedGuestMemory::prepare(Area& area, const std::stop_token& stop) {
   // What is watched is all there by now.
   if (area.watch) area.blocks = blocks_of(area.fd);
   if (can_be_shared_) {
-    auto pinned = uring::PinnedMemory::pin(area.bytes, stop);
+    auto pinned = uring::PinnedMemory::pin(area.bytes, area.unwanted.get_token());
     if (!pinned) {
       if (pinned.error().kind != ErrorKind::kCancelled) tell(pinned.error());
       return end(Area::State::kRefused);
@@ -223,16 +239,16 @@ void FixedGuestMemory::hear_news_of(Area& area) noexcept {
   area.news.emplace(news_->watch(area.fd, *this));
 }
 
-Result<> FixedGuestMemory::watch(Area& area, const std::stop_token& stop) const {
+Result<> FixedGuestMemory::watch(Area& area) const {
   // A few milliseconds each, so that whoever ends this need not wait.
   constexpr std::size_t kStep = std::size_t{16} << 20;
-  if (area.fd < 0) return fail(ErrorKind::kUnsupported, "watching memory that is no memory file");
+  if (area.fd < 0) return fail(ErrorKind::kUnsupported, "watching memory that is no file");
   auto made = mem::PageWatch::create(area.fd, area.offset, ByteCount(area.bytes.size()));
   if (!made) return fail(made.error());
   area.watch.emplace(std::move(*made));
   const std::size_t step = std::max(kStep, area.watch->page_size());
   for (std::size_t at = 0; at < area.bytes.size(); at += step) {
-    if (stop.stop_requested()) return fail(ErrorKind::kCancelled, "watch guest memory");
+    if (area.unwanted.stop_requested()) return fail(ErrorKind::kCancelled, "watch guest memory");
     if (auto covered = area.watch->cover(at, std::min(step, area.bytes.size() - at)); !covered) {
       return covered;
     }
@@ -243,9 +259,7 @@ Result<> FixedGuestMemory::watch(Area& area, const std::stop_token& stop) const 
 FixedGuestMemory::Registrations FixedGuestMemory::take(uring::FixedMemory& table,
                                                        const mem::GuestMemory& memory) {
   Registrations taken;
-  for (const mem::RegionSpec& spec : memory.specs()) {
-    auto area = find_ready(spec);
-    if (!area) continue;
+  for (auto& area : find_ready(memory)) {
     auto registration = register_with(table, *area);
     if (registration) {
       taken.push_back({std::move(area), std::move(*registration)});
@@ -256,21 +270,33 @@ FixedGuestMemory::Registrations FixedGuestMemory::take(uring::FixedMemory& table
   return taken;
 }
 
-std::shared_ptr<FixedGuestMemory::Area> FixedGuestMemory::find_ready(const mem::RegionSpec& spec) {
+std::vector<std::shared_ptr<FixedGuestMemory::Area>> FixedGuestMemory::find_ready(
+    const mem::GuestMemory& memory) {
+  const auto specs = memory.specs();
+  std::vector<std::shared_ptr<Area>> ready;
   const std::scoped_lock lock(mutex_);
-  const auto found = std::ranges::find_if(areas_, [&](const auto& area) {
-    return area->is(spec) && area->state == Area::State::kReady;
-  });
-  return found == areas_.end() ? nullptr : *found;
+  for (const auto& area : areas_) {
+    const bool is_meant =
+        std::ranges::any_of(specs, [&](const auto& spec) { return area->is(spec); });
+    if (is_meant && area->state == Area::State::kReady) ready.push_back(area);
+  }
+  return ready;
 }
 
 Result<uring::FixedMemory::Registration> FixedGuestMemory::register_with(uring::FixedMemory& table,
                                                                          Area& area) {
+  // As another ring of the thread did, or this one before.
+  if (auto shared = table.share(area.bytes)) return shared;
+  const std::size_t left = table.fair_slots() - std::min(table.fair_slots(), table.slots_of(this));
+  if (const std::size_t needed = table.slots_for(area.bytes); needed > left) {
+    return fail(ErrorKind::kTooLarge, "one disk's share of the registered memory of a thread",
+                needed, left);
+  }
   uring::PageGuard* const guard = area.watch ? &area : nullptr;
-  if (!can_be_shared_) return table.add(area.bytes, guard);
+  if (!can_be_shared_) return table.add(area.bytes, guard, this);
   const std::scoped_lock lock(mutex_);
   if (!area.pinned) return fail(ErrorKind::kClosed, "memory that was lost meanwhile");
-  return table.add(*area.pinned, guard);
+  return table.add(*area.pinned, guard, this);
 }
 
 void FixedGuestMemory::add(Taker& taker) {
@@ -320,9 +346,20 @@ void FixedGuestMemory::tell(const Error& refusal) noexcept {
   if (was_told_.exchange(true, std::memory_order_relaxed)) return;
   log::warning(
       "{}: guest memory stays unregistered, which only costs time: {} (raise the memory-lock limit "
-      "or grant CAP_IPC_LOCK, use shared memory that is not a file on disk, or choose "
-      "--fixed-buffers off)",
+      "or grant CAP_IPC_LOCK, use shared memory in few regions, give many disks more --threads, or "
+      "choose --fixed-buffers off)",
       log_->name, refusal.to_string());
+}
+
+/// Somebody else answers for its pages, a FUSE server or a disk, and may take his time over it:
+/// that would be the time of whoever pins them, and so that of the connection's end.
+void FixedGuestMemory::tell_elsewhere() noexcept {
+  if (extent_ == FixedExtent::kWhereAllThere) return;
+  if (was_told_elsewhere_.exchange(true, std::memory_order_relaxed)) return;
+  log::warning(
+      "{}: guest memory in a file that is no memory file stays unregistered, which only costs time "
+      "(use memory-backend-memfd, or a file of tmpfs or hugetlbfs)",
+      log_->name);
 }
 
 void FixedGuestMemory::tell_unwatched(const Error& refusal) noexcept {

@@ -42,6 +42,8 @@ enum class FixedExtent : std::uint8_t {
 /// Who has no operations that would ask hears of it (mem::MemoryNews): the file is asked how much
 /// of it is there, and rings that hold on to a region that has lost something are told to let go.
 ///
+/// Memory in files of other kinds (FUSE, a disk) is not registered at all.
+///
 /// Nothing waits for it: rings run from the start, on plain operations until memory is ready. What
 /// is refused stays plain, and a line in the log says what can be done about it.
 ///
@@ -88,7 +90,8 @@ class FixedGuestMemory final : private mem::MemoryNews::Listener {
   [[nodiscard]] std::uint32_t changes() const noexcept {
     return changes_.load(std::memory_order_acquire);
   }
-  /// Registers those regions of `memory` with the caller's ring that are ready.
+  /// Registers those regions of `memory` with the caller's ring that are ready, the largest first,
+  /// as far as the front-end's share of the ring's table goes.
   [[nodiscard]] Registrations take(uring::FixedMemory& table, const mem::GuestMemory& memory);
   // On the taker's loop's thread, where it also ends.
   void add(Taker& taker);
@@ -107,12 +110,13 @@ class FixedGuestMemory final : private mem::MemoryNews::Listener {
   void hear_news_of(Area& area) noexcept;
   [[nodiscard]] std::shared_ptr<Area> next_job() const noexcept;
   void prepare(Area& area, const std::stop_token& stop);
-  Result<> watch(Area& area, const std::stop_token& stop) const;
-  [[nodiscard]] std::shared_ptr<Area> find_ready(const mem::RegionSpec& spec);
+  Result<> watch(Area& area) const;
+  [[nodiscard]] std::vector<std::shared_ptr<Area>> find_ready(const mem::GuestMemory& memory);
   [[nodiscard]] Result<uring::FixedMemory::Registration> register_with(uring::FixedMemory& table,
                                                                        Area& area);
   void lose(Area& area) noexcept;
   void tell(const Error& refusal) noexcept;
+  void tell_elsewhere() noexcept;
   void tell_unwatched(const Error& refusal) noexcept;
 
   const FixedExtent extent_;
@@ -121,6 +125,7 @@ class FixedGuestMemory final : private mem::MemoryNews::Listener {
   std::atomic<std::uint32_t> changes_ = 0;
   std::shared_ptr<mem::MemoryNews> news_;         // or nothing yet; the thread's
   std::atomic<bool> was_told_ = false;            // of a refusal
+  std::atomic<bool> was_told_elsewhere_ = false;  // that memory is in files of other kinds
   std::atomic<bool> was_told_unwatched_ = false;  // that pages cannot be watched
   // Guards all below, and the areas' states. News is told under a lock of its own, which comes
   // first: so no area goes while this is held.

@@ -37,6 +37,7 @@ struct Counts {
     rings.malformed += other.rings.malformed;
     rings.broken += other.rings.broken;
     rings.fixed_regions += other.rings.fixed_regions;
+    rings.unfixed_regions += other.rings.unfixed_regions;
   }
 };
 
@@ -88,7 +89,8 @@ Json to_json(const Counts& counts) {
           {"calls", counts.rings.calls.value()},
           {"malformed_chains", counts.rings.malformed.value()},
           {"broken_rings", counts.rings.broken.value()},
-          {"fixed_regions", counts.rings.fixed_regions.value()}};
+          {"fixed_regions", counts.rings.fixed_regions.value()},
+          {"unfixed_regions", counts.rings.unfixed_regions.value()}};
 }
 
 /// What the queues of a thread add up to.

@@ -18,6 +18,10 @@ constexpr auto kTurn = std::chrono::microseconds(100);
 /// A look takes some nanoseconds, a kick some microseconds of both sides' time.
 constexpr std::uint32_t kLooksBeforeRest = 1024;
 
+/// Some hundredths of a second of looks in vain, a second of work. Rings whose thread sleeps ask
+/// what has become of guest memory before they do.
+constexpr std::uint32_t kPollsBetweenLookingAfter = std::uint32_t{1} << 20;
+
 }  // namespace
 
 RingPoller::RingPoller(uring::Loop& loop, PollPolicy policy)
@@ -92,6 +96,7 @@ bool RingPoller::poll() noexcept {
   }
   if (never_sleeps_) {
     if (!has_found) make_room();
+    if (++polls_ % kPollsBetweenLookingAfter == 0) look_after_memory();
     return true;
   }
   if (!has_found && state_ == State::kLooking) {
@@ -129,6 +134,10 @@ bool RingPoller::prepare_sleep() noexcept {
   presence_.leave();
   turn_began_ = {};
   return false;
+}
+
+void RingPoller::look_after_memory() noexcept {
+  for (const Entry& entry : rings_) entry.ring->look_after_memory();
 }
 
 void RingPoller::make_room() noexcept {

@@ -74,6 +74,7 @@ class RingPoller final : private uring::Poller {
   void rest(std::size_t place) noexcept;
   bool prepare_sleep() noexcept;
   void make_room() noexcept;
+  void look_after_memory() noexcept;
   void end_turn_in_time() noexcept;
 
   const bool never_sleeps_;
@@ -86,6 +87,7 @@ class RingPoller final : private uring::Poller {
   bool has_work_ = false;
   std::uint64_t chains_out_ = 0;
   std::uint64_t chains_taken_ = 0;  // ever
+  std::uint32_t polls_ = 0;         // where the thread never sleeps
   Clock::duration look_for_{};
   Clock::time_point look_until_;  // not set before the pause begins
   Counters counters_;

@@ -3,7 +3,9 @@
 
 #include <poll.h>
 
+#include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <utility>
 
 #include "guestio/base/check.h"
@@ -50,6 +52,7 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
              RecordedRing queue)
     : Taker(loop),
       loop_(loop),
+      home_(setup.home),
       poller_(poller),
       handler_(handler),
       label_(setup.label),
@@ -78,7 +81,9 @@ Vring::~Vring() {
   GUESTIO_CHECK(chains_out_ == 0, "a ring to be stopped before it goes away");
   if (fixed_) fixed_->remove(*this);
   poller_.remove(*this);
+  while (!epochs_.empty()) end_epoch(epochs_.begin());
   counters_->fixed_regions.set(0);
+  counters_->unfixed_regions.set(0);
   // The last call to the driver may still wait to be taken, and goes to a ring that ends with this.
   loop_.hand_over();
 }
@@ -88,17 +93,36 @@ void Vring::begin_epoch(mem::GuestMemory memory) {
   if (fixed_) take_fixed_memory();
 }
 
+/// Whoever lets a mapping go takes it apart, page by page: not the thread that others' requests
+/// wait for. Registrations go here, what they stand on goes there.
+void Vring::end_epoch(std::list<Epoch>::iterator epoch) noexcept {
+  struct Remains {
+    std::shared_ptr<FixedGuestMemory> fixed;  // outlives the areas
+    std::list<Epoch> epochs;
+  };
+  Remains remains{fixed_, {}};
+  remains.epochs.splice(remains.epochs.end(), epochs_, epoch);
+  for (FixedGuestMemory::Taken& taken : epoch->fixed) taken.registration = {};
+  if (home_ != nullptr) home_->post([remains = std::move(remains)] {});
+}
+
 /// What has become ready of the present memory, and no more what has been lost of it.
 void Vring::take_fixed_memory() {
   fixed_changes_ = fixed_->changes();
   Epoch& present = epochs_.back();
   present.fixed = fixed_->take(loop_.fixed_memory(), present.memory);
+  count_fixed_memory();
+}
+
+void Vring::count_fixed_memory() {
+  const Epoch& present = epochs_.back();
   counters_->fixed_regions.set(present.fixed.size());
+  counters_->unfixed_regions.set(present.memory.regions().size() - present.fixed.size());
 }
 
 void Vring::give_back_lost() noexcept {
   for (Epoch& epoch : epochs_) fixed_->drop_lost(epoch.fixed);
-  counters_->fixed_regions.set(epochs_.back().fixed.size());
+  count_fixed_memory();
 }
 
 void Vring::listen_to(UniqueFd kick) {
@@ -157,7 +181,7 @@ bool Vring::ask_for_kicks() noexcept {
     return true;
   }
   note_ring_written();
-  if (fixed_ && ++sleeps_ % kSleepsBetweenLookingAfter == 0) fixed_->look_after();
+  if (++sleeps_ % kSleepsBetweenLookingAfter == 0) look_after_memory();
   const bool has_nothing = !*has_more;
   if (!has_nothing) look();
   return has_nothing;
@@ -226,7 +250,8 @@ void Vring::forget(virtio::TakenChain& taken) noexcept {
   virtio::MemoryEpoch* const epoch = std::exchange(taken.epoch, nullptr);
   --chains_out_;
   if (--epoch->chains_out == 0 && epoch != &epochs_.back()) {
-    epochs_.remove_if([epoch](const Epoch& other) { return &other == epoch; });
+    end_epoch(
+        std::ranges::find_if(epochs_, [epoch](const Epoch& other) { return &other == epoch; }));
   }
   poller_.note_answered();
   loop_.at_batch_end(*this);
@@ -321,8 +346,10 @@ task::Task<> Vring::look_now_and_then() {
 void Vring::set_memory(mem::GuestMemory memory, const virtio::RingParts& ring,
                        RingLog log) noexcept {
   begin_epoch(std::move(memory));
-  epochs_.remove_if(
-      [this](const Epoch& epoch) { return epoch.chains_out == 0 && &epoch != &epochs_.back(); });
+  for (auto epoch = epochs_.begin(); epoch != std::prev(epochs_.end());) {
+    const auto present = epoch++;
+    if (present->chains_out == 0) end_epoch(present);
+  }
   queue_.move_to(ring);
   poller_.wake(*this);
   set_log(std::move(log));

@@ -28,11 +28,12 @@ namespace guestio::vhost {
 
 /// What rings of a queue count, one after the other. Written by the queue's thread, read by any.
 struct VringCounters {
-  Counter kicks;          ///< wake-ups by the driver
-  Counter calls;          ///< interrupts sent to it
-  Counter malformed;      ///< chains that made no sense
-  Counter broken;         ///< rings that stopped because of their content or memory
-  Counter fixed_regions;  ///< of guest memory, registered with the kernel now
+  Counter kicks;            ///< wake-ups by the driver
+  Counter calls;            ///< interrupts sent to it
+  Counter malformed;        ///< chains that made no sense
+  Counter broken;           ///< rings that stopped because of their content or memory
+  Counter fixed_regions;    ///< of guest memory, registered with the kernel now
+  Counter unfixed_regions;  ///< those that are not, or not yet, though registering is wanted
 };
 
 /// Where what the device writes is noted for a live migration.
@@ -77,6 +78,7 @@ class Vring final : public virtio::DeviceQueue,
     bool is_enabled = false;
     std::shared_ptr<VringCounters> counters = std::make_shared<VringCounters>();
     std::shared_ptr<FixedGuestMemory> fixed = {};  ///< or nothing: memory is not registered
+    uring::Loop* home = nullptr;  ///< where memory goes that is done with; or nothing: here
     std::shared_ptr<PeerLog> peer_log = std::make_shared<PeerLog>();
   };
 
@@ -119,6 +121,11 @@ class Vring final : public virtio::DeviceQueue,
   /// Asks the driver to kick, then looks once more, for what came without a kick. Returns whether
   /// nothing had.
   bool ask_for_kicks() noexcept;
+  /// Asks what has become of registered guest memory that no request has met. A system call a
+  /// region: seldom.
+  void look_after_memory() noexcept {
+    if (fixed_) fixed_->look_after();
+  }
   /// Whether a chain that it took is not answered yet.
   [[nodiscard]] bool is_at_work() const noexcept { return chains_out_ != 0; }
   /// Whether a kick will tell of all that there is to do.
@@ -147,8 +154,10 @@ class Vring final : public virtio::DeviceQueue,
   };
 
   void begin_epoch(mem::GuestMemory memory);
+  void end_epoch(std::list<Epoch>::iterator epoch) noexcept;
   void take_fixed_memory();
   void prefetch_guards(const virtio::Chain& chain) const noexcept;
+  void count_fixed_memory();
   void give_back_lost() noexcept override;  // FixedGuestMemory::Taker
   void run() noexcept override;             // uring::Deferred: the end of a batch
   void listen_to(UniqueFd kick);
@@ -167,6 +176,7 @@ class Vring final : public virtio::DeviceQueue,
   }
 
   uring::Loop& loop_;
+  uring::Loop* const home_;  // or nothing
   RingPoller& poller_;
   virtio::QueueHandler& handler_;
   const std::string label_;

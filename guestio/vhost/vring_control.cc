@@ -171,6 +171,7 @@ task::Task<Result<>> VringControl::start(RingEnvironment environment) {
                      .is_enabled = is_enabled_,
                      .counters = queue_.counters(),
                      .fixed = environment.fixed,
+                     .home = &home_,
                      .peer_log = environment.peer_log};
   CrossCall<Result<>> start(queue_.loop(), home_,
                             [this, setup = std::move(setup)](auto reply) mutable {

@@ -12,6 +12,8 @@
 #include <optional>
 #include <semaphore>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "guestio/vhost/queue_thread.h"
 #include "guestio/virtio/ring_for_test.h"
@@ -80,7 +82,8 @@ class VringTest : public ::testing::TestWithParam<Case> {
                                   .memory = ring_.memory(),
                                   .kick = duplicate(kick_),
                                   .call = duplicate(call_),
-                                  .is_enabled = true});
+                                  .is_enabled = true,
+                                  .home = home_.get()});
       ASSERT_TRUE(vring) << vring.error().to_string();
       queue_->vring() = std::move(*vring);
       queue_->vring()->start();
@@ -101,6 +104,7 @@ class VringTest : public ::testing::TestWithParam<Case> {
       });
     });
     done.wait();
+    home_->run_until_quiet();
   }
 
   void add() {
@@ -142,6 +146,7 @@ class VringTest : public ::testing::TestWithParam<Case> {
   UniqueFd call_{::eventfd(0, EFD_CLOEXEC)};
   std::atomic<std::uint64_t> served_ = 0;
   Pause pause_;
+  std::unique_ptr<uring::Loop> home_ = uring::Loop::create().value();
   std::optional<virtio::SplitDriverQueue> driver_;
   std::unique_ptr<QueueThread> thread_;
   std::unique_ptr<Queue> queue_;
@@ -199,6 +204,41 @@ TEST_P(VringTest, AnIdleThreadDoesNothing) {
   const auto before = iterations();
   std::this_thread::sleep_for(milliseconds(50));
   EXPECT_LE(iterations(), before + 4) << "those that asking takes";
+}
+
+/// Says on which thread it goes.
+class LastSeenBacking final : public mem::PlainBacking {
+ public:
+  explicit LastSeenBacking(std::promise<std::thread::id>& gone) : gone_(gone) {}
+  LastSeenBacking(const LastSeenBacking&) = delete;
+  LastSeenBacking& operator=(const LastSeenBacking&) = delete;
+  ~LastSeenBacking() override { gone_.set_value(std::this_thread::get_id()); }
+  [[nodiscard]] std::span<std::byte> mapping() const noexcept override { return bytes_.bytes(); }
+  [[nodiscard]] Mapping::Access access() const noexcept override {
+    return Mapping::Access::kReadWrite;
+  }
+
+ private:
+  std::promise<std::thread::id>& gone_;
+  const Mapping bytes_ = Mapping::anonymous(kPageSize).value();
+};
+
+TEST_P(VringTest, MemoryThatItIsDoneWithGoesOnTheControlThread) {
+  std::promise<std::thread::id> gone;
+  auto seen = gone.get_future();
+  const auto use = [this](mem::GuestMemory memory) {
+    thread_->call([&] { queue_->vring()->set_memory(std::move(memory), ring_.device(), {}); });
+  };
+  use(mem::GuestMemory::create(
+          std::vector{mem::RegionSpec{.start = Gpa(0),
+                                      .length = ByteCount(kPageSize),
+                                      .backing = std::make_shared<LastSeenBacking>(gone)}})
+          .value());
+  use(ring_.memory());
+  EXPECT_EQ(seen.wait_for(milliseconds(0)), std::future_status::timeout);
+  home_->run_until_quiet();
+  ASSERT_EQ(seen.wait_for(milliseconds(0)), std::future_status::ready);
+  EXPECT_EQ(seen.get(), std::this_thread::get_id());
 }
 
 using AlwaysLookingTest = VringTest;

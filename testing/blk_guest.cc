@@ -42,6 +42,13 @@ Result<std::unique_ptr<BlkGuest>> BlkGuest::over(UniqueFd socket, const Options&
   if (auto set = guest->frontend_.set_mem_table(std::span(&region, 1)); !set) {
     return fail(set.error());
   }
+  if (options.has_inflight_record) {
+    auto record = guest->frontend_.get_inflight(static_cast<std::uint16_t>(options.queues),
+                                                options.queue_size);
+    if (!record) return fail(record.error());
+    if (auto set = guest->frontend_.set_inflight(*record); !set) return fail(set.error());
+    guest->record_ = std::move(*record);
+  }
   for (std::uint32_t i = 0; i < options.queues; ++i) {
     auto queue = vhost::FrontendQueue::start(
         guest->frontend_, guest->memory_,

@@ -28,6 +28,8 @@ class BlkGuest {
     std::uint16_t queue_size = 64;
     std::optional<std::uint16_t> first_index = std::nullopt;
     std::size_t memory = std::size_t{8} << 20;
+    /// What is in flight stands in a record. Needs its protocol feature.
+    bool has_inflight_record = false;
   };
   struct Answer {
     std::uint8_t status = 0xff;
@@ -78,6 +80,7 @@ class BlkGuest {
   vhost::Frontend frontend_;
   vhost::FrontendMemory memory_;
   std::vector<vhost::FrontendQueue> queues_;
+  std::optional<vhost::Frontend::Inflight> record_;
   vhost::SharedPiece scratch_;
 };
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <memory>
 #include <string>
@@ -73,6 +74,22 @@ class BackendTest : public ::testing::Test {
     EXPECT_TRUE(guest.has_value()) << guest.error().to_string() << "\n" << backend_->output();
     return guest ? std::move(*guest) : nullptr;
   }
+  /// Starts another guestio-blk in the place of the one that runs, which has control_ as its
+  /// control socket; once more when a disk that is slow at the moment has kept it from that.
+  void take_over(const std::vector<std::string>& more = {}) {
+    const auto before = std::move(backend_);
+    std::vector<std::string> words = {kBackendProgram, "--takeover", control_};
+    words.insert(words.end(), more.begin(), more.end());
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    bool has_taken_over = false;
+    while (!has_taken_over && std::chrono::steady_clock::now() < until) {
+      backend_ = std::make_unique<testing::ChildProcess>(words);
+      has_taken_over = backend_->wait_for_output("took over", std::chrono::seconds(60));
+    }
+    ASSERT_TRUE(has_taken_over) << backend_->output() << before->output();
+    EXPECT_EQ(before->wait(), 0) << before->output();
+    EXPECT_NE(before->output().find("has taken over"), std::string::npos) << before->output();
+  }
   /// A new front-end is served, and the process is the same.
   void expect_alive() {
     ASSERT_TRUE(backend_->is_running()) << backend_->output();
@@ -83,6 +100,7 @@ class BackendTest : public ::testing::Test {
 
   testing::TemporaryFolder folder_;
   std::string socket_ = folder_.file("s");
+  std::string control_ = folder_.file("control");
   std::string image_ = folder_.make_image("disk.img", kImageBytes);
   std::unique_ptr<testing::ChildProcess> backend_;
 };

@@ -59,8 +59,6 @@ class ControlSocketTest : public BackendTest {
     char byte = 0;
     return ::recv(socket.get(), &byte, 1, 0) <= 0 && errno != EAGAIN;
   }
-
-  std::string control_ = folder_.file("control");
 };
 
 TEST_F(ControlSocketTest, StatisticsCountWhatTheGuestAskedFor) {

@@ -54,7 +54,7 @@ struct SharedLog {
 class MigrationLogTest : public BackendTest, public ::testing::WithParamInterface<bool> {
  protected:
   void SetUp() override {
-    start();
+    start({"--control", control_});
     reconnect();
   }
   void TearDown() override {
@@ -125,6 +125,22 @@ TEST_P(MigrationLogTest, Rule5And42LoggingIsSwitchedOnAndOffWhileTheRingRuns) {
   EXPECT_EQ(take(log_), with_ring({page, page + 1, page + 2, page + 3, page + 4}));
   EXPECT_EQ(guest_->write(0, std::vector<std::byte>(kFourPages)).status, 0);
   EXPECT_EQ(take(log_), with_ring({page})) << "a write gives nothing but its status";
+  switch_logging(false);
+  (void)take(log_);
+  EXPECT_EQ(guest_->read(0, kFourPages).status, 0);
+  EXPECT_EQ(take(log_), Pages{});
+}
+
+TEST_P(MigrationLogTest, WhatIsWrittenAfterATakeoverIsMarkedAsBefore) {
+  constexpr std::size_t kFourPages = 16384;
+  ASSERT_TRUE(use(log_));
+  switch_logging(true);
+  EXPECT_EQ(guest_->read(0, kFourPages).status, 0);
+  take_over();
+  EXPECT_TRUE(take(log_).contains(status_page() + 4)) << "what was marked before stays so";
+  EXPECT_EQ(guest_->read(0, kFourPages).status, 0);
+  const std::uint64_t page = status_page();
+  EXPECT_EQ(take(log_), with_ring({page, page + 1, page + 2, page + 3, page + 4}));
   switch_logging(false);
   (void)take(log_);
   EXPECT_EQ(guest_->read(0, kFourPages).status, 0);

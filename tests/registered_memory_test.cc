@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Guest memory that is registered with the kernel (--fixed-buffers) while guests give it back.
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include <array>
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <thread>
+#include <utility>
 
 #include "tests/backend_fixture.h"
 
@@ -13,16 +16,17 @@ namespace guestio::tests {
 namespace {
 
 constexpr std::size_t kRegionBytes = std::size_t{1} << 20;
+constexpr std::uint64_t kRegionAt = 0x4'0000'0000;
 
-/// A region in a file of shared memory that has a place in a tree, as of memory-backend-file.
-struct RegionInATree {
-  explicit RegionInATree(std::uint64_t gpa)
-      : fd(::open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)),
+/// A region that is all there.
+struct Region {
+  Region(UniqueFd file, std::uint64_t gpa)
+      : fd(std::move(file)),
         where{.guest_address = gpa,
               .size = kRegionBytes,
               .user_address = 0x7000'0000'0000 + gpa,
               .mmap_offset = 0} {
-    if (!fd) return;
+    EXPECT_EQ(::ftruncate(fd.get(), kRegionBytes), 0);
     EXPECT_EQ(::fallocate(fd.get(), 0, 0, kRegionBytes), 0);
   }
   /// Gives a page back, as a guest with a balloon.
@@ -47,31 +51,44 @@ class RegisteredMemoryTest : public BackendTest {
     }
     return true;
   }
-  std::uint64_t registered() {
+  /// The region is registered beside another, until it loses a page; nobody asks the disk for
+  /// anything meanwhile.
+  void expect_to_be_let_go(const Region& region) {
+    // Little, for the memory-lock limits of those who have no privileges.
+    const auto guest = connect({.memory = std::size_t{5} << 20});
+    ASSERT_NE(guest, nullptr);
+    const std::array regions = {guest->memory().region(),
+                                vhost::Frontend::Region{region.where, region.fd.get()}};
+    ASSERT_TRUE(guest->frontend().set_mem_table(regions));
+    ASSERT_TRUE(come_to(2, [&] { EXPECT_EQ(guest->read(0, 4096).status, 0); }))
+        << backend_->output();
+    region.punch();
+    EXPECT_TRUE(come_to(1, [] { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }))
+        << backend_->output();
+    EXPECT_EQ(count("unfixed_regions"), 1U);
+    EXPECT_EQ(guest->read(0, 4096).status, 0);
+  }
+  std::uint64_t registered() { return count("fixed_regions"); }
+  std::uint64_t count(const char* what) {
     const Outcome outcome = run({"--ask", control_, "statistics"});
     const auto json = nlohmann::json::parse(outcome.output, nullptr, false);
     EXPECT_FALSE(json.is_discarded()) << outcome.output;
-    return json.is_discarded() ? ~0ULL : json["disks"][0]["fixed_regions"].get<std::uint64_t>();
+    return json.is_discarded() ? ~0ULL : json["disks"][0][what].get<std::uint64_t>();
   }
-
-  std::string control_ = folder_.file("control");
 };
 
 TEST_F(RegisteredMemoryTest, ADiskThatIsIdleLetsMemoryGoThatTheGuestGivesBack) {
-  const RegionInATree region(0x4'0000'0000);
-  if (!region.fd) GTEST_SKIP() << "no shared memory in a tree here";
+  // In a tree, as of memory-backend-file: that makes news.
+  UniqueFd file(::open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (!file) GTEST_SKIP() << "no shared memory in a tree here";
   start({"--fixed-buffers", "on", "--control", control_});
-  // Little, for the memory-lock limits of those who have no privileges.
-  const auto guest = connect({.memory = std::size_t{5} << 20});
-  ASSERT_NE(guest, nullptr);
-  const std::array regions = {guest->memory().region(),
-                              vhost::Frontend::Region{region.where, region.fd.get()}};
-  ASSERT_TRUE(guest->frontend().set_mem_table(regions));
-  ASSERT_TRUE(come_to(2, [&] { EXPECT_EQ(guest->read(0, 4096).status, 0); })) << backend_->output();
-  region.punch();
-  EXPECT_TRUE(come_to(1, [] { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }))
-      << backend_->output();
-  EXPECT_EQ(guest->read(0, 4096).status, 0);
+  expect_to_be_let_go({std::move(file), kRegionAt});
+}
+
+/// Which would have to look by itself for memory that makes no news.
+TEST_F(RegisteredMemoryTest, AThreadThatNeverSleepsLooksNowAndThen) {
+  start({"--fixed-buffers", "on", "--poll", "always", "--control", control_});
+  expect_to_be_let_go({UniqueFd(::memfd_create("region", MFD_CLOEXEC)), kRegionAt});
 }
 
 }  // namespace

@@ -6,7 +6,9 @@
 
 #include <array>
 #include <chrono>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <thread>
 #include <utility>
 
@@ -40,12 +42,12 @@ struct Region {
 
 class RegisteredMemoryTest : public BackendTest {
  protected:
-  /// Whether so many regions are registered, now or within a generous time; `meanwhile` is done
-  /// again and again.
-  template <typename Meanwhile>
-  bool come_to(std::uint64_t regions, Meanwhile meanwhile) {
+  /// Whether something comes true, now or within a generous time; `meanwhile` is done again and
+  /// again.
+  template <typename Condition, typename Meanwhile>
+  static bool comes_true(Condition condition, Meanwhile meanwhile) {
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-    while (registered() != regions) {
+    while (!condition()) {
       if (std::chrono::steady_clock::now() > end) return false;
       meanwhile();
     }
@@ -60,13 +62,27 @@ class RegisteredMemoryTest : public BackendTest {
     const std::array regions = {guest->memory().region(),
                                 vhost::Frontend::Region{region.where, region.fd.get()}};
     ASSERT_TRUE(guest->frontend().set_mem_table(regions));
-    ASSERT_TRUE(come_to(2, [&] { EXPECT_EQ(guest->read(0, 4096).status, 0); }))
+    ASSERT_TRUE(comes_true([&] { return registered() == 2; },
+                           [&] { EXPECT_EQ(guest->read(0, 4096).status, 0); }))
         << backend_->output();
+    const std::uint64_t pinned = pinned_kib();
+    EXPECT_GE(pinned, kRegionBytes / 1024);
     region.punch();
-    EXPECT_TRUE(come_to(1, [] { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }))
-        << backend_->output();
+    const auto wait = [] { std::this_thread::sleep_for(std::chrono::milliseconds(20)); };
+    EXPECT_TRUE(comes_true([&] { return registered() == 1; }, wait)) << backend_->output();
     EXPECT_EQ(count("unfixed_regions"), 1U);
+    EXPECT_TRUE(comes_true([&] { return pinned_kib() <= pinned - kRegionBytes / 1024; }, wait))
+        << pinned_kib() << " of " << pinned << " KiB stay pinned";
     EXPECT_EQ(guest->read(0, 4096).status, 0);
+  }
+  /// What the kernel keeps in place for the backend.
+  [[nodiscard]] std::uint64_t pinned_kib() const {
+    std::ifstream status("/proc/" + std::to_string(backend_->pid()) + "/status");
+    std::string line;
+    while (std::getline(status, line)) {
+      if (line.starts_with("VmPin:")) return std::stoull(line.substr(6));
+    }
+    return 0;
   }
   std::uint64_t registered() { return count("fixed_regions"); }
   std::uint64_t count(const char* what) {

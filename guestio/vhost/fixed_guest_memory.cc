@@ -118,11 +118,12 @@ void FixedGuestMemory::want(const mem::GuestMemory& memory) {
     if (!has_bytes(spec)) continue;
     const auto known =
         std::ranges::find_if(areas_, [&](const auto& area) { return area->is(spec); });
-    wanted.push_back(known != areas_.end() ? *known : std::make_shared<Area>(*this, spec));
+    auto area = known != areas_.end() ? *known : std::make_shared<Area>(*this, spec);
+    // The larger ones are made ready first: theirs is the better claim to a share of a table.
+    const auto place = std::ranges::upper_bound(wanted, area->bytes.size(), std::ranges::greater(),
+                                                [](const auto& one) { return one->bytes.size(); });
+    wanted.insert(place, std::move(area));
   }
-  // The larger ones are made ready first, and have the better claim to the share of a ring's table.
-  std::ranges::stable_sort(wanted, std::ranges::greater(),
-                           [](const auto& area) { return area->bytes.size(); });
   areas_.swap(wanted);
   for (const auto& area : wanted) {
     if (std::ranges::find(areas_, area) == areas_.end()) area->unwanted.request_stop();

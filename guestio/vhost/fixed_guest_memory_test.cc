@@ -3,7 +3,11 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
@@ -316,6 +320,32 @@ TEST_F(FixedGuestMemoryTest, WhatTheTableHasNoRoomForStaysPlainAndIsToldOnce) {
   const auto line = told.find("CAP_IPC_LOCK");
   ASSERT_NE(line, std::string::npos) << told;
   EXPECT_EQ(told.find("CAP_IPC_LOCK", line + 1), std::string::npos) << told;
+}
+
+/// One page whose arrival the test decides about: held up in it, the pinning is in the middle.
+TEST_F(FixedGuestMemoryTest, MemoryThatIsWantedNoMoreIsNotBroughtInToItsEnd) {
+  constexpr std::uint64_t kStepBytes = 16 * kMiB;
+  const UniqueFd faults(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+  if (!faults) GTEST_SKIP() << "no userfaultfd for this user";
+  if (!uring::PinnedMemory::can_be_shared()) GTEST_SKIP() << "rings pin for themselves";
+  uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
+  ASSERT_EQ(::ioctl(faults.get(), UFFDIO_API, &api), 0);
+  const auto large = mem::GuestMemory::allocate(ByteCount(3 * kStepBytes)).value();
+  const uffdio_range page{reinterpret_cast<std::uintptr_t>(host(large, kStepBytes)), 4096};
+  uffdio_register held{.range = page, .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
+  ASSERT_EQ(::ioctl(faults.get(), UFFDIO_REGISTER, &held), 0);
+  FixedGuestMemory wish(FixedExtent::kAll);
+  wish.want(large);
+  pollfd waits{faults.get(), POLLIN, 0};
+  ASSERT_EQ(::poll(&waits, 1, 60'000), 1);
+  wish.want(low_.memory);
+  uffdio_zeropage answer{.range = page, .mode = 0, .zeropage = 0};
+  ASSERT_EQ(::ioctl(faults.get(), UFFDIO_ZEROPAGE, &answer), 0);
+  ASSERT_TRUE(changes_from(wish, 0));
+  EXPECT_EQ(wish.take(table_, low_.memory).size(), 1U);
+  unsigned char is_there = 0;
+  ASSERT_EQ(::mincore(host(large, 2 * kStepBytes), 4096, &is_there), 0);
+  EXPECT_EQ(is_there & 1, 0);
 }
 
 TEST_F(FixedGuestMemoryTest, ItEndsInTheMiddleOfItsWork) {

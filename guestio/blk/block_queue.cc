@@ -39,7 +39,7 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
     bytes_moved_ = 0;
     // What parse_request() may leave as it was and an answer looks at.
     parsed_.header = {};
-    parsed_.status = {};
+    parsed_.status.reset();
     if (auto parsed = parse_request(taken_, parsed_); !parsed) return answer_error(parsed.error());
     switch (parsed_.header.type) {
       case RequestType::kIn: return begin_transfer(IoKind::kRead, parsed_.to_driver);
@@ -229,15 +229,11 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   void answer(vblk::Status status, std::uint64_t data_written) noexcept {
     count(status);
     std::uint32_t written = 0;
-    if (!parsed_.status.is_empty()) {
-      const std::byte byte{static_cast<std::uint8_t>(status)};
-      // When the status cannot be written, its memory is gone: the used entry says that nothing
-      // was.
-      if (parsed_.status.writer().write(std::span(&byte, 1))) {
-        written = static_cast<std::uint32_t>(
-            std::min<std::uint64_t>(data_written, std::numeric_limits<std::uint32_t>::max() - 1) +
-            1);
-      }
+    // When the status cannot be written, its memory is gone: the used entry says that nothing was.
+    if (parsed_.status &&
+        taken_.memory().store<std::uint8_t>(*parsed_.status, static_cast<std::uint8_t>(status))) {
+      written = static_cast<std::uint32_t>(
+          std::min<std::uint64_t>(data_written, std::numeric_limits<std::uint32_t>::max() - 1) + 1);
     }
     virtio::DeviceQueue& queue = *queue_;
     queue.complete(taken_, written);
@@ -355,7 +351,7 @@ void BlockQueue::process(virtio::DeviceQueue& queue) noexcept {
   is_finishing_ = false;
   // In groups: while the last of a group are taken, the headers of the first are on their way here
   // from the driver's processor.
-  std::array<Request*, kGroup> group{};
+  std::array<Request*, kGroup> group;  // as far as it is filled: most looks find nothing
   bool has_more = true;
   while (has_more) {
     std::size_t count = 0;

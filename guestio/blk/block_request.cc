@@ -20,23 +20,33 @@ bool is_usual(std::span<const mem::AddressRange> readable,
          !writable.empty() && writable.back().length() == 1;
 }
 
-Result<RequestBuffers> buffers_of(const virtio::TakenChain& taken,
-                                  std::span<const mem::AddressRange> extents, MemoryAccess access) {
-  if (extents.size() == 1) return RequestBuffers(taken.memory(), extents.front(), access);
-  return RequestBuffers::from_extents(taken.memory(), extents, access);
+Result<> set_buffers(RequestBuffers& buffers, const virtio::TakenChain& taken,
+                     std::span<const mem::AddressRange> extents, MemoryAccess access) {
+  if (extents.size() <= 1) {
+    buffers = extents.empty() ? RequestBuffers()
+                              : RequestBuffers(taken.memory(), extents.front(), access);
+    return {};
+  }
+  const auto list = RequestBuffers::from_extents(taken.memory(), extents, access);
+  if (!list) return fail(list.error());
+  buffers = *list;
+  return {};
 }
 
 Result<> parse_usual(const virtio::TakenChain& taken, ParsedRequest& request) {
   const auto readable = taken.chain.readable();
   const auto writable = taken.chain.writable();
-  request.status = RequestBuffers(taken.memory(), writable.back(), MemoryAccess::kWritable);
-  const auto to_driver =
-      buffers_of(taken, writable.first(writable.size() - 1), MemoryAccess::kWritable);
-  const auto from_driver = buffers_of(taken, readable.subspan(1), MemoryAccess::kReadOnly);
-  if (!to_driver) return fail(to_driver.error());
-  if (!from_driver) return fail(from_driver.error());
-  request.to_driver = *to_driver;
-  request.from_driver = *from_driver;
+  request.status = writable.back().start();
+  if (auto set = set_buffers(request.to_driver, taken, writable.first(writable.size() - 1),
+                             MemoryAccess::kWritable);
+      !set) {
+    return set;
+  }
+  if (auto set =
+          set_buffers(request.from_driver, taken, readable.subspan(1), MemoryAccess::kReadOnly);
+      !set) {
+    return set;
+  }
   return taken.memory().read(readable.front().start(),
                              std::as_writable_bytes(std::span(&request.header, 1)));
 }
@@ -46,8 +56,8 @@ Result<> parse_usual(const virtio::TakenChain& taken, ParsedRequest& request) {
 void prefetch_header(const virtio::TakenChain& taken) noexcept {
   const auto readable = taken.chain.readable();
   if (readable.empty()) return;
-  const auto host = taken.memory().host_range(readable.front().start(), 1);
-  if (host) __builtin_prefetch(*host);
+  // For writing: most drivers have the status in the same cache line.
+  taken.memory().prefetch_for_write(readable.front().start());
 }
 
 Result<> parse_request(const virtio::TakenChain& taken, ParsedRequest& request) {
@@ -61,7 +71,7 @@ Result<> parse_request(const virtio::TakenChain& taken, ParsedRequest& request) 
   const RequestBuffers& readable = *all_readable;
   const RequestBuffers& writable = *all_writable;
   if (writable.is_empty()) return fail(Error::peer_fault("a request has room for its status"));
-  request.status = writable.subrange(writable.size() - 1, 1);
+  request.status = taken.chain.writable().back().last();
   request.to_driver = writable.subrange(0, writable.size() - 1);
   if (readable.size() < sizeof request.header) {
     return fail(Error::peer_fault("a request has a header of 16 bytes", readable.size()));

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "guestio/base/error.h"
@@ -23,7 +24,7 @@ struct ParsedRequest {
   virtio::blk::RequestHeader header{};
   buf::RequestBuffers from_driver;  ///< readable bytes behind the header
   buf::RequestBuffers to_driver;    ///< writable bytes before the status
-  buf::RequestBuffers status;       ///< the last writable byte; empty when there is none
+  std::optional<Gpa> status;        ///< the last writable byte, if there is one
 };
 
 /// Always gives `status`, so that a failed request can be answered. Errors: peer fault (no room for

@@ -170,6 +170,13 @@ class GuestMemory {
     return exchanged;
   }
 
+  /// Has the processor fetch the bytes at an address that somebody else has just written, to be
+  /// read and then written. A hint: does nothing where it is not quick.
+  void prefetch_for_write(Gpa at) const noexcept {
+    const std::byte* host = host_of(at, 1, window_.writable);
+    if (host != nullptr) internal::prefetch_for_write(host);
+  }
+
   // For the kernel's use, and for structures that are read in place.
 
   /// Writes the host segments of the range to `segments` (cleared first), joined wherever they meet
@@ -202,6 +209,11 @@ class GuestMemory {
   /// with recover.h; nullptr for no bytes. Errors: also not-lockable where accesses need more than
   /// the mapping (bitmaps, page locks) or there is none.
   [[nodiscard]] Result<std::byte*> host_range(Gpa start, std::uint64_t length) const noexcept;
+  /// As host_range() for bytes that are only read, or nullptr where finding them takes longer than
+  /// a comparison: ask host_range() then.
+  [[nodiscard]] const std::byte* quick_host_range(Gpa start, std::uint64_t length) const noexcept {
+    return host_of(start, length, window_.readable);
+  }
   /// Makes memory known to the kernel that it does not know by its mapping.
   [[nodiscard]] Result<> expose(const AddressRange& range) const noexcept;
   /// The device address of a byte, if its memory is mapped for devices.

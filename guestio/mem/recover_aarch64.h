@@ -34,6 +34,11 @@ struct [[gnu::may_alias]] Block {
   std::byte bytes[Size];
 };
 
+/// Fetches a cache line as a store would.
+[[gnu::always_inline]] inline void prefetch_for_write(const void* at) noexcept {
+  __builtin_prefetch(at, 1);
+}
+
 // `Q` is memory addressed by one register alone, which every one of these instructions takes.
 
 template <typename Bits>

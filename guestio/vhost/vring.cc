@@ -223,8 +223,8 @@ void Vring::prefetch_guards(const virtio::Chain& chain) const noexcept {
   std::size_t left = kExtents;
   for (const mem::AddressRange& extent : chain.extents()) {
     if (extent.length() < kSmallestData) continue;
-    const auto host = memory.host_range(extent.start(), extent.length());
-    if (host) loop_.fixed_memory().prefetch(*host, extent.length());
+    const std::byte* const host = memory.quick_host_range(extent.start(), extent.length());
+    if (host != nullptr) loop_.fixed_memory().prefetch(host, extent.length());
     if (--left == 0) return;
   }
 }

@@ -5,13 +5,6 @@
 
 namespace guestio::virtio {
 
-namespace {
-
-// 2.7.5.2: a chain describes at most 2^32 bytes.
-constexpr std::uint64_t kMaxChainBytes = std::uint64_t{1} << 32;
-
-}  // namespace
-
 void Chain::clear() noexcept {
   drop_extents();
   head_ = 0;
@@ -24,28 +17,21 @@ void Chain::begin(std::uint16_t head, ExtentArena& arena) noexcept {
   arena_ = &arena;
 }
 
-Chain::Append Chain::append(Gpa start, std::uint32_t length, Direction direction) noexcept {
-  if (length == 0) return Append::kDone;
-  const bool writable = direction == Direction::kWritable;
-  if (!writable && count_ > readable_count_) {
+/// What keeps an extent from being added, if it is more than room.
+Chain::Append Chain::make_room(Gpa start, std::uint32_t length, Direction direction) noexcept {
+  if (direction == Direction::kReadable && count_ > readable_count_) {
     mark_malformed(Error::peer_fault("readable descriptor behind a writable one", count_));
     return Append::kMalformed;
   }
-  const auto range = mem::AddressRange::from_start_and_length(start, length);
-  if (!range) {
+  if (!mem::AddressRange::from_start_and_length(start, length)) {
     mark_malformed(Error::peer_fault("descriptor that wraps around the addresses", start.raw()));
     return Append::kMalformed;
   }
-  if (readable_length_ + writable_length_ + length > kMaxChainBytes) {
+  if (readable_length_ + writable_length_ + length > kMaxBytes) {
     mark_malformed(Error::peer_fault("descriptor chain of more than 4 GiB", head_));
     return Append::kMalformed;
   }
-  if (count_ == capacity() && !grow()) return Append::kNoRoom;
-  (block_.empty() ? inline_.data() : block_.data())[count_] = *range;
-  ++count_;
-  if (!writable) readable_count_ = count_;
-  (writable ? writable_length_ : readable_length_) += length;
-  return Append::kDone;
+  return count_ < capacity() || grow() ? Append::kDone : Append::kNoRoom;
 }
 
 void Chain::mark_malformed(const Error& fault) noexcept {

@@ -36,6 +36,7 @@ enum class Pop : std::uint8_t {
 class Chain {
  public:
   static constexpr std::size_t kInlineExtents = 16;
+  static constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 32;  ///< 2.7.5.2
 
   Chain() noexcept = default;
   Chain(const Chain&) = delete;
@@ -72,7 +73,23 @@ class Chain {
   void begin(std::uint16_t head, ExtentArena& arena) noexcept;
   /// Adds what one descriptor says. On kNoRoom the chain is unusable until it begins anew; on
   /// kMalformed it is marked already. Requires: begin() came before.
-  [[nodiscard]] Append append(Gpa start, std::uint32_t length, Direction direction) noexcept;
+  [[nodiscard]] Append append(Gpa start, std::uint32_t length, Direction direction) noexcept {
+    if (length == 0) return Append::kDone;
+    const bool writable = direction == Direction::kWritable;
+    const bool is_in_order = writable || count_ == readable_count_;
+    const bool wraps = start.raw() > ~std::uint64_t{0} - (length - 1);
+    const std::uint64_t all = readable_length_ + writable_length_ + length;
+    if (!is_in_order || wraps || all > kMaxBytes || count_ == capacity()) [[unlikely]] {
+      const Append found = make_room(start, length, direction);
+      if (found != Append::kDone) return found;
+    }
+    (block_.empty() ? inline_.data() : block_.data())[count_] =
+        mem::AddressRange::from_checked(start, length);
+    ++count_;
+    if (!writable) readable_count_ = count_;
+    (writable ? writable_length_ : readable_length_) += length;
+    return Append::kDone;
+  }
   /// Drops the extents and remembers why.
   void mark_malformed(const Error& fault) noexcept;
 
@@ -83,6 +100,7 @@ class Chain {
   [[nodiscard]] std::size_t capacity() const noexcept {
     return block_.empty() ? inline_.size() : block_.size();
   }
+  [[nodiscard]] Append make_room(Gpa start, std::uint32_t length, Direction direction) noexcept;
   [[nodiscard]] bool grow() noexcept;
   void drop_extents() noexcept;
 

@@ -14,7 +14,7 @@ namespace guestio::virtio {
 
 namespace {
 
-/// Fetches a descriptor from a table in the ring: two loads, each byte once.
+/// Fetches a descriptor from a table that is read in place: two loads, each byte once.
 bool try_fetch(const Descriptor* from, Descriptor& to) noexcept {
   // A descriptor is 16 bytes, aligned to 16: two integers of 8 bytes.
   const auto* const words = reinterpret_cast<const std::uint64_t*>(from);
@@ -24,22 +24,35 @@ bool try_fetch(const Descriptor* from, Descriptor& to) noexcept {
   return true;
 }
 
-/// An indirect table, read in small pieces as the chain runs through it.
+/// An indirect table: read in place where it lies well, as most do, and else in small pieces as the
+/// chain runs through it.
 class IndirectTable {
  public:
   IndirectTable(const mem::GuestMemory& memory, Gpa start, std::uint32_t entries) noexcept
-      : memory_(memory), start_(start), entries_(entries) {}
+      : memory_(memory), start_(start), entries_(entries) {
+    const std::byte* const host =
+        memory.quick_host_range(start, std::uint64_t{entries} * sizeof(Descriptor));
+    if (is_aligned(reinterpret_cast<std::uintptr_t>(host), alignof(Descriptor))) {
+      in_place_ = reinterpret_cast<const Descriptor*>(host);
+    }
+  }
 
   /// Our copy of an entry. Requires: index < the table's entries.
-  Result<Descriptor> at(std::uint32_t index) {
+  [[gnu::always_inline]] Result<> fetch(std::uint32_t index, Descriptor& to) {
+    if (in_place_ != nullptr && try_fetch(in_place_ + index, to)) [[likely]]
+      return {};
+    return fetch_slowly(index, to);
+  }
+
+ private:
+  [[gnu::noinline]] Result<> fetch_slowly(std::uint32_t index, Descriptor& to) {
     if (index - window_start_ >= window_length_) {
       const auto filled = fill_window(index);
       if (!filled) return fail(filled.error());
     }
-    return window_[index - window_start_];
+    to = window_[index - window_start_];
+    return {};
   }
-
- private:
   // Chains run upwards through their table as a rule, so the entries behind are wanted next.
   Result<> fill_window(std::uint32_t index) {
     window_length_ = 0;
@@ -55,6 +68,7 @@ class IndirectTable {
   const mem::GuestMemory& memory_;
   const Gpa start_;
   const std::uint32_t entries_;
+  const Descriptor* in_place_ = nullptr;
   std::array<Descriptor, 8> window_;
   std::uint32_t window_start_ = 0;
   std::uint32_t window_length_ = 0;
@@ -163,8 +177,8 @@ void SplitDeviceQueue::prefetch_ahead(const mem::GuestMemory& memory) const noex
   Descriptor descriptor{};
   if (!try_fetch(ring_.descriptor(head), descriptor)) return;
   if ((descriptor.flags & kDescriptorIndirect) == 0) return;
-  const auto table = memory.host_range(Gpa(descriptor.address), 1);
-  if (table) __builtin_prefetch(*table);
+  const std::byte* const table = memory.quick_host_range(Gpa(descriptor.address), 1);
+  if (table != nullptr) __builtin_prefetch(table);
 }
 
 Result<SplitDeviceQueue::Walk> SplitDeviceQueue::walk(std::uint16_t head,
@@ -219,24 +233,24 @@ SplitDeviceQueue::Walk SplitDeviceQueue::walk_indirect(const Descriptor& table,
   IndirectTable descriptors(memory, Gpa(table.address), entries);
   std::uint32_t index = 0;
   for (std::uint32_t fetched = already; fetched < ring_.size(); ++fetched) {
-    const auto descriptor = descriptors.at(index);
-    if (!descriptor) {
-      chain.mark_malformed(descriptor.error());
+    Descriptor descriptor{};
+    if (auto copied = descriptors.fetch(index, descriptor); !copied) {
+      chain.mark_malformed(copied.error());
       return Walk::kMalformed;
     }
-    if ((descriptor->flags & kDescriptorIndirect) != 0) {
-      return malformed("indirect table inside another", descriptor->flags);
+    if ((descriptor.flags & kDescriptorIndirect) != 0) {
+      return malformed("indirect table inside another", descriptor.flags);
     }
-    switch (append(*descriptor, chain)) {
+    switch (append(descriptor, chain)) {
       case Chain::Append::kDone: break;
       case Chain::Append::kNoRoom: return Walk::kNoRoom;
       case Chain::Append::kMalformed: return Walk::kMalformed;
     }
-    if ((descriptor->flags & kDescriptorNext) == 0) return Walk::kWhole;
-    if (descriptor->next >= entries) {
-      return malformed("descriptor outside the indirect table", descriptor->next);
+    if ((descriptor.flags & kDescriptorNext) == 0) return Walk::kWhole;
+    if (descriptor.next >= entries) {
+      return malformed("descriptor outside the indirect table", descriptor.next);
     }
-    index = descriptor->next;
+    index = descriptor.next;
   }
   return malformed("chain that loops or is longer than the queue", entries);
 }

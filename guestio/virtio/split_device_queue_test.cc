@@ -122,6 +122,38 @@ TEST_F(DeviceTest, AnIndirectTableStandsForItsDescriptors) {
   EXPECT_EQ(chain.writable()[1], range(kC, 1));
 }
 
+TEST_F(DeviceTest, AnIndirectTableMayLieAtAnyAddressAndOverTheEndOfARegion) {
+  // The same bytes as two regions that meet in the middle of a table.
+  const Gpa middle = kTable.plus_unchecked(0x1000);
+  const mem::RegionSpec whole = ring.memory().specs().front();
+  const std::uint64_t below = middle.offset_from(whole.start);
+  mem::RegionSpec first = whole;
+  first.length = ByteCount(below);
+  mem::RegionSpec second = whole;
+  second.start = middle;
+  second.offset += below;
+  second.length = ByteCount(whole.length.raw() - below);
+  const auto memory = mem::GuestMemory::create(std::array{first, second});
+  ASSERT_TRUE(memory.has_value()) << memory.error().to_string();
+  const std::array<Descriptor, 3> table = {
+      {{kA, 16, kNext, 1}, {kB, 512, kNext | kWrite, 2}, {kC, 1, kWrite, 0}}};
+  auto queue = make_queue();
+  for (const std::uint64_t before : {0x1000, 0xffc, 4, 16, 24, 32, 47}) {
+    const Gpa at(middle.raw() - before);
+    ring.put_table(at, table);
+    ring.put(std::to_array<Descriptor>({{at.raw(), sizeof(table), kIndirect, 0}}));
+    ring.make_available({0});
+    ASSERT_EQ(queue.pop(*memory, chain), Pop::kChain) << before;
+    ASSERT_FALSE(chain.is_malformed()) << before << chain.fault().to_string();
+    ASSERT_EQ(chain.extents().size(), 3u) << before;
+    EXPECT_EQ(chain.readable()[0], range(kA, 16)) << before;
+    EXPECT_EQ(chain.writable()[0], range(kB, 512)) << before;
+    EXPECT_EQ(chain.writable()[1], range(kC, 1)) << before;
+    ASSERT_TRUE(queue.push_used(0, 0));
+    ASSERT_TRUE(queue.publish());
+  }
+}
+
 TEST_F(DeviceTest, AnIndirectTableMayFollowDirectDescriptors) {
   auto queue = make_queue();
   const std::array<Descriptor, 1> table = {{{kB, 512, kWrite, 0}}};

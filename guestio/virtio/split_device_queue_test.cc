@@ -138,7 +138,7 @@ TEST_F(DeviceTest, AnIndirectTableMayLieAtAnyAddressAndOverTheEndOfARegion) {
   const std::array<Descriptor, 3> table = {
       {{kA, 16, kNext, 1}, {kB, 512, kNext | kWrite, 2}, {kC, 1, kWrite, 0}}};
   auto queue = make_queue();
-  for (const std::uint64_t before : {0x1000, 0xffc, 4, 16, 24, 32, 47}) {
+  for (const std::uint64_t before : {0x1000U, 0xffcU, 4U, 16U, 24U, 32U, 47U}) {
     const Gpa at(middle.raw() - before);
     ring.put_table(at, table);
     ring.put(std::to_array<Descriptor>({{at.raw(), sizeof(table), kIndirect, 0}}));

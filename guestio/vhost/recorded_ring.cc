@@ -76,7 +76,8 @@ std::size_t RecordedRing::left_over() const noexcept {
 Result<Pop> RecordedRing::pop(const mem::GuestMemory& memory, virtio::Chain& chain) {
   if (left_over() != 0) return pop_again(memory, chain);
   const auto popped = ring_.pop(memory, chain);
-  if (!popped || *popped != Pop::kChain) return popped;
+  if (!popped) return fail(popped.error());
+  if (*popped != Pop::kChain) return *popped;
   if (auto noted = note_taken(chain); !noted) {
     chain.clear();
     return fail(noted.error());

@@ -133,8 +133,10 @@ Result<SplitDeviceQueue::Pop> SplitDeviceQueue::pop(const mem::GuestMemory& memo
     return fail_ring_access(ring_.avail_head(next_avail_));
   }
   const auto taken = take(head, memory, chain);
-  if (taken && *taken == Pop::kChain) ++next_avail_;
-  return taken;
+  if (!taken) return fail(taken.error());
+  if (*taken == Pop::kChain) ++next_avail_;
+  // Not as a whole: a copy of what was just written in parts would wait for them.
+  return *taken;
 }
 
 Result<SplitDeviceQueue::Pop> SplitDeviceQueue::pop_again(std::uint16_t head,

@@ -94,7 +94,7 @@ endfunction()
 function(guestio_test NAME)
   cmake_parse_arguments(TEST "EACH" "PREFIX;TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
   if(NOT TEST_TIMEOUT)
-    set(TEST_TIMEOUT 120)
+    set(TEST_TIMEOUT 600)
   endif()
   add_executable(${NAME} ${TEST_SOURCES})
   target_link_libraries(${NAME} PRIVATE ${TEST_DEPENDS} guestio_flags GTest::gmock_main)
@@ -103,10 +103,10 @@ function(guestio_test NAME)
   guestio_in_one_piece(${NAME} ${GUESTIO_UNITY_TESTS})
   if(GUESTIO_QUICK_BUILD AND NOT TEST_EACH)
     add_test(NAME ${NAME} COMMAND ${NAME})
-    set_tests_properties(${NAME} PROPERTIES TIMEOUT 600)
+    set_tests_properties(${NAME} PROPERTIES TIMEOUT 900)
     return()
   endif()
-  gtest_discover_tests(${NAME} TEST_PREFIX "${TEST_PREFIX}" DISCOVERY_TIMEOUT 60
+  gtest_discover_tests(${NAME} TEST_PREFIX "${TEST_PREFIX}" DISCOVERY_TIMEOUT 300
     PROPERTIES TIMEOUT ${TEST_TIMEOUT})
 endfunction()
 
@@ -128,5 +128,5 @@ function(guestio_fuzzer NAME)
     COMMAND ${program} -max_total_time=5 -timeout=60
       -artifact_prefix=${CMAKE_BINARY_DIR}/crashes/${NAME}-
       ${found} ${CMAKE_CURRENT_SOURCE_DIR}/corpus/${NAME})
-  set_tests_properties(fuzz.${NAME} PROPERTIES TIMEOUT 240)
+  set_tests_properties(fuzz.${NAME} PROPERTIES TIMEOUT 600)
 endfunction()

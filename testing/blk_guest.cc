@@ -33,7 +33,7 @@ Result<std::unique_ptr<BlkGuest>> BlkGuest::over(UniqueFd socket, const Options&
   auto memory = vhost::FrontendMemory::create(options.memory);
   if (!memory) return fail(memory.error());
   std::unique_ptr<BlkGuest> guest(new BlkGuest(
-      vhost::Frontend::over(std::move(socket), {.time_limit = std::chrono::seconds(30)}),
+      vhost::Frontend::over(std::move(socket), {.time_limit = std::chrono::seconds(60)}),
       std::move(*memory)));
   const auto negotiated = guest->frontend_.negotiate(
       options.features | vhost::kFeatureProtocolFeatures, options.protocol);

@@ -67,7 +67,7 @@ class BlkGuest {
   /// Sends a chain as it is; nothing when the backend does not answer in time.
   std::optional<std::uint32_t> send_chain(
       std::span<const virtio::DriverSegment> segments, std::uint32_t queue = 0,
-      std::chrono::milliseconds limit = std::chrono::seconds(30));
+      std::chrono::milliseconds limit = std::chrono::seconds(60));
   /// Waits for the next chain that comes back: what the backend says it wrote.
   std::optional<std::uint32_t> wait_for_used(std::uint32_t queue, std::chrono::milliseconds limit);
   /// A scratch area of one's own, for chains made by hand; the same each time.

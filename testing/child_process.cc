@@ -105,7 +105,7 @@ int ChildProcess::descriptors_of(int fd) const {
 }
 
 bool ChildProcess::comes_to_descriptors_of(int fd, int count) {
-  const auto deadline = Clock::now() + std::chrono::seconds(20);
+  const auto deadline = Clock::now() + std::chrono::seconds(60);
   while (descriptors_of(fd) != count) {
     if (!is_running() || Clock::now() >= deadline) return false;
     std::this_thread::sleep_for(kGlance);

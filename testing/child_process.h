@@ -25,12 +25,12 @@ class ChildProcess {
   [[nodiscard]] bool is_running();
   void send_signal(int number) const;
   /// The exit status, 128 + the signal that ended it, or nothing when it still runs after `limit`.
-  std::optional<int> wait(std::chrono::milliseconds limit = std::chrono::seconds(20));
+  std::optional<int> wait(std::chrono::milliseconds limit = std::chrono::seconds(60));
   /// Standard output and error so far.
   [[nodiscard]] std::string output() const;
   /// Waits until the output holds `text`; false when it ends or `limit` passes first.
   [[nodiscard]] bool wait_for_output(const std::string& text,
-                                     std::chrono::milliseconds limit = std::chrono::seconds(20));
+                                     std::chrono::milliseconds limit = std::chrono::seconds(60));
   /// How many of its descriptors are of the file that `fd` is here.
   [[nodiscard]] int descriptors_of(int fd) const;
   /// Waits until it has `count` of them: closing them may take it a moment after its answer.

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <vector>
@@ -44,6 +46,24 @@ inline void expect_complaint(const Outcome& outcome, const std::string& words) {
 /// as long each, and those of one for looking at threads take longer still.
 inline std::string operations(unsigned usual) {
   return std::to_string(usual / (kIsThreadSanitized ? 10 : GUESTIO_IS_SANITIZED ? 4 : 1));
+}
+
+/// The processors that this machine lets us run on, which need not begin at 0.
+inline std::vector<int> allowed_processors() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  EXPECT_EQ(::sched_getaffinity(0, sizeof allowed, &allowed), 0);
+  std::vector<int> all;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(static_cast<std::size_t>(cpu), &allowed)) all.push_back(cpu);
+  }
+  return all;
+}
+
+/// What may come to a log that is held back: a few lines a second, on a machine that is slow.
+inline std::ptrdiff_t lines_since(std::chrono::steady_clock::time_point began) {
+  return 4 *
+         std::chrono::ceil<std::chrono::seconds>(std::chrono::steady_clock::now() - began).count();
 }
 
 /// A running guestio-blk on an image of 16 MiB.

@@ -283,7 +283,7 @@ TEST_F(BlockDeviceTest, ADisabledRingTakesNothingUntilItIsEnabledAgain) {
       virtio::DriverSegment{memory.gpa.plus_unchecked(64), 1, virtio::Direction::kWritable}};
   EXPECT_EQ(guest->send_chain(chain, 0, std::chrono::milliseconds(200)), std::nullopt);
   ASSERT_TRUE(guest->frontend().set_vring_enable(0, true));
-  EXPECT_EQ(guest->wait_for_used(0, std::chrono::seconds(10)), 1u);
+  EXPECT_EQ(guest->wait_for_used(0, std::chrono::seconds(60)), 1u);
 }
 
 TEST_F(BlockDeviceTest, WithoutAKickDescriptorTheRingIsPolled) {

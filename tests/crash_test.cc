@@ -47,7 +47,7 @@ class CrashTest : public BackendTest, public ::testing::WithParamInterface<Kind>
         std::vector<std::string>{kBackendProgram, "--socket-path", socket_, "--blk-file", image_,
                                  "--num-queues", "2", "--verbose"});
     while (backend_->output().find("after the start") == std::string::npos) {
-      if (!backend_->is_running() || Clock::now() - since > std::chrono::seconds(20)) break;
+      if (!backend_->is_running() || Clock::now() - since > std::chrono::seconds(60)) break;
       std::this_thread::sleep_for(microseconds(200));
     }
     const auto took = std::chrono::duration_cast<milliseconds>(Clock::now() - since);
@@ -88,7 +88,7 @@ TEST_P(CrashTest, Rule41And43EveryAcknowledgedWriteIsThereAndEveryRequestIsAnswe
   EXPECT_GE(successors(output), 1U) << output;
   std::ranges::sort(starts);
   // The goal is 20 ms; how long a busy machine takes says nothing about us, but it does come back.
-  EXPECT_LT(starts[starts.size() / 2], std::chrono::seconds(10));
+  EXPECT_LT(starts[starts.size() / 2], std::chrono::seconds(30));
   std::cout << starts.size() << " times killed; from start to serving: median "
             << starts[starts.size() / 2].count() << " ms, most " << starts.back().count() << " ms\n"
             << output;

@@ -48,7 +48,7 @@ class LoadTest : public BackendTest, public ::testing::WithParamInterface<Way> {
         "--rw",       "randrw", "--ramp-time",   "0.05",  "--output-format=json"};
     arguments.insert(arguments.end(), options.begin(), options.end());
     testing::ChildProcess child(arguments);
-    EXPECT_EQ(child.wait(std::chrono::seconds(120)), 0) << child.output() << backend_->output();
+    EXPECT_EQ(child.wait(std::chrono::seconds(240)), 0) << child.output() << backend_->output();
     return nlohmann::json::parse(child.output(), nullptr, false);
   }
 };

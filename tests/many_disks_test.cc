@@ -83,13 +83,14 @@ TEST_F(ManyDisksTest, AFileSaysWhatTheCommandLineWouldSay) {
   const Disk first = make_disk("first");
   const Disk second = make_disk("second");
   const Disk third = make_disk("third");
-  const std::string path = config(
-      "threads = 1\ncpus = [0]\npoll = \"fixed\"\npoll-max-us = 1\nverbose = true\n"
-      "[[disk]]\nsocket-path = \"" +
-      first.socket + "\"\nblk-file = \"" + first.image +
-      "\"\nname = \"one\"\nnum-queues = 2\nbounce-limit = \"64k\"\n"
-      "[[disk]]\nsocket-path = \"" +
-      second.socket + "\"\nblk-file = \"" + second.image + "\"\nread-only = true\n");
+  const std::string path =
+      config("threads = 1\ncpus = [" + std::to_string(allowed_processors().front()) +
+             "]\npoll = \"fixed\"\npoll-max-us = 1\nverbose = true\n"
+             "[[disk]]\nsocket-path = \"" +
+             first.socket + "\"\nblk-file = \"" + first.image +
+             "\"\nname = \"one\"\nnum-queues = 2\nbounce-limit = \"64k\"\n"
+             "[[disk]]\nsocket-path = \"" +
+             second.socket + "\"\nblk-file = \"" + second.image + "\"\nread-only = true\n");
   start_with({"--config", path, "--disk", third.option()});
   wait_for(third);
   EXPECT_EQ(guest_of(first)->config().num_queues, 2);
@@ -163,7 +164,7 @@ TEST_F(ManyDisksTest, HostileFrontEndsOfOthersChangeNothingForOne) {
     const std::jthread nonsense([&] { scribble(*scribbler); });
     testing::ChildProcess load({kLoadProgram, "verify", "--ops", "2000", "--seed", "7", "--iodepth",
                                 "16", "--socket-path", good.socket});
-    EXPECT_EQ(load.wait(std::chrono::seconds(120)), 0) << load.output() << backend_->output();
+    EXPECT_EQ(load.wait(std::chrono::seconds(240)), 0) << load.output() << backend_->output();
   }
   EXPECT_LT(count_lines("disk1: a front-end is here"), kHostileRounds) << "the log is bounded";
   // And who behaves is served on their disks afterwards.

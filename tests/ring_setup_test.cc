@@ -20,7 +20,7 @@ using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 using virtio::Direction;
 
-constexpr auto kPatience = 30s;
+constexpr auto kPatience = 60s;
 // For what must not happen, however long one waits.
 constexpr auto kAWhile = 100ms;
 constexpr std::uint64_t kFeatures = virtio::kFeatureVersion1 | vblk::kFeatureFlush;

@@ -32,7 +32,7 @@ UniqueFd dial(const std::string& path) {
   const sockaddr_un address = address_of(path);
   EXPECT_EQ(::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address),
             0);
-  const timeval limit{.tv_sec = 20, .tv_usec = 0};
+  const timeval limit{.tv_sec = 60, .tv_usec = 0};
   ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
   return socket;
 }

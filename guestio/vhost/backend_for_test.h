@@ -21,7 +21,7 @@
 /// socket.
 namespace guestio::vhost::test {
 
-inline constexpr std::chrono::seconds kLimit(20);
+inline constexpr std::chrono::seconds kLimit(60);
 
 class IdleDevice final : public virtio::Device {
  public:

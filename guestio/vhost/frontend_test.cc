@@ -43,7 +43,7 @@ class ScriptedBackend {
   }
   ~ScriptedBackend() { join(); }
 
-  Frontend make_frontend(milliseconds time_limit = std::chrono::seconds(20)) {
+  Frontend make_frontend(milliseconds time_limit = std::chrono::seconds(60)) {
     return Frontend::over(std::move(frontend_end_), {.time_limit = time_limit});
   }
   /// Waits until the front-end has left. Returns all that it sent.

@@ -25,7 +25,7 @@ class MemoryTableTest : public ::testing::Test {
     MessageSocket sender{UniqueFd(ends[0])};
     MessageSocket receiver{UniqueFd(ends[1])};
     const std::vector<int> fds(descriptors, file_.get());
-    const auto deadline = Deadline::clock::now() + std::chrono::seconds(5);
+    const auto deadline = Deadline::clock::now() + std::chrono::seconds(60);
     EXPECT_TRUE(sender.send(1, kMessageVersion, {}, fds, deadline));
     Message message;
     EXPECT_TRUE(receiver.receive(message, deadline));

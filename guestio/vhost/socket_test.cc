@@ -17,7 +17,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-Deadline soon() { return Deadline::clock::now() + std::chrono::seconds(20); }
+Deadline soon() { return Deadline::clock::now() + std::chrono::seconds(60); }
 
 /// The two ends of a connection; `raw` writes bytes that are no message.
 struct SocketTest : ::testing::Test {

@@ -125,7 +125,7 @@ class VringTest : public ::testing::TestWithParam<Case> {
     return count;
   }
   /// Returns how many calls have come since the last time, 0 when none comes in a long time.
-  std::uint64_t wait_for_call(milliseconds time = milliseconds(10'000)) const {
+  std::uint64_t wait_for_call(milliseconds time = milliseconds(60'000)) const {
     pollfd event{call_.get(), POLLIN, 0};
     std::uint64_t count = 0;
     if (::poll(&event, 1, static_cast<int>(time.count())) == 1) ::eventfd_read(call_.get(), &count);
@@ -191,19 +191,24 @@ TEST_P(VringTest, ABatchIsAnsweredWithOneCall) {
 }
 
 TEST_P(VringTest, AnIdleThreadDoesNothing) {
-  if (GetParam().polling.kind == Kind::kAlways) {
+  constexpr std::uint64_t kThoseThatAskingTakes = 4;
+  const auto turns_in_a_while = [this] {
     const auto before = iterations();
-    std::this_thread::sleep_for(milliseconds(20));
-    EXPECT_GT(iterations(), before + 100) << "it was asked never to sleep";
-    return;
-  }
+    std::this_thread::sleep_for(milliseconds(50));
+    return iterations() - before;
+  };
   add();
   publish();
   wait_for_answer();
-  std::this_thread::sleep_for(milliseconds(20));
-  const auto before = iterations();
-  std::this_thread::sleep_for(milliseconds(50));
-  EXPECT_LE(iterations(), before + 4) << "those that asking takes";
+  // On a busy machine it may be late to rest, and late to have a turn at all.
+  const bool never_sleeps = GetParam().polling.kind == Kind::kAlways;
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  bool is_as_asked = false;
+  while (!is_as_asked && std::chrono::steady_clock::now() < until) {
+    is_as_asked =
+        never_sleeps ? turns_in_a_while() > 100 : turns_in_a_while() <= kThoseThatAskingTakes;
+  }
+  EXPECT_TRUE(is_as_asked);
 }
 
 /// Says on which thread it goes.

@@ -114,7 +114,7 @@ class Bench:
             outputs = []
             time.sleep(ramp + seconds * 0.05)
             yield worker.pid, lambda: parse_outcome(outputs[0])
-            outputs.append(processes.finish(client, seconds + 30))
+            outputs.append(processes.finish(client, seconds + 120))
 
 
 def parse_outcome(output):
@@ -159,11 +159,12 @@ def perf_calls(pid, seconds):
 
 
 def strace_calls(pid, seconds):
-    tracer = subprocess.Popen(["strace", "-f", "-c", "-q", "-p", str(pid)], text=True,
+    tracer = subprocess.Popen(["strace", "-f", "-c", "-p", str(pid)], text=True,
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    tracer.stderr.readline()  # that it is attached: before it would die of the signal
     time.sleep(seconds)
     tracer.send_signal(signal.SIGINT)
-    _, table = tracer.communicate(timeout=30)
+    _, table = tracer.communicate(timeout=120)
     for line in table.splitlines():
         fields = line.split()
         if fields and fields[-1] == "total":

@@ -48,14 +48,14 @@ def find_traces_of_interrupted():
                 break
         child.send_signal(signal.SIGTERM)
         child.send_signal(signal.SIGINT)
-        child.communicate(timeout=60)
+        child.communicate(timeout=180)
         if child.returncode != 130:
             yield f"a stopped comparison ends with status {child.returncode}"
         if os.listdir(scratch):
             yield f"a stopped comparison leaves {os.listdir(scratch)}"
         # Every server and client has its socket there. One that was just being started dies with
         # its parent, not before it.
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while is_mentioned(scratch):
             if time.monotonic() > deadline:
                 yield "a stopped comparison leaves processes"

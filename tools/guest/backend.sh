@@ -34,11 +34,14 @@ backend_name() {
   fi
 }
 
-# wait_for_socket SOCKET PID: until the socket is there; fails when the process ends first.
+# wait_for_socket SOCKET PID: until somebody listens there; fails when the process ends first.
 wait_for_socket() {
   local socket=$1 pid=$2 attempt
-  for ((attempt = 0; attempt < 200; attempt++)); do
-    [ ! -S "$socket" ] || return 0
+  for ((attempt = 0; attempt < 1200; attempt++)); do
+    # qemu-storage-daemon's has its path before it takes connections (0x10000: __SO_ACCEPTCON).
+    if [ -S "$socket" ] && ! grep " $socket\$" /proc/net/unix | grep -qv ' 00010000 '; then
+      return 0
+    fi
     kill -0 "$pid" 2>/dev/null || return 1
     sleep 0.05
   done

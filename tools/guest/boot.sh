@@ -53,11 +53,11 @@ fail_step() {
   exit 1
 }
 
-# stop_process PID: TERM, and KILL when that did not help within five seconds.
+# stop_process PID: TERM, and KILL when that did not help within a minute.
 stop_process() {
   local pid=$1 attempt
   kill "$pid" 2>/dev/null || return 0
-  for ((attempt = 0; attempt < 100; attempt++)); do
+  for ((attempt = 0; attempt < 1200; attempt++)); do
     kill -0 "$pid" 2>/dev/null || return 0
     sleep 0.05
   done

@@ -32,6 +32,9 @@ def wait_until(what, condition, processes=()):
             return result
         for process in processes:
             if process.poll() is not None:
+                result = condition()  # it may have been its last deed
+                if result:
+                    return result
                 raise Failure(f"{process.args[0]} ended with {process.returncode} before {what}")
         if time.monotonic() > deadline:
             raise Failure(f"{what}: not within {LIMIT_S} s")

@@ -64,10 +64,15 @@ def migrate(source, target, turn, console, is_post_copy):
     channel = f"unix:{target.workshop.sockets}/m{turn}"
     target.start(turn, "-incoming", "defer")
     monitor = source.machine.monitor
-    monitor.ask("migrate-set-parameters", **{"max-bandwidth": 64 << 20, "downtime-limit": 1000})
     if is_post_copy:
+        # On a busy machine too it is not done before it has changed over, and the guest has a turn
+        # before the last page has arrived.
+        monitor.ask("migrate-set-parameters", **{"max-bandwidth": 1 << 20, "downtime-limit": 1,
+                                                 "max-postcopy-bandwidth": 32 << 20})  # fmt: skip
         allow_post_copy(monitor)
         allow_post_copy(target.machine.monitor)
+    else:
+        monitor.ask("migrate-set-parameters", **{"max-bandwidth": 64 << 20, "downtime-limit": 1000})
     target.machine.monitor.ask("migrate-incoming", uri=channel)
     monitor.ask("migrate", uri=channel)
     if is_post_copy:

@@ -56,6 +56,20 @@ class TakeoverTest : public BackendTest {
     more.insert(more.end(), {"--control", control_});
     start(more);
   }
+  /// Says one line after the other as one who takes over, and leaves after the last. Returns false
+  /// when the other one did not get round to resting in time, or to going on after the last
+  /// attempt.
+  bool give_up_after(const Words& lines) {
+    const UniqueFd socket = dial(control_);
+    say(socket, R"({"command":"takeover","version":1})");
+    for (const std::string& line : lines) {
+      const std::string answer = hear(socket);
+      if (answer.find("\"error\"") != std::string::npos) return false;
+      EXPECT_NE(answer.find("\"disks\""), std::string::npos) << answer;
+      say(socket, line);
+    }
+    return !lines.empty() || hear(socket).find("\"disks\"") != std::string::npos;
+  }
   Json ask(const std::string& command) {
     const Outcome outcome = run({"--ask", control_, command});
     EXPECT_EQ(outcome.status, 0) << outcome.output;
@@ -232,17 +246,12 @@ TEST_F(TakeoverTest, OneThatGivesUpBeforeTheEndLeavesAllAsItWas) {
                                        {"nonsense"},
                                        {std::string(100'000, ' ')}};
   for (std::size_t i = 0; i < attempts.size(); ++i) {
-    {
-      const UniqueFd socket = dial(control_);
-      say(socket, R"({"command":"takeover","version":1})");
-      EXPECT_NE(hear(socket).find("\"disks\""), std::string::npos);
-      for (std::size_t line = 0; line < attempts[i].size(); ++line) {
-        say(socket, attempts[i][line]);
-        if (line + 1 < attempts[i].size()) {
-          EXPECT_NE(hear(socket).find("\"disks\""), std::string::npos);
-        }
-      }
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    bool has_given_up = false;
+    while (!has_given_up && std::chrono::steady_clock::now() < until) {
+      has_given_up = give_up_after(attempts[i]);
     }
+    EXPECT_TRUE(has_given_up) << i << ": " << backend_->output();
     EXPECT_EQ(guest->write(8 * i, std::vector<std::byte>(4096)).status, 0) << i;
   }
   ASSERT_TRUE(backend_->wait_for_output("it is broken")) << backend_->output();
@@ -261,9 +270,12 @@ TEST_F(TakeoverTest, OneThatFallsSilentHoldsTheGuestUpForALimitedTime) {
   EXPECT_NE(hear(second).find("already"), std::string::npos);
   EXPECT_EQ(guest->read(0, 4096).status, 0);
   say(socket, R"({"ready":true})");
-  EXPECT_FALSE(hear(socket).empty());
+  std::string answer = hear(socket);
+  EXPECT_FALSE(answer.empty());
   EXPECT_EQ(guest->read(0, 4096).status, 0);
-  EXPECT_NE(hear(socket).find("error"), std::string::npos);
+  // Said at once by one that could not rest in time.
+  if (answer.find("error") == std::string::npos) answer = hear(socket);
+  EXPECT_NE(answer.find("error"), std::string::npos);
 }
 
 TEST_F(TakeoverTest, AnotherVersionIsRefusedInOneLine) {

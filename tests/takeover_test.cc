@@ -64,8 +64,7 @@ class TakeoverTest : public BackendTest {
     say(socket, R"({"command":"takeover","version":1})");
     for (const std::string& line : lines) {
       const std::string answer = hear(socket);
-      if (answer.find("\"error\"") != std::string::npos) return false;
-      EXPECT_NE(answer.find("\"disks\""), std::string::npos) << answer;
+      if (answer.find("\"disks\"") == std::string::npos) return false;
       say(socket, line);
     }
     return !lines.empty() || hear(socket).find("\"disks\"") != std::string::npos;
@@ -274,7 +273,7 @@ TEST_F(TakeoverTest, OneThatFallsSilentHoldsTheGuestUpForALimitedTime) {
   EXPECT_FALSE(answer.empty());
   EXPECT_EQ(guest->read(0, 4096).status, 0);
   // Said at once by one that could not rest in time.
-  if (answer.find("error") == std::string::npos) answer = hear(socket);
+  if (answer.find("\"disks\"") != std::string::npos) answer = hear(socket);
   EXPECT_NE(answer.find("error"), std::string::npos);
 }
 

@@ -79,13 +79,19 @@ struct OnLoop {
   testing::LoopDevice device{image.path, 4096};
 };
 
-class LoopSubject final : OnLoop, public FileSubject {
+struct Owner {
+  std::unique_ptr<OnLoop> loop;
+};
+
+class LoopSubject final : Owner, public FileSubject {
  public:
-  LoopSubject() : FileSubject(device.path(), Caching::kDirect, kLittleBounce) {}
+  explicit LoopSubject(std::unique_ptr<OnLoop> on)
+      : Owner{std::move(on)}, FileSubject(loop->device.path(), Caching::kDirect, kLittleBounce) {}
+  /// Asked of the very device: the next one may be somebody else's by then.
   static std::unique_ptr<DiskSubject> make() {
-    const ImageFile probe;
-    if (testing::LoopDevice(probe.path, 4096).path().empty()) return nullptr;
-    return std::make_unique<LoopSubject>();
+    auto on = std::make_unique<OnLoop>();
+    if (on->device.path().empty()) return nullptr;
+    return std::make_unique<LoopSubject>(std::move(on));
   }
 };
 

@@ -15,9 +15,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <set>
 #include <string_view>
 #include <system_error>
-#include <vector>
 
 namespace guestio::mem {
 
@@ -94,41 +94,41 @@ void MemoryNews::listen() noexcept {
     const auto& [end, files, pressure] = waits;
     if (end.revents != 0) return;
     if ((files.revents & POLLIN) != 0) hear_files();
-    if ((pressure.revents & POLLPRI) != 0) tell_all();
+    if ((pressure.revents & POLLPRI) != 0) tell([](const Entry&) { return true; });
     if ((pressure.revents & (POLLERR | POLLNVAL)) != 0) pressure_.reset();
     pollfd rest{end_.get(), POLLIN, 0};
     (void)::poll(&rest, 1, static_cast<int>(kRest.count()));
   }
 }
 
-/// Each listener once, whatever happened to how many of its files.
+/// Each listener once, whatever happened to how many of its files. All that has come is read, so
+/// that whoever makes much news keeps nobody else's waiting.
 void MemoryNews::hear_files() noexcept {
+  constexpr int kMostReads = 128;  // more than the kernel keeps by default
   alignas(inotify_event) std::array<std::byte, 4096> events;
-  const ssize_t size = ::read(files_.get(), events.data(), events.size());
-  const std::scoped_lock lock(mutex_);
-  std::vector<Listener*> told;
-  for (std::size_t at = 0;
-       size > 0 && at + sizeof(inotify_event) <= static_cast<std::size_t>(size);) {
-    inotify_event event{};
-    std::memcpy(&event, &events[at], sizeof event);
-    at += sizeof event + event.len;
-    for (const Entry& entry : watch_) {
+  std::set<int> numbers;
+  bool is_any = false;
+  for (int i = 0; i < kMostReads; ++i) {
+    const ssize_t size = ::read(files_.get(), events.data(), events.size());
+    if (size <= 0) break;
+    for (std::size_t at = 0; at + sizeof(inotify_event) <= static_cast<std::size_t>(size);) {
+      inotify_event event{};
+      std::memcpy(&event, &events[at], sizeof event);
+      at += sizeof event + event.len;
+      numbers.insert(event.wd);
       // Too many events came: some of any file are missing.
-      if (event.wd != entry.number && (event.mask & IN_Q_OVERFLOW) == 0) continue;
-      if (std::ranges::find(told, entry.listener) != told.end()) continue;
-      told.push_back(entry.listener);
-      entry.listener->on_memory_news();
+      is_any |= (event.mask & IN_Q_OVERFLOW) != 0;
     }
   }
+  tell([&](const Entry& entry) { return is_any || numbers.contains(entry.number); });
 }
 
-void MemoryNews::tell_all() noexcept {
+template <typename Condition>
+void MemoryNews::tell(Condition is_meant) noexcept {
   const std::scoped_lock lock(mutex_);
-  std::vector<Listener*> told;
+  std::set<Listener*> told;
   for (const Entry& entry : watch_) {
-    if (std::ranges::find(told, entry.listener) != told.end()) continue;
-    told.push_back(entry.listener);
-    entry.listener->on_memory_news();
+    if (is_meant(entry) && told.insert(entry.listener).second) entry.listener->on_memory_news();
   }
 }
 

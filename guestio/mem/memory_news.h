@@ -49,6 +49,8 @@ class MemoryNews : public std::enable_shared_from_this<MemoryNews> {
     ~Watch() {
       if (news_) news_->forget(entry_);
     }
+    /// Otherwise only of memory in general: the kernel or a limit has refused.
+    [[nodiscard]] bool hears_of_file() const noexcept { return entry_->number >= 0; }
 
    private:
     friend class MemoryNews;
@@ -77,7 +79,8 @@ class MemoryNews : public std::enable_shared_from_this<MemoryNews> {
   void forget(std::list<Entry>::iterator entry) noexcept;
   void listen() noexcept;
   void hear_files() noexcept;
-  void tell_all() noexcept;
+  template <typename Condition>
+  void tell(Condition is_meant) noexcept;
 
   const UniqueFd end_;      // eventfd
   const UniqueFd files_;    // inotify, or nothing

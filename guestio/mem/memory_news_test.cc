@@ -3,8 +3,10 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/inotify.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <memory>
@@ -51,7 +53,14 @@ struct ModifiedFile {
   UniqueFd fd{::open(::testing::TempDir().c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)};
 };
 
-TEST(MemoryNews, WhoWatchesAFileHearsOfAHole) {
+class MemoryNewsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!UniqueFd(::inotify_init1(IN_CLOEXEC))) GTEST_SKIP() << "no inotify left for this user";
+  }
+};
+
+TEST_F(MemoryNewsTest, WhoWatchesAFileHearsOfAHole) {
   const auto news = MemoryNews::of_process().value();
   const ModifiedFile file;
   const ModifiedFile another;
@@ -68,7 +77,7 @@ TEST(MemoryNews, WhoWatchesAFileHearsOfAHole) {
   EXPECT_TRUE(first.hears(before));
 }
 
-TEST(MemoryNews, WhoHasLeftIsCalledNoMoreAndOthersOfTheFileAre) {
+TEST_F(MemoryNewsTest, WhoHasLeftIsCalledNoMoreAndOthersOfTheFileAre) {
   const auto news = MemoryNews::of_process().value();
   const ModifiedFile file;
   CountingListener stays;
@@ -86,7 +95,7 @@ TEST(MemoryNews, WhoHasLeftIsCalledNoMoreAndOthersOfTheFileAre) {
   EXPECT_TRUE(stays.hears(before));
 }
 
-TEST(MemoryNews, ThereIsOneAsLongAsItIsWantedAndANewOneAfterwards) {
+TEST_F(MemoryNewsTest, ThereIsOneAsLongAsItIsWantedAndANewOneAfterwards) {
   const ModifiedFile file;
   for (int round = 0; round < 3; ++round) {
     auto news = MemoryNews::of_process().value();
@@ -99,10 +108,34 @@ TEST(MemoryNews, ThereIsOneAsLongAsItIsWantedAndANewOneAfterwards) {
   }
 }
 
-TEST(MemoryNews, WhatCannotBeWatchedIsNoError) {
+TEST_F(MemoryNewsTest, WhatCannotBeWatchedKeepsNothingElseFromBeing) {
   const auto news = MemoryNews::of_process().value();
+  const ModifiedFile file;
   CountingListener listener;
-  const auto watch = news->watch(-1, listener);
+  const auto nothing = news->watch(-1, listener);
+  EXPECT_FALSE(nothing.hears_of_file());
+  const auto watch = news->watch(file.fd.get(), listener);
+  EXPECT_TRUE(watch.hears_of_file());
+  file.punch();
+  EXPECT_TRUE(listener.hears());
+}
+
+TEST_F(MemoryNewsTest, MuchNewsOfOneKeepsNobodyElsesWaiting) {
+  const auto news = MemoryNews::of_process().value();
+  const std::array<ModifiedFile, 2> noisy;
+  const ModifiedFile quiet;
+  CountingListener flooded;
+  CountingListener listener;
+  const auto first = news->watch(noisy[0].fd.get(), flooded);
+  const auto second = news->watch(noisy[1].fd.get(), flooded);
+  const auto watch = news->watch(quiet.fd.get(), listener);
+  // In turns, so that no two are made one.
+  for (int i = 0; i < 20000; ++i) {
+    EXPECT_EQ(::pwrite(noisy[static_cast<std::size_t>(i % 2)].fd.get(), "x", 1, 0), 1);
+  }
+  quiet.punch();
+  EXPECT_TRUE(listener.hears());
+  EXPECT_LT(flooded.count(), 1000) << "they are told together";
 }
 
 }  // namespace

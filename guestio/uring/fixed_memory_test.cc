@@ -270,6 +270,8 @@ TEST_F(FixedMemoryTest, PinningEndsWhenItIsToldTo) {
 TEST_F(FixedMemoryTest, PinningEndsInTheMiddleOfAPiece) {
   constexpr std::size_t kStepBytes = std::size_t{16} << 20;
   const auto memory = Mapping::anonymous(3 * kStepBytes).value();
+  // A page of 2 MiB might reach into the next step.
+  ASSERT_EQ(::madvise(memory.data(), memory.size(), MADV_NOHUGEPAGE), 0);
   const UniqueFd faults(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
   if (!faults) GTEST_SKIP() << "no userfaultfd for this user";
   uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};

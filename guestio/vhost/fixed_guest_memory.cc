@@ -74,7 +74,7 @@ struct FixedGuestMemory::Area final : uring::PageGuard {
   std::optional<mem::PageWatch> watch;
   std::optional<uring::PinnedMemory> pinned;
   std::optional<mem::MemoryNews::Watch> news;
-  std::int64_t blocks = 0;  // of the file, when it was pinned
+  std::int64_t blocks = 0;  // of the file, when it was last asked
 };
 
 namespace {
@@ -156,18 +156,21 @@ void FixedGuestMemory::work(const std::stop_token& stop) {
   (void)::pthread_setname_np(::pthread_self(), "guestio-pin");
   std::unique_lock lock(mutex_);
   while (has_job_.wait(lock, stop, [this] { return next_job() != nullptr; })) {
-    const auto area = next_job();
+    auto area = next_job();
     if (area->state == Area::State::kLost) {
       end_lost(*area, lock);
-      continue;
+    } else {
+      lock.unlock();
+      prepare(*area, stop);
     }
-    lock.unlock();
-    prepare(*area, stop);
+    // It may be wanted no more, and this the last that holds it: not under the lock.
+    area.reset();
     lock.lock();
   }
 }
 
 /// Rings let go by themselves when an operation meets the gap; those that have none do when told.
+/// Leaves the lock open.
 void FixedGuestMemory::end_lost(Area& area, std::unique_lock<std::mutex>& lock) noexcept {
   area.state = Area::State::kRefused;
   auto pinned = std::exchange(area.pinned, std::nullopt);
@@ -178,9 +181,6 @@ void FixedGuestMemory::end_lost(Area& area, std::unique_lock<std::mutex>& lock) 
     });
   }
   lock.unlock();
-  pinned.reset();
-  news.reset();
-  lock.lock();
 }
 
 /// The pages are watched first and pinned then: what goes between the two is noticed.
@@ -190,8 +190,11 @@ void FixedGuestMemory::prepare(Area& area, const std::stop_token& stop) {
     area.state = state;
     if (state != Area::State::kReady) return;
     changes_.fetch_add(1, std::memory_order_release);
-    // News of what went meanwhile found nothing that was ready.
-    if (blocks_of(area.fd) < area.blocks) lose(area);
+    // News of what went meanwhile found nothing that was ready; and what this one has brought in is
+    // more for the others of its file as well.
+    for (const auto& one : areas_) {
+      if (one->state == Area::State::kReady) compare_blocks(*one);
+    }
   };
   const std::stop_callback also_at_the_end(stop, [&area] { area.unwanted.request_stop(); });
   if (area.is_elsewhere) {
@@ -238,6 +241,12 @@ void FixedGuestMemory::hear_news_of(Area& area) noexcept {
     news_ = std::move(*news);
   }
   area.news.emplace(news_->watch(area.fd, *this));
+  if (area.news->hears_of_file() || was_told_unheard_.exchange(true)) return;
+  log::info(
+      "{}: no news of guest memory's file: what the guest gives back while its disk is idle is let "
+      "go later (raise fs.inotify.max_user_instances and max_user_watches, and let this user read "
+      "the file)",
+      log_->name);
 }
 
 Result<> FixedGuestMemory::watch(Area& area) const {
@@ -324,10 +333,18 @@ void FixedGuestMemory::look_after() noexcept {
     if (area->state == Area::State::kIncomplete && is_all_there(area->fd)) {
       area->state = Area::State::kWanted;
       has_job_.notify_one();
-    } else if (area->state == Area::State::kReady && blocks_of(area->fd) < area->blocks) {
-      lose(*area);
+    } else if (area->state == Area::State::kReady) {
+      compare_blocks(*area);
     }
   }
+}
+
+/// Whether the file has less than when it was last asked. Other regions of it may have brought in
+/// more since the area was pinned. Requires: the mutex, and an area that is ready.
+void FixedGuestMemory::compare_blocks(Area& area) noexcept {
+  const std::int64_t now = blocks_of(area.fd);
+  if (now < area.blocks) return lose(area);
+  area.blocks = now;
 }
 
 /// Requires: the mutex.

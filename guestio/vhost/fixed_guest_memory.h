@@ -114,6 +114,7 @@ class FixedGuestMemory final : private mem::MemoryNews::Listener {
   [[nodiscard]] std::vector<std::shared_ptr<Area>> find_ready(const mem::GuestMemory& memory);
   [[nodiscard]] Result<uring::FixedMemory::Registration> register_with(uring::FixedMemory& table,
                                                                        Area& area);
+  void compare_blocks(Area& area) noexcept;
   void lose(Area& area) noexcept;
   void tell(const Error& refusal) noexcept;
   void tell_elsewhere() noexcept;
@@ -127,6 +128,7 @@ class FixedGuestMemory final : private mem::MemoryNews::Listener {
   std::atomic<bool> was_told_ = false;            // of a refusal
   std::atomic<bool> was_told_elsewhere_ = false;  // that memory is in files of other kinds
   std::atomic<bool> was_told_unwatched_ = false;  // that pages cannot be watched
+  std::atomic<bool> was_told_unheard_ = false;    // that there is no news
   // Guards all below, and the areas' states. News is told under a lock of its own, which comes
   // first: so no area goes while this is held.
   std::mutex mutex_;

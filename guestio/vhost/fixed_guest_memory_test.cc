@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -12,6 +13,11 @@
 
 #include <array>
 #include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <future>
+#include <semaphore>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -28,6 +34,12 @@ constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 constexpr auto kAnswerLimit = std::chrono::seconds(60);
 
 UniqueFd make_memory_file() { return UniqueFd(::memfd_create("fixed-memory", MFD_CLOEXEC)); }
+
+/// Files in a tree make news; a memfd may not.
+UniqueFd make_file_in_tree() {
+  return UniqueFd(::open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+}
+bool makes_news() { return UniqueFd(::inotify_init1(IN_CLOEXEC)).operator bool(); }
 
 /// Guest memory as a front-end hands it over, and the file that it is.
 struct SharedMemory {
@@ -188,10 +200,9 @@ class IdleTaker final : public FixedGuestMemory::Taker {
   FixedGuestMemory::Registrations taken_;
 };
 
-/// Files in a tree, which make news; a memfd may not.
 TEST_F(UnaskedGuestMemoryTest, ARingThatIsIdleLetsMemoryGoThatTheGuestGivesBack) {
-  UniqueFd file(::open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-  if (!file) GTEST_SKIP() << "no shared memory in a tree here";
+  UniqueFd file = make_file_in_tree();
+  if (!file || !makes_news()) GTEST_SKIP() << "no shared memory in a tree, or no inotify";
   const SharedMemory shared(Gpa(0), true, std::move(file));
   const auto memory = both(shared.memory, high_.memory);
   const auto loop = uring::Loop::create().value();
@@ -200,11 +211,84 @@ TEST_F(UnaskedGuestMemoryTest, ARingThatIsIdleLetsMemoryGoThatTheGuestGivesBack)
   ASSERT_TRUE(comes_to(fixed, 2));
   const IdleTaker taker(*loop, fixed, memory);
   EXPECT_EQ(loop->fixed_memory().pieces(), 2U);
+  std::promise<void> let_go;
+  const std::jthread patience([&loop, done = let_go.get_future()] {
+    if (done.wait_for(kAnswerLimit) != std::future_status::ready) loop->stop();
+  });
   shared.punch(8192);
   loop->run();
+  let_go.set_value();
   EXPECT_EQ(taker.taken(), 1U);
   EXPECT_EQ(loop->fixed_memory().pieces(), 1U);
   EXPECT_TRUE(loop->fixed_memory().find(host(memory, 4 * kMiB), kMiB)) << "which lost nothing";
+}
+
+/// By inotify, in this process.
+int watched_files() {
+  int count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fdinfo")) {
+    std::ifstream info(entry.path());
+    for (std::string line; std::getline(info, line);) count += line.starts_with("inotify ") ? 1 : 0;
+  }
+  return count;
+}
+
+/// Stands for many other disks, which are told of something for long.
+class SlowListener final : public mem::MemoryNews::Listener {
+ public:
+  void on_memory_news() noexcept override {
+    was_told_.release();
+    may_go_on_.acquire();
+  }
+  std::binary_semaphore was_told_{0};
+  std::binary_semaphore may_go_on_{0};
+};
+
+TEST_F(FixedGuestMemoryTest, MemoryThatGoesWhileItIsPinnedWaitsForNewsAndNobodyForIt) {
+  constexpr std::uint64_t kLargeBytes = 128 * kMiB;
+  const UniqueFd told_file = make_file_in_tree();
+  if (!told_file || !makes_news()) GTEST_SKIP() << "no shared memory in a tree, or no inotify";
+  const UniqueFd file = make_memory_file();
+  ASSERT_EQ(::ftruncate(file.get(), kLargeBytes), 0);
+  const auto large =
+      mem::map_file_regions(std::array{mem::FileRegion{Gpa(4 * kMiB), ByteCount(kLargeBytes),
+                                                       file.get(), FileOffset(0)}})
+          .value();
+  const auto news = mem::MemoryNews::of_process().value();
+  SlowListener slow;
+  const auto watch = news->watch(told_file.get(), slow);
+  FixedGuestMemory fixed(FixedExtent::kAll);
+  fixed.want(both(low_.memory, large));
+  // The largest is the first. When news of it is heard, the pinning is what comes next.
+  const auto end = std::chrono::steady_clock::now() + kAnswerLimit;
+  while (watched_files() < 2) ASSERT_LT(std::chrono::steady_clock::now(), end);
+  ASSERT_EQ(::ftruncate(told_file.get(), 4096), 0);
+  slow.was_told_.acquire();
+  fixed.want(low_.memory);
+  // As long as the thread that pinned it may need to let it go.
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  auto asked = std::async(std::launch::async, [&fixed] { fixed.look_after(); });
+  EXPECT_EQ(asked.wait_for(kAnswerLimit), std::future_status::ready);
+  slow.may_go_on_.release();
+}
+
+TEST_F(FixedGuestMemoryTest, RegionsOfOneFileAreComparedWithWhatAllHaveBroughtIn) {
+  const UniqueFd file = make_memory_file();
+  ASSERT_EQ(::ftruncate(file.get(), 6 * kMiB), 0);
+  const auto memory =
+      mem::map_file_regions(
+          std::array{mem::FileRegion{Gpa(0), ByteCount(4 * kMiB), file.get(), FileOffset(0)},
+                     mem::FileRegion{Gpa(64 * kMiB), ByteCount(2 * kMiB), file.get(),
+                                     FileOffset(4 * kMiB)}})
+          .value();
+  FixedGuestMemory fixed(FixedExtent::kAll);
+  fixed.want(memory);
+  ASSERT_TRUE(comes_to(fixed, 2));
+  EXPECT_EQ(fixed.take(table_, memory).size(), 2U);
+  ASSERT_EQ(::fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kMiB), 0);
+  fixed.look_after();
+  // Whose page it was is not known.
+  EXPECT_TRUE(fixed.take(table_, memory).empty());
 }
 
 TEST_F(FixedGuestMemoryTest, ARingThatEndsIsToldNothingMore) {
@@ -342,6 +426,8 @@ TEST_F(FixedGuestMemoryTest, MemoryThatIsWantedNoMoreIsNotBroughtInToItsEnd) {
   uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
   ASSERT_EQ(::ioctl(faults.get(), UFFDIO_API, &api), 0);
   const auto large = mem::GuestMemory::allocate(ByteCount(3 * kStepBytes)).value();
+  // A page of 2 MiB might reach into the next step.
+  ASSERT_EQ(::madvise(host(large, 0), 3 * kStepBytes, MADV_NOHUGEPAGE), 0);
   const uffdio_range page{reinterpret_cast<std::uintptr_t>(host(large, kStepBytes)), 4096};
   uffdio_register held{.range = page, .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
   ASSERT_EQ(::ioctl(faults.get(), UFFDIO_REGISTER, &held), 0);

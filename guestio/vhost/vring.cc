@@ -67,6 +67,8 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
       log_(std::move(setup.log)),
       log_event_(make_notifier(log_.event, setup.label)),
       is_enabled_(setup.is_enabled) {
+  // Before memory is taken: what is lost from then on is told.
+  if (fixed_) fixed_->add(*this);
   begin_epoch(setup.memory.with_dirty_log(log_.pages));
   if (queue_.left_over() != 0) {
     log::limited_info(peer_log_->visits, "{}: {} requests of the backend before are done again",
@@ -74,7 +76,6 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
   }
   listen_to(std::move(setup.kick));
   poller_.add(*this);
-  if (fixed_) fixed_->add(*this);
 }
 
 Vring::~Vring() {
@@ -116,8 +117,8 @@ void Vring::take_fixed_memory() {
 
 void Vring::count_fixed_memory() {
   const Epoch& present = epochs_.back();
-  counters_->fixed_regions.set(present.fixed.size());
   counters_->unfixed_regions.set(present.memory.regions().size() - present.fixed.size());
+  counters_->fixed_regions.set(present.fixed.size());
 }
 
 void Vring::give_back_lost() noexcept {

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 // guestio-blk's disk that does nothing: null:SIZE.
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <string>
 
 #include "tests/backend_fixture.h"
 
@@ -47,6 +50,24 @@ TEST_F(NullDiskTest, CanBeReadOnlyAndOfLargerBlocks) {
   EXPECT_EQ(guest->write(8, bytes_of(1)).status, 1);
   EXPECT_EQ(guest->read(8, 4096).status, 0);
   EXPECT_EQ(guest->read(1, 4096).status, 1);
+}
+
+/// Such a thread stays, and wakes every few seconds for nothing: an idle process would run.
+TEST_F(NullDiskTest, NeedsNoWorkerThreadsOfTheKernel) {
+  image_ = "null:1G";
+  start();
+  const auto guest = connect();
+  ASSERT_EQ(guest->read(8, 4096).status, 0);
+  const std::string tasks = "/proc/" + std::to_string(backend_->pid()) + "/task";
+  int threads = 0;
+  for (const auto& task : std::filesystem::directory_iterator(tasks)) {
+    std::ifstream file(task.path() / "comm");
+    std::string name;
+    std::getline(file, name);
+    EXPECT_FALSE(name.starts_with("iou-wrk")) << name;
+    ++threads;
+  }
+  EXPECT_GE(threads, 2) << "the control thread and a queue's";
 }
 
 TEST_F(NullDiskTest, TwoMayHaveTheSameName) {

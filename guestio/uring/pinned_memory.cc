@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/uring/pinned_memory.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -43,10 +44,15 @@ Result<> clone(int source, unsigned piece, Ring& ring, unsigned slot) noexcept {
 
 /// Whether an operation that names the slot finds the memory there.
 bool is_there(Ring& ring, std::span<std::byte> memory, unsigned slot) noexcept {
-  const UniqueFd file(::memfd_create("guestio-probe", MFD_CLOEXEC));
+  // Not a file: the kernel would start a worker thread, which stays and wakes now and then.
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK) != 0) return false;
+  const UniqueFd output(ends[0]);
+  const UniqueFd input(ends[1]);
   io_uring_sqe* const entry = ring.next_entry();
-  if (!file || entry == nullptr) return false;
-  ::io_uring_prep_write_fixed(entry, file.get(), memory.data(), 1, 0, static_cast<int>(slot));
+  if (entry == nullptr) return false;
+  ::io_uring_prep_write_fixed(entry, input.get(), memory.data(), 1, ~std::uint64_t{0},
+                              static_cast<int>(slot));
   do ring.enter(Ring::Wait::kForOne);
   while (ring.completions_ready() == 0);
   return ring.take_completion().res == 1;

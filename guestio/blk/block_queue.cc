@@ -351,7 +351,7 @@ void BlockQueue::process(virtio::DeviceQueue& queue) noexcept {
   is_finishing_ = false;
   // In groups: while the last of a group are taken, the headers of the first are on their way here
   // from the driver's processor.
-  std::array<Request*, kGroup> group;  // as far as it is filled: most looks find nothing
+  std::array<Request*, kGroup> group;  // not zeroed: most looks find nothing
   bool has_more = true;
   while (has_more) {
     std::size_t count = 0;

@@ -348,8 +348,8 @@ void Vring::set_memory(mem::GuestMemory memory, const virtio::RingParts& ring,
                        RingLog log) noexcept {
   begin_epoch(std::move(memory));
   for (auto epoch = epochs_.begin(); epoch != std::prev(epochs_.end());) {
-    const auto present = epoch++;
-    if (present->chains_out == 0) end_epoch(present);
+    const auto old = epoch++;
+    if (old->chains_out == 0) end_epoch(old);
   }
   queue_.move_to(ring);
   poller_.wake(*this);

@@ -7,7 +7,9 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "tests/backend_fixture.h"
 
@@ -31,8 +33,11 @@ TEST_F(CommandLineTest, HelpNamesEveryOption) {
         "--threads",     "--cpus",        "--poll-max-us", "--poll",
         "--on-error",    "--control",     "--ask",         "--fixed-buffers",
         "--sqpoll",      "--sqpoll-cpus", "--iopoll",      "--print-capabilities",
-        "--version",     "--max-ranges"}) {
+        "--version",     "--max-ranges",  "--strict"}) {
     EXPECT_NE(outcome.output.find(option), std::string::npos) << option;
+  }
+  for (const char* type : {"TEXT", "UINT", "INT "}) {
+    EXPECT_EQ(outcome.output.find(type), std::string::npos) << type;
   }
 }
 
@@ -83,6 +88,151 @@ TEST_F(CommandLineTest, BadSizesAreRefused) {
     EXPECT_EQ(outcome.status, 2) << option << " " << value << ": " << outcome.output;
     EXPECT_FALSE(std::filesystem::exists(socket_));
   }
+}
+
+/// Words that an operator types, and all that the answer must hold: what is wrong, where, and what
+/// to do, a line for each.
+struct BadWords {
+  std::vector<std::string> arguments;
+  std::vector<std::vector<std::string>> lines;
+};
+
+void expect_lines(const Outcome& outcome, const std::vector<std::vector<std::string>>& lines) {
+  EXPECT_EQ(outcome.status, 2) << outcome.output;
+  EXPECT_EQ(std::ranges::count(outcome.output, '\n'), std::ssize(lines)) << outcome.output;
+  for (const auto& words : lines) {
+    std::istringstream text(outcome.output);
+    bool is_there = false;
+    for (std::string line; std::getline(text, line);) {
+      is_there |= std::ranges::all_of(
+          words, [&](const std::string& word) { return line.find(word) != std::string::npos; });
+    }
+    EXPECT_TRUE(is_there) << words.front() << " in\n" << outcome.output;
+  }
+}
+
+TEST_F(CommandLineTest, EachComplaintSaysWhatIsWrongWhereAndWhatToDo) {
+  const std::string one = "socket-path=" + socket_ + ",blk-file=" + image_;
+  const std::string other_socket = folder_.file("other");
+  const std::vector<std::string> usual = with(image_, socket_);
+  const auto usual_and = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), usual.begin(), usual.end());
+    return more;
+  };
+  const std::vector<BadWords> cases = {
+      {{}, {{"no disk to serve", "--socket-path PATH", "--blk-file PATH", "--config"}}},
+      {{"--sokcet-path", "/s", "--blk-file", image_},
+       {{"--sokcet-path", "no option", "did you mean --socket-path?", "--help"}}},
+      {{"--thread=2", "--colour", "red", "stray"},
+       {{"--thread:", "did you mean --threads?"},
+        {"--colour: is no option: --help"},
+        {"stray", "belongs to no option"}}},
+      {usual_and({"--threads", "0"}), {{"--threads takes 1 to 64, not '0'"}}},
+      {usual_and({"--threads", "0", "--poll", "now", "--num-queues", "x"}),
+       {{"--threads"}, {"--poll takes adaptive, fixed or always, not 'now'"}, {"--num-queues"}}},
+      {usual_and({"--cpus", "60000"}),
+       {{"--cpus names processor 60000, which does not exist: choose from"}}},
+      {usual_and({"--cpus", "3-1"}), {{"--cpus takes processors, such as", "0-3", "not '3-1'"}}},
+      {usual_and({"--fd", "3"}),
+       {{"--fd and --socket-path are both given", "leave one of the two out"}}},
+      {{"--disk", one + ",fd=3"}, {{"--disk 1: fd and socket-path", "leave one"}}},
+      {{"--disk", one + ",name=a", "--disk", one + ",name=a"},
+       {{"--disk 2: name a is taken", "--disk 1", "give each its own"},
+        {"--disk 2: " + socket_ + " of disk a", "--disk 1", "give each its own"},
+        {"--disk 2: " + image_, "--disk 1", "serve it once, or give both read-only"}}},
+      {{"--disk", one, "--disk", "socket-path=" + other_socket + ",blk-file=null:1G,colour=1"},
+       {{"--disk 2: colour is no setting of a disk"}}},
+      {{"--disk", one, "--disk", "socket-path=" + other_socket + ",blkfile=x"},
+       {{"--disk 2: blkfile", "did you mean blk-file?"},
+        {"--disk 2: blk-file is needed", "add blk-file PATH"}}},
+      {{"--disk", one, "--read-only", "--serial", "x"},
+       {{"--read-only", "belongs into --disk"}, {"--serial", "belongs into --disk"}}},
+      {{"--takeover", control_, "--blk-file", image_, "--config", "x", "--strict"},
+       {{"--blk-file: does not go with --takeover"}, {"--config: "}, {"--strict: "}}},
+      {{"--config", folder_.path()}, {{folder_.path(), "is a directory", "a file in TOML"}}},
+      {{"--config", folder_.file("none")}, {{"none: cannot be read: No such file"}}},
+      {{"--config", "/dev/null"}, {{"/dev/null: no disk", "a [[disk]] for each disk"}}},
+  };
+  for (const BadWords& bad : cases) expect_lines(run(bad.arguments), bad.lines);
+  EXPECT_FALSE(std::filesystem::exists(socket_));
+}
+
+TEST_F(CommandLineTest, ImagesOfProtocolsThatAreNotSupportedAreCalledSo) {
+  for (const char* image :
+       {"nbd:localhost:10809", "nbd://host/export", "nbds://host", "nbd+unix:///export?socket=/s",
+        "rbd:pool/image", "https://host/a.raw"}) {
+    expect_lines(run(with(image, socket_)), {{"--blk-file", image, "not supported by this version",
+                                              std::string("./") + image}});
+  }
+  // A file of that name can be served.
+  const std::filesystem::path before = std::filesystem::current_path();
+  std::filesystem::current_path(folder_.path());
+  std::filesystem::rename(image_, "nbd:foo");
+  image_ = "./nbd:foo";
+  start();
+  expect_alive();
+  std::filesystem::current_path(before);
+}
+
+/// A configuration file, and what each line of the answer must hold.
+struct BadFile {
+  std::string text;
+  std::vector<std::vector<std::string>> lines;
+};
+
+TEST_F(CommandLineTest, ComplaintsAboutAFileNameItAndTheLine) {
+  const std::string path = folder_.file("guestio.toml");
+  const std::string disk = "[[disk]]\nsocket-path = \"/none/s\"\nblk-file = \"null:1G\"\n";
+  const std::vector<BadFile> cases = {
+      {"threads = 0\n" + disk, {{path + ":1: threads takes 1 to 64, not '0'"}}},
+      {"\nthreads = \"two\"\n" + disk, {{path + ":2: threads takes 1 to 64, not 'two'"}}},
+      {"poll = 3\n" + disk, {{path + ":1: poll takes adaptive, fixed or always, not '3'"}}},
+      {"poll-max-us = -1\n" + disk, {{path + ":1: poll-max-us takes 0 to"}}},
+      {"cpus = [60000]\n" + disk, {{path + ":1: cpus names processor 60000", "choose from"}}},
+      {"cpus = [[1]]\n" + disk, {{path + ":1: cpus takes a plain value"}}},
+      {"verbose = 1\n" + disk, {{path + ":1: verbose takes on or off, not '1'"}}},
+      {"control = \"\"\n" + disk, {{path + ":1: control takes a path"}}},
+      {"thread = 1\n" + disk, {{path + ":1: thread is no setting (did you mean threads?)"}}},
+      {"num-queues = 1\n" + disk, {{path + ":1: num-queues", "stands under [[disk]]"}}},
+      {disk + "cpus = 1\n", {{path + ":4: cpus", "stands above the first [[disk]]"}}},
+      {disk + "num-queue = 1\n", {{path + ":4: num-queue", "did you mean num-queues?"}}},
+      {disk + "name = \"x\n", {{path + ":4: syntax error", "is a quote closed"}}},
+      {disk + "name = \"x", {{path + ":4: syntax error", "is a quote closed"}}},
+      {"[[disk]\n" + disk, {{path + ":1: syntax error"}}},
+      {"[disk]\nname = \"x\"\n", {{path + ":1: disk: a disk begins with [[disk]]"}}},
+      {"[[disk]]\nblk-file = \"rbd:a/b\"\n",
+       {{path + ":1: socket-path or fd is needed"}, {path + ":2: rbd:a/b: rbd images are not"}}},
+      {disk + "fd = 3\n", {{path + ":4: fd and socket-path are both given", "leave one"}}},
+      {disk + disk,
+       {{path + ":5: /none/s of disk disk1 is also that of disk disk0 (" + path + ":2)"}}},
+      {"threads = 0\n" + disk + "num-queues = 0\n[[disk]]\nname = \"a b\"\ncolour = 1\n",
+       {{path + ":1: threads"},
+        {path + ":5: num-queues takes 1 to 64, not '0'"},
+        {path + ":7: name takes 1 to 32 letters", "not 'a b'"},
+        {path + ":8: colour is no setting of a disk"},
+        {path + ":6: socket-path or fd is needed"},
+        {path + ":6: blk-file is needed"}}},
+  };
+  for (const BadFile& bad : cases) {
+    std::ofstream(path) << bad.text;
+    expect_lines(run({"--config", path}), bad.lines);
+  }
+  EXPECT_FALSE(std::filesystem::exists("/none"));
+}
+
+TEST_F(CommandLineTest, RangesOfProcessorsAreTakenOnTheCommandLineAndInAFile) {
+  const int first = allowed_processors().front();
+  const std::string range = std::to_string(first) + "-" + std::to_string(first) + ":2";
+  start({"--cpus", range});
+  expect_alive();
+  stop();
+  const std::string path = folder_.file("guestio.toml");
+  std::ofstream(path) << "cpus = \"" << range << "\"\n[[disk]]\nsocket-path = \"" << socket_
+                      << "\"\nblk-file = \"" << image_ << "\"\n";
+  backend_ = std::make_unique<testing::ChildProcess>(
+      std::vector<std::string>{kBackendProgram, "--config", path});
+  ASSERT_TRUE(backend_->wait_for_output("serves ")) << backend_->output();
+  expect_alive();
 }
 
 TEST_F(CommandLineTest, AMissingImageIsNotMade) {

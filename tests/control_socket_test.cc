@@ -208,7 +208,7 @@ TEST_F(ControlSocketTest, WithoutOneNobodyAnswers) {
   const Outcome outcome = run({"--ask", control_, "info"});
   expect_complaint(outcome, "No such file");
   expect_complaint(run({"--socket-path", socket_, "--blk-file", image_, "--control", socket_}),
-                   "both at");
+                   "also that of the control socket");
   expect_complaint(run({"--socket-path", socket_, "--blk-file", image_, "--control", image_}),
                    "no socket");
   EXPECT_FALSE(std::filesystem::exists(socket_));

@@ -209,8 +209,9 @@ TEST_F(ManyDisksTest, WhatCannotWorkIsOneLineAndLeavesNothingBehind) {
   expect_complaint(with(second.option(",num-queues=0")), "num-queues");
   expect_complaint(with(second.option(",read-only=perhaps")), "read-only");
   expect_complaint(with(second.option(",name=a b")), "name");
-  expect_complaint(with(second.option(",name=disk0")), "called disk0");
-  expect_complaint(with("socket-path=" + first.socket + ",blk-file=" + second.image), "both at");
+  expect_complaint(with(second.option(",name=disk0")), "name disk0 is taken");
+  expect_complaint(with("socket-path=" + first.socket + ",blk-file=" + second.image),
+                   "give each its own");
   expect_complaint(with(other_socket + ",blk-file=" + first.image), first.image);
   expect_complaint(with("socket-path=" + first.image + ",blk-file=null:1G"), "no socket");
   expect_complaint(run({"--disk", first.option(), "--read-only"}), "--read-only");
@@ -221,17 +222,19 @@ TEST_F(ManyDisksTest, WhatCannotWorkIsOneLineAndLeavesNothingBehind) {
 TEST_F(ManyDisksTest, AFileThatMakesNoSenseIsOneLineThatNamesThePlace) {
   const auto with = [&](const std::string& text) { return run({"--config", config(text)}); };
   expect_complaint(run({"--config", folder_.file("none")}), "cannot be read");
-  expect_complaint(with(""), "--socket-path");
-  expect_complaint(with("[[disk"), "line 1");
-  expect_complaint(with("\ncolour = 1"), "line 2: colour");
+  expect_complaint(with(""), "guestio.toml: no disk: add --socket-path");
+  expect_complaint(with("[[disk"), "guestio.toml:1: syntax error");
+  expect_complaint(with("\ncolour = 1"), "guestio.toml:2: colour is no setting");
   expect_complaint(with("threads = \"two\""), "threads");
   expect_complaint(with("threads = -1"), "threads");
-  expect_complaint(with("cpus = 2"), "cpus");
+  expect_complaint(with("cpus = [2.5]"), "cpus takes a plain value");
   expect_complaint(with("disk = 1"), "[[disk]]");
   expect_complaint(with("[[disk]]\nblk-file = \"null:1G\""), "socket-path");
-  expect_complaint(with("[[disk]]\nnum-queues = 65"), "line 2: num-queues takes 1 to 64");
-  expect_complaint(with("[[disk]]\nserial = [1]"), "serial");
-  expect_complaint(with("[[disk]]\nread-only = 1"), "read-only");
+  const std::string disk = "[[disk]]\nblk-file = \"null:1G\"\nsocket-path = \"/none/s\"\n";
+  expect_complaint(with(disk + "num-queues = 65"),
+                   "guestio.toml:4: num-queues takes 1 to 64, not '65'");
+  expect_complaint(with(disk + "serial = [1]"), "serial");
+  expect_complaint(with(disk + "read-only = 1"), "read-only");
 }
 
 }  // namespace

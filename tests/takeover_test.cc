@@ -295,13 +295,13 @@ TEST_F(TakeoverTest, WhatCannotWorkIsToldInOneLine) {
     EXPECT_NE(outcome.output.find(text), std::string::npos) << outcome.output;
   };
   start();
-  refused({"--takeover", control_}, 1, "--control");
+  refused({"--takeover", control_}, 2, "--control");
   refused({"--takeover", socket_}, 1, "");
   for (const Words& more : {Words{"--blk-file", image_}, Words{"--read-only"},
                             Words{"--control", "x"}, Words{"--disk", "fd=1"}}) {
     Words words = {"--takeover", control_};
     words.insert(words.end(), more.begin(), more.end());
-    refused(words, 2, more.front() + " does not go with it");
+    refused(words, 2, more.front() + ": does not go with --takeover");
   }
   expect_alive();
 }

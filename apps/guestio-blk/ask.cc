@@ -47,15 +47,13 @@ namespace {
 constexpr std::size_t kLargestAnswer = std::size_t{64} << 20;
 
 /// One line each way.
-Result<std::string> exchange(const std::string& path, const std::string& line) {
-  auto socket = connect_to_control(path);
-  if (!socket) return fail(socket.error());
-  const auto sent = ::send(socket->get(), line.data(), line.size(), MSG_NOSIGNAL);
+Result<std::string> exchange(const UniqueFd& socket, const std::string& line) {
+  const auto sent = ::send(socket.get(), line.data(), line.size(), MSG_NOSIGNAL);
   if (sent != static_cast<ssize_t>(line.size())) return fail_host("send the command");
   std::string answer;
   std::array<char, 65536> bytes;
   while (!answer.ends_with('\n')) {
-    const auto got = ::recv(socket->get(), bytes.data(), bytes.size(), 0);
+    const auto got = ::recv(socket.get(), bytes.data(), bytes.size(), 0);
     if (got < 0) return fail_host("receive the answer");
     if (got == 0) return fail(ErrorKind::kClosed, "receive the answer");
     if (answer.size() > kLargestAnswer) {
@@ -72,10 +70,18 @@ int ask(const std::vector<std::string>& words) {
   Json command = {{"command", words[1]}};
   if (words.size() > 2) command["disk"] = words[2];
   const auto line = command.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-  const auto answer = exchange(words[0], line);
+  const auto socket = connect_to_control(words[0]);
+  if (!socket) {
+    fmt::print(stderr,
+               "guestio-blk: {}: {} (--ask takes the path that the running process was given with "
+               "--control)\n",
+               words[0], socket.error().to_string());
+    return kExitUsage;
+  }
+  const auto answer = exchange(*socket, line);
   if (!answer) {
     fmt::print(stderr, "guestio-blk: {}: {}\n", words[0], answer.error().to_string());
-    return kExitUsage;
+    return kExitFailure;
   }
   const auto json = Json::parse(*answer, nullptr, false);
   const auto result = json.is_object() ? json.find("return") : json.end();
@@ -84,7 +90,7 @@ int ask(const std::vector<std::string>& words) {
     const bool is_told = json.is_object() && error != json.end() && error->is_string();
     fmt::print(stderr, "guestio-blk: {}\n",
                is_told ? error->get_ref<const std::string&>() : "the answer makes no sense");
-    return 1;
+    return kExitFailure;
   }
   fmt::print("{}\n", result->dump(2));
   return 0;

@@ -11,7 +11,7 @@ namespace guestio::app {
 
 /// The client of the control socket (guestio-blk --ask PATH COMMAND [DISK]): sends one command and
 /// prints what it returns, as JSON for people and programs. Returns the exit status: 1 when the
-/// command was refused, 2 when nobody answers.
+/// other process refused or did not answer, 2 when there is nobody to connect to.
 int ask(const std::vector<std::string>& words);
 
 /// A connection to a control socket, with a limit on each wait. Errors: too large (the path), host.

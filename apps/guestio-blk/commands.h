@@ -6,7 +6,7 @@
 #include <span>
 #include <string_view>
 
-#include "config_file.h"
+#include "process_settings.h"
 #include "served_disk.h"
 
 namespace guestio::app {
@@ -15,7 +15,7 @@ namespace guestio::app {
 struct Subjects {
   std::span<const std::unique_ptr<ServedDisk>> disks;
   const vhost::QueueThreads& threads;
-  const ConfigFile& said;  ///< how the process was told to run
+  const ProcessOptions& said;  ///< how the process was told to run
 };
 
 /// Answers one command: {"return": ...} or {"error": "..."}. The control thread.

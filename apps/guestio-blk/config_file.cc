@@ -1,9 +1,19 @@
 // SPDX-License-Identifier: MIT
 #include "config_file.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
-#include <utility>
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <expected>
+
+#include "apps/shared/suggestion.h"
+#include "guestio/base/unique_fd.h"
 
 #define TOML_EXCEPTIONS 0
 #define TOML_ENABLE_FORMATTERS 0
@@ -13,41 +23,32 @@ namespace guestio::app {
 
 namespace {
 
-std::unexpected<std::string> complain_at(const toml::node& node, std::string_view text) {
-  return std::unexpected(fmt::format("line {}: {}", node.source().begin.line, text));
-}
+constexpr std::size_t kLargestFile = std::size_t{4} << 20;
 
-template <typename Number>
-Complaint read_number(const toml::node& node, std::string_view key, std::optional<Number>& to) {
-  const auto number = node.value_exact<std::int64_t>();
-  if (!number || !std::in_range<Number>(*number)) {
-    return complain_at(node, fmt::format("{} takes a number", key));
+/// The file's text, or why there is none.
+std::expected<std::string, std::string> read_text(const std::string& path) {
+  const auto fail_with_errno = [] {
+    return std::unexpected(fmt::format("cannot be read: {}", std::strerror(errno)));
+  };
+  const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file) return fail_with_errno();
+  struct stat status{};
+  if (::fstat(file.get(), &status) != 0) return fail_with_errno();
+  if (S_ISDIR(status.st_mode)) {
+    return std::unexpected("is a directory: --config takes a file in TOML");
   }
-  to = static_cast<Number>(*number);
-  return {};
-}
-
-Complaint read_cpus(const toml::node& node, std::string_view key,
-                    std::optional<std::vector<int>>& to) {
-  const toml::array* const list = node.as_array();
-  if (list == nullptr) {
-    return complain_at(node, fmt::format("{} takes a list such as [2, 3]", key));
+  std::string text;
+  std::array<char, 65536> bytes;
+  while (true) {
+    const ssize_t got = ::read(file.get(), bytes.data(), bytes.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return fail_with_errno();
+    if (got == 0) return text;
+    text.append(bytes.data(), static_cast<std::size_t>(got));
+    if (text.size() > kLargestFile) {
+      return std::unexpected("is larger than 4 MiB: --config takes a file in TOML");
+    }
   }
-  to.emplace();
-  for (const toml::node& entry : *list) {
-    std::optional<int> cpu;
-    if (auto read = read_number(entry, fmt::format("each of {}", key), cpu); !read) return read;
-    if (*cpu < 0) return complain_at(entry, fmt::format("each of {} takes a number", key));
-    to->push_back(*cpu);
-  }
-  return {};
-}
-
-Complaint read_choice(const toml::node& node, std::string_view key, bool& to) {
-  const auto choice = node.value_exact<bool>();
-  if (!choice) return complain_at(node, fmt::format("{} takes true or false", key));
-  to = *choice;
-  return {};
 }
 
 /// A value as it would stand on the command line.
@@ -58,70 +59,134 @@ std::optional<std::string> to_text(const toml::node& node) {
   return std::nullopt;
 }
 
-Complaint read_disk(const toml::node& node, std::vector<DiskOptions>& disks) {
-  const toml::table* const table = node.as_table();
-  if (table == nullptr) return complain_at(node, "a disk begins with [[disk]]");
-  DiskOptions disk;
-  for (const auto& [key, value] : *table) {
-    const auto text = to_text(value);
-    if (!text) return complain_at(value, fmt::format("{} takes a plain value", key.str()));
-    if (auto set = set_disk_option(disk, key.str(), *text); !set) {
-      return complain_at(value, set.error());
+/// The same for what may be a list: [2, 3] is "2,3".
+std::optional<std::string> to_list_text(const toml::node& node) {
+  const toml::array* const list = node.as_array();
+  if (list == nullptr) return to_text(node);
+  std::string all;
+  for (const toml::node& entry : *list) {
+    const auto text = to_text(entry);
+    if (!text) return std::nullopt;
+    all += (all.empty() ? "" : ",") + *text;
+  }
+  return all;
+}
+
+/// Reads one file.
+class Reader {
+ public:
+  Reader(const std::string& path, Complaints& complaints) : path_(path), complaints_(complaints) {}
+
+  ConfigFile read(const toml::table& table) {
+    for (const auto& [key, value] : table) {
+      if (key.str() == "disk") {
+        read_disks(value);
+      } else {
+        read_setting(key, value);
+      }
+    }
+    // A table has its keys in the order of the alphabet.
+    std::ranges::stable_sort(found_, {}, &Finding::line);
+    for (const Finding& finding : found_) complaints_.add(finding.place, finding.text);
+    return std::move(config_);
+  }
+
+  [[nodiscard]] std::string place(const toml::source_region& region) const {
+    return fmt::format("{}:{}", path_, region.begin.line);
+  }
+
+ private:
+  struct Finding {
+    std::uint32_t line;
+    std::string place;
+    std::string text;
+  };
+
+  void complain(const toml::source_region& region, std::string text) {
+    found_.push_back({region.begin.line, place(region), std::move(text)});
+  }
+
+  void read_disks(const toml::node& node) {
+    const toml::array* const list = node.as_array();
+    if (list == nullptr) return complain(node.source(), "disk: a disk begins with [[disk]]");
+    for (const toml::node& disk : *list) {
+      if (const toml::table* const table = disk.as_table(); table != nullptr) {
+        read_disk(*table);
+      } else {
+        complain(disk.source(), "disk: a disk begins with [[disk]]");
+      }
     }
   }
-  if (auto checked = check_disk(disk); !checked) return complain_at(node, checked.error());
-  disks.push_back(std::move(disk));
-  return {};
-}
 
-Complaint read_disks(const toml::node& node, std::vector<DiskOptions>& disks) {
-  const toml::array* const list = node.as_array();
-  if (list == nullptr) return complain_at(node, "a disk begins with [[disk]]");
-  for (const toml::node& disk : *list) {
-    if (auto read = read_disk(disk, disks); !read) return read;
+  void read_disk(const toml::table& table) {
+    DiskOptions disk;
+    disk.origin = place(table.source());
+    for (const auto& [key, value] : table) {
+      disk.origins.emplace(key.str(), place(key.source()));
+      const auto text = to_text(value);
+      if (!text) {
+        complain(key.source(), fmt::format("{} takes a plain value", key.str()));
+      } else if (is_of_process(key.str())) {
+        complain(key.source(),
+                 fmt::format("{} is a setting of the process: it stands above the first [[disk]]",
+                             key.str()));
+      } else if (auto set = set_disk_option(disk, key.str(), *text); !set) {
+        complain(key.source(), set.error());
+      }
+    }
+    config_.disks.push_back(std::move(disk));
   }
-  return {};
-}
 
-Complaint read_key(std::string_view key, const toml::node& value, ConfigFile& config) {
-  if (key == "disk") return read_disks(value, config.disks);
-  if (key == "threads") return read_number(value, key, config.threads);
-  if (key == "cpus") return read_cpus(value, key, config.cpus);
-  if (key == "sqpoll-cpus") return read_cpus(value, key, config.submission_cpus);
-  if (key == "poll-max-us") return read_number(value, key, config.poll_max_us);
-  if (key == "poll") {
-    config.poll = value.value_exact<std::string>();
-    return config.poll ? Complaint() : complain_at(value, "poll takes a word");
+  void read_setting(const toml::key& key, const toml::node& value) {
+    const std::vector<std::string> of_disk = disk_setting_names();
+    if (std::ranges::find(of_disk, key.str()) != of_disk.end()) {
+      return complain(key.source(), fmt::format("{} is a setting of a disk: it stands under "
+                                                "[[disk]]",
+                                                key.str()));
+    }
+    if (!is_of_process(key.str())) {
+      std::vector<std::string> known = process_setting_names();
+      known.insert(known.end(), of_disk.begin(), of_disk.end());
+      return complain(key.source(), fmt::format("{} is no setting{}: --help shows all", key.str(),
+                                                suggest(key.str(), known)));
+    }
+    const auto text = to_list_text(value);
+    if (!text) return complain(key.source(), fmt::format("{} takes a plain value", key.str()));
+    if (auto set = set_process_option(config_.process, key.str(), *text); !set) {
+      complain(key.source(), set.error());
+    }
   }
-  if (key == "control") {
-    config.control_path = value.value_or(std::string());
-    return config.control_path.empty() ? complain_at(value, "control takes a path") : Complaint();
+
+  static bool is_of_process(std::string_view name) {
+    return std::ranges::find(process_settings(), name, &ProcessSetting::name) !=
+           process_settings().end();
   }
-  if (key == "sqpoll") return read_choice(value, key, config.has_submission_threads);
-  if (key == "verbose") return read_choice(value, key, config.is_verbose);
-  return complain_at(value,
-                     fmt::format("{} is no setting (one of a disk stands under [[disk]])", key));
-}
+
+  const std::string& path_;
+  Complaints& complaints_;
+  ConfigFile config_;
+  std::vector<Finding> found_;
+};
 
 }  // namespace
 
-std::expected<ConfigFile, std::string> read_config_file(const std::string& path) {
-  const auto parsed = toml::parse_file(path);
+ConfigFile read_config_file(const std::string& path, Complaints& complaints) {
+  const auto text = read_text(path);
+  if (!text) {
+    complaints.add(path, text.error());
+    return {};
+  }
+  Reader reader(path, complaints);
+  const auto parsed = toml::parse(*text, path);
   if (!parsed) {
-    const auto& error = parsed.error();
-    if (error.source().begin.line == 0) {
-      return std::unexpected(fmt::format("{}: cannot be read", path));
-    }
-    return std::unexpected(
-        fmt::format("{}: line {}: {}", path, error.source().begin.line, error.description()));
+    const std::string_view description = parsed.error().description();
+    const bool is_text = description.find("parsing string") != std::string_view::npos;
+    complaints.add(reader.place(parsed.error().source()),
+                   fmt::format("syntax error: {}{}", description,
+                               is_text ? " (is a quote closed in its line?)" : ""));
+    return {};
   }
-  ConfigFile config;
-  for (const auto& [key, value] : parsed.table()) {
-    if (auto read = read_key(key.str(), value, config); !read) {
-      return std::unexpected(fmt::format("{}: {}", path, read.error()));
-    }
-  }
-  return config;
+  return reader.read(parsed.table());
 }
 
 }  // namespace guestio::app

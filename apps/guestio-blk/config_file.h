@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <cstdint>
-#include <expected>
-#include <optional>
 #include <string>
 #include <vector>
 
+#include "complaints.h"
 #include "disk_options.h"
+#include "process_settings.h"
 
 namespace guestio::app {
 
@@ -23,17 +22,10 @@ namespace guestio::app {
 ///     num-queues = 2
 struct ConfigFile {
   std::vector<DiskOptions> disks;
-  std::optional<std::size_t> threads;
-  std::optional<std::vector<int>> cpus;
-  std::optional<std::string> poll;
-  std::optional<std::uint32_t> poll_max_us;
-  bool has_submission_threads = false;
-  std::optional<std::vector<int>> submission_cpus;
-  std::string control_path;
-  bool is_verbose = false;
+  ProcessOptions process;
 };
 
-/// Reads TOML. The error is one line that names file and place.
-std::expected<ConfigFile, std::string> read_config_file(const std::string& path);
+/// Reads TOML. What is wrong with it is complained about with file and line.
+ConfigFile read_config_file(const std::string& path, Complaints& complaints);
 
 }  // namespace guestio::app

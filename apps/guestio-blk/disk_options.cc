@@ -7,6 +7,7 @@
 #include <array>
 #include <charconv>
 
+#include "apps/shared/suggestion.h"
 #include "guestio/blk/block_device.h"
 
 namespace guestio::app {
@@ -118,14 +119,16 @@ Complaint set_image_lock(DiskOptions& disk, std::string_view value) {
 
 constexpr std::array kSettings = {
     DiskSetting{"name", "what the disk is called in log lines and answers (default: disk0, ...)",
-                false, set_name},
+                false, set_name, "NAME"},
     DiskSetting{"socket-path", "unix socket to listen at; a stale one is replaced", false,
                 [](DiskOptions& disk, std::string_view value) -> Complaint {
                   if (value.empty()) return complain("takes a path");
                   disk.socket_path = value;
                   return {};
-                }},
-    DiskSetting{"fd", "socket handed down by the parent, listening or connected", false, set_fd},
+                },
+                "PATH"},
+    DiskSetting{"fd", "socket handed down by the parent, listening or connected", false, set_fd,
+                "N"},
     DiskSetting{"blk-file",
                 "raw image file or block device to serve; null:SIZE is a disk that does nothing, "
                 "to measure the way to it",
@@ -133,27 +136,29 @@ constexpr std::array kSettings = {
                 [](DiskOptions& disk, std::string_view value) -> Complaint {
                   disk.image = value;
                   return {};
-                }},
+                },
+                "PATH"},
     DiskSetting{"read-only", "refuse writes; share the image with readers", true,
                 [](DiskOptions& disk, std::string_view value) {
                   return set_switch(disk.is_read_only, value);
                 }},
-    DiskSetting{"num-queues", "virtqueues offered (default 1)", false, set_queues},
+    DiskSetting{"num-queues", "virtqueues offered (default 1)", false, set_queues, "N"},
     DiskSetting{"serial",
                 "what the guest reads as the disk's ID, up to 20 bytes (default: made from the "
                 "image's path)",
-                false, set_serial},
+                false, set_serial, "ID"},
     DiskSetting{"on-error",
                 "requests that the disk fails: tell the guest (report, the default), ask the disk "
                 "again for "
                 "some seconds (retry), or until it takes them (hold; enospc: for want of space "
                 "only). SIGUSR1: again now; SIGUSR2: tell the guest now",
-                false, set_on_error},
+                false, set_on_error, "report|retry|hold|enospc"},
     DiskSetting{"block-size", "logical block size shown to the guest: 512 to 4096 (default 512)",
                 false,
                 [](DiskOptions& disk, std::string_view value) {
                   return set_size(disk.block_size, value, "takes a size such as 4096 or 4k");
-                }},
+                },
+                "SIZE"},
     DiskSetting{"buffered", "use the host's page cache instead of direct I/O", true,
                 [](DiskOptions& disk, std::string_view value) {
                   return set_switch(disk.is_buffered, value);
@@ -161,16 +166,16 @@ constexpr std::array kSettings = {
     DiskSetting{"bounce-limit",
                 "most memory a queue uses for data that direct I/O cannot take as it lies "
                 "(default 8M)",
-                false, set_bounce_limit},
+                false, set_bounce_limit, "SIZE"},
     DiskSetting{"max-ranges",
                 "most ranges in one discard or write-zeroes request of the guest's (default 1, as "
                 "QEMU offers)",
-                false, set_max_ranges},
+                false, set_max_ranges, "N"},
     DiskSetting{"image-lock",
                 "keep other processes from the image as long as this one runs (always, the "
                 "default), or while a guest runs on it (in-use), for live migration: the "
                 "destination's backend is started beside this one",
-                false, set_image_lock},
+                false, set_image_lock, "always|in-use"},
     DiskSetting{"packed-ring", "offer packed rings: on or off (default on)", false,
                 [](DiskOptions& disk, std::string_view value) {
                   return set_switch(disk.has_packed_ring, value);
@@ -187,7 +192,7 @@ constexpr std::array kSettings = {
         "memory registered with the kernel, which saves time for each request: bounce memory and "
         "guest memory that is all there, where locking memory is not limited (auto, the default); "
         "all, bringing in what is not there (on); nothing (off)",
-        false, set_fixed_buffers},
+        false, set_fixed_buffers, "auto|on|off"},
     DiskSetting{"iopoll", "finish direct I/O by polling the device, where it has queues for that",
                 true,
                 [](DiskOptions& disk, std::string_view value) {
@@ -210,25 +215,52 @@ std::string take_field(std::string_view& text) {
   return field;
 }
 
+/// The protocol that an image's name begins with, such as "nbd", or nothing for a path.
+std::string_view find_protocol(std::string_view image) {
+  constexpr std::string_view kSchemeLetters = "abcdefghijklmnopqrstuvwxyz0123456789+-.";
+  const auto colon = image.find(':');
+  if (colon == std::string_view::npos || colon == 0) return {};
+  const auto scheme = image.substr(0, colon);
+  if (scheme.find_first_not_of(kSchemeLetters) != std::string_view::npos) return {};
+  const bool is_address = image.substr(colon).starts_with("://");
+  return is_address || scheme == "nbd" || scheme == "rbd" ? scheme : std::string_view();
+}
+
 }  // namespace
 
 std::string DiskOptions::place() const {
   return socket_fd ? fmt::format("fd {}", *socket_fd) : socket_path;
 }
 
+std::string DiskOptions::origin_of(std::string_view setting) const {
+  if (const auto found = origins.find(setting); found != origins.end()) return found->second;
+  return origin.empty() ? fmt::format("--{}", setting) : origin;
+}
+
 std::span<const DiskSetting> disk_settings() noexcept { return kSettings; }
 
 Complaint set_disk_option(DiskOptions& disk, std::string_view name, std::string_view value) {
   const auto setting = std::ranges::find(kSettings, name, &DiskSetting::name);
-  if (setting == kSettings.end()) return complain(fmt::format("{} is no setting of a disk", name));
+  if (setting == kSettings.end()) {
+    const std::vector<std::string> names = disk_setting_names();
+    return complain(
+        fmt::format("{} is no setting of a disk{}: --help shows all", name, suggest(name, names)));
+  }
   auto set = setting->set(disk, value);
-  if (!set) return complain(fmt::format("{} {}", name, set.error()));
+  if (!set) return complain(describe_refusal(name, set.error(), value));
   disk.said.emplace_back(name, value);
   return {};
 }
 
-std::expected<DiskOptions, std::string> parse_disk(std::string_view text) {
+std::vector<std::string> disk_setting_names() {
+  std::vector<std::string> names;
+  for (const DiskSetting& setting : kSettings) names.emplace_back(setting.name);
+  return names;
+}
+
+DiskOptions parse_disk(std::string_view text, std::string origin, Complaints& complaints) {
   DiskOptions disk;
+  disk.origin = std::move(origin);
   while (!text.empty()) {
     const std::string field = take_field(text);
     const auto equals = std::string_view(field).find('=');
@@ -240,17 +272,44 @@ std::expected<DiskOptions, std::string> parse_disk(std::string_view text) {
     } else if (setting != kSettings.end() && setting->is_switch) {
       value = "on";
     }
-    if (auto set = set_disk_option(disk, name, value); !set) return complain(set.error());
+    if (auto set = set_disk_option(disk, name, value); !set) {
+      complaints.add(disk.origin, set.error());
+    }
   }
   return disk;
 }
 
-Complaint check_disk(const DiskOptions& disk) {
-  if (disk.socket_path.empty() == !disk.socket_fd.has_value()) {
-    return complain("one of socket-path and fd is needed");
+void check_disk(const DiskOptions& disk, Complaints& complaints) {
+  // On the command line settings are options.
+  const std::string_view dashes = disk.origin.empty() ? "--" : "";
+  const auto complain_of = [&](std::string_view setting, std::string_view text) {
+    complaints.add(disk.origin_of(setting), text);
+  };
+  if (!disk.socket_path.empty() && disk.socket_fd) {
+    complain_of("fd", fmt::format("{0}fd and {0}socket-path are both given, and a disk has one "
+                                  "socket: leave one of the two out",
+                                  dashes));
   }
-  if (disk.image.empty()) return complain("blk-file is needed");
-  return {};
+  if (disk.socket_path.empty() && !disk.socket_fd) {
+    complain_of(
+        "socket-path",
+        fmt::format("socket-path or fd is needed: add {0}socket-path PATH, where front-ends "
+                    "connect, or {0}fd N",
+                    dashes));
+  }
+  if (disk.image.empty()) {
+    complain_of("blk-file",
+                fmt::format("blk-file is needed: add {}blk-file PATH, an image file or a block "
+                            "device",
+                            dashes));
+    return;
+  }
+  if (const auto protocol = find_protocol(disk.image); !protocol.empty()) {
+    complain_of("blk-file",
+                fmt::format("{}: {} images are not supported by this version: serve a file or a "
+                            "block device (a file of that name is reached as ./{})",
+                            disk.image, protocol, disk.image));
+  }
 }
 
 }  // namespace guestio::app

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <expected>
+#include <functional>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -10,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "complaints.h"
 #include "guestio/base/units.h"
 #include "guestio/blk/failure_policy.h"
 #include "guestio/buf/bounce_buffer_tracker.h"
@@ -46,8 +49,15 @@ struct DiskOptions {
   /// All of that in words, as set_disk_option() took them.
   std::vector<std::pair<std::string, std::string>> said;
 
+  /// Where that was said: "--disk 2", "/etc/guestio.toml:12", or empty for the options of the
+  /// command line; and where single settings were, if that is known more closely.
+  std::string origin;
+  std::map<std::string, std::string, std::less<>> origins;
+
   /// Where it is served, for people.
   [[nodiscard]] std::string place() const;
+  /// Where `setting` was said, or is missing, for complaints.
+  [[nodiscard]] std::string origin_of(std::string_view setting) const;
 };
 
 inline constexpr std::uint16_t kMostQueues = 64;
@@ -62,19 +72,22 @@ struct DiskSetting {
   const char* help;
   bool is_switch;  ///< on or off; without a value it is on
   Complaint (*set)(DiskOptions& disk, std::string_view value);
+  const char* type = "on|off";  ///< of its value, as --help shows it
 };
 
 /// All there are, in the order of --help.
 [[nodiscard]] std::span<const DiskSetting> disk_settings() noexcept;
 
+[[nodiscard]] std::vector<std::string> disk_setting_names();
+
 /// Changes `disk` as one of disk_settings() says. The complaint names the setting.
 Complaint set_disk_option(DiskOptions& disk, std::string_view name, std::string_view value);
 
 /// Reads "socket-path=/run/a.sock,blk-file=/a.raw,read-only=on". As in QEMU's options a comma in a
-/// value is written twice.
-std::expected<DiskOptions, std::string> parse_disk(std::string_view text);
+/// value is written twice. `origin`: where the text stands.
+DiskOptions parse_disk(std::string_view text, std::string origin, Complaints& complaints);
 
 /// What must hold for one disk by itself.
-Complaint check_disk(const DiskOptions& disk);
+void check_disk(const DiskOptions& disk, Complaints& complaints);
 
 }  // namespace guestio::app

@@ -73,7 +73,7 @@ Json or_null(const std::optional<Value>& value) {
   return value ? Json(*value) : Json(nullptr);
 }
 
-Json describe_options(const ConfigFile& said) {
+Json describe_options(const ProcessOptions& said) {
   return {{"threads", or_null(said.threads)},
           {"cpus", or_null(said.cpus)},
           {"poll", or_null(said.poll)},

@@ -28,8 +28,8 @@ int complain(const std::string& subject, const Error& error) {
 int take_over_and_serve(const Options& said) {
   auto takeover = TakeOver::begin(said);
   if (!takeover) {
-    fmt::print(stderr, "guestio-blk: {}: {}\n", said.takeover, takeover.error());
-    return kExitFailure;
+    fmt::print(stderr, "guestio-blk: {}: {}\n", said.takeover, takeover.error().text);
+    return takeover.error().status;
   }
   log::set_level(takeover->options().is_verbose ? log::Level::kDebug : log::Level::kInfo);
   auto images = takeover->take_images();

@@ -4,15 +4,15 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include <sched.h>
-
 #include <algorithm>
 #include <chrono>
 #include <numeric>
 #include <set>
 #include <thread>
 
+#include "apps/shared/suggestion.h"
 #include "config_file.h"
+#include "cpu_list.h"
 #include "guestio/base/version.h"
 
 namespace guestio::app {
@@ -33,31 +33,31 @@ vhost::PollPolicy to_policy(const std::string& poll, std::uint32_t most_us) {
   return {poll == "fixed" || most_us == 0 ? Kind::kFixed : Kind::kAdaptive, most};
 }
 
-EarlyExit usage_error(const std::string& text) {
-  return {fmt::format("guestio-blk: {} (--help shows the options)\n", text), kExitUsage};
-}
+EarlyExit usage_error(const Complaints& complaints) { return {complaints.to_lines(), kExitUsage}; }
 
 /// What was said, before it is put together.
 struct Words {
-  std::vector<std::pair<std::string, std::string>> of_one_disk;
-  std::vector<std::string> disks;  ///< one text for each --disk
+  using Setting = std::pair<std::string, std::string>;
+  std::vector<Setting> of_one_disk;
+  std::vector<Setting> of_process;  ///< win over the file
+  std::vector<std::string> disks;   ///< one text for each --disk
   std::string config_path;
   std::vector<std::string> ask;
   std::string takeover;
   bool wants_capabilities = false;
-  ConfigFile rest;  ///< what a file may say as well; it wins over the file
+  std::vector<std::string> unexpected;  ///< what is no option, and what follows it
 };
 
-void add_disk_options(CLI::App& app, Words& words) {
-  for (const DiskSetting& setting : disk_settings()) {
+template <typename Setting>
+void add_settings(CLI::App& app, std::span<const Setting> settings,
+                  std::vector<Words::Setting>& words) {
+  for (const Setting& setting : settings) {
     const std::string name = setting.name;
-    const auto add = [&words, name](const std::string& value) {
-      words.of_one_disk.emplace_back(name, value);
-    };
+    const auto add = [&words, name](const std::string& value) { words.emplace_back(name, value); };
     if (setting.is_switch) {
       app.add_flag_callback("--" + name, [add] { add("on"); }, setting.help);
     } else {
-      app.add_option_function<std::string>("--" + name, add, setting.help);
+      app.add_option_function<std::string>("--" + name, add, setting.help)->type_name(setting.type);
     }
   }
 }
@@ -66,166 +66,177 @@ void add_other_options(CLI::App& app, Words& words) {
   app.add_option("--disk", words.disks,
                  "one of several disks: the options above without their dashes, as in "
                  "socket-path=PATH,blk-file=IMAGE,read-only=on; once for each disk")
+      ->type_name("KEY=VALUE,...")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->expected(1)
       ->allow_extra_args(false);
   app.add_option("--config", words.config_path,
-                 "file in TOML with a [[disk]] for each disk, and with threads, cpus, poll, "
-                 "poll-max-us, sqpoll, sqpoll-cpus, control and verbose");
-  app.add_option("--threads", words.rest.threads,
-                 "threads that the queues of all disks share in turn (default: one for each queue, "
-                 "but no more than there are processors for them)");
-  app.add_option("--cpus", words.rest.cpus,
-                 "processors that the threads are pinned to, in turn: 2,3")
-      ->delimiter(',')
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--poll-max-us", words.rest.poll_max_us,
-                 "longest time that a thread looks for more work before it sleeps; 0: never "
-                 "(default 32)");
-  app.add_option("--poll", words.rest.poll,
-                 "look so long while that pays (adaptive, the default), each time (fixed), or "
-                 "without end while a guest is there (always)");
-  app.add_flag("--sqpoll", words.rest.has_submission_threads,
-               "have a thread of the kernel's submit I/O, one for each of ours: saves system calls "
-               "and costs a processor while it looks");
-  app.add_option("--sqpoll-cpus", words.rest.submission_cpus,
-                 "processors that the kernel's threads are pinned to, in turn")
-      ->delimiter(',')
-      ->check(CLI::NonNegativeNumber);
-  app.add_option("--control", words.rest.control_path,
-                 "unix socket for commands: statistics, resize, ... (JSON, a line each)");
+                 "file in TOML with a [[disk]] for each disk and, above them, the options below, "
+                 "from --threads to --verbose, without their dashes")
+      ->type_name("PATH");
+  add_settings(app, process_settings(), words.of_process);
   app.add_option("--takeover", words.takeover,
                  "take the place of the process whose --control is this path, without an "
                  "interruption for its guests: its disks, sockets, front-ends and options; only "
                  "--threads, --cpus, --poll, --poll-max-us, --sqpoll, --sqpoll-cpus and --verbose "
-                 "go with it, and win over what that process was told");
+                 "go with it, and win over what that process was told")
+      ->type_name("PATH");
   app.add_option("--ask", words.ask,
-                 "PATH COMMAND [DISK]: does not serve, but sends a command to the process whose "
-                 "--control is PATH and prints the answer; the command help lists them")
+                 "does not serve, but sends a command to the process whose --control is PATH and "
+                 "prints the answer; the command help lists them")
+      ->option_text("PATH COMMAND [DISK]")
       ->expected(2, 3);
-  app.add_flag("--verbose", words.rest.is_verbose, "log more");
   app.add_flag("--print-capabilities", words.wants_capabilities,
                "print what this backend can do as JSON and exit");
 }
 
-Complaint read_one_disk(const Words& words, Options& options) {
-  if (words.of_one_disk.empty() && !options.disks.empty()) return {};
-  if (!options.disks.empty()) {
-    return std::unexpected(fmt::format("--{} belongs into --disk, or under [[disk]]",
-                                       words.of_one_disk.front().first));
+/// What is no option, each with the one that may have been meant.
+void check_unexpected(const CLI::App& app, const Words& words, Complaints& complaints) {
+  std::vector<std::string> names;
+  for (const CLI::Option* const option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) names.push_back(name);
+  }
+  bool follows_option = false;
+  for (const std::string& word : words.unexpected) {
+    const bool is_option = word.starts_with('-') && word != "-" && word != "--";
+    if (is_option) {
+      const std::string typed = word.substr(0, word.find('='));
+      const std::string name = typed.substr(std::min(typed.find_first_not_of('-'), typed.size()));
+      complaints.add(typed,
+                     fmt::format("is no option{}: --help shows all", suggest(name, names, "--")));
+    } else if (!follows_option) {
+      complaints.add(word, "belongs to no option: --help shows all");
+    }
+    follows_option = is_option && word.find('=') == std::string::npos;
+  }
+}
+
+void read_one_disk(const Words& words, Options& options, Complaints& complaints) {
+  if (words.of_one_disk.empty()) return;
+  if (!options.disks.empty() || !words.config_path.empty() || !words.disks.empty()) {
+    for (const auto& [name, value] : words.of_one_disk) {
+      complaints.add("--" + name,
+                     "is about one disk, and there are --disk or --config: it belongs into "
+                     "--disk, or under [[disk]]");
+    }
+    return;
   }
   DiskOptions disk;
   for (const auto& [name, value] : words.of_one_disk) {
-    if (auto set = set_disk_option(disk, name, value); !set) {
-      return std::unexpected("--" + set.error());
-    }
+    if (auto set = set_disk_option(disk, name, value); !set) complaints.add("--" + set.error());
   }
-  if (disk.socket_path.empty() == !disk.socket_fd.has_value()) {
-    return std::unexpected("one of --socket-path and --fd is needed");
-  }
-  if (disk.image.empty()) return std::unexpected("--blk-file is needed");
   options.disks.push_back(std::move(disk));
-  return {};
 }
 
-/// The file's settings where the command line has none.
-Complaint read_config(Words& words, Options& options) {
-  if (words.config_path.empty()) return {};
-  auto file = read_config_file(words.config_path);
-  if (!file) return std::unexpected(file.error());
-  ConfigFile& said = words.rest;
-  options.disks = std::move(file->disks);
-  if (!said.threads) said.threads = file->threads;
-  if (!said.cpus) said.cpus = file->cpus;
-  if (!said.poll) said.poll = file->poll;
-  if (!said.poll_max_us) said.poll_max_us = file->poll_max_us;
-  said.has_submission_threads |= file->has_submission_threads;
-  if (!said.submission_cpus) said.submission_cpus = file->submission_cpus;
-  if (said.control_path.empty()) said.control_path = file->control_path;
-  said.is_verbose |= file->is_verbose;
-  return {};
-}
-
-Complaint read_disks(Words& words, Options& options) {
-  if (auto read = read_config(words, options); !read) return read;
-  for (const std::string& text : words.disks) {
-    auto disk = parse_disk(text);
-    if (!disk) return std::unexpected("--disk: " + disk.error());
-    if (auto checked = check_disk(*disk); !checked) {
-      return std::unexpected(fmt::format("--disk {}: {}", text, checked.error()));
+/// Of the file, then of the command line.
+void read_process_options(const Words& words, Options& options, Complaints& complaints) {
+  for (const auto& [name, value] : words.of_process) {
+    if (auto set = set_process_option(options.said, name, value); !set) {
+      complaints.add("--" + set.error());
     }
-    options.disks.push_back(std::move(*disk));
   }
-  if (auto read = read_one_disk(words, options); !read) return read;
-  for (std::size_t i = 0; i < options.disks.size(); ++i) {
-    if (!options.disks[i].name.empty()) continue;
-    auto named = set_disk_option(options.disks[i], "name", fmt::format("disk{}", i));
-    if (!named) return named;
+}
+
+void name_disks(std::vector<DiskOptions>& disks) {
+  for (std::size_t i = 0; i < disks.size(); ++i) {
+    if (disks[i].name.empty()) (void)set_disk_option(disks[i], "name", fmt::format("disk{}", i));
   }
-  return {};
+}
+
+void read_disks(const Words& words, Options& options, Complaints& complaints) {
+  if (!words.config_path.empty()) {
+    ConfigFile file = read_config_file(words.config_path, complaints);
+    options.disks = std::move(file.disks);
+    options.said = std::move(file.process);
+  }
+  for (std::size_t i = 0; i < words.disks.size(); ++i) {
+    options.disks.push_back(
+        parse_disk(words.disks[i], fmt::format("--disk {}", i + 1), complaints));
+  }
+  read_one_disk(words, options, complaints);
+  if (options.disks.empty() && complaints.empty()) {
+    complaints.add(words.config_path.empty() ? "no disk to serve" : words.config_path + ": no disk",
+                   "add --socket-path PATH and --blk-file PATH, or --disk, or a --config file with "
+                   "a [[disk]] for each disk that has socket-path and blk-file");
+  }
+  // What is missing may be what was mistyped.
+  if (words.unexpected.empty()) {
+    for (const DiskOptions& disk : options.disks) check_disk(disk, complaints);
+  }
+  name_disks(options.disks);
 }
 
 /// What --takeover leaves no room for, because it comes from the other process.
-Complaint check_takeover(const Words& words) {
-  const auto complain = [](std::string_view option) {
-    return std::unexpected(fmt::format(
-        "--takeover brings the disks of the process whose place is taken: --{} does not go with it",
-        option));
+void check_takeover(const Words& words, Complaints& complaints) {
+  const auto complain = [&](std::string_view option) {
+    complaints.add(fmt::format("--{}", option),
+                   "does not go with --takeover, which brings disks and control socket of the "
+                   "process whose place is taken: leave it out");
   };
-  if (!words.of_one_disk.empty()) return complain(words.of_one_disk.front().first);
-  if (!words.disks.empty()) return complain("disk");
-  if (!words.config_path.empty()) return complain("config");
-  if (!words.rest.control_path.empty()) return complain("control");
-  return {};
+  for (const auto& [name, value] : words.of_one_disk) complain(name);
+  if (!words.disks.empty()) complain("disk");
+  if (!words.config_path.empty()) complain("config");
+  for (const auto& [name, value] : words.of_process) {
+    if (name == "control" || name == "strict") complain(name);
+  }
 }
 
 /// Whether two disks write to what the other uses, as far as their paths tell.
 bool share_an_image(const DiskOptions& a, const DiskOptions& b) {
-  return a.image == b.image && !a.image.starts_with("null:") &&
+  return !a.image.empty() && a.image == b.image && !a.image.starts_with("null:") &&
          (!a.is_read_only || !b.is_read_only);
 }
 
-Complaint check_together(const std::vector<DiskOptions>& disks, const std::string& control) {
+/// Whose a setting is that two disks must not share.
+std::string describe_other(const DiskOptions& disk, std::string_view setting) {
+  return fmt::format("also that of disk {} ({})", disk.name, disk.origin_of(setting));
+}
+
+void check_pair(const DiskOptions& one, const DiskOptions& other, Complaints& complaints) {
+  const std::string_view socket = other.socket_fd ? "fd" : "socket-path";
+  if (one.name == other.name) {
+    complaints.add(other.origin_of("name"),
+                   fmt::format("name {} is taken by another disk ({}): give each its own",
+                               other.name, one.origin_of("name")));
+  }
+  if (!one.place().empty() && one.place() == other.place()) {
+    complaints.add(other.origin_of(socket),
+                   fmt::format("{} of disk {} is {}: give each its own", other.place(), other.name,
+                               describe_other(one, socket)));
+  }
+  if (share_an_image(one, other)) {
+    complaints.add(other.origin_of("blk-file"), describe_shared_image(one, other));
+  }
+}
+
+void check_together(const std::vector<DiskOptions>& disks, const std::string& control,
+                    Complaints& complaints) {
   if (disks.size() > kMostDisks) {
-    return std::unexpected(fmt::format("there are at most {} disks in a process", kMostDisks));
+    complaints.add(fmt::format("{} disks: a process serves at most {}, start another one",
+                               disks.size(), kMostDisks));
+    return;
   }
   for (auto one = disks.begin(); one != disks.end(); ++one) {
-    if (one->place() == control) {
-      return std::unexpected(
-          fmt::format("{} and the control socket are both at {}", one->name, control));
+    if (!control.empty() && one->place() == control) {
+      complaints.add(one->origin_of("socket-path"),
+                     fmt::format("{} of disk {} is also that of the control socket (--control): "
+                                 "give each its own",
+                                 control, one->name));
     }
     for (auto other = std::next(one); other != disks.end(); ++other) {
-      if (one->name == other->name) {
-        return std::unexpected(fmt::format("two disks are called {}", one->name));
-      }
-      if (one->place() == other->place()) {
-        return std::unexpected(
-            fmt::format("{} and {} are both at {}", one->name, other->name, one->place()));
-      }
-      if (share_an_image(*one, *other)) {
-        return std::unexpected(fmt::format("{} and {} both serve {}, one of them for writing",
-                                           one->name, other->name, one->image));
-      }
+      check_pair(*one, *other, complaints);
     }
   }
-  return {};
 }
 
 /// On how many processors the threads may run.
 std::size_t count_processors(const std::vector<int>& pinned_to) {
   if (!pinned_to.empty()) return std::set<int>(pinned_to.begin(), pinned_to.end()).size();
-  cpu_set_t allowed;
-  if (::sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
-    return static_cast<std::size_t>(CPU_COUNT(&allowed));
-  }
-  // A machine with more of them than such a set has room for.
-  return std::max<std::size_t>(std::thread::hardware_concurrency(), 1);
+  const std::size_t allowed = allowed_cpus().size();
+  return allowed != 0 ? allowed : std::max<std::size_t>(std::thread::hardware_concurrency(), 1);
 }
 
-Complaint read_threads(const ConfigFile& said, Options& options) {
-  if (said.threads && (*said.threads == 0 || *said.threads > kMostThreads)) {
-    return std::unexpected(fmt::format("--threads takes 1 to {}", kMostThreads));
-  }
+void read_threads(const ProcessOptions& said, Options& options) {
   const auto queues =
       std::accumulate(options.disks.begin(), options.disks.end(), std::size_t{0},
                       [](std::size_t sum, const DiskOptions& disk) { return sum + disk.queues; });
@@ -237,42 +248,47 @@ Complaint read_threads(const ConfigFile& said, Options& options) {
   options.has_submission_threads = said.has_submission_threads;
   options.submission_cpus = said.submission_cpus.value_or(std::vector<int>());
   const std::string poll = said.poll.value_or("adaptive");
-  if (poll != "adaptive" && poll != "fixed" && poll != "always") {
-    return std::unexpected("--poll takes adaptive, fixed or always");
-  }
   const auto usual = std::chrono::duration_cast<std::chrono::microseconds>(options.polling.most);
   const std::uint32_t most = said.poll_max_us.value_or(static_cast<std::uint32_t>(usual.count()));
-  if (most > kMostPollUs) {
-    return std::unexpected(fmt::format("--poll-max-us takes 0 to {}", kMostPollUs));
-  }
   options.polling = to_policy(poll, most);
-  return {};
 }
 
-std::expected<Options, std::string> put_together(Words& words) {
+std::expected<Options, EarlyExit> put_together(const CLI::App& app, const Words& words) {
   Options options;
+  Complaints complaints;
+  check_unexpected(app, words, complaints);
   if (!words.takeover.empty()) {
-    if (auto checked = check_takeover(words); !checked) return std::unexpected(checked.error());
+    check_takeover(words, complaints);
+    read_process_options(words, options, complaints);
     options.takeover = words.takeover;
-    options.is_verbose = words.rest.is_verbose;
-    options.said = std::move(words.rest);
-    return options;
+    options.is_verbose = options.said.is_verbose;
+  } else {
+    read_disks(words, options, complaints);
+    read_process_options(words, options, complaints);
+    complete(options, complaints);
   }
-  if (auto read = read_disks(words, options); !read) return std::unexpected(read.error());
-  options.said = std::move(words.rest);
-  if (auto completed = complete(options); !completed) return std::unexpected(completed.error());
+  if (!complaints.empty()) return std::unexpected(usage_error(complaints));
   return options;
 }
 
 }  // namespace
 
-Complaint complete(Options& options) {
-  const ConfigFile& said = options.said;
-  if (auto checked = check_together(options.disks, said.control_path); !checked) return checked;
-  if (auto read = read_threads(said, options); !read) return read;
+std::string describe_shared_image(const DiskOptions& one, const DiskOptions& other) {
+  const std::string what =
+      one.image == other.image
+          ? fmt::format("{} is also the image of disk {}", other.image, one.name)
+          : fmt::format("{} is the same image as {} of disk {}", other.image, one.image, one.name);
+  return fmt::format("{} ({}), and one of the two writes: serve it once, or give both read-only",
+                     what, one.origin_of("blk-file"));
+}
+
+void complete(Options& options, Complaints& complaints) {
+  const ProcessOptions& said = options.said;
+  check_together(options.disks, said.control_path, complaints);
+  read_threads(said, options);
   options.control_path = said.control_path;
+  options.is_strict = said.is_strict;
   options.is_verbose = said.is_verbose;
-  return {};
 }
 
 std::expected<Options, EarlyExit> parse_options(int argc, const char* const* argv) {
@@ -280,10 +296,14 @@ std::expected<Options, EarlyExit> parse_options(int argc, const char* const* arg
   CLI::App app(
       "Serves disk images to virtual machines as vhost-user-blk devices.\n"
       "Runs in the foreground until SIGTERM or SIGINT; the front-ends (QEMU, libvirt, "
-      "cloud-hypervisor) may leave and come back.",
+      "cloud-hypervisor) may leave and come back.\n"
+      "Exit status: 0 after it was asked to stop, 1 for a failure (with --ask and --takeover: the "
+      "other process refused or failed), 2 for what cannot be tried: wrong options, no disk that "
+      "can be served, nobody at the control socket.",
       "guestio-blk");
   app.set_version_flag("--version", std::string("guestio-blk ") + kVersion);
-  add_disk_options(app, words);
+  app.allow_extras();
+  add_settings(app, disk_settings(), words.of_one_disk);
   add_other_options(app, words);
   try {
     app.parse(argc, argv);
@@ -292,17 +312,18 @@ std::expected<Options, EarlyExit> parse_options(int argc, const char* const* arg
   } catch (const CLI::CallForVersion&) {
     return std::unexpected(EarlyExit{app.version() + "\n", 0});
   } catch (const CLI::ParseError& error) {
-    return std::unexpected(usage_error(error.what()));
+    Complaints complaints;
+    complaints.add(fmt::format("{} (--help shows the options)", error.what()));
+    return std::unexpected(usage_error(complaints));
   }
+  words.unexpected = app.remaining();
   if (words.wants_capabilities) return std::unexpected(EarlyExit{capabilities(), 0});
-  if (!words.ask.empty()) {
+  if (!words.ask.empty() && words.unexpected.empty()) {
     Options options;
     options.ask = std::move(words.ask);
     return options;
   }
-  auto options = put_together(words);
-  if (!options) return std::unexpected(usage_error(options.error()));
-  return std::move(*options);
+  return put_together(app, words);
 }
 
 }  // namespace guestio::app

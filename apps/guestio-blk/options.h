@@ -7,9 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "config_file.h"
+#include "complaints.h"
 #include "disk_options.h"
 #include "guestio/vhost/poll_window.h"
+#include "process_settings.h"
 
 namespace guestio::app {
 
@@ -27,7 +28,8 @@ struct Options {
   bool is_verbose = false;
   /// When the program began.
   std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();
-  ConfigFile said;  ///< all of that but the disks, in words
+  bool is_strict = false;
+  ProcessOptions said;  ///< all of that but the disks, in words
 };
 
 /// Why the program ends before it serves: text for standard output or error, and exit status.
@@ -39,11 +41,12 @@ struct EarlyExit {
 inline constexpr int kExitFailure = 1;
 inline constexpr int kExitUsage = 2;
 inline constexpr std::size_t kMostDisks = 256;
-inline constexpr std::size_t kMostThreads = 64;
-inline constexpr std::uint32_t kMostPollUs = 1'000'000;
 
 /// Puts together what `options.said` says and the disks, which are named.
-Complaint complete(Options& options);
+void complete(Options& options, Complaints& complaints);
+
+/// How two disks share an image that one of them writes to.
+std::string describe_shared_image(const DiskOptions& one, const DiskOptions& other);
 
 /// Reads the command line; --help, --version and --print-capabilities are answered here.
 std::expected<Options, EarlyExit> parse_options(int argc, const char* const* argv);

@@ -30,10 +30,13 @@ constexpr seconds kPauseAwaited(30);
 
 std::unexpected<std::string> give_up(const std::string& text) { return std::unexpected(text); }
 
-template <typename Number>
-void read_number(Fields& fields, const Json& options, const char* key, std::optional<Number>& to) {
-  if (to || !options.contains(key) || options[key].is_null()) return;
-  to = fields.number<Number>(key);
+/// A plain value, checked as the setting of that name is.
+void read_setting(Fields& fields, const Json& options, const char* key, const char* setting,
+                  ProcessOptions& said) {
+  const Json value = options.value(key, Json());
+  if (value.is_null()) return;
+  const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+  if (!set_process_option(said, setting, text)) fields.complain(key);
 }
 
 void read_cpus(Fields& fields, const Json& options, const char* key,
@@ -49,14 +52,12 @@ void read_cpus(Fields& fields, const Json& options, const char* key,
 }
 
 /// Where the command line says nothing, the other process's word holds.
-void read_options(Fields fields, const Json& options, ConfigFile& said) {
+void read_options(Fields fields, const Json& options, ProcessOptions& said) {
   if (!options.is_object()) return fields.complain("options");
-  read_number(fields, options, "threads", said.threads);
+  if (!said.threads) read_setting(fields, options, "threads", "threads", said);
   read_cpus(fields, options, "cpus", said.cpus);
-  if (!said.poll && options.contains("poll") && !options["poll"].is_null()) {
-    said.poll = fields.text("poll");
-  }
-  read_number(fields, options, "poll_max_us", said.poll_max_us);
+  if (!said.poll) read_setting(fields, options, "poll", "poll", said);
+  if (!said.poll_max_us) read_setting(fields, options, "poll_max_us", "poll-max-us", said);
   said.has_submission_threads |= fields.flag("sqpoll");
   read_cpus(fields, options, "sqpoll_cpus", said.submission_cpus);
   said.is_verbose |= fields.flag("verbose");
@@ -78,24 +79,31 @@ TakeOver::Socket TakeOver::read_socket(Fields fields) {
   return socket;
 }
 
-std::expected<TakeOver, std::string> TakeOver::begin(const Options& said) {
+std::expected<TakeOver, EarlyExit> TakeOver::begin(const Options& said) {
   auto socket = connect_to_control(said.takeover);
   if (!socket) {
-    return give_up(
-        fmt::format("{} (--takeover takes the path that the running process was given "
-                    "with --control)",
-                    socket.error().to_string()));
+    return std::unexpected(
+        EarlyExit{fmt::format("{} (--takeover takes the path that the running process was given "
+                              "with --control)",
+                              socket.error().to_string()),
+                  kExitUsage});
   }
   TakeOver self(said, std::move(*socket));
+  if (auto heard = self.hear_description(); !heard) {
+    return std::unexpected(EarlyExit{heard.error(), kExitFailure});
+  }
+  return self;
+}
+
+Outcome TakeOver::hear_description() {
   const auto told = send_parcel(
-      self.socket_.get(),
+      socket_.get(),
       {.body = {{"command", "takeover"}, {"version", kTakeoverVersion}}, .descriptors = {}},
       Clock::now() + kAnswerAwaited);
   if (!told) return give_up(told.error().to_string());
-  auto parcel = self.hear("disks", kAnswerAwaited);
+  auto parcel = hear("disks", kAnswerAwaited);
   if (!parcel) return give_up(parcel.error());
-  if (auto read = self.read_description(std::move(*parcel)); !read) return give_up(read.error());
-  return self;
+  return read_description(std::move(*parcel));
 }
 
 /// What the other process says, which is a refusal unless it has `key`.
@@ -142,7 +150,9 @@ Outcome TakeOver::read_description(Parcel parcel) {
   for (const Json& disk : disks) {
     if (auto read = read_disk(disk, parcel.descriptors); !read) return read;
   }
-  if (auto completed = complete(options_); !completed) return give_up(completed.error());
+  Complaints complaints;
+  complete(options_, complaints);
+  if (!complaints.empty()) return give_up(complaints.to_line());
   return {};
 }
 
@@ -158,7 +168,10 @@ Outcome TakeOver::read_disk(const Json& json, std::span<UniqueFd> descriptors) {
                                setting[1].get_ref<const std::string&>());
     if (!set) return give_up("a disk: " + set.error());
   }
-  if (auto checked = check_disk(options); !checked) return give_up("a disk: " + checked.error());
+  options.origin = "a disk of the other process";
+  Complaints complaints;
+  check_disk(options, complaints);
+  if (!complaints.empty()) return give_up(complaints.to_line());
   if (options.name.empty()) fields.complain("name");
   disk::FileDiskState state;
   state.io = fields.descriptor("io");

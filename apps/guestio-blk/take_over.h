@@ -29,8 +29,9 @@ namespace guestio::app {
 /// Threads: the control thread.
 class TakeOver {
  public:
-  /// Connects, and hears of disks and options. `said` is what the command line says.
-  static std::expected<TakeOver, std::string> begin(const Options& said);
+  /// Connects, and hears of disks and options. `said` is what the command line says. The error's
+  /// status is kExitUsage when there is nobody to connect to, else kExitFailure.
+  static std::expected<TakeOver, EarlyExit> begin(const Options& said);
 
   /// What to serve: the other's disks, and its other options where the command line says nothing.
   [[nodiscard]] const Options& options() const noexcept { return options_; }
@@ -54,6 +55,7 @@ class TakeOver {
   TakeOver(Options said, UniqueFd socket) noexcept
       : options_(std::move(said)), socket_(std::move(socket)) {}
 
+  std::expected<void, std::string> hear_description();
   std::expected<void, std::string> read_description(Parcel parcel);
   std::expected<void, std::string> read_disk(const nlohmann::json& json,
                                              std::span<UniqueFd> descriptors);

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MIT
+#include "process_settings.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+
+#include "complaints.h"
+#include "cpu_list.h"
+
+namespace guestio::app {
+
+namespace {
+
+std::unexpected<std::string> complain(std::string text) { return std::unexpected(std::move(text)); }
+
+template <typename Number>
+Complaint set_number(std::optional<Number>& to, std::string_view value, Number least, Number most) {
+  Number number{};
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+  if (error != std::errc() || end != value.data() + value.size() || number < least ||
+      number > most) {
+    return complain(fmt::format("takes {} to {}", least, most));
+  }
+  to = number;
+  return {};
+}
+
+Complaint set_switch(bool& to, std::string_view value) {
+  if (value != "on" && value != "off") return complain("takes on or off");
+  to = value == "on";
+  return {};
+}
+
+Complaint set_threads(ProcessOptions& options, std::string_view value) {
+  return set_number(options.threads, value, std::size_t{1}, kMostThreads);
+}
+
+Complaint set_cpus(ProcessOptions& options, std::string_view value) {
+  auto cpus = parse_cpu_list(value);
+  if (!cpus) return complain(cpus.error());
+  if (auto checked = check_cpus(*cpus); !checked) return checked;
+  options.cpus = std::move(*cpus);
+  return {};
+}
+
+Complaint set_poll(ProcessOptions& options, std::string_view value) {
+  if (value != "adaptive" && value != "fixed" && value != "always") {
+    return complain("takes adaptive, fixed or always");
+  }
+  options.poll = value;
+  return {};
+}
+
+Complaint set_poll_max_us(ProcessOptions& options, std::string_view value) {
+  return set_number(options.poll_max_us, value, std::uint32_t{0}, kMostPollUs);
+}
+
+Complaint set_submission_cpus(ProcessOptions& options, std::string_view value) {
+  // They are the kernel's threads: where this process may run does not bind them.
+  auto cpus = parse_cpu_list(value);
+  if (!cpus) return complain(cpus.error());
+  options.submission_cpus = std::move(*cpus);
+  return {};
+}
+
+Complaint set_control(ProcessOptions& options, std::string_view value) {
+  if (value.empty()) return complain("takes a path");
+  options.control_path = value;
+  return {};
+}
+
+constexpr std::array kSettings = {
+    ProcessSetting{"threads", "N",
+                   "threads that the queues of all disks share in turn (default: one for each "
+                   "queue, but no more than there are processors for them)",
+                   false, set_threads},
+    ProcessSetting{"cpus", "LIST",
+                   "processors that the threads are pinned to, in turn: 2,3 or 0-3 or 0-6:2", false,
+                   set_cpus},
+    ProcessSetting{"poll-max-us", "N",
+                   "longest time that a thread looks for more work before it sleeps; 0: never "
+                   "(default 32)",
+                   false, set_poll_max_us},
+    ProcessSetting{"poll", "adaptive|fixed|always",
+                   "look so long while that pays (adaptive, the default), each time (fixed), or "
+                   "without end while a guest is there (always)",
+                   false, set_poll},
+    ProcessSetting{"sqpoll", "on|off",
+                   "have a thread of the kernel's submit I/O, one for each of ours: saves system "
+                   "calls and costs a processor while it looks",
+                   true,
+                   [](ProcessOptions& options, std::string_view value) {
+                     return set_switch(options.has_submission_threads, value);
+                   }},
+    ProcessSetting{"sqpoll-cpus", "LIST",
+                   "processors that the kernel's threads are pinned to, in turn", false,
+                   set_submission_cpus},
+    ProcessSetting{"control", "PATH",
+                   "unix socket for commands: statistics, resize, ... (JSON, a line each)", false,
+                   set_control},
+    ProcessSetting{"strict", "on|off",
+                   "serve nothing unless all disks can be served: a disk that cannot ends the "
+                   "process with status 2 instead of being tried again",
+                   true,
+                   [](ProcessOptions& options, std::string_view value) {
+                     return set_switch(options.is_strict, value);
+                   }},
+    ProcessSetting{"verbose", "on|off", "log more", true,
+                   [](ProcessOptions& options, std::string_view value) {
+                     return set_switch(options.is_verbose, value);
+                   }},
+};
+
+}  // namespace
+
+std::span<const ProcessSetting> process_settings() noexcept { return kSettings; }
+
+Complaint set_process_option(ProcessOptions& options, std::string_view name,
+                             std::string_view value) {
+  const auto setting = std::ranges::find(kSettings, name, &ProcessSetting::name);
+  if (setting == kSettings.end()) return complain(fmt::format("{} is no setting", name));
+  if (auto set = setting->set(options, value); !set) {
+    return complain(describe_refusal(name, set.error(), value));
+  }
+  return {};
+}
+
+std::vector<std::string> process_setting_names() {
+  std::vector<std::string> names;
+  for (const ProcessSetting& setting : kSettings) names.emplace_back(setting.name);
+  return names;
+}
+
+}  // namespace guestio::app

@@ -8,6 +8,7 @@
 #include <array>
 #include <string_view>
 
+#include "apps/shared/suggestion.h"
 #include "guestio/base/version.h"
 #include "guestio/virtio/layout.h"
 
@@ -199,6 +200,26 @@ std::optional<EarlyExit> check(const VerifyArguments& verify) {
 
 std::optional<EarlyExit> check(const InfoArguments&) { return std::nullopt; }
 
+/// The words that are no options, each with the one that may have been meant.
+std::string describe_extras(const CLI::App& app) {
+  std::vector<std::string> names;
+  std::string command;
+  for (const CLI::App* const parsed : app.get_subcommands()) {
+    command = parsed->get_name() + " ";
+    for (const CLI::Option* const option : parsed->get_options()) {
+      for (const std::string& name : option->get_lnames()) names.push_back(name);
+    }
+  }
+  std::string text;
+  for (const std::string& word : app.remaining(true)) {
+    const std::string typed = word.substr(0, word.find('='));
+    const std::string name = typed.substr(std::min(typed.find_first_not_of('-'), typed.size()));
+    text += fmt::format("{}{}: not an option{}", text.empty() ? "" : ", ", typed,
+                        typed.starts_with('-') ? app::suggest(name, names, "--") : "");
+  }
+  return fmt::format("{} ({}--help shows all)", text, command);
+}
+
 /// The first line of what went wrong.
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
@@ -233,6 +254,8 @@ std::expected<Arguments, EarlyExit> parse_arguments(int count, const char* const
     return std::unexpected(EarlyExit{app.help(), 0});
   } catch (const CLI::CallForVersion& version) {
     return std::unexpected(EarlyExit{std::string(version.what()) + "\n", 0});
+  } catch (const CLI::ExtrasError&) {
+    return std::unexpected(usage(describe_extras(app)));
   } catch (const CLI::ParseError& error) {
     return std::unexpected(usage(first_line(error.what())));
   }

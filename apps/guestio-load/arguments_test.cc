@@ -113,5 +113,14 @@ TEST(Arguments, HelpAndVersionEndWell) {
   EXPECT_EQ(parse({"--help"}).error().text.find("--iodepth"), std::string::npos);
 }
 
+TEST(Arguments, WhatIsNoOptionIsToldWithTheOneThatMayHaveBeenMeant) {
+  const auto parsed = parse({"run", "--socket-path=/s", "--iodept=4", "--colour"});
+  ASSERT_FALSE(parsed.has_value());
+  EXPECT_EQ(parsed.error().status, 2);
+  EXPECT_EQ(parsed.error().text,
+            "guestio-load: --iodept: not an option (did you mean --iodepth?), --colour: not an "
+            "option (run --help shows all)\n");
+}
+
 }  // namespace
 }  // namespace guestio::load

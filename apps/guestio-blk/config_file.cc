@@ -51,6 +51,15 @@ std::expected<std::string, std::string> read_text(const std::string& path) {
   }
 }
 
+/// A mode as it would stand on the command line. A decimal number is none: 432 is what TOML makes
+/// of 0o660, and whoever writes 660 may mean either.
+std::optional<std::string> mode_to_text(const toml::node& node) {
+  const auto* const number = node.as_integer();
+  if (number == nullptr) return node.value_exact<std::string>();
+  if (number->flags() != toml::value_flags::format_as_octal) return std::nullopt;
+  return fmt::format("{:o}", number->get());
+}
+
 /// A value as it would stand on the command line.
 std::optional<std::string> to_text(const toml::node& node) {
   if (const auto text = node.value_exact<std::string>()) return text;
@@ -123,9 +132,13 @@ class Reader {
     disk.origin = place(table.source());
     for (const auto& [key, value] : table) {
       disk.origins.emplace(key.str(), place(key.source()));
-      const auto text = to_text(value);
+      const bool is_mode = key.str() == "socket-mode";
+      const auto text = is_mode ? mode_to_text(value) : to_text(value);
       if (!text) {
-        complain(key.source(), fmt::format("{} takes a plain value", key.str()));
+        complain(key.source(),
+                 fmt::format("{} takes {}", key.str(),
+                             is_mode ? "text or an octal number, such as \"0660\" or 0o660"
+                                     : "a plain value"));
       } else if (is_of_process(key.str())) {
         complain(key.source(),
                  fmt::format("{} is a setting of the process: it stands above the first [[disk]]",

@@ -2,7 +2,6 @@
 #include "control_socket.h"
 
 #include <sys/socket.h>
-#include <sys/stat.h>
 
 #include <array>
 #include <chrono>
@@ -36,10 +35,7 @@ std::expected<Json, std::string> parse(const std::string& line) {
 }  // namespace
 
 Result<std::unique_ptr<ControlSocket>> ControlSocket::listen_at(const std::string& path) {
-  // From its first moment on it is nobody else's.
-  const mode_t before = ::umask(0177);
-  auto listener = vhost::Listener::listen_at(path);
-  ::umask(before);
+  auto listener = vhost::Listener::listen_at(path, {.mode = 0600, .owner = {}, .group = {}});
   if (!listener) return fail(listener.error());
   return std::unique_ptr<ControlSocket>(new ControlSocket(std::move(*listener)));
 }

@@ -2,9 +2,12 @@
 #include "disk_options.h"
 
 #include <fmt/format.h>
+#include <grp.h>
+#include <pwd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <charconv>
 
 #include "apps/shared/suggestion.h"
@@ -54,6 +57,52 @@ Complaint set_fd(DiskOptions& disk, std::string_view value) {
   if (!fd || *fd < 0) return complain("takes the number of a descriptor");
   disk.socket_fd = fd;
   return {};
+}
+
+/// How to connect to the socket: a mode in octal, as for chmod.
+Complaint set_socket_mode(DiskOptions& disk, std::string_view value) {
+  constexpr unsigned kMost = 0777;
+  unsigned mode = 0;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), mode, 8);
+  if (error != std::errc() || end != value.data() + value.size() || mode > kMost) {
+    return complain("takes a mode in octal from 0 to 0777, such as 0660");
+  }
+  disk.socket_access.mode = mode;
+  return {};
+}
+
+/// The number of a user or group by name, as `look_up` (getpwnam_r, getgrnam_r) knows it, or of one
+/// that is given as a number.
+template <typename Entry, typename LookUp>
+std::optional<std::uint32_t> find_id(std::string_view value, std::uint32_t Entry::* id,
+                                     LookUp look_up) {
+  constexpr std::size_t kRoomAtFirst = 1024;
+  constexpr std::size_t kMostRoom = std::size_t{1} << 20;  // a group can have very many members
+  const std::string name(value);
+  Entry entry{};
+  Entry* found = nullptr;
+  std::vector<char> room(kRoomAtFirst);
+  while (look_up(name.c_str(), &entry, room.data(), room.size(), &found) == ERANGE &&
+         room.size() < kMostRoom) {
+    room.resize(room.size() * 2);
+  }
+  if (found != nullptr) return entry.*id;
+  const auto number = parse_number<std::uint32_t>(value);
+  // The last one stands for "as it is" in chown().
+  if (!number || *number == static_cast<std::uint32_t>(-1)) return std::nullopt;
+  return number;
+}
+
+Complaint set_socket_owner(DiskOptions& disk, std::string_view value) {
+  disk.socket_access.owner = find_id(value, &passwd::pw_uid, ::getpwnam_r);
+  if (disk.socket_access.owner) return {};
+  return complain("takes the name of a user of this host or a user's number");
+}
+
+Complaint set_socket_group(DiskOptions& disk, std::string_view value) {
+  disk.socket_access.group = find_id(value, &group::gr_gid, ::getgrnam_r);
+  if (disk.socket_access.group) return {};
+  return complain("takes the name of a group of this host or a group's number");
 }
 
 Complaint set_queues(DiskOptions& disk, std::string_view value) {
@@ -127,6 +176,18 @@ constexpr std::array kSettings = {
                   return {};
                 },
                 "PATH"},
+    DiskSetting{"socket-mode",
+                "who may connect to the socket, in octal: 0660 (the default) is its owner and its "
+                "group",
+                false, set_socket_mode, "MODE"},
+    DiskSetting{"socket-owner",
+                "user that owns the socket, by name or number (default: the one that the process "
+                "runs as)",
+                false, set_socket_owner, "USER"},
+    DiskSetting{"socket-group",
+                "group of the socket, by name or number, such as kvm or libvirt-qemu (default: "
+                "that of the process)",
+                false, set_socket_group, "GROUP"},
     DiskSetting{"fd", "socket handed down by the parent, listening or connected", false, set_fd,
                 "N"},
     DiskSetting{"blk-file",
@@ -226,6 +287,17 @@ std::string_view find_protocol(std::string_view image) {
   return is_address || scheme == "nbd" || scheme == "rbd" ? scheme : std::string_view();
 }
 
+/// Mode and owner are those of a socket that we make.
+void check_socket_access(const DiskOptions& disk, Complaints& complaints) {
+  if (!disk.socket_fd) return;
+  for (const auto& [name, value] : disk.said) {
+    if (name != "socket-mode" && name != "socket-owner" && name != "socket-group") continue;
+    complaints.add(
+        disk.origin_of(name),
+        fmt::format("{} does not go with fd, whose maker has set it: leave it out", name));
+  }
+}
+
 }  // namespace
 
 std::string DiskOptions::place() const {
@@ -290,6 +362,7 @@ void check_disk(const DiskOptions& disk, Complaints& complaints) {
                                   "socket: leave one of the two out",
                                   dashes));
   }
+  check_socket_access(disk, complaints);
   if (disk.socket_path.empty() && !disk.socket_fd) {
     complain_of(
         "socket-path",

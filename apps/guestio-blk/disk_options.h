@@ -17,6 +17,7 @@
 #include "guestio/blk/failure_policy.h"
 #include "guestio/buf/bounce_buffer_tracker.h"
 #include "guestio/disk/file/file_disk.h"
+#include "guestio/vhost/listener.h"
 
 namespace guestio::app {
 
@@ -29,9 +30,10 @@ enum class FixedBuffers : std::uint8_t {
 
 /// What is asked for one disk.
 struct DiskOptions {
-  std::string name;              ///< in log lines and answers; not empty once all was read
-  std::string socket_path;       ///< empty when `socket_fd` is given
-  std::optional<int> socket_fd;  ///< a socket handed down, listening or connected
+  std::string name;                   ///< in log lines and answers; not empty once all was read
+  std::string socket_path;            ///< empty when `socket_fd` is given
+  std::optional<int> socket_fd;       ///< a socket handed down, listening or connected
+  vhost::SocketAccess socket_access;  ///< of the socket at `socket_path`
   std::string image;
   std::string serial;  ///< empty: derived from the image's path
   std::uint16_t queues = 1;

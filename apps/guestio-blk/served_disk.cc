@@ -82,7 +82,7 @@ Result<std::unique_ptr<ServedDisk>> ServedDisk::create(uring::Loop& home,
 
 Result<> ServedDisk::open_socket() {
   if (!options_.socket_fd) {
-    auto made = vhost::Listener::listen_at(options_.socket_path);
+    auto made = vhost::Listener::listen_at(options_.socket_path, options_.socket_access);
     if (!made) return fail(made.error());
     listener_.emplace(std::move(*made));
   } else {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/vhost/listener.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -112,6 +113,34 @@ Result<> check_replaceable(const std::string& path, const sockaddr_un& address) 
   return fail(ErrorKind::kBusy, "another process listens at the socket's path");
 }
 
+/// Gives a path that is bound, and does not listen yet, its mode and owner. Follows no symbolic
+/// link.
+Result<> set_access(const std::string& path, const SocketAccess& access) {
+  // The mode first: without privileges only the owner may change it.
+  if (::fchmodat(AT_FDCWD, path.c_str(), access.mode, AT_SYMLINK_NOFOLLOW) != 0) {
+    return fail_host("set the mode of the socket");
+  }
+  if (!access.owner && !access.group) return {};
+  constexpr auto kUnchanged = static_cast<std::uint32_t>(-1);
+  if (::lchown(path.c_str(), access.owner.value_or(kUnchanged),
+               access.group.value_or(kUnchanged)) != 0) {
+    return fail_host("set the owner and group of the socket");
+  }
+  return {};
+}
+
+/// What comes between bind() and the moment in which the path may be found.
+Result<> open_to_others(const UniqueFd& socket, const std::string& bound_at,
+                        const std::string& path, const SocketAccess& access) {
+  // Until it listens connecting is refused to everybody, whatever the mode.
+  if (auto set = set_access(bound_at, access); !set) return set;
+  if (::listen(socket.get(), kBacklog) != 0) return fail_host("listen on the socket");
+  if (bound_at != path && std::rename(bound_at.c_str(), path.c_str()) != 0) {
+    return fail_host("move the socket to its path");
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<Listener::Identity> Listener::identify(const std::string& path) {
@@ -120,7 +149,7 @@ Result<Listener::Identity> Listener::identify(const std::string& path) {
   return Identity{status.st_dev, status.st_ino};
 }
 
-Result<Listener> Listener::listen_at(const std::string& path) {
+Result<Listener> Listener::listen_at(const std::string& path, const SocketAccess& access) {
   const auto address = make_address(path);
   if (!address) return fail(address.error());
   if (auto free = check_replaceable(path, *address); !free) return fail(free.error());
@@ -130,24 +159,26 @@ Result<Listener> Listener::listen_at(const std::string& path) {
   const bool fits = hidden_address.has_value();
   if (!fits) hidden_address = address;
   const std::string& bound_at = fits ? hidden : path;
+  if (fits) {
+    // In a container the process that was killed here had the same number.
+    auto free = check_replaceable(hidden, *hidden_address);
+    if (!free) return fail(free.error());
+  }
 
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!socket) return fail_host("make a socket");
-  if (!fits && ::unlink(path.c_str()) != 0 && errno != ENOENT) {
+  if (::unlink(bound_at.c_str()) != 0 && errno != ENOENT) {
     return fail_host("remove the stale socket");
   }
+  // Linux gives the path the descriptor's mode, less the umask (unix_bind() in net/unix/af_unix.c):
+  // it never shows one that allows more than it will.
+  if (::fchmod(socket.get(), access.mode) != 0) return fail_host("set the mode of the socket");
   if (::bind(socket.get(), as_sockaddr(*hidden_address), sizeof *hidden_address) != 0) {
     return fail_host("bind the socket");
   }
-  if (::listen(socket.get(), kBacklog) != 0) {
-    const auto error = fail_host("listen on the socket");
+  if (auto opened = open_to_others(socket, bound_at, path, access); !opened) {
     ::unlink(bound_at.c_str());
-    return error;
-  }
-  if (fits && std::rename(hidden.c_str(), path.c_str()) != 0) {
-    const auto error = fail_host("move the socket to its path");
-    ::unlink(hidden.c_str());
-    return error;
+    return fail(opened.error());
   }
   const auto identity = identify(path);
   if (!identity) return fail(identity.error());

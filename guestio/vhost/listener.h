@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "guestio/base/error.h"
@@ -11,15 +12,23 @@
 
 namespace guestio::vhost {
 
+/// Who may connect to a socket at a path: on Linux, whoever may write to it.
+struct SocketAccess {
+  mode_t mode = 0660;          ///< exactly, whatever the umask
+  std::optional<uid_t> owner;  ///< or that of the process
+  std::optional<gid_t> group;  ///< or that of the process
+};
+
 /// A unix stream socket that listens at a path, and takes the path away again when it goes.
 ///
 /// A path that exists is replaced only if it is a socket that nobody listens on. It is made visible
-/// only once the socket listens, so whoever finds it can connect.
+/// only once the socket listens, so whoever finds it can connect. The socket listens only once
+/// mode, owner and group are set: before that, connecting is refused to everybody.
 class Listener {
  public:
   /// Errors: too large (the path), busy (a live listener), unsupported (the path is something
-  /// else), host. Nothing is removed then.
-  static Result<Listener> listen_at(const std::string& path);
+  /// else), host (one is that owner or group may not be given away). Nothing is removed then.
+  static Result<Listener> listen_at(const std::string& path, const SocketAccess& access = {});
   /// Takes a socket that listens already, handed down by whoever started the process.
   static Listener adopt(UniqueFd socket) noexcept { return Listener(std::move(socket), {}, {}); }
 

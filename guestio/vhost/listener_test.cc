@@ -3,7 +3,14 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
 
 #include "guestio/vhost/socket.h"
 #include "testing/temporary.h"
@@ -16,6 +23,11 @@ class ListenerTest : public ::testing::Test {
   bool exists() {
     struct ::stat status{};
     return ::lstat(path_.c_str(), &status) == 0;
+  }
+  mode_t mode() {
+    struct ::stat status{};
+    EXPECT_EQ(::lstat(path_.c_str(), &status), 0);
+    return status.st_mode & 07777;
   }
   testing::TemporaryFolder folder_;
   std::string path_ = folder_.file("socket");
@@ -59,6 +71,72 @@ TEST_F(ListenerTest, ALongPathIsTakenUpToTheSystemsLimit) {
   const std::string longest = path_ + std::string(107 - path_.size(), 'x');
   EXPECT_TRUE(Listener::listen_at(longest).has_value());
   EXPECT_EQ(Listener::listen_at(longest + "x").error().kind, ErrorKind::kTooLarge);
+}
+
+/// Changes the umask, which is the process's, for as long as it lives.
+class UmaskFor {
+ public:
+  explicit UmaskFor(mode_t mask) : before_(::umask(mask)) {}
+  UmaskFor(const UmaskFor&) = delete;
+  UmaskFor& operator=(const UmaskFor&) = delete;
+  ~UmaskFor() { ::umask(before_); }
+
+ private:
+  mode_t before_;
+};
+
+TEST_F(ListenerTest, TheModeIsWhatWasAskedForWhateverTheUmask) {
+  for (const mode_t mask : {0u, 022u, 0777u}) {
+    const UmaskFor masked(mask);
+    for (const mode_t wanted : {0600u, 0660u, 0606u, 0777u, 0u}) {
+      const auto listener = Listener::listen_at(path_, {.mode = wanted, .owner = {}, .group = {}});
+      ASSERT_TRUE(listener.has_value()) << listener.error().to_string();
+      EXPECT_EQ(mode(), wanted);
+    }
+  }
+}
+
+TEST_F(ListenerTest, OnlyOwnerAndGroupMayConnectUnlessAsked) {
+  const UmaskFor masked(0);
+  const auto listener = Listener::listen_at(path_);
+  ASSERT_TRUE(listener.has_value());
+  EXPECT_EQ(mode(), 0660u);
+}
+
+TEST_F(ListenerTest, TheOwnerAndGroupThatTheProcessHasCanBeNamed) {
+  const auto listener =
+      Listener::listen_at(path_, {.mode = 0600, .owner = ::geteuid(), .group = ::getegid()});
+  ASSERT_TRUE(listener.has_value());
+  EXPECT_TRUE(MessageSocket::connect(path_).has_value());
+}
+
+TEST_F(ListenerTest, LeavesNothingBehindWhenTheSocketMayNotBeGivenAway) {
+  ASSERT_EQ(::chmod(folder_.path().c_str(), 0777), 0);
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    if (::geteuid() == 0 && ::setresuid(54321, 54321, 54321) != 0) ::_exit(2);
+    const auto listener = Listener::listen_at(path_, {.mode = 0660, .owner = 0, .group = {}});
+    ::_exit(!listener && listener.error().host_errno == EPERM ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  EXPECT_TRUE(std::filesystem::is_empty(folder_.path()));
+}
+
+TEST_F(ListenerTest, WhatAProcessOfTheSameNumberLeftBehindIsReplaced) {
+  const std::string hidden = path_ + "." + std::to_string(::getpid());
+  {
+    const UniqueFd killed(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    hidden.copy(address.sun_path, sizeof address.sun_path - 1);
+    ASSERT_EQ(::bind(killed.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  }
+  const auto listener = Listener::listen_at(path_);
+  ASSERT_TRUE(listener.has_value()) << listener.error().to_string();
+  EXPECT_TRUE(MessageSocket::connect(path_).has_value());
 }
 
 }  // namespace

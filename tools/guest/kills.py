@@ -38,8 +38,7 @@ def run(workshop, guestio_blk, kernel, initramfs, rounds, images):
     for backend in backends:
         backend.start()
         packed = "on" if backend.name == "packed" else "off"
-        words += disk_words(backend.name, backend.socket, "num-queues=2", f"packed={packed}",
-                            chardev=",reconnect=1")  # fmt: skip
+        words += disk_words(backend.name, backend.socket, "num-queues=2", f"packed={packed}")
     machine = Machine(workshop, "guest", MEMORY_KIB, words)
     machine.wait_for(console, "ready")
     chance = random.Random(29)

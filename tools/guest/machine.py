@@ -222,9 +222,9 @@ class Console:
         return facts[-1].removeprefix(start)
 
 
-def disk_words(identity, path, *options, chardev=""):
-    """QEMU's options for a disk behind a vhost-user socket."""
-    return ["-chardev", f"socket,id={identity},path={path}{chardev}",
+def disk_words(identity, path, *options):
+    """QEMU's options for a disk behind a vhost-user socket, which it looks for again once a second."""
+    return ["-chardev", f"socket,id={identity},path={path},reconnect=1",
             "-device", ",".join(["vhost-user-blk-pci", f"chardev={identity}", *options])]  # fmt: skip
 
 

@@ -199,7 +199,7 @@ TEST_F(ManyDisksTest, WhatCannotWorkIsOneLineAndLeavesNothingBehind) {
   const Disk first = make_disk("first");
   const Disk second = make_disk("second");
   const auto with = [&](const std::string& text) {
-    return run({"--disk", first.option(), "--disk", text});
+    return run({"--strict", "--disk", first.option(), "--disk", text});
   };
   const std::string other_socket = "socket-path=" + second.socket;
   expect_complaint(with(other_socket + ",blk-file=" + folder_.file("none")), "No such file");

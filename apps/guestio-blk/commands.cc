@@ -8,6 +8,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "apps/shared/suggestion.h"
 #include "guestio/base/version.h"
 
 namespace guestio::app {
@@ -18,18 +19,44 @@ using Json = nlohmann::json;
 
 Json error(std::string text) { return {{"error", std::move(text)}}; }
 
+/// The disk that a command names, one of the two.
+struct Named {
+  ServedDisk* served = nullptr;
+  FailedDisk* failed = nullptr;
+};
+
 /// Which disk a command names: by "disk", or the only one there is.
-std::expected<ServedDisk*, std::string> find_disk(const Subjects& subjects, const Json& command) {
+std::expected<Named, std::string> find_any_disk(const Subjects& subjects, const Json& command) {
   const auto name = command.find("disk");
   if (name == command.end()) {
-    if (subjects.disks.size() == 1) return subjects.disks.front().get();
-    return std::unexpected("which disk? (\"disk\": its name, as info lists them)");
+    if (subjects.disks.size() + subjects.failed.size() != 1) {
+      return std::unexpected("which disk? (\"disk\": its name, as info lists them)");
+    }
+    if (subjects.failed.empty()) return Named{.served = subjects.disks.front().get()};
+    return Named{.failed = subjects.failed.front().get()};
   }
   if (!name->is_string()) return std::unexpected("a disk's name is a string");
   const auto& wanted = name->get_ref<const std::string&>();
-  const auto found = std::ranges::find(subjects.disks, wanted, &ServedDisk::name);
-  if (found == subjects.disks.end()) return std::unexpected("there is no disk " + wanted);
-  return found->get();
+  std::vector<std::string> names;
+  for (const auto& disk : subjects.disks) {
+    if (disk->name() == wanted) return Named{.served = disk.get()};
+    names.push_back(disk->name());
+  }
+  for (const auto& disk : subjects.failed) {
+    if (disk->name() == wanted) return Named{.failed = disk.get()};
+    names.push_back(disk->name());
+  }
+  return std::unexpected(
+      fmt::format("there is no disk {}{}: info lists them", wanted, suggest(wanted, names)));
+}
+
+/// The same for what only a disk that is served can do.
+std::expected<ServedDisk*, std::string> find_disk(const Subjects& subjects, const Json& command) {
+  const auto named = find_any_disk(subjects, command);
+  if (!named) return std::unexpected(named.error());
+  if (named->served != nullptr) return named->served;
+  return std::unexpected(
+      fmt::format("disk {}: cannot be served: {}", named->failed->name(), named->failed->cause()));
 }
 
 Json info(const Subjects& subjects, const Json&) {
@@ -37,6 +64,7 @@ Json info(const Subjects& subjects, const Json&) {
   for (const auto& disk : subjects.disks) {
     const disk::DiskInfo& facts = disk->info();
     disks.push_back({{"name", disk->name()},
+                     {"state", "served"},
                      {"image", disk->options().image},
                      {"socket", disk->place()},
                      {"size", facts.size.raw()},
@@ -45,6 +73,17 @@ Json info(const Subjects& subjects, const Json&) {
                      {"queues", disk->options().queues},
                      {"connected", disk->backend().is_connected()},
                      {"hears_of_changes", disk->backend().hears_of_changes()}});
+  }
+  for (const auto& disk : subjects.failed) {
+    disks.push_back({{"name", disk->name()},
+                     {"state", "failed"},
+                     {"error", disk->cause()},
+                     {"attempts", disk->attempts()},
+                     {"image", disk->options().image},
+                     {"socket", disk->options().place()},
+                     {"read_only", disk->options().is_read_only},
+                     {"queues", disk->options().queues},
+                     {"connected", false}});
   }
   return {{"return",
            {{"version", kVersion},
@@ -78,7 +117,12 @@ Json decide(const Subjects& subjects, const Json& command, HeldRequests::Decisio
   return {{"return", {{"disk", (*disk)->name()}}}};
 }
 
+/// Of a disk that cannot be served the disk itself is tried, else what it holds.
 Json retry(const Subjects& subjects, const Json& command) {
+  if (const auto named = find_any_disk(subjects, command); named && named->failed != nullptr) {
+    named->failed->retry_now();
+    return {{"return", {{"disk", named->failed->name()}, {"state", "failed"}}}};
+  }
   return decide(subjects, command, HeldRequests::Decision::kResume);
 }
 
@@ -91,17 +135,35 @@ Json help(const Subjects& subjects, const Json& command);
 struct Command {
   const char* name;
   const char* help;
+  bool takes_disk;
   Json (*answer)(const Subjects& subjects, const Json& command);
 };
 
 constexpr std::array kCommands = {
-    Command{"help", "the commands", help},
-    Command{"info", "the disks, their sizes, and who is connected", info},
-    Command{"statistics", "what was counted since the process started", statistics},
-    Command{"retry", "asks \"disk\" again for what waits for it (--on-error)", retry},
-    Command{"give-up", "tells the guest that what waits for \"disk\" failed", give_up},
-    Command{"resize", "notices that the image of \"disk\" has grown, and tells its guest", resize},
+    Command{"help", "the commands", false, help},
+    Command{"info", "the disks, their sizes, who is connected, and which cannot be served", false,
+            info},
+    Command{"statistics", "what was counted since the process started", false, statistics},
+    Command{"retry",
+            "tries \"disk\" again at once: what it holds (--on-error), or the disk itself when it "
+            "cannot be served",
+            true, retry},
+    Command{"give-up", "tells the guest that what waits for \"disk\" failed", true, give_up},
+    Command{"resize", "notices that the image of \"disk\" has grown, and tells its guest", true,
+            resize},
 };
+
+/// The first field that `command` does not take, in words, or nothing.
+std::string find_unknown_field(const Command& command, const Json& given) {
+  for (const auto& [key, value] : given.items()) {
+    if (key == "command" || (key == "disk" && command.takes_disk)) continue;
+    const std::vector<std::string> known = {"command", "disk"};
+    return fmt::format("{} takes no field \"{}\"{}: {}", command.name, key,
+                       command.takes_disk ? suggest(key, known) : "",
+                       command.takes_disk ? "only \"disk\"" : "none at all");
+  }
+  return {};
+}
 
 Json help(const Subjects&, const Json&) {
   Json texts;
@@ -114,7 +176,15 @@ Json help(const Subjects&, const Json&) {
 Json answer_command(const Subjects& subjects, const Json& command) {
   const auto& name = command["command"].get_ref<const std::string&>();
   const auto found = std::ranges::find(kCommands, name, &Command::name);
-  if (found == kCommands.end()) return error("there is no command " + name + " (help lists them)");
+  if (found == kCommands.end()) {
+    std::vector<std::string> names = {"takeover"};
+    for (const Command& one : kCommands) names.emplace_back(one.name);
+    return error(
+        fmt::format("there is no command {}{}: help lists them", name, suggest(name, names)));
+  }
+  if (std::string unknown = find_unknown_field(*found, command); !unknown.empty()) {
+    return error(std::move(unknown));
+  }
   return found->answer(subjects, command);
 }
 

@@ -3,9 +3,10 @@
 
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
-#include <span>
 #include <string_view>
+#include <vector>
 
+#include "failed_disk.h"
 #include "process_settings.h"
 #include "served_disk.h"
 
@@ -13,7 +14,8 @@ namespace guestio::app {
 
 /// What the commands of the control socket are about.
 struct Subjects {
-  std::span<const std::unique_ptr<ServedDisk>> disks;
+  const std::vector<std::unique_ptr<ServedDisk>>& disks;
+  const std::vector<std::unique_ptr<FailedDisk>>& failed;
   const vhost::QueueThreads& threads;
   const ProcessOptions& said;  ///< how the process was told to run
 };

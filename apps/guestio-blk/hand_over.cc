@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <ranges>
 #include <utility>
@@ -66,6 +67,26 @@ std::expected<Json, std::string> describe_disk(const ServedDisk& disk, Parcel& p
               {"claim", parcel.add(std::move(image->claim))},
               {"size", disk.info().size.raw()},
               {"listener", std::move(listener)}};
+}
+
+/// What the other process is to try in its turn, wherever that one runs.
+std::expected<Json, std::string> describe_failed(const FailedDisk& disk, Parcel& parcel) {
+  Json words = Json::array();
+  for (const auto& [name, value] : disk.options().said) {
+    const bool is_path =
+        name == "socket-path" || (name == "blk-file" && !value.starts_with("null:"));
+    std::error_code ignored;
+    const auto absolute = std::filesystem::absolute(value, ignored).string();
+    words.push_back({name, is_path && !ignored ? absolute : value});
+  }
+  Json socket;
+  if (disk.options().socket_fd) {
+    auto copy = vhost::duplicate_descriptor(*disk.options().socket_fd);
+    if (!copy) return give_up(copy.error(), disk.name().c_str());
+    socket = parcel.add(std::move(*copy));
+  }
+  return Json{
+      {"settings", std::move(words)}, {"socket", std::move(socket)}, {"cause", disk.cause()}};
 }
 
 template <typename Value>
@@ -140,6 +161,12 @@ std::expected<Parcel, std::string> HandOver::describe() const {
     if (!described) return std::unexpected(described.error());
     disks.push_back(std::move(*described));
   }
+  Json failed = Json::array();
+  for (const auto& disk : subjects_.failed) {
+    auto described = describe_failed(*disk, parcel);
+    if (!described) return std::unexpected(described.error());
+    failed.push_back(std::move(*described));
+  }
   const auto place = control_->listener().place();
   Json control = describe_listener(control_->listener(), parcel, place);
   if (control.is_null()) return std::unexpected("no descriptor is left to copy a socket to");
@@ -147,7 +174,8 @@ std::expected<Parcel, std::string> HandOver::describe() const {
                  {"pid", ::getpid()},
                  {"options", describe_options(subjects_.said)},
                  {"control", std::move(control)},
-                 {"disks", std::move(disks)}};
+                 {"disks", std::move(disks)},
+                 {"failed", std::move(failed)}};
   return parcel;
 }
 

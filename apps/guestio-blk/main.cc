@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "ask.h"
+#include "disk_start.h"
 #include "guestio/base/log.h"
 #include "guestio/mem/recover.h"
-#include "image.h"
 #include "options.h"
 #include "server.h"
 #include "take_over.h"
@@ -32,9 +32,9 @@ int take_over_and_serve(const Options& said) {
     return takeover.error().status;
   }
   log::set_level(takeover->options().is_verbose ? log::Level::kDebug : log::Level::kInfo);
-  auto images = takeover->take_images();
+  auto disks = takeover->take_disks();
   const Options options = takeover->options();
-  return serve(options, std::move(images), &*takeover);
+  return serve(options, std::move(disks), &*takeover);
 }
 
 int run(const Options& options) {
@@ -45,13 +45,9 @@ int run(const Options& options) {
   }
   raise_descriptor_limit();
   if (!options.takeover.empty()) return take_over_and_serve(options);
-  std::vector<Image> images;
-  for (const DiskOptions& disk : options.disks) {
-    auto image = Image::open(disk);
-    if (!image) return complain(disk.image, image.error());
-    images.push_back(std::move(*image));
-  }
-  return serve(options, std::move(images), nullptr);
+  auto disks = open_images(options);
+  if (!disks) return disks.error();
+  return serve(options, std::move(*disks), nullptr);
 }
 
 }  // namespace

@@ -80,22 +80,25 @@ Result<std::unique_ptr<ServedDisk>> ServedDisk::create(uring::Loop& home,
   return self;
 }
 
-Result<> ServedDisk::open_socket() {
-  if (!options_.socket_fd) {
-    auto made = vhost::Listener::listen_at(options_.socket_path, options_.socket_access);
+Result<ServedDisk::Socket> ServedDisk::open_socket(const DiskOptions& options) {
+  if (!options.socket_fd) {
+    auto made = vhost::Listener::listen_at(options.socket_path, options.socket_access);
     if (!made) return fail(made.error());
-    listener_.emplace(std::move(*made));
-  } else {
-    const auto kind = ask_kind(*options_.socket_fd);
-    if (!kind) return fail(kind.error());
-    UniqueFd socket(*options_.socket_fd);
-    if (*kind == SocketKind::kConnected) {
-      connected_ = std::move(socket);
-    } else {
-      listener_.emplace(vhost::Listener::adopt(std::move(socket)));
-    }
+    return Socket(std::move(*made));
   }
-  return {};
+  const auto kind = ask_kind(*options.socket_fd);
+  if (!kind) return fail(kind.error());
+  UniqueFd socket(*options.socket_fd);
+  if (*kind == SocketKind::kConnected) return Socket(std::move(socket));
+  return Socket(vhost::Listener::adopt(std::move(socket)));
+}
+
+void ServedDisk::take_socket(Socket socket) {
+  if (auto* const listener = std::get_if<vhost::Listener>(&socket); listener != nullptr) {
+    listener_.emplace(std::move(*listener));
+  } else {
+    connected_ = std::move(std::get<UniqueFd>(socket));
+  }
 }
 
 Result<ByteCount> ServedDisk::notice_size() {

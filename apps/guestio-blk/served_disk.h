@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "disk_options.h"
@@ -32,13 +33,17 @@ class ServedDisk {
   ServedDisk(const ServedDisk&) = delete;
   ServedDisk& operator=(const ServedDisk&) = delete;
 
-  /// The last step: from here on front-ends can come. Errors: those of vhost::Listener; host (a
-  /// descriptor handed down that is no socket).
-  Result<> open_socket();
+  /// Where its front-ends come from: a listening socket, or a connected one that was handed down.
+  using Socket = std::variant<vhost::Listener, UniqueFd>;
+  /// From here on front-ends can come, and wait. May block for some seconds; any thread. Errors:
+  /// those of vhost::Listener; host (a descriptor handed down that is no socket).
+  static Result<Socket> open_socket(const DiskOptions& options);
+  /// The last step.
+  void take_socket(Socket socket);
   /// Instead, where another process listened.
   void adopt_socket(vhost::Listener listener) { listener_.emplace(std::move(listener)); }
   /// Serves until stop(), or on a connected socket until the front-end leaves. Once, after
-  /// open_socket(). Errors: host, when the socket itself fails.
+  /// take_socket(). Errors: host, when the socket itself fails.
   task::Task<Result<>> serve();
   /// Finishes what is in flight; serve() then returns.
   void stop() noexcept { backend_->stop(); }

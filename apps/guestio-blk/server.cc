@@ -13,6 +13,7 @@
 
 #include "commands.h"
 #include "control_socket.h"
+#include "disk_start.h"
 #include "guestio/base/log.h"
 #include "guestio/task/scope.h"
 #include "guestio/task/task.h"
@@ -53,9 +54,11 @@ using Clock = std::chrono::steady_clock;
 /// The server while it runs: the tasks of the control thread.
 class Server {
  public:
-  Server(uring::Loop& loop, const Subjects& subjects, UniqueFd signals,
-         std::unique_ptr<ControlSocket> control)
+  Server(uring::Loop& loop, Disks& disks, vhost::QueueThreads& threads, const Subjects& subjects,
+         UniqueFd signals, std::unique_ptr<ControlSocket> control)
       : loop_(loop),
+        disks_(disks),
+        threads_(threads),
         subjects_(subjects),
         signals_(std::move(signals)),
         control_(std::move(control)),
@@ -77,6 +80,11 @@ class Server {
       co_await std::move(starting);
     }
     for (const auto& disk : subjects_.disks) serving_.spawn(serve(*disk));
+    for (const auto& disk : subjects_.failed) {
+      log::error("disk {}: cannot be served: {} (it is tried again until it can)", disk->name(),
+                 disk->cause());
+      serving_.spawn(bring_up(*disk));
+    }
     if (control_) others_.spawn(serve_control());
     using Milliseconds = std::chrono::duration<double, std::milli>;
     log::info("ready {:.1f} ms after the start", Milliseconds(Clock::now() - began).count());
@@ -104,6 +112,19 @@ class Server {
     if (served) co_return;
     log::error("{}: serves no more: {}", disk.name(), served.error().to_string());
     status_ = kExitFailure;
+  }
+
+  /// What was taken over must not change while another process takes it.
+  task::Task<> bring_up(FailedDisk& failed) {
+    auto bringing = failed.bring_up(
+        loop_, threads_, [this] { return hand_over_.is_under_way(); }, stop_retries_.token());
+    auto disk = co_await std::move(bringing);
+    if (!disk || is_stopping_) co_return;
+    log::info("disk {}: can be served now, at attempt {}", disk->name(), failed.attempts());
+    std::erase_if(disks_.failed, [&](const auto& one) { return one.get() == &failed; });
+    ServedDisk& served = *disks_.served.emplace_back(std::move(disk));
+    auto serving = serve(served);
+    co_await std::move(serving);
   }
 
   task::Task<> end() {
@@ -142,6 +163,7 @@ class Server {
   /// Not while front-ends change hands: that would end their connections.
   void stop_disks_if_asked() {
     if (!is_stopping_) return;
+    stop_retries_.request_stop();
     for (const auto& disk : subjects_.disks) disk->stop();
   }
 
@@ -152,10 +174,13 @@ class Server {
   }
 
   uring::Loop& loop_;
+  Disks& disks_;
+  vhost::QueueThreads& threads_;
   const Subjects subjects_;
   UniqueFd signals_;
   std::unique_ptr<ControlSocket> control_;  // or nothing
   task::StopSource stop_others_;
+  task::StopSource stop_retries_;
   task::Scope serving_;
   task::Scope others_;
   task::Scope ending_;
@@ -164,20 +189,31 @@ class Server {
   HandOver hand_over_;
 };
 
-/// Only when all can be served: what is found listening is there to stay. Returns 0, or an exit
-/// status.
-int open_sockets(const Options& options, std::span<const std::unique_ptr<ServedDisk>> disks,
-                 std::unique_ptr<ControlSocket>& control) {
-  for (const auto& disk : disks) {
-    if (auto opened = disk->open_socket(); !opened) {
-      return complain(disk->place(), opened.error(), kExitUsage);
+/// Devices and queues for all images that are open.
+Result<> make_disks(std::vector<StartingDisk> starting, uring::Loop& loop,
+                    vhost::QueueThreads& threads, Disks& disks) {
+  for (StartingDisk& one : starting) {
+    if (!one.image) {
+      disks.failed.push_back(std::move(one.failed));
+      continue;
     }
+    auto disk = ServedDisk::create(loop, threads, one.options, std::move(*one.image));
+    if (!disk) return fail(disk.error());
+    disks.served.push_back(std::move(*disk));
   }
-  if (options.control_path.empty()) return 0;
-  auto made = ControlSocket::listen_at(options.control_path);
-  if (!made) return complain(options.control_path, made.error(), kExitUsage);
-  control = std::move(*made);
-  return 0;
+  return {};
+}
+
+/// Only when all else is there: what is found listening is there to stay. Returns 0, or an exit
+/// status.
+int open_all_sockets(const Options& options, Disks& disks,
+                     std::unique_ptr<ControlSocket>& control) {
+  if (!options.control_path.empty()) {
+    auto made = ControlSocket::listen_at(options.control_path);
+    if (!made) return complain(options.control_path, made.error(), kExitUsage);
+    control = std::move(*made);
+  }
+  return open_sockets(options, disks);
 }
 
 }  // namespace
@@ -189,7 +225,7 @@ void raise_descriptor_limit() {
   if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) log::debug("the limit of descriptors stays");
 }
 
-int serve(const Options& options, std::vector<Image> images, TakeOver* takeover) {
+int serve(const Options& options, std::vector<StartingDisk> starting, TakeOver* takeover) {
   auto signals = take_signals();
   if (!signals) return complain("cannot start", signals.error(), kExitFailure);
   auto loop = uring::Loop::create();
@@ -202,23 +238,22 @@ int serve(const Options& options, std::vector<Image> images, TakeOver* takeover)
                                   .submission_cpus = options.submission_cpus});
   if (!threads) return complain("cannot start", threads.error(), kExitFailure);
 
-  std::vector<std::unique_ptr<ServedDisk>> disks;
-  for (std::size_t i = 0; i < options.disks.size(); ++i) {
-    auto disk = ServedDisk::create(**loop, *threads, options.disks[i], std::move(images[i]));
-    if (!disk) return complain("cannot start", disk.error(), kExitFailure);
-    disks.push_back(std::move(*disk));
+  Disks disks;
+  if (auto made = make_disks(std::move(starting), **loop, *threads, disks); !made) {
+    return complain("cannot start", made.error(), kExitFailure);
   }
   std::unique_ptr<ControlSocket> control;
   if (takeover != nullptr) {
-    if (auto finished = takeover->finish(disks, control); !finished) {
+    if (auto finished = takeover->finish(disks.served, control); !finished) {
       fmt::print(stderr, "guestio-blk: {}: {}\n", options.takeover, finished.error());
       return kExitFailure;
     }
-  } else if (const int status = open_sockets(options, disks, control); status != 0) {
+  } else if (const int status = open_all_sockets(options, disks, control); status != 0) {
     return status;
   }
-  const Subjects subjects{.disks = disks, .threads = *threads, .said = options.said};
-  return Server(**loop, subjects, std::move(*signals), std::move(control))
+  const Subjects subjects{
+      .disks = disks.served, .failed = disks.failed, .threads = *threads, .said = options.said};
+  return Server(**loop, disks, *threads, subjects, std::move(*signals), std::move(control))
       .run(takeover, options.began);
 }
 

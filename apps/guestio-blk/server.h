@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "image.h"
+#include "disk_start.h"
 #include "options.h"
 #include "take_over.h"
 
@@ -13,9 +13,9 @@ namespace guestio::app {
 /// what one front-end could use up for all others.
 void raise_descriptor_limit();
 
-/// Serves `images`, one for each of the options' disks, until SIGTERM or SIGINT, or until the last
+/// Serves `disks`, which are the options', until SIGTERM or SIGINT, or until the last
 /// disk's socket has ended (a connected one that was handed down), or until another process has
 /// taken over. `takeover`: whose place to take, or nullptr. Returns the exit status.
-int serve(const Options& options, std::vector<Image> images, TakeOver* takeover);
+int serve(const Options& options, std::vector<StartingDisk> disks, TakeOver* takeover);
 
 }  // namespace guestio::app

@@ -150,29 +150,46 @@ Outcome TakeOver::read_description(Parcel parcel) {
   for (const Json& disk : disks) {
     if (auto read = read_disk(disk, parcel.descriptors); !read) return read;
   }
+  // A process of an earlier build has none.
+  if (parcel.body.contains("failed")) {
+    for (const Json& disk : fields.list("failed", kMostDisks)) {
+      if (auto read = read_failed(disk, parcel.descriptors); !read) return read;
+    }
+    if (!complaint.empty()) return give_up(complaint);
+  }
   Complaints complaints;
   complete(options_, complaints);
   if (!complaints.empty()) return give_up(complaints.to_line());
   return {};
 }
 
-Outcome TakeOver::read_disk(const Json& json, std::span<UniqueFd> descriptors) {
-  std::string complaint;
-  Fields fields(json, "a disk", descriptors, complaint);
+namespace {
+
+std::expected<DiskOptions, std::string> read_disk_options(Fields& fields) {
   DiskOptions options;
+  options.origin = "a disk of the other process";
   for (const Json& setting : fields.list("settings", 1000)) {
     const bool is_pair = setting.is_array() && setting.size() == 2 && setting[0].is_string() &&
                          setting[1].is_string();
-    if (!is_pair) return give_up("a disk: settings makes no sense");
+    if (!is_pair) return std::unexpected("a disk: settings makes no sense");
     auto set = set_disk_option(options, setting[0].get_ref<const std::string&>(),
                                setting[1].get_ref<const std::string&>());
-    if (!set) return give_up("a disk: " + set.error());
+    if (!set) return std::unexpected("a disk: " + set.error());
   }
-  options.origin = "a disk of the other process";
   Complaints complaints;
   check_disk(options, complaints);
-  if (!complaints.empty()) return give_up(complaints.to_line());
+  if (!complaints.empty()) return std::unexpected(complaints.to_line());
   if (options.name.empty()) fields.complain("name");
+  return options;
+}
+
+}  // namespace
+
+Outcome TakeOver::read_disk(const Json& json, std::span<UniqueFd> descriptors) {
+  std::string complaint;
+  Fields fields(json, "a disk", descriptors, complaint);
+  auto options = read_disk_options(fields);
+  if (!options) return give_up(options.error());
   disk::FileDiskState state;
   state.io = fields.descriptor("io");
   state.claim = fields.descriptor("claim");
@@ -182,12 +199,42 @@ Outcome TakeOver::read_disk(const Json& json, std::span<UniqueFd> descriptors) {
     socket = read_socket(fields.inside(*place, "a listening socket"));
   }
   if (!complaint.empty()) return give_up(complaint);
-  auto image = Image::adopt(options, std::move(state));
-  if (!image) return give_up(fmt::format("{}: {}", options.image, image.error().to_string()));
+  auto image = Image::adopt(*options, std::move(state));
+  if (!image) return give_up(fmt::format("{}: {}", options->image, image.error().to_string()));
   images_.push_back(std::move(*image));
   sockets_.push_back(std::move(socket));
-  options_.disks.push_back(std::move(options));
+  options_.disks.push_back(std::move(*options));
   return {};
+}
+
+/// What the other process could not serve, as it was told to.
+Outcome TakeOver::read_failed(const Json& json, std::span<UniqueFd> descriptors) {
+  std::string complaint;
+  Fields fields(json, "a disk", descriptors, complaint);
+  auto options = read_disk_options(fields);
+  if (!options) return give_up(options.error());
+  UniqueFd socket = fields.descriptor("socket");
+  std::string cause = fields.text("cause");
+  if (options->socket_fd.has_value() != static_cast<bool>(socket)) fields.complain("socket");
+  if (!complaint.empty()) return give_up(complaint);
+  if (socket) options->socket_fd = socket.release();
+  causes_.push_back(std::move(cause));
+  options_.disks.push_back(std::move(*options));
+  return {};
+}
+
+std::vector<StartingDisk> TakeOver::take_disks() {
+  std::vector<StartingDisk> disks;
+  for (std::size_t i = 0; i < options_.disks.size(); ++i) {
+    disks.push_back({options_.disks[i], std::nullopt, nullptr});
+    if (i < images_.size()) {
+      disks.back().image.emplace(std::move(images_[i]));
+    } else {
+      disks.back().failed =
+          std::make_unique<FailedDisk>(options_.disks[i], std::move(causes_[i - images_.size()]));
+    }
+  }
+  return disks;
 }
 
 Outcome TakeOver::finish(std::span<const std::unique_ptr<ServedDisk>> disks,

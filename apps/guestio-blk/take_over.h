@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "control_socket.h"
+#include "disk_start.h"
 #include "fields.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/task/task.h"
@@ -35,8 +36,8 @@ class TakeOver {
 
   /// What to serve: the other's disks, and its other options where the command line says nothing.
   [[nodiscard]] const Options& options() const noexcept { return options_; }
-  /// One for each disk. Once.
-  [[nodiscard]] std::vector<Image> take_images() noexcept { return std::move(images_); }
+  /// Those disks: images that are open, and then what the other process could not serve. Once.
+  [[nodiscard]] std::vector<StartingDisk> take_disks();
   /// Gives the disks their sockets, front-ends and rings, which do not run yet, and makes the
   /// control socket. When it returns all of that is this process's.
   std::expected<void, std::string> finish(std::span<const std::unique_ptr<ServedDisk>> disks,
@@ -57,6 +58,8 @@ class TakeOver {
 
   std::expected<void, std::string> hear_description();
   std::expected<void, std::string> read_description(Parcel parcel);
+  std::expected<void, std::string> read_failed(const nlohmann::json& json,
+                                               std::span<UniqueFd> descriptors);
   std::expected<void, std::string> read_disk(const nlohmann::json& json,
                                              std::span<UniqueFd> descriptors);
   std::expected<void, std::string> read_sessions(
@@ -66,8 +69,9 @@ class TakeOver {
 
   Options options_;
   UniqueFd socket_;
-  std::uint64_t other_ = 0;  // its process
-  std::vector<Image> images_;
+  std::uint64_t other_ = 0;                     // its process
+  std::vector<Image> images_;                   // of the first of the options' disks
+  std::vector<std::string> causes_;             // of the others, which have failed
   std::vector<std::optional<Socket>> sockets_;  // of disks that have one
   std::optional<Socket> control_;
   std::chrono::steady_clock::time_point since_;    // the guests' I/O stands still

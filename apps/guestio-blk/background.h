@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <poll.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "guestio/base/error.h"
+#include "guestio/base/unique_fd.h"
+
+namespace guestio::app {
+
+/// A call that a device or a server may hold up for as long as it likes, on a thread of its own.
+/// Nobody has to wait for it: when the object goes, the call goes on, and its result is destroyed
+/// on that thread, or with the process.
+///
+///     auto opening = Background<Result<Image>>::start([options] { return Image::open(options); });
+///     ... poll for opening->fd() to be readable ...
+///     Result<Image> image = opening->take();
+///
+/// Threads: the function runs on its own, which takes no signals; the rest is its owner's.
+template <typename T>
+class Background {
+ public:
+  /// Errors: host (no thread or descriptor is left).
+  static Result<Background> start(std::move_only_function<T()> function) {
+    auto state = std::make_shared<State>();
+    state->done = UniqueFd(::eventfd(0, EFD_CLOEXEC));
+    if (!state->done) return fail_host("make an event descriptor");
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigdelset(&all, fault);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    int refused_by = 0;
+    try {
+      std::thread([state, function = std::move(function)]() mutable {
+        std::optional<T> result(function());
+        state->finish(std::move(result));
+      }).detach();
+    } catch (const std::system_error& error) {
+      refused_by = error.code().value();
+    }
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    if (refused_by != 0) return fail(Error::host(refused_by, "start a thread"));
+    return Background(std::move(state));
+  }
+
+  Background(Background&&) noexcept = default;
+  Background& operator=(Background&&) = delete;
+  ~Background() {
+    if (state_) state_->abandon();
+  }
+
+  /// Readable once the call has returned.
+  [[nodiscard]] int fd() const noexcept { return state_->done.get(); }
+  /// Blocks. Returns whether the call has returned.
+  [[nodiscard]] bool wait_until(std::chrono::steady_clock::time_point deadline) const {
+    using std::chrono::milliseconds;
+    while (true) {
+      const auto left =
+          std::chrono::ceil<milliseconds>(deadline - std::chrono::steady_clock::now()).count();
+      pollfd done{.fd = fd(), .events = POLLIN, .revents = 0};
+      constexpr std::int64_t kLongest = 1000;
+      const int ready =
+          ::poll(&done, 1, static_cast<int>(std::clamp<std::int64_t>(left, 0, kLongest)));
+      if (ready > 0) return true;
+      if (left <= 0) return false;
+    }
+  }
+  /// What the call returned. Once. Requires: it has returned.
+  T take() {
+    const std::lock_guard lock(state_->mutex);
+    return std::move(*state_->result);
+  }
+
+ private:
+  struct State {
+    UniqueFd done;
+    std::mutex mutex;
+    // protected by mutex
+    std::optional<T> result;
+    bool is_abandoned = false;
+
+    void finish(std::optional<T> made) {
+      {
+        const std::lock_guard lock(mutex);
+        if (is_abandoned) return;
+        result.emplace(std::move(*made));
+      }
+      const std::uint64_t one = 1;
+      (void)!::write(done.get(), &one, sizeof one);
+    }
+    void abandon() {
+      const std::lock_guard lock(mutex);
+      is_abandoned = true;
+      result.reset();
+    }
+  };
+
+  explicit Background(std::shared_ptr<State> state) noexcept : state_(std::move(state)) {}
+
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace guestio::app

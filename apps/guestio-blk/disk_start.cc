@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: MIT
+#include "disk_start.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+
+#include "complaints.h"
+
+namespace guestio::app {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Listening = Background<Result<ServedDisk::Socket>>;
+
+/// How long disks that could be served wait for one that does not answer.
+constexpr std::chrono::seconds kLongestStart(2);
+constexpr std::chrono::milliseconds kGlance(100);
+
+/// Calls `collect(i)` for each of `calls` that returns, until `kLongestStart` is over, and beyond
+/// that while `needs_more()`. What has not returned stays in `calls`.
+template <typename Call, typename Collect, typename NeedsMore>
+void wait_for_all(std::vector<std::optional<Call>>& calls, Collect collect, NeedsMore needs_more) {
+  const auto deadline = Clock::now() + kLongestStart;
+  const auto is_pending = [](const std::optional<Call>& call) { return call.has_value(); };
+  const auto collect_until = [&](Clock::time_point until) {
+    for (std::size_t i = 0; i < calls.size(); ++i) {
+      if (!calls[i] || !calls[i]->wait_until(until)) continue;
+      collect(i);
+      calls[i].reset();
+    }
+  };
+  collect_until(deadline);
+  while (std::ranges::any_of(calls, is_pending) && needs_more()) {
+    collect_until(Clock::now() + kGlance);
+  }
+}
+
+void fail_disk(StartingDisk& disk, std::string cause) {
+  disk.failed = std::make_unique<FailedDisk>(disk.options, std::move(cause));
+}
+
+/// Images that two disks reach by different paths, or that were told to be one for both.
+Complaints check_identities(const std::vector<StartingDisk>& disks,
+                            const std::vector<std::optional<ImageIdentity>>& identities) {
+  Complaints complaints;
+  for (std::size_t i = 0; i < disks.size(); ++i) {
+    for (std::size_t j = i + 1; j < disks.size(); ++j) {
+      const DiskOptions& one = disks[i].options;
+      const DiskOptions& other = disks[j].options;
+      if (!identities[i] || identities[i] != identities[j]) continue;
+      if (one.is_read_only && other.is_read_only) continue;
+      complaints.add(other.origin_of("blk-file"), describe_shared_image(one, other));
+    }
+  }
+  return complaints;
+}
+
+}  // namespace
+
+std::expected<std::vector<StartingDisk>, int> open_images(const Options& options) {
+  std::vector<StartingDisk> disks;
+  for (const DiskOptions& disk : options.disks) disks.push_back({disk, std::nullopt, nullptr});
+  std::vector<std::optional<ImageIdentity>> identities(disks.size());
+  bool is_any_open = false;
+  const auto take = [&](std::size_t i, Opening opening) {
+    identities[i] = opening.identity;
+    if (opening.image) {
+      disks[i].image.emplace(std::move(*opening.image));
+      is_any_open = true;
+    } else {
+      fail_disk(disks[i], describe_image_failure(disks[i].options, opening.image.error()));
+    }
+  };
+  std::vector<std::optional<Background<Opening>>> openings(disks.size());
+  if (disks.size() == 1) {
+    take(0, open_image(disks.front().options));
+  } else {
+    for (std::size_t i = 0; i < disks.size(); ++i) {
+      auto started = Background<Opening>::start(
+          [disk_options = disks[i].options] { return open_image(disk_options); });
+      if (started) {
+        openings[i].emplace(std::move(*started));
+      } else {
+        fail_disk(disks[i], describe_image_failure(disks[i].options, started.error()));
+      }
+    }
+  }
+  wait_for_all(
+      openings, [&](std::size_t i) { take(i, openings[i]->take()); },
+      [&] { return options.is_strict || !is_any_open; });
+
+  if (const Complaints shared = check_identities(disks, identities); !shared.empty()) {
+    std::fputs(shared.to_lines().c_str(), stderr);
+    return std::unexpected(kExitUsage);
+  }
+  const bool has_failed =
+      std::ranges::any_of(disks, [](const StartingDisk& disk) { return disk.failed != nullptr; });
+  if (has_failed && (options.is_strict || !is_any_open)) {
+    std::vector<std::unique_ptr<FailedDisk>> failed;
+    for (StartingDisk& disk : disks) {
+      if (disk.failed) failed.push_back(std::move(disk.failed));
+    }
+    return std::unexpected(report_failed(failed));
+  }
+  for (std::size_t i = 0; i < disks.size(); ++i) {
+    if (!openings[i]) continue;
+    fail_disk(disks[i], fmt::format("{}: it does not open within {} s; see to the device or the "
+                                    "file system it is on",
+                                    disks[i].options.image, kLongestStart.count()));
+    disks[i].failed->go_on_with(std::move(*openings[i]));
+  }
+  return disks;
+}
+
+int open_sockets(const Options& options, Disks& disks) {
+  std::vector<std::string> causes(disks.served.size());
+  bool is_any_open = false;
+  const auto take = [&](std::size_t i, Result<ServedDisk::Socket> socket) {
+    ServedDisk& disk = *disks.served[i];
+    if (socket) {
+      disk.take_socket(std::move(*socket));
+      is_any_open = true;
+    } else {
+      causes[i] = describe_socket_failure(disk.options(), socket.error());
+    }
+  };
+  std::vector<std::optional<Listening>> listenings(disks.served.size());
+  for (std::size_t i = 0; i < disks.served.size(); ++i) {
+    const DiskOptions& disk = disks.served[i]->options();
+    if (disks.served.size() == 1) {
+      take(i, ServedDisk::open_socket(disk));
+      continue;
+    }
+    auto started = Listening::start([disk] { return ServedDisk::open_socket(disk); });
+    if (started) {
+      listenings[i].emplace(std::move(*started));
+    } else {
+      causes[i] = describe_socket_failure(disk, started.error());
+    }
+  }
+  wait_for_all(
+      listenings, [&](std::size_t i) { take(i, listenings[i]->take()); },
+      [&] { return options.is_strict || !is_any_open; });
+
+  std::vector<std::unique_ptr<ServedDisk>> served;
+  for (std::size_t i = 0; i < disks.served.size(); ++i) {
+    ServedDisk& disk = *disks.served[i];
+    if (causes[i].empty() && !listenings[i]) {
+      served.push_back(std::move(disks.served[i]));
+    } else if (!listenings[i]) {
+      disks.failed.push_back(std::make_unique<FailedDisk>(disk.options(), causes[i]));
+    } else {
+      disks.failed.push_back(std::make_unique<FailedDisk>(
+          disk.options(), fmt::format("{}: it is not known within {} s whether another process "
+                                      "listens there",
+                                      disk.place(), kLongestStart.count())));
+      disks.failed.back()->go_on_with(disk.image(), std::move(*listenings[i]));
+    }
+  }
+  disks.served = std::move(served);
+  const bool is_enough = !disks.served.empty() && (disks.failed.empty() || !options.is_strict);
+  return is_enough ? 0 : report_failed(disks.failed);
+}
+
+int report_failed(std::span<const std::unique_ptr<FailedDisk>> failed) {
+  for (const auto& disk : failed) {
+    fmt::print(stderr, "guestio-blk: disk {}: cannot be served: {}\n", disk->name(), disk->cause());
+  }
+  return kExitUsage;
+}
+
+}  // namespace guestio::app

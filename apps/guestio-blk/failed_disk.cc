@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: MIT
+#include "failed_disk.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "guestio/base/log.h"
+#include "guestio/uring/awaitables.h"
+
+namespace guestio::app {
+
+namespace {
+
+constexpr std::chrono::seconds kLongestDelay(30);
+
+std::string image_remedy(const Error& error) {
+  if (error.kind == ErrorKind::kBusy) {
+    return "end the other process that uses it (two writers would destroy it)";
+  }
+  if (error.kind == ErrorKind::kUnsupported || error.kind == ErrorKind::kInvalidArgument ||
+      error.kind == ErrorKind::kMisaligned) {
+    return "name another image, or change the disk's options";
+  }
+  switch (error.host_errno) {
+    case ENOENT:
+    case ENOTDIR: return "make it, or correct blk-file";
+    case EACCES:
+    case EPERM:
+    case EROFS: return "let the user of this process read and write it, or serve it read-only";
+    case EMFILE:
+    case ENFILE: return "raise the limit of descriptors (LimitNOFILE=)";
+    case ENOMEM:
+    case EAGAIN: return "see to memory and processes of this host";
+    default: return "see to the device or the file system it is on";
+  }
+}
+
+std::string socket_remedy(const Error& error) {
+  if (error.kind == ErrorKind::kBusy) return "end that process, or choose another socket-path";
+  if (error.kind == ErrorKind::kTooLarge) return "choose a shorter socket-path";
+  if (error.kind == ErrorKind::kUnsupported) return "choose another socket-path, or remove it";
+  switch (error.host_errno) {
+    case ENOENT:
+    case ENOTDIR: return "make its folder, or correct socket-path";
+    case EACCES:
+    case EPERM:
+    case EROFS: return "let the user of this process write to its folder";
+    default: return "see to what socket-path or fd names";
+  }
+}
+
+}  // namespace
+
+std::string describe_image_failure(const DiskOptions& options, const Error& error) {
+  return fmt::format("{}: {}; {}", options.image, error.to_string(), image_remedy(error));
+}
+
+std::string describe_socket_failure(const DiskOptions& options, const Error& error) {
+  return fmt::format("{}: {}; {}", options.place(), error.to_string(), socket_remedy(error));
+}
+
+Opening open_image(const DiskOptions& options) {
+  std::optional<ImageIdentity> identity;
+  struct stat status{};
+  if (!options.image.starts_with("null:") && ::stat(options.image.c_str(), &status) == 0) {
+    const bool is_device = S_ISBLK(status.st_mode);
+    identity = ImageIdentity{.is_device = is_device,
+                             .device = is_device ? status.st_rdev : status.st_dev,
+                             .inode = is_device ? 0 : status.st_ino};
+  }
+  return {.image = Image::open(options), .identity = identity};
+}
+
+task::Task<std::unique_ptr<ServedDisk>> FailedDisk::bring_up(uring::Loop& loop,
+                                                             vhost::QueueThreads& threads,
+                                                             std::function<bool()> is_held,
+                                                             task::StopToken stop) {
+  while (!stop.stop_requested()) {
+    if (!opening_ && !listening_) {
+      auto waiting = wait(loop, stop);
+      co_await std::move(waiting);
+      if (is_held()) continue;
+      ++attempts_;
+    }
+    bool is_open = image_.has_value();
+    if (!is_open) {
+      auto opening = open(loop, stop);
+      is_open = co_await std::move(opening);
+    }
+    if (!is_open) continue;
+    auto listening = listen(loop, stop);
+    const bool has_socket = co_await std::move(listening);
+    Image image = std::move(*image_);
+    image_.reset();
+    if (!has_socket || is_held()) {
+      socket_.reset();
+      continue;
+    }
+    auto disk = ServedDisk::create(loop, threads, options_, std::move(image));
+    if (!disk) {
+      socket_.reset();
+      fail_attempt(describe_image_failure(options_, disk.error()));
+      continue;
+    }
+    (*disk)->take_socket(std::move(*socket_));
+    socket_.reset();
+    co_return std::move(*disk);
+  }
+  co_return nullptr;
+}
+
+/// Returns whether image_ is open.
+task::Task<bool> FailedDisk::open(uring::Loop& loop, task::StopToken stop) {
+  if (!opening_) {
+    auto started = Background<Opening>::start([options = options_] { return open_image(options); });
+    if (!started) {
+      fail_attempt(describe_image_failure(options_, started.error()));
+      co_return false;
+    }
+    opening_.emplace(std::move(*started));
+  }
+  if (co_await uring::poll(loop, uring::File(opening_->fd()), POLLIN, stop) <= 0) co_return false;
+  Opening opened = opening_->take();
+  opening_.reset();
+  if (!opened.image) {
+    fail_attempt(describe_image_failure(options_, opened.image.error()));
+    co_return false;
+  }
+  image_.emplace(std::move(*opened.image));
+  co_return true;
+}
+
+/// Returns whether socket_ is there.
+task::Task<bool> FailedDisk::listen(uring::Loop& loop, task::StopToken stop) {
+  if (!listening_) {
+    auto started = Background<Result<ServedDisk::Socket>>::start(
+        [options = options_] { return ServedDisk::open_socket(options); });
+    if (!started) {
+      fail_attempt(describe_socket_failure(options_, started.error()));
+      co_return false;
+    }
+    listening_.emplace(std::move(*started));
+  }
+  if (co_await uring::poll(loop, uring::File(listening_->fd()), POLLIN, stop) <= 0) co_return false;
+  auto socket = listening_->take();
+  listening_.reset();
+  if (!socket) {
+    fail_attempt(describe_socket_failure(options_, socket.error()));
+    co_return false;
+  }
+  socket_.emplace(std::move(*socket));
+  co_return true;
+}
+
+task::Task<> FailedDisk::wait(uring::Loop& loop, task::StopToken stop) {
+  waiting_.emplace(stop);
+  const std::int32_t slept = co_await uring::sleep(loop, delay_, waiting_->token());
+  waiting_.reset();
+  // Whoever asks for an attempt wants the next ones soon, too.
+  delay_ = slept == 0 ? std::min(2 * delay_, kLongestDelay) : std::chrono::seconds(1);
+}
+
+void FailedDisk::retry_now() noexcept {
+  if (waiting_) waiting_->request_stop();
+}
+
+/// An attempt that failed as the last one did is no news.
+void FailedDisk::fail_attempt(std::string cause) {
+  if (cause != cause_) log::error("disk {}: cannot be served: {}", name(), cause);
+  cause_ = std::move(cause);
+}
+
+}  // namespace guestio::app

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: MIT
+// A disk that cannot be served stops no other one, and is served as soon as it can be.
+#include <fcntl.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <csignal>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "tests/backend_fixture.h"
+
+namespace guestio::tests {
+namespace {
+
+using FailedDiskJson = nlohmann::json;
+
+class FailedDiskTest : public BackendTest {
+ protected:
+  [[nodiscard]] std::string bad_disk(const std::string& more = "") const {
+    return "name=bad,socket-path=" + bad_socket_ + ",blk-file=" + bad_image_ + more;
+  }
+  /// One disk that can be served, and `bad` as the other.
+  [[nodiscard]] std::vector<std::string> two_disks(const std::string& bad) const {
+    return {"--disk", "name=good,socket-path=" + socket_ + ",blk-file=" + image_, "--disk", bad};
+  }
+  void start_two(const std::string& bad) {
+    std::vector<std::string> words = two_disks(bad);
+    words.insert(words.begin(), kBackendProgram);
+    words.insert(words.end(), {"--control", control_});
+    backend_ = std::make_unique<testing::ChildProcess>(words);
+    ASSERT_TRUE(backend_->wait_for_output("ready ")) << backend_->output();
+    expect_alive();
+  }
+  FailedDiskJson ask_about_bad() {
+    const Outcome outcome = run({"--ask", control_, "info"});
+    EXPECT_EQ(outcome.status, 0) << outcome.output;
+    const auto info = FailedDiskJson::parse(outcome.output);
+    const auto& disks = info["disks"];
+    const auto found = std::ranges::find_if(
+        disks, [](const FailedDiskJson& disk) { return disk["name"] == "bad"; });
+    return found == disks.end() ? FailedDiskJson() : *found;
+  }
+  void expect_failed(const std::string& words) {
+    EXPECT_TRUE(backend_->wait_for_output("disk bad: cannot be served: ")) << backend_->output();
+    const auto bad = ask_about_bad();
+    EXPECT_EQ(bad["state"], "failed");
+    EXPECT_NE(bad["error"].get<std::string>().find(words), std::string::npos) << bad["error"];
+    EXPECT_NE(backend_->output().find(words), std::string::npos) << backend_->output();
+  }
+  void expect_served() {
+    ASSERT_TRUE(backend_->wait_for_output("disk bad: can be served now")) << backend_->output();
+    auto guest = testing::BlkGuest::connect(bad_socket_, {});
+    ASSERT_TRUE(guest.has_value()) << guest.error().to_string();
+    EXPECT_EQ((*guest)->read(0, 4096).status, 0);
+    EXPECT_EQ(ask_about_bad()["state"], "served");
+  }
+
+  std::string bad_socket_ = folder_.file("bad.sock");
+  std::string bad_image_ = folder_.file("bad.img");
+};
+
+TEST_F(FailedDiskTest, AMissingImageIsServedWhenItAppears) {
+  start_two(bad_disk());
+  expect_failed(bad_image_ + ": open the image: No such file or directory; make it, or correct");
+  EXPECT_FALSE(std::filesystem::exists(bad_socket_)) << "front-ends wait by connecting again";
+  const Outcome resized = run({"--ask", control_, "resize", "bad"});
+  EXPECT_EQ(resized.status, 1);
+  EXPECT_NE(resized.output.find("disk bad: cannot be served"), std::string::npos) << resized.output;
+  (void)folder_.make_image("bad.img", kImageBytes);
+  expect_served();
+  stop();
+  EXPECT_FALSE(std::filesystem::exists(bad_socket_));
+}
+
+TEST_F(FailedDiskTest, TheCommandRetryTriesItAtOnce) {
+  start_two(bad_disk());
+  expect_failed("No such file");
+  // Each is an attempt: none has to wait for its turn.
+  const std::uint64_t before = ask_about_bad()["attempts"];
+  constexpr std::uint64_t kAttempts = 40;  // in their own time more than ten minutes
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(120);
+  while (ask_about_bad()["attempts"] < before + kAttempts) {
+    ASSERT_LT(std::chrono::steady_clock::now(), until) << backend_->output();
+    EXPECT_EQ(run({"--ask", control_, "retry", "bad"}).status, 0);
+  }
+  const std::string output = backend_->output();
+  const auto first = output.find("bad: cannot be served");
+  EXPECT_EQ(output.find("bad: cannot be served", first + 1), std::string::npos)
+      << "an attempt that fails as the one before is no news\n"
+      << output;
+  (void)folder_.make_image("bad.img", kImageBytes);
+  EXPECT_EQ(run({"--ask", control_, "retry", "bad"}).status, 0);
+  expect_served();
+}
+
+TEST_F(FailedDiskTest, ABusyImageIsServedWhenTheOtherProcessEnds) {
+  (void)folder_.make_image("bad.img", kImageBytes);
+  testing::ChildProcess owner(
+      {kBackendProgram, "--socket-path", folder_.file("owner"), "--blk-file", bad_image_});
+  ASSERT_TRUE(owner.wait_for_output("serves ")) << owner.output();
+  start_two(bad_disk());
+  expect_failed("busy; end the other process that uses it");
+  owner.send_signal(SIGTERM);
+  ASSERT_EQ(owner.wait(), 0) << owner.output();
+  expect_served();
+}
+
+TEST_F(FailedDiskTest, ASocketOfAnotherProcessIsTakenWhenThatOneEnds) {
+  (void)folder_.make_image("bad.img", kImageBytes);
+  testing::ChildProcess owner(
+      {kBackendProgram, "--socket-path", bad_socket_, "--blk-file", "null:1G"});
+  ASSERT_TRUE(owner.wait_for_output("serves ")) << owner.output();
+  start_two(bad_disk());
+  expect_failed(bad_socket_ + ": another process listens at the socket's path: busy; end that");
+  owner.send_signal(SIGTERM);
+  ASSERT_EQ(owner.wait(), 0) << owner.output();
+  expect_served();
+}
+
+/// A file that takes as long to open as a device or a server that does not answer: somebody holds a
+/// lease on it.
+class HeldFile {
+ public:
+  explicit HeldFile(const std::string& path) : fd_(::open(path.c_str(), O_RDWR | O_CLOEXEC)) {
+    std::signal(SIGIO, SIG_IGN);  // would end the holder when somebody opens the file
+    is_held_ = ::fcntl(fd_.get(), F_SETLEASE, F_WRLCK) == 0;
+  }
+  HeldFile(const HeldFile&) = delete;
+  HeldFile& operator=(const HeldFile&) = delete;
+  ~HeldFile() { let_go(); }
+  [[nodiscard]] bool is_held() const noexcept { return is_held_; }
+  void let_go() noexcept {
+    if (fd_) ::fcntl(fd_.get(), F_SETLEASE, F_UNLCK);
+    fd_.reset();
+  }
+
+ private:
+  UniqueFd fd_;
+  bool is_held_ = false;
+};
+
+TEST_F(FailedDiskTest, AnImageThatDoesNotOpenHoldsUpNobodyElse) {
+  (void)folder_.make_image("bad.img", kImageBytes);
+  HeldFile held(bad_image_);
+  if (!held.is_held()) GTEST_SKIP() << "no leases on this file system";
+  start_two(bad_disk());
+  expect_failed("does not open within");
+  expect_alive();
+  held.let_go();
+  expect_served();
+}
+
+TEST_F(FailedDiskTest, TheProcessEndsWhileAnImageDoesNotOpen) {
+  (void)folder_.make_image("bad.img", kImageBytes);
+  const HeldFile held(bad_image_);
+  if (!held.is_held()) GTEST_SKIP() << "no leases on this file system";
+  start_two(bad_disk());
+  expect_failed("does not open within");
+  stop();
+}
+
+TEST_F(FailedDiskTest, TheProcessEndsWhileADiskWaitsToBeTriedAgain) {
+  start_two(bad_disk());
+  expect_failed("No such file");
+  stop();
+}
+
+TEST_F(FailedDiskTest, StrictServesNothingUnlessAllCanBeServed) {
+  std::vector<std::string> words = two_disks(bad_disk());
+  words.emplace_back("--strict");
+  expect_complaint(run(words), "guestio-blk: disk bad: cannot be served: " + bad_image_);
+  EXPECT_FALSE(std::filesystem::exists(socket_));
+  words = two_disks("socket-path=" + folder_.file("none/s") + ",blk-file=null:1G");
+  words.emplace_back("--strict");
+  expect_complaint(run(words), "make its folder, or correct socket-path");
+  EXPECT_FALSE(std::filesystem::exists(socket_));
+}
+
+TEST_F(FailedDiskTest, WhenNoDiskCanBeServedEachIsReportedAndTheStatusIsTwo) {
+  std::filesystem::remove(image_);
+  const Outcome outcome = run(two_disks(bad_disk()));
+  EXPECT_EQ(outcome.status, 2) << outcome.output;
+  EXPECT_EQ(std::ranges::count(outcome.output, '\n'), 2) << outcome.output;
+  EXPECT_NE(outcome.output.find("disk good: cannot be served: " + image_), std::string::npos);
+  EXPECT_NE(outcome.output.find("disk bad: cannot be served: " + bad_image_), std::string::npos);
+}
+
+TEST_F(FailedDiskTest, OneImageByTwoPathsIsServedTwiceOnlyReadOnly) {
+  const std::string link = folder_.file("link.img");
+  std::filesystem::create_symlink(image_, link);
+  std::filesystem::create_hard_link(image_, bad_image_);
+  for (const std::string& other : {link, bad_image_}) {
+    const std::string disk = "name=bad,socket-path=" + bad_socket_ + ",blk-file=" + other;
+    for (const std::string more : {"", ",read-only", ",image-lock=in-use"}) {
+      const Outcome outcome = run(two_disks(disk + more));
+      expect_complaint(outcome, "--disk 2: " + other + " is the same image as " + image_ +
+                                    " of disk good (--disk 1)");
+      EXPECT_NE(outcome.output.find("give both read-only"), std::string::npos) << outcome.output;
+    }
+    EXPECT_FALSE(std::filesystem::exists(socket_));
+    testing::ChildProcess readers(
+        {kBackendProgram, "--disk",
+         "name=good,read-only,socket-path=" + socket_ + ",blk-file=" + image_, "--disk",
+         disk + ",read-only"});
+    EXPECT_TRUE(readers.wait_for_output("ready ")) << readers.output();
+    EXPECT_NE(readers.output().find("bad: serves "), std::string::npos) << readers.output();
+    readers.send_signal(SIGTERM);
+    EXPECT_EQ(readers.wait(), 0) << readers.output();
+  }
+}
+
+TEST_F(FailedDiskTest, AFailedDiskGoesAlongInATakeover) {
+  int ends[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  UniqueFd ours(ends[0]);
+  const UniqueFd theirs(ends[1]);
+  const std::string handed_image = folder_.file("handed.img");
+  std::vector<std::string> words = two_disks(bad_disk(",num-queues=2"));
+  words.insert(words.begin(), kBackendProgram);
+  words.insert(words.end(),
+               {"--control", control_, "--disk",
+                "name=handed,fd=" + std::to_string(theirs.get()) + ",blk-file=" + handed_image});
+  backend_ = std::make_unique<testing::ChildProcess>(words, theirs.get());
+  ASSERT_TRUE(backend_->wait_for_output("ready ")) << backend_->output();
+  const auto guest = connect();
+  ASSERT_NE(guest, nullptr);
+  take_over();
+  expect_failed(bad_image_ + ": open the image: No such file");
+  EXPECT_EQ(ask_about_bad()["queues"], 2);
+  EXPECT_EQ(guest->read(0, 4096).status, 0);
+  (void)folder_.make_image("bad.img", kImageBytes);
+  (void)folder_.make_image("handed.img", kImageBytes);
+  expect_served();
+  const auto handed = testing::BlkGuest::over(std::move(ours), {});
+  ASSERT_TRUE(handed.has_value()) << backend_->output();
+  EXPECT_EQ((*handed)->read(0, 512).status, 0);
+}
+
+}  // namespace
+}  // namespace guestio::tests

@@ -46,8 +46,8 @@ std::string socket_remedy(const Error& error) {
   switch (error.host_errno) {
     case ENOENT:
     case ENOTDIR: return "make its folder, or correct socket-path";
+    case EPERM: return "run as root, or leave socket-owner and socket-group out";
     case EACCES:
-    case EPERM:
     case EROFS: return "let the user of this process write to its folder";
     default: return "see to what socket-path or fd names";
   }

@@ -9,18 +9,14 @@
 
 #include <csignal>
 #include <filesystem>
-#include <thread>
 
 #include "guestio/base/check.h"
+#include "testing/comes_true.h"
 
 namespace guestio::testing {
 
 using std::chrono::milliseconds;
-using Clock = std::chrono::steady_clock;
-
 namespace {
-
-constexpr milliseconds kGlance{5};
 
 [[noreturn]] void become(std::vector<char*>& arguments, int output, int inherited) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -53,21 +49,20 @@ ChildProcess::~ChildProcess() {
   (void)wait();
 }
 
-bool ChildProcess::is_running() { return !wait(milliseconds(0)).has_value(); }
+bool ChildProcess::is_running() { return !has_ended(); }
+
+bool ChildProcess::has_ended() {
+  int status = 0;
+  if (!status_ && ::waitpid(pid_, &status, WNOHANG) == pid_) {
+    status_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+  return status_.has_value();
+}
 
 void ChildProcess::send_signal(int number) const { ::kill(pid_, number); }
 
 std::optional<int> ChildProcess::wait(milliseconds limit) {
-  const auto deadline = Clock::now() + limit;
-  while (!status_) {
-    int status = 0;
-    if (::waitpid(pid_, &status, WNOHANG) == pid_) {
-      status_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-      break;
-    }
-    if (Clock::now() >= deadline) return std::nullopt;
-    std::this_thread::sleep_for(kGlance);
-  }
+  (void)comes_true([this] { return has_ended(); }, limit);
   return status_;
 }
 
@@ -79,14 +74,9 @@ std::string ChildProcess::output() const {
 }
 
 bool ChildProcess::wait_for_output(const std::string& text, milliseconds limit) {
-  const auto deadline = Clock::now() + limit;
-  while (output().find(text) == std::string::npos) {
-    if (!is_running() || Clock::now() >= deadline) {
-      return output().find(text) != std::string::npos;
-    }
-    std::this_thread::sleep_for(kGlance);
-  }
-  return true;
+  const auto is_there = [&] { return output().find(text) != std::string::npos; };
+  (void)comes_true([&] { return is_there() || has_ended(); }, limit);
+  return is_there();
 }
 
 int ChildProcess::descriptors_of(int fd) const {
@@ -105,12 +95,9 @@ int ChildProcess::descriptors_of(int fd) const {
 }
 
 bool ChildProcess::comes_to_descriptors_of(int fd, int count) {
-  const auto deadline = Clock::now() + std::chrono::seconds(60);
-  while (descriptors_of(fd) != count) {
-    if (!is_running() || Clock::now() >= deadline) return false;
-    std::this_thread::sleep_for(kGlance);
-  }
-  return true;
+  const auto has_so_many = [&] { return descriptors_of(fd) == count; };
+  (void)comes_true([&] { return has_so_many() || has_ended(); });
+  return !has_ended() && has_so_many();
 }
 
 }  // namespace guestio::testing

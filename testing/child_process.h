@@ -25,6 +25,7 @@ class ChildProcess {
   [[nodiscard]] bool is_running();
   void send_signal(int number) const;
   /// The exit status, 128 + the signal that ended it, or nothing when it still runs after `limit`.
+  /// `limit` is times GUESTIO_TEST_PATIENCE (testing/comes_true.h).
   std::optional<int> wait(std::chrono::milliseconds limit = std::chrono::seconds(60));
   /// Standard output and error so far.
   [[nodiscard]] std::string output() const;
@@ -37,6 +38,8 @@ class ChildProcess {
   [[nodiscard]] bool comes_to_descriptors_of(int fd, int count);
 
  private:
+  bool has_ended();
+
   UniqueFd output_;
   pid_t pid_ = -1;
   std::optional<int> status_;

@@ -9,11 +9,13 @@
 #include <csignal>
 #include <cstddef>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "testing/blk_guest.h"
 #include "testing/child_process.h"
+#include "testing/comes_true.h"
 #include "testing/rounds.h"
 #include "testing/temporary.h"
 
@@ -100,15 +102,25 @@ class BackendTest : public ::testing::Test {
     const auto before = std::move(backend_);
     std::vector<std::string> words = {kBackendProgram, "--takeover", control_};
     words.insert(words.end(), more.begin(), more.end());
-    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-    bool has_taken_over = false;
-    while (!has_taken_over && std::chrono::steady_clock::now() < until) {
+    ASSERT_TRUE(comes_true([&] {
       backend_ = std::make_unique<testing::ChildProcess>(words);
-      has_taken_over = backend_->wait_for_output("took over", std::chrono::seconds(60));
-    }
-    ASSERT_TRUE(has_taken_over) << backend_->output() << before->output();
+      return backend_->wait_for_output("took over");
+    })) << backend_->output()
+        << before->output();
     EXPECT_EQ(before->wait(), 0) << before->output();
     EXPECT_NE(before->output().find("has taken over"), std::string::npos) << before->output();
+  }
+  /// How many requests the one that runs has answered, which has control_ as its control socket; 0
+  /// when it does not tell.
+  std::uint64_t requests_done() {
+    const auto json =
+        nlohmann::json::parse(run({"--ask", control_, "statistics"}).output, nullptr, false);
+    std::uint64_t sum = 0;
+    if (!json.is_object()) return sum;
+    for (const auto& kind : json["disks"][0]["requests"]) {
+      sum += kind["requests"].get<std::uint64_t>();
+    }
+    return sum;
   }
   /// A new front-end is served, and the process is the same.
   void expect_alive() {

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <thread>
 
 #include "tests/backend_fixture.h"
 
@@ -73,11 +72,11 @@ TEST_F(ControlSocketTest, StatisticsCountWhatTheGuestAskedFor) {
   ASSERT_EQ(guest->perform(testing::BlkGuest::Type::kIn, 0, {}, 4096, 1).status, 0);
   // Requests that were found by looking need no kick; one that comes is noticed in its own time.
   ASSERT_TRUE(guest->queue().kick());
-  Json all = ask({"statistics"});
-  for (int i = 0; i < 600 && all["disks"][0]["kicks"] == 0; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  Json all;
+  EXPECT_TRUE(comes_true([&] {
     all = ask({"statistics"});
-  }
+    return all["disks"][0]["kicks"] != 0;
+  }));
   const Json& disk = all["disks"][0];
   EXPECT_EQ(disk["name"], "disk0");
   EXPECT_EQ(disk["requests"]["read"], Json({{"requests", 4}, {"bytes", 16384}, {"errors", 1}}));

@@ -6,6 +6,7 @@
 #include <sys/un.h>
 
 #include <algorithm>
+#include <atomic>
 #include <random>
 #include <thread>
 
@@ -18,6 +19,7 @@ namespace {
 using vhost::FrontendRequest;
 using virtio::Direction;
 using Segment = virtio::DriverSegment;
+using std::chrono::milliseconds;
 
 class HostileFrontendTest : public BackendTest {
  protected:
@@ -262,20 +264,26 @@ TEST_F(HostileFrontendTest, ARingFullOfNonsenseStopsAndTheNextFrontEndIsServed) 
 
 void HostileFrontendTest::truncate_under_load() {
   ASSERT_TRUE(mem::install_fault_recovery());
+  constexpr int kServedBefore = 50;
   const auto guest = connect();
-  std::jthread truncator([fd = guest->memory().fd()] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    (void)!::ftruncate(fd, 0);
+  std::atomic<int> served = 0;
+  std::jthread truncator([&served, fd = guest->memory().fd()] {
+    while (served < kServedBefore) std::this_thread::yield();
+    EXPECT_EQ(::ftruncate(fd, 0), 0);
   });
   const vhost::SharedPiece scratch = guest->scratch();
   // Until the ring itself cannot be reached any more, from either side.
-  for (int round = 0; round < 100000; ++round) {
+  while (true) {
     const std::array chain = {
         Segment{scratch.gpa, 16, Direction::kReadable},
         Segment{scratch.gpa.plus_unchecked(4096), 1 << 20, Direction::kWritable},
         Segment{scratch.gpa.plus_unchecked(64), 1, Direction::kWritable}};
-    if (!guest->send_chain(chain, 0, std::chrono::milliseconds(500))) break;
+    const bool may_be_gone = served >= kServedBefore;
+    if (!guest->send_chain(chain, 0, may_be_gone ? milliseconds(500) : patience())) break;
+    ++served;
   }
+  EXPECT_GE(served, kServedBefore) << "while there was memory";
+  served = kServedBefore;
 }
 
 TEST_F(HostileFrontendTest, MemoryTruncatedUnderLoadFailsRequestsAndNothingElse) {

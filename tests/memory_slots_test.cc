@@ -114,15 +114,18 @@ TEST_F(MemorySlotsTest, Rule6ThereAreAsManySlotsAsIsTold) {
 
 void MemorySlotsTest::change_under_load() {
   const auto region = more_->region();
+  constexpr int kEnoughChanges = 20;
   std::atomic<bool> is_done = false;
+  std::atomic<int> changed = 0;
   std::jthread changes([&] {
     while (!is_done) {
       EXPECT_TRUE(add(region));
       EXPECT_TRUE(remove(region.where));
+      ++changed;
     }
   });
   int served = 0;
-  for (int round = 0; round < 300; ++round) {
+  for (int round = 0; (round < 300 || changed < kEnoughChanges) && !HasFailure(); ++round) {
     EXPECT_EQ(guest_->read(0, 65536).status, 0);
     // Served on the memory that the chain was taken under, or told that there is none.
     const std::byte status = read_into_more();
@@ -145,12 +148,14 @@ class FixedMemorySlotsTest : public MemorySlotsTest {
   void SetUp() override { begin({"--fixed-buffers", "on", "--verbose"}); }
   /// Reads again and again until the backend says `text`.
   bool reads_until_output(const std::string& text) {
-    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-    while (std::chrono::steady_clock::now() < until) {
-      if (backend_->output().find(text) != std::string::npos) return true;
-      if (read_into_more() != std::byte{0}) return false;
-    }
-    return false;
+    bool is_read = true;
+    const auto is_said = [&] { return backend_->output().find(text) != std::string::npos; };
+    (void)comes_true([&] {
+      if (is_said()) return true;
+      is_read = read_into_more() == std::byte{0};
+      return !is_read;
+    });
+    return is_read && is_said();
   }
   static constexpr const char* kPinned = "64 KiB of guest memory are pinned";
 };

@@ -6,11 +6,9 @@
 #include <unistd.h>
 
 #include <array>
-#include <chrono>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "tests/backend_fixture.h"
@@ -43,17 +41,6 @@ struct Region {
 
 class RegisteredMemoryTest : public BackendTest {
  protected:
-  /// Whether something comes true, now or within a generous time; `meanwhile` is done again and
-  /// again.
-  template <typename Condition, typename Meanwhile>
-  static bool comes_true(Condition condition, Meanwhile meanwhile) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-    while (!condition()) {
-      if (std::chrono::steady_clock::now() > end) return false;
-      meanwhile();
-    }
-    return true;
-  }
   /// The region is registered beside another, until it loses a page; nobody asks the disk for
   /// anything meanwhile.
   void expect_to_be_let_go(const Region& region) {
@@ -66,17 +53,17 @@ class RegisteredMemoryTest : public BackendTest {
     const auto is_refused = [&] {
       return backend_->output().find("(the memory-lock limit)") != std::string::npos;
     };
-    ASSERT_TRUE(comes_true([&] { return is_refused() || registered() == 2; },
-                           [&] { EXPECT_EQ(guest->read(0, 4096).status, 0); }))
-        << backend_->output();
+    ASSERT_TRUE(comes_true([&] {
+      EXPECT_EQ(guest->read(0, 4096).status, 0);
+      return is_refused() || registered() == 2;
+    })) << backend_->output();
     if (is_refused()) GTEST_SKIP() << "this user may not lock as much beside what he has locked";
     const std::uint64_t pinned = pinned_kib();
     EXPECT_GE(pinned, kRegionBytes / 1024);
     region.punch();
-    const auto wait = [] { std::this_thread::sleep_for(std::chrono::milliseconds(20)); };
-    EXPECT_TRUE(comes_true([&] { return registered() == 1; }, wait)) << backend_->output();
-    EXPECT_TRUE(comes_true([&] { return count("unfixed_regions") == 1; }, wait));
-    EXPECT_TRUE(comes_true([&] { return pinned_kib() <= pinned - kRegionBytes / 1024; }, wait))
+    EXPECT_TRUE(comes_true([&] { return registered() == 1; })) << backend_->output();
+    EXPECT_TRUE(comes_true([&] { return count("unfixed_regions") == 1; }));
+    EXPECT_TRUE(comes_true([&] { return pinned_kib() <= pinned - kRegionBytes / 1024; }))
         << pinned_kib() << " of " << pinned << " KiB stay pinned";
     EXPECT_EQ(guest->read(0, 4096).status, 0);
   }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
-// A million requests on their whole way, from the driver's ring to the file and back, take nothing
-// from the heap once the queue is warm. Its own program, because it replaces operator new.
+// Many requests on their whole way, from the driver's ring to the file and back, take nothing from
+// the heap once the queue is warm. Its own program, because it replaces operator new.
 #include <gtest/gtest.h>
 #include <sys/eventfd.h>
 
 #include <array>
 #include <atomic>
-#include <chrono>
 #include <cstring>
 #include <future>
 #include <optional>
+#include <thread>
 
 #include "guestio/blk/block_device.h"
 #include "guestio/blk/block_queue.h"
@@ -109,14 +109,10 @@ class RequestAllocationTest : public ::testing::TestWithParam<Load> {
     ASSERT_TRUE(head);
     slot_of_[*head] = slot;
   }
-  /// So many, or as many as a busy machine does in half a minute: each change between the two
-  /// threads may cost it a turn of everybody else's.
   void run(std::uint64_t requests) {
-    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(30);
     std::uint64_t started = 0;
     std::uint64_t done = 0;
     while (done < requests) {
-      if (started > kDepth && std::chrono::steady_clock::now() > until) requests = started;
       while (started < requests && !free_slots_.empty()) add(started++);
       ASSERT_TRUE(driver_->publish());
       while (const auto used = *driver_->reap()) {
@@ -126,6 +122,8 @@ class RequestAllocationTest : public ::testing::TestWithParam<Load> {
         free_slots_.push_back(slot);
         ++done;
       }
+      // On one processor it is the other thread's turn.
+      std::this_thread::yield();
     }
   }
 
@@ -148,11 +146,10 @@ class RequestAllocationTest : public ::testing::TestWithParam<Load> {
   std::unique_ptr<vhost::Queue> queue_;
 };
 
-// A million together.
 INSTANTIATE_TEST_SUITE_P(Loads, RequestAllocationTest,
-                         ::testing::Values(Load{"FileInMemory", true, 0, 800'000},
-                                           Load{"DirectFile", false, 0, 100'000},
-                                           Load{"BouncedOnADirectFile", false, 1, 100'000}),
+                         ::testing::Values(Load{"FileInMemory", true, 0, 60'000},
+                                           Load{"DirectFile", false, 0, 20'000},
+                                           Load{"BouncedOnADirectFile", false, 1, 20'000}),
                          [](const auto& info) { return info.param.name; });
 
 TEST_P(RequestAllocationTest, NothingIsTakenFromTheHeapOnceTheQueueIsWarm) {

@@ -7,7 +7,6 @@
 #include <array>
 #include <cstring>
 #include <optional>
-#include <thread>
 
 #include "guestio/virtio/split_driver_queue.h"
 #include "tests/backend_fixture.h"
@@ -17,7 +16,6 @@ namespace {
 
 namespace vblk = virtio::blk;
 using namespace std::chrono_literals;
-using Clock = std::chrono::steady_clock;
 using virtio::Direction;
 
 constexpr auto kPatience = 60s;
@@ -77,13 +75,15 @@ class HandMadeRing {
   void kick() { ASSERT_EQ(::eventfd_write(kick_.get(), 1), 0); }
   /// Whether a chain comes back within `limit`.
   bool is_answered(std::chrono::milliseconds limit = kPatience) {
-    const auto deadline = Clock::now() + limit;
-    while (true) {
-      const auto used = driver_.reap();
-      if (!used || *used) return used.has_value();
-      if (Clock::now() >= deadline) return false;
-      std::this_thread::sleep_for(1ms);
-    }
+    bool has_come = false;
+    (void)comes_true(
+        [&] {
+          const auto used = driver_.reap();
+          has_come = used && *used;
+          return !used || has_come;
+        },
+        limit);
+    return has_come;
   }
   bool is_called() const { return is_signalled(call_); }
   bool has_failed() const { return is_signalled(error_); }

@@ -6,7 +6,6 @@
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
-#include <thread>
 
 #include "tests/backend_fixture.h"
 
@@ -56,9 +55,7 @@ class VerifyTest : public BackendTest, public ::testing::WithParamInterface<Peer
         "--export",
         "type=vhost-user-blk,id=e0,node-name=f0,addr.type=unix,addr.path=" + socket_ +
             ",writable=on,num-queues=2"});
-    for (int i = 0; i < 6000 && !is_listened_at(socket_); ++i) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    }
+    ASSERT_TRUE(comes_true([&] { return is_listened_at(socket_); })) << backend_->output();
   }
 
   std::string load(std::vector<std::string> arguments, int expected_status = 0) {

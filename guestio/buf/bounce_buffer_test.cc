@@ -6,6 +6,8 @@
 #include <cstring>
 #include <thread>
 
+#include "guestio/buf/bounce_pool.h"
+
 namespace guestio::buf {
 namespace {
 
@@ -86,10 +88,16 @@ TEST(BounceBuffer, SizesThatNoMachineHasAreErrors) {
 
 TEST(BounceBuffer, MayBeReleasedOnAnotherThread) {
   auto buffer = *BounceBuffer::allocate(100);
-  std::thread([moved = std::move(buffer)]() mutable { moved = BounceBuffer(); }).join();
+  std::size_t left = 1;
+  std::thread([&left, moved = std::move(buffer)]() mutable {
+    moved = BounceBuffer();
+    left = moved.size();
+  }).join();
+  EXPECT_EQ(left, 0U);
   BounceBuffer made_there;
   std::thread([&] { made_there = *BounceBuffer::allocate(100); }).join();
   std::memset(made_there.bytes().data(), 1, 100);
+  EXPECT_EQ(made_there.bytes()[99], std::byte{1});
 }
 
 struct ReleasedLate {
@@ -97,12 +105,19 @@ struct ReleasedLate {
   ~ReleasedLate() { buffer = BounceBuffer(); }
 };
 
-TEST(BounceBuffer, MayOutliveItsThreadsCache) {
-  std::thread([] {
-    // Made before the cache, so destroyed after it.
-    static thread_local ReleasedLate late;
-    late.buffer = *BounceBuffer::allocate(100);
-  }).join();
+TEST(BounceBuffer, MayOutliveItsThreadsCacheAndComesBackToThePool) {
+  const auto release_late = [] {
+    std::thread([] {
+      // Made before the cache, so destroyed after it.
+      static thread_local ReleasedLate late;
+      late.buffer = *BounceBuffer::allocate(100);
+    }).join();
+  };
+  release_late();
+  const std::size_t before = BouncePool::shared().mapped_bytes();
+  // A page that is lost each time would need another slab in the end.
+  for (std::size_t i = 0; i <= BouncePool::kSlabBytes / kPageSize; ++i) release_late();
+  EXPECT_EQ(BouncePool::shared().mapped_bytes(), before);
 }
 
 }  // namespace

@@ -8,15 +8,14 @@
 
 #include <array>
 #include <atomic>
-#include <chrono>
 #include <memory>
 #include <optional>
-#include <thread>
+
+#include "testing/comes_true.h"
 
 namespace guestio::mem {
 namespace {
 
-constexpr auto kAnswerLimit = std::chrono::seconds(60);
 constexpr off_t kFileBytes = 65536;
 
 class CountingListener final : public MemoryNews::Listener {
@@ -27,12 +26,7 @@ class CountingListener final : public MemoryNews::Listener {
   }
   /// Whether it was called more often than before, or is within a generous time.
   bool hears(int before = 0) const {
-    const auto end = std::chrono::steady_clock::now() + kAnswerLimit;
-    while (count_.load() <= before) {
-      if (std::chrono::steady_clock::now() > end) return false;
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    return true;
+    return comes_true([&] { return count_.load() > before; });
   }
   [[nodiscard]] int count() const { return count_.load(); }
 

@@ -226,10 +226,14 @@ TEST_P(LoopTest, DeferredWorkThatPutsItselfBackRunsInTheNextIteration) {
 }
 
 TEST_P(LoopTest, ForgetsDeferredWorkThatIsDestroyed) {
-  auto deferred = std::make_unique<CountingDeferred>();
+  int runs = 0;
+  CountingDeferred other([&] { ++runs; });
+  auto deferred = std::make_unique<CountingDeferred>([&] { runs += 100; });
   loop_->at_batch_end(*deferred);
+  loop_->at_batch_end(other);
   deferred.reset();
   loop_->run_until_quiet();
+  EXPECT_EQ(runs, 1) << "of the other one";
 }
 
 struct CountingPoller final : Poller {

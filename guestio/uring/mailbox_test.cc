@@ -104,8 +104,13 @@ TEST_P(PostTest, AFunctionWakesASleepingLoop) {
 }
 
 TEST_P(PostTest, StopFromAnotherThreadEndsRun) {
-  std::thread other([&] { loop_->stop(); });
+  std::atomic<bool> was_told = false;
+  std::thread other([&] {
+    was_told = true;
+    loop_->stop();
+  });
   loop_->run();
+  EXPECT_TRUE(was_told);
   other.join();
 }
 

@@ -25,6 +25,7 @@
 #include "guestio/mem/mapped_memory.h"
 #include "guestio/uring/pinned_memory.h"
 #include "guestio/uring/ring.h"
+#include "testing/comes_true.h"
 #include "testing/file_on_disk.h"
 
 namespace guestio::vhost {
@@ -72,20 +73,11 @@ class FixedGuestMemoryTest : public ::testing::Test {
     specs.push_back(b.specs().front());
     return mem::GuestMemory::create(specs).value();
   }
-  static bool changes_from(const FixedGuestMemory& fixed, std::uint32_t before,
-                           std::chrono::milliseconds limit = kAnswerLimit) {
-    const auto end = std::chrono::steady_clock::now() + limit;
-    while (fixed.changes() == before) {
-      if (std::chrono::steady_clock::now() > end) return false;
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    return true;
+  static bool changes_from(const FixedGuestMemory& fixed, std::uint32_t before) {
+    return comes_true([&] { return fixed.changes() != before; });
   }
   static bool comes_to(const FixedGuestMemory& fixed, std::uint32_t changes) {
-    for (std::uint32_t seen = fixed.changes(); seen < changes; seen = fixed.changes()) {
-      if (!changes_from(fixed, seen)) return false;
-    }
-    return true;
+    return comes_true([&] { return fixed.changes() >= changes; });
   }
   bool finds(const mem::GuestMemory& memory, std::uint64_t gpa, std::size_t size = kMiB) {
     return table_.find(host(memory, gpa), size).has_value();
@@ -96,6 +88,15 @@ class FixedGuestMemoryTest : public ::testing::Test {
   uring::Ring ring_ = uring::Ring::create({.submission_entries = 4}).value();
   uring::FixedMemory table_{ring_, 4};
 };
+
+/// What the kernel keeps in place for this process.
+std::uint64_t pinned_kib() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmPin:")) return std::stoull(line.substr(6));
+  }
+  return 0;
+}
 
 /// What is registered unasked is so only where rings can share it.
 class UnaskedGuestMemoryTest : public FixedGuestMemoryTest {
@@ -162,8 +163,9 @@ TEST_F(UnaskedGuestMemoryTest, ARegionThatLosesAPageIsRegisteredNoMore) {
   // And not again, though all of it may be there by then.
   ASSERT_EQ(::fallocate(low_.file.get(), 0, 0, kMiB), 0);
   wish.look_after();
-  wish.want(low_.memory);
-  EXPECT_FALSE(changes_from(wish, 2, std::chrono::milliseconds(50)));
+  wish.want(both(low_.memory, high_.memory));
+  ASSERT_TRUE(comes_to(wish, 3)) << "of the region behind it";
+  EXPECT_TRUE(wish.take(table_, low_.memory).empty());
 }
 
 TEST_F(FixedGuestMemoryTest, APageThatGoesIsNoticedThoughNoOperationMeetsIt) {
@@ -233,6 +235,18 @@ int watched_files() {
   return count;
 }
 
+/// What /proc says of that thread of this process, or 0.
+char state_of_thread(const std::string& name) {
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::ifstream file(task.path() / "stat");
+    std::string line;
+    std::getline(file, line);
+    const auto found = line.find("(" + name + ") ");
+    if (found != std::string::npos) return line[found + name.size() + 3];
+  }
+  return 0;
+}
+
 /// Stands for many other disks, which are told of something for long.
 class SlowListener final : public mem::MemoryNews::Listener {
  public:
@@ -260,13 +274,12 @@ TEST_F(FixedGuestMemoryTest, MemoryThatGoesWhileItIsPinnedWaitsForNewsAndNobodyF
   FixedGuestMemory fixed(FixedExtent::kAll);
   fixed.want(both(low_.memory, large));
   // The largest is the first. When news of it is heard, the pinning is what comes next.
-  const auto end = std::chrono::steady_clock::now() + kAnswerLimit;
-  while (watched_files() < 2) ASSERT_LT(std::chrono::steady_clock::now(), end);
+  ASSERT_TRUE(comes_true([] { return watched_files() >= 2; }));
   ASSERT_EQ(::ftruncate(told_file.get(), 4096), 0);
   slow.was_told_.acquire();
   fixed.want(low_.memory);
-  // As long as the thread that pinned it may need to let it go.
-  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  // There is more to do for the thread that pinned it, so it sleeps only where it waits for news.
+  ASSERT_TRUE(comes_true([] { return state_of_thread("guestio-pin") == 'S'; }));
   auto asked = std::async(std::launch::async, [&fixed] { fixed.look_after(); });
   EXPECT_EQ(asked.wait_for(kAnswerLimit), std::future_status::ready);
   slow.may_go_on_.release();
@@ -311,23 +324,32 @@ TEST_F(FixedGuestMemoryTest, ARingThatEndsIsToldNothingMore) {
 TEST_F(UnaskedGuestMemoryTest, MemoryThatIsNotAllThereWaitsUntilItIsOrIsBroughtInIfAll) {
   const SharedMemory sparse(Gpa(0), false);
   FixedGuestMemory careful(FixedExtent::kWhereAllThere);
-  careful.want(sparse.memory);
-  EXPECT_FALSE(changes_from(careful, 0, std::chrono::milliseconds(50)));
+  careful.want(both(sparse.memory, high_.memory));
+  ASSERT_TRUE(comes_to(careful, 1)) << "of the region behind it";
+  EXPECT_TRUE(careful.take(table_, sparse.memory).empty());
   careful.look_after();
-  EXPECT_FALSE(changes_from(careful, 0, std::chrono::milliseconds(50)));
+  const SharedMemory last(Gpa(8 * kMiB));
+  careful.want(both(both(sparse.memory, high_.memory), last.memory));
+  ASSERT_TRUE(comes_to(careful, 2)) << "of the region behind it";
+  EXPECT_TRUE(careful.take(table_, sparse.memory).empty());
   FixedGuestMemory all(FixedExtent::kAll);
   all.want(sparse.memory);
   ASSERT_TRUE(changes_from(all, 0));
   EXPECT_EQ(all.take(table_, sparse.memory).size(), 1U);
   careful.look_after();
-  EXPECT_TRUE(changes_from(careful, 0));
+  EXPECT_TRUE(comes_to(careful, 3));
 }
 
-TEST_F(FixedGuestMemoryTest, MemoryThatIsNoFileIsRegisteredOnlyIfAllIs) {
+TEST_F(UnaskedGuestMemoryTest, MemoryThatIsNoFileIsNotRegistered) {
   const auto memory = mem::GuestMemory::allocate(ByteCount(kMiB)).value();
   FixedGuestMemory careful(FixedExtent::kWhereAllThere);
-  careful.want(memory);
-  EXPECT_FALSE(changes_from(careful, 0, std::chrono::milliseconds(50)));
+  careful.want(both(memory, high_.memory));
+  ASSERT_TRUE(comes_to(careful, 1)) << "of the region behind it";
+  EXPECT_TRUE(careful.take(table_, memory).empty());
+}
+
+TEST_F(FixedGuestMemoryTest, MemoryThatIsNoFileIsRegisteredIfAllIs) {
+  const auto memory = mem::GuestMemory::allocate(ByteCount(kMiB)).value();
   ::testing::internal::CaptureStderr();
   FixedGuestMemory all(FixedExtent::kAll);
   all.want(memory);
@@ -337,7 +359,7 @@ TEST_F(FixedGuestMemoryTest, MemoryThatIsNoFileIsRegisteredOnlyIfAllIs) {
   EXPECT_TRUE(finds(memory, 0));
 }
 
-TEST_F(FixedGuestMemoryTest, AFileOnDiskIsNotAskedHowMuchOfItIsThere) {
+TEST_F(UnaskedGuestMemoryTest, AFileOnDiskIsNotAskedHowMuchOfItIsThere) {
   const UniqueFd file = file_on_disk(O_CLOEXEC);
   if (!file) GTEST_SKIP() << "there is no disk here";
   ASSERT_EQ(::posix_fallocate(file.get(), 0, kMiB), 0);
@@ -345,9 +367,9 @@ TEST_F(FixedGuestMemoryTest, AFileOnDiskIsNotAskedHowMuchOfItIsThere) {
                                                                        file.get(), FileOffset(0)}})
                           .value();
   FixedGuestMemory careful(FixedExtent::kWhereAllThere);
-  careful.want(memory);
-  careful.look_after();
-  EXPECT_FALSE(changes_from(careful, 0, std::chrono::milliseconds(50)));
+  careful.want(both(memory, high_.memory));
+  ASSERT_TRUE(comes_to(careful, 1)) << "of the region behind it";
+  EXPECT_TRUE(careful.take(table_, memory).empty());
 }
 
 TEST_F(FixedGuestMemoryTest, AFileThatSomebodyElseAnswersForIsNotPinnedAndThatIsTold) {
@@ -445,11 +467,14 @@ TEST_F(FixedGuestMemoryTest, MemoryThatIsWantedNoMoreIsNotBroughtInToItsEnd) {
   EXPECT_EQ(is_there & 1, 0);
 }
 
-TEST_F(FixedGuestMemoryTest, ItEndsInTheMiddleOfItsWork) {
+TEST_F(FixedGuestMemoryTest, ItEndsInTheMiddleOfItsWorkAndNothingStaysPinned) {
+  const std::uint64_t before = pinned_kib();
   for (int round = 0; round < 20; ++round) {
     FixedGuestMemory wish(FixedExtent::kAll);
     wish.want(both(low_.memory, high_.memory));
   }
+  EXPECT_TRUE(comes_true([&] { return pinned_kib() == before; }))
+      << pinned_kib() << " KiB, and before " << before;
 }
 
 }  // namespace

@@ -42,10 +42,14 @@ program() {
 boot() { "$GUESTIO_ROOT/tools/guest/boot_test.sh" "$@" "$scratch/boot"; }
 
 # What a backend is called with: --socket-path SOCKET --blk-file IMAGE --num-queues QUEUES.
+# It ends when the guest has said something.
 program short_lived <<'EOF'
-exec timeout 4 qemu-storage-daemon \
+qemu-storage-daemon \
   --blockdev driver=file,node-name=file0,filename="$4" \
-  --export type=vhost-user-blk,id=export0,node-name=file0,addr.type=unix,addr.path="$2",writable=on
+  --export type=vhost-user-blk,id=export0,node-name=file0,addr.type=unix,addr.path="$2",writable=on &
+trap 'kill $!' EXIT
+until grep -q '@guestio' "$(dirname "$0")/boot/logs/console.log" 2>/dev/null; do sleep 0.1; done
+exit 124
 EOF
 program forgetful <<'EOF'
 exec qemu-storage-daemon \
@@ -72,7 +76,7 @@ boot_failures() {
   export GUESTIO_BACKEND=qsd
   expect_failure 'too many queues given' "it has to be a number" env GUESTIO_QUEUES=-1 \
     "$GUESTIO_ROOT/tools/guest/boot_test.sh" none "$scratch/boot"
-  GUESTIO_GUEST_TIMEOUT=2 expect_failure 'a guest that takes too long' 'was not done after 2 s' \
+  GUESTIO_TEST_PATIENCE=1 GUESTIO_GUEST_TIMEOUT=2 expect_failure 'a guest that takes too long' 'was not done after 2 s' \
     boot none
   GUESTIO_QEMU=$scratch/qemu_without_init expect_failure 'a guest that panics' \
     "stopped without a result of its check 'disk'" boot none

@@ -23,4 +23,4 @@ cmake --build "$build" >"$build/build.log" || {
   cat "$build/build.log" >&2
   die "the rooms do not build for aarch64"
 }
-exec ctest --test-dir "$build" --output-on-failure --no-tests=error -j"$(nproc)" "$@"
+exec "$(dirname "$0")/../../tools/run_tests.sh" "$build" "$@"

@@ -37,7 +37,7 @@ backend_name() {
 # wait_for_socket SOCKET PID: until somebody listens there; fails when the process ends first.
 wait_for_socket() {
   local socket=$1 pid=$2 attempt
-  for ((attempt = 0; attempt < 1200; attempt++)); do
+  for ((attempt = 0; attempt < 1200 * ${GUESTIO_TEST_PATIENCE:-1}; attempt++)); do
     # qemu-storage-daemon's has its path before it takes connections (0x10000: __SO_ACCEPTCON).
     if [ -S "$socket" ] && ! grep " $socket\$" /proc/net/unix | grep -qv ' 00010000 '; then
       return 0

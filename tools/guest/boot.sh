@@ -8,7 +8,8 @@
 #                            status 1 and one line that names the step that failed.
 #
 # Read from the environment: GUESTIO_BLK (the program), GUESTIO_BACKEND, GUESTIO_BLK_OPTIONS,
-# GUESTIO_QUEUES (1), GUESTIO_PACKED (off; on: the rings have to be packed), GUESTIO_ACCEL (tcg), GUESTIO_QEMU, GUESTIO_GUEST_TIMEOUT (seconds).
+# GUESTIO_QUEUES (1), GUESTIO_PACKED (off; on: the rings have to be packed), GUESTIO_ACCEL (tcg), GUESTIO_QEMU,
+# GUESTIO_GUEST_TIMEOUT (seconds), GUESTIO_GUEST_FILES (600).
 #
 # The guest talks to us in lines on its console that begin with @guestio: `step TEXT`, `fact NAME
 # VALUE`, `pass CHECK TEXT`, `fail CHECK TEXT`, `done`. A check counts as passed only if its line is
@@ -26,7 +27,7 @@
 . "$GUESTIO_ROOT/tools/guest/image.sh"
 
 GUEST_MEMORY=512M
-GUEST_FILES=600
+GUEST_FILES=${GUESTIO_GUEST_FILES:-600}
 # Every check that the guest has to pass, in its order.
 GUEST_CHECKS=(disk raw parallel discard throughput format tree remount churn fsck errors)
 
@@ -57,7 +58,7 @@ fail_step() {
 stop_process() {
   local pid=$1 attempt
   kill "$pid" 2>/dev/null || return 0
-  for ((attempt = 0; attempt < 1200; attempt++)); do
+  for ((attempt = 0; attempt < 1200 * ${GUESTIO_TEST_PATIENCE:-1}; attempt++)); do
     kill -0 "$pid" 2>/dev/null || return 0
     sleep 0.05
   done
@@ -230,6 +231,7 @@ boot_guest() {
   accelerator_words
   require_number GUESTIO_QUEUES "$queues"
   require_number GUESTIO_GUEST_TIMEOUT "$timeout"
+  timeout=$((timeout * ${GUESTIO_TEST_PATIENCE:-1}))
   set_traps
   mkdir -p "$logs"
   logs=$(cd "$logs" && pwd)

@@ -13,24 +13,32 @@ set(GUESTIO_SANITIZE "" CACHE STRING "Sanitizers to build with, as for -fsanitiz
 # For builds that are made to be run once: tests are not optimised, and run all at once.
 string(COMPARE NOTEQUAL "${GUESTIO_SANITIZE}" "" is_run_once)
 option(GUESTIO_QUICK_BUILD "Spend as little of the compiler's time as possible" ${is_run_once})
-# A room or program is one translation unit, but where people work on it (preset dev).
-set(is_unity ${GUESTIO_QUICK_BUILD})
-if(CMAKE_BUILD_TYPE STREQUAL "Release")
-  set(is_unity ON)
+# Most of what it takes to compile a file is what it includes, so rooms and programs are one
+# translation unit each; where people work on them (preset dev), some files make one.
+option(GUESTIO_UNITY "Compile rooms and programs in few pieces" ON)
+set(files_of_a_piece 6)
+if(GUESTIO_QUICK_BUILD OR CMAKE_BUILD_TYPE STREQUAL "Release")
+  set(files_of_a_piece 0)
 endif()
-option(GUESTIO_UNITY "Compile rooms and programs in one piece each" ${is_unity})
-# The tests of a room are one everywhere: most of what it takes to compile a test is what it includes.
+# The tests of a room are one everywhere.
 option(GUESTIO_UNITY_TESTS "Compile each program of tests in one piece" ON)
 
-# guestio_in_one_piece(TARGET IS_WANTED): all of its sources are one translation unit.
+# guestio_in_one_piece(TARGET IS_WANTED [FILES]): so many of its sources are one translation unit, or
+# all of them.
 function(guestio_in_one_piece TARGET IS_WANTED)
-  set_target_properties(${TARGET} PROPERTIES UNITY_BUILD "${IS_WANTED}" UNITY_BUILD_BATCH_SIZE 0)
+  set(files 0)
+  if(ARGC GREATER 2)
+    set(files ${ARGV2})
+  endif()
+  set_target_properties(${TARGET} PROPERTIES
+    UNITY_BUILD "${IS_WANTED}" UNITY_BUILD_BATCH_SIZE ${files})
   # Coroutines keep types of their file's own: g++ warns when that file is not the main one.
   if(IS_WANTED AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     target_compile_options(${TARGET} PRIVATE -Wno-subobject-linkage)
   endif()
 endfunction()
 option(GUESTIO_COVERAGE "Build for coverage reports" OFF)
+option(GUESTIO_LIBRARY_CHECKS "Let libstdc++ check indices, ranges and preconditions" OFF)
 option(GUESTIO_FUZZERS "Build the libFuzzer programs (clang only)" OFF)
 
 add_library(guestio_flags INTERFACE)
@@ -40,6 +48,10 @@ if(GUESTIO_SANITIZE)
   add_compile_options(-fsanitize=${GUESTIO_SANITIZE} -fno-omit-frame-pointer
     -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${GUESTIO_SANITIZE})
+endif()
+# Everywhere or nowhere: what both a room and its test instantiate is linked once.
+if(GUESTIO_LIBRARY_CHECKS)
+  add_compile_definitions(_GLIBCXX_ASSERTIONS)
 endif()
 if(GUESTIO_COVERAGE)
   add_compile_options(--coverage)
@@ -70,7 +82,7 @@ function(guestio_room NAME)
   else()
     set_target_properties(${target} PROPERTIES INTERPROCEDURAL_OPTIMIZATION OFF)
   endif()
-  guestio_in_one_piece(${target} ${GUESTIO_UNITY})
+  guestio_in_one_piece(${target} ${GUESTIO_UNITY} ${files_of_a_piece})
   if(GUESTIO_FUZZERS)
     target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)
   endif()
@@ -89,13 +101,10 @@ function(guestio_test_options TARGET)
     $<$<CXX_COMPILER_ID:Clang>:SHELL:-Xclang -fno-pch-timestamp>)
 endfunction()
 
-# guestio_test(NAME SOURCES files... DEPENDS targets... [PREFIX text] [TIMEOUT seconds] [EACH])
+# guestio_test(NAME SOURCES files... DEPENDS targets... [PREFIX text] [EACH])
 # EACH: its tests run one by one whatever the build, so that long ones run side by side.
 function(guestio_test NAME)
-  cmake_parse_arguments(TEST "EACH" "PREFIX;TIMEOUT" "SOURCES;DEPENDS" ${ARGN})
-  if(NOT TEST_TIMEOUT)
-    set(TEST_TIMEOUT 600)
-  endif()
+  cmake_parse_arguments(TEST "EACH" "PREFIX" "SOURCES;DEPENDS" ${ARGN})
   add_executable(${NAME} ${TEST_SOURCES})
   target_link_libraries(${NAME} PRIVATE ${TEST_DEPENDS} guestio_flags GTest::gmock_main)
   target_precompile_headers(${NAME} REUSE_FROM guestio_test_headers)
@@ -103,11 +112,9 @@ function(guestio_test NAME)
   guestio_in_one_piece(${NAME} ${GUESTIO_UNITY_TESTS})
   if(GUESTIO_QUICK_BUILD AND NOT TEST_EACH)
     add_test(NAME ${NAME} COMMAND ${NAME})
-    set_tests_properties(${NAME} PROPERTIES TIMEOUT 900)
     return()
   endif()
-  gtest_discover_tests(${NAME} TEST_PREFIX "${TEST_PREFIX}" DISCOVERY_TIMEOUT 300
-    PROPERTIES TIMEOUT ${TEST_TIMEOUT})
+  gtest_discover_tests(${NAME} TEST_PREFIX "${TEST_PREFIX}" DISCOVERY_TIMEOUT 300)
 endfunction()
 
 # guestio_fuzzer(NAME DEPENDS targets... [SOURCES files...])
@@ -128,5 +135,4 @@ function(guestio_fuzzer NAME)
     COMMAND ${program} -max_total_time=5 -timeout=60
       -artifact_prefix=${CMAKE_BINARY_DIR}/crashes/${NAME}-
       ${found} ${CMAKE_CURRENT_SOURCE_DIR}/corpus/${NAME})
-  set_tests_properties(fuzz.${NAME} PROPERTIES TIMEOUT 600)
 endfunction()

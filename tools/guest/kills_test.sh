@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# Kills guestio-blk under a Linux guest with verified load, ten times at random moments for split and
+# Kills guestio-blk under a Linux guest with verified load, six times at random moments for split and
 # for packed rings, then replaces it in place (--takeover) half as often, and looks at the file systems
 # afterwards. For ctest, and for `./dev soak kills`.
 #
@@ -15,7 +15,7 @@ set -euo pipefail
 . "$GUESTIO_ROOT/tools/guest/own_machine.sh"
 
 [ $# -ge 2 ] || die_usage "usage: kills_test.sh PATH_OF_GUESTIO_BLK SCRATCH_DIRECTORY [ROUNDS]"
-rounds=${3:-10}
+rounds=${3:-6}
 require_number ROUNDS "$rounds"
 prepare_machine "$2" load
 images=("$scratch/split.img" "$scratch/packed.img")

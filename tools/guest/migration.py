@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Migrates a guest under verified load between two QEMU processes and back, five times.
+"""Migrates a guest under verified load between two QEMU processes and back, three times.
 
 Usage: migration.py GUESTIO_BLK KERNEL INITRAMFS IMAGE LOGS [ROUNDS]
 

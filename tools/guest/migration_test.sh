@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# Migrates a Linux guest under verified load between two QEMU processes and back, five times, and
+# Migrates a Linux guest under verified load between two QEMU processes and back, three times, and
 # looks at its file system afterwards; half a minute. For ctest, and for `./dev soak migration`.
 #
 # Usage: migration_test.sh PATH_OF_GUESTIO_BLK SCRATCH_DIRECTORY [ROUNDS]
@@ -14,7 +14,7 @@ set -euo pipefail
 . "$GUESTIO_ROOT/tools/guest/own_machine.sh"
 
 [ $# -ge 2 ] || die_usage "usage: migration_test.sh PATH_OF_GUESTIO_BLK SCRATCH_DIRECTORY [ROUNDS]"
-rounds=${3:-5}
+rounds=${3:-3}
 require_number ROUNDS "$rounds"
 prepare_machine "$2" load
 image=$scratch/disk.img

@@ -19,12 +19,13 @@ configure_preset() {
     die "configuring the preset '$1' failed"
 }
 
-# build_preset PRESET [TARGET...]: all targets when none is named.
+# build_preset PRESET [TARGET...]: all targets when none is named. Each line of ninja's tells the
+# preset, for those who build several at once.
 build_preset() {
   local preset=$1
   shift
   step "Building the preset '$preset'${*:+ ($*)}"
   configure_preset "$preset"
-  (cd "$GUESTIO_ROOT" && cmake --build --preset "$preset" ${1:+--target "$@"}) ||
+  (cd "$GUESTIO_ROOT" && NINJA_STATUS="[$preset %f/%t] " cmake --build --preset "$preset" ${1:+--target "$@"}) ||
     die "building the preset '$preset' failed"
 }

@@ -52,7 +52,7 @@ lint_shell() {
 
 lint_tidy() {
   # The preset dev, but with a command for each source.
-  configure_preset dev -B build/tidy -DGUESTIO_UNITY_TESTS=OFF
+  configure_preset dev -B build/tidy -DGUESTIO_UNITY=OFF -DGUESTIO_UNITY_TESTS=OFF
   (cd "$GUESTIO_ROOT" && python3 tools/lib/tidy.py build/tidy build/dev)
 }
 

@@ -27,14 +27,14 @@ TEST_F(CommandLineTest, HelpNamesEveryOption) {
   const Outcome outcome = run({"--help"});
   EXPECT_EQ(outcome.status, 0);
   for (const char* option :
-       {"--socket-path",  "--fd",          "--blk-file",    "--disk",
-        "--config",       "--name",        "--read-only",   "--num-queues",
-        "--serial",       "--block-size",  "--buffered",    "--bounce-limit",
-        "--threads",      "--cpus",        "--poll-max-us", "--poll",
-        "--on-error",     "--control",     "--ask",         "--fixed-buffers",
-        "--sqpoll",       "--sqpoll-cpus", "--iopoll",      "--print-capabilities",
-        "--version",      "--max-ranges",  "--strict",      "--socket-mode",
-        "--socket-owner", "--socket-group"}) {
+       {"--socket-path",  "--fd",           "--blk-file",    "--disk",
+        "--config",       "--name",         "--read-only",   "--num-queues",
+        "--serial",       "--block-size",   "--buffered",    "--bounce-limit",
+        "--threads",      "--cpus",         "--poll-max-us", "--poll",
+        "--on-error",     "--control",      "--ask",         "--fixed-buffers",
+        "--sqpoll",       "--sqpoll-cpus",  "--iopoll",      "--print-capabilities",
+        "--version",      "--max-ranges",   "--strict",      "--socket-mode",
+        "--socket-owner", "--socket-group", "--format"}) {
     EXPECT_NE(outcome.output.find(option), std::string::npos) << option;
   }
   for (const char* type : {"TEXT", "UINT", "INT "}) {

@@ -166,6 +166,15 @@ Complaint set_image_lock(DiskOptions& disk, std::string_view value) {
   return {};
 }
 
+Complaint set_format(DiskOptions& disk, std::string_view value) {
+  if (value != "raw") {
+    return complain(
+        "takes raw, the only format that is served; qemu-img convert -O raw makes it of others");
+  }
+  disk.is_known_raw = true;
+  return {};
+}
+
 constexpr std::array kSettings = {
     DiskSetting{"name", "what the disk is called in log lines and answers (default: disk0, ...)",
                 false, set_name, "NAME"},
@@ -199,6 +208,10 @@ constexpr std::array kSettings = {
                   return {};
                 },
                 "PATH"},
+    DiskSetting{"format",
+                "raw: the image is raw whatever it looks like. Without it an image that starts or "
+                "ends as qcow2, QED, VMDK, VDI, VHDX, VHD, Parallels or LUKS do is refused",
+                false, set_format, "raw"},
     DiskSetting{"read-only", "refuse writes; share the image with readers", true,
                 [](DiskOptions& disk, std::string_view value) {
                   return set_switch(disk.is_read_only, value);

@@ -42,6 +42,7 @@ struct DiskOptions {
   ByteCount bounce_limit = buf::BounceBufferTracker::kDefaultLimit;  ///< for each queue
   bool is_read_only = false;
   bool is_buffered = false;
+  bool is_known_raw = false;    ///< format=raw: whatever its first and last bytes look like
   bool has_packed_ring = true;  ///< is offered
   bool has_post_copy = false;   ///< is offered, to a trusted front-end
   FixedBuffers fixed_buffers = FixedBuffers::kAuto;

@@ -30,12 +30,15 @@ namespace {
 disk::FileDiskOptions to_file_options(const DiskOptions& options) {
   return {
       .path = options.image,
+      .name = options.name,
       .use = options.is_read_only ? disk::ImageUse::kRead : disk::ImageUse::kReadWrite,
       .caching = options.is_buffered ? disk::Caching::kBuffered : disk::Caching::kDirect,
       .block_size = options.block_size,
       .completion = options.polls_device ? disk::Completion::kPolled : disk::Completion::kInterrupt,
       .bounce_memory = to_bounce_memory(options.fixed_buffers),
-      .claiming = options.claiming};
+      .claiming = options.claiming,
+      .format_check =
+          options.is_known_raw ? disk::FormatCheck::kNone : disk::FormatCheck::kRefuseForeign};
 }
 
 }  // namespace

@@ -28,6 +28,7 @@ const char* to_text(ErrorKind kind) noexcept {
     case ErrorKind::kCancelled: return "cancelled";
     case ErrorKind::kShortTransfer: return "short transfer";
     case ErrorKind::kDataLost: return "data lost";
+    case ErrorKind::kForeignFormat: return "not a raw image";
     case ErrorKind::kUnsupported: return "unsupported";
     case ErrorKind::kInvalidArgument: return "invalid argument";
     case ErrorKind::kBusy: return "busy";
@@ -58,6 +59,12 @@ std::string Error::to_string() const {
     case ErrorKind::kMemoryFault:
     case ErrorKind::kAccessDenied:
       return fmt::format("{}: {} at {:#x}", what, to_text(kind), value);
+    case ErrorKind::kForeignFormat:
+      return fmt::format(
+          "not a raw image: it starts or ends as {} does, and served as raw it would be destroyed "
+          "by the guest's first write: convert it (qemu-img convert -O raw), or say format=raw if "
+          "it is raw and the guest wrote that signature, as encryption inside the guest does",
+          what);
     case ErrorKind::kPeerFault:
     case ErrorKind::kInvalidArgument: return fmt::format("{}: {} ({})", what, to_text(kind), value);
     case ErrorKind::kReadOnly:

@@ -22,6 +22,7 @@ enum class ErrorKind : std::uint8_t {
   kCancelled,        ///< Stopped by its owner before it was done.
   kShortTransfer,    ///< value: bytes moved; limit: bytes asked for.
   kDataLost,         ///< A flush failed: what was written before may be gone, now and later.
+  kForeignFormat,    ///< An image that is not raw; `what` names the format that it looks like.
   kUnsupported,      ///< Never possible on this file, kernel or protocol version.
   kInvalidArgument,  ///< A value of the caller's or the user's that makes no sense; value: it.
   kBusy,             ///< In use by somebody else.

@@ -11,6 +11,7 @@
 #include "guestio/base/log.h"
 #include "guestio/disk/file/direct_calls.h"
 #include "guestio/disk/file/file_channel.h"
+#include "guestio/disk/file/image_format.h"
 #include "guestio/disk/file/lifetime.h"
 #include "guestio/disk/file/polled_file.h"
 
@@ -163,7 +164,8 @@ Completion choose_completion(int fd, const FileFacts& facts, const FileDiskOptio
 
 FileDisk::FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const DiskInfo& info,
                    const FileDiskOptions& options) noexcept
-    : claiming_(options.claiming),
+    : name_(options.name.empty() ? options.path : options.name),
+      claiming_(options.claiming),
       claim_(std::move(claim)),
       fd_(std::move(io)),
       facts_(facts),
@@ -182,10 +184,19 @@ FileDisk::FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const Di
 Result<std::unique_ptr<FileDisk>> FileDisk::open(const FileDiskOptions& options) {
   auto image = open_image(options);
   if (!image) return fail(image.error());
+  const auto size = ask_size(image->io.get());
+  if (!size) return fail(size.error());
+  if (options.format_check == FormatCheck::kRefuseForeign) {
+    if (auto raw = check_raw_format(image->io.get(), *size); !raw) return fail(raw.error());
+  }
   const auto facts = probe_file(image->io.get());
   if (!facts) return fail(facts.error());
   const auto info = describe(image->io.get(), *facts, options);
   if (!info) return fail(info.error());
+  if (info->size == ByteCount(0)) {
+    return fail(ErrorKind::kInvalidArgument, "an image of less than one block, size in bytes",
+                size->raw());
+  }
   return std::unique_ptr<FileDisk>(
       new FileDisk(std::move(image->claim), std::move(image->io), *facts, *info, options));
 }

@@ -30,11 +30,18 @@ enum class Claiming {
   kOnRequest,  ///< from claim() to release(): others use the image meanwhile
 };
 
+/// Whether an image may look like another format (image_format.h).
+enum class FormatCheck {
+  kRefuseForeign,  ///< what starts or ends as another format does is not opened
+  kNone,           ///< somebody knows that it is raw
+};
+
 /// How direct I/O comes to its end.
 using uring::Completion;
 
 struct FileDiskOptions {
   std::string path;
+  std::string name = {};  ///< in log lines; empty: the path
   ImageUse use = ImageUse::kReadWrite;
   Caching caching = Caching::kDirect;
   /// What the guest is told; smaller than what the file takes is served by read-modify-write.
@@ -44,6 +51,7 @@ struct FileDiskOptions {
   BounceMemory bounce_memory = BounceMemory::kWhereUnlimited;
   Claiming claiming = Claiming::kAtOnce;
   ReadPlacement read_placement = ReadPlacement::kMeasured;
+  FormatCheck format_check = FormatCheck::kRefuseForeign;
 };
 
 /// What another process needs to go on with a disk: the very same open files, so that the claim has
@@ -66,12 +74,13 @@ class FileDisk {
   /// Errors: host (no such file, permission …), busy (in use by another process), unsupported (not
   /// a file or block device; no direct I/O, where the answer is Caching::kBuffered), misaligned
   /// (the size is no whole number of direct I/O blocks, same answer), invalid argument (block
-  /// size).
+  /// size; an image of less than one), foreign format (unless FormatCheck::kNone), short transfer
+  /// (of the reads that look for one).
   static Result<std::unique_ptr<FileDisk>> open(const FileDiskOptions& options);
 
-  /// Goes on with the files of another process. What is said by `options` has to be what the other
-  /// was made with; the path is for people. Errors: as open(); invalid argument (other files than
-  /// `options` says).
+  /// Goes on with the files of another process, whatever the guest has written to them meanwhile.
+  /// What is said by `options` has to be what the other was made with; the path is for people.
+  /// Errors: as open(), but for the format; invalid argument (other files than `options` says).
   static Result<std::unique_ptr<FileDisk>> adopt(const FileDiskOptions& options,
                                                  FileDiskState state);
   /// Errors: host. One thread.
@@ -112,6 +121,7 @@ class FileDisk {
   /// them: none succeeds from then on.
   Result<> judge_flush(std::int32_t result) noexcept;
 
+  const std::string name_;
   const Claiming claiming_;
   UniqueFd claim_;  // holds the image's locks, is used for nothing else
   const UniqueFd fd_;

@@ -5,11 +5,14 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 
 #include "guestio/base/check.h"
 
@@ -72,6 +75,39 @@ LoopDevice::LoopDevice(const std::string& file, unsigned block_size)
 
 LoopDevice::~LoopDevice() {
   if (!path_.empty()) (void)output_of("losetup -d " + path_);
+}
+
+ZramDevice::ZramDevice(const TemporaryFolder& folder, std::uint64_t bytes) {
+  std::ifstream("/sys/class/zram-control/hot_add") >> number_;
+  if (number_ < 0) return;
+  const std::string control = fmt::format("/sys/block/zram{}/", number_);
+  std::ofstream(control + "disksize") << bytes;
+  unsigned of_driver = 0;
+  unsigned of_device = 0;
+  char colon = 0;
+  std::ifstream(control + "dev") >> of_driver >> colon >> of_device;
+  std::uint64_t made = 0;
+  std::ifstream(control + "disksize") >> made;
+  path_ = folder.file(fmt::format("zram{}", number_));
+  const bool is_there = made == bytes && ::mknod(path_.c_str(), S_IFBLK | S_IRUSR | S_IWUSR,
+                                                 makedev(of_driver, of_device)) == 0;
+  if (!is_there) path_.clear();
+}
+
+ZramDevice::~ZramDevice() {
+  if (number_ >= 0) std::ofstream("/sys/class/zram-control/hot_remove") << number_;
+}
+
+MountedExt4::MountedExt4(const std::string& device, const std::string& folder) : path_(folder) {
+  std::filesystem::create_directory(path_);
+  const bool is_mounted =
+      !output_of("mkfs.ext4 -q " + device + " 2>/dev/null && echo made").empty() &&
+      ::mount(device.c_str(), path_.c_str(), "ext4", 0, nullptr) == 0;
+  if (!is_mounted) path_.clear();
+}
+
+MountedExt4::~MountedExt4() {
+  if (!path_.empty()) ::umount2(path_.c_str(), MNT_DETACH);
 }
 
 }  // namespace guestio::testing

@@ -64,4 +64,33 @@ class LoopDevice {
   std::string path_;
 };
 
+/// A compressed disk in memory (zram), with a node of its own in `folder`. Needs root.
+class ZramDevice {
+ public:
+  /// The path is empty when this machine gives no such device.
+  ZramDevice(const TemporaryFolder& folder, std::uint64_t bytes);
+  ZramDevice(const ZramDevice&) = delete;
+  ZramDevice& operator=(const ZramDevice&) = delete;
+  ~ZramDevice();
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
+
+ private:
+  int number_ = -1;
+  std::string path_;
+};
+
+/// An ext4 file system on a block device, mounted at `folder`. Needs root.
+class MountedExt4 {
+ public:
+  /// The path is empty when this machine makes or mounts none.
+  MountedExt4(const std::string& device, const std::string& folder);
+  MountedExt4(const MountedExt4&) = delete;
+  MountedExt4& operator=(const MountedExt4&) = delete;
+  ~MountedExt4();
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
+
+ private:
+  std::string path_;
+};
+
 }  // namespace guestio::testing

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "testing/disk_conformance.h"
 
+#include <filesystem>
+#include <fstream>
+#include <optional>
+
 #include "guestio/disk/file/file_disk.h"
 #include "guestio/disk/ram_disk.h"
 #include "guestio/mem/recover.h"
@@ -95,6 +99,43 @@ class LoopSubject final : Owner, public FileSubject {
   }
 };
 
+struct OnZram {
+  testing::TemporaryFolder folder;
+  testing::ZramDevice device;
+  std::optional<testing::MountedExt4> file_system = std::nullopt;
+  std::string path = device.path();
+
+  explicit OnZram(std::uint64_t bytes) : device(folder, bytes) {}
+  void make_file() {
+    file_system.emplace(device.path(), folder.file("mounted"));
+    if (file_system->path().empty()) return path.clear();
+    path = file_system->path() + "/disk.img";
+    std::ofstream(path) << "";
+    std::filesystem::resize_file(path, kDiskBytes);
+  }
+};
+
+struct ZramOwner {
+  std::unique_ptr<OnZram> zram;
+};
+
+/// Storage that moves wrong bytes of memory that does not begin at a page.
+class ZramSubject final : ZramOwner, public FileSubject {
+ public:
+  explicit ZramSubject(std::unique_ptr<OnZram> on)
+      : ZramOwner{std::move(on)}, FileSubject(zram->path, Caching::kDirect, kMuchBounce) {}
+  static std::unique_ptr<DiskSubject> over(std::unique_ptr<OnZram> on) {
+    if (on->path.empty()) return nullptr;
+    return std::make_unique<ZramSubject>(std::move(on));
+  }
+  static std::unique_ptr<DiskSubject> make() { return over(std::make_unique<OnZram>(kDiskBytes)); }
+  static std::unique_ptr<DiskSubject> make_file() {
+    auto on = std::make_unique<OnZram>(16 * kDiskBytes);
+    if (!on->path.empty()) on->make_file();
+    return over(std::move(on));
+  }
+};
+
 INSTANTIATE_TEST_SUITE_P(
     Disks, DiskConformance,
     ::testing::Values(
@@ -114,7 +155,8 @@ INSTANTIATE_TEST_SUITE_P(
                  [] { return std::make_unique<MemorySubject>(ReadPlacement::kAsItLies); }},
         DiskKind{"FileInMemoryOfPlacedReads",
                  [] { return std::make_unique<MemorySubject>(ReadPlacement::kAligned); }},
-        DiskKind{"LoopDeviceOfLargeBlocks", &LoopSubject::make}),
+        DiskKind{"LoopDeviceOfLargeBlocks", &LoopSubject::make},
+        DiskKind{"Zram", &ZramSubject::make}, DiskKind{"FileOnZram", &ZramSubject::make_file}),
     [](const auto& instance) { return instance.param.name; });
 
 }  // namespace

@@ -18,6 +18,7 @@
 
 #include "guestio/base/mapping.h"
 #include "guestio/base/unique_fd.h"
+#include "guestio/disk/file/misplaced_transfers.h"
 #include "guestio/disk/file/secure_erase.h"
 
 namespace guestio::disk {
@@ -84,13 +85,16 @@ Result<buf::DirectIoLimits> ask_direct_limits(int fd, bool is_block_device) {
 }
 
 std::uint64_t ask_device_number(dev_t device, const char* name) {
-  const auto path =
-      fmt::format("/sys/dev/block/{}:{}/queue/{}", major(device), minor(device), name);
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "re"),
-                                                             &std::fclose);
-  unsigned long long value = 0;
-  if (!file || std::fscanf(file.get(), "%llu", &value) != 1) return 0;
-  return value;
+  // A partition has its disk's.
+  for (const char* const owner : {"", "../"}) {
+    const auto path =
+        fmt::format("/sys/dev/block/{}:{}/{}queue/{}", major(device), minor(device), owner, name);
+    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "re"),
+                                                               &std::fclose);
+    unsigned long long value = 0;
+    if (file && std::fscanf(file.get(), "%llu", &value) == 1) return value;
+  }
+  return 0;
 }
 
 }  // namespace
@@ -134,6 +138,10 @@ Result<FileFacts> probe_file(int fd) {
     auto limits = ask_direct_limits(fd, facts.is_block_device);
     if (!limits) return fail(limits.error());
     facts.direct = *limits;
+    if (facts.direct.memory_alignment < kPageSize &&
+        (is_on_zram(fd) || misplaced_reads_are_wrong(fd, facts.direct, facts.size.raw()))) {
+      facts.direct.memory_alignment = kPageSize;
+    }
   }
   return facts;
 }

@@ -10,18 +10,12 @@
 #include "guestio/base/align.h"
 #include "guestio/base/mapping.h"
 #include "guestio/base/units.h"
+#include "guestio/disk/file/written_block.h"
 #include "guestio/uring/ring.h"
 
 namespace guestio::disk {
 
 namespace {
-
-/// Where bytes have been written, or -1.
-std::int64_t find_written(int fd) noexcept {
-  const off_t found = ::lseek(fd, 0, SEEK_DATA);
-  // Block devices know no holes.
-  return found < 0 && errno != ENXIO ? 0 : found;
-}
 
 Result<std::int32_t> read_polled(int fd, std::span<std::byte> to, std::uint64_t offset) {
   auto ring = uring::Ring::create({.submission_entries = 1,
@@ -39,12 +33,12 @@ Result<std::int32_t> read_polled(int fd, std::span<std::byte> to, std::uint64_t 
 
 Result<> check_polled_reads(int fd, std::uint64_t size, std::uint64_t block) {
   const std::uint64_t bytes = std::max(std::uint64_t{kPageSize}, block);
-  const std::int64_t written = find_written(fd);
-  if (written < 0 || size < bytes) {
+  const auto written = find_written(fd);
+  if (!written || size < bytes) {
     return fail(ErrorKind::kUnsupported, "polling a file without written blocks to try it on");
   }
-  const std::uint64_t offset = std::min(align_down(static_cast<std::uint64_t>(written), bytes),
-                                        align_down(size - bytes, bytes));
+  const std::uint64_t offset =
+      std::min(align_down(*written, bytes), align_down(size - bytes, bytes));
   auto buffers = Mapping::anonymous(2 * bytes);
   if (!buffers) return fail(buffers.error());
   const auto polled = buffers->bytes().first(bytes);

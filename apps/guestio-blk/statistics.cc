@@ -31,6 +31,7 @@ struct Counts {
     channel.bounce.longest_wait =
         std::max(channel.bounce.longest_wait, other.channel.bounce.longest_wait);
     channel.direct_calls += other.channel.direct_calls;
+    channel.shortages += other.channel.shortages;
     held += other.held;
     rings.kicks += other.rings.kicks;
     rings.calls += other.rings.calls;
@@ -84,6 +85,7 @@ Json to_json(const Counts& counts) {
           {"bounce_wait_us", to_microseconds(counts.channel.bounce.wait_time)},
           {"longest_bounce_wait_us", to_microseconds(counts.channel.bounce.longest_wait)},
           {"direct_calls", counts.channel.direct_calls},
+          {"shortages", counts.channel.shortages},
           {"held_requests", counts.held},
           {"kicks", counts.rings.kicks.value()},
           {"calls", counts.rings.calls.value()},

@@ -103,7 +103,8 @@ class Io {
 struct ChannelStatistics {
   buf::BounceCounters transfers;
   buf::BounceStatistics bounce;    ///< waits for bounce memory
-  std::uint64_t direct_calls = 0;  ///< reads and writes by a system call of their own
+  std::uint64_t direct_calls = 0;  ///< requests by a system call of their own
+  std::uint64_t shortages = 0;     ///< attempts that the host was short of something for
 };
 
 /// One thread's way to a disk. All calls and completions on that thread. Quiet (nothing in flight)

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/disk/file/file_channel.h"
 
+#include <fcntl.h>
 #include <linux/falloc.h>
 #include <sys/uio.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <chrono>
 
 #include "guestio/base/check.h"
 #include "guestio/base/log.h"
+#include "guestio/disk/file/errno_class.h"
 #include "guestio/disk/file/guarded_range.h"
 #include "guestio/disk/file/lifetime.h"
 #include "guestio/uring/awaitables.h"
@@ -28,10 +29,6 @@ constexpr std::size_t kDirectTransfers = 256;
 constexpr std::size_t kZeroBytes = 65536;
 alignas(kPageSize) constexpr std::array<std::byte, kZeroBytes> kZeroes{};
 
-bool is_lack_of_resources(std::int32_t result) noexcept {
-  return result == -EAGAIN || result == -EINTR || result == -ENOMEM || result == -ENOBUFS;
-}
-
 /// What a failed read or write of the image means.
 Error to_error(std::int32_t result, bool is_read) noexcept {
   if (result == -EFAULT) return Error::make(ErrorKind::kMemoryFault, "guest memory of a request");
@@ -40,6 +37,24 @@ Error to_error(std::int32_t result, bool is_read) noexcept {
 
 int to_rw_flags(Durability durability) noexcept {
   return durability == Durability::kStable ? RWF_DSYNC : 0;
+}
+
+/// By the calling thread.
+std::int32_t move_by_call(Direction direction, int fd, std::span<const IoBuffer> segments,
+                          FileOffset offset, int rw_flags) noexcept {
+  const auto iovecs = buf::as_iovecs(segments);
+  const auto count = static_cast<int>(iovecs.size());
+  const auto at = static_cast<off_t>(offset.raw());
+  const ssize_t result = direction == Direction::kFromFile
+                             ? ::preadv2(fd, iovecs.data(), count, at, rw_flags)
+                             : ::pwritev2(fd, iovecs.data(), count, at, rw_flags);
+  return result < 0 ? -errno : static_cast<std::int32_t>(result);
+}
+
+std::int32_t allocate_by_call(int fd, int mode, FileOffset offset, std::uint64_t length) noexcept {
+  const int result =
+      ::fallocate(fd, mode, static_cast<off_t>(offset.raw()), static_cast<off_t>(length));
+  return result < 0 ? -errno : 0;
 }
 
 struct AlignedRange {
@@ -99,7 +114,7 @@ FileChannel::FileChannel(FileDisk& disk, uring::Loop& loop, buf::OpenBounceAccou
                                   std::uint64_t{buf::BouncePool::kSlabBytes})),
       calls_(disk.calls_pay_),
       places_reads_(disk.places_reads_),
-      secure_erase_(loop, disk.fd_.get()) {
+      secure_erase_(loop, disk.fd_.get(), shortages_) {
   GUESTIO_CHECK(bounce_per_call_ <= bounce_->most(), "bounce memory for at least two pages");
   for (std::size_t i = 0; i < kDirectTransfers; ++i) transfers_.emplace_back(*this);
   for (DirectTransfer& transfer : transfers_) idle_.push_front(transfer);
@@ -112,7 +127,10 @@ FileChannel::~FileChannel() {
 }
 
 ChannelStatistics FileChannel::statistics() const noexcept {
-  return {.transfers = counters_, .bounce = bounce_->statistics(), .direct_calls = direct_calls_};
+  return {.transfers = counters_,
+          .bounce = bounce_->statistics(),
+          .direct_calls = direct_calls_,
+          .shortages = shortages_.met};
 }
 
 Result<Lifetime> FileChannel::lifetime() {
@@ -145,8 +163,13 @@ bool FileChannel::try_short_way(Io& io) noexcept {
 void FileChannel::finish_direct(Io& io, std::int32_t result, bool was_bounced) noexcept {
   const bool is_read = io.kind == IoKind::kRead;
   const bool is_whole = result >= 0 && static_cast<std::uint64_t>(result) == io.length;
-  // A short transfer is gone on with, a lack of resources waited out, a refusal bounced.
-  if (!is_whole && (result >= 0 || is_lack_of_resources(result) || result == -EINVAL)) {
+  // A short transfer is gone on with, a shortage waited out, a refusal bounced.
+  const bool is_short_of_something = is_shortage(result);
+  if (is_short_of_something) {
+    ++shortages_.met;
+    disk_.tell_shortage(-result);
+  }
+  if (!is_whole && (result >= 0 || is_short_of_something || result == -EINVAL)) {
     return requests_.spawn(serve(io));
   }
   ++counters_.plans;
@@ -255,10 +278,8 @@ task::Task<Result<>> FileChannel::execute(Direction direction, const TransferPla
   plan.count(counters_);
   buf::TrackedBounceBuffer bounce;
   if (plan.bounce_size() != 0) {
-    buf::AcquireOptions options;
-    options.alignment = plan.bounce_alignment();
-    auto acquiring = bounce_->acquire(plan.bounce_size(), options);
-    auto granted = co_await acquiring;
+    auto acquiring = acquire_bounce(plan);
+    auto granted = co_await std::move(acquiring);
     if (!granted) co_return fail(granted.error());
     bounce = std::move(*granted);
     fixed_bounce_.cover(bounce);
@@ -284,6 +305,24 @@ task::Task<Result<>> FileChannel::execute(Direction direction, const TransferPla
   const auto moved = co_await std::move(moving);
   if (!moved || direction == Direction::kToFile) co_return moved;
   co_return plan.copy_out(window.cursor, bounce.bytes(), needed);
+}
+
+task::Task<Result<buf::TrackedBounceBuffer>> FileChannel::acquire_bounce(const TransferPlan& plan) {
+  buf::AcquireOptions options;
+  options.alignment = plan.bounce_alignment();
+  ShortageRetry retry(shortages_);
+  while (true) {
+    auto acquiring = bounce_->acquire(plan.bounce_size(), options);
+    auto granted = co_await acquiring;
+    if (granted || !wants_another(retry, -granted.error().host_errno)) co_return granted;
+    (void)co_await uring::sleep(loop_, retry.pause());
+  }
+}
+
+bool FileChannel::wants_another(ShortageRetry& retry, std::int32_t result) noexcept {
+  if (!is_shortage(result)) return false;
+  disk_.tell_shortage(-result);
+  return retry.note();
 }
 
 task::Task<Result<>> FileChannel::fill_padding(const TransferPlan& plan,
@@ -314,27 +353,30 @@ task::Task<Result<>> FileChannel::fill_padding(const TransferPlan& plan,
 task::Task<Result<>> FileChannel::move_segments(Direction direction, std::span<IoBuffer> segments,
                                                 FileOffset offset, std::size_t needed,
                                                 int rw_flags) {
-  constexpr auto kFirstPause = std::chrono::milliseconds(1);
-  constexpr auto kLongestPause = std::chrono::milliseconds(256);
   const bool is_read = direction == Direction::kFromFile;
-  auto pause = kFirstPause;
+  ShortageRetry retry(shortages_);
   std::size_t done = 0;
   bool may_be_fixed = true;
   while (true) {
-    const auto piece =
-        may_be_fixed ? find_piece(loop_.fixed_memory(), segments) : std::optional<std::uint16_t>();
-    io_uring_sqe entry{};
-    TransferEntry{direction, file_, offset, segments, piece, rw_flags}.apply_to(entry);
-    uring::RingAwaitable moving(loop_, entry, {});
-    const std::int32_t result = co_await moving;
-    if (result == -EFAULT && piece) {
-      // Perhaps only the registration is at fault.
-      may_be_fixed = false;
-      continue;
+    std::int32_t result = 0;
+    if (retry.is_call()) {
+      ++direct_calls_;
+      result = move_by_call(direction, file_.fd(), segments, offset, rw_flags);
+    } else {
+      const auto piece = may_be_fixed ? find_piece(loop_.fixed_memory(), segments)
+                                      : std::optional<std::uint16_t>();
+      io_uring_sqe entry{};
+      TransferEntry{direction, file_, offset, segments, piece, rw_flags}.apply_to(entry);
+      uring::RingAwaitable moving(loop_, entry, {});
+      result = co_await moving;
+      if (result == -EFAULT && piece) {
+        // Perhaps only the registration is at fault.
+        may_be_fixed = false;
+        continue;
+      }
     }
-    if (is_lack_of_resources(result)) {
-      (void)co_await uring::sleep(loop_, pause);
-      pause = std::min(2 * pause, kLongestPause);
+    if (wants_another(retry, result)) {
+      (void)co_await uring::sleep(loop_, retry.pause());
       continue;
     }
     if (result < 0) co_return fail(to_error(result, is_read));
@@ -346,7 +388,7 @@ task::Task<Result<>> FileChannel::move_segments(Direction direction, std::span<I
     segments = drop_front(segments, whole);
     offset = offset.plus_unchecked(whole);
     done += whole;
-    pause = kFirstPause;
+    retry.start_again();
   }
 }
 
@@ -361,19 +403,53 @@ task::Task<> FileChannel::flush_in_rounds() {
   do {
     task::WaitQueue& covered = flush_waiters_[next_round_];
     next_round_ ^= 1U;  // what is asked for from here on is not covered by this one
-    const std::int32_t result = co_await uring::fsync(loop_, file_, uring::SyncKind::kData);
+    auto flushing = flush_once();
+    const std::int32_t result = co_await std::move(flushing);
     flush_result_ = disk_.judge_flush(result);
     covered.wake_all();
   } while (!flush_waiters_[next_round_].is_empty());
   is_flushing_ = false;
 }
 
-task::Task<Result<>> FileChannel::allocate(int mode, FileOffset offset, std::uint64_t length) {
+task::Task<std::int32_t> FileChannel::flush_once() {
+  ShortageRetry retry(shortages_);
   while (true) {
-    const std::int32_t result = co_await uring::fallocate(loop_, file_, mode | FALLOC_FL_KEEP_SIZE,
-                                                          offset, ByteCount(length));
-    if (result == -EINTR || result == -EAGAIN) continue;
-    if (result == -EOPNOTSUPP) co_return fail(ErrorKind::kUnsupported, "fallocate of the image");
+    std::int32_t result = 0;
+    if (retry.is_call()) {
+      ++direct_calls_;
+      result = disk_.flush_by_call();
+    } else {
+      result = co_await uring::fsync(loop_, file_, uring::SyncKind::kData);
+    }
+    if (disk_.is_cached()) {
+      // The page cache tells of what it could not write only once, and another answer would hide
+      // it. What never began is asked for where nothing was told yet.
+      if (result != -ECANCELED || !wants_another(retry, result)) co_return result;
+      ++direct_calls_;
+      co_return disk_.flush_by_call();
+    }
+    if (!wants_another(retry, result)) co_return result;
+    (void)co_await uring::sleep(loop_, retry.pause());
+  }
+}
+
+task::Task<Result<>> FileChannel::allocate(int mode, FileOffset offset, std::uint64_t length) {
+  const int all_modes = mode | FALLOC_FL_KEEP_SIZE;
+  ShortageRetry retry(shortages_);
+  while (true) {
+    std::int32_t result = 0;
+    if (retry.is_call()) {
+      ++direct_calls_;
+      result = allocate_by_call(file_.fd(), all_modes, offset, length);
+    } else {
+      result = co_await uring::fallocate(loop_, file_, all_modes, offset, ByteCount(length));
+    }
+    // Before the shortages: what is in use at the moment can be done without.
+    if (is_inability(result)) co_return fail(ErrorKind::kUnsupported, "fallocate of the image");
+    if (wants_another(retry, result)) {
+      (void)co_await uring::sleep(loop_, retry.pause());
+      continue;
+    }
     if (result < 0) co_return fail(Error::host(-result, "discard or zero part of the image"));
     co_return Result<>();
   }
@@ -388,7 +464,7 @@ task::Task<Result<>> FileChannel::discard(Io& io) {
   if (needs_guard()) co_await guarded.claim();
   auto allocating = allocate(FALLOC_FL_PUNCH_HOLE, inner.offset, inner.length);
   const auto discarded = co_await std::move(allocating);
-  // A file that suddenly cannot do it keeps its bytes, and that is allowed as well.
+  // What cannot do it, now or ever, keeps its bytes, and that is allowed as well.
   if (!discarded && discarded.error().kind != ErrorKind::kUnsupported) co_return discarded;
   if (io.durability != Durability::kStable) co_return Result<>();
   auto flushing = flush();

@@ -16,6 +16,7 @@
 #include "guestio/disk/file/file_disk.h"
 #include "guestio/disk/file/fixed_bounce.h"
 #include "guestio/disk/file/secure_erase.h"
+#include "guestio/disk/file/shortage.h"
 #include "guestio/disk/file/transfer_entry.h"
 #include "guestio/task/scope.h"
 #include "guestio/task/task.h"
@@ -75,15 +76,21 @@ class FileChannel final : public Channel {
                                const Window& window, int rw_flags);
   /// Reads the blocks of the file that a write covers in part into their bounce memory.
   task::Task<Result<>> fill_padding(const buf::TransferPlan& plan, std::span<std::byte> bounce);
+  /// Bounce memory for one plan. Errors: of buf::BounceAccount::acquire().
+  task::Task<Result<buf::TrackedBounceBuffer>> acquire_bounce(const buf::TransferPlan& plan);
   /// Moves all of `segments`, of which `needed` bytes must arrive: goes on after short transfers
-  /// and waits out a lack of resources.
+  /// and waits out shortages of the host.
   task::Task<Result<>> move_segments(Direction direction, std::span<buf::IoBuffer> segments,
                                      FileOffset offset, std::size_t needed, int rw_flags);
   task::Task<Result<>> write_zero_bytes(FileOffset offset, std::uint64_t length, int rw_flags);
   /// Zeroes a range that is aligned as fallocate wants it.
   task::Task<Result<>> zero_aligned(FileOffset offset, std::uint64_t length, Unmap unmap,
                                     int rw_flags);
+  /// fallocate(). Errors: unsupported (errno_class.h), host.
   task::Task<Result<>> allocate(int mode, FileOffset offset, std::uint64_t length);
+  task::Task<std::int32_t> flush_once();
+  /// An attempt ended with `result`: whether to wait and make another.
+  [[nodiscard]] bool wants_another(ShortageRetry& retry, std::int32_t result) noexcept;
 
   [[nodiscard]] bool needs_guard() const noexcept {
     return disk_.info().block_size.raw() < disk_.limits().block();
@@ -110,6 +117,7 @@ class FileChannel final : public Channel {
   std::size_t next_round_ = 0;  // of those, the one that the next flush covers
   Result<> flush_result_;       // of the last
 
+  Shortages shortages_;
   SecureErase secure_erase_;
   task::Scope requests_;
 };

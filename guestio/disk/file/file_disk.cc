@@ -273,6 +273,20 @@ Result<> FileDisk::judge_flush(std::int32_t result) noexcept {
   return fail(Error{ErrorKind::kDataLost, lost_by, kWhat, 0, 0});
 }
 
+std::int32_t FileDisk::flush_by_call() const noexcept {
+  const UniqueFd& fd = is_cached() && claim_ ? claim_ : fd_;
+  return ::fdatasync(fd.get()) == 0 ? 0 : -errno;
+}
+
+void FileDisk::tell_shortage(int error_number) noexcept {
+  log::limited_warning(
+      shortage_log_,
+      "disk {}: the host is short of memory or threads: {}; I/O is tried again, then done by the "
+      "queue's own thread, which delays the thread's other disks: raise the process's limits "
+      "(RLIMIT_NPROC, pids.max) or free memory",
+      name_, Error::host(error_number, "io_uring").to_string());
+}
+
 Result<ByteCount> FileDisk::notice_size() {
   const auto present = ask_size(fd_.get());
   if (!present) return fail(present.error());

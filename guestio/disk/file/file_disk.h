@@ -7,6 +7,7 @@
 #include <string>
 
 #include "guestio/base/error.h"
+#include "guestio/base/log.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/buf/bounce_buffer_tracker.h"
 #include "guestio/disk/disk.h"
@@ -120,6 +121,13 @@ class FileDisk {
   /// failed, the pages it could not write count as written and the next one would succeed without
   /// them: none succeeds from then on.
   Result<> judge_flush(std::int32_t result) noexcept;
+  [[nodiscard]] bool is_cached() const noexcept { return caching_ == Caching::kBuffered; }
+  /// A flush by the calling thread: 0 or -errno. Of a cached file through the descriptor of its
+  /// claim, if there is one: each open file is told once of pages that could not be written, and no
+  /// ring asks through that one.
+  [[nodiscard]] std::int32_t flush_by_call() const noexcept;
+  /// Says now and then that the host is short of something. Any thread.
+  void tell_shortage(int error_number) noexcept;
 
   const std::string name_;
   const Claiming claiming_;
@@ -134,6 +142,7 @@ class FileDisk {
   const Caching caching_;
   const std::optional<std::string> lifetime_;  // the folder that tells of it
   std::atomic<int> lost_by_ = 0;  // errno of the first flush of the page cache that failed
+  log::RateLimit shortage_log_{1, std::chrono::minutes(1)};
   BlockGuard block_guard_;
   buf::BounceBufferTracker bounce_{buf::BounceBufferTracker::Options{}};
 };

@@ -7,6 +7,8 @@
 #include <array>
 #include <cerrno>
 
+#include "guestio/disk/file/errno_class.h"
+#include "guestio/uring/awaitables.h"
 #include "guestio/uring/blocking_call.h"
 
 namespace guestio::disk {
@@ -22,12 +24,28 @@ std::int32_t SecureErase::ask_kernel(int fd, std::uint64_t offset, std::uint64_t
   return ::ioctl(fd, BLKSECDISCARD, range.data()) == 0 ? 0 : -errno;
 }
 
-task::Task<Result<>> SecureErase::erase(FileOffset offset, std::uint64_t length) {
-  while (is_erasing_) (void)co_await waiting_.wait();
-  is_erasing_ = true;
+task::Task<std::int32_t> SecureErase::erase_by_thread(FileOffset offset, std::uint64_t length) {
   uring::BlockingCall erasing(loop_,
                               [this, offset, length] { return call_(fd_, offset.raw(), length); });
   const std::int32_t result = co_await erasing;
+  co_return result;
+}
+
+task::Task<Result<>> SecureErase::erase(FileOffset offset, std::uint64_t length) {
+  while (is_erasing_) (void)co_await waiting_.wait();
+  is_erasing_ = true;
+  ShortageRetry retry(shortages_);
+  auto first = erase_by_thread(offset, length);
+  std::int32_t result = co_await std::move(first);
+  while (is_shortage(result) && retry.note()) {
+    (void)co_await uring::sleep(loop_, retry.pause());
+    if (retry.is_call()) {
+      result = call_(fd_, offset.raw(), length);
+      continue;
+    }
+    auto again = erase_by_thread(offset, length);
+    result = co_await std::move(again);
+  }
   is_erasing_ = false;
   waiting_.wake_one();
   if (result == -EOPNOTSUPP) co_return fail(ErrorKind::kUnsupported, "secure erase of the image");

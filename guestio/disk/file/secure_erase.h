@@ -5,6 +5,7 @@
 
 #include "guestio/base/error.h"
 #include "guestio/base/units.h"
+#include "guestio/disk/file/shortage.h"
 #include "guestio/task/task.h"
 #include "guestio/task/wait_queue.h"
 #include "guestio/uring/loop.h"
@@ -25,15 +26,19 @@ class SecureErase {
   using Call = std::int32_t (*)(int fd, std::uint64_t offset, std::uint64_t length) noexcept;
   static std::int32_t ask_kernel(int fd, std::uint64_t offset, std::uint64_t length) noexcept;
 
-  SecureErase(uring::Loop& loop, int fd, Call call = &ask_kernel) noexcept
-      : loop_(loop), fd_(fd), call_(call) {}
+  SecureErase(uring::Loop& loop, int fd, Shortages& shortages, Call call = &ask_kernel) noexcept
+      : loop_(loop), fd_(fd), shortages_(shortages), call_(call) {}
 
-  /// Errors: unsupported, host.
+  /// Where there is no thread to be had, again after a pause, then on the loop's. Errors:
+  /// unsupported, host.
   task::Task<Result<>> erase(FileOffset offset, std::uint64_t length);
 
  private:
+  task::Task<std::int32_t> erase_by_thread(FileOffset offset, std::uint64_t length);
+
   uring::Loop& loop_;
   const int fd_;
+  Shortages& shortages_;
   const Call call_;
   bool is_erasing_ = false;
   task::WaitQueue waiting_;

@@ -37,7 +37,8 @@ std::int32_t note(int, std::uint64_t offset, std::uint64_t length) noexcept {
 
 TEST(SecureErase, AsksOneAtATimeAndSaysWhatCameOfEach) {
   auto loop = std::move(*uring::Loop::create({}));
-  SecureErase erasing(*loop, -1, &note);
+  Shortages shortages;
+  SecureErase erasing(*loop, -1, shortages, &note);
   std::vector<Result<>> results(3);
   uring::run_task(*loop, [&]() -> task::Task<> {
     task::Scope scope;
@@ -56,6 +57,29 @@ TEST(SecureErase, AsksOneAtATimeAndSaysWhatCameOfEach) {
   EXPECT_EQ(asked.calls, 3);
   EXPECT_EQ(asked.most, 1);
   EXPECT_EQ(asked.bytes, 3u * 4096);
+}
+
+std::atomic<int> shortages_left;
+
+std::int32_t run_short(int, std::uint64_t, std::uint64_t) noexcept {
+  return shortages_left-- > 0 ? -EAGAIN : 0;
+}
+
+TEST(SecureErase, Rule49AShortageIsWaitedOutAndAtLastDoneWithout) {
+  auto loop = std::move(*uring::Loop::create({}));
+  Shortages shortages;
+  SecureErase erasing(*loop, -1, shortages, &run_short);
+  for (const int met : {1, 3, 4, 6}) {
+    shortages_left = met;
+    const auto before = shortages.met.value();
+    Result<> result = fail(ErrorKind::kBusy, "not done");
+    uring::run_task(*loop, [](SecureErase& erase, Result<>& to) -> task::Task<> {
+      auto one = erase.erase(FileOffset(0), 4096);
+      to = co_await std::move(one);
+    }(erasing, result));
+    EXPECT_TRUE(result.has_value()) << met;
+    EXPECT_EQ(shortages.met.value() - before, static_cast<std::uint64_t>(met));
+  }
 }
 
 TEST(SecureErase, IsNotOfferedByWhatCannotDoIt) {

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/disk/file/errno_class.h"
+
+#include <cerrno>
+
+namespace guestio::disk {
+
+bool is_shortage(std::int32_t result) noexcept {
+  switch (-result) {
+    case EAGAIN:
+    case EBUSY:
+    case ECANCELED:
+    case EINTR:
+    case ENOBUFS:
+    case ENOMEM: return true;
+    default: return false;
+  }
+}
+
+bool is_inability(std::int32_t result) noexcept {
+  switch (-result) {
+    case EBUSY:  // pages of a block device's cache are in use, or somebody has claimed it
+    case EINVAL:
+    case ENODEV:
+    case ENOSYS:
+    case EOPNOTSUPP:
+    case EPERM: return true;
+    default: return false;
+  }
+}
+
+}  // namespace guestio::disk

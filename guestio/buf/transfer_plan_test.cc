@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -162,6 +163,21 @@ TEST_F(TransferPlanTest, Fault19AShortReadShowsTheGuestOnlyWhatArrived) {
   EXPECT_EQ(memory_.data()[1000], std::byte{0x22});
   EXPECT_EQ(memory_.data()[1001], std::byte{0x11});
   EXPECT_EQ(memory_.data()[8192], std::byte{0x11});
+}
+
+TEST_F(TransferPlanTest, Fault19AShortReadOfAWindowInsideABlockShowsOnlyWhatArrived) {
+  std::memset(memory_.data(), 0x11, 16384);
+  const std::vector segments = {guest(1, 8192)};
+  const TransferPlan result = plan(segments, 1024, kLargeBlocks);
+  ASSERT_EQ(result.head_padding(), 1024u);
+  const auto bounce = BounceBuffer::allocate(result.bounce_size());
+  std::memset(bounce->bytes().data(), 0x66, bounce->size());  // of somebody else's request
+  std::memset(bounce->bytes().data(), 0x33, 1024);            // padding
+  std::memset(bounce->bytes().data() + 1024, 0x22, 3000 - 1024);
+  ASSERT_TRUE(result.copy_out(SegmentCursor(segments), bounce->bytes(), 3000));
+  std::vector<std::byte> expected(8192, std::byte{0x11});
+  std::fill_n(expected.begin(), 3000 - 1024, std::byte{0x22});
+  EXPECT_EQ(std::memcmp(memory_.data() + 1, expected.data(), expected.size()), 0);
 }
 
 TEST_F(TransferPlanTest, Fault19PaddingNeverReachesTheGuest) {

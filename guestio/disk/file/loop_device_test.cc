@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: MIT
+// A FileDisk on a loop device, which counts the flushes that reach it, can become smaller, and in
+// the page cache has dirty pages.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <linux/loop.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <fstream>
+#include <vector>
+
+#include "guestio/disk/file/file_disk.h"
+#include "guestio/disk/file/test/noted_io.h"
+#include "guestio/mem/guest_memory.h"
+#include "guestio/mem/recover.h"
+#include "testing/temporary.h"
+
+namespace guestio::disk {
+namespace {
+
+constexpr std::uint64_t kLoopBytes = std::uint64_t{4} << 20;
+constexpr std::size_t kGuestBytes = std::size_t{1} << 20;
+
+class LoopDeviceTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (device_.path().empty()) GTEST_SKIP() << "this machine gives no loop devices";
+    ASSERT_TRUE(mem::install_fault_recovery());
+  }
+  void open(Caching caching) {
+    auto disk = FileDisk::open({.path = device_.path(), .caching = caching});
+    ASSERT_TRUE(disk) << disk.error().to_string();
+    disk_ = std::move(*disk);
+    channel_ = disk_->open_channel(*loop_, ByteCount(kGuestBytes)).value();
+  }
+  void fill(std::byte value) {
+    const std::vector<std::byte> bytes(kGuestBytes, value);
+    ASSERT_TRUE(memory_.write(Gpa(0), bytes));
+  }
+  std::vector<std::byte> guest_bytes(std::uint64_t at, std::size_t size) {
+    std::vector<std::byte> bytes(size);
+    EXPECT_TRUE(memory_.read(Gpa(at), bytes));
+    return bytes;
+  }
+  /// One request; of those with data, with that at `at` in guest memory.
+  Result<> perform(IoKind kind, std::uint64_t offset, std::uint64_t length, std::uint64_t at = 0,
+                   Durability durability = Durability::kCached) {
+    test::NotedIo io;
+    io.kind = kind;
+    io.offset = FileOffset(offset);
+    io.length = length;
+    io.durability = durability;
+    if (kind == IoKind::kRead || kind == IoKind::kWrite) {
+      const std::array extents = {mem::AddressRange::from_checked(Gpa(at), length)};
+      io.buffers =
+          buf::RequestBuffers::from_extents(
+              memory_, extents,
+              kind == IoKind::kRead ? buf::MemoryAccess::kWritable : buf::MemoryAccess::kReadOnly)
+              .value();
+    }
+    channel_->start(io);
+    loop_->run_until_quiet();
+    return io.result;
+  }
+  /// How many flushes have reached the device.
+  std::uint64_t flushes() const {
+    constexpr int kFlushField = 15;  // Documentation/block/stat.rst
+    struct stat status{};
+    EXPECT_EQ(::stat(device_.path().c_str(), &status), 0);
+    std::ifstream counts(
+        fmt::format("/sys/dev/block/{}:{}/stat", major(status.st_rdev), minor(status.st_rdev)));
+    std::uint64_t count = 0;
+    for (int i = 0; i <= kFlushField; ++i) counts >> count;
+    EXPECT_TRUE(counts.good());
+    return count;
+  }
+  /// The device ends at `bytes` now, whatever the disk was told.
+  void shrink(std::uint64_t bytes) {
+    ASSERT_EQ(::truncate(image_.c_str(), static_cast<off_t>(bytes)), 0);
+    const UniqueFd device(::open(device_.path().c_str(), O_RDONLY | O_CLOEXEC));
+    ASSERT_EQ(::ioctl(device.get(), LOOP_SET_CAPACITY, 0), 0);
+  }
+
+  testing::TemporaryFolder folder_;
+  std::string image_ = folder_.make_image("disk.img", kLoopBytes);
+  testing::LoopDevice device_{image_, 4096};
+  mem::GuestMemory memory_ = *mem::GuestMemory::allocate(ByteCount(kGuestBytes));
+  std::unique_ptr<uring::Loop> loop_ = uring::Loop::create().value();
+  std::unique_ptr<FileDisk> disk_;
+  std::unique_ptr<Channel> channel_;
+};
+
+TEST_F(LoopDeviceTest, Rule36AReadThatEndsEarlyShowsNothingOfOtherRequests) {
+  open(Caching::kDirect);
+  fill(std::byte{0x66});
+  ASSERT_TRUE(perform(IoKind::kWrite, 0, 65536, 1)) << "leaves its bytes in bounce memory";
+  constexpr std::uint64_t kEnd = 1 << 20;
+  shrink(kEnd);
+  fill(std::byte{0x11});
+  // A block is all that comes. The window begins inside it, so it is less than the window.
+  const auto read = perform(IoKind::kRead, kEnd - 4096 + 512, 4096);
+  ASSERT_FALSE(read);
+  EXPECT_EQ(read.error().kind, ErrorKind::kShortTransfer);
+  const auto seen = guest_bytes(0, 4096);
+  EXPECT_EQ(std::ranges::count(seen, std::byte{0x66}), 0) << "bytes of the write before";
+  // One that needs no more than what comes is served.
+  ASSERT_TRUE(perform(IoKind::kRead, kEnd - 4096 + 512, 3584));
+  EXPECT_EQ(guest_bytes(0, 3584), std::vector<std::byte>(3584));
+  EXPECT_EQ(guest_bytes(3584, 512), std::vector<std::byte>(512, std::byte{0x11}));
+}
+
+TEST_F(LoopDeviceTest, Rule31AStableWriteHasReachedTheDeviceWhicheverWayItTakes) {
+  open(Caching::kDirect);
+  const auto flushes_of = [&](std::uint64_t length, std::uint64_t at, Durability durability) {
+    const auto before = flushes();
+    EXPECT_TRUE(perform(IoKind::kWrite, 8192, length, at, durability));
+    return flushes() - before;
+  };
+  struct Way {
+    const char* name;
+    std::uint64_t length;
+    std::uint64_t at;
+  };
+  for (const Way& way : {Way{"as it lies", 4096, 4096}, Way{"bounced", 4096, 1},
+                         Way{"part of a block", 512, 4096}}) {
+    EXPECT_EQ(flushes_of(way.length, way.at, Durability::kCached), 0U) << way.name;
+    EXPECT_GT(flushes_of(way.length, way.at, Durability::kStable), 0U) << way.name;
+  }
+}
+
+TEST_F(LoopDeviceTest, Rule31ZeroesAndDiscardsOfWriteThroughHaveReachedTheDevice) {
+  open(Caching::kDirect);
+  for (const IoKind kind : {IoKind::kWriteZeroes, IoKind::kDiscard}) {
+    const auto before = flushes();
+    ASSERT_TRUE(perform(kind, 0, 65536, 0, Durability::kStable));
+    EXPECT_GT(flushes(), before) << to_text(kind);
+  }
+}
+
+TEST_F(LoopDeviceTest, Rule50ZeroesAreWrittenAndADiscardSucceedsWhereTheCacheIsInUse) {
+  open(Caching::kBuffered);
+  fill(std::byte{7});
+  for (const auto durability : {Durability::kCached, Durability::kStable}) {
+    // Dirty pages are what the kernel answers EBUSY for.
+    ASSERT_TRUE(perform(IoKind::kWrite, 0, kGuestBytes));
+    ASSERT_TRUE(perform(IoKind::kDiscard, 0, 65536, 0, durability));
+    ASSERT_TRUE(perform(IoKind::kWrite, 0, kGuestBytes));
+    const auto before = flushes();
+    ASSERT_TRUE(perform(IoKind::kWriteZeroes, 4096 + 512, 300000 / 512 * 512, 0, durability));
+    if (durability == Durability::kStable) {
+      EXPECT_GT(flushes(), before);
+    }
+    ASSERT_TRUE(perform(IoKind::kRead, 0, kGuestBytes));
+    std::vector<std::byte> expected(kGuestBytes, std::byte{7});
+    std::fill_n(expected.begin() + 4096 + 512, 300000 / 512 * 512, std::byte{0});
+    EXPECT_EQ(guest_bytes(0, kGuestBytes), expected);
+    fill(std::byte{7});
+  }
+}
+
+}  // namespace
+}  // namespace guestio::disk

@@ -58,12 +58,13 @@ if(GUESTIO_COVERAGE)
   add_link_options(--coverage)
 endif()
 
-# guestio_room(NAME SOURCES files... [DEPENDS targets...] [TESTS files...] [TEST_DEPENDS targets...])
+# guestio_room(NAME SOURCES files... [DEPENDS targets...] [TESTS files...] [TEST_DEPENDS targets...]
+#   [TEST_OPTIONS options of guestio_test...])
 # NAME may hold a slash (disk/file); the target is guestio_disk_file, its alias guestio::disk_file.
 # Every header of the folder is part of the interface. TESTS become one program, run by ctest.
 # Rooms are installed (GuestioInstall.cmake), so a room is declared after those that it depends on.
 function(guestio_room NAME)
-  cmake_parse_arguments(ROOM "" "" "SOURCES;DEPENDS;TESTS;TEST_DEPENDS" ${ARGN})
+  cmake_parse_arguments(ROOM "" "" "SOURCES;DEPENDS;TESTS;TEST_DEPENDS;TEST_OPTIONS" ${ARGN})
   string(REPLACE "/" "_" flat ${NAME})
   set(target guestio_${flat})
   add_library(${target} STATIC ${ROOM_SOURCES})
@@ -88,7 +89,7 @@ function(guestio_room NAME)
   endif()
   if(ROOM_TESTS)
     guestio_test(${target}_test SOURCES ${ROOM_TESTS} DEPENDS ${target} ${ROOM_TEST_DEPENDS}
-      PREFIX ${NAME}.)
+      PREFIX ${NAME}. ${ROOM_TEST_OPTIONS})
   endif()
 endfunction()
 
@@ -101,10 +102,15 @@ function(guestio_test_options TARGET)
     $<$<CXX_COMPILER_ID:Clang>:SHELL:-Xclang -fno-pch-timestamp>)
 endfunction()
 
-# guestio_test(NAME SOURCES files... DEPENDS targets... [PREFIX text] [EACH])
+# guestio_test(NAME SOURCES files... DEPENDS targets... [PREFIX text] [EACH] [ONE_THREAD])
 # EACH: its tests run one by one whatever the build, so that long ones run side by side.
+# ONE_THREAD: neither the tests nor what they test start a thread: there is nothing in them for the
+# thread sanitizer.
 function(guestio_test NAME)
-  cmake_parse_arguments(TEST "EACH" "PREFIX" "SOURCES;DEPENDS" ${ARGN})
+  cmake_parse_arguments(TEST "EACH;ONE_THREAD" "PREFIX" "SOURCES;DEPENDS" ${ARGN})
+  if(TEST_ONE_THREAD AND GUESTIO_SANITIZE STREQUAL "thread")
+    return()
+  endif()
   add_executable(${NAME} ${TEST_SOURCES})
   target_link_libraries(${NAME} PRIVATE ${TEST_DEPENDS} guestio_flags GTest::gmock_main)
   target_precompile_headers(${NAME} REUSE_FROM guestio_test_headers)

@@ -52,7 +52,14 @@ class Tally final : public virtio::QueueHandler, private virtio::DeviceQueue {
   void go_on() noexcept override { device_->go_on(); }
   [[nodiscard]] std::size_t waiting() const noexcept override { return device_->waiting(); }
   void leave() noexcept override { device_->leave(); }
+  std::optional<std::uint32_t> answer_malformed(const virtio::TakenChain& taken) noexcept override {
+    const auto written = device_->answer_malformed(taken);
+    if (!written) has_abandoned_ = true;
+    return written;
+  }
   [[nodiscard]] std::uint64_t unanswered() const noexcept { return taken_ - answered_; }
+  /// Whether a chain was given up since the last time.
+  [[nodiscard]] bool take_abandoned() noexcept { return std::exchange(has_abandoned_, false); }
 
  private:
   Popped pop(virtio::TakenChain& taken) noexcept override {
@@ -62,7 +69,13 @@ class Tally final : public virtio::QueueHandler, private virtio::DeviceQueue {
   }
   void complete(virtio::TakenChain& taken, std::uint32_t written) noexcept override {
     ++answered_;
+    GUESTIO_CHECK(written != 0, "a status in each chain that comes back");
     queue_->complete(taken, written);
+  }
+  void abandon(virtio::TakenChain& taken, const Error& cause) noexcept override {
+    ++answered_;
+    has_abandoned_ = true;
+    queue_->abandon(taken, cause);
   }
   void leave(virtio::TakenChain& taken) noexcept override {
     ++answered_;
@@ -76,6 +89,7 @@ class Tally final : public virtio::QueueHandler, private virtio::DeviceQueue {
   virtio::DeviceQueue* queue_ = nullptr;
   std::uint64_t taken_ = 0;
   std::uint64_t answered_ = 0;
+  bool has_abandoned_ = false;
 };
 
 /// Memory that a driver and a device map each for itself.
@@ -353,7 +367,9 @@ class World {
     const std::uint32_t next = ring.stop();
     GUESTIO_CHECK(tally_->unanswered() == 0, "each chain that was taken is answered");
     const bool is_all_shown = is_packed || driver.shown() == (next & 0xffff);
-    GUESTIO_CHECK(is_all_shown || ring.is_broken(), "a ring that stands still says so");
+    const bool is_broken = ring.is_broken();
+    GUESTIO_CHECK(is_all_shown || is_broken, "a ring that stands still says so");
+    GUESTIO_CHECK(!tally_->take_abandoned() || is_broken, "a chain without a status ends its ring");
     if (++runs_ % 16 == 0) check_bystander();
   }
 

@@ -30,7 +30,8 @@ constexpr std::size_t kBytes = 0x8000;
 constexpr std::size_t kDriverEvent = 0x1000;  // parts of the ring in it
 constexpr std::size_t kDeviceEvent = 0x1800;
 constexpr std::size_t kTables = 0x2000;  // indirect tables
-constexpr std::size_t kMostEntries = 256;
+constexpr std::size_t kTableEntries = (kBytes - kTables) / 16;
+constexpr std::size_t kMostEntries = 256;  // of the ring
 constexpr std::uint64_t kMostChainBytes = std::uint64_t{1} << 32;
 
 /// A place counted from the beginning of time, as only a model can afford.
@@ -86,7 +87,7 @@ class Game {
       const auto operation = program_.take<std::uint8_t>();
       switch (operation % 16) {
         case 0: poke_bytes(); break;
-        case 1: poke_event(); break;
+        case 1: program_.flag() ? poke_event() : fill_table(); break;
         case 2: poke_descriptor(kTables + 16 * program_.index(2 * kMostEntries)); break;
         case 3: poke_descriptor(16 * program_.index(kMostEntries)); break;
         case 4:
@@ -132,6 +133,14 @@ class Game {
     const auto bytes =
         program_.bytes(std::min<std::size_t>(program_.take<std::uint8_t>(), kBytes - at));
     if (!bytes.empty()) std::memcpy(host_ + at, bytes.data(), bytes.size());
+  }
+  /// Many entries of a table alike, of which few descriptors would make as many.
+  void fill_table() {
+    const std::size_t first = program_.index(kTableEntries);
+    const std::size_t count = program_.take<std::uint16_t>() % kTableEntries;
+    for (std::size_t i = first; i < std::min(first + count, kTableEntries); ++i) {
+      put(kTables + 16 * i, PackedDescriptor{kStart, 1, 0, 0});
+    }
   }
   void poke_event() {
     put(program_.flag() ? kDriverEvent : kDeviceEvent, program_.take<std::uint32_t>());
@@ -203,7 +212,8 @@ class Game {
     const PackedDescriptor first = descriptors.front();
     if (descriptors.size() == 1 && (first.flags & virtio::kDescriptorIndirect) != 0) {
       const bool allowed = (features_ & virtio::kFeatureIndirectDesc) != 0 && first.length != 0 &&
-                           first.length % 16 == 0 && first.length / 16 <= size_;
+                           first.length % 16 == 0 &&
+                           first.length / 16 <= virtio::kMaxChainDescriptors;
       if (!allowed || first.address < kStart) return result;
       std::uint64_t at = first.address - kStart;
       descriptors.clear();
@@ -236,6 +246,39 @@ class Game {
     return result;
   }
 
+  /// The last writable byte of a malformed chain, in the plainest way; nothing where none is, or
+  /// the end is not certain.
+  [[nodiscard]] std::optional<std::uint64_t> last_writable(
+      std::vector<PackedDescriptor> descriptors) const {
+    const PackedDescriptor first = descriptors.front();
+    const bool is_table = descriptors.size() == 1 &&
+                          (first.flags & virtio::kDescriptorIndirect) != 0 &&
+                          (features_ & virtio::kFeatureIndirectDesc) != 0;
+    if (is_table) {
+      if (first.length == 0 || first.length % 16 != 0 || first.address < kStart ||
+          first.address - kStart > kBytes || first.address - kStart + first.length > kBytes) {
+        return std::nullopt;
+      }
+      descriptors.clear();
+      const std::size_t entries = first.length / 16;
+      // Of one that is too long the last entry.
+      for (std::size_t i = entries > virtio::kMaxChainDescriptors ? entries - 1 : 0; i < entries;
+           ++i) {
+        descriptors.push_back(get<PackedDescriptor>(first.address - kStart + 16 * i));
+      }
+    }
+    std::optional<std::uint64_t> last;
+    for (const PackedDescriptor& descriptor : descriptors) {
+      if ((descriptor.flags & virtio::kDescriptorIndirect) != 0) {
+        last.reset();
+      } else if (descriptor.length != 0 && (descriptor.flags & virtio::kDescriptorWrite) != 0) {
+        const std::uint64_t end = descriptor.address + (descriptor.length - 1);
+        last = end < descriptor.address ? std::nullopt : std::optional(end);
+      }
+    }
+    return last;
+  }
+
   void pop() {
     auto taken = std::make_unique<Taken>();
     const auto popped = queue_->pop(memory_, taken->chain);
@@ -266,6 +309,12 @@ class Game {
                   "the chain");
     GUESTIO_CHECK(queue_->fetched().size() == descriptors->size(), "what was fetched");
     check_chain(taken->chain, expected);
+    if (taken->chain.is_malformed()) {
+      const auto last = last_writable(*descriptors);
+      GUESTIO_CHECK(taken->chain.last_writable().has_value() == last.has_value(),
+                    "a status or none");
+      if (last) GUESTIO_CHECK(taken->chain.last_writable()->raw() == *last, "the model's status");
+    }
     taken->descriptors = descriptors->size();
     avail_.count += taken->descriptors;
     chains_.push_back(std::move(taken));

@@ -28,7 +28,8 @@ constexpr std::size_t kBytes = 0x8000;
 constexpr std::size_t kAvail = 0x1000;  // parts of the ring in it
 constexpr std::size_t kUsed = 0x2000;
 constexpr std::size_t kTables = 0x3000;  // indirect tables, and room for 1280 entries in them
-constexpr std::size_t kMostEntries = 256;
+constexpr std::size_t kTableEntries = (kBytes - kTables) / sizeof(Descriptor);
+constexpr std::size_t kMostEntries = 256;  // of the ring
 constexpr std::uint64_t kMostChainBytes = std::uint64_t{1} << 32;
 
 /// What the model makes of a chain.
@@ -37,6 +38,7 @@ struct Walked {
   Kind kind = Kind::kMalformed;
   std::vector<AddressRange> extents;
   std::size_t readable = 0;
+  bool over_the_end = false;  // of memory: the end of a table
 };
 
 class Game {
@@ -152,8 +154,10 @@ class Game {
   /// A row of descriptors in which each leads to the next.
   void link_descriptors() {
     const std::size_t table = program_.flag() ? kTables : 0;
+    const std::size_t entries = table == 0 ? kMostEntries : kTableEntries;
     const std::size_t first = program_.index(kMostEntries);
-    const std::size_t last = std::min(first + program_.take<std::uint8_t>(), kMostEntries - 1);
+    const std::size_t last =
+        std::min(first + program_.take<std::uint16_t>() % entries, entries - 1);
     for (std::size_t i = first; i <= last; ++i) {
       auto descriptor = get<Descriptor>(table + i * sizeof(Descriptor));
       if (descriptor.length == 0) descriptor = {kStart, 1, descriptor.flags, 0};
@@ -192,10 +196,10 @@ class Game {
     std::size_t table = 0;
     std::uint64_t entries = size_;
     bool indirect = false;
-    bool over_the_end = false;
     std::uint64_t index = head;
     std::uint64_t total = 0;
-    for (std::size_t fetched = 0; fetched < size_; ++fetched) {
+    std::uint64_t most = size_;
+    for (std::size_t fetched = 0; fetched < most; ++fetched) {
       if (index >= entries) return result;
       const std::uint64_t at = table + index * sizeof(Descriptor);
       if (at + sizeof(Descriptor) > kBytes) return result;
@@ -210,9 +214,11 @@ class Game {
         indirect = true;
         table = descriptor.address - kStart;
         entries = descriptor.length / 16;
+        // Longer than the queue, but not without a limit.
+        most = std::min(fetched + entries, std::uint64_t{virtio::kMaxChainDescriptors});
         // The driver promises the whole table: one that leaves memory may be refused before its
         // end.
-        over_the_end = table + descriptor.length > kBytes;
+        result.over_the_end = table + descriptor.length > kBytes;
         index = 0;
         --fetched;  // the descriptor of a table is not one of the chain's
         continue;
@@ -233,12 +239,46 @@ class Game {
         if (!writable) result.readable = result.extents.size();
       }
       if ((descriptor.flags & virtio::kDescriptorNext) == 0) {
-        result.kind = over_the_end ? Walked::Kind::kWholeOrMalformed : Walked::Kind::kWhole;
+        result.kind = result.over_the_end ? Walked::Kind::kWholeOrMalformed : Walked::Kind::kWhole;
         return result;
       }
       index = descriptor.next;
     }
     return result;
+  }
+
+  /// The last writable byte of a malformed chain, in the plainest way; nothing where none is, or
+  /// the end is not certain.
+  [[nodiscard]] std::optional<std::uint64_t> last_writable(std::uint16_t head) const {
+    std::optional<std::uint64_t> last;
+    std::size_t table = 0;
+    std::uint64_t entries = size_;
+    bool indirect = false;
+    std::uint64_t index = head;
+    for (std::uint64_t fetched = 0; fetched < entries; ++fetched) {
+      const std::uint64_t at = table + index * sizeof(Descriptor);
+      if (index >= entries || at + sizeof(Descriptor) > kBytes) return std::nullopt;
+      const auto descriptor = get<Descriptor>(at);
+      const bool has_next = (descriptor.flags & virtio::kDescriptorNext) != 0;
+      if ((descriptor.flags & virtio::kDescriptorIndirect) != 0) {
+        if (!indirect && !has_next && (features_ & virtio::kFeatureIndirectDesc) != 0) {
+          if (descriptor.address < kStart || descriptor.address - kStart >= kBytes) return {};
+          indirect = true;
+          table = descriptor.address - kStart;
+          entries = descriptor.length / 16;
+          index = 0;
+          fetched = ~std::uint64_t{0};  // none of the table's
+          continue;
+        }
+        last.reset();
+      } else if (descriptor.length != 0 && (descriptor.flags & virtio::kDescriptorWrite) != 0) {
+        const std::uint64_t end = descriptor.address + (descriptor.length - 1);
+        last = end < descriptor.address ? std::nullopt : std::optional(end);
+      }
+      if (!has_next) return last;
+      index = descriptor.next;
+    }
+    return std::nullopt;
   }
 
   void pop() {
@@ -264,8 +304,17 @@ class Game {
     }
     GUESTIO_CHECK(*popped == SplitDeviceQueue::Pop::kChain && chain->head() == head, "the chain");
     check_chain(*chain, expected);
+    if (chain->is_malformed()) check_last_writable(*chain, expected, last_writable(head));
     ++next_avail_;
     chains_.push_back(std::move(chain));
+  }
+
+  static void check_last_writable(const Chain& chain, const Walked& expected,
+                                  std::optional<std::uint64_t> last) {
+    // Of a table that leaves memory less may be seen.
+    if (expected.over_the_end && !chain.last_writable()) return;
+    GUESTIO_CHECK(chain.last_writable().has_value() == last.has_value(), "a status or none");
+    if (last) GUESTIO_CHECK(chain.last_writable()->raw() == *last, "the model's status");
   }
 
   static void check_chain(const Chain& chain, const Walked& expected) {

@@ -133,6 +133,258 @@ INSTANTIATE_TEST_SUITE_P(, HostileRingTest,
                                            RingKind{"Packed", ~std::uint64_t{0}}),
                          [](const auto& instance) { return instance.param.name; });
 
+/// A descriptor of either kind of ring; the links of a split one are made in order.
+struct RawDescriptor {
+  std::uint64_t address;
+  std::uint32_t length;
+  std::uint16_t flags;
+};
+
+/// A ring that a test writes byte by byte, in the place of the guest's first queue.
+class RawRing {
+ public:
+  RawRing(BlkGuest& guest, bool is_packed)
+      : guest_(guest), ring_(guest.memory().whole().part(0, 3 * kPageSize)), packed_(is_packed) {}
+
+  /// From the start, with nothing in it, on a device that was reset.
+  void restart() {
+    vhost::Frontend& frontend = guest_.frontend();
+    ASSERT_TRUE(frontend.get_vring_base(0));
+    ASSERT_TRUE(frontend.set_status(0));
+    constexpr std::uint8_t kRunning = 0xf;
+    ASSERT_TRUE(frontend.set_status(kRunning));
+    std::memset(ring_.host, 0, ring_.size);
+    ASSERT_TRUE(frontend.set_vring_base(0, packed_ ? 0x80008000 : 0));
+    ASSERT_TRUE(frontend.set_vring_err(0, error_.get()));
+    ASSERT_TRUE(frontend.set_vring_kick(0, kick_.get()));
+    ASSERT_TRUE(frontend.set_vring_enable(0, true));
+  }
+  /// A chain of these, one behind the other.
+  void send(const std::vector<RawDescriptor>& descriptors) {
+    for (std::size_t i = descriptors.size(); i-- > 0;) {
+      put(ring_.host + 16 * i, descriptors[i], i, packed_ ? virtio::kPackedAvail : 0);
+    }
+    const std::uint16_t one = 1;
+    // The head is 0 already.
+    if (!packed_) std::memcpy(ring_.host + kPageSize + 2, &one, sizeof one);
+    ASSERT_EQ(::eventfd_write(kick_.get(), 1), 0);
+  }
+  void put_table(std::byte* at, const std::vector<RawDescriptor>& entries) const {
+    for (std::size_t i = 0; i < entries.size(); ++i) put(at + 16 * i, entries[i], i, 0);
+  }
+  /// Waits until the chain has come back, or the ring has stopped. Returns whether it came back.
+  [[nodiscard]] bool comes_back() const {
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (std::chrono::steady_clock::now() < until) {
+      eventfd_t count = 0;
+      const bool has_stopped = ::eventfd_read(error_.get(), &count) == 0;
+      if (is_used()) return true;
+      if (has_stopped) return false;
+      std::this_thread::yield();
+    }
+    ADD_FAILURE() << "neither an answer nor the ring's end";
+    return false;
+  }
+
+ private:
+  void put(std::byte* at, const RawDescriptor& descriptor, std::size_t index, int more) const {
+    const auto flags = static_cast<std::uint16_t>(descriptor.flags | more);
+    const auto next = static_cast<std::uint16_t>(index + 1);
+    const std::uint16_t id = 0;
+    std::memcpy(at, &descriptor.address, 8);
+    std::memcpy(at + 8, &descriptor.length, 4);
+    std::memcpy(at + 12, packed_ ? &id : &flags, 2);
+    std::atomic_thread_fence(std::memory_order_release);
+    std::memcpy(at + 14, packed_ ? &flags : &next, 2);
+  }
+  [[nodiscard]] bool is_used() const {
+    std::uint16_t word = 0;
+    EXPECT_TRUE(mem::try_load_acquire(
+        reinterpret_cast<const std::uint16_t*>(ring_.host + (packed_ ? 14 : 2 * kPageSize + 2)),
+        word));
+    return packed_ ? (word & virtio::kPackedUsed) != 0 : word != 0;
+  }
+
+  BlkGuest& guest_;
+  const vhost::SharedPiece ring_;
+  const bool packed_;
+  const UniqueFd kick_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  const UniqueFd error_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+};
+
+class MalformedChainTest : public HostileGuestTest, public ::testing::WithParamInterface<RingKind> {
+ protected:
+  static constexpr std::uint16_t kNext = virtio::kDescriptorNext;
+  static constexpr std::uint16_t kWrite = virtio::kDescriptorWrite;
+  static constexpr std::uint16_t kIndirect = virtio::kDescriptorIndirect;
+  enum class Outcome { kError, kNever };
+  struct Case {
+    const char* name;
+    std::vector<RawDescriptor> ring;
+    std::vector<RawDescriptor> table;
+    Outcome outcome;
+    Outcome packed_outcome;
+  };
+
+  [[nodiscard]] bool is_packed() const {
+    return (GetParam().features & virtio::kFeatureRingPacked) != 0;
+  }
+  [[nodiscard]] std::vector<RawDescriptor> straight(std::size_t entries) const {
+    std::vector<RawDescriptor> table(entries, {header_, 16, kNext});
+    table.back() = {status_, 1, kWrite};
+    return table;
+  }
+  [[nodiscard]] std::vector<Case> cases() const {
+    constexpr auto kError = Outcome::kError;
+    constexpr auto kNever = Outcome::kNever;
+    const RawDescriptor header{header_, 16, kNext};
+    const RawDescriptor data{data_, 512, kNext | kWrite};
+    const RawDescriptor huge{data_, 0xffffffff, kNext | kWrite};
+    const RawDescriptor status{status_, 1, kWrite};
+    const std::vector<RawDescriptor> good = {header, data, status};
+    const auto table = [this](std::uint32_t bytes) {
+      return std::vector<RawDescriptor>{{table_, bytes, kIndirect}};
+    };
+    return {
+        {"no writable byte", {{header_, 16, 0}}, {}, kNever, kNever},
+        {"no writable byte in a table", table(16), {{header_, 16, 0}}, kNever, kNever},
+        {"a status outside memory", {header, {0, 1, kWrite}}, {}, kNever, kNever},
+        {"a status outside memory in a table", table(32), {header, {0, 1, kWrite}}, kNever, kNever},
+        {"readable behind writable", {data, header, status}, {}, kError, kError},
+        {"readable behind writable in a table", table(48), {data, header, status}, kError, kError},
+        {"readable behind the status",
+         {{status_, 1, kNext | kWrite}, {header_, 16, 0}},
+         {},
+         kError,
+         kError},
+        {"more than 4 GiB", {header, huge, status}, {}, kError, kError},
+        {"more than 4 GiB in a table", table(48), {header, huge, status}, kError, kError},
+        {"data that wraps", {header, {~0ULL - 7, 512, kNext | kWrite}, status}, {}, kError, kError},
+        {"a status that wraps", {header, {~0ULL, 2, kWrite}}, {}, kNever, kNever},
+        {"a table of too many", table(1025 * 16), straight(1025), kError, kError},
+        {"a table of nothing", table(0), good, kNever, kNever},
+        {"a table and a half", table(40), {header, status, status}, kError, kNever},
+        {"a table of half", table(8), good, kNever, kNever},
+        {"a table cut off in the middle", table(24), good, kNever, kNever},
+        {"a table outside memory", {{0, 48, kIndirect}}, {}, kNever, kNever},
+        {"a table inside a table", table(32), {header, {table_, 48, kIndirect}}, kNever, kNever},
+        {"a table inside a table before the status",
+         table(48),
+         {header, {table_, 48, kIndirect | kNext}, status},
+         kError,
+         kError},
+        {"a table with next",
+         {{table_, 48, kIndirect | kNext}, {header_, 16, 0}},
+         good,
+         kNever,
+         kNever},
+        {"a table with next before the status",
+         {{table_, 48, kIndirect | kNext}, status},
+         good,
+         kError,
+         kError},
+        // Where a packed chain ends its descriptors say, or the size of its table.
+        {"next at the end of a table", table(32), {header, data}, kNever, kError},
+    };
+  }
+
+  std::uint64_t header_ = 0;
+  std::uint64_t data_ = 0;
+  std::uint64_t status_ = 0;
+  std::uint64_t table_ = 0;
+};
+
+TEST_P(MalformedChainTest, Rule27ItComesBackWithAnErrorOrNeverAndNeverAsAnOlderSuccess) {
+  start();
+  const auto guest = connect({.features = GetParam().features,
+                              .protocol = vhost::kProtocolMq | vhost::kProtocolConfig |
+                                          vhost::kProtocolReplyAck | vhost::kProtocolStatus});
+  ASSERT_NE(guest, nullptr);
+  const vhost::SharedPiece scratch = guest->scratch();
+  header_ = scratch.gpa.raw();
+  status_ = header_ + 64;
+  data_ = header_ + kPageSize;
+  table_ = header_ + 2 * kPageSize;
+  std::byte& status = scratch.host[64];
+  const vblk::RequestHeader request{BlkGuest::Type::kIn, 0, 0};
+  std::memcpy(scratch.host, &request, sizeof request);
+  RawRing ring(*guest, is_packed());
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(c.name);
+    ASSERT_NO_FATAL_FAILURE(ring.restart());
+    status = std::byte{0};  // of the request before
+    const bool is_data_status =
+        is_packed() && c.packed_outcome != c.outcome && c.packed_outcome == Outcome::kError;
+    ring.put_table(scratch.host + 2 * kPageSize, c.table);
+    ring.send(c.ring);
+    const Outcome outcome = ring.comes_back() ? Outcome::kError : Outcome::kNever;
+    ASSERT_EQ(outcome, is_packed() ? c.packed_outcome : c.outcome);
+    if (outcome == Outcome::kError && !is_data_status) {
+      EXPECT_EQ(status, std::byte{1});
+    }
+    constexpr std::uint64_t kNeedsReset = 0x40;
+    const auto device_status = guest->frontend().get_status();
+    ASSERT_TRUE(device_status);
+    EXPECT_EQ((*device_status & kNeedsReset) != 0, outcome == Outcome::kNever);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(, MalformedChainTest,
+                         ::testing::Values(RingKind{"Split", ~virtio::kFeatureRingPacked},
+                                           RingKind{"Packed", ~std::uint64_t{0}}),
+                         [](const auto& instance) { return instance.param.name; });
+
+/// Rings of few entries, and requests of as many segments as are offered.
+class ShortRingTest : public BackendTest, public ::testing::WithParamInterface<RingKind> {};
+
+TEST_P(ShortRingTest, Rule23And52RequestsOfAllOfferedSegmentsAreServedOnAQueueOfSixteen) {
+  start();
+  const auto guest = connect({.features = GetParam().features, .queue_size = 16});
+  ASSERT_NE(guest, nullptr);
+  const std::uint32_t segments = guest->config().seg_max;
+  ASSERT_GT(segments, 16U);
+  const vhost::SharedPiece scratch = guest->scratch();
+  constexpr std::size_t kSegment = 512;
+  constexpr std::size_t kStep = 1024;  // they do not touch
+  const auto table_at = scratch.part(kPageSize, (segments + 2) * sizeof(virtio::Descriptor));
+  const virtio::DriverTable table{reinterpret_cast<virtio::Descriptor*>(table_at.host),
+                                  table_at.gpa, segments + 2};
+  const auto perform = [&](BlkGuest::Type type, Direction direction) {
+    const vblk::RequestHeader header{type, 0, 64};
+    std::memcpy(scratch.host, &header, sizeof header);
+    scratch.host[64] = std::byte{0xff};
+    std::vector<Segment> chain = {{scratch.gpa, sizeof header, Direction::kReadable}};
+    for (std::uint32_t i = 0; i < segments; ++i) {
+      chain.push_back(
+          {scratch.gpa.plus_unchecked(16 * kPageSize + i * kStep), kSegment, direction});
+    }
+    chain.push_back({scratch.gpa.plus_unchecked(64), 1, Direction::kWritable});
+    ASSERT_TRUE(guest->queue().ring().add_indirect(chain, table));
+    ASSERT_TRUE(guest->queue().ring().publish());
+    ASSERT_TRUE(guest->queue().kick());
+    ASSERT_TRUE(guest->wait_for_used(0, std::chrono::seconds(60)));
+    EXPECT_EQ(scratch.host[64], std::byte{0});
+  };
+  const auto data_of = [&](std::uint32_t segment) {
+    return std::span(scratch.host + 16 * kPageSize + segment * kStep, kSegment);
+  };
+  for (std::uint32_t i = 0; i < segments; ++i) {
+    std::ranges::fill(data_of(i), static_cast<std::byte>(i + 1));
+  }
+  ASSERT_NO_FATAL_FAILURE(perform(BlkGuest::Type::kOut, Direction::kReadable));
+  for (std::uint32_t i = 0; i < segments; ++i) std::ranges::fill(data_of(i), std::byte{0});
+  ASSERT_NO_FATAL_FAILURE(perform(BlkGuest::Type::kIn, Direction::kWritable));
+  for (std::uint32_t i = 0; i < segments; ++i) {
+    const auto wanted = static_cast<std::byte>(i + 1);
+    ASSERT_EQ(std::ranges::count(data_of(i), wanted), kSegment) << "segment " << i;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(, ShortRingTest,
+                         ::testing::Values(RingKind{"Split", ~virtio::kFeatureRingPacked},
+                                           RingKind{"Packed", ~std::uint64_t{0}}),
+                         [](const auto& instance) { return instance.param.name; });
+
 /// Data in memory of its own, whose owner takes it away; rings, headers and status stay.
 class TakenMemoryTest : public HostileGuestTest {
  protected:

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <limits>
 #include <utility>
 
 #include "guestio/base/check.h"
@@ -18,6 +17,22 @@ namespace vblk = virtio::blk;
 namespace {
 
 constexpr std::size_t kGroup = 16;  // chains that are taken before the first is begun
+
+/// Not an error when the byte is there and only a dirty log could not be told: a driver that looks
+/// finds the status.
+[[gnu::noinline]] Result<> check_status(const mem::GuestMemory& memory, Gpa at, vblk::Status status,
+                                        const Error& error) noexcept {
+  const auto present = memory.load<std::uint8_t>(at);
+  if (!present || *present != static_cast<std::uint8_t>(status)) return fail(error);
+  return {};
+}
+
+Result<> write_status(const mem::GuestMemory& memory, Gpa at, vblk::Status status) noexcept {
+  const auto written = memory.store<std::uint8_t>(at, static_cast<std::uint8_t>(status));
+  if (written) [[likely]]
+    return {};
+  return check_status(memory, at, status, written.error());
+}
 
 }  // namespace
 
@@ -228,16 +243,22 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   /// Writes the status and gives the chain back. `data_written` are bytes before the status.
   void answer(vblk::Status status, std::uint64_t data_written) noexcept {
     count(status);
-    std::uint32_t written = 0;
-    // When the status cannot be written, its memory is gone: the used entry says that nothing was.
-    if (parsed_.status &&
-        taken_.memory().store<std::uint8_t>(*parsed_.status, static_cast<std::uint8_t>(status))) {
-      written = static_cast<std::uint32_t>(
-          std::min<std::uint64_t>(data_written, std::numeric_limits<std::uint32_t>::max() - 1) + 1);
-    }
     virtio::DeviceQueue& queue = *queue_;
-    queue.complete(taken_, written);
+    if (const auto told = tell(status); told) [[likely]] {
+      // A chain has at most 4 GiB in all, of which the header takes 16 bytes.
+      queue.complete(taken_, static_cast<std::uint32_t>(data_written + 1));
+    } else {
+      queue.abandon(taken_, told.error());
+    }
     owner_->free_->push_front(*this);
+  }
+
+  /// Errors: peer fault (no byte for it), memory fault, out of range.
+  [[nodiscard]] Result<> tell(vblk::Status status) const noexcept {
+    if (!parsed_.status) {
+      return fail(Error::peer_fault("request without room for its status", taken_.chain.head()));
+    }
+    return write_status(taken_.memory(), *parsed_.status, status);
   }
 
   using Clock = std::chrono::steady_clock;
@@ -345,6 +366,15 @@ void BlockQueue::leave() noexcept {
     held_.set(held_ - 1);
     request.leave();
   }
+}
+
+std::optional<std::uint32_t> BlockQueue::answer_malformed(
+    const virtio::TakenChain& taken) noexcept {
+  const auto status = taken.chain.last_writable();
+  if (!status || !write_status(taken.memory(), *status, vblk::Status::kIoError)) {
+    return std::nullopt;
+  }
+  return 1;
 }
 
 void BlockQueue::process(virtio::DeviceQueue& queue) noexcept {

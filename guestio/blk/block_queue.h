@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 
 #include "guestio/blk/block_device.h"
 #include "guestio/blk/block_request.h"
@@ -24,6 +25,10 @@ namespace guestio::blk {
 /// Request::on_done() → answer(). Requests come from a pool that is made once; when all are out,
 /// the queue is left alone until one is back.
 ///
+/// A request comes back only with its status written, a malformed one with an I/O error. Where the
+/// status cannot be written, for want of a writable byte or of its memory, the request never comes
+/// back and the queue stops: the byte that its driver looks at may hold an older success.
+///
 /// A request that the disk fails is answered with an error or, as the FailurePolicy says, held: it
 /// goes to the disk again after a pause. When the queue stops, what is held gets one more attempt,
 /// at once and the last; while it is paused, what is held is parked: with nobody, until the queue
@@ -41,6 +46,7 @@ class BlockQueue final : public virtio::QueueHandler {
   ~BlockQueue() override;
 
   void process(virtio::DeviceQueue& queue) noexcept override;
+  std::optional<std::uint32_t> answer_malformed(const virtio::TakenChain& taken) noexcept override;
   void finish_up() noexcept override;
   void pause() noexcept override;
   void go_on() noexcept override;

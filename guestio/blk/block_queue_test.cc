@@ -183,11 +183,102 @@ TEST_F(BlockQueueTest, TheStatusIsWrittenForEveryFailureThatHasRoomForIt) {
   EXPECT_EQ(byte_at(unknown.back()), std::byte{2});
 }
 
-TEST_F(BlockQueueTest, ARequestWithoutRoomForAStatusComesBackWithNothingWritten) {
-  queue_.add({{Gpa(0), 16, Direction::kReadable}});
+TEST_F(BlockQueueTest, Rule27ARequestComesBackOnlyWithItsStatusWritten) {
+  const Gpa outside(kMemoryBytes);
+  const vblk::RequestHeader flush{RequestType::kFlush, 0, 0};
+  ASSERT_TRUE(memory_.write(Gpa(0), std::as_bytes(std::span(&flush, 1))));
+  const std::vector<std::vector<HandMadeQueue::Extent>> without_status = {
+      {},
+      {{Gpa(0), 16, Direction::kReadable}},
+      {{Gpa(0), 15, Direction::kReadable}, {outside, 1, Direction::kWritable}},
+      {{Gpa(0), 16, Direction::kReadable}, {outside, 1, Direction::kWritable}},
+      {{Gpa(0), 16, Direction::kReadable}, {Gpa(kMemoryBytes - 1), 2, Direction::kWritable}},
+  };
+  for (const auto& chain : without_status) queue_.add(chain);
   blk_->process(queue_);
-  ASSERT_EQ(queue_.used.size(), 1u);
-  EXPECT_EQ(queue_.used[0].written, 0u);
+  EXPECT_EQ(queue_.abandoned.size(), without_status.size());
+  EXPECT_TRUE(queue_.used.empty());
+}
+
+TEST_F(BlockQueueTest, Rule27AHeaderThatIsMissingOrOutsideMemoryLeavesTheStatusItsPlace) {
+  const Gpa outside(kMemoryBytes);
+  const std::vector<std::vector<HandMadeQueue::Extent>> with_status = {
+      {{Gpa(64), 1, Direction::kWritable}},
+      {{Gpa(0), 15, Direction::kReadable}, {Gpa(32), 33, Direction::kWritable}},
+      {{outside, 16, Direction::kReadable}, {Gpa(64), 1, Direction::kWritable}},
+      {{outside, 17, Direction::kReadable}, {Gpa(63), 2, Direction::kWritable}},
+  };
+  for (const auto& chain : with_status) {
+    ASSERT_TRUE(memory_.store<std::uint8_t>(Gpa(64), 0));
+    queue_.add(chain);
+    blk_->process(queue_);
+    EXPECT_EQ(byte_at(Gpa(64)), std::byte{1});
+  }
+  EXPECT_EQ(queue_.used.size(), with_status.size());
+  for (const auto& used : queue_.used) EXPECT_EQ(used.written, 1u);
+}
+
+TEST_F(BlockQueueTest, Rule27AMalformedChainGetsAnIoErrorInItsLastWritableByte) {
+  virtio::ExtentArena arena(16);
+  virtio::MemoryEpoch epoch{memory_, 0};
+  virtio::TakenChain taken;
+  taken.epoch = &epoch;
+  taken.chain.begin(0, arena);
+  taken.chain.mark_malformed(Error::peer_fault("test"));
+  EXPECT_EQ(blk_->answer_malformed(taken), std::nullopt);
+  taken.chain.add_malformed(Gpa(64), 8, Direction::kWritable);
+  EXPECT_EQ(blk_->answer_malformed(taken), 1u);
+  EXPECT_EQ(byte_at(Gpa(71)), std::byte{1});
+  EXPECT_EQ(byte_at(Gpa(70)), std::byte{0});
+  taken.chain.add_malformed(Gpa(kMemoryBytes), 1, Direction::kWritable);
+  EXPECT_EQ(blk_->answer_malformed(taken), std::nullopt) << "outside memory";
+}
+
+/// What a driver gets that knows the offered limits and goes to each of them.
+TEST_F(BlockQueueTest, Rule52ADriverThatGoesToEveryOfferedLimitGetsNoError) {
+  disk::DiskInfo info = disk_->info();
+  info.discard = disk::RangeLimits{ByteCount(16384), ByteCount(4096)};
+  info.write_zeroes = disk::RangeLimits{ByteCount(8192), ByteCount(512)};
+  info.secure_erase = disk::RangeLimits{ByteCount(65536), ByteCount(4096)};
+  const BlockDevice device({.disk = info, .serial = "s"});
+  BlockQueue blk(device, *disk::RamDisk::create(info.size), 8);
+  vblk::Config config{};
+  ASSERT_TRUE(device.read_config(0, std::as_writable_bytes(std::span(&config, 1))));
+  struct Limits {
+    RequestType type;
+    std::uint32_t ranges;
+    std::uint32_t sectors;
+  };
+  for (const Limits& limits :
+       {Limits{RequestType::kDiscard, config.max_discard_seg, config.max_discard_sectors},
+        Limits{RequestType::kWriteZeroes, config.max_write_zeroes_seg,
+               config.max_write_zeroes_sectors},
+        Limits{RequestType::kSecureErase, config.max_secure_erase_seg,
+               config.max_secure_erase_sectors}}) {
+    SCOPED_TRACE(static_cast<std::uint32_t>(limits.type));
+    ASSERT_NE(limits.ranges, 0U);
+    ASSERT_NE(limits.sectors, 0U);
+    std::vector<vblk::RangeSegment> ranges(limits.ranges);
+    for (std::uint32_t i = 0; i < limits.ranges; ++i) {
+      ranges[i] = {i * std::uint64_t{limits.sectors} % 1024, limits.sectors, 0};
+    }
+    const auto places = add_request({limits.type, 0, 0}, std::as_bytes(std::span(ranges)), 0);
+    blk.process(queue_);
+    EXPECT_EQ(byte_at(places.back()), std::byte{0});
+  }
+  // As many segments as offered, of any length, header and status beside them.
+  const vblk::RequestHeader read{RequestType::kIn, 0, 0};
+  ASSERT_TRUE(memory_.write(Gpa(0), std::as_bytes(std::span(&read, 1))));
+  std::vector<HandMadeQueue::Extent> chain = {{Gpa(0), 16, Direction::kReadable}};
+  for (std::uint32_t i = 0; i < config.seg_max; ++i) {
+    chain.push_back({Gpa(4096 + i * 1024U), 512, Direction::kWritable});
+  }
+  ASSERT_TRUE(memory_.store<std::uint8_t>(Gpa(64), 0xff));
+  chain.push_back({Gpa(64), 1, Direction::kWritable});
+  queue_.add(chain);
+  blk.process(queue_);
+  EXPECT_EQ(byte_at(Gpa(64)), std::byte{0});
+  EXPECT_EQ(queue_.used.back().written, config.seg_max * 512 + 1);
 }
 
 /// Holds what it is given until a test lets it go.

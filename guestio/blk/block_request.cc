@@ -62,6 +62,8 @@ void prefetch_header(const virtio::TakenChain& taken) noexcept {
 
 Result<> parse_request(const virtio::TakenChain& taken, ParsedRequest& request) {
   if (is_usual(taken.chain.readable(), taken.chain.writable())) return parse_usual(taken, request);
+  // Before anything can fail.
+  if (!taken.chain.writable().empty()) request.status = taken.chain.writable().back().last();
   const auto all_readable =
       RequestBuffers::from_extents(taken.memory(), taken.chain.readable(), MemoryAccess::kReadOnly);
   const auto all_writable =
@@ -71,7 +73,6 @@ Result<> parse_request(const virtio::TakenChain& taken, ParsedRequest& request) 
   const RequestBuffers& readable = *all_readable;
   const RequestBuffers& writable = *all_writable;
   if (writable.is_empty()) return fail(Error::peer_fault("a request has room for its status"));
-  request.status = taken.chain.writable().back().last();
   request.to_driver = writable.subrange(0, writable.size() - 1);
   if (readable.size() < sizeof request.header) {
     return fail(Error::peer_fault("a request has a header of 16 bytes", readable.size()));

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT
 // What a backend says of itself and of its device: to a front-end over the way back, as a status,
 // and after a reset.
+#include <poll.h>
+#include <sys/eventfd.h>
+
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <thread>
@@ -227,6 +231,34 @@ TEST_F(BackendTest, NoRingStartsOnADeviceThatCannotBeUsedNow) {
   home_->call([this] { device_.is_away = false; });
   start_ring();
   EXPECT_TRUE(is_served());
+}
+
+TEST_F(BackendTest, Rule27AMalformedChainThatNobodyAnswersStopsItsRingAndTheDeviceWantsAReset) {
+  constexpr std::uint64_t kRunning = 0xf;
+  constexpr std::uint64_t kNeedsReset = 0x40;
+  negotiate(kHears | kProtocolStatus);
+  channel_ = open_another();
+  start_ring();
+  const UniqueFd error(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  ASSERT_TRUE(frontend_->set_vring_err(0, error.get()));
+  ASSERT_TRUE(frontend_->set_status(kRunning));
+  EXPECT_TRUE(is_served());
+  EXPECT_EQ(frontend_->get_status(), kRunning);
+  // A device that knows nothing of malformed chains.
+  const Gpa memory = memory_.allocate(64, 64)->gpa;
+  const std::array chain = {virtio::DriverSegment{memory, 1, virtio::Direction::kWritable},
+                            virtio::DriverSegment{memory, 16, virtio::Direction::kReadable}};
+  ASSERT_TRUE(queue_->ring().add(chain));
+  ASSERT_TRUE(queue_->ring().publish());
+  ASSERT_TRUE(queue_->kick());
+  pollfd poller{.fd = error.get(), .events = POLLIN, .revents = 0};
+  ASSERT_EQ(::poll(&poller, 1, static_cast<int>(std::chrono::milliseconds(kLimit).count())), 1);
+  EXPECT_EQ(frontend_->get_status(), kRunning | kNeedsReset);
+  EXPECT_EQ(hear().request, kConfigChange) << "a driver that runs is told to look";
+  EXPECT_EQ(queue_->ring().reap()->has_value(), false) << "it never comes back";
+  ASSERT_TRUE(frontend_->set_status(kRunning | kNeedsReset)) << "a front-end may write it back";
+  ASSERT_TRUE(frontend_->set_status(0));
+  EXPECT_EQ(frontend_->get_status(), 0U);
 }
 
 TEST_F(BackendTest, Rule5FeaturesReplaceTheSetWhateverRuns) {

@@ -40,6 +40,7 @@ Session::Session(const Parts& parts, UniqueFd socket) : parts_(parts), socket_(s
     inband_.push_back(
         std::make_unique<InbandRing>(parts.home, channel_, static_cast<std::uint16_t>(i)));
   }
+  condition_->tell = [this] { tell_needs_reset(); };
 }
 
 void Session::leave() noexcept { ::shutdown(socket_.get(), SHUT_RDWR); }
@@ -277,7 +278,13 @@ RingEnvironment Session::environment() const {
           .fixed = parts_.fixed,
           .log = (features_ & kFeatureLogAll) != 0 ? log_ : nullptr,
           .log_event = &log_event_,
-          .peer_log = parts_.peer_log};
+          .peer_log = parts_.peer_log,
+          .on_broken = [condition = condition_, &home = parts_.home] {
+            condition->needs_reset = true;
+            home.post([condition] {
+              if (condition->tell) condition->tell();
+            });
+          }};
 }
 
 Result<VringControl*> Session::find_ring(std::uint32_t index) {

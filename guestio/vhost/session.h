@@ -2,7 +2,9 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -52,6 +54,7 @@ class Session {
   Session(const Parts& parts, UniqueFd socket);
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
+  ~Session() { condition_->tell = nullptr; }
 
   /// Serves until the front-end leaves or leave() is called. Once.
   task::Task<> run();
@@ -109,6 +112,14 @@ class Session {
     static Answer of(const T& value) noexcept;
   };
 
+  /// What rings say from their threads. Outlives the session: a word may still be on its way.
+  struct DeviceCondition {
+    /// A ring has broken. States: false → true on a ring's thread, → false when the device is reset
+    /// and its rings have stopped.
+    std::atomic<bool> needs_reset = false;
+    std::function<void()> tell;  ///< the front-end; the control thread's
+  };
+
   task::Task<Result<>> serve_one();
   task::Task<Result<Answer>> obey();
   Result<Answer> obey_at_once(FrontendRequest request);
@@ -149,6 +160,8 @@ class Session {
   task::Task<Result<Answer>> reset_device();
   task::Task<> stop_rings();
   void begin_rings();
+  [[nodiscard]] std::uint8_t device_status() const noexcept;
+  void tell_needs_reset() noexcept;
   task::Task<> pause_ring(VringControl& ring, std::vector<std::optional<std::size_t>>& outcomes);
   task::Task<Result<>> resume_ring(VringControl& ring);
   Result<> adopt_shared(SessionState& state);
@@ -179,7 +192,8 @@ class Session {
   BackendChannel channel_{parts_.home, parts_.peer_log};
   std::uint64_t features_ = 0;
   bool uses_device_ = false;  // some ring runs
-  std::uint8_t status_ = 0;   // of the virtio device, as the driver sees it
+  std::uint8_t status_ = 0;   // of the virtio device, as the driver wrote it
+  const std::shared_ptr<DeviceCondition> condition_ = std::make_shared<DeviceCondition>();
   ProtocolBits protocol_features_ = 0;
   std::shared_ptr<const MemoryTable> memory_;
   std::shared_ptr<const InflightRecord> made_inflight_;  // for a front-end that has none

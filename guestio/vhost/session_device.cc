@@ -41,7 +41,20 @@ Result<Session::Answer> Session::set_protocol_features() {
 
 Result<Session::Answer> Session::get_status() const {
   if (auto wanted = wants(kProtocolStatus); !wanted) return fail(wanted.error());
-  return Answer::of(std::uint64_t{status_});
+  return Answer::of(std::uint64_t{device_status()});
+}
+
+/// With what the device itself has to say: a ring has stopped for good, and only a reset makes it
+/// work again (virtio 1.2, section 2.1.2).
+std::uint8_t Session::device_status() const noexcept {
+  return condition_->needs_reset ? status_ | virtio::kStatusNeedsReset : status_;
+}
+
+/// Drivers look at the status when the configuration is said to have changed (2.1.2).
+void Session::tell_needs_reset() noexcept {
+  const bool is_watched = (protocol_features_ & kProtocolStatus) != 0 &&
+                          (status_ & virtio::kStatusDriverOk) != 0 && condition_->needs_reset;
+  if (is_watched) notify_config_changed();
 }
 
 /// The driver's steps (virtio 1.2, section 2.1). All of them are the front-end's to judge but one:
@@ -56,6 +69,7 @@ task::Task<Result<Session::Answer>> Session::set_status() {
   if (status_ == 0) {
     auto stopping = stop_rings();
     co_await std::move(stopping);
+    condition_->needs_reset = false;
   }
   co_return Answer::none();
 }
@@ -69,6 +83,7 @@ task::Task<Result<Session::Answer>> Session::reset_device() {
     auto resetting = ring->reset();
     co_await std::move(resetting);
   }
+  condition_->needs_reset = false;
   begin_rings();
   co_return Answer::none();
 }

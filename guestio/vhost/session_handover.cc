@@ -99,7 +99,7 @@ Result<SessionState> Session::state() const {
   SessionState state;
   state.features = features_;
   state.protocol_features = protocol_features_;
-  state.status = status_;
+  state.status = device_status();
   auto socket = duplicate_descriptor(socket_.get());
   if (!socket) return fail(socket.error());
   state.socket = std::move(*socket);
@@ -192,6 +192,7 @@ Result<> Session::adopt(SessionState state) {
   features_ = state.features;
   protocol_features_ = state.protocol_features;
   status_ = state.status;
+  condition_->needs_reset = (state.status & virtio::kStatusNeedsReset) != 0;
   if (auto adopted = std::move(state.incoming).move_to(message_); !adopted) return adopted;
   if (state.channel) {
     if (auto adopted = channel_.adopt(std::move(*state.channel)); !adopted) return adopted;

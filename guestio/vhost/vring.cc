@@ -57,6 +57,7 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
       handler_(handler),
       label_(setup.label),
       peer_log_(std::move(setup.peer_log)),
+      on_broken_(std::move(setup.on_broken)),
       features_(setup.features),
       has_event_index_((setup.features & virtio::kFeatureEventIdx) != 0),
       queue_(std::move(queue)),
@@ -205,14 +206,30 @@ virtio::DeviceQueue::Popped Vring::pop(virtio::TakenChain& taken) noexcept {
       if (!epochs_.back().fixed.empty()) prefetch_guards(taken.chain);
       return Popped::kChain;
     }
-    ++counters_->malformed;
-    log::limited_warning(peer_log_->faults, "{}: a chain of the driver's makes no sense: {}",
-                         label_, taken.chain.fault().to_string());
-    if (auto pushed = queue_.push_used(taken.chain.head(), 0); !pushed) fail_ring(pushed.error());
-    poller_.note_answered();
-    loop_.at_batch_end(*this);
+    return_malformed(taken);
   }
   return Popped::kNothing;
+}
+
+/// A chain whose driver cannot be told that nothing was done never comes back: what stands in its
+/// status byte may be an older success.
+void Vring::return_malformed(virtio::TakenChain& taken) noexcept {
+  ++counters_->malformed;
+  log::limited_warning(peer_log_->faults, "{}: malformed chain {}: {}", label_, taken.chain.head(),
+                       taken.chain.fault().to_string());
+  taken.epoch = &epochs_.back();
+  const auto written = handler_.answer_malformed(taken);
+  taken.epoch = nullptr;
+  if (!written) {
+    fail_ring(
+        Error::peer_fault("malformed chain without a place for its status", taken.chain.head()));
+  } else if (auto pushed = queue_.push_used(taken.chain.head(), *written); !pushed) {
+    fail_ring(pushed.error());
+  }
+  // It may have taken long to walk; others' chains come first.
+  pops_left_ = 0;
+  poller_.note_answered();
+  loop_.at_batch_end(*this);
 }
 
 /// Whether data is still where the kernel knows it costs a load for each page that nobody has
@@ -240,6 +257,11 @@ void Vring::complete(virtio::TakenChain& taken, std::uint32_t written) noexcept 
       call_early();
     }
   }
+  forget(taken);
+}
+
+void Vring::abandon(virtio::TakenChain& taken, const Error& cause) noexcept {
+  fail_ring(cause);
   forget(taken);
 }
 
@@ -371,6 +393,7 @@ void Vring::fail_ring(const Error& error) noexcept {
   is_broken_ = true;
   ++counters_->broken;
   log::limited_warning(peer_log_->faults, "{} stops: {}", label_, error.to_string());
+  if (on_broken_) on_broken_();
   error_.notify();
 }
 

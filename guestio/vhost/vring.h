@@ -30,7 +30,7 @@ namespace guestio::vhost {
 struct VringCounters {
   Counter kicks;            ///< wake-ups by the driver
   Counter calls;            ///< interrupts sent to it
-  Counter malformed;        ///< chains that made no sense
+  Counter malformed;        ///< chains
   Counter broken;           ///< rings that stopped because of their content or memory
   Counter fixed_regions;    ///< of guest memory, registered with the kernel now
   Counter unfixed_regions;  ///< those that are not, or not yet, though registering is wanted
@@ -53,8 +53,12 @@ struct RingLog {
 /// once. Kicks are asked for only before the thread sleeps.
 ///
 /// States: running; paused (disabled by the front-end: nothing is taken, what was taken is
-/// answered), or told to pause because the queue may change hands; broken (the driver's nonsense or
-/// lost memory: nothing is taken or shown any more, the error descriptor was written); stopping.
+/// answered), or told to pause because the queue may change hands; broken (a malformed ring, a
+/// chain that could not be returned with its status, or lost memory: nothing is taken or shown any
+/// more, the error descriptor was written, `on_broken` called); stopping.
+///
+/// A chain that is never returned stays in the in-flight record, if there is one: whoever serves
+/// the ring next meets it again.
 ///
 /// Threads: the queue's. Lifetime: from start() until stop() has called back, then it may be
 /// destroyed.
@@ -80,6 +84,7 @@ class Vring final : public virtio::DeviceQueue,
     std::shared_ptr<FixedGuestMemory> fixed = {};  ///< or nothing: memory is not registered
     uring::Loop* home = nullptr;  ///< where memory goes that is done with; or nothing: here
     std::shared_ptr<PeerLog> peer_log = std::make_shared<PeerLog>();
+    std::function<void()> on_broken = {};  ///< or nothing; before the error descriptor is written
   };
 
   /// Errors: memory fault (the ring's memory is gone).
@@ -134,6 +139,7 @@ class Vring final : public virtio::DeviceQueue,
   // virtio::DeviceQueue
   Popped pop(virtio::TakenChain& taken) noexcept override;
   void complete(virtio::TakenChain& taken, std::uint32_t written) noexcept override;
+  void abandon(virtio::TakenChain& taken, const Error& cause) noexcept override;
   void leave(virtio::TakenChain& taken) noexcept override;
   [[nodiscard]] virtio::FeatureBits features() const noexcept override { return features_; }
 
@@ -162,6 +168,7 @@ class Vring final : public virtio::DeviceQueue,
   void run() noexcept override;             // uring::Deferred: the end of a batch
   void listen_to(UniqueFd kick);
   void on_kick(std::int32_t events) noexcept;
+  void return_malformed(virtio::TakenChain& taken) noexcept;
   void forget(virtio::TakenChain& taken) noexcept;
   void note_paused() noexcept;
   void show_answers() noexcept;
@@ -181,6 +188,7 @@ class Vring final : public virtio::DeviceQueue,
   virtio::QueueHandler& handler_;
   const std::string label_;
   const std::shared_ptr<PeerLog> peer_log_;
+  const std::function<void()> on_broken_;  // or nothing
   const virtio::FeatureBits features_;
   const bool has_event_index_;
   RecordedRing queue_;

@@ -172,7 +172,8 @@ task::Task<Result<>> VringControl::start(RingEnvironment environment) {
                      .counters = queue_.counters(),
                      .fixed = environment.fixed,
                      .home = &home_,
-                     .peer_log = environment.peer_log};
+                     .peer_log = environment.peer_log,
+                     .on_broken = environment.on_broken};
   CrossCall<Result<>> start(queue_.loop(), home_,
                             [this, setup = std::move(setup)](auto reply) mutable {
                               auto vring = Vring::create(queue_.loop(), queue_.thread().poller(),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -24,6 +25,7 @@ struct RingEnvironment {
   std::shared_ptr<const mem::DirtyLog> log;        ///< nothing: nothing is noted
   const UniqueFd* log_event = nullptr;             ///< or nothing; the session's
   std::shared_ptr<PeerLog> peer_log;
+  std::function<void()> on_broken = {};  ///< or nothing; called on the ring's thread
 };
 
 /// The control thread's half of one ring: collects what the front-end says about it, in whatever

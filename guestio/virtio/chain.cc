@@ -35,9 +35,18 @@ Chain::Append Chain::make_room(Gpa start, std::uint32_t length, Direction direct
 }
 
 void Chain::mark_malformed(const Error& fault) noexcept {
+  last_writable_.reset();
+  if (!writable().empty()) last_writable_ = writable().back().last();
   drop_extents();
   malformed_ = true;
   fault_ = fault;
+}
+
+void Chain::add_malformed(Gpa start, std::uint32_t length, Direction direction) noexcept {
+  if (length == 0 || direction == Direction::kReadable) return;
+  const auto range = mem::AddressRange::from_start_and_length(start, length);
+  last_writable_.reset();
+  if (range) last_writable_ = range->last();
 }
 
 bool Chain::grow() noexcept {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "guestio/base/error.h"
@@ -36,11 +37,14 @@ class DeviceQueue {
     kNothing  ///< none now: empty, stopped, paused, or out of room; the transport asks again
   };
 
-  /// Takes the next chain. Malformed ones are given back by the transport and never seen here.
+  /// Takes the next chain. Malformed ones never come out here: QueueHandler::answer_malformed().
   virtual Popped pop(TakenChain& taken) noexcept = 0;
   /// Gives a chain back; `written` is how many bytes the device wrote into it. The driver hears of
   /// it at the end of the present batch.
   virtual void complete(TakenChain& taken, std::uint32_t written) noexcept = 0;
+  /// Gives a chain up for good: its driver could take it for done if it came back, because what
+  /// says otherwise cannot be written. The queue stops.
+  virtual void abandon(TakenChain& taken, const Error& cause) noexcept = 0;
   /// Gives a chain back without an answer: whoever serves the queue next takes it again, from the
   /// in-flight record. Only after QueueHandler::leave().
   virtual void leave(TakenChain& taken) noexcept = 0;
@@ -58,6 +62,12 @@ class QueueHandler {
   /// Something may be available: pops until there is nothing or the handler is full; called again
   /// after each batch of completions.
   virtual void process(DeviceQueue& queue) noexcept = 0;
+  /// A malformed chain has to go back. Writes what tells its driver that nothing was done, at the
+  /// chain's last_writable(), and returns how many bytes that were; nothing when it cannot: the
+  /// chain never goes back then, and the queue stops. Called within DeviceQueue::pop().
+  virtual std::optional<std::uint32_t> answer_malformed(const TakenChain& /*taken*/) noexcept {
+    return std::nullopt;
+  }
   /// The queue is being stopped, which waits for the chains that are out: what waits for better
   /// times is ended one way or the other. process() is called again for the next queue only.
   virtual void finish_up() noexcept {}

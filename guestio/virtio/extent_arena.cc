@@ -17,7 +17,7 @@ ExtentArena::~ExtentArena() {
 
 ExtentArena::Block ExtentArena::acquire(std::size_t extents) noexcept {
   if (extents <= medium_.block_extents) return medium_.acquire();
-  GUESTIO_CHECK(extents <= huge_.block_extents, "a chain no longer than the queue");
+  GUESTIO_CHECK(extents <= huge_.block_extents, "a chain within the limit");
   return huge_.acquire();
 }
 

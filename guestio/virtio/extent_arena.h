@@ -27,7 +27,7 @@ class ExtentArena {
   /// A block on loan. Empty when there is none.
   using Block = std::span<mem::AddressRange>;
 
-  /// `longest` is the most extents a chain can have: the queue size.
+  /// `longest` is the most extents a chain can have.
   explicit ExtentArena(std::size_t longest);
   ExtentArena(const ExtentArena&) = delete;
   ExtentArena& operator=(const ExtentArena&) = delete;

@@ -34,6 +34,10 @@ inline constexpr FeatureBits kFeatureNotificationData = FeatureBits{1} << 38;
 inline constexpr FeatureBits kFeatureNotifConfigData = FeatureBits{1} << 39;
 inline constexpr FeatureBits kFeatureRingReset = FeatureBits{1} << 40;
 
+/// Bits of a device's status (2.1).
+inline constexpr std::uint8_t kStatusDriverOk = 4;
+inline constexpr std::uint8_t kStatusNeedsReset = 64;
+
 /// A bit and the name that the specification gives it.
 struct FeatureName {
   FeatureBits bit;

@@ -15,10 +15,25 @@ namespace guestio::virtio {
 
 namespace {
 
+Direction direction_of(const PackedDescriptor& descriptor) noexcept {
+  return (descriptor.flags & kDescriptorWrite) != 0 ? Direction::kWritable : Direction::kReadable;
+}
+
 Chain::Append append(const PackedDescriptor& descriptor, Chain& chain) noexcept {
-  const bool writable = (descriptor.flags & kDescriptorWrite) != 0;
-  return chain.append(Gpa(descriptor.address), descriptor.length,
-                      writable ? Direction::kWritable : Direction::kReadable);
+  return chain.append(Gpa(descriptor.address), descriptor.length, direction_of(descriptor));
+}
+
+/// The rest of a malformed chain, from the fault on. Cold: drivers that live send none.
+[[gnu::cold, gnu::noinline]] void add_malformed(std::span<const PackedDescriptor> rest,
+                                                Chain& chain) {
+  for (const PackedDescriptor& descriptor : rest) {
+    if ((descriptor.flags & kDescriptorIndirect) != 0) {
+      // Its driver may mean the bytes there or the descriptors.
+      chain.forget_last_writable();
+    } else {
+      chain.add_malformed(Gpa(descriptor.address), descriptor.length, direction_of(descriptor));
+    }
+  }
 }
 
 }  // namespace
@@ -26,7 +41,8 @@ Chain::Append append(const PackedDescriptor& descriptor, Chain& chain) noexcept 
 PackedDeviceQueue::PackedDeviceQueue(const PackedRing& ring, FeatureBits features, PackedBase base)
     : ring_(ring),
       features_(features),
-      arena_(std::make_unique<ExtentArena>(ring.size())),
+      max_descriptors_(std::max<std::uint32_t>(kMaxChainDescriptors, ring.size())),
+      arena_(std::make_unique<ExtentArena>(max_descriptors_)),
       lengths_(ring.size()),
       next_avail_(base.avail),
       published_(base.used),
@@ -108,25 +124,33 @@ Result<Pop> PackedDeviceQueue::take(const mem::GuestMemory& memory, Chain& chain
   return Pop::kChain;
 }
 
+/// Adds descriptors that stand one behind the other to a chain, malformed or not yet.
+PackedDeviceQueue::Walk PackedDeviceQueue::append_all(std::span<const PackedDescriptor> descriptors,
+                                                      const char* fault_of_table, Chain& chain) {
+  for (std::size_t i = 0; i < descriptors.size(); ++i) {
+    const PackedDescriptor& descriptor = descriptors[i];
+    Chain::Append appended = Chain::Append::kMalformed;
+    if ((descriptor.flags & kDescriptorIndirect) != 0) [[unlikely]] {
+      chain.mark_malformed(Error::peer_fault(fault_of_table, descriptor.flags));
+    } else {
+      appended = append(descriptor, chain);
+    }
+    if (appended != Chain::Append::kDone) [[unlikely]] {
+      if (appended == Chain::Append::kNoRoom) return Walk::kNoRoom;
+      add_malformed(descriptors.subspan(i), chain);
+      return Walk::kMalformed;
+    }
+  }
+  return Walk::kWhole;
+}
+
 PackedDeviceQueue::Walk PackedDeviceQueue::walk(const mem::GuestMemory& memory,
                                                 Chain& chain) const {
   if (fetched_.size() == 1 && (fetched_.front().flags & kDescriptorIndirect) != 0) {
     return walk_indirect(fetched_.front(), memory, chain);
   }
-  for (const PackedDescriptor& descriptor : fetched_) {
-    if ((descriptor.flags & kDescriptorIndirect) != 0) {
-      // 2.8.19: never in a list of descriptors.
-      chain.mark_malformed(
-          Error::peer_fault("indirect table among other descriptors", descriptor.flags));
-      return Walk::kMalformed;
-    }
-    switch (append(descriptor, chain)) {
-      case Chain::Append::kDone: break;
-      case Chain::Append::kNoRoom: return Walk::kNoRoom;
-      case Chain::Append::kMalformed: return Walk::kMalformed;
-    }
-  }
-  return Walk::kWhole;
+  // 2.8.19: never in a list of descriptors.
+  return append_all(fetched_, "indirect table among other descriptors", chain);
 }
 
 /// The entries of a table are one chain in the order they stand in; of their flags only the one
@@ -147,31 +171,36 @@ PackedDeviceQueue::Walk PackedDeviceQueue::walk_indirect(const PackedDescriptor&
   if (!Gpa(table.address).plus(table.length)) {
     return malformed("indirect table that wraps around the addresses", table.address);
   }
-  const std::size_t entries = table.length / sizeof(PackedDescriptor);
-  if (entries > ring_.size()) return malformed("chain that is longer than the queue", entries);
+  const auto read_entries = [&](std::size_t first, std::span<PackedDescriptor> to) {
+    return memory.read(Gpa(table.address).plus_unchecked(first * sizeof(PackedDescriptor)),
+                       std::as_writable_bytes(to));
+  };
   std::array<PackedDescriptor, 8> window;
+  const std::size_t entries = table.length / sizeof(PackedDescriptor);
+  if (entries > max_descriptors_) {
+    // The table says where it ends, however long it is.
+    const auto last = std::span(window).first(1);
+    (void)malformed("chain of too many descriptors", entries);
+    if (read_entries(entries - 1, last)) add_malformed(last, chain);
+    return Walk::kMalformed;
+  }
+  auto walked = Walk::kWhole;
   for (std::size_t done = 0; done < entries;) {
     const auto some = std::span(window).first(std::min(window.size(), entries - done));
-    const auto read =
-        memory.read(Gpa(table.address).plus_unchecked(done * sizeof(PackedDescriptor)),
-                    std::as_writable_bytes(some));
-    if (!read) {
-      chain.mark_malformed(read.error());
+    if (const auto read = read_entries(done, some); !read) {
+      if (walked == Walk::kWhole) chain.mark_malformed(read.error());
+      chain.forget_last_writable();
       return Walk::kMalformed;
     }
-    for (const PackedDescriptor& descriptor : some) {
-      if ((descriptor.flags & kDescriptorIndirect) != 0) {
-        return malformed("indirect table inside another", descriptor.flags);
-      }
-      switch (append(descriptor, chain)) {
-        case Chain::Append::kDone: break;
-        case Chain::Append::kNoRoom: return Walk::kNoRoom;
-        case Chain::Append::kMalformed: return Walk::kMalformed;
-      }
+    if (walked == Walk::kWhole) {
+      walked = append_all(some, "indirect table inside another", chain);
+      if (walked == Walk::kNoRoom) return walked;
+    } else {
+      add_malformed(some, chain);
     }
     done += some.size();
   }
-  return Walk::kWhole;
+  return walked;
 }
 
 Result<> PackedDeviceQueue::withdraw_answers() {

@@ -109,12 +109,15 @@ class PackedDeviceQueue {
 
   Result<bool> fetch();
   Result<Pop> take(const mem::GuestMemory& memory, Chain& chain);
+  static Walk append_all(std::span<const PackedDescriptor> descriptors, const char* fault_of_table,
+                         Chain& chain);
   Walk walk(const mem::GuestMemory& memory, Chain& chain) const;
   Walk walk_indirect(const PackedDescriptor& table, const mem::GuestMemory& memory,
                      Chain& chain) const;
 
   PackedRing ring_;
   FeatureBits features_;
+  std::uint32_t max_descriptors_;          // of a chain
   std::unique_ptr<ExtentArena> arena_;     // on the heap so that chains may point to it
   std::vector<std::uint16_t> lengths_;     // descriptors of each id in flight; 0: it is not
   std::vector<PackedDescriptor> fetched_;  // one chain

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <deque>
+#include <optional>
 #include <vector>
 
 #include "guestio/virtio/ring_for_test.h"
@@ -190,40 +191,141 @@ TEST_F(PackedDeviceTest, Rule25MoreAvailableThanTheRingHoldsIsFatal) {
   EXPECT_EQ(pop(queue).error().kind, ErrorKind::kPeerFault);
 }
 
+constexpr std::uint64_t kS = kA + 0x3000;  // of a status
+constexpr std::uint64_t kWrapping = ~std::uint64_t{0} - 14;
+
+/// An entry of a table, or the last of a chain whose id is 4.
+constexpr PackedDescriptor kStatus{kS, 1, 4, kWrite};
+
+std::vector<PackedDescriptor> table_of(std::size_t entries, const PackedDescriptor& last) {
+  std::vector<PackedDescriptor> table(entries, {kA, 1, 0, 0});
+  table.back() = last;
+  return table;
+}
+
+TEST_F(PackedDeviceTest, Rule23AnIndirectTableMayBeLongerThanTheQueue) {
+  for (const std::uint32_t entries : {9U, 128U, 129U, 1023U, 1024U}) {
+    SCOPED_TRACE(entries);
+    auto queue = make_queue();
+    driver.put_table(table_of(entries, kStatus));
+    driver.add({{kTableAt, entries * 16, 4, kIndirect}});
+    pop_chain(queue);
+    ASSERT_FALSE(chain.is_malformed()) << chain.fault().to_string();
+    EXPECT_EQ(chain.readable().size(), entries - 1U);
+    ASSERT_EQ(chain.writable().size(), 1U);
+    EXPECT_EQ(chain.writable()[0], range(kS, 1));
+    chain.clear();
+  }
+}
+
+TEST(PackedDeviceQueue, Rule23AQueueOfMoreEntriesThanTheLimitRaisesIt) {
+  constexpr std::uint16_t kEntries = 2000;
+  HandPlayedDriver driver(kEntries);
+  auto queue = *PackedDeviceQueue::create(driver.ring.packed_device(), kFeatureIndirectDesc, {});
+  driver.put_table(table_of(kEntries, kStatus));
+  driver.add({{kTableAt, kEntries * 16, 4, kIndirect}});
+  Chain chain;
+  ASSERT_EQ(queue.pop(driver.ring.memory(), chain), Pop::kChain);
+  ASSERT_FALSE(chain.is_malformed()) << chain.fault().to_string();
+  EXPECT_EQ(chain.extents().size(), kEntries);
+}
+
 struct MalformedCase {
   const char* name;
   std::vector<PackedDescriptor> ring;
   std::vector<PackedDescriptor> table = {};
+  std::optional<std::uint64_t> last_writable = std::nullopt;
   FeatureBits features = kFeatureIndirectDesc;
 };
 
-std::vector<MalformedCase> malformed_cases() {
-  const std::vector<PackedDescriptor> one = {{kA, 1, 0, 0}};
-  const std::vector<PackedDescriptor> nine(9, {kA, 1, 0, 0});
+/// What is wrong in the ring itself.
+std::vector<MalformedCase> malformed_direct_chains() {
+  const std::vector<PackedDescriptor> good = {{kA, 16, 0, 0}, kStatus};
   return {
-      {"readable behind writable", {{kA, 16, 0, kNext | kWrite}, {kB, 16, 4, 0}}},
-      {"an extent that wraps", {{~std::uint64_t{0} - 14, 16, 4, 0}}},
-      {"more than 4 GiB", {{kA, 0xffffffff, 0, kNext}, {kB, 2, 4, 0}}},
-      {"indirect that was not negotiated", {{kTableAt, 16, 4, kIndirect}}, one, 0},
-      {"indirect with next", {{kTableAt, 16, 0, kIndirect | kNext}, {kA, 1, 4, 0}}, one},
-      {"indirect behind a direct one", {{kA, 16, 0, kNext}, {kTableAt, 16, 4, kIndirect}}, one},
+      {"readable behind writable", {{kA, 16, 0, kNext | kWrite}, {kB, 16, 4, 0}}, {}, kA + 15},
+      {"readable between writable",
+       {{kA, 512, 0, kNext | kWrite}, {kB, 16, 0, kNext}, {kS, 2, 4, kWrite}},
+       {},
+       kS + 1},
+      {"readable behind writable, and an empty end",
+       {{kS, 1, 0, kNext | kWrite}, {kB, 16, 0, kNext}, {kC, 0, 4, kWrite}},
+       {},
+       kS},
+      {"nothing to write in", {{kWrapping, 16, 4, 0}}},
+      {"a readable extent that wraps", {{kWrapping, 16, 0, kNext}, kStatus}, {}, kS},
+      {"a writable extent that wraps", {{kA, 16, 0, kNext}, {kWrapping, 16, 4, kWrite}}},
+      {"a last writable extent that wraps",
+       {{kS, 1, 0, kNext | kWrite}, {kWrapping, 16, 4, kWrite}}},
+      {"more than 4 GiB to read", {{kA, 0xffffffff, 0, kNext}, {kB, 2, 0, kNext}, kStatus}, {}, kS},
+      {"more than 4 GiB to write",
+       {{kA, 16, 0, kNext}, {kB, 0xffffffff, 0, kNext | kWrite}, kStatus},
+       {},
+       kS},
+      {"more than 4 GiB by its status",
+       {{kA, 16, 0, kNext}, {kB, 0xfffffff0, 0, kNext | kWrite}, kStatus},
+       {},
+       kS},
+      {"indirect with next", {{kTableAt, 32, 0, kIndirect | kNext}, {kA, 1, 4, 0}}, good},
+      {"indirect with next, and a status",
+       {{kTableAt, 32, 0, kIndirect | kNext}, kStatus},
+       good,
+       kS},
+      {"indirect behind a direct one", {{kA, 16, 0, kNext}, {kTableAt, 32, 4, kIndirect}}, good},
+      {"indirect behind a status",
+       {{kS, 1, 0, kNext | kWrite}, {kTableAt, 32, 4, kIndirect}},
+       good},
+  };
+}
+
+/// What is wrong about a table, or in it.
+std::vector<MalformedCase> malformed_tables() {
+  const std::vector<PackedDescriptor> good = {{kA, 16, 0, 0}, kStatus};
+  const auto table = [](std::uint32_t entries) {
+    return std::vector<PackedDescriptor>{{kTableAt, entries * 16, 4, kIndirect}};
+  };
+  return {
+      {"indirect that was not negotiated", table(2), good, std::nullopt, 0},
       {"an empty table", {{kTableAt, 0, 4, kIndirect}}},
-      {"a table and a half", {{kTableAt, 24, 4, kIndirect}}, nine},
-      {"a table of nearly one", {{kTableAt, 15, 4, kIndirect}}, one},
-      {"a table inside a table",
-       {{kTableAt, 32, 4, kIndirect}},
-       {{kA, 16, 0, 0}, {kTableAt, 16, 0, kIndirect}}},
-      {"a table longer than the queue", {{kTableAt, 9 * 16, 4, kIndirect}}, nine},
-      {"a table of 256 MiB", {{kTableAt, 0xfffffff0, 4, kIndirect}}, nine},
+      {"a table and a half", {{kTableAt, 40, 4, kIndirect}}, good},
+      {"a table of nearly one", {{kTableAt, 15, 4, kIndirect}}, {kStatus}},
       {"a table outside memory", {{0x1000, 16, 4, kIndirect}}},
       {"a table that leaves memory",
        {{RingForTest::kStart.raw() + RingForTest::kBytes - 16, 32, 4, kIndirect}}},
       {"a table that wraps", {{~std::uint64_t{0} - 15, 32, 4, kIndirect}}},
+      {"a table inside a table", table(2), {{kA, 16, 0, 0}, {kTableAt, 16, 0, kIndirect}}},
+      {"a table inside a table before a status",
+       table(3),
+       {{kA, 16, 0, 0}, {kTableAt, 16, 0, kIndirect}, kStatus},
+       kS},
+      {"a table inside a table behind a status",
+       table(3),
+       {{kA, 16, 0, 0}, kStatus, {kTableAt, 16, 0, kIndirect}}},
+      {"readable behind writable in a table",
+       table(3),
+       {{kA, 512, 0, kWrite}, {kB, 16, 0, 0}, kStatus},
+       kS},
+      {"more than 4 GiB in a table",
+       table(3),
+       {{kA, 0xffffffff, 0, 0}, {kB, 2, 0, 0}, kStatus},
+       kS},
+      {"a fault long before the end of a table", table(100),
+       [] {
+         auto entries = table_of(100, kStatus);
+         entries[2].flags = kWrite;
+         return entries;
+       }(),
+       kS},
+      {"a table of too many descriptors", table(1025), table_of(1025, kStatus), kS},
+      {"a table of too many descriptors without a status", table(1025),
+       table_of(1025, {kA, 16, 0, 0})},
+      {"a table of too many descriptors that ends in a table", table(1025),
+       table_of(1025, {kTableAt, 16, 0, kIndirect | kWrite})},
+      {"a table of 256 MiB", {{kTableAt, 0xfffffff0, 4, kIndirect}}, good},
   };
 }
 
-TEST(PackedDeviceQueue, Rule23And27MalformedChainsComeOutWithTheirIdAndNothingElse) {
-  for (const MalformedCase& c : malformed_cases()) {
+void check_malformed(const std::vector<MalformedCase>& cases) {
+  for (const MalformedCase& c : cases) {
     SCOPED_TRACE(c.name);
     HandPlayedDriver driver(8);
     auto queue = *PackedDeviceQueue::create(driver.ring.packed_device(), c.features, {});
@@ -236,6 +338,10 @@ TEST(PackedDeviceQueue, Rule23And27MalformedChainsComeOutWithTheirIdAndNothingEl
     EXPECT_EQ(chain.head(), 4);
     EXPECT_TRUE(chain.extents().empty());
     EXPECT_STRNE(chain.fault().what, "");
+    ASSERT_EQ(chain.last_writable().has_value(), c.last_writable.has_value());
+    if (c.last_writable) {
+      EXPECT_EQ(chain.last_writable()->raw(), *c.last_writable);
+    }
     // The ring goes on.
     ASSERT_EQ(queue.pop(driver.ring.memory(), chain), Pop::kChain);
     EXPECT_FALSE(chain.is_malformed());
@@ -245,6 +351,23 @@ TEST(PackedDeviceQueue, Rule23And27MalformedChainsComeOutWithTheirIdAndNothingEl
     EXPECT_TRUE(queue.publish().has_value());
     EXPECT_EQ(queue.base().used, queue.base().avail);
   }
+}
+
+TEST(PackedDeviceQueue, Rule23And27AMalformedChainComesOutWithItsLastWritableByteIfThatIsCertain) {
+  check_malformed(malformed_direct_chains());
+  check_malformed(malformed_tables());
+}
+
+TEST_F(PackedDeviceTest, Rule27AMalformedChainThatIsTakenAgainComesOutTheSame) {
+  driver.next = {.index = 3, .wrap = true};
+  auto queue = *PackedDeviceQueue::create(
+      driver.ring.packed_device(), 0, {.avail = driver.next, .used = {.index = 0, .wrap = true}});
+  const std::array<PackedDescriptor, 3> fetched = {
+      {{kA, 512, 0, kNext | kWrite}, {kB, 16, 0, kNext}, kStatus}};
+  ASSERT_EQ(queue.pop_again(fetched, driver.ring.memory(), chain), Pop::kChain);
+  ASSERT_TRUE(chain.is_malformed());
+  ASSERT_TRUE(chain.last_writable());
+  EXPECT_EQ(chain.last_writable()->raw(), kS);
 }
 
 TEST_F(PackedDeviceTest, AnswersAreSeenAllAtOnceWhenPublished) {

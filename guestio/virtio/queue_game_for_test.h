@@ -45,8 +45,11 @@ class Game {
 
   void driver_adds() {
     for (auto count = random(0, 5); count > 0; --count) {
-      const std::vector<DriverSegment> segments = random_segments();
-      const auto head = add(segments);
+      const bool in_table = indirect_ && random(0, 1) == 1;
+      const std::vector<DriverSegment> segments =
+          random_segments(in_table ? random(1, kTableEntries)
+                                   : random(1, std::min<std::size_t>(driver_.size(), 40)));
+      const auto head = in_table ? add_table(segments) : driver_.add(segments);
       if (!head) {
         EXPECT_EQ(head.error().kind, ErrorKind::kBusy);
         break;
@@ -66,7 +69,7 @@ class Game {
     for (auto count = random(1, 8); count > 0; --count) {
       const auto popped = device_.pop(ring_.memory(), taken_.emplace_back());
       ASSERT_TRUE(popped.has_value()) << popped.error().to_string();
-      if (*popped == Pop::kNothing) {
+      if (*popped != Pop::kChain) {  // nothing, or no room for so many long ones
         taken_.pop_back();
         break;
       }
@@ -118,12 +121,13 @@ class Game {
   }
 
  private:
+  static constexpr std::uint32_t kTableEntries = 200;
+
   std::size_t random(std::size_t low, std::size_t high) {
     return std::uniform_int_distribution<std::size_t>(low, high)(engine_);
   }
 
-  std::vector<DriverSegment> random_segments() {
-    const std::size_t count = random(1, std::min<std::size_t>(driver_.size(), 40));
+  std::vector<DriverSegment> random_segments(std::size_t count) {
     const std::size_t readable = random(0, count);
     std::vector<DriverSegment> segments;
     segments.reserve(count);
@@ -135,14 +139,13 @@ class Game {
     return segments;
   }
 
-  Result<std::uint16_t> add(const std::vector<DriverSegment>& segments) {
-    if (!indirect_ || random(0, 1) == 0) return driver_.add(segments);
-    // One table for each free descriptor there can be.
-    const std::uint32_t capacity = 40;
+  /// However short the ring is.
+  Result<std::uint16_t> add_table(const std::vector<DriverSegment>& segments) {
+    // More of them than there can be on their way to the device.
     const Gpa table = RingForTest::kData.plus_unchecked((std::uint64_t{2} << 20) +
-                                                        tables_++ % 4096 * capacity * 16);
-    return driver_.add_indirect(segments,
-                                {reinterpret_cast<Descriptor*>(ring_.at(table)), table, capacity});
+                                                        tables_++ % 1024 * kTableEntries * 16);
+    return driver_.add_indirect(
+        segments, {reinterpret_cast<Descriptor*>(ring_.at(table)), table, kTableEntries});
   }
 
   void check_taken(const Chain& chain) {

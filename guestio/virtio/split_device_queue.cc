@@ -74,10 +74,39 @@ class IndirectTable {
   std::uint32_t window_length_ = 0;
 };
 
+Direction direction_of(const Descriptor& descriptor) noexcept {
+  return (descriptor.flags & kDescriptorWrite) != 0 ? Direction::kWritable : Direction::kReadable;
+}
+
 Chain::Append append(const Descriptor& descriptor, Chain& chain) noexcept {
-  const bool writable = (descriptor.flags & kDescriptorWrite) != 0;
-  return chain.append(Gpa(descriptor.address), descriptor.length,
-                      writable ? Direction::kWritable : Direction::kReadable);
+  return chain.append(Gpa(descriptor.address), descriptor.length, direction_of(descriptor));
+}
+
+// The way along a malformed chain, from the fault to its last writable byte. Cold: drivers that
+// live send none.
+
+/// No chain of any ring is longer: a driver cannot have us walk for ever.
+constexpr std::uint32_t kLongestWalk = 32768;
+
+void add_malformed(const Descriptor& descriptor, Chain& chain) noexcept {
+  // Its driver may mean the bytes there or the descriptors.
+  if ((descriptor.flags & kDescriptorIndirect) != 0) return chain.forget_last_writable();
+  chain.add_malformed(Gpa(descriptor.address), descriptor.length, direction_of(descriptor));
+}
+
+/// Goes on in an indirect table, of which `fetched` entries were walked before `at`.
+[[gnu::cold, gnu::noinline]] void find_end_in_table(IndirectTable& table, std::uint32_t entries,
+                                                    Descriptor at, std::uint32_t fetched,
+                                                    Chain& chain) {
+  const std::uint32_t most = std::min(entries, kLongestWalk);
+  while (true) {
+    add_malformed(at, chain);
+    if ((at.flags & kDescriptorNext) == 0) return;
+    ++fetched;
+    if (at.next >= entries || fetched >= most || !table.fetch(at.next, at)) {
+      return chain.forget_last_writable();
+    }
+  }
 }
 
 }  // namespace
@@ -86,7 +115,8 @@ SplitDeviceQueue::SplitDeviceQueue(const SplitRing& ring, FeatureBits features,
                                    std::uint16_t next_avail, std::uint16_t used_index)
     : ring_(ring),
       features_(features),
-      arena_(std::make_unique<ExtentArena>(ring.size())),
+      max_descriptors_(std::max<std::uint32_t>(kMaxChainDescriptors, ring.size())),
+      arena_(std::make_unique<ExtentArena>(max_descriptors_)),
       next_avail_(next_avail),
       kick_event_(next_avail),
       avail_seen_(next_avail),
@@ -198,26 +228,24 @@ Result<SplitDeviceQueue::Walk> SplitDeviceQueue::walk(std::uint16_t head,
     switch (append(descriptor, chain)) {
       case Chain::Append::kDone: break;
       case Chain::Append::kNoRoom: return Walk::kNoRoom;
-      case Chain::Append::kMalformed: return Walk::kMalformed;
+      case Chain::Append::kMalformed: return find_end(descriptor, fetched, memory, chain);
     }
     if ((descriptor.flags & kDescriptorNext) == 0) return Walk::kWhole;
     if (descriptor.next >= ring_.size()) {
-      chain.mark_malformed(Error::peer_fault("descriptor outside the table", descriptor.next));
-      return Walk::kMalformed;
+      return give_up(Error::peer_fault("descriptor outside the table", descriptor.next), chain);
     }
     index = descriptor.next;
   }
-  chain.mark_malformed(Error::peer_fault("chain that loops or is longer than the queue", head));
-  return Walk::kMalformed;
+  return give_up(Error::peer_fault("chain that loops", head), chain);
 }
 
 SplitDeviceQueue::Walk SplitDeviceQueue::walk_indirect(const Descriptor& table,
                                                        std::uint32_t already,
                                                        const mem::GuestMemory& memory,
                                                        Chain& chain) const {
-  const auto malformed = [&chain](const char* rule, std::uint64_t value) {
+  const auto malformed = [&](const char* rule, std::uint64_t value) {
     chain.mark_malformed(Error::peer_fault(rule, value));
-    return Walk::kMalformed;
+    return find_end(table, already, memory, chain);
   };
   if ((features_ & kFeatureIndirectDesc) == 0) {
     return malformed("indirect table that was not negotiated", table.flags);
@@ -233,28 +261,78 @@ SplitDeviceQueue::Walk SplitDeviceQueue::walk_indirect(const Descriptor& table,
   }
   const auto entries = static_cast<std::uint32_t>(table.length / sizeof(Descriptor));
   IndirectTable descriptors(memory, Gpa(table.address), entries);
+  const std::uint32_t most = std::min(entries, max_descriptors_ - already);
   std::uint32_t index = 0;
-  for (std::uint32_t fetched = already; fetched < ring_.size(); ++fetched) {
+  for (std::uint32_t fetched = 0; fetched < most; ++fetched) {
     Descriptor descriptor{};
     if (auto copied = descriptors.fetch(index, descriptor); !copied) {
-      chain.mark_malformed(copied.error());
+      return give_up(copied.error(), chain);
+    }
+    Chain::Append appended = Chain::Append::kMalformed;
+    if ((descriptor.flags & kDescriptorIndirect) != 0) [[unlikely]] {
+      chain.mark_malformed(Error::peer_fault("indirect table inside another", descriptor.flags));
+    } else {
+      appended = append(descriptor, chain);
+    }
+    if (appended != Chain::Append::kDone) [[unlikely]] {
+      if (appended == Chain::Append::kNoRoom) return Walk::kNoRoom;
+      find_end_in_table(descriptors, entries, descriptor, fetched, chain);
       return Walk::kMalformed;
-    }
-    if ((descriptor.flags & kDescriptorIndirect) != 0) {
-      return malformed("indirect table inside another", descriptor.flags);
-    }
-    switch (append(descriptor, chain)) {
-      case Chain::Append::kDone: break;
-      case Chain::Append::kNoRoom: return Walk::kNoRoom;
-      case Chain::Append::kMalformed: return Walk::kMalformed;
     }
     if ((descriptor.flags & kDescriptorNext) == 0) return Walk::kWhole;
     if (descriptor.next >= entries) {
-      return malformed("descriptor outside the indirect table", descriptor.next);
+      return give_up(Error::peer_fault("descriptor outside the indirect table", descriptor.next),
+                     chain);
     }
     index = descriptor.next;
   }
-  return malformed("chain that loops or is longer than the queue", entries);
+  if (most == entries) return give_up(Error::peer_fault("chain that loops", entries), chain);
+  chain.mark_malformed(Error::peer_fault("chain of too many descriptors", entries));
+  Descriptor descriptor{};
+  if (!descriptors.fetch(index, descriptor)) {
+    chain.forget_last_writable();
+  } else {
+    find_end_in_table(descriptors, entries, descriptor, most, chain);
+  }
+  return Walk::kMalformed;
+}
+
+/// The chain makes no sense, and where it ends cannot be known.
+SplitDeviceQueue::Walk SplitDeviceQueue::give_up(const Error& fault, Chain& chain) {
+  chain.mark_malformed(fault);
+  chain.forget_last_writable();
+  return Walk::kMalformed;
+}
+
+/// Goes on along a malformed chain in the ring's own table, of which `fetched` descriptors were
+/// walked before `at`, and in the table that it may lead to.
+SplitDeviceQueue::Walk SplitDeviceQueue::find_end(Descriptor at, std::uint32_t fetched,
+                                                  const mem::GuestMemory& memory,
+                                                  Chain& chain) const {
+  const auto leads_into_table = [this](const Descriptor& descriptor) {
+    return (features_ & kFeatureIndirectDesc) != 0 &&
+           (descriptor.flags & (kDescriptorIndirect | kDescriptorNext)) == kDescriptorIndirect &&
+           Gpa(descriptor.address).plus(descriptor.length);
+  };
+  while (!leads_into_table(at)) {
+    add_malformed(at, chain);
+    if ((at.flags & kDescriptorNext) == 0) return Walk::kMalformed;
+    ++fetched;
+    if (at.next >= ring_.size() || fetched >= ring_.size() ||
+        !try_fetch(ring_.descriptor(at.next), at)) {
+      chain.forget_last_writable();
+      return Walk::kMalformed;
+    }
+  }
+  // Of a table with a part of an entry the whole ones: links say where a chain ends.
+  const auto entries = static_cast<std::uint32_t>(at.length / sizeof(Descriptor));
+  IndirectTable table(memory, Gpa(at.address), entries);
+  if (entries == 0 || !table.fetch(0, at)) {
+    chain.forget_last_writable();
+  } else {
+    find_end_in_table(table, entries, at, 0, chain);
+  }
+  return Walk::kMalformed;
 }
 
 Result<> SplitDeviceQueue::push_used(std::uint16_t head, std::uint32_t written) {

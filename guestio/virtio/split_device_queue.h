@@ -17,10 +17,12 @@ namespace guestio::virtio {
 /// Takes chains from the available ring and gives them back through the used ring. The driver is
 /// hostile: each value is read once into our own memory, checked, and the copy is used.
 ///
-/// Faults of the driver are of two kinds. A chain that makes no sense comes out of pop() marked as
-/// malformed; push it back with length 0 and go on. A ring that makes no sense is an Error from any
-/// function here: stop using the queue (peer fault: the driver's nonsense; memory fault: ring
-/// memory went away).
+/// Faults of the driver are of two kinds. A malformed chain comes out of pop() marked as one: push
+/// it when the byte that tells its driver is written (Chain::last_writable()), and else never, and
+/// stop using the queue. A malformed ring is an Error from any function here: stop using the queue
+/// (peer fault: what the driver wrote; memory fault: ring memory went away).
+///
+/// A chain may be longer than the queue, in an indirect table: see kMaxChainDescriptors.
 ///
 /// Invariants:
 /// 1. Every chain that pop() gave is pushed exactly once.
@@ -94,10 +96,14 @@ class SplitDeviceQueue {
   Result<Walk> walk(std::uint16_t head, const mem::GuestMemory& memory, Chain& chain) const;
   Walk walk_indirect(const Descriptor& table, std::uint32_t already, const mem::GuestMemory& memory,
                      Chain& chain) const;
+  [[gnu::cold]] static Walk give_up(const Error& fault, Chain& chain);
+  [[gnu::cold]] Walk find_end(Descriptor at, std::uint32_t fetched, const mem::GuestMemory& memory,
+                              Chain& chain) const;
   Result<bool> wants_call(std::uint16_t before) const;
 
   SplitRing ring_;
   FeatureBits features_;
+  std::uint32_t max_descriptors_;       // of a chain
   std::unique_ptr<ExtentArena> arena_;  // on the heap so that chains may point to it
   std::uint16_t next_avail_;
   std::uint16_t kick_event_;  // the avail event as it was last set

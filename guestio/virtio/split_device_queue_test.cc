@@ -5,6 +5,7 @@
 
 #include <array>
 #include <deque>
+#include <optional>
 #include <vector>
 
 #include "guestio/virtio/ring_for_test.h"
@@ -179,66 +180,189 @@ TEST_F(DeviceTest, AChainMayBeAsLongAsTheQueue) {
   EXPECT_EQ(chain.readable().size(), kSize);
 }
 
+/// A table whose entries follow each other; the last may be written.
+std::vector<Descriptor> straight_table(std::uint16_t entries, const Descriptor& last) {
+  std::vector<Descriptor> table;
+  table.reserve(entries);
+  for (std::uint16_t i = 1; i < entries; ++i) table.push_back({kA, 1, kNext, i});
+  table.push_back(last);
+  return table;
+}
+
+constexpr std::uint64_t kS = kA + 0x3000;  // of a status
+constexpr std::uint64_t kWrapping = ~std::uint64_t{0} - 14;
+constexpr Descriptor kStatus{kS, 1, kWrite, 0};
+
+TEST_F(DeviceTest, Rule23AnIndirectTableMayBeLongerThanTheQueue) {
+  for (const std::uint16_t entries : std::to_array<std::uint16_t>({9, 128, 129, 1023, 1024})) {
+    SCOPED_TRACE(entries);
+    auto queue = make_queue(kFeatureIndirectDesc, *ring.driver().avail_index());
+    ring.put_table(kTable, straight_table(entries, kStatus));
+    ring.put(std::to_array<Descriptor>({{kTableAt, entries * 16U, kIndirect, 0}}));
+    ring.make_available({0});
+    pop_chain(queue);
+    ASSERT_FALSE(chain.is_malformed()) << chain.fault().to_string();
+    EXPECT_EQ(chain.readable().size(), entries - 1U);
+    ASSERT_EQ(chain.writable().size(), 1U);
+    EXPECT_EQ(chain.writable()[0], range(kS, 1));
+    chain.clear();
+  }
+}
+
+TEST(SplitDeviceQueue, Rule23AQueueOfMoreEntriesThanTheLimitRaisesIt) {
+  constexpr std::uint16_t kEntries = 2048;
+  const RingForTest ring(kEntries);
+  auto queue = *SplitDeviceQueue::create(ring.device(), kFeatureIndirectDesc, 0);
+  Chain chain;
+  ring.put(straight_table(kEntries, kStatus));
+  ring.make_available({0});
+  ASSERT_EQ(queue.pop(ring.memory(), chain), Pop::kChain);
+  ASSERT_FALSE(chain.is_malformed()) << chain.fault().to_string();
+  EXPECT_EQ(chain.extents().size(), kEntries);
+}
+
 struct MalformedCase {
   const char* name;
   std::vector<Descriptor> ring;
   std::vector<Descriptor> table = {};
+  std::optional<std::uint64_t> last_writable = std::nullopt;
   FeatureBits features = kFeatureIndirectDesc;
 };
 
-std::vector<Descriptor> straight_table(std::uint16_t entries) {
-  std::vector<Descriptor> table;
-  table.reserve(entries);
-  for (std::uint16_t i = 0; i < entries; ++i) {
-    table.push_back(
-        {kA, 1, i + 1 < entries ? kNext : std::uint16_t{0}, static_cast<std::uint16_t>(i + 1)});
-  }
-  return table;
-}
-
-std::vector<MalformedCase> malformed_cases() {
+/// What is wrong in the ring itself.
+std::vector<MalformedCase> malformed_direct_chains() {
   return {
       {"a loop of one", {{kA, 16, kNext, 0}}},
+      {"a loop of one that is writable", {{kA, 16, kNext | kWrite, 0}}},
       {"a loop of two", {{kA, 16, kNext, 1}, {kB, 16, kNext, 0}}},
       {"a loop of empty descriptors", {{kA, 0, kNext, 1}, {kB, 0, kNext, 0}}},
-      {"next outside the table", {{kA, 16, kNext, 8}}},
+      {"a loop behind another fault",
+       {{kS, 1, kNext | kWrite, 1}, {kB, 16, kNext, 2}, {kA, 16, kNext | kWrite, 1}}},
+      {"next outside the table", {{kA, 16, kNext | kWrite, 8}}},
       {"next far outside the table", {{kA, 16, kNext, 65535}}},
-      {"readable behind writable", {{kA, 16, kNext | kWrite, 1}, {kB, 16, 0, 0}}},
-      {"an extent that wraps", {{~std::uint64_t{0} - 14, 16, 0, 0}}},
-      {"more than 4 GiB", {{kA, 0xffffffff, kNext, 1}, {kB, 2, 0, 0}}},
-      {"indirect that was not negotiated", {{kTableAt, 16, kIndirect, 0}}, straight_table(1), 0},
-      {"indirect with next",
-       {{kTableAt, 16, kIndirect | kNext, 1}, {kA, 1, 0, 0}},
-       straight_table(1)},
+      {"next outside the table behind another fault",
+       {{kS, 1, kNext | kWrite, 1}, {kB, 16, kNext, 8}}},
+      {"readable behind writable", {{kA, 16, kNext | kWrite, 1}, {kB, 16, 0, 0}}, {}, kA + 15},
+      {"readable between writable",
+       {{kA, 512, kNext | kWrite, 1}, {kB, 16, kNext, 2}, {kS, 2, kWrite, 0}},
+       {},
+       kS + 1},
+      {"readable behind writable, and an empty end",
+       {{kS, 1, kNext | kWrite, 1}, {kB, 16, kNext, 2}, {kC, 0, kWrite, 0}},
+       {},
+       kS},
+      {"nothing to write in", {{kWrapping, 16, 0, 0}}},
+      {"a readable extent that wraps", {{kWrapping, 16, kNext, 1}, kStatus}, {}, kS},
+      {"a writable extent that wraps", {{kA, 16, kNext, 1}, {kWrapping, 16, kWrite, 0}}},
+      {"a last writable extent that wraps",
+       {{kS, 1, kNext | kWrite, 1}, {kWrapping, 16, kWrite, 0}}},
+      {"data that wraps",
+       {{kA, 16, kNext, 1}, {kWrapping, 16, kNext | kWrite, 2}, kStatus},
+       {},
+       kS},
+      {"more than 4 GiB to read", {{kA, 0xffffffff, kNext, 1}, {kB, 2, kNext, 2}, kStatus}, {}, kS},
+      {"more than 4 GiB to write",
+       {{kA, 16, kNext, 1}, {kB, 0xffffffff, kNext | kWrite, 2}, kStatus},
+       {},
+       kS},
+      {"more than 4 GiB by its status",
+       {{kA, 16, kNext, 1}, {kB, 0xfffffff0, kNext | kWrite, 2}, kStatus},
+       {},
+       kS},
+  };
+}
+
+/// What is wrong about a table as a whole.
+std::vector<MalformedCase> malformed_tables() {
+  const std::vector<Descriptor> good = {{kA, 16, kNext, 1}, kStatus};
+  return {
+      {"indirect that was not negotiated", {{kTableAt, 32, kIndirect, 0}}, good, std::nullopt, 0},
+      {"indirect that was not negotiated behind a status",
+       {{kS, 1, kNext | kWrite, 1}, {kTableAt, 32, kIndirect, 0}},
+       good,
+       std::nullopt,
+       0},
+      {"indirect with next", {{kTableAt, 32, kIndirect | kNext, 1}, {kA, 1, 0, 0}}, good},
+      {"indirect with next, and a status",
+       {{kTableAt, 32, kIndirect | kNext, 1}, kStatus},
+       good,
+       kS},
+      {"indirect with next behind a status",
+       {{kS, 1, kNext | kWrite, 1}, {kTableAt, 32, kIndirect | kNext, 2}, {kA, 1, 0, 0}},
+       good},
+      {"indirect with next to itself", {{kTableAt, 32, kIndirect | kNext, 0}}, good},
       {"an empty table", {{kTableAt, 0, kIndirect, 0}}},
-      {"a table and a half", {{kTableAt, 24, kIndirect, 0}}, straight_table(2)},
-      {"a table of nearly one", {{kTableAt, 15, kIndirect, 0}}, straight_table(1)},
-      {"a table inside a table",
-       {{kTableAt, 32, kIndirect, 0}},
-       {{kA, 16, kNext, 1}, {kTableAt, 16, kIndirect, 0}}},
-      {"a table that is itself", {{kTableAt, 16, kIndirect, 0}}, {{kTableAt, 16, kIndirect, 0}}},
-      {"a loop in a table",
-       {{kTableAt, 32, kIndirect, 0}},
-       {{kA, 16, kNext, 1}, {kA, 16, kNext, 0}}},
-      {"next outside an indirect table",
-       {{kTableAt, 32, kIndirect, 0}},
-       {{kA, 16, kNext, 2}, {kA, 16, 0, 0}, {kA, 16, 0, 0}}},
-      {"a table longer than the queue", {{kTableAt, 9 * 16, kIndirect, 0}}, straight_table(9)},
-      {"direct and indirect longer than the queue",
-       {{kA, 16, kNext, 1}, {kTableAt, 8 * 16, kIndirect, 0}},
-       straight_table(8)},
-      {"readable in a table behind writable outside",
-       {{kA, 16, kNext | kWrite, 1}, {kTableAt, 16, kIndirect, 0}},
-       {{kB, 16, 0, 0}}},
+      {"a table and a half, its chain whole", {{kTableAt, 40, kIndirect, 0}}, good, kS},
+      {"a table and a half, its chain in the half", {{kTableAt, 24, kIndirect, 0}}, good},
+      {"a table of nearly one", {{kTableAt, 15, kIndirect, 0}}, {kStatus}},
       {"a table outside memory", {{0x1000, 16, kIndirect, 0}}},
+      {"a table outside memory behind a status",
+       {{kS, 1, kNext | kWrite, 1}, {0x1000, 16, kIndirect, 0}}},
       {"a table that leaves memory",
        {{RingForTest::kStart.raw() + RingForTest::kBytes - 16, 32, kIndirect, 0}}},
       {"a table that wraps", {{~std::uint64_t{0} - 15, 32, kIndirect, 0}}},
   };
 }
 
-TEST(SplitDeviceQueue, Rule23And27MalformedChainsComeOutWithTheirHeadAndNothingElse) {
-  for (const MalformedCase& c : malformed_cases()) {
+/// What is wrong in a table.
+std::vector<MalformedCase> malformed_chains_in_tables() {
+  const auto table_of = [](std::uint32_t entries) {
+    return std::vector<Descriptor>{{kTableAt, entries * 16, kIndirect, 0}};
+  };
+  auto looping = straight_table(1025, kStatus);
+  looping.back() = {kS, 1, kNext | kWrite, 3};
+  return {
+      {"a table inside a table", table_of(2), {{kA, 16, kNext, 1}, {kTableAt, 16, kIndirect, 0}}},
+      {"a table inside a table before a status",
+       table_of(3),
+       {{kA, 16, kNext, 1}, {kTableAt, 16, kIndirect | kNext, 2}, kStatus},
+       kS},
+      {"a table inside a table behind a status",
+       table_of(3),
+       {{kS, 1, kNext | kWrite, 1}, {kTableAt, 16, kIndirect | kNext, 2}, {kA, 16, 0, 0}}},
+      {"a table that is itself", table_of(1), {{kTableAt, 16, kIndirect, 0}}},
+      {"a loop in a table", table_of(2), {{kA, 16, kNext, 1}, {kA, 16, kNext | kWrite, 0}}},
+      {"next outside an indirect table",
+       table_of(2),
+       {{kA, 16, kNext, 2}, {kA, 16, 0, 0}, {kA, 16, 0, 0}}},
+      {"readable behind writable in a table",
+       table_of(3),
+       {{kA, 512, kNext | kWrite, 2}, kStatus, {kB, 16, kNext, 1}},
+       kS},
+      {"readable behind writable in a table that loops",
+       table_of(2),
+       {{kS, 1, kNext | kWrite, 1}, {kB, 16, kNext, 0}}},
+      {"readable in a table behind writable outside",
+       {{kA, 16, kNext | kWrite, 1}, {kTableAt, 16, kIndirect, 0}},
+       {{kB, 16, 0, 0}},
+       kA + 15},
+      {"a fault outside a table that has the status",
+       {{kA, 16, kNext | kWrite, 1}, {kB, 16, kNext, 2}, {kTableAt, 32, kIndirect, 0}},
+       {{kB, 16, kNext, 1}, kStatus},
+       kS},
+      {"more than 4 GiB in a table",
+       table_of(3),
+       {{kA, 0xffffffff, kNext, 1}, {kB, 2, kNext, 2}, kStatus},
+       kS},
+      {"more than 4 GiB inside and outside a table",
+       {{kA, 0xffffffff, kNext, 1}, {kTableAt, 32, kIndirect, 0}},
+       {{kB, 512, kNext | kWrite, 1}, kStatus},
+       kS},
+      {"a table of too many descriptors", table_of(1025), straight_table(1025, kStatus), kS},
+      {"direct and indirect too many descriptors",
+       {{kA, 16, kNext, 1}, {kTableAt, 1024 * 16, kIndirect, 0}},
+       straight_table(1024, kStatus),
+       kS},
+      {"a table of too many descriptors without a status", table_of(2000),
+       straight_table(2000, {kA, 16, 0, 0})},
+      {"a table of too many descriptors that loops", table_of(1025), looping},
+      {"a table of more descriptors than anybody walks", table_of(33000),
+       straight_table(33000, kStatus)},
+  };
+}
+
+void check_malformed(const std::vector<MalformedCase>& cases) {
+  for (const MalformedCase& c : cases) {
     SCOPED_TRACE(c.name);
     const RingForTest ring(8);
     auto queue = *SplitDeviceQueue::create(ring.device(), c.features, 0);
@@ -253,6 +377,10 @@ TEST(SplitDeviceQueue, Rule23And27MalformedChainsComeOutWithTheirHeadAndNothingE
     EXPECT_TRUE(chain.extents().empty());
     EXPECT_EQ(chain.readable_length() + chain.writable_length(), 0u);
     EXPECT_STRNE(chain.fault().what, "");
+    ASSERT_EQ(chain.last_writable().has_value(), c.last_writable.has_value());
+    if (c.last_writable) {
+      EXPECT_EQ(chain.last_writable()->raw(), *c.last_writable);
+    }
     // The ring goes on.
     ASSERT_EQ(queue.pop(ring.memory(), chain), Pop::kChain);
     EXPECT_FALSE(chain.is_malformed());
@@ -262,6 +390,21 @@ TEST(SplitDeviceQueue, Rule23And27MalformedChainsComeOutWithTheirHeadAndNothingE
     EXPECT_TRUE(queue.publish().has_value());
     EXPECT_EQ(*ring.driver().used_index(), 2);
   }
+}
+
+TEST(SplitDeviceQueue, Rule23And27AMalformedChainComesOutWithItsLastWritableByteIfThatIsCertain) {
+  check_malformed(malformed_direct_chains());
+  check_malformed(malformed_tables());
+  check_malformed(malformed_chains_in_tables());
+}
+
+TEST_F(DeviceTest, Rule27AMalformedChainThatIsTakenAgainComesOutTheSame) {
+  auto queue = make_queue();
+  ring.put(std::to_array<Descriptor>({{kA, 512, kNext | kWrite, 1}, {kB, 16, kNext, 2}, kStatus}));
+  ASSERT_EQ(queue.pop_again(0, ring.memory(), chain), Pop::kChain);
+  ASSERT_TRUE(chain.is_malformed());
+  ASSERT_TRUE(chain.last_writable());
+  EXPECT_EQ(chain.last_writable()->raw(), kS);
 }
 
 TEST_F(DeviceTest, Rule25MoreAvailableThanTheRingHoldsIsFatal) {

@@ -76,7 +76,8 @@ void run_device_until_broken(SplitDeviceQueue& queue, const RingForTest& ring) {
     const auto popped = queue.pop(ring.memory(), chain);
     if (!popped || *popped != Pop::kChain) break;
     EXPECT_LT(chain.head(), queue.size());
-    EXPECT_LE(chain.extents().size(), queue.size());
+    EXPECT_LE(chain.extents().size(), kMaxChainDescriptors);
+    EXPECT_TRUE(!chain.is_malformed() || chain.extents().empty());
     for (const mem::AddressRange& extent : chain.extents()) EXPECT_FALSE(extent.is_empty());
     if (!queue.push_used(chain.head(), 0) || !queue.publish()) break;
   }

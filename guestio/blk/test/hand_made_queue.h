@@ -43,6 +43,10 @@ class HandMadeQueue final : public virtio::DeviceQueue {
     used.push_back({taken.chain.head(), written});
     taken.chain.clear();
   }
+  void abandon(virtio::TakenChain& taken, const Error&) noexcept override {
+    abandoned.push_back(taken.chain.head());
+    taken.chain.clear();
+  }
   void leave(virtio::TakenChain& taken) noexcept override {
     left.push_back(taken.chain.head());
     taken.chain.clear();
@@ -51,6 +55,7 @@ class HandMadeQueue final : public virtio::DeviceQueue {
 
   virtio::FeatureBits negotiated = virtio::blk::kFeatureFlush;
   std::vector<Used> used;
+  std::vector<std::uint16_t> abandoned;
   std::vector<std::uint16_t> left;
 
  private:

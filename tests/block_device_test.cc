@@ -335,6 +335,60 @@ TEST_F(BlockDeviceTest, LargerBlocksAreKeptTo) {
   EXPECT_EQ(guest->read(8, 512).status, 1);
 }
 
+TEST_F(BlockDeviceTest, Rule51LegacyDriversWriteSectorsWhateverTheBlockSize) {
+  start({"--block-size", "4096"});
+  const auto guest =
+      connect({.features = ~(virtio::kFeatureVersion1 | virtio::kFeatureRingPacked)});
+  const auto pattern = make_pattern(4096, 51);
+  ASSERT_EQ(guest->write(0, pattern).status, 0);
+  const auto sector = make_pattern(512, 52);
+  EXPECT_EQ(guest->write(3, sector).status, 0);
+  EXPECT_EQ(guest->read(3, 512).data, sector);
+  EXPECT_EQ(guest->perform(Type::kFlushOut, 0, {}, 0).status, 0);
+  auto expected = pattern;
+  std::ranges::copy(sector, expected.begin() + 3 * 512);
+  EXPECT_EQ(image_bytes(0, 4096), expected) << "the other sectors of the block as they were";
+}
+
+/// The device's own blocks are larger as well: what is less is read, modified and written.
+TEST_F(BlockDeviceTest, Rule51SectorsOfLegacyDriversOnTwoQueuesKeepEachOthersBytes) {
+  const testing::LoopDevice device(image_, 4096);
+  if (device.path().empty()) GTEST_SKIP() << "no loop devices without root";
+  image_ = device.path();
+  start({"--block-size", "4096", "--num-queues", "2", "--threads", "2"});
+  const auto guest =
+      connect({.features = ~(virtio::kFeatureVersion1 | virtio::kFeatureRingPacked), .queues = 2});
+  const vhost::SharedPiece scratch = guest->scratch();
+  constexpr int kRounds = 100;
+  for (int round = 0; round < kRounds; ++round) {
+    // A sector by each queue at once, of the same block.
+    for (std::uint32_t queue = 0; queue < 2; ++queue) {
+      const vhost::SharedPiece at = scratch.part(queue * std::size_t{8192}, 8192);
+      const vblk::RequestHeader header{Type::kOut, 0, queue * std::uint64_t{5}};
+      std::memcpy(at.host, &header, sizeof header);
+      at.host[64] = std::byte{0xff};
+      std::memset(at.host + 4096, round + 1, 512);
+      const std::array chain = {
+          virtio::DriverSegment{at.gpa, sizeof header, virtio::Direction::kReadable},
+          virtio::DriverSegment{at.gpa.plus_unchecked(4096), 512, virtio::Direction::kReadable},
+          virtio::DriverSegment{at.gpa.plus_unchecked(64), 1, virtio::Direction::kWritable}};
+      ASSERT_TRUE(guest->queue(queue).ring().add(chain));
+      ASSERT_TRUE(guest->queue(queue).ring().publish());
+    }
+    for (std::uint32_t queue = 0; queue < 2; ++queue) ASSERT_TRUE(guest->queue(queue).kick());
+    for (std::uint32_t queue = 0; queue < 2; ++queue) {
+      ASSERT_TRUE(guest->wait_for_used(queue, std::chrono::seconds(60)));
+      ASSERT_EQ(scratch.host[queue * std::size_t{8192} + 64], std::byte{0});
+    }
+    const auto block = guest->read(0, 4096);
+    ASSERT_EQ(block.status, 0);
+    const auto written = static_cast<std::byte>(round + 1);
+    ASSERT_EQ(std::count(block.data.begin(), block.data.begin() + 512, written), 512) << round;
+    ASSERT_EQ(std::count(block.data.begin() + 5 * 512, block.data.begin() + 6 * 512, written), 512)
+        << round;
+  }
+}
+
 TEST_F(BlockDeviceTest, WhatWasTakenIsFinishedBeforeTheProcessEnds) {
   start();
   const auto guest = connect();

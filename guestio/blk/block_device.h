@@ -69,6 +69,14 @@ class BlockDevice final : public virtio::Device {
   /// Whether a write must be lasting before it is answered (5.2.6.2): the driver did not take the
   /// flush command, or switched the cache off.
   [[nodiscard]] disk::Durability write_durability(virtio::FeatureBits negotiated) const noexcept;
+  /// What requests must be a multiple of. A driver that did not take the block size does not know
+  /// it, and one from before virtio 1.0 took it as advice: they may ask for any sectors.
+  [[nodiscard]] static disk::Granularity granularity(virtio::FeatureBits negotiated) noexcept {
+    constexpr virtio::FeatureBits kKeepsToBlocks =
+        virtio::kFeatureVersion1 | virtio::blk::kFeatureBlockSize;
+    return (negotiated & kKeepsToBlocks) == kKeepsToBlocks ? disk::Granularity::kBlocks
+                                                           : disk::Granularity::kSectors;
+  }
   /// Holds back log lines about failing requests.
   [[nodiscard]] log::RateLimit& failure_log() const noexcept { return failure_log_; }
 

@@ -65,6 +65,9 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
       case RequestType::kDiscard: return begin_ranges(IoKind::kDiscard);
       case RequestType::kWriteZeroes: return begin_ranges(IoKind::kWriteZeroes);
       case RequestType::kSecureErase: return begin_ranges(IoKind::kSecureErase);
+      case RequestType::kFlushOut:
+        if ((queue.features() & virtio::kFeatureVersion1) == 0) return begin_flush();
+        [[fallthrough]];
       default:
         return answer_error(Error::make(ErrorKind::kUnsupported, "request type",
                                         static_cast<std::uint32_t>(parsed_.header.type)));
@@ -131,7 +134,8 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
     switch (parsed_.header.type) {
       case RequestType::kIn: return RequestKind::kRead;
       case RequestType::kOut: return RequestKind::kWrite;
-      case RequestType::kFlush: return RequestKind::kFlush;
+      case RequestType::kFlush:
+      case RequestType::kFlushOut: return RequestKind::kFlush;
       case RequestType::kDiscard: return RequestKind::kDiscard;
       case RequestType::kWriteZeroes: return RequestKind::kWriteZeroes;
       case RequestType::kSecureErase: return RequestKind::kSecureErase;
@@ -167,6 +171,7 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   }
 
   void begin_ranges(IoKind range_kind) noexcept {
+    granularity = BlockDevice::granularity(queue_->features());
     auto ranges = parse_ranges(parsed_, device().max_ranges());
     if (!ranges) return answer_error(ranges.error());
     kind = range_kind;
@@ -197,7 +202,9 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   }
 
   void start_checked() noexcept {
-    durability = device().write_durability(queue_->features());
+    const virtio::FeatureBits negotiated = queue_->features();
+    durability = device().write_durability(negotiated);
+    granularity = BlockDevice::granularity(negotiated);
     if (auto checked = disk::check_io(device().disk(), *this); !checked) {
       return answer_error(checked.error());
     }

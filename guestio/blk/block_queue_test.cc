@@ -281,6 +281,47 @@ TEST_F(BlockQueueTest, Rule52ADriverThatGoesToEveryOfferedLimitGetsNoError) {
   EXPECT_EQ(queue_.used.back().written, config.seg_max * 512 + 1);
 }
 
+TEST_F(BlockQueueTest, Rule51FlushOutIsAFlushOfLegacyDriversOnly) {
+  const auto modern = add_request({RequestType::kFlushOut, 0, 0}, {}, 0);
+  blk_->process(queue_);
+  EXPECT_EQ(byte_at(modern.back()), std::byte{2});
+  queue_.negotiated = vblk::kFeatureFlush;
+  const auto legacy = add_request({RequestType::kFlushOut, 0, 0}, {}, 0);
+  blk_->process(queue_);
+  EXPECT_EQ(byte_at(legacy.back()), std::byte{0});
+}
+
+TEST_F(BlockQueueTest, Rule51SectorsAreServedToDriversThatDoNotKeepToBlocks) {
+  struct Driver {
+    const char* name;
+    virtio::FeatureBits negotiated;
+    std::byte status;
+  };
+  disk::DiskInfo info = disk_->info();
+  info.block_size = ByteCount(4096);
+  const BlockDevice device({.disk = info, .serial = "s"});
+  BlockQueue blk(device, *disk::RamDisk::create(info.size), 8);
+  const vblk::RangeSegment range{1, 1, 0};
+  for (const Driver& driver :
+       {Driver{"legacy", 0, std::byte{0}},
+        Driver{"legacy with blocks", vblk::kFeatureBlockSize, std::byte{0}},
+        Driver{"modern without blocks", virtio::kFeatureVersion1, std::byte{0}},
+        Driver{"modern", virtio::kFeatureVersion1 | vblk::kFeatureBlockSize, std::byte{1}}}) {
+    SCOPED_TRACE(driver.name);
+    queue_.negotiated = driver.negotiated;
+    const auto read = add_request({RequestType::kIn, 0, 1}, {}, 512);
+    const auto write = add_request({RequestType::kOut, 0, 3}, std::vector<std::byte>(512), 0);
+    const auto zero =
+        add_request({RequestType::kWriteZeroes, 0, 0}, std::as_bytes(std::span(&range, 1)), 0);
+    const auto part = add_request({RequestType::kIn, 0, 1}, {}, 511);
+    blk.process(queue_);
+    EXPECT_EQ(byte_at(read.back()), driver.status);
+    EXPECT_EQ(byte_at(write.back()), driver.status);
+    EXPECT_EQ(byte_at(zero.back()), driver.status);
+    EXPECT_EQ(byte_at(part.back()), std::byte{1}) << "no whole sector";
+  }
+}
+
 /// Holds what it is given until a test lets it go.
 class HoldingChannel final : public disk::Channel {
  public:

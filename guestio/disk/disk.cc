@@ -21,7 +21,8 @@ Result<> check_range(const DiskInfo& info, const Io& io) noexcept {
   if (!fits_within(io.offset.raw(), io.length, info.size.raw())) {
     return fail(ErrorKind::kOutOfRange, to_text(io.kind), io.offset.raw(), info.size.raw());
   }
-  const std::uint64_t unit = info.block_size.raw();
+  const std::uint64_t unit =
+      io.granularity == Granularity::kSectors ? Sector::kSize : info.block_size.raw();
   if (!is_aligned(io.offset.raw() | io.length, unit)) {
     return fail(ErrorKind::kMisaligned, to_text(io.kind), io.offset.raw() | io.length, unit);
   }

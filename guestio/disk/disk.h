@@ -34,6 +34,12 @@ enum class Durability : std::uint8_t {
   kStable,  ///< on stable storage (write-through, FUA)
 };
 
+/// What an operation's offset and length must be a multiple of.
+enum class Granularity : std::uint8_t {
+  kBlocks,   ///< DiskInfo::block_size
+  kSectors,  ///< 512 bytes: whoever asks has not heard of larger blocks
+};
+
 /// Whether zeroed blocks may be given back to the storage below.
 enum class Unmap : std::uint8_t { kForbidden, kAllowed };
 
@@ -84,7 +90,10 @@ class Io {
   IoKind kind = IoKind::kRead;
   Durability durability = Durability::kCached;  ///< of all that changes the disk
   Unmap unmap = Unmap::kForbidden;              ///< of kWriteZeroes
-  FileOffset offset;                            ///< not used by kFlush
+  /// The same of all that are in flight at a time: parts of blocks are read, modified and written,
+  /// which has to be kept from happening to a block that another one writes as a whole.
+  Granularity granularity = Granularity::kBlocks;
+  FileOffset offset;            ///< not used by kFlush
   std::uint64_t length = 0;     ///< bytes; equals buffers.size() for kRead and kWrite
   buf::RequestBuffers buffers;  ///< of kRead (writable) and kWrite
 

@@ -101,6 +101,7 @@ enum class RequestType : std::uint32_t {
   kIn = 0,   ///< read
   kOut = 1,  ///< write
   kFlush = 4,
+  kFlushOut = 5,  ///< of legacy drivers: the same
   kGetId = 8,
   kGetLifetime = 10,
   kDiscard = 11,

@@ -53,7 +53,8 @@ class HandMadeQueue final : public virtio::DeviceQueue {
   }
   virtio::FeatureBits features() const noexcept override { return negotiated; }
 
-  virtio::FeatureBits negotiated = virtio::blk::kFeatureFlush;
+  virtio::FeatureBits negotiated =
+      virtio::kFeatureVersion1 | virtio::blk::kFeatureBlockSize | virtio::blk::kFeatureFlush;
   std::vector<Used> used;
   std::vector<std::uint16_t> abandoned;
   std::vector<std::uint16_t> left;

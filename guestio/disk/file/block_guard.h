@@ -16,7 +16,7 @@ namespace guestio::disk {
 /// affair.
 ///
 /// Claims that conflict are granted in the order they came. Only disks whose direct I/O blocks are
-/// larger than what the guest may write use it.
+/// larger than what the guest may write use it (Granularity).
 ///
 /// Threads: any.
 class BlockGuard {

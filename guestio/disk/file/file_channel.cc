@@ -142,6 +142,7 @@ Result<Lifetime> FileChannel::lifetime() {
 
 void FileChannel::start(Io& io) noexcept {
   if (auto checked = check_io(disk_.info(), io); !checked) return io.on_done(checked);
+  if (io.granularity == Granularity::kSectors) serves_sectors_ = true;
   if (!try_short_way(io)) requests_.spawn(serve(io));
   submit_early();
 }

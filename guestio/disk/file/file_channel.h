@@ -93,7 +93,8 @@ class FileChannel final : public Channel {
   [[nodiscard]] bool wants_another(ShortageRetry& retry, std::int32_t result) noexcept;
 
   [[nodiscard]] bool needs_guard() const noexcept {
-    return disk_.info().block_size.raw() < disk_.limits().block();
+    const std::uint64_t least = serves_sectors_ ? Sector::kSize : disk_.info().block_size.raw();
+    return least < disk_.limits().block();
   }
 
   FileDisk& disk_;
@@ -109,6 +110,7 @@ class FileChannel final : public Channel {
   const bool places_reads_;                    // the disk's
   std::unique_ptr<uring::PolledRing> polled_;  // or nothing: the loop's ring for everything
   bool polls_ = false;                         // until the file refuses
+  bool serves_sectors_ = false;                // once somebody asked for less than blocks may have
   std::deque<DirectTransfer> transfers_;       // never moved
   IdleList idle_;                              // of those
 

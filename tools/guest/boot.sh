@@ -8,7 +8,8 @@
 #                            status 1 and one line that names the step that failed.
 #
 # Read from the environment: GUESTIO_BLK (the program), GUESTIO_BACKEND, GUESTIO_BLK_OPTIONS,
-# GUESTIO_QUEUES (1), GUESTIO_PACKED (off; on: the rings have to be packed), GUESTIO_ACCEL (tcg), GUESTIO_QEMU,
+# GUESTIO_QUEUES (1), GUESTIO_PACKED (off; on: the rings have to be packed), GUESTIO_QUEUE_SIZE
+# (QEMU's default; the rings have to be as large), GUESTIO_ACCEL (tcg), GUESTIO_QEMU,
 # GUESTIO_GUEST_TIMEOUT (seconds), GUESTIO_GUEST_FILES (600).
 #
 # The guest talks to us in lines on its console that begin with @guestio: `step TEXT`, `fact NAME
@@ -182,11 +183,17 @@ judge_guest() {
   guest_line "done" >/dev/null || fail_step "the guest did not reach its end"
 }
 
-# judge_rings: those that were asked for were used. The backend's log tells with --verbose.
+# asks_for_rings: whether a kind or a size of ring was asked for.
+asks_for_rings() { [ "${GUESTIO_PACKED:-off}" = on ] || [ -n "${GUESTIO_QUEUE_SIZE:-}" ]; }
+
+# judge_rings: those that were asked for were used. guestio-blk's log tells with --verbose.
 judge_rings() {
-  [ "${GUESTIO_PACKED:-off}" = on ] || return 0
-  grep -q 'runs: packed' "$logs/backend.log" || fail_step "no packed ring in the backend's log"
-  results+=("host: rings" "ok    packed")
+  local kind=split size=${GUESTIO_QUEUE_SIZE:-[0-9]+}
+  asks_for_rings && [ "$(backend_name)" = guestio-blk ] || return 0
+  [ "${GUESTIO_PACKED:-off}" = off ] || kind=packed
+  grep -qE "runs: $kind, $size entries" "$logs/backend.log" ||
+    fail_step "no $kind ring of $size entries in the backend's log"
+  results+=("host: rings" "ok    $kind${GUESTIO_QUEUE_SIZE:+ of $GUESTIO_QUEUE_SIZE entries}")
 }
 
 # judge_image IMAGE
@@ -230,6 +237,9 @@ boot_guest() {
   local -a results=() accelerator_words=()
   accelerator_words
   require_number GUESTIO_QUEUES "$queues"
+  [ -z "${GUESTIO_QUEUE_SIZE:-}" ] || require_number GUESTIO_QUEUE_SIZE "$GUESTIO_QUEUE_SIZE"
+  # For judge_rings.
+  ! asks_for_rings || GUESTIO_BLK_OPTIONS="${GUESTIO_BLK_OPTIONS:-} --verbose"
   require_number GUESTIO_GUEST_TIMEOUT "$timeout"
   timeout=$((timeout * ${GUESTIO_TEST_PATIENCE:-1}))
   set_traps

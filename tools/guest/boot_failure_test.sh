@@ -17,7 +17,8 @@ set -euo pipefail
 mkdir -p "$1"
 scratch=$(cd "$1" && pwd)
 failures=0
-unset GUESTIO_BACKEND GUESTIO_ACCEL GUESTIO_QUEUES GUESTIO_GUEST_TIMEOUT GUESTIO_BLK_OPTIONS
+unset GUESTIO_BACKEND GUESTIO_ACCEL GUESTIO_QUEUES GUESTIO_GUEST_TIMEOUT GUESTIO_BLK_OPTIONS \
+  GUESTIO_PACKED GUESTIO_QUEUE_SIZE
 
 # expect_failure NAME TEXT COMMAND...: the command fails, and says the text.
 expect_failure() {

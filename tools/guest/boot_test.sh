@@ -4,7 +4,8 @@
 #
 # Usage: boot_test.sh PATH_OF_GUESTIO_BLK SCRATCH_DIRECTORY
 #
-# GUESTIO_QUEUES chooses the number of queues and processors (1). The logs stay in the scratch
+# GUESTIO_QUEUES chooses the number of queues and processors (1), GUESTIO_QUEUE_SIZE the size of
+# each and GUESTIO_PACKED=on packed rings: boot.sh. The logs stay in the scratch
 # directory, the image only when something failed.
 set -euo pipefail
 

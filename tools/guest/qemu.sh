@@ -7,8 +7,8 @@ QEMU=${GUESTIO_QEMU:-qemu-system-x86_64}
 
 # disk_words SOCKET QUEUES MEMORY: what attaches the disk behind the socket to a guest, into
 # `disk_words`. Its memory has to be a shared memory file: the backend maps it. GUESTIO_PACKED (off)
-# says whether the guest is offered packed rings. QEMU looks once a second for another backend when
-# this one is gone.
+# says whether the guest is offered packed rings, GUESTIO_QUEUE_SIZE how many entries each ring has
+# (QEMU's default, 128). QEMU looks once a second for another backend when this one is gone.
 # shellcheck disable=SC2034  # the caller's array
 disk_words() {
   local socket=$1 queues=$2 memory=$3
@@ -16,7 +16,7 @@ disk_words() {
     -machine "q35,memory-backend=mem" -m "$memory" -smp "$queues"
     -object "memory-backend-memfd,id=mem,size=$memory,share=on"
     -chardev "socket,id=disk0,path=$socket,reconnect=1"
-    -device "vhost-user-blk-pci,chardev=disk0,num-queues=$queues,packed=${GUESTIO_PACKED:-off}"
+    -device "vhost-user-blk-pci,chardev=disk0,num-queues=$queues,packed=${GUESTIO_PACKED:-off}${GUESTIO_QUEUE_SIZE:+,queue-size=$GUESTIO_QUEUE_SIZE}"
   )
 }
 

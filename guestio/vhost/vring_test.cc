@@ -46,6 +46,10 @@ class Echo final : public virtio::QueueHandler {
       if (++served_ == pause_.after) pause_.over.acquire();
     }
   }
+  std::optional<std::uint32_t> answer_malformed(const virtio::TakenChain&) noexcept override {
+    ++served_;
+    return 1;
+  }
 
  private:
   std::atomic<std::uint64_t>& served_;
@@ -189,6 +193,25 @@ TEST_P(VringTest, ABatchIsAnsweredWithOneCall) {
   while (served_ < kSize) std::this_thread::yield();
   EXPECT_EQ(wait_for_call(milliseconds(20)), 0U);
   EXPECT_EQ(reap(), kSize);
+}
+
+TEST_P(VringTest, Rule27EveryMalformedChainOfABatchComesBackAndTheRingGoesOn) {
+  constexpr int kMalformed = kSize / 2;
+  const std::array chain = {
+      virtio::SplitDriverQueue::Segment{virtio::RingForTest::kData, 1, Direction::kWritable},
+      virtio::SplitDriverQueue::Segment{virtio::RingForTest::kData, 1, Direction::kReadable}};
+  for (int round = 0; round < 3; ++round) {
+    for (int i = 0; i < kMalformed; ++i) ASSERT_TRUE(driver_->add(chain));
+    publish();
+    for (int reaped = 0; reaped < kMalformed; reaped += reap()) {
+      ASSERT_NO_FATAL_FAILURE(wait_for_answer());
+    }
+  }
+  add();
+  publish();
+  wait_for_answer();
+  EXPECT_EQ(reap(), 1);
+  EXPECT_EQ(served_, 3U * kMalformed + 1);
 }
 
 TEST_P(VringTest, AnIdleThreadDoesNothing) {

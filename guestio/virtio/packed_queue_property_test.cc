@@ -192,9 +192,10 @@ void check_sum(const SumSlot& slot) {
 }
 
 TEST(TwoThreadsOnAPackedRing, DataIsThereWhenTheFlagsSaySo) {
-  // On one busy processor each change between the two costs a turn of everybody else's.
+  // On one busy processor each change between the two costs a turn of everybody else's: a large
+  // ring makes few of them.
   constexpr std::size_t kRequests = 40000;
-  constexpr std::uint16_t kSize = 30;
+  constexpr std::uint16_t kSize = 120;
   const RingForTest ring(kSize);
   auto queue = *PackedDriverQueue::create(ring.packed_driver(), kFeatureEventIdx);
   std::atomic<bool> is_over = false;

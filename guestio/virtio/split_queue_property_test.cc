@@ -185,9 +185,10 @@ void check_sum(const SumSlot& slot) {
 }
 
 TEST(TwoThreads, DataIsThereWhenTheIndexSaysSo) {
-  // On one busy processor each change between the two costs a turn of everybody else's.
+  // On one busy processor each change between the two costs a turn of everybody else's: a large
+  // ring makes few of them.
   constexpr std::size_t kRequests = 40000;
-  constexpr std::uint16_t kSize = 32;
+  constexpr std::uint16_t kSize = 128;
   const RingForTest ring(kSize);
   auto queue = *SplitDriverQueue::create(ring.driver(), kFeatureEventIdx);
   std::atomic<bool> is_over = false;

@@ -168,5 +168,28 @@ TEST_F(DiskFaultTest, Rule30WhatAFailedFlushLostIsNeverCalledSafeAfterwards) {
   stop();
 }
 
+// Dirty pages of the range, which the kernel refuses to discard or zero (EBUSY).
+TEST_F(DiskFaultTest, Rule50ZeroesAndDiscardsOfADeviceInThePageCacheAreNeverFailed) {
+  const testing::LoopDevice device(image_, 512);
+  if (device.path().empty()) GTEST_SKIP() << "this machine gives no loop devices";
+  image_ = device.path();
+  start({"--buffered"});
+  const auto guest = connect();
+  const auto change = [&](Type type) {
+    const vblk::RangeSegment range{.sector = 3, .num_sectors = 1024, .flags = 0};
+    return guest->perform(type, 0, std::as_bytes(std::span(&range, 1)), 0).status;
+  };
+  const std::vector<std::byte> ones(kMegabyte, std::byte{1});
+  ASSERT_EQ(guest->write(0, ones).status, kOk);
+  EXPECT_EQ(change(Type::kDiscard), kOk);
+  ASSERT_EQ(guest->write(0, ones).status, kOk);
+  EXPECT_EQ(change(Type::kWriteZeroes), kOk);
+  std::vector<std::byte> expected = ones;
+  std::fill_n(expected.begin() + 3 * 512, 1024 * 512, std::byte{0});
+  EXPECT_EQ(guest->read(0, kMegabyte).data, expected);
+  EXPECT_EQ(guest->flush().status, kOk);
+  stop();
+}
+
 }  // namespace
 }  // namespace guestio::tests

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""A guest of libvirt's on a disk that guestio-blk serves: killed backends, resize, managed save.
+"""A guest of libvirt's on a disk that guestio-blk serves: killed and replaced backends, resize,
+managed save.
 
 Usage: libvirt.py GUESTIO_BLK KERNEL INITRAMFS LOGS IMAGE ROUNDS
 
@@ -188,6 +189,9 @@ def run(workshop, guestio_blk, files, image, rounds):
         kill_and_start(guest)
         guest.start()
         guest.finish("queues", "saved while the guest wrote, killed, restored: all is there")
+        guest.begin_writing()
+        backend.take_over()
+        guest.finish("queues", "replaced in place while the guest wrote: all is there")
         if turn == 0:
             grow(guest, image)
     guest.check("nothing is lost at the end", "same", 0, 16 * MIB, GROWN - 8 * MIB)

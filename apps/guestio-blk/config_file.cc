@@ -94,8 +94,6 @@ class Reader {
         read_setting(key, value);
       }
     }
-    // A table has its keys in the order of the alphabet.
-    std::ranges::stable_sort(found_, {}, &Finding::line);
     for (const Finding& finding : found_) complaints_.add(finding.place, finding.text);
     return std::move(config_);
   }
@@ -112,7 +110,9 @@ class Reader {
   };
 
   void complain(const toml::source_region& region, std::string text) {
-    found_.push_back({region.begin.line, place(region), std::move(text)});
+    // A table has its keys in the order of the alphabet: sorted here, by line.
+    const auto behind = std::ranges::upper_bound(found_, region.begin.line, {}, &Finding::line);
+    found_.insert(behind, {region.begin.line, place(region), std::move(text)});
   }
 
   void read_disks(const toml::node& node) {

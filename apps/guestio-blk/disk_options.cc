@@ -12,12 +12,11 @@
 
 #include "apps/shared/suggestion.h"
 #include "guestio/blk/block_device.h"
+#include "setting_values.h"
 
 namespace guestio::app {
 
 namespace {
-
-std::unexpected<std::string> complain(std::string text) { return std::unexpected(std::move(text)); }
 
 template <typename Number>
 std::optional<Number> parse_number(std::string_view text) {
@@ -27,15 +26,9 @@ std::optional<Number> parse_number(std::string_view text) {
   return number;
 }
 
-Complaint set_switch(bool& to, std::string_view value) {
-  if (value != "on" && value != "off") return complain("takes on or off");
-  to = value == "on";
-  return {};
-}
-
 Complaint set_size(ByteCount& to, std::string_view value, const char* complaint) {
   const auto size = parse_byte_count(value);
-  if (!size) return complain(complaint);
+  if (!size) return refuse(complaint);
   to = *size;
   return {};
 }
@@ -46,7 +39,7 @@ Complaint set_name(DiskOptions& disk, std::string_view value) {
   constexpr std::size_t kLongest = 32;
   if (value.empty() || value.size() > kLongest ||
       value.find_first_not_of(kAllowed) != std::string_view::npos) {
-    return complain("takes 1 to 32 letters, digits, dots, dashes and underscores");
+    return refuse("takes 1 to 32 letters, digits, dots, dashes and underscores");
   }
   disk.name = value;
   return {};
@@ -54,7 +47,7 @@ Complaint set_name(DiskOptions& disk, std::string_view value) {
 
 Complaint set_fd(DiskOptions& disk, std::string_view value) {
   const auto fd = parse_number<int>(value);
-  if (!fd || *fd < 0) return complain("takes the number of a descriptor");
+  if (!fd || *fd < 0) return refuse("takes the number of a descriptor");
   disk.socket_fd = fd;
   return {};
 }
@@ -65,7 +58,7 @@ Complaint set_socket_mode(DiskOptions& disk, std::string_view value) {
   unsigned mode = 0;
   const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), mode, 8);
   if (error != std::errc() || end != value.data() + value.size() || mode > kMost) {
-    return complain("takes a mode in octal from 0 to 0777, such as 0660");
+    return refuse("takes a mode in octal from 0 to 0777, such as 0660");
   }
   disk.socket_access.mode = mode;
   return {};
@@ -96,26 +89,26 @@ std::optional<std::uint32_t> find_id(std::string_view value, std::uint32_t Entry
 Complaint set_socket_owner(DiskOptions& disk, std::string_view value) {
   disk.socket_access.owner = find_id(value, &passwd::pw_uid, ::getpwnam_r);
   if (disk.socket_access.owner) return {};
-  return complain("takes the name of a user of this host or a user's number");
+  return refuse("takes the name of a user of this host or a user's number");
 }
 
 Complaint set_socket_group(DiskOptions& disk, std::string_view value) {
   disk.socket_access.group = find_id(value, &group::gr_gid, ::getgrnam_r);
   if (disk.socket_access.group) return {};
-  return complain("takes the name of a group of this host or a group's number");
+  return refuse("takes the name of a group of this host or a group's number");
 }
 
 Complaint set_queues(DiskOptions& disk, std::string_view value) {
   const auto queues = parse_number<std::uint16_t>(value);
   if (!queues || *queues == 0 || *queues > kMostQueues) {
-    return complain(fmt::format("takes 1 to {}", kMostQueues));
+    return refuse(fmt::format("takes 1 to {}", kMostQueues));
   }
   disk.queues = *queues;
   return {};
 }
 
 Complaint set_serial(DiskOptions& disk, std::string_view value) {
-  if (value.size() > 20) return complain("takes up to 20 bytes");
+  if (value.size() > 20) return refuse("takes up to 20 bytes");
   disk.serial = value;
   return {};
 }
@@ -123,21 +116,21 @@ Complaint set_serial(DiskOptions& disk, std::string_view value) {
 Complaint set_bounce_limit(DiskOptions& disk, std::string_view value) {
   constexpr std::uint64_t kLeast = 64 << 10;
   auto set = set_size(disk.bounce_limit, value, "takes a size such as 8M");
-  if (set && disk.bounce_limit.raw() < kLeast) return complain("takes at least 64k");
+  if (set && disk.bounce_limit.raw() < kLeast) return refuse("takes at least 64k");
   return set;
 }
 
 Complaint set_max_ranges(DiskOptions& disk, std::string_view value) {
   const auto count = parse_number<std::uint32_t>(value);
   if (!count || *count == 0 || *count > blk::BlockDevice::kMostRanges) {
-    return complain(fmt::format("takes 1 to {}", blk::BlockDevice::kMostRanges));
+    return refuse(fmt::format("takes 1 to {}", blk::BlockDevice::kMostRanges));
   }
   disk.max_ranges = *count;
   return {};
 }
 
 Complaint set_fixed_buffers(DiskOptions& disk, std::string_view value) {
-  if (value != "auto" && value != "on" && value != "off") return complain("takes auto, on or off");
+  if (value != "auto" && value != "on" && value != "off") return refuse("takes auto, on or off");
   disk.fixed_buffers = value == "on"    ? FixedBuffers::kOn
                        : value == "off" ? FixedBuffers::kOff
                                         : FixedBuffers::kAuto;
@@ -155,20 +148,20 @@ Complaint set_on_error(DiskOptions& disk, std::string_view value) {
   } else if (value == "enospc") {
     disk.on_error = OnError::kEnospc;
   } else {
-    return complain("takes report, retry, hold or enospc");
+    return refuse("takes report, retry, hold or enospc");
   }
   return {};
 }
 
 Complaint set_image_lock(DiskOptions& disk, std::string_view value) {
-  if (value != "always" && value != "in-use") return complain("takes always or in-use");
+  if (value != "always" && value != "in-use") return refuse("takes always or in-use");
   disk.claiming = value == "always" ? disk::Claiming::kAtOnce : disk::Claiming::kOnRequest;
   return {};
 }
 
 Complaint set_format(DiskOptions& disk, std::string_view value) {
   if (value != "raw") {
-    return complain(
+    return refuse(
         "takes raw, the only format that is served; qemu-img convert -O raw makes it of others");
   }
   disk.is_known_raw = true;
@@ -180,7 +173,7 @@ constexpr std::array kSettings = {
                 false, set_name, "NAME"},
     DiskSetting{"socket-path", "unix socket to listen at; a stale one is replaced", false,
                 [](DiskOptions& disk, std::string_view value) -> Complaint {
-                  if (value.empty()) return complain("takes a path");
+                  if (value.empty()) return refuse("takes a path");
                   disk.socket_path = value;
                   return {};
                 },
@@ -328,11 +321,11 @@ Complaint set_disk_option(DiskOptions& disk, std::string_view name, std::string_
   const auto setting = std::ranges::find(kSettings, name, &DiskSetting::name);
   if (setting == kSettings.end()) {
     const std::vector<std::string> names = disk_setting_names();
-    return complain(
+    return refuse(
         fmt::format("{} is no setting of a disk{}: --help shows all", name, suggest(name, names)));
   }
   auto set = setting->set(disk, value);
-  if (!set) return complain(describe_refusal(name, set.error(), value));
+  if (!set) return refuse(describe_refusal(name, set.error(), value));
   disk.said.emplace_back(name, value);
   return {};
 }

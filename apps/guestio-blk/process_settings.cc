@@ -9,12 +9,11 @@
 
 #include "complaints.h"
 #include "cpu_list.h"
+#include "setting_values.h"
 
 namespace guestio::app {
 
 namespace {
-
-std::unexpected<std::string> complain(std::string text) { return std::unexpected(std::move(text)); }
 
 template <typename Number>
 Complaint set_number(std::optional<Number>& to, std::string_view value, Number least, Number most) {
@@ -22,15 +21,9 @@ Complaint set_number(std::optional<Number>& to, std::string_view value, Number l
   const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
   if (error != std::errc() || end != value.data() + value.size() || number < least ||
       number > most) {
-    return complain(fmt::format("takes {} to {}", least, most));
+    return refuse(fmt::format("takes {} to {}", least, most));
   }
   to = number;
-  return {};
-}
-
-Complaint set_switch(bool& to, std::string_view value) {
-  if (value != "on" && value != "off") return complain("takes on or off");
-  to = value == "on";
   return {};
 }
 
@@ -40,7 +33,7 @@ Complaint set_threads(ProcessOptions& options, std::string_view value) {
 
 Complaint set_cpus(ProcessOptions& options, std::string_view value) {
   auto cpus = parse_cpu_list(value);
-  if (!cpus) return complain(cpus.error());
+  if (!cpus) return refuse(cpus.error());
   if (auto checked = check_cpus(*cpus); !checked) return checked;
   options.cpus = std::move(*cpus);
   return {};
@@ -48,7 +41,7 @@ Complaint set_cpus(ProcessOptions& options, std::string_view value) {
 
 Complaint set_poll(ProcessOptions& options, std::string_view value) {
   if (value != "adaptive" && value != "fixed" && value != "always") {
-    return complain("takes adaptive, fixed or always");
+    return refuse("takes adaptive, fixed or always");
   }
   options.poll = value;
   return {};
@@ -61,18 +54,18 @@ Complaint set_poll_max_us(ProcessOptions& options, std::string_view value) {
 Complaint set_submission_cpus(ProcessOptions& options, std::string_view value) {
   // They are the kernel's threads: where this process may run does not bind them.
   auto cpus = parse_cpu_list(value);
-  if (!cpus) return complain(cpus.error());
+  if (!cpus) return refuse(cpus.error());
   options.submission_cpus = std::move(*cpus);
   return {};
 }
 
 Complaint set_control(ProcessOptions& options, std::string_view value) {
-  if (value.empty()) return complain("takes a path");
+  if (value.empty()) return refuse("takes a path");
   options.control_path = value;
   return {};
 }
 
-constexpr std::array kSettings = {
+constexpr std::array kProcessSettings = {
     ProcessSetting{"threads", "N",
                    "threads that the queues of all disks share in turn (default: one for each "
                    "queue, but no more than there are processors for them)",
@@ -116,21 +109,21 @@ constexpr std::array kSettings = {
 
 }  // namespace
 
-std::span<const ProcessSetting> process_settings() noexcept { return kSettings; }
+std::span<const ProcessSetting> process_settings() noexcept { return kProcessSettings; }
 
 Complaint set_process_option(ProcessOptions& options, std::string_view name,
                              std::string_view value) {
-  const auto setting = std::ranges::find(kSettings, name, &ProcessSetting::name);
-  if (setting == kSettings.end()) return complain(fmt::format("{} is no setting", name));
+  const auto setting = std::ranges::find(kProcessSettings, name, &ProcessSetting::name);
+  if (setting == kProcessSettings.end()) return refuse(fmt::format("{} is no setting", name));
   if (auto set = setting->set(options, value); !set) {
-    return complain(describe_refusal(name, set.error(), value));
+    return refuse(describe_refusal(name, set.error(), value));
   }
   return {};
 }
 
 std::vector<std::string> process_setting_names() {
   std::vector<std::string> names;
-  for (const ProcessSetting& setting : kSettings) names.emplace_back(setting.name);
+  for (const ProcessSetting& setting : kProcessSettings) names.emplace_back(setting.name);
   return names;
 }
 

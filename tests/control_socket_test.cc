@@ -177,17 +177,88 @@ TEST_F(ControlSocketTest, WhatIsRefusedLeavesTheConnection) {
   EXPECT_NE(hear(socket, 1).find("statistics"), std::string::npos) << "in two pieces";
 }
 
-TEST_F(ControlSocketTest, ManyConnectionsAreBounded) {
+TEST_F(ControlSocketTest, IdleClientsKeepNobodyOut) {
   start_with_control();
   std::vector<UniqueFd> sockets;
-  for (int i = 0; i < 16; ++i) {
+  constexpr int kMostClients = 16;
+  for (int i = 0; i < kMostClients; ++i) {
     sockets.push_back(dial());
     say(sockets.back(), "{\"command\":\"help\"}\n");
     ASSERT_FALSE(hear(sockets.back(), 1).empty());
   }
-  EXPECT_TRUE(is_ended(dial()));
+  // The first has been idle longest until now.
+  say(sockets[0], "{\"command\":\"help\"}\n");
+  ASSERT_FALSE(hear(sockets[0], 1).empty());
+  EXPECT_EQ(ask({"info"})["pid"], backend_->pid());
+  EXPECT_TRUE(is_ended(sockets[1])) << "that one makes room";
+  for (const int kept : {0, 2, kMostClients - 1}) {
+    say(sockets[static_cast<std::size_t>(kept)], "{\"command\":\"help\"}\n");
+    EXPECT_FALSE(hear(sockets[static_cast<std::size_t>(kept)], 1).empty()) << kept;
+  }
+  // Those that never say anything neither.
+  std::vector<UniqueFd> silent;
+  for (int i = 0; i < 3 * kMostClients; ++i) silent.push_back(dial());
+  EXPECT_EQ(ask({"info"})["pid"], backend_->pid());
   sockets.clear();
   stop();
+}
+
+TEST_F(ControlSocketTest, WhatACommandDoesNotTakeIsRefusedByName) {
+  struct Case {
+    std::string line;
+    std::vector<std::string> words;
+  };
+  const std::vector<Case> cases = {
+      {R"({"command":"resize","disc":"disk0"})",
+       {"resize takes no field \"disc\"", "did you mean disk?"}},
+      {R"({"command":"info","disk":"disk0"})", {"info takes no field \"disk\"", "none at all"}},
+      {R"({"command":"help","x":1})", {"help takes no field \"x\""}},
+      {R"({"command":"retry","disk":"disk0","force":true})", {"retry takes no field \"force\""}},
+      {R"({"command":"resise"})", {"no command resise", "did you mean resize?", "help"}},
+      {R"({"command":"dance"})", {"no command dance: help lists them"}},
+      {R"({"command":"resize","disk":"disk1"})",
+       {"no disk disk1", "did you mean disk0?", "info lists"}},
+      {R"({"command":"resize","disk":7})", {"a disk's name is a string"}},
+  };
+  start_with_control();
+  const UniqueFd socket = dial();
+  for (const Case& one : cases) {
+    say(socket, one.line + "\n");
+    const auto answer = Json::parse(hear(socket, 1), nullptr, false);
+    ASSERT_TRUE(answer.is_object() && answer.contains("error")) << one.line << answer;
+    const auto text = answer["error"].get<std::string>();
+    for (const std::string& word : one.words) {
+      EXPECT_NE(text.find(word), std::string::npos) << one.line << ": " << text;
+    }
+  }
+  say(socket, "{\"command\":\"takeover\",\"version\":1,\"quick\":true}\n");
+  EXPECT_NE(hear(socket, 1).find("takeover takes no field"), std::string::npos);
+  const UniqueFd other = dial();
+  say(other, "resize disk0\n");
+  EXPECT_NE(hear(other, 1).find("not JSON"), std::string::npos);
+  expect_alive();
+}
+
+TEST_F(ControlSocketTest, AskEndsWithOneWhenItIsRefusedAndWithTwoWhenThereIsNobody) {
+  start_with_control();
+  EXPECT_EQ(run({"--ask", control_, "help"}).status, 0);
+  EXPECT_EQ(run({"--ask", control_, "dance"}).status, 1);
+  EXPECT_EQ(run({"--ask", folder_.file("none"), "help"}).status, 2);
+  EXPECT_EQ(run({"--ask", control_}).status, 2) << "no command";
+  // Connected, and no answer comes: what listens is no control socket.
+  const UniqueFd mute(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const std::string path = folder_.file("mute");
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  ASSERT_EQ(::bind(mute.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(::listen(mute.get(), 1), 0);
+  testing::ChildProcess asking({kBackendProgram, "--ask", path, "help"});
+  UniqueFd taken(::accept(mute.get(), nullptr, nullptr));
+  char byte = 0;
+  EXPECT_EQ(::recv(taken.get(), &byte, 1, 0), 1);
+  taken.reset();
+  EXPECT_EQ(asking.wait(), 1) << asking.output();
 }
 
 TEST_F(ControlSocketTest, TheSocketIsItsOwnersAloneAndGoesWithTheProcess) {

@@ -24,7 +24,9 @@ std::string to_line(const Json& value) {
 /// A command, or what is wrong with the line.
 std::expected<Json, std::string> parse(const std::string& line) {
   auto value = Json::parse(line, nullptr, false);
-  if (value.is_discarded()) return std::unexpected("the line is no JSON");
+  if (value.is_discarded()) {
+    return std::unexpected("the line is not JSON: a command looks like {\"command\":\"help\"}");
+  }
   const auto command = value.is_object() ? value.find("command") : value.end();
   if (!value.is_object() || command == value.end() || !command->is_string()) {
     return std::unexpected("the line is no object with a command, as in {\"command\":\"help\"}");
@@ -61,12 +63,13 @@ task::Task<> ControlSocket::serve(uring::Loop& loop, Answer answer, Conversation
       continue;
     }
     UniqueFd socket(accepted);
-    if (connections_.running() < kMostConnections) {
-      connections_.spawn(serve_one(loop, std::move(socket)));
-    }
+    if (!make_room()) continue;
+    auto connection = std::make_shared<Connection>(std::move(socket), stop_.token(), ++commands_);
+    connections_.push_back(connection);
+    serving_.spawn(serve_one(loop, std::move(connection)));
   }
   rest_.end();
-  auto ended = connections_.join();
+  auto ended = serving_.join();
   co_await ended;
 }
 
@@ -76,47 +79,74 @@ task::Task<std::int32_t> ControlSocket::accept_one(uring::Loop& loop) {
   co_return co_await uring::accept(loop, uring::File(listener_.fd()), SOCK_CLOEXEC, either.token());
 }
 
-task::Task<> ControlSocket::serve_one(uring::Loop& loop, UniqueFd socket) {
+/// Returns whether one more can be served.
+bool ControlSocket::make_room() {
+  if (connections_.size() < kMostConnections) return true;
+  auto idlest = connections_.end();
+  for (auto one = connections_.begin(); one != connections_.end(); ++one) {
+    if ((*one)->is_takeover) continue;
+    if (idlest == connections_.end() || (*one)->last_command < (*idlest)->last_command) {
+      idlest = one;
+    }
+  }
+  if (idlest == connections_.end()) return false;
+  const std::shared_ptr<Connection> closed = std::move(*idlest);
+  connections_.erase(idlest);
+  log::debug("control socket: {} clients: closes the one that has been idle longest",
+             kMostConnections);
+  closed->stop.request_stop();
+  return true;
+}
+
+task::Task<> ControlSocket::serve_one(uring::Loop& loop, std::shared_ptr<Connection> connection) {
+  auto conversing = converse(loop, *connection);
+  co_await std::move(conversing);
+  std::erase(connections_, connection);
+}
+
+task::Task<> ControlSocket::converse(uring::Loop& loop, Connection& connection) {
   std::string pending;
   std::array<char, 4096> bytes;
   while (true) {
     const auto to = std::as_writable_bytes(std::span(bytes));
-    const std::int32_t got = co_await uring::read(loop, uring::File(socket.get()), to,
-                                                  uring::kCurrentPosition, stop_.token());
+    const std::int32_t got = co_await uring::read(loop, uring::File(connection.socket.get()), to,
+                                                  uring::kCurrentPosition, connection.stop.token());
     if (got <= 0) co_return;
     pending.append(bytes.data(), static_cast<std::size_t>(got));
     for (auto end = pending.find('\n'); end != std::string::npos; end = pending.find('\n')) {
       const std::string line = pending.substr(0, end);
       pending.erase(0, end + 1);
+      connection.last_command = ++commands_;
       const auto command = parse(line);
       if (command && (*command)["command"] == "takeover") {
-        auto conversing = takeover_(*command, socket.get(), stop_.token());
+        connection.is_takeover = true;
+        auto conversing = takeover_(*command, connection.socket.get(), stop_.token());
         co_await std::move(conversing);
         co_return;
       }
       const Json answer = command ? answer_(*command) : Json{{"error", command.error()}};
-      auto sending = send_line(loop, socket.get(), to_line(answer));
+      auto sending = send_line(loop, connection, to_line(answer));
       const bool was_sent = co_await std::move(sending);
       if (!was_sent || !command) co_return;
     }
     if (pending.size() > kLongestLine) {
-      auto sending =
-          send_line(loop, socket.get(), to_line(Json{{"error", "the line is too long"}}));
+      auto sending = send_line(loop, connection, to_line(Json{{"error", "the line is too long"}}));
       co_await std::move(sending);
       co_return;
     }
   }
 }
 
-task::Task<bool> ControlSocket::send_line(uring::Loop& loop, int socket, std::string line) {
+task::Task<bool> ControlSocket::send_line(uring::Loop& loop, Connection& connection,
+                                          std::string line) {
   std::span<char> rest(line);
   while (!rest.empty()) {
     iovec part{rest.data(), rest.size()};
     msghdr message{};
     message.msg_iov = &part;
     message.msg_iovlen = 1;
-    const std::int32_t sent =
-        co_await uring::sendmsg(loop, uring::File(socket), message, MSG_NOSIGNAL, stop_.token());
+    const std::int32_t sent = co_await uring::sendmsg(
+        loop, uring::File(connection.socket.get()), message, MSG_NOSIGNAL, connection.stop.token());
     if (sent <= 0) co_return false;
     rest = rest.subspan(static_cast<std::size_t>(sent));
   }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <vector>
 
 #include "guestio/base/unique_fd.h"
 #include "guestio/task/scope.h"
@@ -22,8 +24,9 @@ namespace guestio::app {
 ///
 /// A command that is refused leaves the connection as it is. What is no command (no JSON, no
 /// object, a line longer than kLongestLine) is answered with an error, and ends its connection. A
-/// peer that does not read its answers makes only itself wait. Connections beyond kMostConnections
-/// are closed at once.
+/// peer that does not read its answers makes only itself wait. When there are kMostConnections and
+/// one more comes, the one that has been idle longest is closed: nobody can keep an operator out by
+/// sitting there. A takeover under way is not idle.
 ///
 /// Threads: the control thread. Lifetime: serve() has returned when it is destroyed.
 class ControlSocket {
@@ -56,15 +59,30 @@ class ControlSocket {
  private:
   explicit ControlSocket(vhost::Listener listener) noexcept : listener_(std::move(listener)) {}
   task::Task<std::int32_t> accept_one(uring::Loop& loop);
-  task::Task<> serve_one(uring::Loop& loop, UniqueFd socket);
-  task::Task<bool> send_line(uring::Loop& loop, int socket, std::string line);
+  /// One client.
+  struct Connection {
+    Connection(UniqueFd accepted, task::StopToken parent, std::uint64_t now) noexcept
+        : socket(std::move(accepted)), stop(parent), last_command(now) {}
+
+    UniqueFd socket;
+    task::StopSource stop;
+    std::uint64_t last_command;  ///< in the order of all commands and connections
+    bool is_takeover = false;
+  };
+
+  bool make_room();
+  task::Task<> serve_one(uring::Loop& loop, std::shared_ptr<Connection> connection);
+  task::Task<> converse(uring::Loop& loop, Connection& connection);
+  task::Task<bool> send_line(uring::Loop& loop, Connection& connection, std::string line);
 
   vhost::Listener listener_;
   Answer answer_;
   Conversation takeover_;
   task::StopSource stop_;
   vhost::RestPoint rest_;
-  task::Scope connections_;
+  task::Scope serving_;
+  std::vector<std::shared_ptr<Connection>> connections_;  // that have not been closed for another
+  std::uint64_t commands_ = 0;
 };
 
 }  // namespace guestio::app

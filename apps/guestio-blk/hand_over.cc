@@ -89,6 +89,14 @@ std::expected<Json, std::string> describe_failed(const FailedDisk& disk, Parcel&
       {"settings", std::move(words)}, {"socket", std::move(socket)}, {"cause", disk.cause()}};
 }
 
+/// A field that the command takeover does not have, or nothing.
+std::string find_unknown_field(const Json& command) {
+  for (const auto& [key, value] : command.items()) {
+    if (key != "command" && key != "version" && key != "descriptors") return key;
+  }
+  return {};
+}
+
 template <typename Value>
 Json or_null(const std::optional<Value>& value) {
   return value ? Json(*value) : Json(nullptr);
@@ -109,7 +117,10 @@ Json describe_options(const ProcessOptions& said) {
 task::Task<> HandOver::converse(Json command, int socket, task::StopToken stop) {
   Outcome outcome;
   const auto version = command.find("version");
-  if (version == command.end() || *version != kTakeoverVersion) {
+  const std::string unknown = find_unknown_field(command);
+  if (!unknown.empty()) {
+    outcome = std::unexpected(fmt::format("takeover takes no field \"{}\"", unknown));
+  } else if (version == command.end() || *version != kTakeoverVersion) {
     outcome = std::unexpected(fmt::format(
         "guestio-blk {} knows takeovers of version {}, and this is of version {}", kVersion,
         kTakeoverVersion, version == command.end() ? "none" : version->dump()));

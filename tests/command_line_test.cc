@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: MIT
 // What guestio-blk says to its user before it serves.
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <thread>
 
 #include "tests/backend_fixture.h"
 
@@ -326,6 +333,39 @@ TEST_F(CommandLineTest, AConnectedSocketIsServedUntilItsEnd) {
   guest->reset();
   ::shutdown(theirs.get(), SHUT_RDWR);
   EXPECT_EQ(child.wait(), 0) << child.output();
+}
+
+/// Has the calling thread, and what it starts, meet `error_number` at each io_uring_setup().
+bool forbid_io_uring(int error_number) {
+  std::array<sock_filter, 4> program = {
+      sock_filter BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
+      sock_filter BPF_STMT(BPF_RET | BPF_K,
+                           SECCOMP_RET_ERRNO | static_cast<unsigned>(error_number)),
+      sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+  const sock_fprog filter{.len = program.size(), .filter = program.data()};
+  return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+}
+
+TEST_F(CommandLineTest, AHostWithoutIoUringIsToldWhatMayForbidIt) {
+  const auto run_under_filter = [&](int error_number) {
+    Outcome outcome{};
+    bool is_forbidden = false;
+    // The filter is its thread's for good.
+    std::jthread([&] {
+      is_forbidden = forbid_io_uring(error_number);
+      if (is_forbidden) outcome = run(with(image_, socket_));
+    }).join();
+    EXPECT_TRUE(is_forbidden);
+    return outcome;
+  };
+  for (const int refusal : {EPERM, ENOSYS}) {
+    expect_lines(run_under_filter(refusal),
+                 {{"cannot use io_uring", "kernel.io_uring_disabled", "seccomp profile"}});
+  }
+  expect_lines(run_under_filter(ENOMEM), {{"cannot use io_uring", "RLIMIT_MEMLOCK is"}});
+  EXPECT_FALSE(std::filesystem::exists(socket_));
 }
 
 }  // namespace

@@ -51,7 +51,7 @@ class RegisteredMemoryTest : public BackendTest {
                                 vhost::Frontend::Region{region.where, region.fd.get()}};
     ASSERT_TRUE(guest->frontend().set_mem_table(regions));
     const auto is_refused = [&] {
-      return backend_->output().find("(the memory-lock limit)") != std::string::npos;
+      return backend_->output().find("RLIMIT_MEMLOCK is") != std::string::npos;
     };
     ASSERT_TRUE(comes_true([&] {
       EXPECT_EQ(guest->read(0, 4096).status, 0);
@@ -99,6 +99,18 @@ TEST_F(RegisteredMemoryTest, ADiskThatIsIdleLetsMemoryGoThatTheGuestGivesBack) {
 TEST_F(RegisteredMemoryTest, AThreadThatNeverSleepsLooksNowAndThen) {
   start({"--fixed-buffers", "on", "--poll", "always", "--control", control_});
   expect_to_be_let_go({UniqueFd(::memfd_create("region", MFD_CLOEXEC)), kRegionAt});
+}
+
+TEST_F(RegisteredMemoryTest, ALimitOfLockedMemoryThatIsTooSmallIsNamedWithItsFigure) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can start a process without CAP_IPC_LOCK";
+  start_under({"/usr/bin/setpriv", "--bounding-set", "-ipc_lock", "/usr/bin/prlimit",
+               "--memlock=8388608:8388608"},
+              {"--fixed-buffers", "on"});
+  const auto guest = connect({.memory = std::size_t{32} << 20});
+  ASSERT_NE(guest, nullptr);
+  EXPECT_TRUE(backend_->wait_for_output("RLIMIT_MEMLOCK is 8.0 MiB: raise it (LimitMEMLOCK= "))
+      << backend_->output();
+  EXPECT_EQ(guest->read(0, 4096).status, 0) << "it only costs time";
 }
 
 }  // namespace

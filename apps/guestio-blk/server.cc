@@ -19,6 +19,7 @@
 #include "guestio/task/task.h"
 #include "guestio/uring/awaitables.h"
 #include "guestio/uring/loop.h"
+#include "guestio/uring/remedy.h"
 #include "hand_over.h"
 #include "served_disk.h"
 
@@ -29,6 +30,14 @@ namespace {
 int complain(const std::string& subject, const Error& error, int status) {
   fmt::print(stderr, "guestio-blk: {}: {}\n", subject, error.to_string());
   return status;
+}
+
+/// As complain(), with what can be done when this host lets nobody use io_uring: kExitUsage then.
+int complain_of_uring(const Error& error) {
+  const std::string remedy = uring::explain_setup_failure(error);
+  if (remedy.empty()) return complain("cannot start", error, kExitFailure);
+  fmt::print(stderr, "guestio-blk: cannot use io_uring: {}; {}\n", error.to_string(), remedy);
+  return kExitUsage;
 }
 
 /// SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 as a descriptor. Blocks them for the threads that are
@@ -229,14 +238,14 @@ int serve(const Options& options, std::vector<StartingDisk> starting, TakeOver* 
   auto signals = take_signals();
   if (!signals) return complain("cannot start", signals.error(), kExitFailure);
   auto loop = uring::Loop::create();
-  if (!loop) return complain("cannot use io_uring", loop.error(), kExitFailure);
+  if (!loop) return complain_of_uring(loop.error());
   auto threads =
       vhost::QueueThreads::start({.count = options.threads,
                                   .polling = options.polling,
                                   .cpus = options.cpus,
                                   .has_submission_threads = options.has_submission_threads,
                                   .submission_cpus = options.submission_cpus});
-  if (!threads) return complain("cannot start", threads.error(), kExitFailure);
+  if (!threads) return complain_of_uring(threads.error());
 
   Disks disks;
   if (auto made = make_disks(std::move(starting), **loop, *threads, disks); !made) {

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <functional>
 #include <optional>
 #include <system_error>
@@ -13,6 +14,7 @@
 
 #include "guestio/base/log.h"
 #include "guestio/mem/page_watch.h"
+#include "guestio/uring/remedy.h"
 
 namespace guestio::vhost {
 
@@ -362,11 +364,13 @@ void FixedGuestMemory::lose(Area& area) noexcept {
 void FixedGuestMemory::tell(const Error& refusal) noexcept {
   // Relaxed: the flag guards nothing but the line.
   if (was_told_.exchange(true, std::memory_order_relaxed)) return;
+  const bool is_short = refusal.kind == ErrorKind::kHost && refusal.host_errno == ENOMEM;
   log::warning(
-      "{}: guest memory stays unregistered, which only costs time: {} (raise the memory-lock limit "
-      "or grant CAP_IPC_LOCK, use shared memory in few regions, give many disks more --threads, or "
-      "choose --fixed-buffers off)",
-      log_->name, refusal.to_string());
+      "{}: guest memory stays unregistered, which only costs time: {}; {}, use shared memory in "
+      "few "
+      "regions, give many disks more --threads, or choose --fixed-buffers off",
+      log_->name, refusal.to_string(),
+      is_short ? uring::explain_memory_lock_limit() : "raise the memory-lock limit");
 }
 
 /// Somebody else answers for its pages, a FUSE server or a disk, and may take his time over it:

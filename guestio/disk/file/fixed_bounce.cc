@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "guestio/base/log.h"
+#include "guestio/uring/remedy.h"
 
 namespace guestio::disk {
 
@@ -14,9 +15,9 @@ void tell_once(const Error& refusal) noexcept {
   // Relaxed: the flag guards nothing but the line.
   if (was_told.exchange(true, std::memory_order_relaxed)) return;
   log::warning(
-      "bounce memory stays unregistered, which only costs time: {} (raise the memory-lock limit "
-      "or grant CAP_IPC_LOCK, or choose --fixed-buffers off)",
-      refusal.to_string());
+      "bounce memory stays unregistered, which only costs time: {}; {}, or choose --fixed-buffers "
+      "off",
+      refusal.to_string(), uring::explain_memory_lock_limit());
 }
 
 }  // namespace

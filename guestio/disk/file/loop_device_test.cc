@@ -65,8 +65,8 @@ class LoopDeviceTest : public ::testing::Test {
     io.offset = FileOffset(offset);
     io.length = length;
     io.durability = durability;
+    const std::array extents = {mem::AddressRange::from_checked(Gpa(at), length)};
     if (kind == IoKind::kRead || kind == IoKind::kWrite) {
-      const std::array extents = {mem::AddressRange::from_checked(Gpa(at), length)};
       io.buffers =
           buf::RequestBuffers::from_extents(
               memory_, extents,

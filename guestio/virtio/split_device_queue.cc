@@ -268,16 +268,17 @@ SplitDeviceQueue::Walk SplitDeviceQueue::walk_indirect(const Descriptor& table,
     if (auto copied = descriptors.fetch(index, descriptor); !copied) {
       return give_up(copied.error(), chain);
     }
-    Chain::Append appended = Chain::Append::kMalformed;
     if ((descriptor.flags & kDescriptorIndirect) != 0) [[unlikely]] {
       chain.mark_malformed(Error::peer_fault("indirect table inside another", descriptor.flags));
-    } else {
-      appended = append(descriptor, chain);
-    }
-    if (appended != Chain::Append::kDone) [[unlikely]] {
-      if (appended == Chain::Append::kNoRoom) return Walk::kNoRoom;
       find_end_in_table(descriptors, entries, descriptor, fetched, chain);
       return Walk::kMalformed;
+    }
+    switch (append(descriptor, chain)) {
+      case Chain::Append::kDone: break;
+      case Chain::Append::kNoRoom: return Walk::kNoRoom;
+      case Chain::Append::kMalformed:
+        find_end_in_table(descriptors, entries, descriptor, fetched, chain);
+        return Walk::kMalformed;
     }
     if ((descriptor.flags & kDescriptorNext) == 0) return Walk::kWhole;
     if (descriptor.next >= entries) {

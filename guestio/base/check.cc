@@ -6,6 +6,10 @@
 
 #include <array>
 #include <cstdlib>
+#include <string_view>
+
+#include "guestio/base/log.h"
+#include "guestio/base/write_at_once.h"
 
 namespace guestio {
 
@@ -16,8 +20,9 @@ void check_failed(std::string_view condition, std::string_view expected, std::st
       fmt::format_to_n(text.data(), text.size(), "guestio: bug at {}:{}: expected {} ({})\n", file,
                        line, expected, condition);
   const std::size_t length = end.size < text.size() ? end.size : text.size();
-  // The process is about to stop: a short write changes nothing.
-  [[maybe_unused]] const auto written = ::write(STDERR_FILENO, text.data(), length);
+  // What led here may be in the queue. Neither waits for a reader that stands still.
+  log::flush_before_abort();
+  (void)write_at_once(STDERR_FILENO, std::string_view(text.data(), length));
   std::abort();
 }
 

@@ -21,6 +21,7 @@
 #include <thread>
 #include <vector>
 
+#include "guestio/base/log.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/mem/mapped_memory.h"
 #include "guestio/uring/pinned_memory.h"
@@ -35,6 +36,12 @@ constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 constexpr auto kAnswerLimit = std::chrono::seconds(60);
 
 UniqueFd make_memory_file() { return UniqueFd(::memfd_create("fixed-memory", MFD_CLOEXEC)); }
+
+/// What was logged since CaptureStderr().
+std::string captured_log() {
+  EXPECT_TRUE(log::flush(kAnswerLimit));
+  return ::testing::internal::GetCapturedStderr();
+}
 
 /// Files in a tree make news; a memfd may not.
 UniqueFd make_file_in_tree() {
@@ -354,7 +361,7 @@ TEST_F(FixedGuestMemoryTest, MemoryThatIsNoFileIsRegisteredIfAllIs) {
   FixedGuestMemory all(FixedExtent::kAll);
   all.want(memory);
   ASSERT_TRUE(changes_from(all, 0));
-  EXPECT_NE(::testing::internal::GetCapturedStderr().find("cannot be watched"), std::string::npos);
+  EXPECT_NE(captured_log().find("cannot be watched"), std::string::npos);
   const auto taken = all.take(table_, memory);
   EXPECT_TRUE(finds(memory, 0));
 }
@@ -388,7 +395,7 @@ TEST_F(FixedGuestMemoryTest, AFileThatSomebodyElseAnswersForIsNotPinnedAndThatIs
   all.want(memory);
   all.want(low_.memory);
   ASSERT_TRUE(changes_from(all, 1));
-  const std::string told = ::testing::internal::GetCapturedStderr();
+  const std::string told = captured_log();
   const auto line = told.find("memory-backend-memfd");
   ASSERT_NE(line, std::string::npos) << told;
   EXPECT_EQ(told.find("memory-backend-memfd", line + 1), std::string::npos) << told;
@@ -433,7 +440,7 @@ TEST_F(FixedGuestMemoryTest, WhatTheTableHasNoRoomForStaysPlainAndIsToldOnce) {
   ::testing::internal::CaptureStderr();
   EXPECT_EQ(wish.take(small, memory).size(), 1U);
   EXPECT_EQ(wish.take(small, memory).size(), 1U);
-  const std::string told = ::testing::internal::GetCapturedStderr();
+  const std::string told = captured_log();
   const auto line = told.find("CAP_IPC_LOCK");
   ASSERT_NE(line, std::string::npos) << told;
   EXPECT_EQ(told.find("CAP_IPC_LOCK", line + 1), std::string::npos) << told;

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/base/write_at_once.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+namespace guestio {
+
+namespace {
+
+/// Waits for room no longer than `limit`, counted anew after a signal.
+bool has_room(int fd, std::chrono::milliseconds limit) noexcept {
+  pollfd waits{.fd = fd, .events = POLLOUT, .revents = 0};
+  int ready = ::poll(&waits, 1, static_cast<int>(limit.count()));
+  while (ready < 0 && errno == EINTR) ready = ::poll(&waits, 1, static_cast<int>(limit.count()));
+  return ready == 1 && (waits.revents & POLLOUT) != 0;
+}
+
+/// One write that, where the kernel can do so, fails instead of waiting.
+ssize_t try_write(int fd, mode_t mode, std::string_view text) noexcept {
+  if (S_ISSOCK(mode)) return ::send(fd, text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (S_ISFIFO(mode)) {
+    iovec part{const_cast<char*>(text.data()), text.size()};
+    const ssize_t written = ::pwritev2(fd, &part, 1, -1, RWF_NOWAIT);
+    if (written >= 0 || (errno != EOPNOTSUPP && errno != ENOSYS)) return written;
+  }
+  return ::write(fd, text.data(), text.size());
+}
+
+}  // namespace
+
+bool write_at_once(int fd, std::string_view text, std::chrono::milliseconds limit) noexcept {
+  struct stat status{};
+  if (::fstat(fd, &status) != 0) return false;
+  while (!text.empty()) {
+    if (!has_room(fd, limit)) return false;
+    const ssize_t written = try_write(fd, status.st_mode, text);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return false;
+    text.remove_prefix(static_cast<std::size_t>(written));
+  }
+  return true;
+}
+
+}  // namespace guestio

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+#include "guestio/base/write_at_once.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <string>
+
+#include "guestio/base/unique_fd.h"
+
+namespace guestio {
+namespace {
+
+struct Ends {
+  UniqueFd reader;
+  UniqueFd writer;
+};
+
+Ends make_pipe() {
+  std::array<int, 2> ends{};
+  EXPECT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
+  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+Ends make_sockets() {
+  std::array<int, 2> ends{};
+  EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
+  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+/// Returns how many pages were written until there was no room.
+int fill(const UniqueFd& writer) {
+  const std::string page(4096, 'x');
+  int pages = 0;
+  while (write_at_once(writer.get(), page)) ++pages;
+  return pages;
+}
+
+TEST(WriteAtOnce, APipeTakesWhatItHasRoomForAndNobodyWaits) {
+  const Ends ends = make_pipe();
+  const int pages = fill(ends.writer);
+  EXPECT_EQ(pages * 4096, ::fcntl(ends.writer.get(), F_GETPIPE_SZ));
+  EXPECT_EQ(::fcntl(ends.writer.get(), F_GETFL) & O_NONBLOCK, 0) << "the open file is shared";
+}
+
+TEST(WriteAtOnce, ASocketTakesWhatItHasRoomForAndNobodyWaits) {
+  const Ends ends = make_sockets();
+  EXPECT_GT(fill(ends.writer), 0);
+  EXPECT_EQ(::fcntl(ends.writer.get(), F_GETFL) & O_NONBLOCK, 0);
+}
+
+TEST(WriteAtOnce, APeerThatIsGoneIsNoSignal) {
+  Ends ends = make_sockets();
+  ends.reader.reset();
+  EXPECT_FALSE(write_at_once(ends.writer.get(), "text"));
+}
+
+TEST(WriteAtOnce, AFileTakesAll) {
+  std::array<char, 16> bytes{};
+  const UniqueFd file(::open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  ASSERT_TRUE(file);
+  EXPECT_TRUE(write_at_once(file.get(), "some text"));
+  EXPECT_EQ(::pread(file.get(), bytes.data(), bytes.size(), 0), 9);
+}
+
+TEST(WriteAtOnce, AClosedDescriptorTakesNothing) { EXPECT_FALSE(write_at_once(-1, "text")); }
+
+}  // namespace
+}  // namespace guestio

@@ -8,7 +8,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <cstdio>
+#include <thread>
+#include <utility>
+
+#include "guestio/base/thread.h"
 
 namespace guestio::load {
 
@@ -30,6 +35,14 @@ bool closes_within(int fd, milliseconds limit) {
   return ::poll(&poller, 1, static_cast<int>(limit.count())) > 0;
 }
 
+/// What threads that wait for the last of them to be there do then.
+enum class Go : std::uint8_t { kWait, kRun, kLeave };
+
+void tell(std::atomic<Go>& go, Go what) {
+  go = what;
+  go.notify_all();
+}
+
 }  // namespace
 
 void end_on_signals() {
@@ -37,32 +50,42 @@ void end_on_signals() {
   action.sa_handler = on_signal;
   ::sigaction(SIGINT, &action, nullptr);
   ::sigaction(SIGTERM, &action, nullptr);
+  struct sigaction before{};
+  ::sigaction(SIGHUP, nullptr, &before);
+  if (before.sa_handler != SIG_IGN) ::sigaction(SIGHUP, &action, nullptr);
 }
 
 bool is_asked_to_end() noexcept { return signal_came.load(std::memory_order_relaxed) != 0; }
 
-std::optional<std::string> run_jobs(Device& device, StopFlags& flags,
+std::optional<JobsFailure> run_jobs(Device& device, StopFlags& flags,
                                     const std::vector<std::function<void()>>& jobs,
                                     const std::function<void()>& tick,
                                     const std::function<Result<>()>& reconnect) {
   std::atomic<std::size_t> running = jobs.size();
+  std::atomic<Go> go = Go::kWait;
   std::vector<std::jthread> threads;
-  threads.reserve(jobs.size());
   for (const auto& job : jobs) {
-    threads.emplace_back([&job, &running] {
-      job();
+    auto thread = start_thread("job", [&job, &running, &go] {
+      go.wait(Go::kWait);
+      if (go == Go::kRun) job();
       running.fetch_sub(1);
     });
+    if (!thread) {
+      tell(go, Go::kLeave);
+      return JobsFailure{thread.error().to_string(), kExitUsage};
+    }
+    threads.push_back(std::move(*thread));
   }
-  std::optional<std::string> failure;
+  tell(go, Go::kRun);
+  std::optional<JobsFailure> failure;
   while (running.load() != 0) {
     if (failure) {
       std::this_thread::sleep_for(milliseconds(10));
     } else if (closes_within(device.frontend().socket().fd(), kTick)) {
       const Result<> back = reconnect ? reconnect() : fail(ErrorKind::kClosed, "connection");
       if (!back) {
-        failure = "the backend closed the connection";
-        if (reconnect) *failure += ", and " + back.error().to_string();
+        failure = JobsFailure{"the backend closed the connection"};
+        if (reconnect) failure->text += ", and " + back.error().to_string();
         flags.abandon = true;
       }
     }

@@ -8,6 +8,7 @@
 #include "apps/guestio-load/info.h"
 #include "apps/guestio-load/run.h"
 #include "apps/guestio-load/verify.h"
+#include "guestio/base/standard_fds.h"
 #include "guestio/mem/recover.h"
 
 namespace {
@@ -21,6 +22,7 @@ int execute(const VerifyArguments& arguments) { return verify_disk(arguments); }
 }  // namespace
 
 int main(int count, char** values) {
+  guestio::open_standard_fds();
   const auto arguments = guestio::load::parse_arguments(count, values);
   if (!arguments) {
     fmt::print(arguments.error().status == 0 ? stdout : stderr, "{}", arguments.error().text);

@@ -125,7 +125,7 @@ class Progress {
 };
 
 /// Runs the jobs to their end. Returns what went wrong, if anything did.
-std::optional<std::string> drive(Device& device, const Jobs& jobs, const RunArguments& arguments,
+std::optional<JobsFailure> drive(Device& device, const Jobs& jobs, const RunArguments& arguments,
                                  RunSummary& summary) {
   const Clock::time_point start = Clock::now();
   const Window window{start + arguments.ramp, start + arguments.ramp + arguments.runtime};
@@ -135,7 +135,7 @@ std::optional<std::string> drive(Device& device, const Jobs& jobs, const RunArgu
     functions.emplace_back([&job, &window, &flags] { job->run(window, flags); });
   }
   const ProcessorTime before = processor_time();
-  std::optional<std::string> failure;
+  std::optional<JobsFailure> failure;
   {
     Progress progress(jobs, arguments, start);
     failure = run_jobs(device, flags, functions, [&progress] { progress.tick(); });
@@ -150,7 +150,7 @@ std::optional<std::string> drive(Device& device, const Jobs& jobs, const RunArgu
   for (const auto& job : jobs) {
     summary.totals.read.merge(job->totals().read);
     summary.totals.write.merge(job->totals().write);
-    if (job->failure() && !failure) failure = *job->failure();
+    if (job->failure() && !failure) failure = JobsFailure{*job->failure()};
   }
   return failure;
 }
@@ -177,7 +177,7 @@ int run_load(const RunArguments& arguments) {
   end_on_signals();
   RunSummary summary;
   const auto failure = drive(*device, *jobs, arguments, summary);
-  if (failure) return complain(kExitFailed, *failure);
+  if (failure) return complain(failure->status, failure->text);
   for (const auto& job : *jobs) {
     const auto finished = job->finish(*device);
     if (!finished) return complain(finished.error());

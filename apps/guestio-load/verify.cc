@@ -145,7 +145,7 @@ class Verification {
         succession_(succession) {}
 
   /// Returns what went wrong, if anything did.
-  std::optional<std::string> run() {
+  std::optional<JobsFailure> run() {
     const std::uint64_t chunk =
         VerifyJob::largest_request(device_, arguments_) / device_.block_size();
     SweepSource first(state_.model,
@@ -162,7 +162,7 @@ class Verification {
   [[nodiscard]] bool was_stopped() const { return flags_.stop; }
 
  private:
-  std::optional<std::string> step(const char* name, OperationSource& source, OnRead on_read) {
+  std::optional<JobsFailure> step(const char* name, OperationSource& source, OnRead on_read) {
     std::vector<std::function<void()>> functions;
     for (const auto& job : jobs_) {
       functions.emplace_back([&] { job->run(source, on_read, flags_); });
@@ -171,7 +171,7 @@ class Verification {
     if (arguments_.reconnect) reconnect = [this] { return succession_.run(); };
     auto failure = run_jobs(device_, flags_, functions, [&] { show(name); }, reconnect);
     for (const auto& job : jobs_) {
-      if (job->failure() && !failure) failure = *job->failure();
+      if (job->failure() && !failure) failure = JobsFailure{*job->failure()};
     }
     return failure;
   }
@@ -235,7 +235,7 @@ Result<int> verify_once(const VerifyArguments& arguments) {
   if (!jobs) return fail(jobs.error());
 
   end_on_signals();
-  std::optional<std::string> failure;
+  std::optional<JobsFailure> failure;
   bool stopped = false;
   Succession succession(*device, arguments, *memory, *jobs);
   {
@@ -243,7 +243,7 @@ Result<int> verify_once(const VerifyArguments& arguments) {
     failure = verification.run();
     stopped = verification.was_stopped();
   }
-  if (failure) return complain(kExitFailed, *failure);
+  if (failure) return complain(failure->status, failure->text);
   for (const auto& job : *jobs) {
     const auto finished = job->finish(*device);
     if (!finished) return complain(finished.error());

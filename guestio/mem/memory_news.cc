@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
-#include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 
@@ -17,7 +16,8 @@
 #include <cstring>
 #include <set>
 #include <string_view>
-#include <system_error>
+
+#include "guestio/base/thread.h"
 
 namespace guestio::mem {
 
@@ -47,11 +47,9 @@ Result<std::shared_ptr<MemoryNews>> MemoryNews::of_process() {
   UniqueFd end(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!end) return fail_host("make an eventfd");
   const std::shared_ptr<MemoryNews> made(new MemoryNews(std::move(end)));
-  try {
-    made->thread_ = std::thread([news = made.get()] { news->listen(); });
-  } catch (const std::system_error& refusal) {
-    return fail(Error::host(refusal.code().value(), "start a thread"));
-  }
+  auto thread = start_thread("guestio-news", [news = made.get()] { news->listen(); });
+  if (!thread) return fail(thread.error());
+  made->thread_ = std::move(*thread);
   present = made;
   return made;
 }
@@ -85,7 +83,6 @@ void MemoryNews::forget(std::list<Entry>::iterator entry) noexcept {
 }
 
 void MemoryNews::listen() noexcept {
-  (void)::pthread_setname_np(::pthread_self(), "guestio-news");
   while (true) {
     // Descriptors that are not there are left out by the kernel.
     std::array<pollfd, 3> waits = {

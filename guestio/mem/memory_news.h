@@ -87,7 +87,7 @@ class MemoryNews : public std::enable_shared_from_this<MemoryNews> {
   UniqueFd pressure_;       // or nothing; the thread's
   std::mutex mutex_;        // held while listeners are called
   std::list<Entry> watch_;  // guarded by it
-  std::thread thread_;
+  std::jthread thread_;
 };
 
 }  // namespace guestio::mem

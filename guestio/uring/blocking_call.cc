@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/uring/blocking_call.h"
 
-#include <system_error>
+#include <utility>
+
+#include "guestio/base/thread.h"
 
 namespace guestio::uring {
 
 bool BlockingCall::await_suspend(std::coroutine_handle<> waiting) noexcept {
-  try {
-    thread_ = std::thread([this, waiting] {
-      result_ = function_();
-      loop_.post([waiting] { waiting.resume(); });
-    });
-    return true;
-  } catch (const std::system_error& error) {
-    result_ = -error.code().value();
+  // The loop's thread resumes the coroutine, and only after this has returned.
+  auto thread = start_thread("guestio-call", [this, waiting] {
+    result_ = function_();
+    loop_.post([waiting] { waiting.resume(); });
+  });
+  if (!thread) {
+    result_ = -thread.error().host_errno;
     return false;
   }
+  thread_ = std::move(*thread);
+  return true;
 }
 
 std::int32_t BlockingCall::await_resume() {

@@ -40,7 +40,7 @@ class BlockingCall {
   Loop& loop_;
   Function function_;
   std::int32_t result_ = 0;
-  std::thread thread_;
+  std::jthread thread_;
 };
 
 }  // namespace guestio::uring

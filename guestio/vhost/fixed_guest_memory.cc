@@ -2,17 +2,16 @@
 #include "guestio/vhost/fixed_guest_memory.h"
 
 #include <fcntl.h>
-#include <pthread.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <functional>
 #include <optional>
-#include <system_error>
 #include <utility>
 
 #include "guestio/base/log.h"
+#include "guestio/base/thread.h"
 #include "guestio/mem/page_watch.h"
 #include "guestio/uring/remedy.h"
 
@@ -139,12 +138,10 @@ void FixedGuestMemory::want(const mem::GuestMemory& memory) {
 }
 
 void FixedGuestMemory::start_working() {
-  try {
-    thread_ = std::jthread([this](const std::stop_token& stop) { work(stop); });
-  } catch (const std::system_error& refusal) {
-    // Tried again with the next memory.
-    tell(Error::host(refusal.code().value(), "start a thread"));
-  }
+  auto thread = start_thread("guestio-pin", [this](const std::stop_token& stop) { work(stop); });
+  // Tried again with the next memory.
+  if (!thread) return tell(thread.error());
+  thread_ = std::move(*thread);
 }
 
 std::shared_ptr<FixedGuestMemory::Area> FixedGuestMemory::next_job() const noexcept {
@@ -155,7 +152,6 @@ std::shared_ptr<FixedGuestMemory::Area> FixedGuestMemory::next_job() const noexc
 }
 
 void FixedGuestMemory::work(const std::stop_token& stop) {
-  (void)::pthread_setname_np(::pthread_self(), "guestio-pin");
   std::unique_lock lock(mutex_);
   while (has_job_.wait(lock, stop, [this] { return next_job() != nullptr; })) {
     auto area = next_job();

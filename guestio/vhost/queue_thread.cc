@@ -9,6 +9,7 @@
 
 #include "guestio/base/check.h"
 #include "guestio/base/log.h"
+#include "guestio/base/thread.h"
 
 namespace guestio::vhost {
 
@@ -36,9 +37,12 @@ Result<std::unique_ptr<QueueThread>> QueueThread::start(Options options) {
   std::promise<Result<>> ready;
   auto started = ready.get_future();
   self->name_ = options.name;
-  self->thread_ = std::thread([&ready, thread = self.get(), options = std::move(options)] {
-    thread->main(options, [&ready](Result<> result) { ready.set_value(result); });
-  });
+  auto thread =
+      start_thread(self->name_, [&ready, thread = self.get(), options = std::move(options)] {
+        thread->main(options, [&ready](Result<> result) { ready.set_value(result); });
+      });
+  if (!thread) return fail(thread.error());
+  self->thread_ = std::move(*thread);
   if (auto result = started.get(); !result) return fail(result.error());
   return self;
 }
@@ -51,7 +55,6 @@ QueueThread::~QueueThread() {
 }
 
 Result<> QueueThread::set_up(const Options& options) {
-  ::pthread_setname_np(::pthread_self(), options.name.c_str());
   if (options.cpu) {
     if (auto pinned = run_on(*options.cpu); !pinned) return pinned;
   }

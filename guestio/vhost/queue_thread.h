@@ -37,7 +37,8 @@ class QueueThread {
     std::optional<uring::SubmissionThread> submission_thread = std::nullopt;
   };
 
-  /// Returns when the thread runs. Errors: those of the loop; host (no such processor).
+  /// Returns when the thread runs. Errors: those of the loop and of start_thread();
+  /// host (no such processor).
   static Result<std::unique_ptr<QueueThread>> start(Options options);
   QueueThread(const QueueThread&) = delete;
   QueueThread& operator=(const QueueThread&) = delete;
@@ -66,7 +67,7 @@ class QueueThread {
 
   // Released once nobody outside touches the loop any more: only then may it be destroyed.
   std::binary_semaphore may_end_{0};
-  std::thread thread_;
+  std::jthread thread_;
 };
 
 /// The threads of a program, which its queues share in turn.

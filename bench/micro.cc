@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "contention.h"
+#include "guestio/base/standard_fds.h"
 #include "row.h"
 #include "table.h"
 
@@ -138,6 +139,7 @@ int run(const Arguments& arguments) {
 }  // namespace guestio::bench
 
 int main(int count, char** words) {
+  guestio::open_standard_fds();
   const auto arguments = guestio::bench::parse(count, words);
   guestio::bench::note_processors();
   guestio::bench::pin();

@@ -19,6 +19,8 @@
 #include <string>
 #include <vector>
 
+#include "guestio/base/standard_fds.h"
+
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -147,6 +149,7 @@ class Load {
 }  // namespace
 
 int main(int count, char** values) {
+  guestio::open_standard_fds();
   if (count != 8) {
     fmt::print(stderr, "usage: raw_ring FILE SIZE BLOCK DEPTH SEGMENTS SECONDS RAMP\n");
     return 2;

@@ -26,6 +26,8 @@
 #include <string_view>
 #include <vector>
 
+#include "guestio/base/standard_fds.h"
+
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -153,6 +155,7 @@ void ask(const Arguments& arguments, Shared& shared, const Signals& signals) {
 }  // namespace
 
 int main(int count, char** values) {
+  guestio::open_standard_fds();
   if (count != 8) {
     fmt::print(stderr,
                "usage: wake_up_floor FILE SIZE read|write LOOK_MICROSECONDS SECONDS RAMP "

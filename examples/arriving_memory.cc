@@ -18,6 +18,7 @@
 
 #include "example.h"
 #include "guestio/base/mapping.h"
+#include "guestio/base/standard_fds.h"
 #include "guestio/buf/request_buffers.h"
 #include "guestio/mem/dirty_log.h"
 #include "guestio/mem/guest_memory.h"
@@ -82,6 +83,7 @@ class ArrivingBacking final : public mem::PlainBacking {
 };
 
 int main() {
+  guestio::open_standard_fds();
   constexpr std::size_t kBytes = kPages * kPageSize;
   UniqueFd file(::memfd_create("arriving", MFD_CLOEXEC));
   expect(::ftruncate(file.get(), kBytes) == 0, "a file for the memory");

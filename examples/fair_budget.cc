@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "example.h"
+#include "guestio/base/standard_fds.h"
 #include "guestio/buf/bounce_buffer_tracker.h"
 #include "guestio/buf/request_buffers.h"
 #include "guestio/mem/recover.h"
@@ -80,6 +81,7 @@ task::Task<> serve_all(Device& device, const std::vector<Request>& requests) {
 }  // namespace
 
 int main() {
+  guestio::open_standard_fds();
   expect(mem::install_fault_recovery(), "prepare for memory that goes away");
   const UniqueFd file = example::make_file(kFileSize);
   const auto loop = value_of(uring::Loop::create(), "an event loop");

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "example.h"
+#include "guestio/base/standard_fds.h"
 #include "guestio/buf/bounce_buffer.h"
 #include "guestio/buf/request_buffers.h"
 #include "guestio/buf/transfer_plan.h"
@@ -42,6 +43,7 @@ void print_guest_bytes(const buf::RequestBuffers& buffers, std::uint64_t offset,
 }  // namespace
 
 int main() {
+  guestio::open_standard_fds();
   expect(mem::install_fault_recovery(), "prepare for memory that goes away");
   const auto memory = value_of(mem::GuestMemory::allocate(ByteCount(64 * kPageSize)), "a guest");
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "example.h"
+#include "guestio/base/standard_fds.h"
 #include "guestio/buf/request_buffers.h"
 #include "guestio/disk/file/file_limits.h"
 #include "guestio/mem/recover.h"
@@ -23,6 +24,7 @@ using example::expect;
 using example::value_of;
 
 int main() {
+  guestio::open_standard_fds();
   expect(mem::install_fault_recovery(), "prepare for memory that goes away");
   const auto memory = value_of(mem::GuestMemory::allocate(ByteCount(16 * kPageSize)), "a guest");
 

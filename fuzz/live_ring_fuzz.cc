@@ -17,6 +17,7 @@
 #include "fuzz/program.h"
 #include "guestio/base/check.h"
 #include "guestio/base/log.h"
+#include "guestio/base/standard_fds.h"
 #include "guestio/blk/block_queue.h"
 #include "guestio/disk/file/file_disk.h"
 #include "guestio/vhost/queue_thread.h"
@@ -432,6 +433,11 @@ class World {
 
 }  // namespace
 }  // namespace guestio::fuzz
+
+extern "C" int LLVMFuzzerInitialize(int* /*count*/, char*** /*words*/) {
+  guestio::open_standard_fds();
+  return 0;
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace guestio;

@@ -16,6 +16,7 @@
 #include "fuzz/program.h"
 #include "fuzz/served_disk.h"
 #include "guestio/base/log.h"
+#include "guestio/base/standard_fds.h"
 #include "guestio/mem/recover.h"
 #include "guestio/vhost/messages.h"
 #include "guestio/virtio/blk_layout.h"
@@ -417,6 +418,11 @@ class World {
 
 }  // namespace
 }  // namespace guestio::fuzz
+
+extern "C" int LLVMFuzzerInitialize(int* /*count*/, char*** /*words*/) {
+  guestio::open_standard_fds();
+  return 0;
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace guestio;

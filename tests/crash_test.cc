@@ -50,7 +50,8 @@ class CrashTest : public BackendTest, public ::testing::WithParamInterface<Kind>
   }
   /// Until the backend has answered so much, or the load is done.
   void let_work(std::uint64_t requests) {
-    ASSERT_TRUE(backend_->wait_for_output("queue 1 runs")) << load_->output() << backend_->output();
+    ASSERT_TRUE(backend_->wait_for_output("queue 1: runs"))
+        << load_->output() << backend_->output();
     EXPECT_TRUE(comes_true([&] { return !load_->is_running() || requests_done() >= requests; }))
         << load_->output() << backend_->output();
   }
@@ -58,7 +59,7 @@ class CrashTest : public BackendTest, public ::testing::WithParamInterface<Kind>
   void let_tell(std::ptrdiff_t lines) {
     EXPECT_TRUE(comes_true([&] {
       const std::string output = backend_->output();
-      return std::ranges::count(output, '\n') >= lines || output.contains("queue 1 runs") ||
+      return std::ranges::count(output, '\n') >= lines || output.contains("queue 1: runs") ||
              !load_->is_running();
     })) << backend_->output();
   }

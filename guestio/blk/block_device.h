@@ -21,7 +21,7 @@ struct BlockDeviceOptions {
   /// Ranges in one discard, write-zeroes or secure-erase request; at most
   /// BlockDevice::kMostRanges.
   std::uint32_t max_ranges = 16;
-  std::string name = "disk";  ///< for log lines
+  std::string name = "disk";  ///< the subject of log lines, as in "disk root"
   /// Called before the first ring runs and after the last one has stopped, on the control thread.
   std::function<Result<>()> begin_use = [] { return Result<>(); };
   std::function<void()> end_use = [] {};

@@ -241,7 +241,7 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   void answer_error(const Error& error) noexcept {
     settle();
     log::limited_warning(device().failure_log(),
-                         "{}: a guest's request failed (type {}, sector {}): {}", device().name(),
+                         "{}: a guest's request failed (type {}, sector {}): {}", owner_->label_,
                          static_cast<std::uint32_t>(parsed_.header.type), parsed_.header.sector,
                          error.to_string());
     answer(to_status(error), 0);
@@ -286,8 +286,9 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
 };
 
 BlockQueue::BlockQueue(const BlockDevice& device, std::unique_ptr<disk::Channel> channel,
-                       std::size_t requests, FailurePolicy policy)
+                       std::size_t requests, FailurePolicy policy, std::string label)
     : device_(device),
+      label_(label.empty() ? device.name() : std::move(label)),
       channel_(std::move(channel)),
       policy_(std::move(policy)),
       free_(std::make_unique<FreeList>()) {
@@ -322,14 +323,14 @@ void BlockQueue::park(Request& request) noexcept {
 void BlockQueue::note_held(const Error& error) noexcept {
   ++held_;
   if (held_ != 1) return;
-  log::limited_warning(device_.failure_log(), "the disk fails, requests wait for it: {}",
-                       error.to_string());
+  log::limited_warning(device_.failure_log(), "{}: the disk fails, requests wait for it: {}",
+                       label_, error.to_string());
 }
 
 void BlockQueue::note_settled() noexcept {
   held_.set(held_ - 1);
   if (held_ != 0) return;
-  log::limited_warning(device_.failure_log(), "no request waits for the disk any more");
+  log::limited_warning(device_.failure_log(), "{}: no request waits for the disk any more", label_);
 }
 
 void BlockQueue::resume() noexcept {

@@ -39,8 +39,10 @@ class BlockQueue final : public virtio::QueueHandler {
  public:
   static constexpr std::size_t kMostRequests = 1024;
 
+  /// `label`: the subject of log lines, as in "disk root, queue 0"; empty: the device's name.
   BlockQueue(const BlockDevice& device, std::unique_ptr<disk::Channel> channel,
-             std::size_t requests = kMostRequests, FailurePolicy policy = {});
+             std::size_t requests = kMostRequests, FailurePolicy policy = {},
+             std::string label = {});
   BlockQueue(const BlockQueue&) = delete;
   BlockQueue& operator=(const BlockQueue&) = delete;
   ~BlockQueue() override;
@@ -80,6 +82,7 @@ class BlockQueue final : public virtio::QueueHandler {
   void note_settled() noexcept;
 
   const BlockDevice& device_;
+  const std::string label_;
   std::unique_ptr<disk::Channel> channel_;
   const FailurePolicy policy_;
   QueueStatistics statistics_;

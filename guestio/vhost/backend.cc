@@ -26,7 +26,7 @@ Result<std::unique_ptr<Backend>> Backend::create(const Parts& parts, std::uint16
   std::unique_ptr<Backend> self(new Backend(parts.home, parts.device, parts.name));
   for (std::uint16_t i = 0; i < queues; ++i) {
     auto queue = Queue::create(parts.threads.next(), i, make_handler,
-                               fmt::format("{} queue {}", parts.name, i));
+                               fmt::format("{}, queue {}", parts.name, i));
     if (!queue) return fail(queue.error());
     self->queues_.push_back(std::move(*queue));
   }

@@ -28,7 +28,7 @@ class Backend {
     uring::Loop& home;
     virtio::Device& device;
     QueueThreads& threads;
-    std::string name = "disk";  ///< for log lines
+    std::string name = "disk";  ///< the subject of log lines, as in "disk root"
   };
 
   /// Gives each of `queues` virtqueues its place on one of the threads, in turn.

@@ -201,7 +201,8 @@ Listener::Place Listener::place() const {
 
 void Listener::announce() const noexcept {
   // On a socket that listens already this changes whom SO_PEERCRED names.
-  if (::listen(socket_.get(), kBacklog) != 0) log::debug("a listener keeps its old name");
+  if (::listen(socket_.get(), kBacklog) != 0)
+    log::debug("socket {}: still named after the process before", path_);
 }
 
 Listener::Listener(Listener&& other) noexcept
@@ -209,10 +210,14 @@ Listener::Listener(Listener&& other) noexcept
       path_(std::exchange(other.path_, {})),
       identity_(other.identity_) {}
 
-Listener::~Listener() {
+Listener::~Listener() { remove(); }
+
+void Listener::remove() noexcept {
   if (path_.empty()) return;
+  // While the socket is open no other file can have its inode.
   const auto present = identify(path_);
   if (present && *present == identity_) ::unlink(path_.c_str());
+  path_.clear();
 }
 
 }  // namespace guestio::vhost

@@ -49,6 +49,9 @@ class Listener {
   Listener& operator=(Listener&&) = delete;
   ~Listener();
 
+  /// Removes the path, if it still names this socket; what the destructor does. Once.
+  void remove() noexcept;
+
   [[nodiscard]] int fd() const noexcept { return socket_.get(); }
 
  private:

@@ -392,7 +392,7 @@ void Vring::fail_ring(const Error& error) noexcept {
   if (is_broken_) return;
   is_broken_ = true;
   ++counters_->broken;
-  log::limited_warning(peer_log_->faults, "{} stops: {}", label_, error.to_string());
+  log::limited_warning(peer_log_->faults, "{}: stops: {}", label_, error.to_string());
   if (on_broken_) on_broken_();
   error_.notify();
 }

@@ -187,7 +187,7 @@ task::Task<Result<>> VringControl::start(RingEnvironment environment) {
   if (started) {
     is_running_ = true;
     features_ = environment.features;
-    log::debug("{} runs: {}, {} entries from {:#x}, {}", queue_.label(),
+    log::debug("{}: runs: {}, {} entries from {:#x}, {}", queue_.label(),
                is_packed(environment.features) ? "packed" : "split", size_, base_,
                is_enabled_ ? "enabled" : "disabled");
   } else {
@@ -250,7 +250,7 @@ task::Task<> VringControl::stop_running() {
   });
   base_ = co_await stop;
   is_running_ = false;
-  log::debug("{} stopped at {}", queue_.label(), base_);
+  log::debug("{}: stopped at {}", queue_.label(), base_);
 }
 
 task::Task<std::optional<std::size_t>> VringControl::pause() {

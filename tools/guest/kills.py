@@ -23,7 +23,7 @@ GUEST_OPTIONS = "console=ttyS0 quiet no_timer_check panic=-1 oops=panic guestio_
 
 def kill_and_start(backend, machine, chance):
     """Kills it at work, at a random moment. Gives the milliseconds until the next one served."""
-    backend.wait_for("queue 1 runs", machine.process)
+    backend.wait_for("queue 1: runs", machine.process)
     backend.let_work(chance.randint(0, 300), machine.process)
     backend.kill()
     return backend.start()
@@ -48,7 +48,7 @@ def run(workshop, guestio_blk, kernel, initramfs, rounds, images):
         machine.say("alive")
         machine.wait_for(console, f"alive {turn}")
     for backend in backends:
-        backend.wait_for("queue 1 runs", machine.process)
+        backend.wait_for("queue 1: runs", machine.process)
     marks = {backend.name: len(backend.whole_output()) for backend in backends}
     replacements = max(1, rounds // 2)
     for turn in range(rounds + 1, rounds + replacements + 1):

@@ -108,7 +108,7 @@ FileChannel::FileChannel(FileDisk& disk, uring::Loop& loop, buf::OpenBounceAccou
     : disk_(disk),
       loop_(loop),
       bounce_(std::move(bounce)),
-      fixed_bounce_(loop.fixed_memory(), *bounce_, disk.bounce_memory_),
+      fixed_bounce_(loop.fixed_memory(), *bounce_, disk.bounce_memory_, disk.name()),
       file_(file),
       bounce_per_call_(std::clamp(bounce_->share().limit() / 4, std::uint64_t{2 * kPageSize},
                                   std::uint64_t{buf::BouncePool::kSlabBytes})),
@@ -186,7 +186,9 @@ void FileChannel::finish_direct(Io& io, std::int32_t result, bool was_bounced) n
 
 void FileChannel::stop_polling() noexcept {
   if (std::exchange(polls_, false)) {
-    log::warning("the image refuses I/O without interrupts (--iopoll) from now on: does without");
+    log::warning(
+        "{}: the image refuses I/O without interrupts (--iopoll): does without from now on",
+        disk_.name());
   }
 }
 
@@ -261,8 +263,9 @@ task::Task<Result<>> FileChannel::move_window(Direction direction, Window window
       // The file takes less than it said. Bounce memory lies in whole pages, which fits any file.
       if (policy_ != TransferPlan::Policy::kBounceAll) {
         log::warning(
-            "the image refuses direct I/O that its limits allow; all data is copied from "
-            "now on");
+            "{}: the image refuses direct I/O that its limits allow: all data is copied from now "
+            "on",
+            disk_.name());
       }
       policy_ = TransferPlan::Policy::kBounceAll;
       continue;

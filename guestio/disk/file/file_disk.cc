@@ -46,7 +46,7 @@ int access_flags(ImageUse use) noexcept {
 /// The same file, whatever a path names by now.
 std::string path_of(const UniqueFd& fd) { return fmt::format("/proc/self/fd/{}", fd.get()); }
 
-Result<UniqueFd> open_claim(const std::string& path, ImageUse use) {
+Result<UniqueFd> open_claim(const std::string& path, ImageUse use, const std::string& name) {
   const auto mode = ask_kind(path);
   if (!mode) return fail(mode.error());
   int flags = access_flags(use);
@@ -55,7 +55,7 @@ Result<UniqueFd> open_claim(const std::string& path, ImageUse use) {
   UniqueFd fd(::open(path.c_str(), flags));
   if (!fd && errno == EBUSY) return fail(ErrorKind::kBusy, "open the device");
   if (!fd) return fail_host("open the image");
-  if (auto locked = lock_image(fd.get(), use); !locked) return fail(locked.error());
+  if (auto locked = lock_image(fd.get(), use, name); !locked) return fail(locked.error());
   return fd;
 }
 
@@ -67,8 +67,9 @@ Result<UniqueFd> open_unclaimed(const std::string& path, ImageUse use) {
 }
 
 Result<OpenImage> open_image(const FileDiskOptions& options) {
-  auto first = options.claiming == Claiming::kAtOnce ? open_claim(options.path, options.use)
-                                                     : open_unclaimed(options.path, options.use);
+  auto first = options.claiming == Claiming::kAtOnce
+                   ? open_claim(options.path, options.use, options.subject())
+                   : open_unclaimed(options.path, options.use);
   if (!first) return fail(first.error());
   int flags = access_flags(options.use);
   if (options.caching == Caching::kDirect) flags |= O_DIRECT;
@@ -122,8 +123,8 @@ Result<DiskInfo> describe(int fd, const FileFacts& facts, const FileDiskOptions&
   DiskInfo info;
   info.size = ByteCount(align_down(facts.size.raw(), block));
   if (info.size != facts.size) {
-    log::warning("the image's last {} bytes are no whole block of {}: the guest does not see them",
-                 facts.size.raw() - info.size.raw(), block);
+    log::warning("{}: the image's last {} bytes are no whole block of {}: hidden from the guest",
+                 options.subject(), facts.size.raw() - info.size.raw(), block);
   }
   info.block_size = options.block_size;
   info.physical_block_size =
@@ -156,7 +157,8 @@ Completion choose_completion(int fd, const FileFacts& facts, const FileDiskOptio
           ? check_polled_reads(fd, facts.size.raw(), facts.direct.block())
           : fail(ErrorKind::kUnsupported, "polling with --buffered, which asks no device");
   if (able) return Completion::kPolled;
-  log::warning("--iopoll is left out, completions come by interrupt: {}", able.error().to_string());
+  log::warning("{}: --iopoll is left out, completions come by interrupt: {}", options.subject(),
+               able.error().to_string());
   return Completion::kInterrupt;
 }
 
@@ -164,7 +166,7 @@ Completion choose_completion(int fd, const FileFacts& facts, const FileDiskOptio
 
 FileDisk::FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const DiskInfo& info,
                    const FileDiskOptions& options) noexcept
-    : name_(options.name.empty() ? options.path : options.name),
+    : name_(options.subject()),
       claiming_(options.claiming),
       claim_(std::move(claim)),
       fd_(std::move(io)),
@@ -177,8 +179,9 @@ FileDisk::FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const Di
       caching_(options.caching),
       lifetime_(find_lifetime(fd_.get())) {
   info_.tells_lifetime = lifetime_.has_value();
-  if (calls_pay_) log::debug("the image is memory: it is read and written without the ring");
-  if (places_reads_) log::debug("reads to memory off by less than 16 bytes are copied");
+  if (calls_pay_)
+    log::debug("{}: the image is memory: it is read and written without the ring", name_);
+  if (places_reads_) log::debug("{}: reads to memory off by less than 16 bytes are copied", name_);
 }
 
 Result<std::unique_ptr<FileDisk>> FileDisk::open(const FileDiskOptions& options) {
@@ -241,7 +244,7 @@ Result<> FileDisk::catch_up(UniqueFd claim, int lost_by) {
 Result<> FileDisk::claim() {
   if (claiming_ == Claiming::kAtOnce || claim_) return {};
   auto claimed =
-      open_claim(path_of(fd_), info_.is_read_only ? ImageUse::kRead : ImageUse::kReadWrite);
+      open_claim(path_of(fd_), info_.is_read_only ? ImageUse::kRead : ImageUse::kReadWrite, name_);
   if (!claimed) return fail(claimed.error());
   claim_ = std::move(*claimed);
   return {};
@@ -251,7 +254,7 @@ void FileDisk::release() noexcept {
   if (claiming_ == Claiming::kAtOnce || !claim_) return;
   const int result = info_.is_read_only ? 0 : ::fdatasync(fd_.get());
   if (auto flushed = judge_flush(result == 0 ? 0 : -errno); !flushed) {
-    log::error("the image is given to others before all is on the disk: {}",
+    log::error("{}: the image is given to others before all is on the disk: {}", name_,
                flushed.error().to_string());
   }
   claim_.reset();
@@ -265,7 +268,7 @@ Result<> FileDisk::judge_flush(std::int32_t result) noexcept {
   }
   int expected = 0;
   if (result < 0 && lost_by_.compare_exchange_strong(expected, -result)) {
-    log::error("{}: data may be lost, no flush succeeds until the image is opened anew",
+    log::error("{}: data may be lost, no flush succeeds until the image is opened anew: {}", name_,
                Error::host(-result, kWhat).to_string());
   }
   const int lost_by = lost_by_.load();

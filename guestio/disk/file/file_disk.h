@@ -42,7 +42,7 @@ using uring::Completion;
 
 struct FileDiskOptions {
   std::string path;
-  std::string name = {};  ///< in log lines; empty: the path
+  std::string name = {};  ///< the subject of log lines, as in "disk root"; empty: the path
   ImageUse use = ImageUse::kReadWrite;
   Caching caching = Caching::kDirect;
   /// What the guest is told; smaller than what the file takes is served by read-modify-write.
@@ -53,6 +53,8 @@ struct FileDiskOptions {
   Claiming claiming = Claiming::kAtOnce;
   ReadPlacement read_placement = ReadPlacement::kMeasured;
   FormatCheck format_check = FormatCheck::kRefuseForeign;
+
+  [[nodiscard]] std::string subject() const { return name.empty() ? "disk " + path : name; }
 };
 
 /// What another process needs to go on with a disk: the very same open files, so that the claim has
@@ -91,6 +93,8 @@ class FileDisk {
   Result<> catch_up(UniqueFd claim, int lost_by);
 
   [[nodiscard]] const DiskInfo& info() const noexcept { return info_; }
+  /// The subject of log lines.
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }
   /// Asks the file or device how large it is now. What it has grown by is part of the disk when
   /// this returns; one that has shrunk is left as it was. Returns the size, in whole blocks. One
   /// thread at a time. Errors: unsupported (it shrank), misaligned (as in open()), host.

@@ -10,14 +10,14 @@ namespace guestio::disk {
 
 namespace {
 
-void tell_once(const Error& refusal) noexcept {
+void tell_once(const std::string& name, const Error& refusal) noexcept {
   static std::atomic<bool> was_told{false};
   // Relaxed: the flag guards nothing but the line.
   if (was_told.exchange(true, std::memory_order_relaxed)) return;
   log::warning(
-      "bounce memory stays unregistered, which only costs time: {}; {}, or choose --fixed-buffers "
-      "off",
-      refusal.to_string(), uring::explain_memory_lock_limit());
+      "{}: bounce memory stays unregistered, which only costs time: {}; {}, or choose "
+      "--fixed-buffers off",
+      name, refusal.to_string(), uring::explain_memory_lock_limit());
 }
 
 }  // namespace
@@ -26,7 +26,7 @@ void FixedBounce::add(const buf::TrackedBounceBuffer& buffer) noexcept {
   auto added = fixed_.add(account_.keep_slab(buffer));
   if (added) return slabs_.push_back(std::move(*added));
   may_register_ = false;
-  tell_once(added.error());
+  tell_once(name_, added.error());
 }
 
 }  // namespace guestio::disk

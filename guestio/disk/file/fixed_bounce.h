@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "guestio/buf/bounce_account.h"
@@ -23,11 +24,14 @@ enum class BounceMemory : std::uint8_t {
 /// before. After a refusal no more is asked for: what is registered by then stays so, the rest is
 /// plain, and one line in the log of the process says what can be done.
 ///
-/// Threads: the ring's. Lifetime: goes before the account and the ring do.
+/// Threads: the ring's. Lifetime: goes before the account, the ring and the name do.
 class FixedBounce {
  public:
-  FixedBounce(uring::FixedMemory& fixed, buf::BounceAccount& account, BounceMemory kind) noexcept
-      : fixed_(fixed),
+  /// `name`: of the disk, the subject of that line.
+  FixedBounce(uring::FixedMemory& fixed, buf::BounceAccount& account, BounceMemory kind,
+              const std::string& name) noexcept
+      : name_(name),
+        fixed_(fixed),
         account_(account),
         may_register_(kind == BounceMemory::kRegistered ||
                       (kind == BounceMemory::kWhereUnlimited && uring::may_lock_any_memory())) {}
@@ -40,6 +44,7 @@ class FixedBounce {
  private:
   void add(const buf::TrackedBounceBuffer& buffer) noexcept;
 
+  const std::string& name_;
   uring::FixedMemory& fixed_;
   buf::BounceAccount& account_;
   bool may_register_;

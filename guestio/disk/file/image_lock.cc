@@ -79,7 +79,7 @@ Result<> claim(int fd, ImageUse use) {
 
 }  // namespace
 
-Result<> lock_image(int fd, ImageUse use) {
+Result<> lock_image(int fd, ImageUse use, std::string_view name) {
   const auto deadline = Clock::now() + kLongestDying;
   auto claimed = claim(fd, use);
   while (!claimed && claimed.error().kind == ErrorKind::kBusy && Clock::now() < deadline) {
@@ -88,9 +88,9 @@ Result<> lock_image(int fd, ImageUse use) {
   }
   if (!claimed && means_no_locks(claimed.error().host_errno)) {
     log::warning(
-        "the image's file system has no locks ({}); nothing keeps another process from "
+        "{}: the image's file system has no locks: {}; nothing keeps another process from "
         "writing to it",
-        claimed.error().to_string());
+        name, claimed.error().to_string());
     return {};
   }
   return claimed;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <string_view>
+
 #include "guestio/base/error.h"
 
 namespace guestio::disk {
@@ -13,6 +15,7 @@ enum class ImageUse { kRead, kReadWrite };
 /// time. Readers share. A process that was killed holds its locks until the last of its requests
 /// has left the kernel, so that no write of its own can come later than one of ours: that is waited
 /// for, a second at most. Errors: busy. A file system without locks is no error: it is logged.
-Result<> lock_image(int fd, ImageUse use);
+/// `name` is the subject of that line.
+Result<> lock_image(int fd, ImageUse use, std::string_view name = "disk");
 
 }  // namespace guestio::disk

@@ -9,6 +9,7 @@
 #include <cstddef>
 
 #include "guestio/base/log.h"
+#include "guestio/base/standard_fds.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/base/version.h"
 #include "guestio/blk/block_device.h"
@@ -57,4 +58,7 @@ int run() {
 
 }  // namespace
 
-int main() { return run(); }
+int main() {
+  guestio::open_standard_fds();
+  return run();
+}

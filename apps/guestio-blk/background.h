@@ -6,17 +6,15 @@
 
 #include <algorithm>
 #include <chrono>
-#include <csignal>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <system_error>
-#include <thread>
 #include <utility>
 
 #include "guestio/base/error.h"
+#include "guestio/base/thread.h"
 #include "guestio/base/unique_fd.h"
 
 namespace guestio::app {
@@ -33,27 +31,17 @@ namespace guestio::app {
 template <typename T>
 class Background {
  public:
-  /// Errors: host (no thread or descriptor is left).
+  /// Errors: those of start_thread(); host (no descriptor is left).
   static Result<Background> start(std::move_only_function<T()> function) {
     auto state = std::make_shared<State>();
     state->done = UniqueFd(::eventfd(0, EFD_CLOEXEC));
     if (!state->done) return fail_host("make an event descriptor");
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigdelset(&all, fault);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before);
-    int refused_by = 0;
-    try {
-      std::thread([state, function = std::move(function)]() mutable {
-        std::optional<T> result(function());
-        state->finish(std::move(result));
-      }).detach();
-    } catch (const std::system_error& error) {
-      refused_by = error.code().value();
-    }
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    if (refused_by != 0) return fail(Error::host(refused_by, "start a thread"));
+    auto thread = start_thread("background", [state, function = std::move(function)]() mutable {
+      std::optional<T> result(function());
+      state->finish(std::move(result));
+    });
+    if (!thread) return fail(thread.error());
+    thread->detach();
     return Background(std::move(state));
   }
 

@@ -52,6 +52,8 @@ class ControlSocket {
   /// Until stop().
   task::Task<> serve(uring::Loop& loop, Answer answer, Conversation takeover);
   [[nodiscard]] const vhost::Listener& listener() const noexcept { return listener_; }
+  /// Removes its path, if that is still its own.
+  void remove() noexcept { listener_.remove(); }
   void stop() noexcept { stop_.request_stop(); }
   /// Where it accepts nobody, so that whoever comes finds another process (vhost::RestPoint).
   [[nodiscard]] vhost::RestPoint& rest_point() noexcept { return rest_; }

@@ -47,8 +47,11 @@ Complaint set_name(DiskOptions& disk, std::string_view value) {
 
 Complaint set_fd(DiskOptions& disk, std::string_view value) {
   const auto fd = parse_number<int>(value);
+  disk.socket_fd = fd.value_or(-1);  // also where that is refused: nothing is missing then
   if (!fd || *fd < 0) return refuse("takes the number of a descriptor");
-  disk.socket_fd = fd;
+  if (*fd <= STDERR_FILENO) {
+    return refuse("takes a descriptor other than standard input, output and error (0 to 2)");
+  }
   return {};
 }
 

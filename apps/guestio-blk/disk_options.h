@@ -57,6 +57,8 @@ struct DiskOptions {
   std::string origin;
   std::map<std::string, std::string, std::less<>> origins;
 
+  /// The subject of its log lines: "disk NAME".
+  [[nodiscard]] std::string label() const { return "disk " + name; }
   /// Where it is served, for people.
   [[nodiscard]] std::string place() const;
   /// Where `setting` was said, or is missing, for complaints.

@@ -5,8 +5,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 
+#include "complain.h"
 #include "complaints.h"
 
 namespace guestio::app {
@@ -94,8 +94,7 @@ std::expected<std::vector<StartingDisk>, int> open_images(const Options& options
       [&] { return options.is_strict || !is_any_open; });
 
   if (const Complaints shared = check_identities(disks, identities); !shared.empty()) {
-    std::fputs(shared.to_lines().c_str(), stderr);
-    return std::unexpected(kExitUsage);
+    return std::unexpected(complain_in_lines(kExitUsage, shared.to_lines()));
   }
   const bool has_failed =
       std::ranges::any_of(disks, [](const StartingDisk& disk) { return disk.failed != nullptr; });
@@ -168,7 +167,8 @@ int open_sockets(const Options& options, Disks& disks) {
 
 int report_failed(std::span<const std::unique_ptr<FailedDisk>> failed) {
   for (const auto& disk : failed) {
-    fmt::print(stderr, "guestio-blk: disk {}: cannot be served: {}\n", disk->name(), disk->cause());
+    (void)complain(kExitUsage,
+                   fmt::format("disk {}: cannot be served: {}", disk->name(), disk->cause()));
   }
   return kExitUsage;
 }

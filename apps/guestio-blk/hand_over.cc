@@ -50,7 +50,7 @@ Json describe_listener(const vhost::Listener& listener, Parcel& parcel,
 
 std::expected<Json, std::string> describe_disk(const ServedDisk& disk, Parcel& parcel) {
   auto image = disk.image().state();
-  if (!image) return give_up(image.error(), disk.name().c_str());
+  if (!image) return give_up(image.error(), disk.options().label().c_str());
   Json words = Json::array();
   for (const auto& [name, value] : disk.options().said) {
     // Made from a path that may be relative, or not there any more.
@@ -232,7 +232,8 @@ task::Task<HandOver::Outcome> HandOver::rest() {
   auto last_ending = last_limit.end();
   co_await std::move(last_ending);
   if (late.empty()) co_return Outcome();
-  co_return std::unexpected(fmt::format("{}: a message of its front-end is not done yet", late));
+  co_return std::unexpected(
+      fmt::format("disk {}: a message of its front-end is not done yet", late));
 }
 
 task::Task<> HandOver::rest_disk(ServedDisk& disk, task::StopToken limit,
@@ -262,9 +263,9 @@ task::Task<> HandOver::pause_disk(ServedDisk& disk, task::StopToken limit, std::
   const auto found = co_await std::move(pausing);
   if (!found) co_return;
   obstacle = found->waiting != 0
-                 ? fmt::format("{}: {} requests wait for the disk: retry or give-up first",
+                 ? fmt::format("disk {}: {} requests wait for the disk: retry or give-up first",
                                disk.name(), found->waiting)
-                 : fmt::format("{}: the disk takes longer than {} ms for what it is at",
+                 : fmt::format("disk {}: the disk takes longer than {} ms for what it is at",
                                disk.name(), kPauseLimit.count());
 }
 
@@ -285,9 +286,9 @@ std::expected<Parcel, std::string> HandOver::describe_sessions() const {
   Json disks = Json::array();
   for (const auto& disk : subjects_.disks) {
     auto session = disk->backend().state();
-    if (!session) return give_up(session.error(), disk->name().c_str());
+    if (!session) return give_up(session.error(), disk->options().label().c_str());
     auto image = disk->image().state();
-    if (!image) return give_up(image.error(), disk->name().c_str());
+    if (!image) return give_up(image.error(), disk->options().label().c_str());
     disks.push_back({{"session", *session ? to_json(std::move(**session), parcel) : Json(nullptr)},
                      {"write_cache", disk->device().has_write_cache()},
                      {"claim", parcel.add(std::move(image->claim))},
@@ -323,6 +324,7 @@ task::Task<HandOver::Outcome> HandOver::pass_sessions(int socket) {
   log::info("another process has taken over; I/O stood still for {} us until then",
             std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since_).count());
   // Sockets and rings are the other's: nothing is shut down, removed or waited for.
+  (void)log::flush(log::kExitLimit);
   std::_Exit(EXIT_SUCCESS);
 }
 

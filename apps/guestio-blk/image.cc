@@ -30,7 +30,7 @@ namespace {
 disk::FileDiskOptions to_file_options(const DiskOptions& options) {
   return {
       .path = options.image,
-      .name = options.name,
+      .name = options.label(),
       .use = options.is_read_only ? disk::ImageUse::kRead : disk::ImageUse::kReadWrite,
       .caching = options.is_buffered ? disk::Caching::kBuffered : disk::Caching::kDirect,
       .block_size = options.block_size,

@@ -8,10 +8,13 @@
 #include <vector>
 
 #include "ask.h"
+#include "complain.h"
 #include "disk_start.h"
 #include "guestio/base/log.h"
+#include "guestio/base/standard_fds.h"
 #include "guestio/mem/recover.h"
 #include "options.h"
+#include "served_disk.h"
 #include "server.h"
 #include "take_over.h"
 
@@ -19,17 +22,10 @@
 namespace guestio::app {
 namespace {
 
-/// One clear line, and the status for what a person can mend on the command line.
-int complain(const std::string& subject, const Error& error) {
-  fmt::print(stderr, "guestio-blk: {}: {}\n", subject, error.to_string());
-  return kExitUsage;
-}
-
 int take_over_and_serve(const Options& said) {
   auto takeover = TakeOver::begin(said);
   if (!takeover) {
-    fmt::print(stderr, "guestio-blk: {}: {}\n", said.takeover, takeover.error().text);
-    return takeover.error().status;
+    return complain(takeover.error().status, said.takeover + ": " + takeover.error().text);
   }
   log::set_level(takeover->options().is_verbose ? log::Level::kDebug : log::Level::kInfo);
   auto disks = takeover->take_disks();
@@ -41,7 +37,17 @@ int run(const Options& options) {
   if (!options.ask.empty()) return ask(options.ask);
   log::set_level(options.is_verbose ? log::Level::kDebug : log::Level::kInfo);
   if (auto installed = mem::install_fault_recovery(); !installed) {
-    return complain("cannot start", installed.error());
+    return complain(kExitUsage, "cannot start", installed.error());
+  }
+  if (auto started = log::start(); !started) {
+    return complain(kExitUsage, "cannot start", started.error());
+  }
+  // Before anything is opened that could have the number of a socket that is not there.
+  for (const DiskOptions& disk : options.disks) {
+    if (auto checked = ServedDisk::check_descriptor(disk); !checked) {
+      return complain(kExitUsage, fmt::format("{}: --{}", disk.label(), disk.place()),
+                      checked.error());
+    }
   }
   raise_descriptor_limit();
   if (!options.takeover.empty()) return take_over_and_serve(options);
@@ -54,9 +60,11 @@ int run(const Options& options) {
 }  // namespace guestio::app
 
 int main(int argc, char** argv) {
+  guestio::open_standard_fds();
   const auto options = guestio::app::parse_options(argc, argv);
   if (options) return guestio::app::run(*options);
-  std::FILE* const to = options.error().status == 0 ? stdout : stderr;
-  std::fputs(options.error().text.c_str(), to);
-  return options.error().status;
+  const auto& [text, status] = options.error();
+  if (status != 0) return guestio::app::complain_in_lines(status, text);
+  std::fputs(text.c_str(), stdout);
+  return 0;
 }

@@ -31,7 +31,7 @@ Result<SocketKind> ask_kind(int socket) {
   int is_listening = 0;
   socklen_t size = sizeof is_listening;
   if (::getsockopt(socket, SOL_SOCKET, SO_ACCEPTCONN, &is_listening, &size) != 0) {
-    return fail_host("ask what --fd is");
+    return fail_host("use the descriptor as a socket");
   }
   return is_listening != 0 ? SocketKind::kListening : SocketKind::kConnected;
 }
@@ -45,7 +45,7 @@ ServedDisk::ServedDisk(DiskOptions options, Image image)
                .queues = options_.queues,
                .serial = options_.serial.empty() ? make_serial(options_.image) : options_.serial,
                .max_ranges = options_.max_ranges,
-               .name = options_.name,
+               .name = options_.label(),
                .begin_use = [this] { return image_.claim(); },
                .end_use = [this] { image_.release(); }}) {}
 
@@ -53,20 +53,21 @@ Result<std::unique_ptr<ServedDisk>> ServedDisk::create(uring::Loop& home,
                                                        vhost::QueueThreads& threads,
                                                        const DiskOptions& options, Image image) {
   std::unique_ptr<ServedDisk> self(new ServedDisk(options, std::move(image)));
-  const auto make_queue = [&](uring::Loop& loop,
-                              std::uint16_t) -> Result<std::unique_ptr<virtio::QueueHandler>> {
+  const auto make_queue =
+      [&](uring::Loop& loop, std::uint16_t index) -> Result<std::unique_ptr<virtio::QueueHandler>> {
     auto channel = self->image_.open_channel(loop);
     if (!channel) return fail(channel.error());
     blk::FailurePolicy policy{.on_error = options.on_error,
                               .timer = std::make_unique<uring::LoopTimer>(loop)};
     auto queue = std::make_unique<blk::BlockQueue>(
-        self->device_, std::move(*channel), blk::BlockQueue::kMostRequests, std::move(policy));
+        self->device_, std::move(*channel), blk::BlockQueue::kMostRequests, std::move(policy),
+        fmt::format("{}, queue {}", options.label(), index));
     self->queues_.push_back(queue.get());
     self->held_.add(loop, *queue);
     return queue;
   };
   auto backend = vhost::Backend::create(
-      {.home = home, .device = self->device_, .threads = threads, .name = options.name},
+      {.home = home, .device = self->device_, .threads = threads, .name = options.label()},
       options.queues, make_queue);
   if (!backend) return fail(backend.error());
   self->backend_ = std::move(*backend);
@@ -78,6 +79,13 @@ Result<std::unique_ptr<ServedDisk>> ServedDisk::create(uring::Loop& home,
     self->backend_->register_guest_memory(vhost::FixedExtent::kWhereAllThere);
   }
   return self;
+}
+
+Result<> ServedDisk::check_descriptor(const DiskOptions& options) {
+  if (!options.socket_fd) return {};
+  const auto kind = ask_kind(*options.socket_fd);
+  if (!kind) return fail(kind.error());
+  return {};
 }
 
 Result<ServedDisk::Socket> ServedDisk::open_socket(const DiskOptions& options) {
@@ -105,7 +113,7 @@ Result<ByteCount> ServedDisk::notice_size() {
   const auto size = image_.notice_size();
   if (!size || *size == device_.disk().size) return size;
   // The disk takes the new sectors already: now the guest may hear of them.
-  log::info("{}: grows from {} to {}", name(), format_byte_count(device_.disk().size),
+  log::info("{}: grows from {} to {}", options_.label(), format_byte_count(device_.disk().size),
             format_byte_count(*size));
   device_.set_size(*size);
   backend_->notify_config_changed();
@@ -123,7 +131,7 @@ std::string ServedDisk::serial() const {
 }
 
 task::Task<Result<>> ServedDisk::serve() {
-  log::info("{}: serves {} ({}{}) at {}", name(), options_.image,
+  log::info("{}: serves {} ({}{}) at {}", options_.label(), options_.image,
             format_byte_count(image_.info().size), options_.is_read_only ? ", read-only" : "",
             options_.place());
   if (listener_) {

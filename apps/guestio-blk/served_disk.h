@@ -33,6 +33,8 @@ class ServedDisk {
   ServedDisk(const ServedDisk&) = delete;
   ServedDisk& operator=(const ServedDisk&) = delete;
 
+  /// Ok when there is no descriptor handed down, or it is a socket. Errors: host.
+  static Result<> check_descriptor(const DiskOptions& options);
   /// Where its front-ends come from: a listening socket, or a connected one that was handed down.
   using Socket = std::variant<vhost::Listener, UniqueFd>;
   /// From here on front-ends can come, and wait. May block for some seconds; any thread. Errors:
@@ -42,6 +44,10 @@ class ServedDisk {
   void take_socket(Socket socket);
   /// Instead, where another process listened.
   void adopt_socket(vhost::Listener listener) { listener_.emplace(std::move(listener)); }
+  /// Removes its path, if that is still its own.
+  void remove_socket() noexcept {
+    if (listener_) listener_->remove();
+  }
   /// Serves until stop(), or on a connected socket until the front-end leaves. Once, after
   /// take_socket(). Errors: host, when the socket itself fails.
   task::Task<Result<>> serve();

@@ -5,13 +5,15 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <csignal>
-#include <cstdio>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "commands.h"
+#include "complain.h"
 #include "control_socket.h"
 #include "disk_start.h"
 #include "guestio/base/log.h"
@@ -27,21 +29,22 @@ namespace guestio::app {
 
 namespace {
 
-int complain(const std::string& subject, const Error& error, int status) {
-  fmt::print(stderr, "guestio-blk: {}: {}\n", subject, error.to_string());
-  return status;
+/// As nohup(1) has it: blocked, it would come through a descriptor all the same.
+bool is_ignored(int signal) noexcept {
+  struct sigaction action{};
+  return ::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
 /// As complain(), with what can be done when this host lets nobody use io_uring: kExitUsage then.
 int complain_of_uring(const Error& error) {
   const std::string remedy = uring::explain_setup_failure(error);
-  if (remedy.empty()) return complain("cannot start", error, kExitFailure);
-  fmt::print(stderr, "guestio-blk: cannot use io_uring: {}; {}\n", error.to_string(), remedy);
-  return kExitUsage;
+  if (remedy.empty()) return complain(kExitFailure, "cannot start", error);
+  return complain(kExitUsage,
+                  fmt::format("cannot use io_uring: {}; {}", error.to_string(), remedy));
 }
 
-/// SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 as a descriptor. Blocks them for the threads that are
-/// started later as well.
+/// SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 as a descriptor. Other threads have them blocked
+/// from their start (start_thread()).
 Result<UniqueFd> take_signals() {
   std::signal(SIGPIPE, SIG_IGN);
   // A write past a limit on files is a failed request (EFBIG), not the end of the process.
@@ -50,6 +53,7 @@ Result<UniqueFd> take_signals() {
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  if (!is_ignored(SIGHUP)) sigaddset(&signals, SIGHUP);
   sigaddset(&signals, SIGUSR1);
   sigaddset(&signals, SIGUSR2);
   if (::pthread_sigmask(SIG_BLOCK, &signals, nullptr) != 0) return fail_host("block signals");
@@ -119,7 +123,7 @@ class Server {
     auto serving = disk.serve();
     const auto served = co_await std::move(serving);
     if (served) co_return;
-    log::error("{}: serves no more: {}", disk.name(), served.error().to_string());
+    log::error("{}: serves no more: {}", disk.options().label(), served.error().to_string());
     status_ = kExitFailure;
   }
 
@@ -162,6 +166,9 @@ class Server {
       }
       if (std::exchange(is_stopping_, true)) {
         log::error("asked to stop again: ends without waiting for requests in flight");
+        for (const auto& disk : subjects_.disks) disk->remove_socket();
+        if (control_) control_->remove();
+        (void)log::flush(log::kExitLimit);
         std::_Exit(kExitFailure);
       }
       log::info("asked to stop: finishes what is in flight");
@@ -219,7 +226,7 @@ int open_all_sockets(const Options& options, Disks& disks,
                      std::unique_ptr<ControlSocket>& control) {
   if (!options.control_path.empty()) {
     auto made = ControlSocket::listen_at(options.control_path);
-    if (!made) return complain(options.control_path, made.error(), kExitUsage);
+    if (!made) return complain(kExitUsage, options.control_path, made.error());
     control = std::move(*made);
   }
   return open_sockets(options, disks);
@@ -236,7 +243,7 @@ void raise_descriptor_limit() {
 
 int serve(const Options& options, std::vector<StartingDisk> starting, TakeOver* takeover) {
   auto signals = take_signals();
-  if (!signals) return complain("cannot start", signals.error(), kExitFailure);
+  if (!signals) return complain(kExitFailure, "cannot start", signals.error());
   auto loop = uring::Loop::create();
   if (!loop) return complain_of_uring(loop.error());
   auto threads =
@@ -245,17 +252,21 @@ int serve(const Options& options, std::vector<StartingDisk> starting, TakeOver* 
                                   .cpus = options.cpus,
                                   .has_submission_threads = options.has_submission_threads,
                                   .submission_cpus = options.submission_cpus});
-  if (!threads) return complain_of_uring(threads.error());
+  if (!threads) {
+    // Of what limits leave no room for; the error names them.
+    const bool is_limited = threads.error().host_errno == EAGAIN;
+    return is_limited ? complain(kExitUsage, "cannot start", threads.error())
+                      : complain_of_uring(threads.error());
+  }
 
   Disks disks;
   if (auto made = make_disks(std::move(starting), **loop, *threads, disks); !made) {
-    return complain("cannot start", made.error(), kExitFailure);
+    return complain(kExitFailure, "cannot start", made.error());
   }
   std::unique_ptr<ControlSocket> control;
   if (takeover != nullptr) {
     if (auto finished = takeover->finish(disks.served, control); !finished) {
-      fmt::print(stderr, "guestio-blk: {}: {}\n", options.takeover, finished.error());
-      return kExitFailure;
+      return complain(kExitFailure, options.takeover + ": " + finished.error());
     }
   } else if (const int status = open_all_sockets(options, disks, control); status != 0) {
     return status;

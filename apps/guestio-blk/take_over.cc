@@ -278,12 +278,12 @@ Outcome TakeOver::read_sessions(Parcel parcel, std::span<const std::unique_ptr<S
     if (!complaint.empty()) break;
     disks[i]->device().set_write_cache(has_write_cache);
     if (auto caught_up = disks[i]->image().catch_up(std::move(claim), lost_by); !caught_up) {
-      return give_up(fmt::format("{}: {}", disks[i]->name(), caught_up.error().to_string()));
+      return give_up(fmt::format("disk {}: {}", disks[i]->name(), caught_up.error().to_string()));
     }
     if (!session) continue;
     const auto adopted = disks[i]->backend().adopt(std::move(*session));
     if (adopted) continue;
-    const std::string text = fmt::format("{}: its front-end's session: {}", disks[i]->name(),
+    const std::string text = fmt::format("disk {}: its front-end's session: {}", disks[i]->name(),
                                          adopted.error().to_string());
     if (adopted.error().kind != ErrorKind::kMemoryFault) return give_up(text);
     // No front-end can keep an operator from an upgrade by cutting its memory off.

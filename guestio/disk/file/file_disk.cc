@@ -284,7 +284,7 @@ std::int32_t FileDisk::flush_by_call() const noexcept {
 void FileDisk::tell_shortage(int error_number) noexcept {
   log::limited_warning(
       shortage_log_,
-      "disk {}: the host is short of memory or threads: {}; I/O is tried again, then done by the "
+      "{}: the host is short of memory or threads: {}; I/O is tried again, then done by the "
       "queue's own thread, which delays the thread's other disks: raise the process's limits "
       "(RLIMIT_NPROC, pids.max) or free memory",
       name_, Error::host(error_number, "io_uring").to_string());

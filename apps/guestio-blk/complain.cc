@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT
+#include "complain.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "guestio/base/log.h"
+#include "guestio/base/write_at_once.h"
+
+namespace guestio::app {
+
+int complain(int status, const std::string& text) {
+  return complain_in_lines(status, fmt::format("guestio-blk: {}\n", text));
+}
+
+int complain(int status, const std::string& subject, const Error& error) {
+  return complain(status, fmt::format("{}: {}", subject, error.to_string()));
+}
+
+int complain_in_lines(int status, const std::string& lines) {
+  (void)log::flush(log::kExitLimit);
+  (void)write_at_once(STDERR_FILENO, lines, log::kExitLimit);
+  return status;
+}
+
+}  // namespace guestio::app

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <string>
+
+#include "guestio/base/error.h"
+
+namespace guestio::app {
+
+/// Why the program ends, for whoever started it: one line on standard error, after those of the
+/// log. Waits for a reader a second at most. Returns `status`.
+int complain(int status, const std::string& text);
+int complain(int status, const std::string& subject, const Error& error);
+/// Several such lines, which are whole.
+int complain_in_lines(int status, const std::string& lines);
+
+}  // namespace guestio::app

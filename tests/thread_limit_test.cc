@@ -82,7 +82,7 @@ class ThreadLimitTest : public ::testing::Test {
 TEST_F(ThreadLimitTest, ABackendThatLacksAThreadSaysSoAndEnds) {
   const std::string socket = folder_ / "s";
   // One that writes the log and two for the queues are needed beside the first.
-  for (const std::size_t threads : {1, 2, 3}) {
+  for (const std::size_t threads : {1U, 2U, 3U}) {
     const Outcome outcome = run_words(limited(threads, serve(socket)));
     expect_complaint(outcome, "cannot start: start a thread");
     EXPECT_FALSE(std::filesystem::exists(socket));
@@ -102,7 +102,7 @@ TEST_F(ThreadLimitTest, ATakeoverThatLacksAThreadLeavesThingsAsTheyWere) {
   ASSERT_TRUE(before.wait_for_output("ready ")) << before.output();
   auto guest = testing::BlkGuest::connect(socket);
   ASSERT_TRUE(guest.has_value()) << before.output();
-  for (const std::size_t more : {1, 2, 3}) {
+  for (const std::size_t more : {1U, 2U, 3U}) {
     const Outcome outcome = run_words(limited(
         threads_of(before) + more, {kBackendProgram, "--takeover", control, "--threads", "8"}));
     EXPECT_EQ(outcome.status, 2) << outcome.output;
@@ -119,7 +119,7 @@ TEST_F(ThreadLimitTest, ALoadThatLacksAThreadSaysSoAndEnds) {
   testing::ChildProcess backend(as_user(serve(socket)));
   ASSERT_TRUE(backend.wait_for_output("ready ")) << backend.output();
   for (const char* command : {"run", "verify"}) {
-    for (const std::size_t more : {1, 2, 3}) {
+    for (const std::size_t more : {1U, 2U, 3U}) {
       const Outcome outcome =
           run_words(limited(threads_of(backend) + more,
                             {kLoadProgram, command, "--socket-path", socket, "--numjobs", "4"}));

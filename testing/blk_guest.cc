@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "testing/blk_guest.h"
 
-#include <fcntl.h>
-
 #include <cstring>
 
 #include "guestio/base/check.h"
@@ -26,7 +24,9 @@ Result<std::unique_ptr<BlkGuest>> BlkGuest::connect(const std::string& path,
                                                     const Options& options) {
   auto socket = vhost::MessageSocket::connect(path);
   if (!socket) return fail(socket.error());
-  return over(UniqueFd(::fcntl(socket->fd(), F_DUPFD_CLOEXEC, 0)), options);
+  auto copy = duplicate_fd(socket->fd());
+  if (!copy) return fail(copy.error());
+  return over(std::move(*copy), options);
 }
 
 Result<std::unique_ptr<BlkGuest>> BlkGuest::over(UniqueFd socket, const Options& options) {

@@ -2,6 +2,7 @@
 #include "guestio/base/error.h"
 
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include <cerrno>
 #include <cstring>
@@ -39,12 +40,27 @@ const char* to_text(ErrorKind kind) noexcept {
   return "unknown error";
 }
 
+namespace {
+
+/// What an operator can do about errors whose text alone does not say it.
+std::string advice_on(int error_number) {
+  rlimit limit{};
+  if (error_number == EMFILE && ::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    return fmt::format(" (limit {}: raise LimitNOFILE= or ulimit -n)", limit.rlim_cur);
+  }
+  if (error_number == ENFILE) return " (raise fs.file-max)";
+  return {};
+}
+
+}  // namespace
+
 std::string Error::to_string() const {
   switch (kind) {
     case ErrorKind::kHost:
     case ErrorKind::kDataLost: {
       const char* description = strerrordesc_np(host_errno);
-      return fmt::format("{}: {}", what, description != nullptr ? description : "unknown errno");
+      return fmt::format("{}: {}{}", what, description != nullptr ? description : "unknown errno",
+                         advice_on(host_errno));
     }
     case ErrorKind::kOutOfRange:
     case ErrorKind::kTooLarge:

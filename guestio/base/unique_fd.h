@@ -5,6 +5,8 @@
 
 #include <utility>
 
+#include "guestio/base/error.h"
+
 namespace guestio {
 
 /// Owns one file descriptor and closes it.
@@ -34,5 +36,12 @@ class UniqueFd {
  private:
   int fd_ = -1;
 };
+
+/// Another descriptor of the same open file, closed on exec; an empty one for -1.
+/// Errors: host (EMFILE, ENFILE): never a reason to go on without the descriptor.
+[[nodiscard]] Result<UniqueFd> duplicate_fd(int fd) noexcept;
+[[nodiscard]] inline Result<UniqueFd> duplicate_fd(const UniqueFd& fd) noexcept {
+  return duplicate_fd(fd.get());
+}
 
 }  // namespace guestio

@@ -6,6 +6,8 @@
 
 #include <cerrno>
 
+#include "testing/descriptor_limit.h"
+
 namespace guestio {
 namespace {
 
@@ -29,6 +31,25 @@ TEST(UniqueFd, MovingHandsTheDescriptorOver) {
   EXPECT_EQ(other.get(), number);
   EXPECT_FALSE(static_cast<bool>(fd));  // NOLINT(bugprone-use-after-move): empty is the point
   EXPECT_TRUE(is_open(number));
+}
+
+TEST(UniqueFd, ADuplicateIsAnotherDescriptorOfTheSameFile) {
+  const UniqueFd fd(::open("/dev/null", O_RDONLY));
+  const auto copy = duplicate_fd(fd);
+  ASSERT_TRUE(copy.has_value());
+  EXPECT_NE(copy->get(), fd.get());
+  EXPECT_EQ(::fcntl(copy->get(), F_GETFD), FD_CLOEXEC);
+  EXPECT_FALSE(*duplicate_fd(UniqueFd())) << "nothing for nothing";
+}
+
+TEST(UniqueFd, Rule48ADuplicateThatCannotBeHadIsAnErrorAndSaysTheLimit) {
+  const UniqueFd fd(::open("/dev/null", O_RDONLY));
+  const testing::DescriptorLimit limit(0);
+  const auto copy = duplicate_fd(fd);
+  ASSERT_FALSE(copy.has_value());
+  EXPECT_EQ(copy.error().host_errno, EMFILE);
+  EXPECT_NE(copy.error().to_string().find("raise LimitNOFILE= or ulimit -n"), std::string::npos)
+      << copy.error().to_string();
 }
 
 }  // namespace

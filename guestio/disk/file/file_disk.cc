@@ -223,11 +223,11 @@ Result<std::unique_ptr<FileDisk>> FileDisk::adopt(const FileDiskOptions& options
 }
 
 Result<FileDiskState> FileDisk::state() const {
-  UniqueFd io(::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0));
-  if (!io) return fail_host("copy the image's descriptor");
-  UniqueFd claim(claim_ ? ::fcntl(claim_.get(), F_DUPFD_CLOEXEC, 0) : -1);
-  if (claim_ && !claim) return fail_host("copy the image's descriptor");
-  return FileDiskState{std::move(io), std::move(claim), info_.size, lost_by_};
+  auto io = duplicate_fd(fd_);
+  if (!io) return fail(io.error());
+  auto claim = duplicate_fd(claim_);
+  if (!claim) return fail(claim.error());
+  return FileDiskState{std::move(*io), std::move(*claim), info_.size, lost_by_};
 }
 
 Result<> FileDisk::catch_up(UniqueFd claim, int lost_by) {

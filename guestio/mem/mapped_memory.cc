@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/mem/mapped_memory.h"
 
-#include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -42,10 +41,6 @@ std::uint64_t host_page_size() noexcept {
 Result<> check_numbers(const FileRegion& region) {
   if (region.size.raw() == 0 || region.access == Mapping::Access::kNone) {
     return fail(ErrorKind::kInvalidArgument, "file region of guest memory", region.start.raw());
-  }
-  for (const std::uint64_t number : {region.start.raw(), region.size.raw(), region.offset.raw()}) {
-    if (is_aligned(number, host_page_size())) continue;
-    return fail(ErrorKind::kMisaligned, "file region of guest memory", number, host_page_size());
   }
   if (!AddressRange::from_start_and_length(region.start, region.size.raw())) {
     return fail(ErrorKind::kOutOfRange, "file region of guest memory", region.size.raw(),
@@ -123,12 +118,6 @@ class FileBacking final : public PlainBacking {
   std::span<std::byte> bytes_;
 };
 
-Result<UniqueFd> duplicate(int fd) {
-  UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
-  if (!copy) return fail_host("duplicate the descriptor of guest memory");
-  return copy;
-}
-
 /// The guest's secrets and gigabytes are not for our core dumps.
 void keep_out_of_core_dumps(std::span<std::byte> bytes) noexcept {
   (void)::madvise(bytes.data(), bytes.size(), MADV_DONTDUMP);  // only a wish
@@ -136,9 +125,9 @@ void keep_out_of_core_dumps(std::span<std::byte> bytes) noexcept {
 
 Result<std::shared_ptr<Backing>> map_alone(const CheckedRegion& checked) {
   const FileRegion& region = checked.region;
-  auto fd = duplicate(region.fd);
+  auto fd = duplicate_fd(region.fd);
   if (!fd) return fail(fd.error());
-  // A file of huge pages is mapped from a page border of its own.
+  // Whole pages of the file, huge ones on hugetlbfs; the region is the part of them that was given.
   const std::uint64_t from = align_down(region.offset.raw(), checked.page_size);
   const std::uint64_t delta = region.offset.raw() - from;
   auto mapping =
@@ -152,7 +141,7 @@ Result<std::shared_ptr<Backing>> map_alone(const CheckedRegion& checked) {
 Result<std::shared_ptr<Backing>> map_in_place(const CheckedRegion& checked,
                                               const std::shared_ptr<Reservation>& place) {
   const FileRegion& region = checked.region;
-  auto fd = duplicate(region.fd);
+  auto fd = duplicate_fd(region.fd);
   if (!fd) return fail(fd.error());
   const std::uint64_t at = region.start.raw() - place->start;
   if (const auto placed =

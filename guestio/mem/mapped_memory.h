@@ -33,20 +33,21 @@ struct MapOptions {
 /// with the constant a multiple of the largest page size (1 GiB) where that can be had; holes are
 /// address space without memory, and a region that has gone becomes such a hole until the last user
 /// of the reservation has gone. A pointer that is too old can fault but cannot reach anything else.
-/// Where the regions lie too far apart, where address space is short, or where a file of huge pages
-/// does not fit the guest's layout, regions are mapped wherever there is room; nothing else
-/// changes.
+/// Where the regions lie too far apart, where address space is short, or where the pages of a file
+/// (huge ones on hugetlbfs) do not fit the guest's layout, regions are mapped wherever there is
+/// room; nothing else changes.
 ///
 ///     const std::array regions = {FileRegion{Gpa(0), ByteCount(size), memfd, FileOffset(0)}};
 ///     const auto memory = map_file_regions(regions);
 ///     if (!memory) return fail(memory.error());
 ///
-/// Guest addresses, sizes and offsets are multiples of the host's page size. The files may shrink
-/// later: accesses then answer memory-fault.
+/// Guest addresses, sizes and offsets are any numbers: the mapping is rounded out to whole pages,
+/// accesses keep to the region's own bytes. The files may shrink later: accesses then answer
+/// memory-fault.
 ///
-/// Errors: invalid-argument (no bytes, no access, overlap, not a regular file), misaligned,
-/// out-of-range (the file is shorter, or numbers that leave their space; value: bytes needed,
-/// limit: bytes there), host.
+/// Errors: invalid-argument (no bytes, no access, overlap, not a regular file), out-of-range (the
+/// file is shorter, or numbers that leave their space; value: bytes needed, limit: bytes there),
+/// host.
 [[nodiscard]] Result<GuestMemory> map_file_regions(std::span<const FileRegion> regions,
                                                    const MapOptions& options = {});
 

@@ -163,6 +163,38 @@ TEST(MappedMemory, RegionsTooFarApartAreMappedEach) {
   EXPECT_TRUE(memory->store<std::uint8_t>(Gpa(~std::uint64_t{0}), 1));
 }
 
+TEST(MappedMemory, Rule44RegionsHaveAnySizeAndOffset) {
+  constexpr std::size_t kSize = 7568;
+  constexpr std::uint64_t kOffset = 1234;
+  const UniqueFd fd = make_memfd(kOffset + kSize);
+  const std::array regions{region(0x10'0001, kSize, fd, kOffset)};
+  const auto memory = map_file_regions(regions);
+  ASSERT_TRUE(memory) << memory.error().to_string();
+  EXPECT_TRUE(memory->store<std::uint8_t>(Gpa(0x10'0001), 1));
+  EXPECT_TRUE(memory->store<std::uint8_t>(Gpa(0x10'0000 + kSize), 2));
+  EXPECT_FALSE(memory->load<std::uint8_t>(Gpa(0x10'0000))) << "of the same page";
+  EXPECT_FALSE(memory->load<std::uint8_t>(Gpa(0x10'0001 + kSize))) << "of the same page";
+  EXPECT_FALSE(memory->host_range(Gpa(0x10'0001), kSize + 1));
+  std::array<std::uint8_t, 2> seen{};
+  EXPECT_EQ(::pread(fd.get(), &seen[0], 1, kOffset), 1);
+  EXPECT_EQ(::pread(fd.get(), &seen[1], 1, kOffset + kSize - 1), 1);
+  EXPECT_EQ(seen, (std::array<std::uint8_t, 2>{1, 2}));
+}
+
+TEST(MappedMemory, Rule44RegionsThatShareAPageOfTheirFileKeepToTheirOwnBytes) {
+  const UniqueFd fd = make_memfd(kMiB);
+  const auto first = map_file_regions(std::array{region(0, 7568, fd)});
+  ASSERT_TRUE(first) << first.error().to_string();
+  const auto both = add_file_region(*first, region(7568, 100, fd, 7568));
+  ASSERT_TRUE(both) << both.error().to_string();
+  EXPECT_TRUE(both->store<std::uint8_t>(Gpa(7568), 9));
+  EXPECT_FALSE(first->load<std::uint8_t>(Gpa(7568)));
+  const auto second = remove_region(*both, Gpa(0), ByteCount(7568));
+  ASSERT_TRUE(second);
+  EXPECT_EQ(second->load<std::uint8_t>(Gpa(7568)), 9);
+  EXPECT_FALSE(second->load<std::uint8_t>(Gpa(7567)));
+}
+
 TEST(MappedMemory, ARegionThatHasGoneLeavesAHoleInTheReservation) {
   const UniqueFd fd = make_memfd(4 * kMiB);
   const std::array regions{region(0, kMiB, fd), region(2 * kMiB, kMiB, fd, kMiB)};
@@ -195,10 +227,11 @@ TEST(MappedMemory, RefusesRegionsThatMakeNoSense) {
   EXPECT_EQ(error_of({region(0, 0, fd)}).kind, ErrorKind::kInvalidArgument);
   EXPECT_EQ(error_of({region(0, 0x2000, fd), region(0x1000, 0x1000, fd)}),
             Error::make(ErrorKind::kInvalidArgument, "", 0x1000));
-  EXPECT_EQ(error_of({region(0x800, 0x1000, fd)}),
-            Error::make(ErrorKind::kMisaligned, "", 0x800, 0x1000));
-  EXPECT_EQ(error_of({region(0, 0x1001, fd)}).kind, ErrorKind::kMisaligned);
-  EXPECT_EQ(error_of({region(0, 0x1000, fd, 0x10)}).kind, ErrorKind::kMisaligned);
+  EXPECT_EQ(error_of({region(0, kMiB, fd, 1)}),
+            Error::make(ErrorKind::kOutOfRange, "", kMiB + 1, kMiB));
+  EXPECT_EQ(error_of({region(0, 0x801, fd), region(0x800, 0x800, fd, 0x801)}).kind,
+            ErrorKind::kInvalidArgument)
+      << "one byte of both";
   EXPECT_EQ(error_of({region(0, kMiB + 0x1000, fd)}),
             Error::make(ErrorKind::kOutOfRange, "", kMiB + 0x1000, kMiB));
   EXPECT_EQ(error_of({region(0, kMiB, fd, 0x1000)}).kind, ErrorKind::kOutOfRange);
@@ -281,6 +314,14 @@ TEST_F(HugePageTest, AFileOfHugePagesThatDoesNotFitIsMappedApart) {
   EXPECT_TRUE(
       try_load(reinterpret_cast<const std::uint32_t*>(whole->data() + 0x100000 + kHuge - 4), seen));
   EXPECT_EQ(seen, 123u);
+}
+
+TEST_F(HugePageTest, Rule44ARegionOfAnySizeInAFileOfHugePagesIsMapped) {
+  const std::array regions{region(0x5001, 7568, file_, kHuge - 1000)};
+  const auto memory = map_file_regions(regions);
+  ASSERT_TRUE(memory) << memory.error().to_string();
+  EXPECT_TRUE(memory->fill(Gpa(0x5001), std::byte{1}, 7568));
+  EXPECT_FALSE(memory->load<std::uint8_t>(Gpa(0x5001 + 7568)));
 }
 
 }  // namespace

@@ -9,6 +9,8 @@
 
 #include <algorithm>
 
+#include "guestio/base/align.h"
+
 namespace guestio::vhost {
 
 Result<std::unique_ptr<UserFaults>> UserFaults::create() {
@@ -31,7 +33,11 @@ UserFaults::~UserFaults() {
 
 Result<> UserFaults::watch(const mem::GuestMemory& memory) {
   for (const mem::RegionInfo& region : memory.regions()) {
-    const Stretch stretch{region.host, region.length};
+    // The mapping consists of whole pages, of which the region may be a part.
+    const auto first = reinterpret_cast<std::uintptr_t>(region.host);
+    const std::uintptr_t start = align_down(first, kPageSize);
+    const std::uintptr_t end = align_up(first + region.length, kPageSize);
+    const Stretch stretch{region.host - (first - start), end - start};
     // Once more does no harm, and where other memory lay before it is needed.
     uffdio_register request{};
     request.range = {reinterpret_cast<std::uintptr_t>(stretch.start), stretch.size};

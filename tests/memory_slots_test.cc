@@ -241,9 +241,6 @@ TEST_F(MemorySlotsTest, Rule6RegionsThatMakeNoSenseAreRefused) {
   region = elsewhere;
   region.user_address = ~std::uint64_t{0} - 4095;
   EXPECT_TRUE(is_refused(region)) << "past the front-end's space";
-  region = elsewhere;
-  region.size = 100;
-  EXPECT_TRUE(is_refused(region)) << "no whole pages";
   EXPECT_FALSE(remove(elsewhere)) << "that was never added";
   EXPECT_EQ(read_into_more(), std::byte{0}) << "the good one is still there";
 }
@@ -265,6 +262,38 @@ TEST_F(MemorySlotsTest, Rule6DescriptorsAreCountedAndClosedWhateverHappens) {
   // What ran on the old memory lets go of it in its own time.
   EXPECT_EQ(guest_->read(0, 4096).status, 0);
   EXPECT_TRUE(backend_->comes_to_descriptors_of(fd, 0));
+}
+
+TEST_F(MemorySlotsTest, Rule44RegionsOfAnySizeComeAndGo) {
+  const std::vector<std::byte> pattern(kMoreBytes, std::byte{0x5a});
+  ASSERT_EQ(guest_->write(0, pattern).status, 0);
+  const vhost::SharedPiece scratch = guest_->scratch();
+  for (const std::uint64_t offset : {0U, 1U, 16U, 4095U, 8192U}) {
+    auto region = more_->region();
+    region.where.guest_address += offset;
+    region.where.user_address += offset;
+    region.where.mmap_offset += offset;
+    region.where.size = 7568;
+    ASSERT_TRUE(add(region)) << offset;
+    std::memset(more_->whole().host, 0, kMoreBytes);
+    const auto read_at_end = [&](std::uint64_t past_it) {
+      const virtio::blk::RequestHeader header{virtio::blk::RequestType::kIn, 0, 0};
+      std::memcpy(scratch.host, &header, sizeof header);
+      scratch.host[64] = std::byte{0xff};
+      const Gpa data(region.where.guest_address + 7568 - 512 + past_it);
+      const std::array chain = {Segment{scratch.gpa, 16, Direction::kReadable},
+                                Segment{data, 512, Direction::kWritable},
+                                Segment{scratch.gpa.plus_unchecked(64), 1, Direction::kWritable}};
+      EXPECT_TRUE(guest_->send_chain(chain).has_value());
+      return scratch.host[64];
+    };
+    EXPECT_EQ(read_at_end(0), std::byte{0}) << offset;
+    EXPECT_EQ(std::memcmp(more_->whole().host + offset + 7568 - 512, pattern.data(), 512), 0);
+    EXPECT_EQ(more_->whole().host[offset + 7568], std::byte{0});
+    EXPECT_EQ(read_at_end(1), std::byte{1}) << "a byte behind it, of the same page";
+    EXPECT_EQ(more_->whole().host[offset + 7568], std::byte{0});
+    ASSERT_TRUE(remove(region.where)) << offset;
+  }
 }
 
 TEST_F(MemorySlotsTest, Rule4WithoutTheFeatureThereAreNoSlots) {

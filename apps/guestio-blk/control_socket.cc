@@ -3,6 +3,7 @@
 
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <nlohmann/json.hpp>
@@ -49,6 +50,9 @@ std::unique_ptr<ControlSocket> ControlSocket::adopt(vhost::Listener listener) {
 task::Task<> ControlSocket::serve(uring::Loop& loop, Answer answer, Conversation takeover) {
   answer_ = std::move(answer);
   takeover_ = std::move(takeover);
+  constexpr std::chrono::milliseconds kShortestPause(10);
+  constexpr std::chrono::milliseconds kLongestPause(200);
+  auto pause = kShortestPause;
   while (!stop_.stop_requested()) {
     if (rest_.is_wanted()) {
       auto resting = rest_.rest();
@@ -59,9 +63,14 @@ task::Task<> ControlSocket::serve(uring::Loop& loop, Answer answer, Conversation
     const std::int32_t accepted = co_await std::move(accepting);
     if (accepted == -ECANCELED) continue;
     if (accepted < 0) {
-      (void)co_await uring::sleep(loop, std::chrono::milliseconds(10), stop_.token());
+      const Error cause = Error::host(-accepted, "accept a client");
+      log::limited_warning(shortages_, "control socket: host failure: {}", cause.to_string());
+      // The socket stays ready as long as the lack lasts.
+      (void)co_await uring::sleep(loop, pause, stop_.token());
+      pause = std::min(2 * pause, kLongestPause);
       continue;
     }
+    pause = kShortestPause;
     UniqueFd socket(accepted);
     if (!make_room()) continue;
     auto connection = std::make_shared<Connection>(std::move(socket), stop_.token(), ++commands_);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -8,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "guestio/base/log.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/task/scope.h"
 #include "guestio/task/stop.h"
@@ -85,6 +87,7 @@ class ControlSocket {
   task::Scope serving_;
   std::vector<std::shared_ptr<Connection>> connections_;  // that have not been closed for another
   std::uint64_t commands_ = 0;
+  log::RateLimit shortages_{5, std::chrono::seconds(10)};
 };
 
 }  // namespace guestio::app

@@ -40,7 +40,7 @@ std::unexpected<std::string> give_up(const Error& error, const char* what) {
 
 Json describe_listener(const vhost::Listener& listener, Parcel& parcel,
                        const vhost::Listener::Place& place) {
-  auto socket = vhost::duplicate_descriptor(listener.fd());
+  auto socket = duplicate_fd(listener.fd());
   if (!socket) return nullptr;
   return {{"fd", parcel.add(std::move(*socket))},
           {"path", place.path},
@@ -81,7 +81,7 @@ std::expected<Json, std::string> describe_failed(const FailedDisk& disk, Parcel&
   }
   Json socket;
   if (disk.options().socket_fd) {
-    auto copy = vhost::duplicate_descriptor(*disk.options().socket_fd);
+    auto copy = duplicate_fd(*disk.options().socket_fd);
     if (!copy) return give_up(copy.error(), disk.name().c_str());
     socket = parcel.add(std::move(*copy));
   }

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "guestio/uring/awaitables.h"
+#include "guestio/vhost/message_io.h"
 
 namespace guestio::app {
 
@@ -138,9 +139,10 @@ Result<> ParcelReceiver::collect(msghdr& received) {
       descriptors_.emplace_back(fd);
     }
   }
-  if ((received.msg_flags & MSG_CTRUNC) != 0 || descriptors_.size() > kMostParcelDescriptors) {
-    return fail(Error::peer_fault("room for descriptors", descriptors_.size()));
+  if (descriptors_.size() > kMostParcelDescriptors) {
+    return fail(Error::peer_fault("number of descriptors", descriptors_.size()));
   }
+  if ((received.msg_flags & MSG_CTRUNC) != 0) return fail(vhost::why_cut_off());
   return {};
 }
 

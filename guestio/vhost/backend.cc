@@ -8,6 +8,7 @@
 #include <chrono>
 
 #include "guestio/uring/awaitables.h"
+#include "guestio/uring/pinned_memory.h"
 
 namespace guestio::vhost {
 
@@ -17,6 +18,19 @@ namespace {
 bool is_passing(std::int32_t result) noexcept {
   return result == -EINTR || result == -EAGAIN || result == -ECONNABORTED || result == -EMFILE ||
          result == -ENFILE || result == -ENOBUFS || result == -ENOMEM || result == -EPROTO;
+}
+
+bool is_shortage(std::int32_t result) noexcept {
+  return result == -EMFILE || result == -ENFILE || result == -ENOBUFS || result == -ENOMEM;
+}
+
+// Between two tries to accept while this process lacks something.
+constexpr std::chrono::milliseconds kShortestPause(10);
+constexpr std::chrono::milliseconds kLongestPause(200);
+
+/// Regions that are registered with the kernel, of so many. Most front-ends have fewer than four.
+std::size_t fixed_regions(std::size_t memory_slots) noexcept {
+  return std::clamp<std::size_t>(memory_slots / 8, 4, FixedGuestMemory::kMaxRegistered);
 }
 
 }  // namespace
@@ -32,6 +46,23 @@ Result<std::unique_ptr<Backend>> Backend::create(const Parts& parts, std::uint16
   }
   self->share_threads();
   return self;
+}
+
+std::size_t Backend::descriptors_for(const Extent& extent) noexcept {
+  // The connection, the way back, what comes beside one message, the in-flight record and the one
+  // that takes its place, log and event and those that take their place, a userfaultfd.
+  constexpr std::size_t kSession = 1 + 1 + (kMaxDescriptors + 2) + 3 + 4 + 1;
+  // Kick, call and error; the ring's own kick and the one before; three that signal and those that
+  // take their place; copies while the ring starts; three that stand for messages.
+  constexpr std::size_t kRing = 3 + 2 + 6 + 2 + 3;
+  // A pipe and an event for each of a ring's three, and those of threads that are stalled.
+  constexpr std::size_t kRelay = 2;
+  const std::size_t relays = (RelayCount::kMaxRelays + 1) * (kRelay + 6 * extent.queues);
+  // Each region of memory is a file; registered ones have two descriptors more.
+  const std::size_t regions =
+      extent.memory_slots + Session::kMaxStaleRegions +
+      (extent.registers_memory ? 2 * fixed_regions(extent.memory_slots) : 0);
+  return kSession + kRing * extent.queues + relays + regions;
 }
 
 Backend::~Backend() {
@@ -57,12 +88,18 @@ task::Task<std::int32_t> Backend::accept_one(int listening_socket) {
                                    either.token());
 }
 
+void Backend::tell_shortage(const Error& cause) {
+  log::limited_warning(log_->faults, "{}: host failure: a front-end waits: {}", log_->name,
+                       cause.to_string());
+}
+
 task::Task<Result<>> Backend::accept_all(int listening_socket) {
   if (session_) {
     auto running = run_session();
     co_await std::move(running);
   }
   Result<> outcome;
+  auto pause = kShortestPause;
   while (!stop_.stop_requested()) {
     if (rest_.is_wanted()) {
       auto resting = rest_.rest();
@@ -73,9 +110,13 @@ task::Task<Result<>> Backend::accept_all(int listening_socket) {
     const std::int32_t accepted = co_await std::move(accepting);
     if (accepted == -ECANCELED) continue;
     if (is_passing(accepted)) {
-      (void)co_await uring::sleep(home_, std::chrono::milliseconds(10), stop_.token());
+      if (is_shortage(accepted)) tell_shortage(Error::host(-accepted, "accept a front-end"));
+      // The socket stays ready as long as the lack lasts.
+      (void)co_await uring::sleep(home_, pause, stop_.token());
+      pause = std::min(2 * pause, kLongestPause);
       continue;
     }
+    pause = kShortestPause;
     if (accepted < 0) {
       outcome = fail(Error::host(-accepted, "accept a front-end"));
       break;
@@ -103,6 +144,12 @@ task::Task<> Backend::serve_adopted() {
   rest_.end();
 }
 
+void Backend::register_guest_memory(FixedExtent extent) noexcept {
+  fixed_extent_ = extent;
+  // The kernel is asked once, and now: later there may be no descriptors to ask it with.
+  (void)uring::PinnedMemory::can_be_shared();
+}
+
 void Backend::begin_session(UniqueFd socket) {
   log::limited_info(log_->visits, "{}: a front-end is here", log_->name);
   const bool offers_post_copy = offers_post_copy_ && fixed_extent_ != FixedExtent::kAll;
@@ -113,10 +160,13 @@ void Backend::begin_session(UniqueFd socket) {
                      .rest = rest_,
                      .ring_features = ring_features_,
                      .fixed = fixed_extent_ && !offers_post_copy
-                                  ? std::make_shared<FixedGuestMemory>(*fixed_extent_, log_)
+                                  ? std::make_shared<FixedGuestMemory>(*fixed_extent_, log_,
+                                                                       fixed_regions(memory_slots_))
                                   : nullptr,
                      .offers_post_copy = offers_post_copy,
-                     .peer_log = log_},
+                     .peer_log = log_,
+                     .relays = relays_,
+                     .memory_slots = memory_slots_},
       std::move(socket));
 }
 

@@ -64,7 +64,7 @@ class Backend {
   /// Registers the memory of front-ends to come with the rings, where the kernel allows it
   /// (FixedGuestMemory). kAll leaves post-copy out, and post-copy leaves kWhereAllThere out: memory
   /// that still arrives must not be brought in.
-  void register_guest_memory(FixedExtent extent) noexcept { fixed_extent_ = extent; }
+  void register_guest_memory(FixedExtent extent) noexcept;
   // For another process that is to go on with the device and its front-end.
 
   /// Comes to rest: accepts nobody, takes no message; rings run on. Returns false when that takes
@@ -82,6 +82,17 @@ class Backend {
   /// of Session::adopt(); there is no session then. Requires: none of the two was called.
   Result<> adopt(SessionState state);
 
+  /// What a backend's descriptors depend on.
+  struct Extent {
+    std::size_t queues;
+    std::size_t memory_slots;
+    bool registers_memory;
+  };
+  /// The most descriptors of this process that a front-end can make such a backend hold, whatever
+  /// it does.
+  [[nodiscard]] static std::size_t descriptors_for(const Extent& extent) noexcept;
+  /// Offers so many memory slots to front-ends to come, instead of kMaxMemorySlots.
+  void offer_memory_slots(std::size_t count) noexcept { memory_slots_ = count; }
   /// Offers post-copy migration to front-ends to come, which have to be trusted: see UserFaults.
   void offer_post_copy() noexcept { offers_post_copy_ = true; }
   /// No new front-ends; the present one is taken leave of once its requests are done.
@@ -89,6 +100,7 @@ class Backend {
 
  private:
   void share_threads();
+  void tell_shortage(const Error& cause);
   void begin_session(UniqueFd socket);
   task::Task<> run_session();
   task::Task<std::int32_t> accept_one(int listening_socket);
@@ -99,6 +111,7 @@ class Backend {
   uring::Loop& home_;
   virtio::Device& device_;
   const std::shared_ptr<PeerLog> log_;
+  const std::shared_ptr<RelayCount> relays_ = std::make_shared<RelayCount>();
   std::vector<std::unique_ptr<Queue>> queues_;
   std::vector<QueueThread*> threads_;  // of those, each once
   RestPoint rest_;
@@ -106,6 +119,7 @@ class Backend {
   virtio::FeatureBits ring_features_ = Session::kRingFeatures;
   std::optional<FixedExtent> fixed_extent_;  ///< or none of guest memory is registered
   bool offers_post_copy_ = false;
+  std::size_t memory_slots_ = kMaxMemorySlots;
   task::StopSource stop_;
 };
 

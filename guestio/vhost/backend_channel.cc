@@ -40,7 +40,7 @@ void BackendChannel::go_on() {
 
 Result<std::optional<ChannelState>> BackendChannel::state() const {
   if (!is_open()) return std::nullopt;
-  auto socket = duplicate_descriptor(conversation_->socket.get());
+  auto socket = duplicate_fd(conversation_->socket.get());
   if (!socket) return fail(socket.error());
   const auto awaited = conversation_->awaits_answer;
   auto answer = awaited ? PartialMessage::of(answer_) : PartialMessage();

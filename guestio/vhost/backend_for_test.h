@@ -92,6 +92,7 @@ class BackendFixture : public ::testing::Test {
             return handler;
           }));
       if (offers_post_copy_) backend_->offer_post_copy();
+      backend_->offer_memory_slots(memory_slots_);
     });
     auto [ours, theirs] = make_sockets();
     frontend_.emplace(Frontend::over(std::move(ours), {.time_limit = kLimit}));
@@ -147,6 +148,7 @@ class BackendFixture : public ::testing::Test {
   }
 
   bool offers_post_copy_ = false;
+  std::size_t memory_slots_ = kMaxMemorySlots;
   IdleDevice device_;
   std::unique_ptr<QueueThread> home_;
   QueueThreads threads_;

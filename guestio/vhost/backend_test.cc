@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "guestio/vhost/backend_for_test.h"
+#include "testing/descriptor_limit.h"
 
 namespace guestio::vhost {
 namespace {
@@ -275,6 +276,172 @@ TEST_F(BackendTest, Rule5FeaturesReplaceTheSetWhateverRuns) {
   EXPECT_TRUE(frontend_->set_mem_table(std::span(&fresh, 1)));
   start_ring();
   EXPECT_FALSE(frontend_->set_vring_base(0, 0)) << "a split ring runs";
+}
+
+TEST_F(BackendTest, Rule44ARingInARegionOfAnySizeAndOffsetIsServed) {
+  constexpr std::size_t kOffset = 16;
+  constexpr std::size_t kSize = 4 * kPageSize + 7568;  // libblkio's regions end in a page, too
+  ASSERT_TRUE(frontend_->negotiate(0, kProtocolReplyAck).has_value());
+  auto region = memory_.region();
+  (void)*memory_.allocate(kOffset, kOffset);
+  region.where.guest_address += kOffset;
+  region.where.user_address += kOffset;
+  region.where.mmap_offset += kOffset;
+  region.where.size = kSize;
+  ASSERT_TRUE(frontend_->set_mem_table(std::span(&region, 1)));
+  start_ring();
+  EXPECT_TRUE(is_served());
+  const Gpa end(region.where.guest_address + kSize);
+  const auto answer_to = [&](Gpa start) {
+    SharedPiece piece = memory_.whole().part(0, 64);
+    piece.gpa = start;
+    send(piece);
+    return is_answered();
+  };
+  EXPECT_TRUE(answer_to(Gpa(end.raw() - 64)));
+  EXPECT_TRUE(answer_to(Gpa(region.where.guest_address)));
+}
+
+TEST_F(BackendTest, Rule45ATableThatIsLongerThanItsRegionsIsTaken) {
+  ASSERT_TRUE(frontend_->negotiate(0, kProtocolReplyAck).has_value());
+  const auto region = memory_.region();
+  struct {
+    MemoryTableHeader header;
+    std::array<MemoryRegion, 2> regions;
+  } table{{1, 0}, {region.where, {~std::uint64_t{0}, 1, 2, 3}}};
+  const auto bytes = std::as_bytes(std::span(&table, 1));
+  constexpr auto kSet = std::to_underlying(FrontendRequest::kSetMemTable);
+  ASSERT_TRUE(frontend_->tell(kSet, bytes, std::span(&region.fd, 1)));
+  start_ring();
+  EXPECT_TRUE(is_served());
+  EXPECT_FALSE(frontend_->tell(kSet, bytes.first(sizeof table.header + sizeof(MemoryRegion) - 1),
+                               std::span(&region.fd, 1)))
+      << "shorter";
+  table.header.num_regions = 3;
+  EXPECT_FALSE(frontend_->tell(kSet, bytes, std::array{region.fd, region.fd, region.fd}));
+  EXPECT_TRUE(is_served());
+}
+
+TEST_F(BackendTest, Rule45AConfigurationMessageMayBeLongerThanItsBytes) {
+  negotiate(kProtocolReplyAck | kProtocolConfig);
+  struct {
+    ConfigHeader header;
+    std::array<std::byte, 60> bytes;
+  } message{{.offset = 0, .size = 8, .flags = 0}, {}};
+  const auto bytes = std::as_bytes(std::span(&message, 1));
+  Message answer;
+  ASSERT_TRUE(frontend_->ask(std::to_underlying(FrontendRequest::kGetConfig), bytes, {}, answer));
+  EXPECT_EQ(answer.header.size, sizeof message.header + 8);
+  constexpr auto kSet = std::to_underlying(FrontendRequest::kSetConfig);
+  EXPECT_TRUE(frontend_->tell(kSet, bytes));
+  message.header.size = sizeof message.bytes + 1;
+  EXPECT_FALSE(frontend_->tell(kSet, bytes)) << "shorter";
+}
+
+TEST_F(BackendTest, Rule48ACallDescriptorThatCannotBeUsedEndsTheConnection) {
+  negotiate(kProtocolReplyAck);
+  start_ring();
+  const UniqueFd call(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  {
+    // It arrives, and what signals it cannot be made.
+    const testing::DescriptorLimit limit(1);
+    const auto set = frontend_->set_vring_call(0, call.get());
+    ASSERT_FALSE(set.has_value()) << "the driver would never be called";
+    EXPECT_EQ(set.error().kind, ErrorKind::kClosed) << set.error().to_string();
+  }
+}
+
+TEST_F(BackendTest, Rule48ARingWithoutDescriptorsForItsEventsDoesNotRun) {
+  negotiate(kProtocolReplyAck);
+  const UniqueFd event(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  start_ring();
+  ASSERT_TRUE(queue_->stop(*frontend_).has_value());
+  {
+    const testing::DescriptorLimit limit(2);
+    const auto set = frontend_->set_vring_kick(0, event.get());
+    ASSERT_FALSE(set.has_value());
+    EXPECT_EQ(set.error().kind, ErrorKind::kClosed) << set.error().to_string();
+  }
+}
+
+/// As User Mode Linux says it.
+TEST_F(BackendTest, Rule13ANewPackedRingWhoseBaseIsZeroBeginsAtItsStart) {
+  negotiate(kProtocolReplyAck, virtio::kFeatureRingPacked | virtio::kFeatureVersion1);
+  start_ring();
+  ASSERT_TRUE(queue_->stop(*frontend_).has_value());
+  ASSERT_TRUE(frontend_->set_vring_base(0, 0));
+  const UniqueFd kick(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  ASSERT_TRUE(frontend_->set_vring_kick(0, kick.get()));
+  send(*memory_.allocate(64, 64));
+  ASSERT_EQ(::eventfd_write(kick.get(), 1), 0);
+  EXPECT_TRUE(is_answered());
+}
+
+TEST_F(BackendTest, Rule13APackedRingThatHasBeenUsedGoesOnFromBaseZeroInItsNextLap) {
+  negotiate(kProtocolReplyAck, virtio::kFeatureRingPacked | virtio::kFeatureVersion1);
+  start_ring();
+  for (int i = 0; i < 16; ++i) ASSERT_TRUE(is_served());
+  const auto base = queue_->stop(*frontend_);
+  ASSERT_TRUE(base.has_value());
+  EXPECT_EQ(*base, 0U) << "one lap: both counters have turned";
+  ASSERT_TRUE(frontend_->set_vring_base(0, *base));
+  const UniqueFd kick(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  ASSERT_TRUE(frontend_->set_vring_kick(0, kick.get()));
+  send(*memory_.allocate(64, 64));
+  ASSERT_EQ(::eventfd_write(kick.get(), 1), 0);
+  EXPECT_TRUE(is_answered());
+}
+
+class FewSlotsTest : public BackendTest {
+ protected:
+  FewSlotsTest() { memory_slots_ = 4; }
+
+  /// The `number`th page of another part of memory.
+  Result<> tell(FrontendRequest request, std::uint64_t number) {
+    auto region = memory_.region();
+    region.where.guest_address += (std::uint64_t{1} << 32) + number * kPageSize;
+    region.where.size = kPageSize;
+    const SingleMemoryRegion message{0, region.where};
+    const bool has_file = request == FrontendRequest::kAddMemReg;
+    return frontend_->tell(std::to_underlying(request), std::as_bytes(std::span(&message, 1)),
+                           std::span(&region.fd, has_file ? 1 : 0));
+  }
+  Result<> add(std::uint64_t number) { return tell(FrontendRequest::kAddMemReg, number); }
+  Result<> remove(std::uint64_t number) { return tell(FrontendRequest::kRemMemReg, number); }
+  /// The device has taken so many chains and not answered them.
+  void wait_for_held(std::size_t wanted) {
+    std::size_t count = 0;
+    while (count != wanted) {
+      with_handler([&](test::IdleQueue& handler) { count = handler.count(); });
+    }
+  }
+};
+
+TEST_F(FewSlotsTest, Rule48RegionsOfRequestsInFlightAreCounted) {
+  negotiate(kProtocolReplyAck | kProtocolConfigureMemSlots);
+  start_ring();
+  with_handler([](test::IdleQueue& handler) { handler.holds = true; });
+  // Each request keeps three regions that are there no more.
+  std::uint64_t number = 0;
+  for (std::size_t round = 1; round <= 6; ++round) {
+    for (std::uint64_t i = 0; i < 3; ++i) ASSERT_TRUE(add(number + i)) << round;
+    send(*memory_.allocate(64, 64));
+    wait_for_held(round);
+    for (std::uint64_t i = 0; i < 3; ++i) ASSERT_TRUE(remove(number + i)) << round;
+    number += 3;
+  }
+  EXPECT_TRUE(add(number)) << "the ring's, 18 that are gone, and this";
+  EXPECT_FALSE(add(number + 1)) << "the disk stands still: no more";
+  EXPECT_TRUE(remove(number));
+  with_handler([](test::IdleQueue& handler) {
+    handler.holds = false;
+    handler.finish([](virtio::TakenChain&) {});
+  });
+  // They go on the control thread, soon.
+  while (!add(number + 1)) std::this_thread::yield();
+  EXPECT_TRUE(add(number + 2));
+  EXPECT_TRUE(add(number + 3));
+  EXPECT_FALSE(add(number + 4)) << "four slots";
 }
 
 }  // namespace

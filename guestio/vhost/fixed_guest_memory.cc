@@ -10,6 +10,7 @@
 #include <optional>
 #include <utility>
 
+#include "guestio/base/align.h"
 #include "guestio/base/log.h"
 #include "guestio/base/thread.h"
 #include "guestio/mem/page_watch.h"
@@ -92,17 +93,26 @@ bool is_all_there(int fd) noexcept {
          status.st_blocks >= status.st_size / 512;
 }
 
-/// Memory of a region that can be registered at all.
-bool has_bytes(const mem::RegionSpec& spec) noexcept {
+/// Memory of a region that can be registered at all: pages are watched and pinned as a whole, so a
+/// region has to consist of whole ones.
+bool has_pages(const mem::RegionSpec& spec) noexcept {
+  const std::span<std::byte> mapping = spec.backing->mapping();
   return spec.backing->access() == Mapping::Access::kReadWrite &&
-         fits_within(spec.offset, spec.length.raw(), spec.backing->mapping().size());
+         fits_within(spec.offset, spec.length.raw(), mapping.size()) &&
+         is_aligned(
+             reinterpret_cast<std::uintptr_t>(mapping.data()) | spec.offset | spec.length.raw(),
+             kPageSize);
 }
 
 }  // namespace
 
 // The kernel is asked here and not where the answer is needed: by the thread that makes the others.
-FixedGuestMemory::FixedGuestMemory(FixedExtent extent, std::shared_ptr<PeerLog> log) noexcept
-    : extent_(extent), can_be_shared_(uring::PinnedMemory::can_be_shared()), log_(std::move(log)) {}
+FixedGuestMemory::FixedGuestMemory(FixedExtent extent, std::shared_ptr<PeerLog> log,
+                                   std::size_t max_regions) noexcept
+    : extent_(extent),
+      max_regions_(max_regions),
+      can_be_shared_(uring::PinnedMemory::can_be_shared()),
+      log_(std::move(log)) {}
 
 FixedGuestMemory::~FixedGuestMemory() {
   thread_ = {};
@@ -116,7 +126,7 @@ void FixedGuestMemory::want(const mem::GuestMemory& memory) {
   std::vector<std::shared_ptr<Area>> wanted;  // and then those of before, which end unlocked
   const std::scoped_lock lock(mutex_);
   for (const mem::RegionSpec& spec : memory.specs()) {
-    if (!has_bytes(spec)) continue;
+    if (!has_pages(spec)) continue;
     const auto known =
         std::ranges::find_if(areas_, [&](const auto& area) { return area->is(spec); });
     auto area = known != areas_.end() ? *known : std::make_shared<Area>(*this, spec);
@@ -125,6 +135,7 @@ void FixedGuestMemory::want(const mem::GuestMemory& memory) {
                                                 [](const auto& one) { return one->bytes.size(); });
     wanted.insert(place, std::move(area));
   }
+  if (wanted.size() > max_regions_) wanted.resize(max_regions_);
   areas_.swap(wanted);
   for (const auto& area : wanted) {
     if (std::ranges::find(areas_, area) == areas_.end()) area->unwanted.request_stop();

@@ -60,6 +60,8 @@ class FixedGuestMemory final : private mem::MemoryNews::Listener {
   /// Goes before the memory does, on the ring's thread.
   using Registrations = std::vector<Taken>;
 
+  static constexpr std::size_t kMaxRegistered = 64;
+
   /// Somebody who has taken, and is to give back what was lost though nothing else happens.
   class Taker {
    public:
@@ -78,8 +80,10 @@ class FixedGuestMemory final : private mem::MemoryNews::Listener {
     const std::shared_ptr<const int> life_ = std::make_shared<const int>();
   };
 
+  /// At most `max_regions` are registered: each costs two descriptors more.
   explicit FixedGuestMemory(FixedExtent extent,
-                            std::shared_ptr<PeerLog> log = std::make_shared<PeerLog>()) noexcept;
+                            std::shared_ptr<PeerLog> log = std::make_shared<PeerLog>(),
+                            std::size_t max_regions = kMaxRegistered) noexcept;
   FixedGuestMemory(const FixedGuestMemory&) = delete;
   FixedGuestMemory& operator=(const FixedGuestMemory&) = delete;
   ~FixedGuestMemory();
@@ -121,6 +125,7 @@ class FixedGuestMemory final : private mem::MemoryNews::Listener {
   void tell_unwatched(const Error& refusal) noexcept;
 
   const FixedExtent extent_;
+  const std::size_t max_regions_;
   const bool can_be_shared_;  // by all rings, what one has pinned
   const std::shared_ptr<PeerLog> log_;
   std::atomic<std::uint32_t> changes_ = 0;

@@ -154,6 +154,33 @@ TEST_F(FixedGuestMemoryTest, ARegionThatStaysIsNotMadeReadyAnewWhenAnotherComesA
   EXPECT_EQ(wish.changes(), 2U);
 }
 
+TEST_F(FixedGuestMemoryTest, Rule44ARegionThatIsNoWholePagesStaysUnregistered) {
+  FixedGuestMemory wish(FixedExtent::kAll);
+  for (const auto& odd :
+       {mem::FileRegion{Gpa(8 * kMiB), ByteCount(7568), low_.file.get(), FileOffset(0)},
+        mem::FileRegion{Gpa(8 * kMiB), ByteCount(8192), low_.file.get(), FileOffset(16)}}) {
+    const auto memory = mem::add_file_region(high_.memory, odd).value();
+    wish.want(memory);
+    ASSERT_TRUE(comes_to(wish, 1));
+    const auto taken = wish.take(table_, memory);
+    EXPECT_EQ(taken.size(), 1U);
+    EXPECT_TRUE(finds(memory, 4 * kMiB));
+    EXPECT_FALSE(finds(memory, 8 * kMiB, 4096));
+  }
+}
+
+TEST_F(FixedGuestMemoryTest, NoMoreRegionsAreRegisteredThanItMayHaveTheLargestFirst) {
+  FixedGuestMemory wish(FixedExtent::kAll, std::make_shared<PeerLog>(), 1);
+  const auto small = mem::add_file_region(
+      mem::GuestMemory(), {Gpa(0), ByteCount(4096), low_.file.get(), FileOffset(0)});
+  const auto memory = both(*small, high_.memory);
+  wish.want(memory);
+  ASSERT_TRUE(comes_to(wish, 1));
+  const auto taken = wish.take(table_, memory);
+  EXPECT_EQ(taken.size(), 1U);
+  EXPECT_TRUE(finds(memory, 4 * kMiB));
+}
+
 TEST_F(UnaskedGuestMemoryTest, ARegionThatLosesAPageIsRegisteredNoMore) {
   FixedGuestMemory wish(FixedExtent::kWhereAllThere);
   wish.want(low_.memory);

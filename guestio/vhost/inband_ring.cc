@@ -31,7 +31,7 @@ Result<UniqueFd> InbandRing::descriptor_for(RingEvent event) {
       said->poll.start();
     }
   }
-  return duplicate_descriptor(is_kick ? kick_.get() : said->fd.get());
+  return duplicate_fd(is_kick ? kick_.get() : said->fd.get());
 }
 
 void InbandRing::kick() noexcept {
@@ -73,9 +73,9 @@ void InbandRing::go_on() {
 }
 
 Result<RingState::Inband> InbandRing::state() const {
-  auto kick = duplicate_descriptor(kick_.get());
-  auto call = duplicate_descriptor(call_ ? call_->fd.get() : -1);
-  auto error = duplicate_descriptor(error_ ? error_->fd.get() : -1);
+  auto kick = duplicate_fd(kick_.get());
+  auto call = duplicate_fd(call_ ? call_->fd.get() : -1);
+  auto error = duplicate_fd(error_ ? error_->fd.get() : -1);
   if (!kick) return fail(kick.error());
   if (!call) return fail(call.error());
   if (!error) return fail(error.error());

@@ -12,16 +12,10 @@
 #include "guestio/uring/poll.h"
 #include "guestio/vhost/backend_channel.h"
 #include "guestio/vhost/messages.h"
+#include "guestio/vhost/ring_event.h"
 #include "guestio/vhost/session_state.h"
 
 namespace guestio::vhost {
-
-/// What the two sides tell each other about a ring through eventfds.
-enum class RingEvent {
-  kKick,   ///< driver to device: look at the ring
-  kCall,   ///< device to driver: look at the ring
-  kError,  ///< device to driver: the ring is of no use any more
-};
 
 /// The events of one ring whose front-end wants them as messages (vhost-user,
 /// VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS), such as one that simulates time. The ring itself

@@ -61,6 +61,12 @@ class InbandTest : public test::BackendFixture {
     EXPECT_TRUE(queue_->ring().add(std::span(&segment, 1)).has_value());
     EXPECT_TRUE(queue_->ring().publish().has_value());
   }
+  /// How many users the device has.
+  int uses() {
+    int count = 0;
+    home_->call([&] { count = device_.uses; });
+    return count;
+  }
   /// A ring whose events are messages. Says what it is called for at its start.
   void start_inband_ring() {
     open_channel();
@@ -151,6 +157,59 @@ TEST_F(InbandTest, Rule10And19ARingThatDiesSaysSo) {
   const News news = hear();
   EXPECT_EQ(news.header.request, kError);
   EXPECT_EQ(news.ring.index, 0u);
+}
+
+/// As User Mode Linux does: no message says that there are no descriptors.
+TEST_F(InbandTest, Rule46AKickStartsARingThatWasGivenNoDescriptors) {
+  negotiate(kInband);
+  open_channel();
+  const SharedPiece descriptors = *memory_.allocate(16 * 16, 16);
+  const SharedPiece available = *memory_.allocate(6 + 16 * 2, 2);
+  const SharedPiece used = *memory_.allocate(6 + 16 * 8, 4);
+  const SharedPiece buffer = *memory_.allocate(64, 64);
+  EXPECT_TRUE(frontend_->set_vring_num(0, 16));
+  EXPECT_TRUE(frontend_->set_vring_base(0, 0));
+  EXPECT_TRUE(
+      frontend_->set_vring_addr({.index = 0,
+                                 .flags = 0,
+                                 .descriptor = FrontendMemory::frontend_address(descriptors).raw(),
+                                 .used = FrontendMemory::frontend_address(used).raw(),
+                                 .available = FrontendMemory::frontend_address(available).raw(),
+                                 .log = 0}));
+  EXPECT_TRUE(frontend_->set_vring_enable(0, true));
+  EXPECT_EQ(uses(), 0) << "nothing has kicked it";
+  const virtio::Descriptor chain{buffer.gpa.raw(), 64, virtio::kDescriptorWrite, 0};
+  std::memcpy(descriptors.host, &chain, sizeof chain);
+  const std::uint16_t one = 1;
+  std::memcpy(available.host + 2, &one, sizeof one);
+  ASSERT_TRUE(kick());
+  const News news = hear();
+  EXPECT_EQ(news.header.request, kCall);
+  EXPECT_EQ(news.ring.index, 0u);
+  EXPECT_EQ(uses(), 1);
+  // The call of the start may be older than the answer; one more follows that.
+  acknowledge(kCall);
+  std::uint16_t answers = 0;
+  std::memcpy(&answers, used.host + 2, sizeof answers);
+  if (answers == 0) {
+    EXPECT_EQ(hear().header.request, kCall);
+    acknowledge(kCall);
+    std::memcpy(&answers, used.host + 2, sizeof answers);
+  }
+  EXPECT_EQ(answers, 1);
+}
+
+TEST_F(InbandTest, Rule46AKickStartsARingAgainThatWasStopped) {
+  negotiate(kInband);
+  start_inband_ring();
+  ASSERT_TRUE(queue_->stop(*frontend_).has_value());
+  EXPECT_EQ(uses(), 0);
+  add_chain();
+  ASSERT_TRUE(kick());
+  EXPECT_EQ(uses(), 1);
+  EXPECT_EQ(hear().header.request, kCall);
+  acknowledge(kCall);
+  EXPECT_TRUE(is_answered());
 }
 
 TEST_F(InbandTest, Rule10TheyNeedAWayBackAndAcknowledgements) {

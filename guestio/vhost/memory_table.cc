@@ -63,7 +63,7 @@ Result<std::vector<SessionState::Region>> MemoryTable::state() const {
     const auto named = std::ranges::find(regions_, spec.start.raw(), &MemoryRegion::guest_address);
     const auto files = spec.backing->shareables();
     GUESTIO_CHECK(named != regions_.end() && files.size() == 1, "a region of a table is one file");
-    auto file = duplicate_descriptor(files.front().fd);
+    auto file = duplicate_fd(files.front().fd);
     if (!file) return fail(file.error());
     regions.push_back({*named, std::move(*file)});
   }
@@ -71,13 +71,14 @@ Result<std::vector<SessionState::Region>> MemoryTable::state() const {
 }
 
 Result<std::shared_ptr<const MemoryTable>> MemoryTable::with(const MemoryRegion& region,
-                                                             DescriptorList& descriptors) const {
+                                                             DescriptorList& descriptors,
+                                                             std::size_t slots) const {
   if (descriptors.size() != 1) {
     return fail(Error::peer_fault("one descriptor for a memory region", descriptors.size()));
   }
   const UniqueFd file = descriptors.take(0);
-  if (regions_.size() >= kMaxMemorySlots) {
-    return fail(Error::peer_fault("a free memory slot", regions_.size()));
+  if (regions_.size() >= slots) {
+    return fail(Error::peer_fault("more regions than memory slots", regions_.size() + 1));
   }
   const auto wanted = to_file_region(region, file.get());
   if (!wanted) return fail(wanted.error());

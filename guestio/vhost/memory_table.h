@@ -16,6 +16,8 @@ namespace guestio::vhost {
 
 /// Regions of guest memory that ADD_MEM_REG may bring one by one: the most that QEMU asks for.
 inline constexpr std::size_t kMaxMemorySlots = 509;
+/// Fewer are not offered: what front-ends without hotplugged memory need, several times over.
+inline constexpr std::size_t kMinMemorySlots = 32;
 
 /// The guest's memory as one SET_MEM_TABLE described it: mapped, and with the front-end's own
 /// addresses, in which it says where the rings are. Never changes; a new message makes a new one,
@@ -39,9 +41,10 @@ class MemoryTable {
   // mapped where it is.
 
   /// Maps `region` from the one descriptor, which is closed. Errors: as map(); peer fault when
-  /// there are kMaxMemorySlots regions already.
+  /// there are `slots` regions already.
   Result<std::shared_ptr<const MemoryTable>> with(const MemoryRegion& region,
-                                                  DescriptorList& descriptors) const;
+                                                  DescriptorList& descriptors,
+                                                  std::size_t slots = kMaxMemorySlots) const;
   /// Takes out the region of this guest address, size and front-end's address; nullptr when it was
   /// the last one. Errors: out of range when there is no such region.
   Result<std::shared_ptr<const MemoryTable>> without(const MemoryRegion& region) const;

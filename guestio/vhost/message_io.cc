@@ -17,12 +17,6 @@ namespace guestio::vhost {
 
 namespace {
 
-/// Room for more descriptors than any message may have (the kernel's own limit is 253), so that a
-/// surplus is received, noticed and closed.
-struct alignas(cmsghdr) SurplusBuffer {
-  std::array<std::byte, CMSG_SPACE(sizeof(int) * 253)> bytes{};
-};
-
 Error to_error(std::int32_t result, const char* what) noexcept {
   if (result == -ECANCELED) return Error::make(ErrorKind::kCancelled, what);
   const bool is_gone = result == 0 || result == -ECONNRESET || result == -EPIPE;
@@ -42,7 +36,7 @@ std::span<std::byte> rest_of(Message& message, std::size_t until) noexcept {
 task::Task<Result<>> receive_until(uring::Loop& loop, int socket, Message& message,
                                    std::size_t until, task::StopToken token) {
   while (message.received < until) {
-    SurplusBuffer control;
+    ReceivedDescriptors control;
     const std::span<std::byte> to = rest_of(message, until);
     iovec part{to.data(), to.size()};
     msghdr header{};
@@ -147,13 +141,22 @@ bool is_stream_socket(int fd) noexcept {
   return ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM;
 }
 
-bool is_eventfd(int fd) noexcept {
+namespace {
+
+/// Whether what /proc shows for the descriptor begins with `name`: files that have a path show "/".
+bool shows_as(int fd, std::string_view name) noexcept {
   std::array<char, 64> link{};
   std::array<char, 64> target{};
   fmt::format_to_n(link.data(), link.size() - 1, "/proc/self/fd/{}", fd);
   const auto length = ::readlink(link.data(), target.data(), target.size());
-  return length > 0 && std::string_view(target.data(), static_cast<std::size_t>(length)) ==
-                           "anon_inode:[eventfd]";
+  return length > 0 &&
+         std::string_view(target.data(), static_cast<std::size_t>(length)).starts_with(name);
 }
+
+}  // namespace
+
+bool is_eventfd(int fd) noexcept { return shows_as(fd, "anon_inode:[eventfd]"); }
+
+bool is_pipe(int fd) noexcept { return shows_as(fd, "pipe:["); }
 
 }  // namespace guestio::vhost

@@ -32,10 +32,16 @@ task::Task<Result<>> send_request(uring::Loop& loop, int socket, BackendRequest 
                                   Acknowledgement acknowledgement,
                                   std::span<const std::byte> payload, task::StopToken token = {});
 
+/// Why the kernel cut descriptors off (MSG_CTRUNC) that there was room for beside the message: it
+/// does not say so, but a descriptor of our own meets the same limit. Always a host failure.
+[[nodiscard]] Error why_cut_off() noexcept;
+
 /// Whether a descriptor that came with a message is a connected stream socket.
 [[nodiscard]] bool is_stream_socket(int fd) noexcept;
 
-/// Whether a descriptor that came with a message is an eventfd: anything else could block us.
+/// Whether a descriptor that came with a message is an eventfd. Asks no file system.
 [[nodiscard]] bool is_eventfd(int fd) noexcept;
+/// Whether it is a pipe that has no name. Asks no file system.
+[[nodiscard]] bool is_pipe(int fd) noexcept;
 
 }  // namespace guestio::vhost

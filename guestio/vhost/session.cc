@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 
 #include "guestio/vhost/message_io.h"
@@ -28,6 +29,20 @@ bool has_own_answer(FrontendRequest request, ProtocolBits negotiated) noexcept {
     case FrontendRequest::kPostcopyAdvise:
     case FrontendRequest::kPostcopyEnd: return (negotiated & kProtocolPagefault) != 0;
     default: return false;
+  }
+}
+
+/// Whether a failure of ours would leave the front-end with a ring that does not hear or call it:
+/// front-ends send these messages without asking for an answer. One whose connection ends comes
+/// back. So does one that this process has no more descriptors for.
+bool leaves_ring_deaf(FrontendRequest request, const Error& error) noexcept {
+  if (error.kind != ErrorKind::kHost) return false;
+  switch (request) {
+    case FrontendRequest::kSetVringKick:
+    case FrontendRequest::kSetVringCall:
+    case FrontendRequest::kSetVringErr:
+    case FrontendRequest::kVringKick: return true;
+    default: return error.host_errno == EMFILE || error.host_errno == ENFILE;
   }
 }
 
@@ -59,10 +74,7 @@ task::Task<> Session::run() {
     auto serving = serve_one();
     const auto served = co_await std::move(serving);
     if (served || served.error().kind == ErrorKind::kCancelled) continue;
-    if (served.error().kind != ErrorKind::kClosed) {
-      log::limited_warning(parts_.peer_log->faults, "{}: the connection to the front-end ends: {}",
-                           parts_.peer_log->name, served.error().to_string());
-    }
+    tell_end(served.error());
     break;
   }
   // Nobody brings what is waited for any more.
@@ -77,9 +89,18 @@ task::Task<> Session::run() {
     auto closing_ring = ring->close();
     co_await std::move(closing_ring);
   }
+  auto ending = relay_.end();
+  co_await std::move(ending);
   auto closing = channel_.close();
   co_await std::move(closing);
   memory_.reset();
+}
+
+void Session::tell_end(const Error& cause) {
+  if (cause.kind == ErrorKind::kClosed) return;
+  const bool is_ours = cause.kind == ErrorKind::kHost;
+  log::limited_warning(parts_.peer_log->faults, "{}: {}connection to the front-end ends: {}",
+                       parts_.peer_log->name, is_ours ? "host failure: " : "", cause.to_string());
 }
 
 /// One message: receive, obey, answer. Errors end the connection.
@@ -92,6 +113,9 @@ task::Task<Result<>> Session::serve_one() {
   message_.descriptors.clear();
   note_rings();
   if (!outcome) {
+    if (leaves_ring_deaf(static_cast<FrontendRequest>(message_.header.request), outcome.error())) {
+      co_return fail(outcome.error());
+    }
     log::limited_warning(parts_.peer_log->faults, "{}: refused message {} of the front-end: {}",
                          parts_.peer_log->name, message_.header.request,
                          outcome.error().to_string());
@@ -171,6 +195,10 @@ task::Task<Result<Session::Answer>> Session::obey() {
       auto getting = get_vring_base();
       co_return co_await std::move(getting);
     }
+    case FrontendRequest::kVringKick: {
+      auto kicking = kick_vring();
+      co_return co_await std::move(kicking);
+    }
     case FrontendRequest::kSetVringNum:
     case FrontendRequest::kSetVringBase:
     case FrontendRequest::kSetVringAddr:
@@ -201,7 +229,6 @@ Result<Session::Answer> Session::obey_at_once(FrontendRequest request) {
     case FrontendRequest::kPostcopyEnd: return end_post_copy();
     case FrontendRequest::kSetVringCall: return set_vring_descriptor(RingEvent::kCall);
     case FrontendRequest::kSetVringErr: return set_vring_descriptor(RingEvent::kError);
-    case FrontendRequest::kVringKick: return kick_vring();
     default: return fail(ErrorKind::kUnsupported, "message that was not negotiated or is unknown");
   }
 }
@@ -222,7 +249,8 @@ task::Task<Result<Session::Answer>> Session::obey_for_ring(FrontendRequest reque
   if (request == FrontendRequest::kSetVringKick) index &= kVringIndexMask;
   if (request == FrontendRequest::kSetVringAddr) {
     auto changing = rings_[index]->change_log(environment());
-    co_await std::move(changing);
+    const auto changed = co_await std::move(changing);
+    if (!changed) co_return fail(changed.error());
   }
   auto starting = start_if_ready(*rings_[index]);
   const auto started = co_await std::move(starting);
@@ -241,6 +269,18 @@ task::Task<Result<>> Session::start_if_ready(VringControl& ring) {
   }
   auto starting = ring.start(environment());
   co_return co_await std::move(starting);
+}
+
+/// A front-end that kicks by messages need not say that the ring has no descriptors. The kick comes
+/// last: it starts the ring.
+Result<> Session::set_inband_descriptors(VringControl& ring) {
+  for (const RingEvent event : {RingEvent::kCall, RingEvent::kError, RingEvent::kKick}) {
+    if (ring.has_descriptor(event)) continue;
+    auto descriptor = inband_[ring.index()]->descriptor_for(event);
+    if (!descriptor) return fail(descriptor.error());
+    if (auto set = ring.set_descriptor(event, std::move(*descriptor)); !set) return set;
+  }
+  return {};
 }
 
 /// What follows from whether any ring runs.
@@ -309,8 +349,9 @@ Result<ConfigHeader> parse_config_header(const Message& message) {
     return fail(Error::peer_fault("the size of a configuration message", message.header.size));
   }
   std::memcpy(&header, message.bytes.data(), sizeof header);
-  if (header.size > kMaxConfig || message.header.size != sizeof header + header.size) {
-    return fail(Error::peer_fault("the size in a configuration message", header.size));
+  // What stands behind as many bytes as the head says is ignored.
+  if (header.size > kMaxConfig || message.header.size < sizeof header + header.size) {
+    return fail(Error::peer_fault("size of a configuration beyond the message's", header.size));
   }
   return header;
 }
@@ -333,7 +374,7 @@ Result<Session::Answer> Session::set_config() {
   if (header->flags != kConfigWritable && header->flags != kConfigMigration) {
     return fail(Error::peer_fault("flags of a configuration message", header->flags));
   }
-  const auto from = message_.payload().subspan(sizeof(ConfigHeader));
+  const auto from = message_.payload().subspan(sizeof(ConfigHeader), header->size);
   if (auto written = parts_.device.write_config(header->offset, from); !written) {
     return fail(written.error());
   }
@@ -432,34 +473,48 @@ Result<Session::Answer> Session::set_vring_descriptor(RingEvent event) {
   const std::uint64_t index = *word & kVringIndexMask;
   auto ring = find_ring(static_cast<std::uint32_t>(index));
   if (!ring) return fail(ring.error());
-  UniqueFd descriptor;
-  if (has_descriptor) {
-    descriptor = message_.descriptors.take(0);
-    if (!is_eventfd(descriptor.get())) {
-      return fail(Error::peer_fault("a kick, call or error descriptor is an eventfd"));
-    }
-  } else if ((protocol_features_ & kProtocolInbandNotifications) != 0) {
-    auto made = inband_[index]->descriptor_for(event);
-    if (!made) return fail(made.error());
-    descriptor = std::move(*made);
-  }
-  switch (event) {
-    case RingEvent::kKick: (*ring)->set_kick(std::move(descriptor)); break;
-    case RingEvent::kCall: (*ring)->set_call(std::move(descriptor)); break;
-    case RingEvent::kError: (*ring)->set_error(std::move(descriptor)); break;
+  auto descriptor = take_ring_descriptor(static_cast<std::uint16_t>(index), event);
+  if (!descriptor) return fail(descriptor.error());
+  if (auto set = (*ring)->set_descriptor(event, std::move(*descriptor)); !set) {
+    return fail(set.error());
   }
   return Answer::none();
 }
 
-Result<Session::Answer> Session::kick_vring() {
-  if (auto wanted = wants(kProtocolInbandNotifications); !wanted) return fail(wanted.error());
+/// What the ring is to use for the event: the message's eventfd, or one of ours that stands for a
+/// pipe or for messages; empty where there is none.
+Result<UniqueFd> Session::take_ring_descriptor(std::uint16_t ring, RingEvent event) {
+  if (message_.descriptors.is_empty()) {
+    relay_.close(ring, event);
+    const bool is_inband = (protocol_features_ & kProtocolInbandNotifications) != 0;
+    return is_inband ? inband_[ring]->descriptor_for(event) : UniqueFd();
+  }
+  UniqueFd descriptor = message_.descriptors.take(0);
+  if (is_pipe(descriptor.get())) return relay_.open(ring, event, std::move(descriptor));
+  if (!is_eventfd(descriptor.get())) {
+    return fail(
+        Error::peer_fault("kick, call or error descriptor is neither an eventfd nor a pipe"));
+  }
+  relay_.close(ring, event);
+  return descriptor;
+}
+
+/// A kick also starts a ring that was given no kick descriptor (vhost-user, "Ring states").
+task::Task<Result<Session::Answer>> Session::kick_vring() {
+  if (auto wanted = wants(kProtocolInbandNotifications); !wanted) co_return fail(wanted.error());
   const auto state = payload_as<VringState>();
-  if (!state) return fail(state.error());
-  if (state->num != 0) return fail(Error::peer_fault("a kick has no number", state->num));
+  if (!state) co_return fail(state.error());
+  if (state->num != 0) co_return fail(Error::peer_fault("number in a kick", state->num));
   const auto ring = find_ring(state->index);
-  if (!ring) return fail(ring.error());
+  if (!ring) co_return fail(ring.error());
+  if (!(*ring)->is_kick_known()) {
+    if (auto set = set_inband_descriptors(**ring); !set) co_return fail(set.error());
+    auto starting = start_if_ready(**ring);
+    const auto started = co_await std::move(starting);
+    if (!started) co_return fail(started.error());
+  }
   inband_[state->index]->kick();
-  return Answer::none();
+  co_return Answer::none();
 }
 
 task::Task<Result<Session::Answer>> Session::get_vring_base() {

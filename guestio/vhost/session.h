@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -17,6 +18,7 @@
 #include "guestio/vhost/inband_ring.h"
 #include "guestio/vhost/messages.h"
 #include "guestio/vhost/peer_log.h"
+#include "guestio/vhost/pipe_relay.h"
 #include "guestio/vhost/queue_thread.h"
 #include "guestio/vhost/rest_point.h"
 #include "guestio/vhost/session_state.h"
@@ -45,7 +47,12 @@ class Session {
     std::shared_ptr<FixedGuestMemory> fixed = {};       ///< its own, or nothing: not registered
     bool offers_post_copy = false;                      ///< to a front-end that is trusted
     std::shared_ptr<PeerLog> peer_log = std::make_shared<PeerLog>();
+    std::shared_ptr<RelayCount> relays = std::make_shared<RelayCount>();
+    std::size_t memory_slots = kMaxMemorySlots;  ///< offered
   };
+
+  /// Regions beyond the memory slots that requests in flight may keep after they were taken out.
+  static constexpr std::size_t kMaxStaleRegions = 16;
 
   /// What the transport can do about rings.
   static constexpr virtio::FeatureBits kRingFeatures =
@@ -121,6 +128,7 @@ class Session {
   };
 
   task::Task<Result<>> serve_one();
+  void tell_end(const Error& cause);
   task::Task<Result<Answer>> obey();
   Result<Answer> obey_at_once(FrontendRequest request);
   task::Task<Result<>> respond(const Result<Answer>& outcome);
@@ -136,25 +144,26 @@ class Session {
   Result<Answer> set_vring_base();
   Result<Answer> set_vring_addresses();
   Result<Answer> set_vring_descriptor(RingEvent event);
-  Result<Answer> kick_vring();
+  Result<UniqueFd> take_ring_descriptor(std::uint16_t ring, RingEvent event);
   Result<Answer> get_max_memory_slots() const;
   Result<Answer> advise_post_copy();
   Result<Answer> listen_for_post_copy();
   Result<Answer> end_post_copy();
   Result<> watch_arriving_memory();
   [[nodiscard]] bool is_end_of_memory_news() const noexcept;
-  Result<Answer> tell_addresses(std::size_t regions) const;
+  Result<Answer> tell_addresses(std::size_t first, std::size_t count) const;
   task::Task<Result<Answer>> set_memory_table();
   task::Task<Result<Answer>> add_memory_region();
   task::Task<Result<Answer>> remove_memory_region();
   task::Task<Result<Answer>> set_vring_enable();
+  task::Task<Result<Answer>> kick_vring();
   task::Task<Result<Answer>> get_vring_base();
   task::Task<Result<Answer>> obey_for_ring(FrontendRequest request);
   task::Task<Result<Answer>> set_features();
   task::Task<Result<Answer>> set_log_base();
   task::Task<Result<Answer>> set_log_event();
   Result<> use_log(const LogDescription& where, UniqueFd file);
-  task::Task<> change_logs();
+  task::Task<Result<>> change_logs();
   task::Task<Result<Answer>> set_backend_request_fd();
   task::Task<Result<Answer>> set_status();
   task::Task<Result<Answer>> reset_device();
@@ -166,7 +175,10 @@ class Session {
   task::Task<Result<>> resume_ring(VringControl& ring);
   Result<> adopt_shared(SessionState& state);
   Result<> adopt_rings(std::vector<RingState> rings);
+  Result<> adopt_pipes(RingState& ring, std::uint16_t index);
+  [[nodiscard]] Result<> add_pipes(RingState& ring, std::uint16_t index) const;
   task::Task<Result<>> start_if_ready(VringControl& ring);
+  Result<> set_inband_descriptors(VringControl& ring);
   void note_rings();
 
   [[nodiscard]] std::uint64_t offered_features() const noexcept;
@@ -183,6 +195,7 @@ class Session {
   /// Puts all rings on the present memory and starts those that waited for it. Returns the last
   /// failure of a ring.
   void use_memory(std::shared_ptr<const MemoryTable> memory);
+  Result<> count_regions(const MemoryTable& memory);
   task::Task<Result<>> move_rings_to_memory();
   task::Task<Result<Answer>> change_slots(std::shared_ptr<const MemoryTable> memory);
 
@@ -190,12 +203,15 @@ class Session {
   UniqueFd socket_;
   Message message_;
   BackendChannel channel_{parts_.home, parts_.peer_log};
+  PipeRelay relay_{parts_.home, parts_.relays};
   std::uint64_t features_ = 0;
   bool uses_device_ = false;  // some ring runs
   std::uint8_t status_ = 0;   // of the virtio device, as the driver wrote it
   const std::shared_ptr<DeviceCondition> condition_ = std::make_shared<DeviceCondition>();
   ProtocolBits protocol_features_ = 0;
   std::shared_ptr<const MemoryTable> memory_;
+  /// Regions of memory_, and of memory before it that is still in use.
+  std::map<const mem::Backing*, std::weak_ptr<mem::Backing>> mapped_;
   std::shared_ptr<const InflightRecord> made_inflight_;  // for a front-end that has none
   std::shared_ptr<const InflightRecord> inflight_;       // the one in use
   std::shared_ptr<const mem::DirtyLog> log_;             // used while kFeatureLogAll is set

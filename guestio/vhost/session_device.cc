@@ -18,7 +18,8 @@ task::Task<Result<Session::Answer>> Session::set_features() {
   begin_rings();
   if (changes_logging) {
     auto changing = change_logs();
-    co_await std::move(changing);
+    const auto changed = co_await std::move(changing);
+    if (!changed) co_return fail(changed.error());
   }
   co_return Answer::none();
 }

@@ -49,6 +49,10 @@ task::Task<std::optional<Session::Obstacle>> Session::pause_rings(task::StopToke
   if (inflight_) obstacle.waiting = 0;
   // What waits for memory that still arrives waits in this process.
   obstacle.is_late |= faults_ != nullptr;
+  // Two processes that read one pipe would lose kicks to each other.
+  auto silencing = relay_.pause(limit);
+  const bool is_silent = co_await std::move(silencing);
+  obstacle.is_late |= !is_silent;
   if (obstacle.is_late || obstacle.waiting != 0) co_return obstacle;
   co_return std::nullopt;
 }
@@ -90,6 +94,7 @@ task::Task<> Session::go_on() {
     leave();
   }
   for (const auto& ring : inband_) ring->go_on();
+  relay_.resume();
   channel_.go_on();
   note_rings();
 }
@@ -100,7 +105,7 @@ Result<SessionState> Session::state() const {
   state.features = features_;
   state.protocol_features = protocol_features_;
   state.status = device_status();
-  auto socket = duplicate_descriptor(socket_.get());
+  auto socket = duplicate_fd(socket_.get());
   if (!socket) return fail(socket.error());
   state.socket = std::move(*socket);
   if (memory_) {
@@ -109,16 +114,16 @@ Result<SessionState> Session::state() const {
     state.memory = std::move(*regions);
   }
   if (inflight_) {
-    auto file = duplicate_descriptor(inflight_->fd());
+    auto file = duplicate_fd(inflight_->fd());
     if (!file) return fail(file.error());
     state.inflight = {inflight_->description(), inflight_->kind(), std::move(*file)};
   }
   if (log_) {
-    auto file = duplicate_descriptor(log_file_.get());
+    auto file = duplicate_fd(log_file_.get());
     if (!file) return fail(file.error());
     state.log = {log_where_, std::move(*file)};
   }
-  auto event = duplicate_descriptor(log_event_.get());
+  auto event = duplicate_fd(log_event_.get());
   if (!event) return fail(event.error());
   state.log_event = std::move(*event);
   auto channel = channel_.state();
@@ -133,9 +138,37 @@ Result<SessionState> Session::state() const {
     auto inband = inband_[i]->state();
     if (!inband) return fail(inband.error());
     ring->inband = std::move(*inband);
+    if (auto added = add_pipes(*ring, static_cast<std::uint16_t>(i)); !added) {
+      return fail(added.error());
+    }
     state.rings.push_back(std::move(*ring));
   }
   return state;
+}
+
+/// What the front-end gave, in place of the eventfds that stand for it here.
+Result<> Session::add_pipes(RingState& ring, std::uint16_t index) const {
+  for (const auto& [event, descriptor] :
+       {std::pair(RingEvent::kKick, &ring.kick), std::pair(RingEvent::kCall, &ring.call),
+        std::pair(RingEvent::kError, &ring.error)}) {
+    auto pipe = relay_.pipe_of(index, event);
+    if (!pipe) return fail(pipe.error());
+    if (*pipe) *descriptor = std::move(*pipe);
+  }
+  return {};
+}
+
+/// The other way round.
+Result<> Session::adopt_pipes(RingState& ring, std::uint16_t index) {
+  for (const auto& [event, descriptor] :
+       {std::pair(RingEvent::kKick, &ring.kick), std::pair(RingEvent::kCall, &ring.call),
+        std::pair(RingEvent::kError, &ring.error)}) {
+    if (!*descriptor || !is_pipe(descriptor->get())) continue;
+    auto eventfd = relay_.open(index, event, std::move(*descriptor));
+    if (!eventfd) return fail(eventfd.error());
+    *descriptor = std::move(*eventfd);
+  }
+  return {};
 }
 
 /// What is memory or a file of the front-end's.
@@ -143,6 +176,8 @@ Result<> Session::adopt_shared(SessionState& state) {
   if (!state.memory.empty()) {
     auto memory = MemoryTable::map(std::move(state.memory));
     if (!memory) return fail(blame_memory(memory.error()));
+    // The process before may have offered more slots; what it had is kept.
+    (void)count_regions(**memory);
     use_memory(std::move(*memory));
   }
   if (state.inflight) {
@@ -177,6 +212,9 @@ Result<> Session::adopt_rings(std::vector<RingState> rings) {
     }
     auto inband = std::move(rings[i].inband);
     if (auto adopted = inband_[i]->adopt(std::move(inband)); !adopted) return adopted;
+    if (auto adopted = adopt_pipes(rings[i], static_cast<std::uint16_t>(i)); !adopted) {
+      return adopted;
+    }
     if (auto adopted = rings_[i]->adopt(std::move(rings[i])); !adopted) return adopted;
   }
   return {};

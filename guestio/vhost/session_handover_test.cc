@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT
 // A session that goes on in another backend, or does not: seen from its front-end.
+#include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <thread>
 
 #include "guestio/vhost/backend_for_test.h"
+#include "guestio/vhost/message_io.h"
 
 namespace guestio::vhost {
 namespace {
@@ -103,6 +106,42 @@ TEST_F(SessionHandoverTest, AnotherBackendGoesOnWhereItWas) {
   EXPECT_EQ(frontend_->get_status(), 7U);
   ASSERT_TRUE(queue_->stop(*frontend_).has_value());
   // Both see it leave.
+  ::shutdown(frontend_->socket().fd(), SHUT_RDWR);
+  go_on(*backend_);
+}
+
+TEST_F(SessionHandoverTest, Rule47PipesGoAlongAndNoKickIsLost) {
+  start_ring();
+  std::array<int, 2> kick{};
+  std::array<int, 2> call{};
+  ASSERT_EQ(::pipe2(kick.data(), O_CLOEXEC), 0);
+  ASSERT_EQ(::pipe2(call.data(), O_CLOEXEC), 0);
+  const std::array ends = {UniqueFd(kick[0]), UniqueFd(kick[1]), UniqueFd(call[0]),
+                           UniqueFd(call[1])};
+  ASSERT_TRUE(frontend_->set_vring_kick(0, kick[0]));
+  ASSERT_TRUE(frontend_->set_vring_call(0, call[1]));
+  const auto serve = [&] {
+    const auto piece = *memory_.allocate(64, 64);
+    const virtio::DriverSegment segment{piece.gpa, 64, virtio::Direction::kWritable};
+    EXPECT_TRUE(queue_->ring().add(std::span(&segment, 1)).has_value());
+    EXPECT_TRUE(queue_->ring().publish().has_value());
+    EXPECT_EQ(::write(kick[1], "a kick!", 8), 8);
+    std::optional<virtio::DriverUsed> used;
+    while (!used) {
+      std::uint64_t event = 0;
+      ASSERT_EQ(::read(call[0], &event, sizeof event), 8);
+      used = *queue_->ring().reap();
+    }
+  };
+  serve();
+  stop_session();
+  ASSERT_FALSE(obstacle_.has_value());
+  EXPECT_TRUE(is_pipe(state_.rings[0].kick.get()));
+  EXPECT_TRUE(is_pipe(state_.rings[0].call.get()));
+  ASSERT_TRUE(adopt(std::move(state_)));
+  go_on(*successor_);
+  home_->call([this] { others_.spawn(serve_successor()); });
+  for (int i = 0; i < 20; ++i) serve();
   ::shutdown(frontend_->socket().fd(), SHUT_RDWR);
   go_on(*backend_);
 }

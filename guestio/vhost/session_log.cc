@@ -37,7 +37,8 @@ task::Task<Result<Session::Answer>> Session::set_log_base() {
   UniqueFd file = message_.descriptors.take(0);
   if (auto mapped = use_log(*where, std::move(file)); !mapped) co_return fail(mapped.error());
   auto changing = change_logs();
-  co_await std::move(changing);
+  const auto changed = co_await std::move(changing);
+  if (!changed) co_return fail(changed.error());
   // The answer that the message has of its own; front-ends look for one, not into it.
   co_return Answer::of(std::uint64_t{0});
 }
@@ -60,15 +61,18 @@ task::Task<Result<Session::Answer>> Session::set_log_event() {
   if (!is_eventfd(event.get())) co_return fail(Error::peer_fault("a log's event is an eventfd"));
   log_event_ = std::move(event);
   auto changing = change_logs();
-  co_await std::move(changing);
+  const auto changed = co_await std::move(changing);
+  if (!changed) co_return fail(changed.error());
   co_return Answer::none();
 }
 
-task::Task<> Session::change_logs() {
+task::Task<Result<>> Session::change_logs() {
   for (const auto& ring : rings_) {
     auto changing = ring->change_log(environment());
-    co_await std::move(changing);
+    const auto changed = co_await std::move(changing);
+    if (!changed) co_return changed;
   }
+  co_return Result<>();
 }
 
 }  // namespace guestio::vhost

@@ -10,6 +10,23 @@ void Session::use_memory(std::shared_ptr<const MemoryTable> memory) {
   if (parts_.fixed) parts_.fixed->want(memory_ ? memory_->memory() : mem::GuestMemory());
 }
 
+/// Each region holds a descriptor, and requests in flight hold those of their memory: a front-end
+/// that changes its memory while the disk stands still could use up those of other disks.
+Result<> Session::count_regions(const MemoryTable& memory) {
+  std::erase_if(mapped_, [](const auto& region) { return region.second.expired(); });
+  auto all = mapped_;
+  for (const mem::RegionSpec& spec : memory.memory().specs()) {
+    all.insert_or_assign(spec.backing.get(), spec.backing);
+  }
+  const std::size_t limit = parts_.memory_slots + kMaxStaleRegions;
+  if (all.size() > limit) {
+    return fail(ErrorKind::kTooLarge, "memory regions, with those of requests in flight",
+                all.size(), limit);
+  }
+  mapped_ = std::move(all);
+  return {};
+}
+
 task::Task<Result<>> Session::move_rings_to_memory() {
   Result<> outcome;
   for (const auto& ring : rings_) {
@@ -36,25 +53,28 @@ task::Task<Result<Session::Answer>> Session::set_memory_table() {
   std::memcpy(&header, message_.bytes.data(), sizeof header);
   std::array<MemoryRegion, kMaxRegions> regions;
   const std::size_t bytes = std::size_t{header.num_regions} * sizeof(MemoryRegion);
-  if (header.num_regions > regions.size() || message_.header.size != sizeof header + bytes) {
-    co_return fail(Error::peer_fault("the number of memory regions", header.num_regions));
+  // A message may be longer than its regions (User Mode Linux sends a table of two for one).
+  if (header.num_regions > regions.size() || message_.header.size < sizeof header + bytes) {
+    co_return fail(Error::peer_fault("number of memory regions beyond the message's size",
+                                     header.num_regions));
   }
   std::memcpy(regions.data(), message_.bytes.data() + sizeof header, bytes);
   auto mapped =
       MemoryTable::map(std::span(regions).first(header.num_regions), message_.descriptors);
   if (!mapped) co_return fail(mapped.error());
+  if (auto counted = count_regions(**mapped); !counted) co_return fail(counted.error());
   use_memory(std::move(*mapped));
   if (auto watched = watch_arriving_memory(); !watched) co_return fail(watched.error());
   auto moving = move_rings_to_memory();
   const auto moved = co_await std::move(moving);
   if (!moved) co_return fail(moved.error());
-  if (is_memory_arriving_) co_return tell_addresses(sizeof header);
+  if (is_memory_arriving_) co_return tell_addresses(sizeof header, header.num_regions);
   co_return Answer::none();
 }
 
 Result<Session::Answer> Session::get_max_memory_slots() const {
   if (auto wanted = wants(kProtocolConfigureMemSlots); !wanted) return fail(wanted.error());
-  return Answer::of(std::uint64_t{kMaxMemorySlots});
+  return Answer::of(std::uint64_t{parts_.memory_slots});
 }
 
 task::Task<Result<Session::Answer>> Session::add_memory_region() {
@@ -62,13 +82,14 @@ task::Task<Result<Session::Answer>> Session::add_memory_region() {
   if (is_end_of_memory_news()) co_return Answer::silence();
   const auto message = payload_as<SingleMemoryRegion>();
   if (!message) co_return fail(message.error());
-  auto table = memory_ ? memory_->with(message->region, message_.descriptors)
+  auto table = memory_ ? memory_->with(message->region, message_.descriptors, parts_.memory_slots)
                        : MemoryTable::map(std::span(&message->region, 1), message_.descriptors);
   if (!table) co_return fail(table.error());
+  if (auto counted = count_regions(**table); !counted) co_return fail(counted.error());
   auto changing = change_slots(std::move(*table));
   auto changed = co_await std::move(changing);
   if (changed && is_memory_arriving_) {
-    co_return tell_addresses(offsetof(SingleMemoryRegion, region));
+    co_return tell_addresses(offsetof(SingleMemoryRegion, region), 1);
   }
   co_return changed;
 }

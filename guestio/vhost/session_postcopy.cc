@@ -44,15 +44,15 @@ bool Session::is_end_of_memory_news() const noexcept {
 }
 
 /// The message itself, with our addresses of its regions, by which the front-end knows what is
-/// waited for. `regions` is the place of the first in it.
-Result<Session::Answer> Session::tell_addresses(std::size_t regions) const {
+/// waited for. `first` is the place of the first of `count` in it.
+Result<Session::Answer> Session::tell_addresses(std::size_t first, std::size_t count) const {
   Answer answer;
-  const std::size_t size = message_.header.size;
+  const std::size_t size = first + count * sizeof(MemoryRegion);
   if (size > answer.payload.size()) {
     return fail(Error::peer_fault("the size of a memory table", size));
   }
   std::memcpy(answer.payload.data(), message_.bytes.data(), size);
-  for (std::size_t at = regions; at + sizeof(MemoryRegion) <= size; at += sizeof(MemoryRegion)) {
+  for (std::size_t at = first; at < size; at += sizeof(MemoryRegion)) {
     MemoryRegion region{};
     std::memcpy(&region, &answer.payload[at], sizeof region);
     const auto host = memory_->memory().host_range(Gpa(region.guest_address), region.size);

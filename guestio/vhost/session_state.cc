@@ -1,20 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/vhost/session_state.h"
 
-#include <fcntl.h>
-
 #include <algorithm>
 #include <cstring>
 #include <utility>
 
 namespace guestio::vhost {
-
-Result<UniqueFd> duplicate_descriptor(int fd) {
-  if (fd < 0) return UniqueFd();
-  UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
-  if (!copy) return fail_host("copy a descriptor");
-  return copy;
-}
 
 Result<PartialMessage> PartialMessage::of(const Message& message) {
   PartialMessage partial;
@@ -24,7 +15,7 @@ Result<PartialMessage> PartialMessage::of(const Message& message) {
   std::memcpy(partial.bytes.data(), &message.header, of_header);
   std::memcpy(partial.bytes.data() + of_header, message.bytes.data(), message.received - of_header);
   for (std::size_t i = 0; i < message.descriptors.size(); ++i) {
-    auto copy = duplicate_descriptor(message.descriptors.peek(i));
+    auto copy = duplicate_fd(message.descriptors.peek(i));
     if (!copy) return fail(copy.error());
     partial.descriptors.push_back(std::move(*copy));
   }

@@ -90,7 +90,4 @@ struct SessionState {
   std::vector<RingState> rings;
 };
 
-/// Another descriptor of the same thing; nothing for nothing. Errors: host.
-Result<UniqueFd> duplicate_descriptor(int fd);
-
 }  // namespace guestio::vhost

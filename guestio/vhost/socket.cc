@@ -2,12 +2,14 @@
 #include "guestio/vhost/socket.h"
 
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/un.h>
 
 #include <algorithm>
 #include <cerrno>
 
 #include "guestio/base/check.h"
+#include "guestio/vhost/message_io.h"
 
 namespace guestio::vhost {
 
@@ -29,7 +31,7 @@ Result<> wait_for(int fd, short events, Deadline deadline) {
 
 bool is_gone(int error_number) { return error_number == EPIPE || error_number == ECONNRESET; }
 
-/// Room for the control message of a full set of descriptors, aligned as cmsghdr wants it.
+/// The control message of a full set of descriptors, aligned as cmsghdr wants it.
 struct alignas(cmsghdr) ControlBuffer {
   std::array<std::byte, CMSG_SPACE(sizeof(int) * kMaxDescriptors)> bytes{};
 };
@@ -57,8 +59,15 @@ void skip(std::array<iovec, 2>& parts, std::size_t count) {
 
 }  // namespace
 
+Error why_cut_off() noexcept {
+  const UniqueFd probe(::eventfd(0, EFD_CLOEXEC));
+  if (!probe) return Error::last_host("receive descriptors");
+  return Error::host(EMFILE, "receive descriptors (or a security module refused them)");
+}
+
 Result<> DescriptorList::collect(msghdr& received) noexcept {
-  bool fits = (received.msg_flags & MSG_CTRUNC) == 0;
+  const bool is_cut_off = (received.msg_flags & MSG_CTRUNC) != 0;
+  bool fits = true;
   for (cmsghdr* header = CMSG_FIRSTHDR(&received); header != nullptr;
        header = CMSG_NXTHDR(&received, header)) {
     if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
@@ -75,6 +84,7 @@ Result<> DescriptorList::collect(msghdr& received) noexcept {
     }
   }
   if (!fits) return fail(Error::peer_fault("too many descriptors with a message", count_));
+  if (is_cut_off) return fail(why_cut_off());
   return {};
 }
 
@@ -162,7 +172,7 @@ Result<> MessageSocket::receive_exactly(std::span<std::byte> to, DescriptorList&
                                         Deadline deadline) {
   while (!to.empty()) {
     iovec part{to.data(), to.size()};
-    ControlBuffer control;
+    ReceivedDescriptors control;
     msghdr message{};
     message.msg_iov = &part;
     message.msg_iovlen = 1;

@@ -23,6 +23,12 @@ namespace guestio::vhost {
 /// When to give up.
 using Deadline = std::chrono::steady_clock::time_point;
 
+/// Room for the descriptors that come beside one message, and for at least one more: so that a
+/// surplus is noticed, and told apart from descriptors that this process cannot have.
+struct alignas(cmsghdr) ReceivedDescriptors {
+  std::array<std::byte, CMSG_SPACE(sizeof(int) * (kMaxDescriptors + 1))> bytes{};
+};
+
 /// The file descriptors that came beside a message; closed unless somebody takes them.
 class DescriptorList {
  public:
@@ -35,7 +41,9 @@ class DescriptorList {
   /// Requires: size() < kMaxDescriptors.
   void add(UniqueFd item) noexcept { items_[count_++] = std::move(item); }
   /// Takes over all that `received` carries and closes what there is no room for.
-  /// Errors: peer fault when there were too many, or the kernel had to cut them off.
+  /// Errors: peer fault when there are too many; host (EMFILE, ENFILE) when this process or the
+  /// system has no room for them, which is not the peer's fault.
+  /// Requires: ReceivedDescriptors as the control buffer.
   Result<> collect(msghdr& received) noexcept;
   void clear() noexcept;
 

@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "testing/descriptor_limit.h"
+
 namespace guestio::vhost {
 namespace {
 
@@ -141,6 +143,20 @@ TEST_F(SocketTest, TooManyDescriptorsAreAPeerFaultAndAllAreClosed) {
     message.descriptors.clear();
     EXPECT_EQ(open_descriptors(), before) << count;
   }
+}
+
+TEST_F(SocketTest, Rule48DescriptorsThatThisProcessCannotHaveAreAHostFailure) {
+  send_descriptors(3);
+  const std::size_t before = open_descriptors();
+  {
+    const testing::DescriptorLimit limit(1);
+    const auto received = near->receive(message, soon());
+    ASSERT_FALSE(received.has_value());
+    EXPECT_EQ(received.error().kind, ErrorKind::kHost) << received.error().to_string();
+    EXPECT_EQ(received.error().host_errno, EMFILE);
+  }
+  message.descriptors.clear();
+  EXPECT_EQ(open_descriptors(), before);
 }
 
 TEST_F(SocketTest, APeerThatIsSilentRunsIntoTheTimeLimit) {

@@ -21,8 +21,17 @@ Result<std::unique_ptr<Vring>> Vring::create(uring::Loop& loop, RingPoller& poll
                                      .index = setup.index,
                                      .inflight = setup.inflight});
   if (!queue) return fail(queue.error());
-  return std::unique_ptr<Vring>(
-      new Vring(loop, poller, handler, std::move(setup), std::move(*queue)));
+  auto call = make_notifier(setup.call);
+  if (!call) return fail(call.error());
+  auto error = make_notifier(setup.error);
+  if (!error) return fail(error.error());
+  return std::unique_ptr<Vring>(new Vring(loop, poller, handler, std::move(setup),
+                                          std::move(*queue), std::move(*call), std::move(*error)));
+}
+
+Result<uring::EventFdNotifier> make_notifier(const UniqueFd& eventfd) noexcept {
+  if (!eventfd) return uring::EventFdNotifier();
+  return uring::EventFdNotifier::create(eventfd.get());
 }
 
 namespace {
@@ -34,22 +43,13 @@ constexpr std::uint32_t kShownAtOnce = 8;
 /// What guest memory has become is asked seldom: it is a system call.
 constexpr std::uint32_t kSleepsBetweenLookingAfter = 64;
 
-/// A descriptor that cannot be signalled is one that nobody listens to.
-uring::EventFdNotifier make_notifier(const UniqueFd& fd, const std::string& label) {
-  if (!fd) return {};
-  auto notifier = uring::EventFdNotifier::create(fd.get());
-  if (notifier) return std::move(*notifier);
-  log::warning("{}: its driver cannot be called: {}", label, notifier.error().to_string());
-  return {};
-}
-
 }  // namespace
 
 Vring::Kick::Kick(uring::Loop& loop, UniqueFd kick_fd, uring::MultishotPoll::Callback callback)
     : fd(std::move(kick_fd)), poll(loop, uring::File(fd.get()), POLLIN, std::move(callback)) {}
 
 Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handler, Setup setup,
-             RecordedRing queue)
+             RecordedRing queue, uring::EventFdNotifier call, uring::EventFdNotifier error)
     : Taker(loop),
       loop_(loop),
       home_(setup.home),
@@ -63,10 +63,9 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
       queue_(std::move(queue)),
       fixed_(std::move(setup.fixed)),
       counters_(std::move(setup.counters)),
-      call_(make_notifier(setup.call, setup.label)),
-      error_(make_notifier(setup.error, setup.label)),
+      call_(std::move(call)),
+      error_(std::move(error)),
       log_(std::move(setup.log)),
-      log_event_(make_notifier(log_.event, setup.label)),
       is_enabled_(setup.is_enabled) {
   // Before memory is taken: what is lost from then on is told.
   if (fixed_) fixed_->add(*this);
@@ -282,7 +281,7 @@ void Vring::forget(virtio::TakenChain& taken) noexcept {
 
 void Vring::run() noexcept {
   show_answers();
-  if (std::exchange(owes_log_event_, false)) log_event_.notify();
+  if (std::exchange(owes_log_event_, false)) log_.event.notify();
   if (std::exchange(owes_call_, false)) {
     ++counters_->calls;
     call_.notify_with(loop_);
@@ -340,13 +339,13 @@ void Vring::set_enabled(bool is_enabled) noexcept {
   call_driver();
 }
 
-void Vring::set_call(UniqueFd call) noexcept {
-  call_ = make_notifier(call, label_);
+void Vring::set_call(uring::EventFdNotifier call) noexcept {
+  call_ = std::move(call);
   // The driver may have missed a call on the old descriptor.
   call_driver();
 }
 
-void Vring::set_error(UniqueFd error) noexcept { error_ = make_notifier(error, label_); }
+void Vring::set_error(uring::EventFdNotifier error) noexcept { error_ = std::move(error); }
 
 void Vring::set_kick(UniqueFd kick) noexcept {
   if (is_stopping_) return;
@@ -380,7 +379,6 @@ void Vring::set_memory(mem::GuestMemory memory, const virtio::RingParts& ring,
 
 void Vring::set_log(RingLog log) noexcept {
   log_ = std::move(log);
-  log_event_ = make_notifier(log_.event, label_);
   // In place: requests in flight look there when they are done.
   for (Epoch& epoch : epochs_) {
     epoch.memory = epoch.memory.with_dirty_log(log_.pages);

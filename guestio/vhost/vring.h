@@ -41,8 +41,12 @@ struct RingLog {
   std::shared_ptr<const mem::DirtyLog> pages;  ///< nothing: it is not
   /// The guest addresses of what the device writes into the ring itself; empty: not to be noted.
   std::array<mem::AddressRange, 2> ring{};
-  UniqueFd event = {};  ///< eventfd to signal when something was noted, or nothing
+  uring::EventFdNotifier event = {};  ///< signalled when something was noted; may signal nobody
 };
+
+/// Signals `eventfd`, or nobody where there is none. Errors: host; who goes on without would never
+/// interrupt the driver.
+[[nodiscard]] Result<uring::EventFdNotifier> make_notifier(const UniqueFd& eventfd) noexcept;
 
 /// A ring that runs on its thread: kicks in, chains to the device model, used entries and calls
 /// out.
@@ -87,7 +91,8 @@ class Vring final : public virtio::DeviceQueue,
     std::function<void()> on_broken = {};  ///< or nothing; before the error descriptor is written
   };
 
-  /// Errors: memory fault (the ring's memory is gone).
+  /// Errors: memory fault (the ring's memory is gone), host (its call or error descriptor cannot be
+  /// signalled).
   static Result<std::unique_ptr<Vring>> create(uring::Loop& loop, RingPoller& poller,
                                                virtio::QueueHandler& handler, Setup setup);
   Vring(const Vring&) = delete;
@@ -97,8 +102,8 @@ class Vring final : public virtio::DeviceQueue,
   /// Looks at the ring and calls the driver once: kicks and calls may have been lost before.
   void start() noexcept;
   void set_enabled(bool is_enabled) noexcept;
-  void set_call(UniqueFd call) noexcept;
-  void set_error(UniqueFd error) noexcept;
+  void set_call(uring::EventFdNotifier call) noexcept;
+  void set_error(uring::EventFdNotifier error) noexcept;
   /// Listens to another descriptor from now on and looks at the ring.
   void set_kick(UniqueFd kick) noexcept;
   /// Chains taken from now on mean this memory (without a dirty log); those in flight keep theirs.
@@ -152,7 +157,7 @@ class Vring final : public virtio::DeviceQueue,
   };
 
   Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handler, Setup setup,
-        RecordedRing queue);
+        RecordedRing queue, uring::EventFdNotifier call, uring::EventFdNotifier error);
 
   /// Memory, and that it is registered: longer than the registration lives the mapping.
   struct Epoch : virtio::MemoryEpoch {
@@ -201,7 +206,6 @@ class Vring final : public virtio::DeviceQueue,
   uring::EventFdNotifier call_;
   uring::EventFdNotifier error_;
   RingLog log_;
-  uring::EventFdNotifier log_event_;
   bool is_enabled_;
   bool is_broken_ = false;
   bool is_stopping_ = false;

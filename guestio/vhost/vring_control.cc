@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/vhost/vring_control.h"
 
-#include <fcntl.h>
-
 #include <cstring>
 #include <limits>
 
@@ -15,10 +13,6 @@ namespace guestio::vhost {
 namespace {
 
 constexpr std::uint16_t kLargestRing = 32768;
-
-UniqueFd duplicate(const UniqueFd& fd) {
-  return fd ? UniqueFd(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0)) : UniqueFd();
-}
 
 bool is_packed(virtio::FeatureBits features) noexcept {
   return (features & virtio::kFeatureRingPacked) != 0;
@@ -68,10 +62,14 @@ Result<> VringControl::set_addresses(const VringAddress& addresses) {
 
 /// What the device writes of a ring: the used ring; of a packed one its event area and the
 /// descriptors, whose guest address no message tells.
-RingLog VringControl::make_log(const RingEnvironment& environment) const {
+Result<RingLog> VringControl::make_log(const RingEnvironment& environment) const {
   RingLog log{.pages = environment.log};
   if (!log.pages || !addresses_) return log;
-  if (environment.log_event != nullptr) log.event = duplicate(*environment.log_event);
+  if (environment.log_event != nullptr) {
+    auto event = make_notifier(*environment.log_event);
+    if (!event) return fail(event.error());
+    log.event = std::move(*event);
+  }
   if ((addresses_->flags & kVringLog) == 0) return log;
   if (!is_packed(environment.features)) {
     log.ring[0] =
@@ -92,23 +90,49 @@ void VringControl::tell_running_ring(Change change) {
       [&queue = queue_, change = std::move(change)]() mutable { change(*queue.vring()); });
 }
 
-void VringControl::set_kick(UniqueFd kick) {
+Result<> VringControl::set_descriptor(RingEvent event, UniqueFd descriptor) {
+  switch (event) {
+    case RingEvent::kKick: return set_kick(std::move(descriptor));
+    case RingEvent::kCall: return set_call(std::move(descriptor));
+    case RingEvent::kError: break;
+  }
+  return set_error(std::move(descriptor));
+}
+
+Result<> VringControl::set_kick(UniqueFd kick) {
+  if (is_running_) {
+    auto copy = duplicate_fd(kick);
+    if (!copy) return fail(copy.error());
+    tell_running_ring(
+        [kick = std::move(*copy)](Vring& vring) mutable { vring.set_kick(std::move(kick)); });
+  }
   is_kick_known_ = true;
   kick_ = std::move(kick);
-  tell_running_ring(
-      [kick = duplicate(kick_)](Vring& vring) mutable { vring.set_kick(std::move(kick)); });
+  return {};
 }
 
-void VringControl::set_call(UniqueFd call) {
+Result<> VringControl::set_call(UniqueFd call) {
+  if (is_running_) {
+    auto notifier = make_notifier(call);
+    if (!notifier) return fail(notifier.error());
+    tell_running_ring([notifier = std::move(*notifier)](Vring& vring) mutable {
+      vring.set_call(std::move(notifier));
+    });
+  }
   call_ = std::move(call);
-  tell_running_ring(
-      [call = duplicate(call_)](Vring& vring) mutable { vring.set_call(std::move(call)); });
+  return {};
 }
 
-void VringControl::set_error(UniqueFd error) {
+Result<> VringControl::set_error(UniqueFd error) {
+  if (is_running_) {
+    auto notifier = make_notifier(error);
+    if (!notifier) return fail(notifier.error());
+    tell_running_ring([notifier = std::move(*notifier)](Vring& vring) mutable {
+      vring.set_error(std::move(notifier));
+    });
+  }
   error_ = std::move(error);
-  tell_running_ring(
-      [error = duplicate(error_)](Vring& vring) mutable { vring.set_error(std::move(error)); });
+  return {};
 }
 
 task::Task<> VringControl::set_enabled(bool is_enabled) {
@@ -154,20 +178,43 @@ Result<virtio::RingParts> VringControl::locate(const RingEnvironment& environmen
   return *ring;
 }
 
+/// Where a ring begins. Some front-ends (User Mode Linux) say 0 for a packed ring that is new. To
+/// this protocol that is the first place of a lap with the wrap counter 0, before which a whole lap
+/// was used: in a ring that is new the first descriptor never was.
+Result<std::uint32_t> VringControl::find_base(const virtio::RingParts& parts) const {
+  const auto* const packed = std::get_if<virtio::PackedRing>(&parts);
+  if (packed == nullptr || base_ != 0) return base_;
+  virtio::PackedTail first{};
+  if (!packed->try_load_tail(0, first))
+    return fail(ErrorKind::kMemoryFault, "access to a ring", index_);
+  const bool is_new = (first.flags & virtio::kPackedUsed) == 0;
+  return is_new ? virtio::PackedBase{}.to_word() : base_;
+}
+
 task::Task<Result<>> VringControl::start(RingEnvironment environment) {
   auto ring = locate(environment);
   if (!ring) co_return fail(ring.error());
+  const auto base = find_base(*ring);
+  if (!base) co_return fail(base.error());
+  auto log = make_log(environment);
+  if (!log) co_return fail(log.error());
+  auto kick = duplicate_fd(kick_);
+  if (!kick) co_return fail(kick.error());
+  auto call = duplicate_fd(call_);
+  if (!call) co_return fail(call.error());
+  auto error = duplicate_fd(error_);
+  if (!error) co_return fail(error.error());
   Vring::Setup setup{.index = index_,
                      .label = queue_.label(),
                      .ring = *ring,
                      .features = environment.features,
-                     .base = base_,
+                     .base = *base,
                      .inflight = environment.inflight,
                      .memory = environment.memory->memory(),
-                     .log = make_log(environment),
-                     .kick = duplicate(kick_),
-                     .call = duplicate(call_),
-                     .error = duplicate(error_),
+                     .log = std::move(*log),
+                     .kick = std::move(*kick),
+                     .call = std::move(*call),
+                     .error = std::move(*error),
                      .is_enabled = is_enabled_,
                      .counters = queue_.counters(),
                      .fixed = environment.fixed,
@@ -188,7 +235,7 @@ task::Task<Result<>> VringControl::start(RingEnvironment environment) {
     is_running_ = true;
     features_ = environment.features;
     log::debug("{}: runs: {}, {} entries from {:#x}, {}", queue_.label(),
-               is_packed(environment.features) ? "packed" : "split", size_, base_,
+               is_packed(environment.features) ? "packed" : "split", size_, *base,
                is_enabled_ ? "enabled" : "disabled");
   } else {
     is_kick_known_ = false;
@@ -206,9 +253,15 @@ task::Task<Result<>> VringControl::change_memory(RingEnvironment environment) {
     co_await std::move(stopping);
     co_return fail(ring.error());
   }
+  auto log = make_log(environment);
+  if (!log) {
+    auto stopping = stop_running();
+    co_await std::move(stopping);
+    co_return fail(log.error());
+  }
   CrossCall<bool> change(queue_.loop(), home_,
                          [this, memory = environment.memory->memory(), ring,
-                          log = make_log(environment)](auto reply) mutable {
+                          log = std::move(*log)](auto reply) mutable {
                            queue_.vring()->set_memory(std::move(memory), *ring, std::move(log));
                            reply(true);
                          });
@@ -216,15 +269,17 @@ task::Task<Result<>> VringControl::change_memory(RingEnvironment environment) {
   co_return Result<>();
 }
 
-task::Task<> VringControl::change_log(RingEnvironment environment) {
-  if (!is_running_) co_return;
+task::Task<Result<>> VringControl::change_log(RingEnvironment environment) {
+  if (!is_running_) co_return Result<>();
   environment.features = features_;
-  CrossCall<bool> change(queue_.loop(), home_,
-                         [this, log = make_log(environment)](auto reply) mutable {
-                           queue_.vring()->set_log(std::move(log));
-                           reply(true);
-                         });
+  auto log = make_log(environment);
+  if (!log) co_return fail(log.error());
+  CrossCall<bool> change(queue_.loop(), home_, [this, log = std::move(*log)](auto reply) mutable {
+    queue_.vring()->set_log(std::move(log));
+    reply(true);
+  });
   co_await change;
+  co_return Result<>();
 }
 
 task::Task<std::uint32_t> VringControl::stop() {
@@ -285,9 +340,9 @@ task::Task<Result<>> VringControl::resume(RingEnvironment environment) {
 
 Result<RingState> VringControl::state() const {
   GUESTIO_CHECK(!is_running_, "a ring that stands still");
-  auto kick = duplicate_descriptor(kick_.get());
-  auto call = duplicate_descriptor(call_.get());
-  auto error = duplicate_descriptor(error_.get());
+  auto kick = duplicate_fd(kick_.get());
+  auto call = duplicate_fd(call_.get());
+  auto error = duplicate_fd(error_.get());
   if (!kick) return fail(kick.error());
   if (!call) return fail(call.error());
   if (!error) return fail(error.error());

@@ -12,6 +12,7 @@
 #include "guestio/vhost/memory_table.h"
 #include "guestio/vhost/messages.h"
 #include "guestio/vhost/queue_thread.h"
+#include "guestio/vhost/ring_event.h"
 #include "guestio/vhost/session_state.h"
 
 namespace guestio::vhost {
@@ -48,10 +49,9 @@ class VringControl {
   /// While the ring runs its places stay what they are: only the logging of the ring's own part may
   /// change, for which change_log() has to follow.
   Result<> set_addresses(const VringAddress& addresses);
-  /// No descriptor means: there are no kicks. Starts the ring once all else is there.
-  void set_kick(UniqueFd kick);
-  void set_call(UniqueFd call);
-  void set_error(UniqueFd error);
+  /// An eventfd; an empty one means that there are no kicks, calls or errors. A kick starts the
+  /// ring once all else is there. Errors: host; the ring keeps what it had then.
+  Result<> set_descriptor(RingEvent event, UniqueFd descriptor);
   /// In effect when it returns: a ring that was disabled takes nothing from then on.
   task::Task<> set_enabled(bool is_enabled);
   /// For front-ends without protocol features, which have no message that enables rings.
@@ -71,7 +71,8 @@ class VringControl {
   /// they are not in it.
   task::Task<Result<>> change_memory(RingEnvironment environment);
   /// A running ring notes what it writes where `environment` says, from when this returns.
-  task::Task<> change_log(RingEnvironment environment);
+  /// Errors: host; nothing is changed then.
+  task::Task<Result<>> change_log(RingEnvironment environment);
   /// Stops the ring after what it took is answered. Returns where the ring goes on.
   task::Task<std::uint32_t> stop();
   /// Stops and forgets everything: for the next front-end.
@@ -95,14 +96,25 @@ class VringControl {
   /// fault, as of the setters.
   Result<> adopt(RingState state);
 
+  /// Whether it was said since the ring last stopped how it is kicked.
+  [[nodiscard]] bool is_kick_known() const noexcept { return is_kick_known_; }
+  [[nodiscard]] bool has_descriptor(RingEvent event) const noexcept {
+    if (event == RingEvent::kKick) return is_kick_known_ && kick_;
+    return static_cast<bool>(event == RingEvent::kCall ? call_ : error_);
+  }
+  [[nodiscard]] std::uint16_t index() const noexcept { return index_; }
   [[nodiscard]] bool is_running() const noexcept { return is_running_; }
   /// Whether it would run if it were not for the pause.
   [[nodiscard]] bool is_suspended() const noexcept { return is_suspended_; }
 
  private:
   Result<virtio::RingParts> locate(const RingEnvironment& environment) const;
-  RingLog make_log(const RingEnvironment& environment) const;
+  Result<std::uint32_t> find_base(const virtio::RingParts& parts) const;
+  Result<RingLog> make_log(const RingEnvironment& environment) const;
   task::Task<> stop_running();
+  Result<> set_kick(UniqueFd kick);
+  Result<> set_call(UniqueFd call);
+  Result<> set_error(UniqueFd error);
   template <typename Change>
   void tell_running_ring(Change change);
 

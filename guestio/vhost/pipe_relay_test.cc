@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: MIT
+// Kicks and calls through pipes, from the front-end's end.
+#include "guestio/vhost/pipe_relay.h"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <thread>
+
+#include "guestio/vhost/backend_for_test.h"
+#include "guestio/vhost/user_faults.h"
+
+namespace guestio::vhost::pipe_relay_test {
+namespace {
+
+using test::kLimit;
+
+struct Pipe {
+  Pipe() {
+    std::array<int, 2> ends{};
+    EXPECT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
+    output.reset(ends[0]);
+    input.reset(ends[1]);
+  }
+  UniqueFd output;
+  UniqueFd input;
+};
+
+class PipeTest : public test::BackendFixture {
+ protected:
+  void SetUp() override {
+    BackendFixture::SetUp();
+    negotiate(kProtocolReplyAck);
+    start_ring();
+  }
+  /// Puts a chain into the ring and says nothing of it.
+  void add_chain() {
+    const auto piece = *memory_.allocate(64, 64);
+    const virtio::DriverSegment segment{piece.gpa, static_cast<std::uint32_t>(piece.size),
+                                        virtio::Direction::kWritable};
+    EXPECT_TRUE(queue_->ring().add(std::span(&segment, 1)).has_value());
+    EXPECT_TRUE(queue_->ring().publish().has_value());
+  }
+  /// The next event that comes through the pipe: 8 bytes.
+  static std::uint64_t next_event(const UniqueFd& output) {
+    pollfd wait{.fd = output.get(), .events = POLLIN, .revents = 0};
+    EXPECT_EQ(::poll(&wait, 1, std::chrono::milliseconds(kLimit).count()), 1) << "no event";
+    std::uint64_t value = 0;
+    EXPECT_EQ(::read(output.get(), &value, sizeof value), static_cast<ssize_t>(sizeof value));
+    return value;
+  }
+  static void kick(const UniqueFd& input) {
+    const std::uint64_t one = 1;
+    ASSERT_EQ(::write(input.get(), &one, sizeof one), static_cast<ssize_t>(sizeof one));
+  }
+  /// Until nothing more goes in. Then the pipe is one that waits again.
+  static void fill(const UniqueFd& input) {
+    ASSERT_EQ(::fcntl(input.get(), F_SETFL, O_NONBLOCK), 0);
+    const std::array<std::byte, 4096> bytes{};
+    while (::write(input.get(), bytes.data(), bytes.size()) > 0) {
+    }
+    ASSERT_EQ(errno, EAGAIN);
+    ASSERT_EQ(::fcntl(input.get(), F_SETFL, 0), 0);
+  }
+};
+
+TEST_F(PipeTest, Rule47ACallDescriptorMayBeAPipe) {
+  const Pipe call;
+  ASSERT_TRUE(frontend_->set_vring_call(0, call.input.get()));
+  EXPECT_EQ(next_event(call.output), 1u) << "calls may have been lost";
+  for (int i = 0; i < 20; ++i) {
+    add_chain();
+    ASSERT_TRUE(queue_->kick());
+    EXPECT_EQ(next_event(call.output), 1u);
+    EXPECT_TRUE(queue_->ring().reap()->has_value()) << "the answer is there before the call";
+  }
+}
+
+TEST_F(PipeTest, Rule47AKickDescriptorMayBeAPipeAndIsNeverFullForLong) {
+  const Pipe kick_pipe;
+  ASSERT_TRUE(frontend_->set_vring_kick(0, kick_pipe.output.get()));
+  // More than the pipe holds: it has to be read.
+  for (int i = 0; i < 20'000; ++i) kick(kick_pipe.input);
+  for (int i = 0; i < 20; ++i) {
+    add_chain();
+    kick(kick_pipe.input);
+    ASSERT_TRUE(is_answered());
+  }
+}
+
+TEST_F(PipeTest, Rule47AnErrorDescriptorMayBeAPipe) {
+  const Pipe error;
+  ASSERT_TRUE(frontend_->set_vring_err(0, error.input.get()));
+  EXPECT_TRUE(is_served());
+}
+
+TEST_F(PipeTest, Rule47AFullCallPipeStallsNobody) {
+  const Pipe call;
+  fill(call.input);
+  ASSERT_TRUE(frontend_->set_vring_call(0, call.input.get()));
+  // The peer's own: it is cleared behind our back.
+  ASSERT_EQ(::fcntl(call.input.get(), F_SETFL, 0), 0);
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(is_served());
+}
+
+TEST_F(PipeTest, Rule47ACallPipeThatNobodyReadsRaisesNoSignal) {
+  Pipe call;
+  ASSERT_TRUE(frontend_->set_vring_call(0, call.input.get()));
+  EXPECT_EQ(next_event(call.output), 1u);
+  call.output.reset();
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(is_served());
+  const Pipe another;
+  ASSERT_TRUE(frontend_->set_vring_call(0, another.input.get()));
+  EXPECT_EQ(next_event(another.output), 1u) << "the thread that writes is still there";
+}
+
+TEST_F(PipeTest, Rule47AnEventfdTakesAPipesPlace) {
+  const Pipe call;
+  ASSERT_TRUE(frontend_->set_vring_call(0, call.input.get()));
+  EXPECT_EQ(next_event(call.output), 1u);
+  ASSERT_TRUE(frontend_->set_vring_call(0, queue_->call_fd()));
+  const auto used = queue_->wait_for_call(kLimit);
+  ASSERT_TRUE(used.has_value());
+  EXPECT_TRUE(*used);
+  EXPECT_TRUE(is_served());
+}
+
+TEST_F(PipeTest, Rule47WhatCannotCarryEventsIsRefused) {
+  const Pipe pipe;
+  const UniqueFd file(::memfd_create("no-event", MFD_CLOEXEC));
+  EXPECT_FALSE(frontend_->set_vring_call(0, pipe.output.get())) << "cannot be written";
+  EXPECT_FALSE(frontend_->set_vring_kick(0, pipe.input.get())) << "cannot be read";
+  EXPECT_FALSE(frontend_->set_vring_kick(0, file.get()));
+  EXPECT_FALSE(frontend_->set_vring_call(0, file.get()));
+  EXPECT_TRUE(is_served()) << "with what it had";
+}
+
+/// Somebody who holds a pipe's lock: in the middle of a write, waiting for a page of its own.
+class StalledPipe {
+ public:
+  explicit StalledPipe(const UniqueFd& input) {
+    page_ = static_cast<std::byte*>(
+        ::mmap(nullptr, kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    faults_.reset(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC)));
+    uffdio_api api{};
+    api.api = UFFD_API;
+    EXPECT_EQ(::ioctl(faults_.get(), UFFDIO_API, &api), 0);
+    uffdio_register request{};
+    request.range = {reinterpret_cast<std::uintptr_t>(page_), kPageSize};
+    request.mode = UFFDIO_REGISTER_MODE_MISSING;
+    EXPECT_EQ(::ioctl(faults_.get(), UFFDIO_REGISTER, &request), 0);
+    writer_ = std::jthread([this, fd = input.get()] { (void)!::write(fd, page_, 8); });
+    uffd_msg fault{};
+    EXPECT_EQ(::read(faults_.get(), &fault, sizeof fault), static_cast<ssize_t>(sizeof fault));
+  }
+  StalledPipe(const StalledPipe&) = delete;
+  StalledPipe& operator=(const StalledPipe&) = delete;
+  ~StalledPipe() {
+    uffdio_zeropage zero{};
+    zero.range = {reinterpret_cast<std::uintptr_t>(page_), kPageSize};
+    EXPECT_EQ(::ioctl(faults_.get(), UFFDIO_ZEROPAGE, &zero), 0);
+    writer_ = {};
+    ::munmap(page_, kPageSize);
+  }
+
+ private:
+  std::byte* page_;
+  UniqueFd faults_;
+  std::jthread writer_;
+};
+
+TEST_F(PipeTest, Rule47APipeThatIsHeldStallsNeitherTheRingNorTheNextFrontEnd) {
+  if (!UserFaults::create()) GTEST_SKIP() << "no userfaultfd for this user";
+  const Pipe call;
+  ASSERT_TRUE(frontend_->set_vring_call(0, call.input.get()));
+  EXPECT_EQ(next_event(call.output), 1u);
+  const StalledPipe stalled(call.input);
+  for (int i = 0; i < 20; ++i) ASSERT_TRUE(is_served());
+  // Messages too; and the front-end can leave, which TearDown waits for, with the pipe still held.
+  EXPECT_TRUE(frontend_->get_features().has_value());
+  queue_.reset();
+  frontend_.reset();
+  EXPECT_EQ(gone_.get_future().wait_for(kLimit), std::future_status::ready);
+  gone_ = {};
+  gone_.set_value();
+}
+
+TEST(PipeRelay, AKickPipeThatNobodyWritesAnyMoreIsLeftAlone) {
+  const auto home = QueueThread::start({.name = "home", .polling = {}}).value();
+  Pipe kick_pipe;
+  std::optional<PipeRelay> relay;
+  UniqueFd event;
+  home->call([&] {
+    relay.emplace(home->loop(), std::make_shared<RelayCount>());
+    event = relay->open(0, RingEvent::kKick, std::move(kick_pipe.output)).value();
+  });
+  kick_pipe.input.reset();
+  bool is_watched = true;
+  while (is_watched) {
+    home->call([&] { is_watched = static_cast<bool>(*relay->pipe_of(0, RingEvent::kKick)); });
+  }
+  home->call([&] { relay.reset(); });
+}
+
+TEST(RelayCount, AFewStalledThreadsAreTheMostOfABackend) {
+  const auto count = std::make_shared<RelayCount>();
+  std::vector<std::shared_ptr<void>> places;
+  for (unsigned i = 0; i < RelayCount::kMaxRelays; ++i) places.push_back(RelayCount::take(count));
+  EXPECT_TRUE(std::ranges::all_of(places, [](const auto& place) { return place != nullptr; }));
+  EXPECT_EQ(RelayCount::take(count), nullptr);
+  places.pop_back();
+  EXPECT_NE(RelayCount::take(count), nullptr);
+}
+
+}  // namespace
+}  // namespace guestio::vhost::pipe_relay_test

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "failed_disk.h"
+#include "guestio/vhost/memory_table.h"
 #include "image.h"
 #include "options.h"
 #include "served_disk.h"
@@ -28,6 +29,7 @@ std::expected<std::vector<StartingDisk>, int> open_images(const Options& options
 struct Disks {
   std::vector<std::unique_ptr<ServedDisk>> served;
   std::vector<std::unique_ptr<FailedDisk>> failed;
+  std::size_t memory_slots = vhost::kMaxMemorySlots;  ///< what each offers
 };
 
 /// The last step: the sockets of all that is served. As of open_images(): returns 0, or the exit

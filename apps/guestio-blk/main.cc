@@ -9,6 +9,7 @@
 
 #include "ask.h"
 #include "complain.h"
+#include "descriptors.h"
 #include "disk_start.h"
 #include "guestio/base/log.h"
 #include "guestio/base/standard_fds.h"

@@ -2,7 +2,6 @@
 #include "server.h"
 
 #include <fmt/format.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 
 #include <cerrno>
@@ -15,6 +14,7 @@
 #include "commands.h"
 #include "complain.h"
 #include "control_socket.h"
+#include "descriptors.h"
 #include "disk_start.h"
 #include "guestio/base/log.h"
 #include "guestio/task/scope.h"
@@ -135,6 +135,7 @@ class Server {
     if (!disk || is_stopping_) co_return;
     log::info("disk {}: can be served now, at attempt {}", disk->name(), failed.attempts());
     std::erase_if(disks_.failed, [&](const auto& one) { return one.get() == &failed; });
+    disk->backend().offer_memory_slots(disks_.memory_slots);
     ServedDisk& served = *disks_.served.emplace_back(std::move(disk));
     auto serving = serve(served);
     co_await std::move(serving);
@@ -234,13 +235,6 @@ int open_all_sockets(const Options& options, Disks& disks,
 
 }  // namespace
 
-void raise_descriptor_limit() {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) log::debug("the limit of descriptors stays");
-}
-
 int serve(const Options& options, std::vector<StartingDisk> starting, TakeOver* takeover) {
   auto signals = take_signals();
   if (!signals) return complain(kExitFailure, "cannot start", signals.error());
@@ -262,6 +256,10 @@ int serve(const Options& options, std::vector<StartingDisk> starting, TakeOver* 
   Disks disks;
   if (auto made = make_disks(std::move(starting), **loop, *threads, disks); !made) {
     return complain(kExitFailure, "cannot start", made.error());
+  }
+  if (auto shared = share_descriptors(disks); !shared) {
+    fmt::print(stderr, "guestio-blk: {}\n", shared.error());
+    return takeover != nullptr ? kExitFailure : kExitUsage;
   }
   std::unique_ptr<ControlSocket> control;
   if (takeover != nullptr) {

@@ -9,10 +9,6 @@
 
 namespace guestio::app {
 
-/// Each disk takes some descriptors and each front-end more, so that the usual soft limit would be
-/// what one front-end could use up for all others.
-void raise_descriptor_limit();
-
 /// Serves `disks`, which are the options', until SIGTERM or SIGINT, or until the last
 /// disk's socket has ended (a connected one that was handed down), or until another process has
 /// taken over. `takeover`: whose place to take, or nullptr. Returns the exit status.

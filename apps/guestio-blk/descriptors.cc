@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT
+#include "descriptors.h"
+
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <vector>
+
+#include "control_socket.h"
+#include "guestio/base/log.h"
+#include "guestio/vhost/memory_table.h"
+
+namespace guestio::app {
+
+namespace {
+
+/// Beside the disks: the control socket and its clients, the next one to be accepted, news of
+/// memory, a takeover, files that are open for a moment.
+constexpr std::size_t kSpare = ControlSocket::kMostConnections + 16;
+
+/// RLIMIT_NOFILE, or nothing where there is none.
+std::uint64_t descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return RLIM_INFINITY;
+  return limit.rlim_cur;
+}
+
+std::size_t open_descriptors() {
+  std::error_code ignored;
+  const std::filesystem::directory_iterator all("/proc/self/fd", ignored);
+  return static_cast<std::size_t>(std::distance(begin(all), end(all)));
+}
+
+/// What is still to be opened for a disk.
+struct Share {
+  const DiskOptions* options;
+  std::size_t image;  ///< where it is not open yet
+
+  [[nodiscard]] std::size_t needed(std::size_t slots) const {
+    constexpr std::size_t kListener = 1;
+    return kListener + image +
+           vhost::Backend::descriptors_for(
+               {.queues = options->queues,
+                .memory_slots = slots,
+                .registers_memory = options->fixed_buffers != FixedBuffers::kOff});
+  }
+};
+
+std::vector<Share> shares_of(const Disks& disks) {
+  std::vector<Share> shares;
+  for (const auto& disk : disks.served) shares.push_back({&disk->options(), 0});
+  for (const auto& disk : disks.failed) {
+    // The image, its claim and what looks at it; a ring for each queue that polls.
+    shares.push_back({&disk->options(), 8 + std::size_t{disk->options().queues}});
+  }
+  return shares;
+}
+
+std::size_t needed_by_all(std::span<const Share> shares, std::size_t slots) {
+  std::size_t sum = 0;
+  for (const Share& share : shares) sum += share.needed(slots);
+  return sum;
+}
+
+}  // namespace
+
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) log::debug("the limit of descriptors stays");
+}
+
+std::expected<void, std::string> share_descriptors(Disks& disks) {
+  const std::uint64_t limit = descriptor_limit();
+  const std::size_t taken = open_descriptors() + kSpare;
+  const std::vector<Share> shares = shares_of(disks);
+  std::size_t sum = taken;
+  for (const Share& share : shares) {
+    const std::size_t needed = share.needed(vhost::kMinMemorySlots);
+    const std::uint64_t left = limit - std::min<std::uint64_t>(limit, sum);
+    sum += needed;
+    if (sum <= limit) continue;
+    return std::unexpected(fmt::format(
+        "disk {}: needs {} descriptors, {} of the limit of {} are left: raise LimitNOFILE= or "
+        "ulimit -n to at least {}",
+        share.options->name, needed, left, limit,
+        taken + needed_by_all(shares, vhost::kMinMemorySlots)));
+  }
+  std::size_t& slots = disks.memory_slots;
+  while (slots > vhost::kMinMemorySlots && taken + needed_by_all(shares, slots) > limit) --slots;
+  for (const auto& disk : disks.served) disk->backend().offer_memory_slots(slots);
+  if (slots != vhost::kMaxMemorySlots) {
+    log::info(
+        "offers {} memory slots for each disk instead of {}: the limit of descriptors is {} (raise "
+        "LimitNOFILE= or ulimit -n to {} for guests that hotplug much memory)",
+        slots, vhost::kMaxMemorySlots, limit,
+        taken + needed_by_all(shares, vhost::kMaxMemorySlots));
+  }
+  return {};
+}
+
+}  // namespace guestio::app

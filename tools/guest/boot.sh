@@ -32,6 +32,8 @@ GUEST_FILES=${GUESTIO_GUEST_FILES:-600}
 # Every check that the guest has to pass, in its order.
 GUEST_CHECKS=(disk raw parallel discard throughput format tree remount churn fsck errors)
 
+# What runs the guest, in messages and in the name of its log.
+MACHINE=QEMU
 backend_pid=
 qemu_pid=
 follower_pid=
@@ -69,6 +71,7 @@ stop_process() {
 clean_up() {
   trap - INT TERM
   [ -z "$qemu_pid" ] || stop_process "$qemu_pid"
+  ! declare -F end_machine >/dev/null || end_machine
   [ -z "$backend_pid" ] || stop_process "$backend_pid"
   [ -z "$follower_pid" ] || kill "$follower_pid" 2>/dev/null || true
   [ -z "$socket_directory" ] || rm -rf "$socket_directory"
@@ -125,6 +128,11 @@ guestio_bytes=$((IMAGE_MIB << 20)) guestio_fs_mib=$FILE_SYSTEM_MIB guestio_files
   setpriv --pdeathsig TERM timeout --kill-after=5 "$timeout" "${words[@]}" \
     </dev/null >"$logs/qemu.log" 2>&1 &
   qemu_pid=$!
+  follow_console
+}
+
+# follow_console: prints the guest's steps as they come, until the machine has ended.
+follow_console() {
   tail -n +1 -s 0.2 -f --pid="$qemu_pid" "$logs/console.log" |
     sed -un 's/\r$//; s/^@guestio step /    guest: /p; s/^@guestio fail /    guest: FAILED: /p' &
   follower_pid=$!
@@ -146,8 +154,8 @@ wait_for_guest() {
     0) ;;
     124 | 137) fail_step "the guest was not done after $timeout s" ;;
     *)
-      tail -n 5 "$logs/qemu.log" >&2
-      fail_step "QEMU ended with status $status"
+      tail -n 5 "$logs/${MACHINE,,}.log" >&2
+      fail_step "$MACHINE ended with status $status"
       ;;
   esac
 }
@@ -230,6 +238,15 @@ print_table() {
     "write throughput" "$write_speed MiB/s (1 MiB direct, one at a time)"
 }
 
+# begin_logs: $logs is a directory of this guest alone, without the logs of another time.
+begin_logs() {
+  mkdir -p "$logs"
+  logs=$(cd "$logs" && pwd)
+  exec 8>"$logs/lock"
+  flock -n 8 || die "another guest is running with its logs in $logs"
+  find "$logs" -maxdepth 1 -name '*.log' -delete
+}
+
 boot_guest() {
   local image=$1
   logs=$2
@@ -243,11 +260,7 @@ boot_guest() {
   require_number GUESTIO_GUEST_TIMEOUT "$timeout"
   timeout=$((timeout * ${GUESTIO_TEST_PATIENCE:-1}))
   set_traps
-  mkdir -p "$logs"
-  logs=$(cd "$logs" && pwd)
-  exec 8>"$logs/lock"
-  flock -n 8 || die "another guest is running with its logs in $logs"
-  find "$logs" -maxdepth 1 -name '*.log' -delete
+  begin_logs
 
   begin "Preparing the guest's kernel and initramfs"
   ensure_kernel

@@ -258,8 +258,7 @@ int serve(const Options& options, std::vector<StartingDisk> starting, TakeOver* 
     return complain(kExitFailure, "cannot start", made.error());
   }
   if (auto shared = share_descriptors(disks); !shared) {
-    fmt::print(stderr, "guestio-blk: {}\n", shared.error());
-    return takeover != nullptr ? kExitFailure : kExitUsage;
+    return complain(takeover != nullptr ? kExitFailure : kExitUsage, shared.error());
   }
   std::unique_ptr<ControlSocket> control;
   if (takeover != nullptr) {

@@ -3,21 +3,18 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <csignal>
 #include <cstddef>
 #include <mutex>
-#include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
 
+#include "guestio/base/thread.h"
 #include "guestio/task/scope.h"
 #include "guestio/uring/awaitables.h"
 
@@ -75,13 +72,6 @@ Result<> prepare(const UniqueFd& pipe, RingEvent event) noexcept {
   return {};
 }
 
-void block_sigpipe() noexcept {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGPIPE);
-  (void)::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-}
-
 }  // namespace
 
 std::shared_ptr<void> RelayCount::take(const std::shared_ptr<RelayCount>& count) {
@@ -109,8 +99,7 @@ bool PipeRelay::Line::carry() const noexcept {
 }
 
 void PipeRelay::Shared::main() noexcept {
-  (void)::pthread_setname_np(::pthread_self(), "guestio-relay");
-  block_sigpipe();
+  // SIGPIPE is blocked here, as start_thread() has it.
   std::vector<std::shared_ptr<const Line>> present;
   std::vector<std::shared_ptr<const Line>> done;
   std::vector<pollfd> waits;
@@ -200,11 +189,9 @@ Result<> PipeRelay::start() {
   }
   auto shared = std::make_shared<Shared>(std::move(place));
   if (!shared->changed || !shared->paused) return fail_host("make an event descriptor");
-  try {
-    std::thread([shared] { shared->main(); }).detach();
-  } catch (const std::system_error& refusal) {
-    return fail(Error::host(refusal.code().value(), "start a thread"));
-  }
+  auto thread = start_thread("guestio-relay", [shared] { shared->main(); });
+  if (!thread) return fail(thread.error());
+  thread->detach();
   shared_ = std::move(shared);
   return {};
 }

@@ -4,8 +4,9 @@
 #
 # Usage: run_tests.sh BUILD_DIRECTORY [CTEST_ARGUMENT...]
 #
-# One more at a time than there are processors: some wait for things. A test that does not end is ended after 15 minutes; GUESTIO_TEST_PATIENCE=N makes that N times as
-# long, as it does all that tests wait for, on machines that have other things to do.
+# One more at a time than there are processors: some wait for things. A test that does not end is
+# ended after 15 minutes; GUESTIO_TEST_PATIENCE=N makes that N times as long, as it does all that
+# tests wait for, on machines that have other things to do.
 set -euo pipefail
 
 [ $# -ge 1 ] || { echo "usage: run_tests.sh BUILD_DIRECTORY [CTEST_ARGUMENT...]" >&2 && exit 2; }

@@ -123,11 +123,14 @@ function(guestio_test NAME)
   gtest_discover_tests(${NAME} TEST_PREFIX "${TEST_PREFIX}" DISCOVERY_TIMEOUT 300)
 endfunction()
 
-# guestio_fuzzer(NAME DEPENDS targets... [SOURCES files...])
-# The libFuzzer program bin/fuzz_NAME of NAME_fuzz.cc, part of the target `fuzzers`. Its test runs it
-# for 5 s from the inputs in corpus/NAME; what it finds stays in the build directory.
+# guestio_fuzzer(NAME DEPENDS targets... [SOURCES files...] [RUNS number])
+# The libFuzzer program bin/fuzz_NAME of NAME_fuzz.cc, part of the target `fuzzers`. Its test makes
+# RUNS (3000) of it from the inputs in corpus/NAME; what it finds stays in the build directory.
 function(guestio_fuzzer NAME)
-  cmake_parse_arguments(FUZZER "" "" "DEPENDS;SOURCES" ${ARGN})
+  cmake_parse_arguments(FUZZER "" "RUNS" "DEPENDS;SOURCES" ${ARGN})
+  if(NOT FUZZER_RUNS)
+    set(FUZZER_RUNS 3000)
+  endif()
   set(program fuzz_${NAME})
   add_executable(${program} ${NAME}_fuzz.cc ${FUZZER_SOURCES})
   target_include_directories(${program} PRIVATE ${PROJECT_SOURCE_DIR})
@@ -138,7 +141,7 @@ function(guestio_fuzzer NAME)
   set(found ${CMAKE_CURRENT_BINARY_DIR}/found/${NAME})
   file(MAKE_DIRECTORY ${found} ${CMAKE_BINARY_DIR}/crashes)
   add_test(NAME fuzz.${NAME}
-    COMMAND ${program} -max_total_time=5 -timeout=60
+    COMMAND ${program} -runs=${FUZZER_RUNS} -timeout=60
       -artifact_prefix=${CMAKE_BINARY_DIR}/crashes/${NAME}-
       ${found} ${CMAKE_CURRENT_SOURCE_DIR}/corpus/${NAME})
 endfunction()

@@ -377,6 +377,34 @@ TEST_F(BackendTest, Rule13ANewPackedRingWhoseBaseIsZeroBeginsAtItsStart) {
   EXPECT_TRUE(is_answered());
 }
 
+/// The first place was the second of a chain that went over the end: no used flag stands there.
+TEST_F(BackendTest, Rule13APackedRingWhoseFirstDescriptorEndedAChainIsNotTakenForNew) {
+  constexpr int kEntries = 16;
+  negotiate(kProtocolReplyAck, virtio::kFeatureRingPacked | virtio::kFeatureVersion1);
+  start_ring();
+  for (int i = 0; i < 2 * kEntries - 1; ++i) ASSERT_TRUE(is_served());
+  const Gpa memory = memory_.allocate(64, 64)->gpa;
+  const std::array chain = {
+      virtio::DriverSegment{memory, 32, virtio::Direction::kReadable},
+      virtio::DriverSegment{*memory.plus(32), 32, virtio::Direction::kWritable}};
+  ASSERT_TRUE(queue_->ring().add(chain).has_value());
+  ASSERT_TRUE(queue_->ring().publish().has_value());
+  ASSERT_TRUE(queue_->kick());
+  ASSERT_TRUE(is_answered());
+  for (int i = 0; i < kEntries - 1; ++i) ASSERT_TRUE(is_served());
+  const auto base = queue_->stop(*frontend_);
+  ASSERT_TRUE(base.has_value());
+  ASSERT_EQ(*base, 0U);
+  ASSERT_TRUE(frontend_->set_vring_base(0, *base));
+  const UniqueFd kick(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  ASSERT_TRUE(frontend_->set_vring_kick(0, kick.get()));
+  // A device in the wrong lap would take that chain again, and not this one.
+  send(*memory_.allocate(64, 64));
+  ASSERT_EQ(::eventfd_write(kick.get(), 1), 0);
+  ASSERT_TRUE(is_answered());
+  EXPECT_EQ(queue_->stop(*frontend_), 1U | 1U << 16);
+}
+
 TEST_F(BackendTest, Rule13APackedRingThatHasBeenUsedGoesOnFromBaseZeroInItsNextLap) {
   negotiate(kProtocolReplyAck, virtio::kFeatureRingPacked | virtio::kFeatureVersion1);
   start_ring();

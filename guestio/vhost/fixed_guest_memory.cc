@@ -374,8 +374,7 @@ void FixedGuestMemory::tell(const Error& refusal) noexcept {
   const bool is_short = refusal.kind == ErrorKind::kHost && refusal.host_errno == ENOMEM;
   log::warning(
       "{}: guest memory stays unregistered, which only costs time: {}; {}, use shared memory in "
-      "few "
-      "regions, give many disks more --threads, or choose --fixed-buffers off",
+      "few regions, give many disks more --threads, or choose --fixed-buffers off",
       log_->name, refusal.to_string(),
       is_short ? uring::explain_memory_lock_limit() : "raise the memory-lock limit");
 }

@@ -179,16 +179,21 @@ Result<virtio::RingParts> VringControl::locate(const RingEnvironment& environmen
 }
 
 /// Where a ring begins. Some front-ends (User Mode Linux) say 0 for a packed ring that is new. To
-/// this protocol that is the first place of a lap with the wrap counter 0, before which a whole lap
-/// was used: in a ring that is new the first descriptor never was.
+/// this protocol that is the first place of a lap with the wrap counter 0, after a whole lap in
+/// which the device used at least one descriptor. That one has its used flag still: the driver sets
+/// the flag as well when it makes the place available in this lap. No descriptor of a new ring has
+/// it. The first descriptor alone does not tell: it may have been the second of a chain.
 Result<std::uint32_t> VringControl::find_base(const virtio::RingParts& parts) const {
   const auto* const packed = std::get_if<virtio::PackedRing>(&parts);
   if (packed == nullptr || base_ != 0) return base_;
-  virtio::PackedTail first{};
-  if (!packed->try_load_tail(0, first))
-    return fail(ErrorKind::kMemoryFault, "access to a ring", index_);
-  const bool is_new = (first.flags & virtio::kPackedUsed) == 0;
-  return is_new ? virtio::PackedBase{}.to_word() : base_;
+  for (std::uint16_t i = 0; i < packed->size(); ++i) {
+    virtio::PackedTail tail{};
+    if (!packed->try_load_tail(i, tail)) {
+      return fail(ErrorKind::kMemoryFault, "access to a ring", index_);
+    }
+    if ((tail.flags & virtio::kPackedUsed) != 0) return base_;
+  }
+  return virtio::PackedBase{}.to_word();
 }
 
 task::Task<Result<>> VringControl::start(RingEnvironment environment) {

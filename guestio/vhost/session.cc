@@ -36,13 +36,21 @@ bool has_own_answer(FrontendRequest request, ProtocolBits negotiated) noexcept {
 /// front-ends send these messages without asking for an answer. One whose connection ends comes
 /// back. So does one that this process has no more descriptors for.
 bool leaves_ring_deaf(FrontendRequest request, const Error& error) noexcept {
-  if (error.kind != ErrorKind::kHost) return false;
+  const bool is_host = error.kind == ErrorKind::kHost;
   switch (request) {
     case FrontendRequest::kSetVringKick:
     case FrontendRequest::kSetVringCall:
     case FrontendRequest::kSetVringErr:
-    case FrontendRequest::kVringKick: return true;
-    default: return error.host_errno == EMFILE || error.host_errno == ENFILE;
+      // Too large: threads for pipes are all stalled.
+      return is_host || error.kind == ErrorKind::kTooLarge;
+    // These may start a ring, or have its writes noted.
+    case FrontendRequest::kSetFeatures:
+    case FrontendRequest::kSetLogFd:
+    case FrontendRequest::kSetVringAddr:
+    case FrontendRequest::kSetVringNum:
+    case FrontendRequest::kSetVringEnable:
+    case FrontendRequest::kVringKick: return is_host;
+    default: return is_host && (error.host_errno == EMFILE || error.host_errno == ENFILE);
   }
 }
 
@@ -524,6 +532,7 @@ task::Task<Result<Session::Answer>> Session::get_vring_base() {
   if (!ring) co_return fail(ring.error());
   auto stopping = (*ring)->stop();
   const std::uint32_t next = co_await std::move(stopping);
+  relay_.close(static_cast<std::uint16_t>(state->index), RingEvent::kKick);
   // All is answered, and where the ring goes on is the front-end's to say from now on.
   if (inflight_) (void)inflight_->forget(static_cast<std::uint16_t>(state->index));
   co_return Answer::of(VringState{state->index, next});

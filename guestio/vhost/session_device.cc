@@ -83,6 +83,8 @@ task::Task<Result<Session::Answer>> Session::reset_device() {
   for (const auto& ring : rings_) {
     auto resetting = ring->reset();
     co_await std::move(resetting);
+    relay_.close(ring->index(), RingEvent::kCall);
+    relay_.close(ring->index(), RingEvent::kError);
   }
   condition_->needs_reset = false;
   begin_rings();
@@ -95,6 +97,7 @@ task::Task<> Session::stop_rings() {
   for (std::size_t i = 0; i < rings_.size(); ++i) {
     auto stopping = rings_[i]->stop();
     (void)co_await std::move(stopping);
+    relay_.close(static_cast<std::uint16_t>(i), RingEvent::kKick);
     auto disabling = rings_[i]->set_enabled(false);
     co_await std::move(disabling);
     if (inflight_) (void)inflight_->forget(static_cast<std::uint16_t>(i));

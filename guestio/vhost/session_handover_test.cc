@@ -146,6 +146,42 @@ TEST_F(SessionHandoverTest, Rule47PipesGoAlongAndNoKickIsLost) {
   go_on(*backend_);
 }
 
+TEST_F(SessionHandoverTest, Rule47APipeGoesWithTheRunOfItsRing) {
+  start_ring();
+  std::array<int, 2> kick{};
+  ASSERT_EQ(::pipe2(kick.data(), O_CLOEXEC), 0);
+  const std::array ends = {UniqueFd(kick[0]), UniqueFd(kick[1])};
+  ASSERT_TRUE(frontend_->set_vring_kick(0, kick[0]));
+  ASSERT_TRUE(queue_->stop(*frontend_).has_value());
+  stop_session();
+  ASSERT_FALSE(obstacle_.has_value());
+  EXPECT_FALSE(state_.rings[0].kick);
+  go_on(*backend_);
+}
+
+TEST_F(SessionHandoverTest, Rule27ARingThatBrokeStaysStoppedWhoeverGoesOn) {
+  constexpr std::uint64_t kNeedsReset = 0x40;
+  start_ring();
+  const UniqueFd error(::eventfd(0, EFD_CLOEXEC));
+  ASSERT_TRUE(frontend_->set_vring_err(0, error.get()));
+  // A device that knows nothing of malformed chains.
+  const Gpa memory = memory_.allocate(64, 64)->gpa;
+  const std::array chain = {virtio::DriverSegment{memory, 1, virtio::Direction::kWritable},
+                            virtio::DriverSegment{memory, 16, virtio::Direction::kReadable}};
+  ASSERT_TRUE(queue_->ring().add(chain));
+  ASSERT_TRUE(queue_->ring().publish());
+  ASSERT_TRUE(queue_->kick());
+  eventfd_t events = 0;
+  ASSERT_EQ(::eventfd_read(error.get(), &events), 0);
+  stop_session();
+  ASSERT_FALSE(obstacle_.has_value());
+  EXPECT_FALSE(state_.rings[0].runs);
+  EXPECT_FALSE(state_.rings[0].is_kick_known);
+  EXPECT_EQ(state_.status & kNeedsReset, kNeedsReset);
+  go_on(*backend_);
+  EXPECT_EQ(frontend_->get_status(), 7U | kNeedsReset);
+}
+
 TEST_F(SessionHandoverTest, TheSameBackendGoesOnWhereItWas) {
   start_ring();
   ASSERT_TRUE(is_served());

@@ -66,13 +66,15 @@ task::Task<Result<Session::Answer>> Session::set_log_event() {
   co_return Answer::none();
 }
 
+/// For all rings, also where one of them fails.
 task::Task<Result<>> Session::change_logs() {
+  Result<> outcome;
   for (const auto& ring : rings_) {
     auto changing = ring->change_log(environment());
-    const auto changed = co_await std::move(changing);
-    if (!changed) co_return changed;
+    auto changed = co_await std::move(changing);
+    if (!changed) outcome = std::move(changed);
   }
-  co_return Result<>();
+  co_return outcome;
 }
 
 }  // namespace guestio::vhost

@@ -121,6 +121,8 @@ class Vring final : public virtio::DeviceQueue,
   void pause(std::move_only_function<void(std::optional<std::size_t> waiting)> paused) noexcept;
   /// Ends a pause; `paused` is called with nothing if it was not called yet.
   void go_on() noexcept;
+  /// Whether it takes and shows nothing more, for good.
+  [[nodiscard]] bool is_broken() const noexcept { return is_broken_; }
 
   // For the poller.
 

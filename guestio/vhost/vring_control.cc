@@ -62,14 +62,9 @@ Result<> VringControl::set_addresses(const VringAddress& addresses) {
 
 /// What the device writes of a ring: the used ring; of a packed one its event area and the
 /// descriptors, whose guest address no message tells.
-Result<RingLog> VringControl::make_log(const RingEnvironment& environment) const {
+RingLog VringControl::make_log(const RingEnvironment& environment) const {
   RingLog log{.pages = environment.log};
   if (!log.pages || !addresses_) return log;
-  if (environment.log_event != nullptr) {
-    auto event = make_notifier(*environment.log_event);
-    if (!event) return fail(event.error());
-    log.event = std::move(*event);
-  }
   if ((addresses_->flags & kVringLog) == 0) return log;
   if (!is_packed(environment.features)) {
     log.ring[0] =
@@ -81,6 +76,12 @@ Result<RingLog> VringControl::make_log(const RingEnvironment& environment) const
   const auto start = environment.memory->find_guest(FrontendAddress(addresses_->descriptor), bytes);
   if (start) log.ring[1] = mem::AddressRange::from_checked(*start, bytes);
   return log;
+}
+
+/// Who is told of what is noted. Errors: host.
+Result<uring::EventFdNotifier> VringControl::make_log_event(const RingEnvironment& environment) {
+  if (!environment.log || environment.log_event == nullptr) return uring::EventFdNotifier();
+  return make_notifier(*environment.log_event);
 }
 
 template <typename Change>
@@ -201,8 +202,10 @@ task::Task<Result<>> VringControl::start(RingEnvironment environment) {
   if (!ring) co_return fail(ring.error());
   const auto base = find_base(*ring);
   if (!base) co_return fail(base.error());
-  auto log = make_log(environment);
-  if (!log) co_return fail(log.error());
+  RingLog log = make_log(environment);
+  auto log_event = make_log_event(environment);
+  if (!log_event) co_return fail(log_event.error());
+  log.event = std::move(*log_event);
   auto kick = duplicate_fd(kick_);
   if (!kick) co_return fail(kick.error());
   auto call = duplicate_fd(call_);
@@ -216,7 +219,7 @@ task::Task<Result<>> VringControl::start(RingEnvironment environment) {
                      .base = *base,
                      .inflight = environment.inflight,
                      .memory = environment.memory->memory(),
-                     .log = std::move(*log),
+                     .log = std::move(log),
                      .kick = std::move(*kick),
                      .call = std::move(*call),
                      .error = std::move(*error),
@@ -258,15 +261,17 @@ task::Task<Result<>> VringControl::change_memory(RingEnvironment environment) {
     co_await std::move(stopping);
     co_return fail(ring.error());
   }
-  auto log = make_log(environment);
-  if (!log) {
+  RingLog log = make_log(environment);
+  auto log_event = make_log_event(environment);
+  if (!log_event) {
     auto stopping = stop_running();
     co_await std::move(stopping);
-    co_return fail(log.error());
+    co_return fail(log_event.error());
   }
+  log.event = std::move(*log_event);
   CrossCall<bool> change(queue_.loop(), home_,
                          [this, memory = environment.memory->memory(), ring,
-                          log = std::move(*log)](auto reply) mutable {
+                          log = std::move(log)](auto reply) mutable {
                            queue_.vring()->set_memory(std::move(memory), *ring, std::move(log));
                            reply(true);
                          });
@@ -277,13 +282,16 @@ task::Task<Result<>> VringControl::change_memory(RingEnvironment environment) {
 task::Task<Result<>> VringControl::change_log(RingEnvironment environment) {
   if (!is_running_) co_return Result<>();
   environment.features = features_;
-  auto log = make_log(environment);
-  if (!log) co_return fail(log.error());
-  CrossCall<bool> change(queue_.loop(), home_, [this, log = std::move(*log)](auto reply) mutable {
+  RingLog log = make_log(environment);
+  auto log_event = make_log_event(environment);
+  // Pages are noted whether or not anybody can be told of it at once.
+  if (log_event) log.event = std::move(*log_event);
+  CrossCall<bool> change(queue_.loop(), home_, [this, log = std::move(log)](auto reply) mutable {
     queue_.vring()->set_log(std::move(log));
     reply(true);
   });
   co_await change;
+  if (!log_event) co_return fail(log_event.error());
   co_return Result<>();
 }
 
@@ -303,6 +311,7 @@ task::Task<> VringControl::stop_running() {
     queue_.vring()->stop([this, reply](std::uint32_t next) {
       // Not from inside the ring's own function: it is about to be destroyed.
       queue_.loop().post([this, reply, next] {
+        was_broken_ = queue_.vring()->is_broken();
         queue_.vring().reset();
         reply(next);
       });
@@ -329,7 +338,13 @@ task::Task<> VringControl::suspend() {
   if (!is_running_) co_return;
   auto stopping = stop_running();
   co_await std::move(stopping);
-  is_suspended_ = true;
+  // One that broke stays so, whoever goes on with the session: what it has not returned would be
+  // lost in a ring that looks alive. The front-end's next kick descriptor starts it.
+  is_suspended_ = !was_broken_;
+  if (was_broken_) {
+    is_kick_known_ = false;
+    kick_.reset();
+  }
 }
 
 task::Task<Result<>> VringControl::resume(RingEnvironment environment) {

@@ -110,7 +110,8 @@ class VringControl {
  private:
   Result<virtio::RingParts> locate(const RingEnvironment& environment) const;
   Result<std::uint32_t> find_base(const virtio::RingParts& parts) const;
-  Result<RingLog> make_log(const RingEnvironment& environment) const;
+  RingLog make_log(const RingEnvironment& environment) const;
+  static Result<uring::EventFdNotifier> make_log_event(const RingEnvironment& environment);
   task::Task<> stop_running();
   Result<> set_kick(UniqueFd kick);
   Result<> set_call(UniqueFd call);
@@ -133,6 +134,7 @@ class VringControl {
   bool is_enabled_ = false;
   bool is_running_ = false;
   bool is_suspended_ = false;         // it ran
+  bool was_broken_ = false;           // when it last stopped
   virtio::FeatureBits features_ = 0;  // with which it runs
 };
 

@@ -29,4 +29,8 @@ bool is_inability(std::int32_t result) noexcept {
   }
 }
 
+bool may_tell_of_loss(std::int32_t result) noexcept {
+  return result < 0 && result != -ECANCELED && result != -EFAULT && result != -EINVAL;
+}
+
 }  // namespace guestio::disk

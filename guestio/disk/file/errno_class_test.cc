@@ -26,5 +26,14 @@ TEST(ErrnoClass, Rule50WhatSaysThatItCannotIsToldFromWhatFails) {
   }
 }
 
+TEST(ErrnoClass, Rule30WhatEndsAStableWriteIsAReportOfLostPagesUnlessItNeverBegan) {
+  for (const int error : {EIO, ENOSPC, EDQUOT, EFBIG, EAGAIN, EBUSY, EINTR, ENOMEM}) {
+    EXPECT_TRUE(may_tell_of_loss(-error)) << error;
+  }
+  for (const int result : {0, 4096, -ECANCELED, -EFAULT, -EINVAL}) {
+    EXPECT_FALSE(may_tell_of_loss(result)) << result;
+  }
+}
+
 }  // namespace
 }  // namespace guestio::disk

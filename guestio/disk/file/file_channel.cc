@@ -165,12 +165,15 @@ void FileChannel::finish_direct(Io& io, std::int32_t result, bool was_bounced) n
   const bool is_read = io.kind == IoKind::kRead;
   const bool is_whole = result >= 0 && static_cast<std::uint64_t>(result) == io.length;
   // A short transfer is gone on with, a shortage waited out, a refusal bounced.
-  const bool is_short_of_something = is_shortage(result);
+  // What a write through the page cache has said is never said again, so that is not tried again.
+  const bool is_judged = io.durability == Durability::kStable && !is_read && disk_.is_cached() &&
+                         (is_whole || may_tell_of_loss(result));
+  const bool is_short_of_something = !is_judged && is_shortage(result);
   if (is_short_of_something) {
     ++shortages_.met;
     disk_.tell_shortage(-result);
   }
-  if (!is_whole && (result >= 0 || is_short_of_something || result == -EINVAL)) {
+  if (!is_whole && !is_judged && (result >= 0 || is_short_of_something || result == -EINVAL)) {
     return requests_.spawn(serve(io));
   }
   ++counters_.plans;
@@ -179,6 +182,7 @@ void FileChannel::finish_direct(Io& io, std::int32_t result, bool was_bounced) n
   } else {
     counters_.direct_bytes += io.length;
   }
+  if (is_judged) return io.on_done(disk_.judge_flush(result));
   // Whatever became of it, the kernel may have written.
   const Result<> marked = is_read ? io.buffers.mark_written() : Result<>();
   io.on_done(is_whole ? marked : Result<>(fail(to_error(result, is_read))));
@@ -358,6 +362,8 @@ task::Task<Result<>> FileChannel::move_segments(Direction direction, std::span<I
                                                 FileOffset offset, std::size_t needed,
                                                 int rw_flags) {
   const bool is_read = direction == Direction::kFromFile;
+  // A write that flushes the page cache is told what a flush is told.
+  const bool is_judged = rw_flags != 0 && disk_.is_cached();
   ShortageRetry retry(shortages_);
   std::size_t done = 0;
   bool may_be_fixed = true;
@@ -379,13 +385,14 @@ task::Task<Result<>> FileChannel::move_segments(Direction direction, std::span<I
         continue;
       }
     }
+    if (is_judged && may_tell_of_loss(result)) co_return disk_.judge_flush(result);
     if (wants_another(retry, result)) {
       (void)co_await uring::sleep(loop_, retry.pause());
       continue;
     }
     if (result < 0) co_return fail(to_error(result, is_read));
     const auto moved = static_cast<std::size_t>(result);
-    if (done + moved >= needed) co_return Result<>();
+    if (done + moved >= needed) co_return is_judged ? disk_.judge_flush(0) : Result<>();
     // Go on where it stopped, at a block the file can start from.
     const std::size_t whole = align_down(moved, std::size_t{disk_.limits().block()});
     if (whole == 0) co_return fail(ErrorKind::kShortTransfer, "the image ends early", done, needed);

@@ -121,9 +121,9 @@ class FileDisk {
   FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const DiskInfo& info,
            const FileDiskOptions& options) noexcept;
 
-  /// What a flush says that the kernel answered with `result`. Once a flush of the page cache has
-  /// failed, the pages it could not write count as written and the next one would succeed without
-  /// them: none succeeds from then on.
+  /// What a flush, or a stable write, says that the kernel answered with `result`. Once a flush of
+  /// the page cache has failed, the pages it could not write count as written and the next one
+  /// would succeed without them: none succeeds from then on.
   Result<> judge_flush(std::int32_t result) noexcept;
   [[nodiscard]] bool is_cached() const noexcept { return caching_ == Caching::kBuffered; }
   /// A flush by the calling thread: 0 or -errno. Of a cached file through the descriptor of its

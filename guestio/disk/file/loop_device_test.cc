@@ -39,9 +39,12 @@ class LoopDeviceTest : public ::testing::Test {
     ASSERT_TRUE(mem::install_fault_recovery());
   }
   void open(Caching caching, unsigned block_size = kLargeBlocks) {
+    open(image_, caching, block_size);
+  }
+  void open(const std::string& storage, Caching caching, unsigned block_size) {
     channel_.reset();
     disk_.reset();
-    device_.emplace(image_, block_size);
+    device_.emplace(storage, block_size);
     ASSERT_FALSE(device_->path().empty());
     auto disk = FileDisk::open({.path = device_->path(), .caching = caching});
     ASSERT_TRUE(disk) << disk.error().to_string();
@@ -152,6 +155,43 @@ TEST_F(LoopDeviceTest, Rule31ZeroesAndDiscardsOfWriteThroughHaveReachedTheDevice
     const auto before = flushes();
     ASSERT_TRUE(perform(kind, 0, 65536, 0, Durability::kStable));
     EXPECT_GT(flushes(), before) << to_text(kind);
+  }
+}
+
+TEST_F(LoopDeviceTest, Rule30WhatAStableWriteThroughTheCacheLostIsNeverCalledSafeAfterwards) {
+  const testing::SmallFileSystem small(folder_.file("small"), kGuestBytes);
+  if (small.path().empty()) GTEST_SKIP() << "this machine lets nobody mount";
+  const std::string storage = small.path() + "/storage";
+  const UniqueFd file(::open(storage.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  const UniqueFd filler(::open((small.path() + "/filler").c_str(), O_RDWR | O_CREAT, 0600));
+  fill(std::byte{7});
+  struct Way {
+    const char* name;
+    IoKind kind;
+    unsigned block_size;
+    std::uint64_t length;
+  };
+  // Zeroes that are less than a block of the device are written, but not the short way.
+  for (const Way& way : {Way{"a write", IoKind::kWrite, 512, 65536},
+                         Way{"zeroes", IoKind::kWriteZeroes, kLargeBlocks, 512}}) {
+    channel_.reset();
+    disk_.reset();
+    device_.reset();
+    ASSERT_EQ(::ftruncate(file.get(), 0), 0);
+    ASSERT_EQ(::ftruncate(file.get(), static_cast<off_t>(kLoopBytes)), 0);
+    open(storage, Caching::kBuffered, way.block_size);
+    ASSERT_EQ(::posix_fallocate(filler.get(), 0, static_cast<off_t>(kGuestBytes)), 0) << way.name;
+    ASSERT_TRUE(perform(IoKind::kWrite, 0, 65536)) << way.name << ", into the cache";
+    const auto lost = perform(way.kind, 0, way.length, 0, Durability::kStable);
+    ASSERT_FALSE(lost) << way.name;
+    EXPECT_EQ(lost.error().kind, ErrorKind::kDataLost) << way.name;
+    // Now the kernel would say yes to all of these.
+    ASSERT_EQ(::ftruncate(filler.get(), 0), 0);
+    EXPECT_FALSE(perform(IoKind::kFlush, 0, 0)) << way.name;
+    EXPECT_FALSE(perform(way.kind, 0, way.length, 0, Durability::kStable)) << way.name;
+    EXPECT_FALSE(perform(IoKind::kFlush, 0, 0)) << way.name;
+    EXPECT_TRUE(perform(IoKind::kWrite, 0, 65536)) << way.name << ", promises nothing";
+    EXPECT_TRUE(perform(IoKind::kRead, 0, 65536)) << way.name;
   }
 }
 

@@ -31,6 +31,7 @@ constexpr std::array kAtStart = {
     Signature{"QED", 0, "QED\0"sv},
     Signature{"VMDK", 0, "KDMV"sv},
     Signature{"VMDK", 0, "COWD"sv},
+    Signature{"VMDK", 0, "\xbe\xba\xfe\xca\0\0\0\0"sv},  // seSparse: 0xcafebabe, little-endian
     Signature{"VDI", 64, "\x7f\x10\xda\xbe"sv},
     Signature{"VHDX", 0, "vhdxfile"sv},
     Signature{"VHD", 0, "conectix"sv},
@@ -56,6 +57,21 @@ bool is_equal_but_for_case(std::string_view a, std::string_view b) noexcept {
     return letter >= 'A' && letter <= 'Z' ? static_cast<char>(letter + ('a' - 'A')) : letter;
   };
   return std::ranges::equal(a, b, {}, lower, lower);
+}
+
+/// A VMDK descriptor in text: after comments and blank lines a line that tells its version.
+bool has_vmdk_version(std::string_view start) noexcept {
+  constexpr std::array kVersions = {"version=1"sv, "version=2"sv, "version=3"sv};
+  while (true) {
+    const std::size_t end = start.find('\n');
+    if (end == std::string_view::npos) return false;
+    std::string_view line = start.substr(0, end);
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    if (std::ranges::find(kVersions, line) != kVersions.end()) return true;
+    const bool is_blank = line.find_first_not_of(' ') == std::string_view::npos;
+    if (!is_blank && !line.starts_with('#')) return false;
+    start.remove_prefix(end + 1);
+  }
 }
 
 bool ends_with_vhd_footer(std::string_view tail) noexcept {
@@ -89,7 +105,8 @@ const char* find_signature(std::span<const std::byte> head,
     if (start.size() < signature.offset) continue;
     if (start.substr(signature.offset).starts_with(signature.bytes)) return signature.format;
   }
-  if (is_equal_but_for_case(start.substr(0, kVmdkDescriptor.size()), kVmdkDescriptor)) {
+  if (is_equal_but_for_case(start.substr(0, kVmdkDescriptor.size()), kVmdkDescriptor) ||
+      has_vmdk_version(start)) {
     return "VMDK";
   }
   return ends_with_vhd_footer(as_text(tail)) ? "VHD" : nullptr;

@@ -40,8 +40,13 @@ const HeadCase kHeads[] = {
     {"QED\0"sv, 0, "QED"},
     {"KDMV\1\0\0\0"sv, 0, "VMDK"},
     {"COWD"sv, 0, "VMDK"},
+    {"\xbe\xba\xfe\xca\0\0\0\0\1\0\0\0\2\0\0\0"sv, 0, "VMDK"},
     {"# Disk DescriptorFile\nversion=1\n"sv, 0, "VMDK"},
     {"# disk descriptorfile\r\n"sv, 0, "VMDK"},
+    {"version=1\n"sv, 0, "VMDK"},
+    {"version=2\r\nCID=1\r\n"sv, 0, "VMDK"},
+    {"# made by hand\n#\n  \n\nversion=3\nCID=1\n"sv, 0, "VMDK"},
+    {"\r\n \r\n# made by hand\r\nversion=1\r\n"sv, 0, "VMDK"},
     {"\x7f\x10\xda\xbe"sv, 64, "VDI"},
     {"vhdxfile"sv, 0, "VHDX"},
     {"conectix"sv, 0, "VHD"},
@@ -93,7 +98,13 @@ TEST(ImageFormat, RawContentIsNotMistaken) {
   EXPECT_EQ(find_signature(bytes_with("\x55\xaa", 510, 4096), tail), nullptr) << "a boot sector";
   EXPECT_EQ(find_signature(bytes_with("EFI PART", 512, 4096), tail), nullptr);
   EXPECT_EQ(find_signature(bytes_with("XFSB", 0, 4096), tail), nullptr);
-  EXPECT_EQ(find_signature(bytes_with("# Disk usage\n", 0, 4096), tail), nullptr);
+  EXPECT_EQ(find_signature(bytes_with("\xca\xfe\xba\xbe", 0, 4096), tail), nullptr);
+  EXPECT_EQ(find_signature(bytes_with("\xbe\xba\xfe\xca\0\0\0\1"sv, 0, 4096), tail), nullptr);
+  for (const char* const text :
+       {"# Disk usage\n", "version=4\n", "version=1", "version=10\n", "version=1 \n",
+        "# version=1\n", "# text\nsize=1\nversion=1\n", " version=1\n", "\n\n\n", "#"}) {
+    EXPECT_EQ(find_signature(bytes_with(text, 0, 4096), tail), nullptr) << text;
+  }
 }
 
 class ImageFormatOfFile : public ::testing::TestWithParam<Caching> {

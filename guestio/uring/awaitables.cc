@@ -58,10 +58,8 @@ void RingAwaitable::complete(std::int32_t result, std::uint32_t) noexcept {
 
 SleepAwaitable::SleepAwaitable(Loop& loop, std::chrono::nanoseconds duration,
                                task::StopToken token) noexcept
-    : RingAwaitable(loop, io_uring_sqe{}, token),
-      duration_(to_timespec(std::max(duration, std::chrono::nanoseconds(0)))) {
-  set_entry(make_timeout(duration_));
-}
+    : RingAwaitable(loop, make_timeout(duration_), token),
+      duration_(to_timespec(std::max(duration, std::chrono::nanoseconds(0)))) {}
 
 std::int32_t SleepAwaitable::await_resume() const noexcept {
   const std::int32_t result = RingAwaitable::await_resume();

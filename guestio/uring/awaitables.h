@@ -40,10 +40,6 @@ class [[nodiscard]] RingAwaitable : public Operation, private task::StopListener
   void await_suspend(std::coroutine_handle<> waiting) noexcept;
   [[nodiscard]] std::int32_t await_resume() const noexcept { return result_; }
 
- protected:
-  /// For what points into the awaitable itself.
-  void set_entry(const io_uring_sqe& entry) noexcept { entry_ = entry; }
-
  private:
   void prepare(io_uring_sqe& entry) noexcept override { entry = entry_; }
   void complete(std::int32_t result, std::uint32_t flags) noexcept override;

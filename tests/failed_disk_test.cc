@@ -2,6 +2,7 @@
 // A disk that cannot be served stops no other one, and is served as soon as it can be.
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
 #include <algorithm>
 #include <csignal>
@@ -235,6 +236,40 @@ TEST_F(FailedDiskTest, AFailedDiskGoesAlongInATakeover) {
   const auto handed = testing::BlkGuest::over(std::move(ours), {});
   ASSERT_TRUE(handed.has_value()) << backend_->output();
   EXPECT_EQ((*handed)->read(0, 512).status, 0);
+}
+
+TEST_F(FailedDiskTest, ASocketHandedDownOutlivesAnAttemptThatATakeoverHolds) {
+  int ends[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+  UniqueFd ours(ends[0]);
+  UniqueFd theirs(ends[1]);
+  (void)folder_.make_image("bad.img", kImageBytes);
+  HeldFile held(bad_image_);
+  if (!held.is_held()) GTEST_SKIP() << "no leases on this file system";
+  std::vector<std::string> words =
+      two_disks("name=bad,fd=" + std::to_string(theirs.get()) + ",blk-file=" + bad_image_);
+  words.insert(words.begin(), kBackendProgram);
+  words.insert(words.end(), {"--control", control_});
+  backend_ = std::make_unique<testing::ChildProcess>(words, theirs.get());
+  theirs.reset();
+  ASSERT_TRUE(backend_->wait_for_output("ready ")) << backend_->output();
+  expect_failed("does not open within");
+  UniqueFd other(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+  std::ranges::copy(control_, address.sun_path);
+  ASSERT_EQ(::connect(other.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  const std::string line = "{\"command\":\"takeover\",\"version\":1}\n";
+  ASSERT_EQ(::send(other.get(), line.data(), line.size(), MSG_NOSIGNAL), std::ssize(line));
+  ASSERT_TRUE(backend_->wait_for_output("prepares to take over")) << backend_->output();
+  // The attempt under way gets its image and its socket now, and must not serve them.
+  held.let_go();
+  for (int asked = 0; asked < 10; ++asked) EXPECT_EQ(ask_about_bad()["state"], "failed");
+  other.reset();
+  ASSERT_TRUE(backend_->wait_for_output("nothing is taken over")) << backend_->output();
+  ASSERT_TRUE(backend_->wait_for_output("disk bad: can be served now")) << backend_->output();
+  const auto guest = testing::BlkGuest::over(std::move(ours), {});
+  ASSERT_TRUE(guest.has_value()) << guest.error().to_string() << backend_->output();
+  EXPECT_EQ((*guest)->read(0, 512).status, 0);
 }
 
 }  // namespace

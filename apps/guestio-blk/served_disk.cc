@@ -96,9 +96,11 @@ Result<ServedDisk::Socket> ServedDisk::open_socket(const DiskOptions& options) {
   }
   const auto kind = ask_kind(*options.socket_fd);
   if (!kind) return fail(kind.error());
-  UniqueFd socket(*options.socket_fd);
-  if (*kind == SocketKind::kConnected) return Socket(std::move(socket));
-  return Socket(vhost::Listener::adopt(std::move(socket)));
+  // An attempt may come to nothing: the next one needs it, too.
+  auto socket = duplicate_fd(*options.socket_fd);
+  if (!socket) return fail(socket.error());
+  if (*kind == SocketKind::kConnected) return Socket(std::move(*socket));
+  return Socket(vhost::Listener::adopt(std::move(*socket)));
 }
 
 void ServedDisk::take_socket(Socket socket) {
@@ -107,6 +109,8 @@ void ServedDisk::take_socket(Socket socket) {
   } else {
     connected_ = std::move(std::get<UniqueFd>(socket));
   }
+  // Front-ends are to notice when the copy is closed.
+  if (options_.socket_fd) UniqueFd(*options_.socket_fd).reset();
 }
 
 Result<ByteCount> ServedDisk::notice_size() {

@@ -38,9 +38,10 @@ class ServedDisk {
   /// Where its front-ends come from: a listening socket, or a connected one that was handed down.
   using Socket = std::variant<vhost::Listener, UniqueFd>;
   /// From here on front-ends can come, and wait. May block for some seconds; any thread. Errors:
-  /// those of vhost::Listener; host (a descriptor handed down that is no socket).
+  /// those of vhost::Listener; host (a descriptor handed down that is no socket). Such a descriptor
+  /// stays open: the socket is a copy.
   static Result<Socket> open_socket(const DiskOptions& options);
-  /// The last step.
+  /// The last step. Closes the descriptor that was handed down.
   void take_socket(Socket socket);
   /// Instead, where another process listened.
   void adopt_socket(vhost::Listener listener) { listener_.emplace(std::move(listener)); }

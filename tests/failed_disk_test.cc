@@ -70,6 +70,9 @@ TEST_F(FailedDiskTest, AMissingImageIsServedWhenItAppears) {
   EXPECT_NE(resized.output.find("disk bad: cannot be served"), std::string::npos) << resized.output;
   (void)folder_.make_image("bad.img", kImageBytes);
   expect_served();
+  EXPECT_NE(backend_->output().find("may still be written"), std::string::npos)
+      << "cp takes no locks: what has just appeared is looked at once more\n"
+      << backend_->output();
   stop();
   EXPECT_FALSE(std::filesystem::exists(bad_socket_));
 }

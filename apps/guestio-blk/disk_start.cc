@@ -152,11 +152,13 @@ int open_sockets(const Options& options, Disks& disks) {
       served.push_back(std::move(disks.served[i]));
     } else if (!listenings[i]) {
       disks.failed.push_back(std::make_unique<FailedDisk>(disk.options(), causes[i]));
+      disks.failed.back()->had_image();
     } else {
       disks.failed.push_back(std::make_unique<FailedDisk>(
           disk.options(), fmt::format("{}: it is not known within {} s whether another process "
                                       "listens there",
                                       disk.place(), kLongestStart.count())));
+      disks.failed.back()->had_image();
       disks.failed.back()->go_on_with(disk.image(), std::move(*listenings[i]));
     }
   }

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "guestio/base/log.h"
 #include "guestio/uring/awaitables.h"
@@ -63,17 +64,50 @@ std::string describe_socket_failure(const DiskOptions& options, const Error& err
   return fmt::format("{}: {}; {}", options.place(), error.to_string(), socket_remedy(error));
 }
 
+namespace {
+
+/// Nothing for what is no regular file.
+std::optional<FileVersion> version_of(const struct stat& status) {
+  if (!S_ISREG(status.st_mode)) return std::nullopt;
+  return FileVersion{.size = status.st_size,
+                     .seconds = status.st_mtim.tv_sec,
+                     .nanoseconds = status.st_mtim.tv_nsec};
+}
+
+}  // namespace
+
 Opening open_image(const DiskOptions& options) {
   std::optional<ImageIdentity> identity;
+  std::optional<FileVersion> version;
   struct stat status{};
   if (!options.image.starts_with("null:") && ::stat(options.image.c_str(), &status) == 0) {
     const bool is_device = S_ISBLK(status.st_mode);
     identity = ImageIdentity{.is_device = is_device,
                              .device = is_device ? status.st_rdev : status.st_dev,
                              .inode = is_device ? 0 : status.st_ino};
+    version = version_of(status);
   }
-  return {.image = Image::open(options), .identity = identity};
+  return {.image = Image::open(options), .identity = identity, .version = version};
 }
+
+namespace {
+
+/// Not a file of another version than `before`.
+Opening open_unchanged_image(const DiskOptions& options, const std::optional<FileVersion>& before) {
+  Opening opening = open_image(options);
+  if (opening.image && opening.version && opening.version != before) {
+    opening.image = fail(ErrorKind::kBusy, "open an image that may still be written");
+    opening.may_be_written = true;
+  }
+  // To find out what the file can do changes its time, too.
+  struct stat status{};
+  if (opening.version && ::stat(options.image.c_str(), &status) == 0) {
+    opening.version = version_of(status);
+  }
+  return opening;
+}
+
+}  // namespace
 
 task::Task<std::unique_ptr<ServedDisk>> FailedDisk::bring_up(uring::Loop& loop,
                                                              vhost::QueueThreads& threads,
@@ -116,7 +150,10 @@ task::Task<std::unique_ptr<ServedDisk>> FailedDisk::bring_up(uring::Loop& loop,
 /// Returns whether image_ is open.
 task::Task<bool> FailedDisk::open(uring::Loop& loop, task::StopToken stop) {
   if (!opening_) {
-    auto started = Background<Opening>::start([options = options_] { return open_image(options); });
+    const bool is_asked = std::exchange(is_asked_, false);
+    auto started = Background<Opening>::start([options = options_, before = version_, is_asked] {
+      return is_asked ? open_image(options) : open_unchanged_image(options, before);
+    });
     if (!started) {
       fail_attempt(describe_image_failure(options_, started.error()));
       co_return false;
@@ -126,6 +163,16 @@ task::Task<bool> FailedDisk::open(uring::Loop& loop, task::StopToken stop) {
   if (co_await uring::poll(loop, uring::File(opening_->fd()), POLLIN, stop) <= 0) co_return false;
   Opening opened = opening_->take();
   opening_.reset();
+  version_ = opened.version;
+  if (opened.may_be_written) {
+    delay_ = std::chrono::seconds(1);
+    if (std::exchange(had_image_, false)) co_return false;
+    fail_attempt(
+        fmt::format("{}: it has changed since the last attempt and may still be written; "
+                    "wait until it stays as it is",
+                    options_.image));
+    co_return false;
+  }
   if (!opened.image) {
     fail_attempt(describe_image_failure(options_, opened.image.error()));
     co_return false;
@@ -165,6 +212,7 @@ task::Task<> FailedDisk::wait(uring::Loop& loop, task::StopToken stop) {
 }
 
 void FailedDisk::retry_now() noexcept {
+  is_asked_ = true;
   if (waiting_) waiting_->request_stop();
 }
 

@@ -31,15 +31,27 @@ struct ImageIdentity {
   friend bool operator==(const ImageIdentity&, const ImageIdentity&) = default;
 };
 
+/// What changes when somebody writes to a file.
+struct FileVersion {
+  std::int64_t size = 0;
+  std::int64_t seconds = 0;
+  std::int64_t nanoseconds = 0;
+  friend bool operator==(const FileVersion&, const FileVersion&) = default;
+};
+
 /// An image that was opened, or not.
 struct Opening {
   Result<Image> image;
   std::optional<ImageIdentity> identity;
+  std::optional<FileVersion> version;  ///< of a regular file, before it was opened
+  bool may_be_written = false;         ///< why it is not open: it was another version before
 };
 Opening open_image(const DiskOptions& options);
 
 /// A disk of the process that cannot be served, and is tried again until it can: after 1 s, and
-/// ever later up to 30 s. Its socket does not exist before: front-ends that reconnect wait.
+/// ever later up to 30 s. A file that was not the same at the attempt before may still be written
+/// (cp, dd and curl take no locks): the next attempt, after 1 s, serves it if it stays as it is, or
+/// one that was asked for. Its socket does not exist before: front-ends that reconnect wait.
 ///
 /// What may block (opening its image, looking who has its socket) runs on threads of its own:
 /// other disks and the control thread wait for nothing.
@@ -55,6 +67,8 @@ class FailedDisk {
   [[nodiscard]] const std::string& cause() const noexcept { return cause_; }
   [[nodiscard]] std::uint64_t attempts() const noexcept { return attempts_; }
 
+  /// Its image is not the cause: that it has to be looked at twice is no news.
+  void had_image() noexcept { had_image_ = true; }
   /// Attempts that have begun already, and are waited for instead of beginning anew.
   void go_on_with(Background<Opening> opening) { opening_.emplace(std::move(opening)); }
   void go_on_with(Image image, Background<Result<ServedDisk::Socket>> listening) {
@@ -81,6 +95,9 @@ class FailedDisk {
   std::uint64_t attempts_ = 1;
   std::chrono::seconds delay_ = std::chrono::seconds(1);
   std::optional<task::StopSource> waiting_;  // while bring_up() waits
+  std::optional<FileVersion> version_;       // of its image at the last attempt
+  bool had_image_ = false;
+  bool is_asked_ = false;  // for the attempt that comes next
   // The attempt under way.
   std::optional<Background<Opening>> opening_;
   std::optional<Image> image_;

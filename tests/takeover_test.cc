@@ -286,6 +286,25 @@ TEST_F(TakeoverTest, AnotherVersionIsRefusedInOneLine) {
   expect_alive();
 }
 
+/// One that knows nothing of failed disks would serve without them.
+TEST_F(TakeoverTest, FailedDisksAreToldInAnAnswerThatOlderProcessesRefuse) {
+  const auto answered_version = [&] {
+    const UniqueFd socket = dial(control_);
+    say(socket, R"({"command":"takeover","version":1})");
+    const Json answer = Json::parse(hear(socket), nullptr, false);
+    return answer.is_object() ? answer.value("version", 0) : 0;
+  };
+  start_with_control();
+  EXPECT_EQ(answered_version(), 1);
+  stop();
+  backend_ = std::make_unique<testing::ChildProcess>(Words{
+      kBackendProgram, "--control", control_, "--disk",
+      "name=good,socket-path=" + socket_ + ",blk-file=" + image_, "--disk",
+      "name=bad,socket-path=" + folder_.file("bad.sock") + ",blk-file=" + folder_.file("bad.img")});
+  ASSERT_TRUE(backend_->wait_for_output("ready ")) << backend_->output();
+  EXPECT_EQ(answered_version(), 2);
+}
+
 TEST_F(TakeoverTest, WhatCannotWorkIsToldInOneLine) {
   const auto refused = [&](const Words& words, int status, const std::string& text) {
     const Outcome outcome = run(words);
@@ -317,7 +336,7 @@ TEST_F(TakeoverTest, NonsenseOfTheOtherProcessIsRefused) {
   for (const std::string& answer :
        {std::string("nonsense"), std::string("[]"), std::string("{}"),
         std::string(R"({"error":"no"})"), std::string(R"({"disks":[]})"),
-        std::string(R"({"version":2,"disks":[]})"), R"({"version":1,"disks":[],)" + options + "}",
+        std::string(R"({"version":3,"disks":[]})"), R"({"version":1,"disks":[],)" + options + "}",
         R"({"version":1,"disks":[],"descriptors":3,)" + options + "}",
         R"({"version":1,"disks":{},)" + options + "}"}) {
     testing::ChildProcess child({kBackendProgram, "--takeover", control_});

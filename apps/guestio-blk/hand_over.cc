@@ -181,7 +181,8 @@ std::expected<Parcel, std::string> HandOver::describe() const {
   const auto place = control_->listener().place();
   Json control = describe_listener(control_->listener(), parcel, place);
   if (control.is_null()) return std::unexpected("no descriptor is left to copy a socket to");
-  parcel.body = {{"version", kTakeoverVersion},
+  const auto version = failed.empty() ? kTakeoverVersion : kTakeoverVersionWithFailed;
+  parcel.body = {{"version", version},
                  {"pid", ::getpid()},
                  {"options", describe_options(subjects_.said)},
                  {"control", std::move(control)},

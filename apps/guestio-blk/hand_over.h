@@ -18,6 +18,8 @@ namespace guestio::app {
 
 /// What two processes have to agree on when one takes the other's place.
 inline constexpr std::uint64_t kTakeoverVersion = 1;
+/// Of an answer that has failed disks: a process of a build that would drop them refuses it.
+inline constexpr std::uint64_t kTakeoverVersionWithFailed = 2;
 
 /// The end of a process whose place another one takes (--takeover), over a connection to its
 /// control socket:

@@ -131,9 +131,10 @@ Outcome TakeOver::tell(const char* what) {
 Outcome TakeOver::read_description(Parcel parcel) {
   std::string complaint;
   Fields fields(parcel.body, "the takeover", parcel.descriptors, complaint);
-  if (fields.number<std::uint64_t>("version") != kTakeoverVersion) {
-    return give_up(fmt::format("guestio-blk {} knows takeovers of version {} only", kVersion,
-                               kTakeoverVersion));
+  const auto version = fields.number<std::uint64_t>("version");
+  if (version != kTakeoverVersion && version != kTakeoverVersionWithFailed) {
+    return give_up(fmt::format("guestio-blk {} knows takeovers of versions {} and {} only",
+                               kVersion, kTakeoverVersion, kTakeoverVersionWithFailed));
   }
   other_ = fields.number<std::uint32_t>("pid");
   if (const Json* const options = fields.part("options"); options != nullptr) {

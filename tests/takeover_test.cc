@@ -49,6 +49,24 @@ std::string hear(const UniqueFd& socket) {
   return text;
 }
 
+/// With one descriptor beside it.
+void say_with(const UniqueFd& socket, const std::string& line, int fd) {
+  std::string text = line + "\n";
+  iovec piece{.iov_base = text.data(), .iov_len = text.size()};
+  alignas(cmsghdr) char room[CMSG_SPACE(sizeof fd)] = {};
+  msghdr message{};
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  message.msg_control = room;
+  message.msg_controllen = sizeof room;
+  cmsghdr* const rights = CMSG_FIRSTHDR(&message);
+  rights->cmsg_level = SOL_SOCKET;
+  rights->cmsg_type = SCM_RIGHTS;
+  rights->cmsg_len = CMSG_LEN(sizeof fd);
+  std::memcpy(CMSG_DATA(rights), &fd, sizeof fd);
+  EXPECT_EQ(::sendmsg(socket.get(), &message, MSG_NOSIGNAL), std::ssize(text));
+}
+
 class TakeoverTest : public BackendTest {
  protected:
   void start_with_control(Words more = {}) {
@@ -348,6 +366,29 @@ TEST_F(TakeoverTest, NonsenseOfTheOtherProcessIsRefused) {
     EXPECT_EQ(std::ranges::count(output, '\n'), 1) << answer << output;
   }
   EXPECT_TRUE(std::filesystem::exists(control_)) << "a path that was never ours";
+}
+
+TEST_F(TakeoverTest, NumbersOfDescriptorsOfTheOtherProcessAreNotCompared) {
+  const UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const sockaddr_un address = address_of(control_);
+  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(::listen(listener.get(), 4), 0);
+  const auto disk = [](const std::string& name) {
+    return R"({"settings":[["name",")" + name +
+           R"("],["fd","7"],["blk-file","null:1M"]],"io":null,"claim":null,"size":1048576,)"
+           R"("listener":null})";
+  };
+  const std::string line =
+      R"({"descriptors":1,"version":1,"pid":1,"options":{"sqpoll":false,"verbose":false},)"
+      R"("control":{"fd":0,"path":"x",)"
+      R"("device":0,"inode":0},)"
+      R"("disks":[)" +
+      disk("a") + "," + disk("b") + "]}";
+  testing::ChildProcess child({kBackendProgram, "--takeover", control_});
+  const UniqueFd socket(::accept(listener.get(), nullptr, nullptr));
+  EXPECT_NE(hear(socket).find("takeover"), std::string::npos);
+  say_with(socket, line, listener.get());
+  EXPECT_NE(hear(socket).find("ready"), std::string::npos) << child.output();
 }
 
 }  // namespace

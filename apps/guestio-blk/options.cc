@@ -192,14 +192,18 @@ std::string describe_other(const DiskOptions& disk, std::string_view setting) {
   return fmt::format("also that of disk {} ({})", disk.name, disk.origin_of(setting));
 }
 
-void check_pair(const DiskOptions& one, const DiskOptions& other, Complaints& complaints) {
+/// Numbers of descriptors are compared where they are of one process: in a takeover those of disks
+/// that are served are the other process's.
+void check_pair(const DiskOptions& one, const DiskOptions& other, bool is_takeover,
+                Complaints& complaints) {
   const std::string_view socket = other.socket_fd ? "fd" : "socket-path";
   if (one.name == other.name) {
     complaints.add(other.origin_of("name"),
                    fmt::format("name {} is taken by another disk ({}): give each its own",
                                other.name, one.origin_of("name")));
   }
-  if (!one.place().empty() && one.place() == other.place()) {
+  const bool is_comparable = !one.place().empty() && !(is_takeover && other.socket_fd);
+  if (is_comparable && one.place() == other.place()) {
     complaints.add(other.origin_of(socket),
                    fmt::format("{} of disk {} is {}: give each its own", other.place(), other.name,
                                describe_other(one, socket)));
@@ -210,7 +214,7 @@ void check_pair(const DiskOptions& one, const DiskOptions& other, Complaints& co
 }
 
 void check_together(const std::vector<DiskOptions>& disks, const std::string& control,
-                    Complaints& complaints) {
+                    bool is_takeover, Complaints& complaints) {
   if (disks.size() > kMostDisks) {
     complaints.add(fmt::format("{} disks: a process serves at most {}, start another one",
                                disks.size(), kMostDisks));
@@ -224,7 +228,7 @@ void check_together(const std::vector<DiskOptions>& disks, const std::string& co
                                  control, one->name));
     }
     for (auto other = std::next(one); other != disks.end(); ++other) {
-      check_pair(*one, *other, complaints);
+      check_pair(*one, *other, is_takeover, complaints);
     }
   }
 }
@@ -284,7 +288,7 @@ std::string describe_shared_image(const DiskOptions& one, const DiskOptions& oth
 
 void complete(Options& options, Complaints& complaints) {
   const ProcessOptions& said = options.said;
-  check_together(options.disks, said.control_path, complaints);
+  check_together(options.disks, said.control_path, !options.takeover.empty(), complaints);
   read_threads(said, options);
   options.control_path = said.control_path;
   options.is_strict = said.is_strict;

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <expected>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -206,18 +207,29 @@ class Server {
   HandOver hand_over_;
 };
 
-/// Devices and queues for all images that are open.
-Result<> make_disks(std::vector<StartingDisk> starting, uring::Loop& loop,
-                    vhost::QueueThreads& threads, Disks& disks) {
+/// Devices and queues for all images that are open. A disk without them has failed if others can be
+/// served and it `may_fail`; else the error is what is wrong with it.
+std::expected<void, std::string> make_disks(std::vector<StartingDisk> starting, bool may_fail,
+                                            uring::Loop& loop, vhost::QueueThreads& threads,
+                                            Disks& disks) {
+  std::string cause;
   for (StartingDisk& one : starting) {
     if (!one.image) {
       disks.failed.push_back(std::move(one.failed));
       continue;
     }
     auto disk = ServedDisk::create(loop, threads, one.options, std::move(*one.image));
-    if (!disk) return fail(disk.error());
-    disks.served.push_back(std::move(*disk));
+    if (disk) {
+      disks.served.push_back(std::move(*disk));
+      continue;
+    }
+    cause = fmt::format("disk {}: {}", one.options.name, disk.error().to_string());
+    if (!may_fail) return std::unexpected(cause);
+    disks.failed.push_back(std::make_unique<FailedDisk>(
+        one.options, describe_image_failure(one.options, disk.error())));
+    disks.failed.back()->had_image();
   }
+  if (disks.served.empty() && !cause.empty()) return std::unexpected(cause);
   return {};
 }
 
@@ -254,8 +266,9 @@ int serve(const Options& options, std::vector<StartingDisk> starting, TakeOver* 
   }
 
   Disks disks;
-  if (auto made = make_disks(std::move(starting), **loop, *threads, disks); !made) {
-    return complain(kExitFailure, "cannot start", made.error());
+  const bool may_fail = takeover == nullptr && !options.is_strict;
+  if (auto made = make_disks(std::move(starting), may_fail, **loop, *threads, disks); !made) {
+    return complain(kExitFailure, "cannot start: " + made.error());
   }
   if (auto shared = share_descriptors(disks); !shared) {
     return complain(takeover != nullptr ? kExitFailure : kExitUsage, shared.error());

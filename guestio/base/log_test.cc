@@ -261,8 +261,7 @@ TEST(Log, AReaderOfStandardErrorThatStandsStillHoldsNobodyUpAndHearsWhatItMissed
 }
 
 TEST(Log, AChildProcessHasLinesOfItsOwnOnly) {
-  // Threads after fork() are what this sanitizer does not allow.
-  if (kIsThreadSanitized) GTEST_SKIP();
+  if (kIsThreadSanitized) GTEST_SKIP() << "this sanitizer allows no threads after fork()";
   KeptLines lines;
   lines.stand_still();
   info("the parent's");

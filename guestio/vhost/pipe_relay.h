@@ -36,12 +36,11 @@ class RelayCount {
 ///     ring ── eventfd ──► relay thread ── write ──► call or error pipe
 ///
 /// 1. A pipe can stall whoever reads, writes or closes it: its O_NONBLOCK is the peer's to clear,
-/// and
-///    a peer that faults in the middle of a write of its own holds the pipe's lock. Only the
-///    relay's thread does any of these, and nobody waits for that thread.
+///    and a peer that faults in the middle of a write of its own holds the pipe's lock. Only the
+///    relay's thread does any of these to a pipe that was taken, and nobody waits for that thread.
+///    A pipe that is refused is closed by the control thread.
 /// 2. A full pipe has been signalled: the event is dropped. A pipe that nobody reads raises no
-/// signal
-///    here.
+///    signal here.
 /// 3. A thread that is stalled stays until its peer lets go, with the descriptors of its session.
 ///
 /// Threads: the control thread. Lifetime: the destructor ends the thread as well, but waits for

@@ -63,6 +63,13 @@ class ResultsTest(unittest.TestCase):
             results.add(ROW, "b", theirs)
         self.assertEqual(results.ratio(ROW, "a", "b", "iops").median, 3)
 
+    def test_a_figure_of_nothing_divides_nothing(self):
+        results = Results()
+        for ours, theirs in ((sample(4, 1), sample(0, 1)), (sample(6, 1), sample(2, 1))):
+            results.add(ROW, "a", ours)
+            results.add(ROW, "b", theirs)
+        self.assertEqual(results.ratio(ROW, "a", "b", "iops").median, 3)
+
     def test_what_is_kept_is_read_again(self):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "kept" / "results.json"

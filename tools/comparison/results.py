@@ -72,7 +72,9 @@ class Results:
         if key not in entries or other not in entries:
             return None
         pairs = zip(entries[key]["samples"], entries[other]["samples"], strict=False)
-        values = [ours[name] / theirs[name] for ours, theirs in pairs if ours and theirs]
+        # A server that got no processor time in its round has no figure to divide by.
+        values = [ours[name] / theirs[name] for ours, theirs in pairs
+                  if ours and theirs and theirs[name]]
         return Figure(statistics.median(values), min(values), max(values)) if values else None
 
 

@@ -10,7 +10,7 @@ namespace guestio::bench {
 namespace {
 
 constexpr std::size_t kLocalBytes = std::size_t{1} << 20;
-constexpr std::size_t kMostPages = 256;
+constexpr std::size_t kMaxPages = 256;
 
 mem::GuestMemory make_memory() {
   auto made = mem::GuestMemory::allocate(ByteCount(kMemoryBytes));
@@ -19,9 +19,9 @@ mem::GuestMemory make_memory() {
   return std::move(*made);
 }
 
-std::array<Gpn, kMostPages> make_pages(Layout layout) {
-  std::array<Gpn, kMostPages> gpns;
-  for (std::size_t i = 0; i < kMostPages; ++i) {
+std::array<Gpn, kMaxPages> make_pages(Layout layout) {
+  std::array<Gpn, kMaxPages> gpns;
+  for (std::size_t i = 0; i < kMaxPages; ++i) {
     gpns[i] = Gpn(layout == Layout::kContiguous ? 64 + i : (i * 1031 + 17) % 4096);
   }
   return gpns;

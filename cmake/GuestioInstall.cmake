@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # What `cmake --install BUILD --prefix PLACE` puts where: headers, one static library for each room,
-# the CMake package (guestio::base … guestio::vhost), guestio.pc, and the programs that were built.
+# the CMake package (guestio::base … guestio::vhost_session), guestio.pc, and the programs that were built.
 # Included last, when all rooms and programs are known. Everything may be moved afterwards, but for
 # the path in the description of guestio-blk that management layers read.
 include(GNUInstallDirs)

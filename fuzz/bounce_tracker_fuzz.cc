@@ -25,8 +25,8 @@ using buf::BounceBufferTracker;
 using buf::BounceShare;
 using buf::TrackedBounceBuffer;
 
-constexpr std::size_t kMostAccounts = 4;
-constexpr std::size_t kMostRequests = 32;
+constexpr std::size_t kMaxAccounts = 4;
+constexpr std::size_t kMaxRequests = 32;
 
 /// A coroutine that runs at once and stays when it is done, to be destroyed at any moment.
 class Job {
@@ -80,7 +80,7 @@ class Game {
       : program_(program),
         device_limit_((program.flag() ? 1 + program.index(16) : 1000)),
         tracker_({.budget = &budget_, .overflow_limit = ByteCount(device_limit_ * kPageSize)}) {
-    for (std::size_t left = 1 + program_.index(kMostAccounts); left != 0; --left) {
+    for (std::size_t left = 1 + program_.index(kMaxAccounts); left != 0; --left) {
       const std::size_t quota = program_.index(8);
       const std::size_t overflow = program_.index(8);
       auto opened =
@@ -162,7 +162,7 @@ class Game {
   }
 
   void acquire() {
-    if (requests_.size() == kMostRequests) return;
+    if (requests_.size() == kMaxRequests) return;
     requests_.push_back(take_request());
     Request& request = *requests_.back();
     const bool too_large = request.granted() > request.most;
@@ -172,7 +172,7 @@ class Game {
   }
 
   void try_acquire() {
-    if (requests_.size() == kMostRequests) return;
+    if (requests_.size() == kMaxRequests) return;
     auto request = take_request();
     const bool must_wait = request->pages() != 0 && first_waiter(request->account) != nullptr;
     auto buffer = accounts_[request->account]->try_acquire(
@@ -199,10 +199,10 @@ class Game {
     return fit.empty() ? nullptr : fit[program_.index(fit.size())];
   }
   void release() {
-    if (Request* const request = pick(State::kGranted)) give_back(*request);
+    if (Request* const request = pick(State::kGranted)) return_chain(*request);
     forget_those_over();
   }
-  static void give_back(Request& request) {
+  static void return_chain(Request& request) {
     for (const std::byte byte : request.buffer.bytes()) {
       GUESTIO_CHECK(byte == std::byte{request.mark}, "memory that is nobody else's");
     }
@@ -284,7 +284,7 @@ class Game {
       if (request.state == State::kWaiting) {
         leave(request, true);
       } else {
-        give_back(request);
+        return_chain(request);
       }
       forget_those_over();
       check();

@@ -25,7 +25,7 @@ constexpr std::size_t kBackings = 3;
 constexpr std::size_t kPages = 4;  // of each
 constexpr std::size_t kBytes = kPages * kPageSize;
 constexpr std::size_t kGuestPages = 24;  // where most regions lie
-constexpr std::size_t kMostLength = 3 * kPageSize;
+constexpr std::size_t kMaxLength = 3 * kPageSize;
 
 /// Memory with everything special that the program asks for. Its bytes are all there; what it says
 /// of them decides which way an access goes.
@@ -269,7 +269,7 @@ class Game {
   }
 
   void add_piece(Buffer& buffer, std::uint64_t start, std::uint64_t length) {
-    length = std::min({length, kMostLength, ~start});
+    length = std::min({length, kMaxLength, ~start});
     buffer.pieces.push_back(AddressRange::from_checked(Gpa(start), length));
     for (std::uint64_t i = 0; i < length; ++i) buffer.places.push_back({start + i});
   }
@@ -280,7 +280,7 @@ class Game {
     if (kind < 2) {
       for (std::size_t left = kind == 0 ? 1 : 1 + program_.index(4); left != 0; --left) {
         const std::uint64_t start = take_address();
-        add_piece(buffer, start, program_.around(kMostLength));
+        add_piece(buffer, start, program_.around(kMaxLength));
       }
       if (kind == 0) {
         buffer.range = buffer.pieces.front();

@@ -20,10 +20,10 @@
 #include "guestio/base/standard_fds.h"
 #include "guestio/blk/block_queue.h"
 #include "guestio/disk/file/file_disk.h"
-#include "guestio/vhost/queue_thread.h"
+#include "guestio/vhost/ring/queue_thread.h"
 #include "guestio/virtio/blk_layout.h"
 #include "guestio/virtio/ring_for_test.h"
-#include "guestio/virtio/split_driver_queue.h"
+#include "guestio/virtio/split_driver_ring.h"
 #include "testing/temporary.h"
 
 namespace guestio::fuzz {
@@ -37,7 +37,7 @@ constexpr std::size_t kUsed = 0x2000;
 constexpr std::size_t kTables = 0x3000;
 constexpr std::size_t kHeaders = 0x4000;
 constexpr std::size_t kData = 0x8000;
-constexpr int kMostSteps = 100;
+constexpr int kMaxSteps = 100;
 
 /// Counts what a device takes and gives back.
 class Tally final : public virtio::QueueHandler, private virtio::DeviceQueue {
@@ -48,13 +48,11 @@ class Tally final : public virtio::QueueHandler, private virtio::DeviceQueue {
     queue_ = &queue;
     device_->process(*this);
   }
-  void finish_up() noexcept override { device_->finish_up(); }
-  void pause() noexcept override { device_->pause(); }
-  void go_on() noexcept override { device_->go_on(); }
-  [[nodiscard]] std::size_t waiting() const noexcept override { return device_->waiting(); }
-  void leave() noexcept override { device_->leave(); }
-  std::optional<std::uint32_t> answer_malformed(const virtio::TakenChain& taken) noexcept override {
-    const auto written = device_->answer_malformed(taken);
+  void drain() noexcept override { device_->drain(); }
+  virtio::HandoverHandler* handover() noexcept override { return device_->handover(); }
+  std::optional<std::uint32_t> write_error_status(
+      const virtio::TakenChain& taken) noexcept override {
+    const auto written = device_->write_error_status(taken);
     if (!written) has_abandoned_ = true;
     return written;
   }
@@ -73,14 +71,14 @@ class Tally final : public virtio::QueueHandler, private virtio::DeviceQueue {
     GUESTIO_CHECK(written != 0, "a status in each chain that comes back");
     queue_->complete(taken, written);
   }
-  void abandon(virtio::TakenChain& taken, const Error& cause) noexcept override {
+  void break_on(virtio::TakenChain& taken, const Error& cause) noexcept override {
     ++answered_;
     has_abandoned_ = true;
-    queue_->abandon(taken, cause);
+    queue_->break_on(taken, cause);
   }
-  void leave(virtio::TakenChain& taken) noexcept override {
+  void abandon(virtio::TakenChain& taken) noexcept override {
     ++answered_;
-    queue_->leave(taken);
+    queue_->abandon(taken);
   }
   [[nodiscard]] virtio::FeatureBits features() const noexcept override {
     return queue_->features();
@@ -179,7 +177,7 @@ class Driver {
       : memory_(memory), program_(program), is_packed_(is_packed), size_(size), record_(record) {}
 
   void play(const LiveRing& ring) {
-    for (int step = 0; step < kMostSteps && !program_.is_over(); ++step) {
+    for (int step = 0; step < kMaxSteps && !program_.is_over(); ++step) {
       switch (program_.index(8)) {
         case 0:
         case 1:
@@ -424,8 +422,8 @@ class World {
   Tally* tally_ = nullptr;
   std::unique_ptr<vhost::Queue> attacked_;
   virtio::RingForTest bystander_ring_{16};
-  virtio::SplitDriverQueue bystander_driver_ =
-      std::move(*virtio::SplitDriverQueue::create(bystander_ring_.driver(), 0));
+  virtio::SplitDriverRing bystander_driver_ =
+      std::move(*virtio::SplitDriverRing::create(bystander_ring_.driver(), 0));
   std::unique_ptr<vhost::Queue> bystander_queue_;
   std::optional<LiveRing> bystander_;
   std::uint64_t runs_ = 0;

@@ -10,7 +10,7 @@
 #include "guestio/mem/guest_memory.h"
 #include "guestio/virtio/chain.h"
 #include "guestio/virtio/extent_arena.h"
-#include "guestio/virtio/packed_device_queue.h"
+#include "guestio/virtio/packed_device_ring.h"
 #include "guestio/virtio/packed_ring.h"
 
 namespace guestio::fuzz {
@@ -20,7 +20,7 @@ using mem::AddressRange;
 using mem::GuestMemory;
 using virtio::Chain;
 using virtio::PackedDescriptor;
-using virtio::PackedDeviceQueue;
+using virtio::PackedDeviceRing;
 using virtio::PackedPosition;
 using virtio::PackedRing;
 using virtio::Pop;
@@ -31,8 +31,8 @@ constexpr std::size_t kDriverEvent = 0x1000;  // parts of the ring in it
 constexpr std::size_t kDeviceEvent = 0x1800;
 constexpr std::size_t kTables = 0x2000;  // indirect tables
 constexpr std::size_t kTableEntries = (kBytes - kTables) / 16;
-constexpr std::size_t kMostEntries = 256;  // of the ring
-constexpr std::uint64_t kMostChainBytes = std::uint64_t{1} << 32;
+constexpr std::size_t kMaxEntries = 256;  // of the ring
+constexpr std::uint64_t kMaxChainBytes = std::uint64_t{1} << 32;
 
 /// A place counted from the beginning of time, as only a model can afford.
 struct Place {
@@ -60,7 +60,7 @@ class Game {
       : memory_(memory),
         host_(host),
         program_(program),
-        size_(static_cast<std::uint16_t>(1 + program.index(kMostEntries))),
+        size_(static_cast<std::uint16_t>(1 + program.index(kMaxEntries))),
         features_(program.flag() ? virtio::kFeatureIndirectDesc : 0),
         avail_{program.take<std::uint16_t>(), size_},
         used_(avail_),
@@ -75,7 +75,7 @@ class Game {
     }
     const auto ring = PackedRing::at(host_, host_ + kDriverEvent, host_ + kDeviceEvent, size_);
     GUESTIO_CHECK(ring.has_value(), "a good ring");
-    auto queue = PackedDeviceQueue::create(*ring, features_, {place, place});
+    auto queue = PackedDeviceRing::create(*ring, features_, {place, place});
     GUESTIO_CHECK(queue.has_value(), "a queue");
     queue_.emplace(std::move(*queue));
   }
@@ -88,8 +88,8 @@ class Game {
       switch (operation % 16) {
         case 0: poke_bytes(); break;
         case 1: program_.flag() ? poke_event() : fill_table(); break;
-        case 2: poke_descriptor(kTables + 16 * program_.index(2 * kMostEntries)); break;
-        case 3: poke_descriptor(16 * program_.index(kMostEntries)); break;
+        case 2: poke_descriptor(kTables + 16 * program_.index(2 * kMaxEntries)); break;
+        case 3: poke_descriptor(16 * program_.index(kMaxEntries)); break;
         case 4:
         case 5:
         case 6:
@@ -151,7 +151,7 @@ class Game {
     descriptor.flags = kind & 7;
     switch (kind >> 6) {
       case 0:  // an indirect table, perhaps over the end of memory
-        descriptor.address = kStart + kTables + program_.index(2 * kMostEntries) * 64;
+        descriptor.address = kStart + kTables + program_.index(2 * kMaxEntries) * 64;
         descriptor.length = std::uint32_t{program_.take<std::uint16_t>()} / 16 * 16;
         break;
       case 1:
@@ -232,7 +232,7 @@ class Game {
       const auto range =
           AddressRange::from_start_and_length(Gpa(descriptor.address), descriptor.length);
       const bool behind_writable = !writable && result.extents.size() > result.readable;
-      if (behind_writable || !range || total > kMostChainBytes) return result;
+      if (behind_writable || !range || total > kMaxChainBytes) return result;
       if (result.extents.size() == virtio::ExtentArena::kMediumExtents &&
           long_chains() == virtio::ExtentArena::kHugeBlocks) {
         // A table is read some entries ahead: its end may be noticed first.
@@ -411,7 +411,7 @@ class Game {
   Program& program_;
   const std::uint16_t size_;
   virtio::FeatureBits features_;
-  std::optional<PackedDeviceQueue> queue_;
+  std::optional<PackedDeviceRing> queue_;
   std::vector<std::unique_ptr<Taken>> chains_;  // in flight; behind the queue: they go before it
   std::vector<Answer> answers_;                 // pushed and not published
   Place avail_;                                 // of the device

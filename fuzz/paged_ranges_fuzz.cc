@@ -16,9 +16,9 @@ using mem::PagedRange;
 using mem::PagedRanges;
 
 constexpr std::uint64_t kGpns = std::uint64_t{1} << 52;  // page numbers that have addresses
-constexpr std::size_t kMostPages = 5;
-constexpr std::size_t kMostRanges = 8;
-constexpr std::size_t kMostOperations = 48;
+constexpr std::size_t kMaxPages = 5;
+constexpr std::size_t kMaxRanges = 8;
+constexpr std::size_t kMaxOperations = 48;
 
 /// For loops over all positions, which would take most of the time otherwise.
 #define GUESTIO_FUZZ_PLAIN [[clang::no_sanitize("address", "undefined", "coverage")]]
@@ -187,7 +187,7 @@ void cut(Program& program, std::vector<Held<Range>>& all) {
   check_quickly(target.range, target.window);
   if (!made) return;
   check_quickly(made->range, made->window);
-  if (all.size() < kMostRanges) {
+  if (all.size() < kMaxRanges) {
     all.push_back(*made);
   } else {
     target = *made;
@@ -213,7 +213,7 @@ void pop(Program& program, std::vector<Held<PagedRange>>& all) {
 }
 
 std::vector<Gpn> take_pages(Program& program) {
-  std::vector<Gpn> pages(program.index(kMostPages + 1));
+  std::vector<Gpn> pages(program.index(kMaxPages + 1));
   std::uint64_t last = 0;
   for (Gpn& page : pages) {
     const auto operand = program.take<std::uint8_t>();
@@ -246,7 +246,7 @@ void run(Program program) {
   if (part) ranges.push_back({*part, Window(positions).subspan(offset, length)});
 
   std::size_t operations = 0;
-  for (std::size_t left = program.index(kMostOperations); left != 0; --left) {
+  for (std::size_t left = program.index(kMaxOperations); left != 0; --left) {
     ++operations;
     if (program.index(8) == 0) {
       pop(program, ranges);
@@ -271,7 +271,7 @@ void run(Program program) {
   GUESTIO_CHECK(list.has_value(), "a list that is not too large");
   check(*list, of_list);
   std::vector<Held<PagedRanges>> lists = {{*list, of_list}};
-  while (!program.is_over() && ++operations < kMostOperations) cut(program, lists);
+  while (!program.is_over() && ++operations < kMaxOperations) cut(program, lists);
   for (const Held<PagedRanges>& held : lists) check(held.range, held.window);
 }
 

@@ -14,7 +14,7 @@
 #include "guestio/blk/block_queue.h"
 #include "guestio/disk/file/file_disk.h"
 #include "guestio/task/scope.h"
-#include "guestio/vhost/backend.h"
+#include "guestio/vhost/session/backend.h"
 #include "testing/temporary.h"
 
 namespace guestio::fuzz {

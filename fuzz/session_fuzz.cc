@@ -18,7 +18,7 @@
 #include "guestio/base/log.h"
 #include "guestio/base/standard_fds.h"
 #include "guestio/mem/recover.h"
-#include "guestio/vhost/messages.h"
+#include "guestio/vhost/wire/messages.h"
 #include "guestio/virtio/blk_layout.h"
 #include "testing/blk_guest.h"
 
@@ -32,7 +32,7 @@ constexpr std::uint64_t kGuestAddress = 0x100000;
 constexpr std::uint64_t kUserAddress = 0x7f0000000000;
 constexpr std::uint64_t kRingBytes = 0x8000;  // each ring's place in guest memory
 constexpr std::uint16_t kQueues = 2;
-constexpr int kMostSteps = 32;
+constexpr int kMaxSteps = 32;
 
 std::size_t count_descriptors() {
   DIR* const folder = ::opendir("/proc/self/fd");
@@ -57,7 +57,7 @@ class HostileFrontend {
       : socket_(std::move(socket)), program_(program) {}
 
   void play() {
-    for (int step = 0; step < kMostSteps && !program_.is_over(); ++step) {
+    for (int step = 0; step < kMaxSteps && !program_.is_over(); ++step) {
       do_something();
       take_replies();
     }

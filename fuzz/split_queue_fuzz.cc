@@ -10,7 +10,7 @@
 #include "guestio/virtio/chain.h"
 #include "guestio/virtio/extent_arena.h"
 #include "guestio/virtio/layout.h"
-#include "guestio/virtio/split_device_queue.h"
+#include "guestio/virtio/split_device_ring.h"
 #include "guestio/virtio/split_ring.h"
 
 namespace guestio::fuzz {
@@ -20,7 +20,7 @@ using mem::AddressRange;
 using mem::GuestMemory;
 using virtio::Chain;
 using virtio::Descriptor;
-using virtio::SplitDeviceQueue;
+using virtio::SplitDeviceRing;
 using virtio::SplitRing;
 
 constexpr std::uint64_t kStart = 0x10000;  // of guest memory
@@ -29,8 +29,8 @@ constexpr std::size_t kAvail = 0x1000;  // parts of the ring in it
 constexpr std::size_t kUsed = 0x2000;
 constexpr std::size_t kTables = 0x3000;  // indirect tables, and room for 1280 entries in them
 constexpr std::size_t kTableEntries = (kBytes - kTables) / sizeof(Descriptor);
-constexpr std::size_t kMostEntries = 256;  // of the ring
-constexpr std::uint64_t kMostChainBytes = std::uint64_t{1} << 32;
+constexpr std::size_t kMaxEntries = 256;  // of the ring
+constexpr std::uint64_t kMaxChainBytes = std::uint64_t{1} << 32;
 
 /// What the model makes of a chain.
 struct Walked {
@@ -58,7 +58,7 @@ class Game {
     seen_ = next_avail_;
     const auto ring = SplitRing::at(host_, host_ + kAvail, host_ + kUsed, size_);
     GUESTIO_CHECK(ring.has_value(), "a good ring");
-    auto queue = SplitDeviceQueue::create(*ring, features_, next_avail_);
+    auto queue = SplitDeviceRing::create(*ring, features_, next_avail_);
     GUESTIO_CHECK(queue.has_value(), "a queue");
     queue_.emplace(std::move(*queue));
   }
@@ -119,11 +119,11 @@ class Game {
                                   kUsed,
                                   kUsed + 2,
                                   kAvail + 4 + 2 * size_,
-                                  kAvail + 4 + 2 * program_.index(kMostEntries)};
+                                  kAvail + 4 + 2 * program_.index(kMaxEntries)};
     put(places[program_.index(6)], program_.take<std::uint16_t>());
   }
   [[nodiscard]] std::size_t descriptor_place() {
-    const std::size_t index = program_.index(kMostEntries);
+    const std::size_t index = program_.index(kMaxEntries);
     return (program_.flag() ? kTables : 0) + index * sizeof(Descriptor);
   }
   void poke_descriptor() {
@@ -133,7 +133,7 @@ class Game {
     descriptor.flags = kind & 7;
     switch (kind >> 6) {
       case 0:  // an indirect table, perhaps over the end of memory
-        descriptor.address = kStart + kTables + program_.index(2 * kMostEntries) * 64;
+        descriptor.address = kStart + kTables + program_.index(2 * kMaxEntries) * 64;
         descriptor.length = std::uint32_t{program_.take<std::uint16_t>()} / 16 * 16;
         break;
       case 1:
@@ -154,8 +154,8 @@ class Game {
   /// A row of descriptors in which each leads to the next.
   void link_descriptors() {
     const std::size_t table = program_.flag() ? kTables : 0;
-    const std::size_t entries = table == 0 ? kMostEntries : kTableEntries;
-    const std::size_t first = program_.index(kMostEntries);
+    const std::size_t entries = table == 0 ? kMaxEntries : kTableEntries;
+    const std::size_t first = program_.index(kMaxEntries);
     const std::size_t last =
         std::min(first + program_.take<std::uint16_t>() % entries, entries - 1);
     for (std::size_t i = first; i <= last; ++i) {
@@ -176,8 +176,8 @@ class Game {
 
   /// Whether something is available, as a queue knows that may remember an older index; nothing
   /// when the index makes no sense.
-  std::optional<bool> is_available(bool look_again) {
-    if (!look_again && seen_ != next_avail_) return true;
+  std::optional<bool> is_available(bool recheck) {
+    if (!recheck && seen_ != next_avail_) return true;
     const auto index = get<std::uint16_t>(kAvail + 2);
     if (static_cast<std::uint16_t>(index - next_avail_) > size_) return std::nullopt;
     seen_ = index;
@@ -229,7 +229,7 @@ class Game {
         const auto range =
             AddressRange::from_start_and_length(Gpa(descriptor.address), descriptor.length);
         const bool behind_writable = !writable && result.extents.size() > result.readable;
-        if (behind_writable || !range || total > kMostChainBytes) return result;
+        if (behind_writable || !range || total > kMaxChainBytes) return result;
         if (result.extents.size() == virtio::ExtentArena::kMediumExtents &&
             long_chains() == virtio::ExtentArena::kHugeBlocks) {
           result.kind = Walked::Kind::kNoRoom;
@@ -286,7 +286,7 @@ class Game {
     const auto available = is_available(false);
     const auto popped = queue_->pop(memory_, *chain);
     if (available && !*available) {
-      GUESTIO_CHECK(popped.has_value() && *popped == SplitDeviceQueue::Pop::kNothing, "nothing");
+      GUESTIO_CHECK(popped.has_value() && *popped == SplitDeviceRing::Pop::kNothing, "nothing");
       return;
     }
     const bool full = chains_.size() + pushed_ >= size_;
@@ -298,11 +298,11 @@ class Game {
     }
     GUESTIO_CHECK(popped.has_value(), "an answer from a ring that makes sense");
     const Walked expected = walk(head);
-    if (*popped == SplitDeviceQueue::Pop::kNoRoom) {
+    if (*popped == SplitDeviceRing::Pop::kNoRoom) {
       GUESTIO_CHECK(expected.kind == Walked::Kind::kNoRoom, "no room where there is none");
       return;
     }
-    GUESTIO_CHECK(*popped == SplitDeviceQueue::Pop::kChain && chain->head() == head, "the chain");
+    GUESTIO_CHECK(*popped == SplitDeviceRing::Pop::kChain && chain->head() == head, "the chain");
     check_chain(*chain, expected);
     if (chain->is_malformed()) check_last_writable(*chain, expected, last_writable(head));
     ++next_avail_;
@@ -402,7 +402,7 @@ class Game {
   Program& program_;
   const std::uint16_t size_;
   virtio::FeatureBits features_;
-  std::optional<SplitDeviceQueue> queue_;
+  std::optional<SplitDeviceRing> queue_;
   std::vector<std::unique_ptr<Chain>> chains_;  // in flight; behind the queue: they go before it
   std::uint16_t next_avail_;
   std::uint16_t seen_ = 0;

@@ -18,8 +18,8 @@ using buf::TransferPlan;
 
 constexpr std::size_t kBytes = 0x8000;       // of memory, and the most of a window
 constexpr std::size_t kFileBytes = 0x14000;  // a window, an offset and a block on either side
-constexpr std::size_t kMostOffset = 0x8000;
-constexpr std::size_t kMostSegments = 24;
+constexpr std::size_t kMaxOffset = 0x8000;
+constexpr std::size_t kMaxSegments = 24;
 
 alignas(kPageSize) std::array<std::byte, kBytes> memory;
 alignas(kPageSize) std::array<std::byte, kBytes + 64 * kPageSize> bounce;
@@ -75,11 +75,11 @@ Move take_move(Program& program) {
   const auto flags = program.take<std::uint8_t>();
   move.is_write = (flags & 1) != 0;
   if ((flags & 6) == 6) move.options.policy = TransferPlan::Policy::kBounceAll;
-  if ((flags & 24) == 24) move.options.most_pieces = flags >> 5;
-  move.offset = program.take<std::uint16_t>() % kMostOffset;
+  if ((flags & 24) == 24) move.options.max_pieces = flags >> 5;
+  move.offset = program.take<std::uint16_t>() % kMaxOffset;
   if ((flags & 32) != 0) move.offset = align_down(move.offset, std::uint64_t{limits.block()});
   std::size_t at = 0;
-  for (std::size_t left = program.index(kMostSegments); left != 0 && at < kBytes; --left) {
+  for (std::size_t left = program.index(kMaxSegments); left != 0 && at < kBytes; --left) {
     const auto shape = program.take<std::uint8_t>();
     at += program.take<std::uint8_t>() * std::size_t{shape & 3U};
     if ((shape & 4) != 0) at = align_up(at, std::size_t{limits.memory_alignment});
@@ -139,7 +139,7 @@ void check_plan(const Move& move, const TransferPlan& plan, std::uint64_t done) 
     return;
   }
   // Where blocks do not change the alignment, a block is bounced when it must be and not otherwise.
-  const bool by_number = all_bounced && move.options.most_pieces != TransferPlan::kAnyNumber;
+  const bool by_number = all_bounced && move.options.max_pieces != TransferPlan::kAnyNumber;
   if (by_number || block % limits.memory_alignment != 0) return;
   at = start;
   for (const TransferPlan::Piece& piece : plan.pieces()) {

@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "guestio/vhost/frontend.h"
-#include "guestio/vhost/frontend_memory.h"
-#include "guestio/vhost/frontend_queue.h"
+#include "guestio/vhost/frontend/frontend.h"
+#include "guestio/vhost/frontend/frontend_memory.h"
+#include "guestio/vhost/frontend/frontend_queue.h"
 #include "guestio/virtio/blk_layout.h"
 
 namespace guestio::testing {

@@ -180,8 +180,8 @@ TEST_F(ControlSocketTest, WhatIsRefusedLeavesTheConnection) {
 TEST_F(ControlSocketTest, IdleClientsKeepNobodyOut) {
   start_with_control();
   std::vector<UniqueFd> sockets;
-  constexpr int kMostClients = 16;
-  for (int i = 0; i < kMostClients; ++i) {
+  constexpr int kMaxClients = 16;
+  for (int i = 0; i < kMaxClients; ++i) {
     sockets.push_back(dial());
     say(sockets.back(), "{\"command\":\"help\"}\n");
     ASSERT_FALSE(hear(sockets.back(), 1).empty());
@@ -191,13 +191,13 @@ TEST_F(ControlSocketTest, IdleClientsKeepNobodyOut) {
   ASSERT_FALSE(hear(sockets[0], 1).empty());
   EXPECT_EQ(ask({"info"})["pid"], backend_->pid());
   EXPECT_TRUE(is_ended(sockets[1])) << "that one makes room";
-  for (const int kept : {0, 2, kMostClients - 1}) {
+  for (const int kept : {0, 2, kMaxClients - 1}) {
     say(sockets[static_cast<std::size_t>(kept)], "{\"command\":\"help\"}\n");
     EXPECT_FALSE(hear(sockets[static_cast<std::size_t>(kept)], 1).empty()) << kept;
   }
   // Those that never say anything neither.
   std::vector<UniqueFd> silent;
-  for (int i = 0; i < 3 * kMostClients; ++i) silent.push_back(dial());
+  for (int i = 0; i < 3 * kMaxClients; ++i) silent.push_back(dial());
   EXPECT_EQ(ask({"info"})["pid"], backend_->pid());
   sockets.clear();
   stop();

@@ -152,13 +152,13 @@ TEST_F(DescriptorShortageTest, Rule48AShortageIsAHostFailureAndOtherDisksKeepThe
   limit_to(3);
   const vhost::FrontendMemory memory = std::move(*vhost::FrontendMemory::create(1 << 20));
   const auto region = memory.region();
-  auto first = vhost::Frontend::connect(socket_, {.time_limit = std::chrono::seconds(60)});
+  auto first = vhost::Frontend::connect(socket_, {.deadline = std::chrono::seconds(60)});
   ASSERT_TRUE(first.has_value());
   ASSERT_TRUE(first->negotiate(vhost::kFeatureProtocolFeatures, kWithSlots));
   const auto set = first->set_mem_table(std::span(&region, 1));
   ASSERT_FALSE(set.has_value());
   EXPECT_EQ(set.error().kind, ErrorKind::kClosed) << set.error().to_string();
-  auto second = vhost::Frontend::connect(socket_, {.time_limit = std::chrono::seconds(60)});
+  auto second = vhost::Frontend::connect(socket_, {.deadline = std::chrono::seconds(60)});
   ASSERT_TRUE(second.has_value());
   EXPECT_TRUE(backend_->wait_for_output("one: host failure: a front-end waits"))
       << backend_->output();

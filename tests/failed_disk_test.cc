@@ -132,9 +132,9 @@ class HeldFile {
   }
   HeldFile(const HeldFile&) = delete;
   HeldFile& operator=(const HeldFile&) = delete;
-  ~HeldFile() { let_go(); }
+  ~HeldFile() { unregister(); }
   [[nodiscard]] bool is_held() const noexcept { return is_held_; }
-  void let_go() noexcept {
+  void unregister() noexcept {
     if (fd_) ::fcntl(fd_.get(), F_SETLEASE, F_UNLCK);
     fd_.reset();
   }
@@ -151,7 +151,7 @@ TEST_F(FailedDiskTest, AnImageThatDoesNotOpenHoldsUpNobodyElse) {
   start_two(bad_disk());
   expect_failed("does not open within");
   expect_alive();
-  held.let_go();
+  held.unregister();
   expect_served();
 }
 
@@ -265,7 +265,7 @@ TEST_F(FailedDiskTest, ASocketHandedDownOutlivesAnAttemptThatATakeoverHolds) {
   ASSERT_EQ(::send(other.get(), line.data(), line.size(), MSG_NOSIGNAL), std::ssize(line));
   ASSERT_TRUE(backend_->wait_for_output("prepares to take over")) << backend_->output();
   // The attempt under way gets its image and its socket now, and must not serve them.
-  held.let_go();
+  held.unregister();
   for (int asked = 0; asked < 10; ++asked) EXPECT_EQ(ask_about_bad()["state"], "failed");
   other.reset();
   ASSERT_TRUE(backend_->wait_for_output("nothing is taken over")) << backend_->output();

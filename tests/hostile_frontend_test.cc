@@ -295,12 +295,12 @@ TEST_F(HostileFrontendTest, MemoryTruncatedUnderLoadFailsRequestsAndNothingElse)
 }
 
 /// Pages that were registered and have gone are noticed and done without.
-class HostileFixedFrontendTest : public HostileFrontendTest {
+class HostileRegisteredFrontendTest : public HostileFrontendTest {
  protected:
   void SetUp() override { start({"--fixed-buffers", "on"}); }
 };
 
-TEST_F(HostileFixedFrontendTest, RegisteredMemoryTruncatedUnderLoadEndsNothingElse) {
+TEST_F(HostileRegisteredFrontendTest, RegisteredMemoryTruncatedUnderLoadEndsNothingElse) {
   truncate_under_load();
 }
 

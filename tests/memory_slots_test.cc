@@ -10,8 +10,8 @@
 #include <thread>
 #include <utility>
 
-#include "guestio/uring/fixed_memory.h"
-#include "guestio/uring/pinned_memory.h"
+#include "guestio/uring/pinned_buffers.h"
+#include "guestio/uring/registered_buffers.h"
 #include "tests/backend_fixture.h"
 
 namespace guestio::tests {
@@ -143,7 +143,7 @@ TEST_F(MemorySlotsTest, Rule6ChangesUnderLoadFailNoRequestThatDoesNotNeedThem) {
 }
 
 /// Every region is registered with the ring as it comes, and forgotten as it goes.
-class FixedMemorySlotsTest : public MemorySlotsTest {
+class RegisteredBuffersSlotsTest : public MemorySlotsTest {
  protected:
   void SetUp() override { begin({"--fixed-buffers", "on", "--verbose"}); }
   /// Reads again and again until the backend says `text`.
@@ -160,7 +160,7 @@ class FixedMemorySlotsTest : public MemorySlotsTest {
   static constexpr const char* kPinned = "64 KiB of guest memory are pinned";
 };
 
-TEST_F(FixedMemorySlotsTest, MemoryThatTheGuestGaveBackIsReadAndWrittenAsItIsNow) {
+TEST_F(RegisteredBuffersSlotsTest, MemoryThatTheGuestGaveBackIsReadAndWrittenAsItIsNow) {
   const std::vector<std::byte> pattern(kMoreBytes, std::byte{0x5a});
   ASSERT_EQ(guest_->write(0, pattern).status, 0);
   ASSERT_TRUE(add(more_->region()));
@@ -178,16 +178,17 @@ TEST_F(FixedMemorySlotsTest, MemoryThatTheGuestGaveBackIsReadAndWrittenAsItIsNow
 }
 
 /// By default memory is registered once all of it is there.
-class UnaskedFixedMemoryTest : public FixedMemorySlotsTest {
+class AutoRegisteredBuffersTest : public RegisteredBuffersSlotsTest {
  protected:
   void SetUp() override {
     if (!uring::may_lock_any_memory()) GTEST_SKIP() << "it would come out of a limit";
-    if (!uring::PinnedMemory::can_be_shared()) GTEST_SKIP() << "this kernel shares no registration";
+    if (!uring::PinnedBuffers::can_be_shared())
+      GTEST_SKIP() << "this kernel shares no registration";
     begin({"--verbose"});
   }
 };
 
-TEST_F(UnaskedFixedMemoryTest, MemoryIsPinnedOnceAllOfItIsThere) {
+TEST_F(AutoRegisteredBuffersTest, MemoryIsPinnedOnceAllOfItIsThere) {
   ASSERT_TRUE(add(more_->region()));
   EXPECT_EQ(backend_->output().find("are pinned"), std::string::npos) << backend_->output();
   // The first read brings all of it.
@@ -195,7 +196,7 @@ TEST_F(UnaskedFixedMemoryTest, MemoryIsPinnedOnceAllOfItIsThere) {
   EXPECT_EQ(read_into_more(), std::byte{0});
 }
 
-TEST_F(FixedMemorySlotsTest, RegisteredRegionsComeAndGoUnderLoad) {
+TEST_F(RegisteredBuffersSlotsTest, RegisteredRegionsComeAndGoUnderLoad) {
   const std::vector<std::byte> pattern(kMoreBytes, std::byte{0x5a});
   ASSERT_EQ(guest_->write(0, pattern).status, 0);
   change_under_load();

@@ -15,10 +15,10 @@
 #include "guestio/blk/block_queue.h"
 #include "guestio/disk/file/file_disk.h"
 #include "guestio/task/frame_pool.h"
-#include "guestio/vhost/queue_thread.h"
+#include "guestio/vhost/ring/queue_thread.h"
 #include "guestio/virtio/blk_layout.h"
 #include "guestio/virtio/ring_for_test.h"
-#include "guestio/virtio/split_driver_queue.h"
+#include "guestio/virtio/split_driver_ring.h"
 #include "testing/count_allocations.h"
 #include "testing/temporary.h"
 
@@ -27,7 +27,7 @@ namespace {
 
 namespace vblk = virtio::blk;
 using virtio::Direction;
-using Segment = virtio::SplitDriverQueue::Segment;
+using Segment = virtio::SplitDriverRing::Segment;
 
 constexpr std::uint64_t kDiskBytes = std::uint64_t{16} << 20;
 constexpr std::uint32_t kBytes = 4096;
@@ -57,7 +57,7 @@ class RequestAllocationTest : public ::testing::TestWithParam<Load> {
       return Result<std::unique_ptr<virtio::QueueHandler>>(
           std::make_unique<blk::BlockQueue>(*device_, std::move(*channel)));
     }));
-    driver_.emplace(std::move(*virtio::SplitDriverQueue::create(ring_.driver(), 0)));
+    driver_.emplace(std::move(*virtio::SplitDriverRing::create(ring_.driver(), 0)));
     thread_->call([this] {
       queue_->vring() = std::move(*vhost::Vring::create(
           thread_->loop(), thread_->poller(), queue_->handler(),
@@ -141,7 +141,7 @@ class RequestAllocationTest : public ::testing::TestWithParam<Load> {
   std::array<std::uint64_t, 128> slot_of_{};
   std::unique_ptr<disk::FileDisk> disk_;
   std::optional<blk::BlockDevice> device_;
-  std::optional<virtio::SplitDriverQueue> driver_;
+  std::optional<virtio::SplitDriverRing> driver_;
   std::unique_ptr<vhost::QueueThread> thread_;
   std::unique_ptr<vhost::Queue> queue_;
 };

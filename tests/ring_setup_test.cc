@@ -8,7 +8,7 @@
 #include <cstring>
 #include <optional>
 
-#include "guestio/virtio/split_driver_queue.h"
+#include "guestio/virtio/split_driver_ring.h"
 #include "tests/backend_fixture.h"
 
 namespace guestio::tests {
@@ -33,7 +33,7 @@ class HandMadeRing {
       : frontend_(guest.frontend()),
         index_(index),
         memory_(guest.scratch().part(std::size_t{index} * 65536, 65536)),
-        driver_(*virtio::SplitDriverQueue::create(parts(), kFeatures)) {}
+        driver_(*virtio::SplitDriverRing::create(parts(), kFeatures)) {}
 
   /// All but the descriptors.
   void describe() {
@@ -115,7 +115,7 @@ class HandMadeRing {
   vhost::Frontend& frontend_;
   const std::uint32_t index_;
   const vhost::SharedPiece memory_;
-  virtio::SplitDriverQueue driver_;
+  virtio::SplitDriverRing driver_;
   const UniqueFd kick_ = make_event();
   const UniqueFd call_ = make_event();
   const UniqueFd error_ = make_event();

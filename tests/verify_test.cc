@@ -150,13 +150,13 @@ TEST_F(VerifyImageTest, Buffered) { verify({"--buffered"}); }
 
 /// The memory of guestio-load is registered, or the machine's memory-lock limit forbids it; then
 /// the log says so and the same bytes arrive.
-class VerifyFixedTest : public BackendTest, public ::testing::WithParamInterface<const char*> {
+class VerifyRegisteredTest : public BackendTest, public ::testing::WithParamInterface<const char*> {
  protected:
   void SetUp() override { start({"--num-queues", "2", "--fixed-buffers", "on", "--verbose"}); }
   std::string ring_kind() { return GetParam(); }
 };
 
-TEST_P(VerifyFixedTest, EveryByteIsWhereItBelongs) {
+TEST_P(VerifyRegisteredTest, EveryByteIsWhereItBelongs) {
   std::vector<std::string> arguments = {kLoadProgram, "verify", "--ops",         operations(10000),
                                         "--seed",     "5",      "--iodepth",     "32",
                                         "--numjobs",  "2",      "--socket-path", socket_};
@@ -170,7 +170,7 @@ TEST_P(VerifyFixedTest, EveryByteIsWhereItBelongs) {
       << log;
 }
 
-INSTANTIATE_TEST_SUITE_P(, VerifyFixedTest, ::testing::Values("Split", "Packed"),
+INSTANTIATE_TEST_SUITE_P(, VerifyRegisteredTest, ::testing::Values("Split", "Packed"),
                          [](const auto& instance) { return std::string(instance.param); });
 
 std::size_t count(const std::string& text, const std::string& part) {

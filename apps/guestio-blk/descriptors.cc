@@ -10,9 +10,9 @@
 #include <span>
 #include <vector>
 
-#include "control_socket.h"
+#include "control/control_socket.h"
 #include "guestio/base/log.h"
-#include "guestio/vhost/memory_table.h"
+#include "guestio/vhost/session/memory_table.h"
 
 namespace guestio::app {
 
@@ -20,7 +20,7 @@ namespace {
 
 /// Beside the disks: the control socket and its clients, the next one to be accepted, news of
 /// memory, a takeover, files that are open for a moment.
-constexpr std::size_t kSpare = ControlSocket::kMostConnections + 16;
+constexpr std::size_t kSpare = ControlSocket::kMaxConnections + 16;
 
 /// RLIMIT_NOFILE, or nothing where there is none.
 std::uint64_t descriptor_limit() {

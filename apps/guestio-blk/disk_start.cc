@@ -7,7 +7,7 @@
 #include <chrono>
 
 #include "complain.h"
-#include "complaints.h"
+#include "options/diagnostics.h"
 
 namespace guestio::app {
 
@@ -44,19 +44,19 @@ void fail_disk(StartingDisk& disk, std::string cause) {
 }
 
 /// Images that two disks reach by different paths, or that were told to be one for both.
-Complaints check_identities(const std::vector<StartingDisk>& disks,
-                            const std::vector<std::optional<ImageIdentity>>& identities) {
-  Complaints complaints;
+Diagnostics check_identities(const std::vector<StartingDisk>& disks,
+                             const std::vector<std::optional<ImageIdentity>>& identities) {
+  Diagnostics diagnostics;
   for (std::size_t i = 0; i < disks.size(); ++i) {
     for (std::size_t j = i + 1; j < disks.size(); ++j) {
       const DiskOptions& one = disks[i].options;
       const DiskOptions& other = disks[j].options;
       if (!identities[i] || identities[i] != identities[j]) continue;
       if (one.is_read_only && other.is_read_only) continue;
-      complaints.add(other.origin_of("blk-file"), describe_shared_image(one, other));
+      diagnostics.add(other.origin_of("blk-file"), describe_shared_image(one, other));
     }
   }
-  return complaints;
+  return diagnostics;
 }
 
 }  // namespace
@@ -93,7 +93,7 @@ std::expected<std::vector<StartingDisk>, int> open_images(const Options& options
       openings, [&](std::size_t i) { take(i, openings[i]->take()); },
       [&] { return options.is_strict || !is_any_open; });
 
-  if (const Complaints shared = check_identities(disks, identities); !shared.empty()) {
+  if (const Diagnostics shared = check_identities(disks, identities); !shared.empty()) {
     return std::unexpected(complain_in_lines(kExitUsage, shared.to_lines()));
   }
   const bool has_failed =

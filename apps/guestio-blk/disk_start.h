@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "failed_disk.h"
-#include "guestio/vhost/memory_table.h"
+#include "guestio/vhost/session/memory_table.h"
 #include "image.h"
-#include "options.h"
+#include "options/options.h"
 #include "served_disk.h"
 
 namespace guestio::app {

@@ -8,12 +8,12 @@
 #include <string>
 
 #include "background.h"
-#include "disk_options.h"
 #include "guestio/task/stop.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
-#include "guestio/vhost/queue_thread.h"
+#include "guestio/vhost/ring/queue_thread.h"
 #include "image.h"
+#include "options/disk_options.h"
 #include "served_disk.h"
 
 namespace guestio::app {

@@ -7,9 +7,9 @@ void HeldRequests::decide(Decision decision) {
   for (const Place& place : queues_) {
     place.loop->post([queue = place.queue, decision] {
       if (decision == Decision::kResume) {
-        queue->resume();
+        queue->retry_held();
       } else {
-        queue->give_up();
+        queue->fail_held();
       }
     });
   }

@@ -4,10 +4,10 @@
 #include <functional>
 #include <memory>
 
-#include "disk_options.h"
 #include "guestio/disk/disk.h"
 #include "guestio/disk/file/file_disk.h"
 #include "guestio/uring/loop.h"
+#include "options/disk_options.h"
 
 namespace guestio::app {
 

@@ -7,24 +7,24 @@
 #include <cstdio>
 #include <vector>
 
-#include "ask.h"
 #include "complain.h"
+#include "control/ask.h"
 #include "descriptors.h"
 #include "disk_start.h"
 #include "guestio/base/log.h"
 #include "guestio/base/standard_fds.h"
 #include "guestio/mem/recover.h"
-#include "options.h"
+#include "options/options.h"
 #include "served_disk.h"
 #include "server.h"
-#include "take_over.h"
+#include "takeover/receiver.h"
 
 /// guestio-blk: arguments in, objects wired, nothing else.
 namespace guestio::app {
 namespace {
 
 int take_over_and_serve(const Options& said) {
-  auto takeover = TakeOver::begin(said);
+  auto takeover = TakeoverReceiver::begin(said);
   if (!takeover) {
     return complain(takeover.error().status, said.takeover + ": " + takeover.error().text);
   }

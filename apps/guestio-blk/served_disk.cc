@@ -7,8 +7,8 @@
 #include <filesystem>
 
 #include "guestio/base/log.h"
-#include "guestio/uring/fixed_memory.h"
 #include "guestio/uring/loop_timer.h"
+#include "guestio/uring/registered_buffers.h"
 
 namespace guestio::app {
 
@@ -60,7 +60,7 @@ Result<std::unique_ptr<ServedDisk>> ServedDisk::create(uring::Loop& home,
     blk::FailurePolicy policy{.on_error = options.on_error,
                               .timer = std::make_unique<uring::LoopTimer>(loop)};
     auto queue = std::make_unique<blk::BlockQueue>(
-        self->device_, std::move(*channel), blk::BlockQueue::kMostRequests, std::move(policy),
+        self->device_, std::move(*channel), blk::BlockQueue::kMaxRequests, std::move(policy),
         fmt::format("{}, queue {}", options.label(), index));
     self->queues_.push_back(queue.get());
     self->held_.add(loop, *queue);
@@ -74,9 +74,9 @@ Result<std::unique_ptr<ServedDisk>> ServedDisk::create(uring::Loop& home,
   if (!options.has_packed_ring) self->backend_->withhold(virtio::kFeatureRingPacked);
   if (options.has_post_copy) self->backend_->offer_post_copy();
   if (options.fixed_buffers == FixedBuffers::kOn) {
-    self->backend_->register_guest_memory(vhost::FixedExtent::kAll);
+    self->backend_->register_guest_memory(registered::RegistrationScope::kAll);
   } else if (options.fixed_buffers == FixedBuffers::kAuto && uring::may_lock_any_memory()) {
-    self->backend_->register_guest_memory(vhost::FixedExtent::kWhereAllThere);
+    self->backend_->register_guest_memory(registered::RegistrationScope::kResidentOnly);
   }
   return self;
 }
@@ -90,7 +90,7 @@ Result<> ServedDisk::check_descriptor(const DiskOptions& options) {
 
 Result<ServedDisk::Socket> ServedDisk::open_socket(const DiskOptions& options) {
   if (!options.socket_fd) {
-    auto made = vhost::Listener::listen_at(options.socket_path, options.socket_access);
+    auto made = UnixListener::listen_at(options.socket_path, options.socket_access);
     if (!made) return fail(made.error());
     return Socket(std::move(*made));
   }
@@ -100,11 +100,11 @@ Result<ServedDisk::Socket> ServedDisk::open_socket(const DiskOptions& options) {
   auto socket = duplicate_fd(*options.socket_fd);
   if (!socket) return fail(socket.error());
   if (*kind == SocketKind::kConnected) return Socket(std::move(*socket));
-  return Socket(vhost::Listener::adopt(std::move(*socket)));
+  return Socket(UnixListener::adopt(std::move(*socket)));
 }
 
 void ServedDisk::take_socket(Socket socket) {
-  if (auto* const listener = std::get_if<vhost::Listener>(&socket); listener != nullptr) {
+  if (auto* const listener = std::get_if<UnixListener>(&socket); listener != nullptr) {
     listener_.emplace(std::move(*listener));
   } else {
     connected_ = std::move(std::get<UniqueFd>(socket));

@@ -8,16 +8,16 @@
 #include <variant>
 #include <vector>
 
-#include "disk_options.h"
+#include "guestio/base/unix_listener.h"
 #include "guestio/blk/block_device.h"
 #include "guestio/blk/block_queue.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
-#include "guestio/vhost/backend.h"
-#include "guestio/vhost/listener.h"
-#include "guestio/vhost/queue_thread.h"
+#include "guestio/vhost/ring/queue_thread.h"
+#include "guestio/vhost/session/backend.h"
 #include "held_requests.h"
 #include "image.h"
+#include "options/disk_options.h"
 
 namespace guestio::app {
 
@@ -36,7 +36,7 @@ class ServedDisk {
   /// Ok when there is no descriptor handed down, or it is a socket. Errors: host.
   static Result<> check_descriptor(const DiskOptions& options);
   /// Where its front-ends come from: a listening socket, or a connected one that was handed down.
-  using Socket = std::variant<vhost::Listener, UniqueFd>;
+  using Socket = std::variant<UnixListener, UniqueFd>;
   /// From here on front-ends can come, and wait. May block for some seconds; any thread. Errors:
   /// those of vhost::Listener; host (a descriptor handed down that is no socket). Such a descriptor
   /// stays open: the socket is a copy.
@@ -44,7 +44,7 @@ class ServedDisk {
   /// The last step. Closes the descriptor that was handed down.
   void take_socket(Socket socket);
   /// Instead, where another process listened.
-  void adopt_socket(vhost::Listener listener) { listener_.emplace(std::move(listener)); }
+  void adopt_socket(UnixListener listener) { listener_.emplace(std::move(listener)); }
   /// Removes its path, if that is still its own.
   void remove_socket() noexcept {
     if (listener_) listener_->remove();
@@ -71,7 +71,7 @@ class ServedDisk {
   [[nodiscard]] blk::BlockDevice& device() noexcept { return device_; }
   [[nodiscard]] const Image& image() const noexcept { return image_; }
   /// Or nullptr: it has a connection only.
-  [[nodiscard]] const vhost::Listener* listener() const noexcept {
+  [[nodiscard]] const UnixListener* listener() const noexcept {
     return listener_ ? &*listener_ : nullptr;
   }
   /// What the guest reads as the disk's ID.
@@ -88,7 +88,7 @@ class ServedDisk {
   std::vector<const blk::BlockQueue*> queues_;
   HeldRequests held_;
   std::unique_ptr<vhost::Backend> backend_;
-  std::optional<vhost::Listener> listener_;
+  std::optional<UnixListener> listener_;
   UniqueFd connected_;  // instead, if the socket handed down is one
 };
 

@@ -12,9 +12,9 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "commands.h"
 #include "complain.h"
-#include "control_socket.h"
+#include "control/commands.h"
+#include "control/control_socket.h"
 #include "descriptors.h"
 #include "disk_start.h"
 #include "guestio/base/log.h"
@@ -23,8 +23,8 @@
 #include "guestio/uring/awaitables.h"
 #include "guestio/uring/loop.h"
 #include "guestio/uring/remedy.h"
-#include "hand_over.h"
 #include "served_disk.h"
+#include "takeover/sender.h"
 
 namespace guestio::app {
 
@@ -68,17 +68,17 @@ using Clock = std::chrono::steady_clock;
 /// The server while it runs: the tasks of the control thread.
 class Server {
  public:
-  Server(uring::Loop& loop, Disks& disks, vhost::QueueThreads& threads, const Subjects& subjects,
-         UniqueFd signals, std::unique_ptr<ControlSocket> control)
+  Server(uring::Loop& loop, Disks& disks, vhost::QueueThreads& threads,
+         const ServerContext& subjects, UniqueFd signals, std::unique_ptr<ControlSocket> control)
       : loop_(loop),
         disks_(disks),
         threads_(threads),
-        subjects_(subjects),
+        context_(subjects),
         signals_(std::move(signals)),
         control_(std::move(control)),
         hand_over_(loop, subjects, control_.get(), [this] { stop_disks_if_asked(); }) {}
 
-  int run(TakeOver* takeover, Clock::time_point began) {
+  int run(TakeoverReceiver* takeover, Clock::time_point began) {
     serving_.spawn(begin(takeover, began));
     others_.spawn(watch_signals());
     ending_.spawn(end());
@@ -88,13 +88,13 @@ class Server {
 
  private:
   /// Rings that were taken over come before anything else: their guests wait.
-  task::Task<> begin(TakeOver* takeover, Clock::time_point began) {
+  task::Task<> begin(TakeoverReceiver* takeover, Clock::time_point began) {
     if (takeover != nullptr) {
-      auto starting = takeover->start(subjects_.disks);
+      auto starting = takeover->start(context_.disks);
       co_await std::move(starting);
     }
-    for (const auto& disk : subjects_.disks) serving_.spawn(serve(*disk));
-    for (const auto& disk : subjects_.failed) {
+    for (const auto& disk : context_.disks) serving_.spawn(serve(*disk));
+    for (const auto& disk : context_.failed) {
       log::error("disk {}: cannot be served: {} (it is tried again until it can)", disk->name(),
                  disk->cause());
       serving_.spawn(bring_up(*disk));
@@ -117,7 +117,7 @@ class Server {
     if (hand_over_.is_under_way() && command["command"] == "resize") {
       return {{"error", "another process is taking over: ask that one"}};
     }
-    return answer_command(subjects_, command);
+    return answer_command(context_, command);
   }
 
   task::Task<> serve(ServedDisk& disk) {
@@ -168,13 +168,13 @@ class Server {
       }
       if (std::exchange(is_stopping_, true)) {
         log::error("asked to stop again: ends without waiting for requests in flight");
-        for (const auto& disk : subjects_.disks) disk->remove_socket();
+        for (const auto& disk : context_.disks) disk->remove_socket();
         if (control_) control_->remove();
         (void)log::flush(log::kExitLimit);
         std::_Exit(kExitFailure);
       }
       log::info("asked to stop: finishes what is in flight");
-      if (!hand_over_.is_pausing()) stop_disks_if_asked();
+      if (!hand_over_.is_quiescing()) stop_disks_if_asked();
     }
   }
 
@@ -182,19 +182,19 @@ class Server {
   void stop_disks_if_asked() {
     if (!is_stopping_) return;
     stop_retries_.request_stop();
-    for (const auto& disk : subjects_.disks) disk->stop();
+    for (const auto& disk : context_.disks) disk->stop();
   }
 
   void decide(HeldRequests::Decision decision) {
     log::info("asked to {} what waits for the disk",
               decision == HeldRequests::Decision::kResume ? "try again" : "give up");
-    for (const auto& disk : subjects_.disks) disk->decide(decision);
+    for (const auto& disk : context_.disks) disk->decide(decision);
   }
 
   uring::Loop& loop_;
   Disks& disks_;
   vhost::QueueThreads& threads_;
-  const Subjects subjects_;
+  const ServerContext context_;
   UniqueFd signals_;
   std::unique_ptr<ControlSocket> control_;  // or nothing
   task::StopSource stop_others_;
@@ -204,7 +204,7 @@ class Server {
   task::Scope ending_;
   int status_ = 0;
   bool is_stopping_ = false;
-  HandOver hand_over_;
+  TakeoverSender hand_over_;
 };
 
 /// Devices and queues for all images that are open. A disk without them has failed if others can be
@@ -247,7 +247,7 @@ int open_all_sockets(const Options& options, Disks& disks,
 
 }  // namespace
 
-int serve(const Options& options, std::vector<StartingDisk> starting, TakeOver* takeover) {
+int serve(const Options& options, std::vector<StartingDisk> starting, TakeoverReceiver* takeover) {
   auto signals = take_signals();
   if (!signals) return complain(kExitFailure, "cannot start", signals.error());
   auto loop = uring::Loop::create();
@@ -281,7 +281,7 @@ int serve(const Options& options, std::vector<StartingDisk> starting, TakeOver* 
   } else if (const int status = open_all_sockets(options, disks, control); status != 0) {
     return status;
   }
-  const Subjects subjects{
+  const ServerContext subjects{
       .disks = disks.served, .failed = disks.failed, .threads = *threads, .said = options.said};
   return Server(**loop, disks, *threads, subjects, std::move(*signals), std::move(control))
       .run(takeover, options.began);

@@ -95,7 +95,7 @@ void add_target(CLI::App& app, Target& target) {
   app.add_option("--socket-path", target.socket_path, "the backend's vhost-user socket")
       ->required()
       ->type_name("PATH");
-  add_seconds(app, "--timeout", target.time_limit,
+  add_seconds(app, "--timeout", target.deadline,
               "give up when the backend takes longer for anything (60)");
   app.add_flag_callback(
       "--no-event-idx", [&target] { target.event_idx = false; },
@@ -171,9 +171,9 @@ EarlyExit usage(const std::string& text) { return {"guestio-load: " + text + "\n
 
 /// What the options of one command must be together.
 std::optional<EarlyExit> check(const RunArguments& run) {
-  constexpr std::uint64_t kMost = std::uint64_t{64} << 20;
+  constexpr std::uint64_t kMaximum = std::uint64_t{64} << 20;
   const std::uint64_t block = run.block_size.raw();
-  if (block == 0 || block % Sector::kSize != 0 || block > kMost) {
+  if (block == 0 || block % Sector::kSize != 0 || block > kMaximum) {
     return usage("--bs: requests are multiples of 512 bytes up to 64 MiB");
   }
   if (run.segments > block / Sector::kSize) {
@@ -183,15 +183,15 @@ std::optional<EarlyExit> check(const RunArguments& run) {
     return usage("--queue-size: not a power of two up to 32768");
   }
   if (run.runtime.count() == 0) return usage("--runtime: nothing to measure in no time");
-  if (run.buffer_offset.raw() > kMost) return usage("--buffer-offset: at most 64 MiB");
+  if (run.buffer_offset.raw() > kMaximum) return usage("--buffer-offset: at most 64 MiB");
   if (run.offset.raw() % Sector::kSize != 0) return usage("--offset: not a multiple of 512");
   return std::nullopt;
 }
 
 std::optional<EarlyExit> check(const VerifyArguments& verify) {
-  constexpr std::uint64_t kMost = std::uint64_t{4} << 20;
+  constexpr std::uint64_t kMaximum = std::uint64_t{4} << 20;
   const std::uint64_t largest = verify.largest.raw();
-  if (largest == 0 || largest % Sector::kSize != 0 || largest > kMost) {
+  if (largest == 0 || largest % Sector::kSize != 0 || largest > kMaximum) {
     return usage("--max-bs: requests are multiples of 512 bytes up to 4 MiB");
   }
   if (verify.offset.raw() % Sector::kSize != 0) return usage("--offset: not a multiple of 512");

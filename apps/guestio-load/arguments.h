@@ -23,7 +23,7 @@ enum class OutputFormat { kNormal, kJson };
 /// Which backend, and how to talk to it.
 struct Target {
   std::string socket_path;
-  std::chrono::milliseconds time_limit = std::chrono::seconds(60);  ///< for any one answer
+  std::chrono::milliseconds deadline = std::chrono::seconds(60);  ///< for any one answer
   bool event_idx = true;
   bool indirect = true;
   bool packed = false;  ///< take packed rings

@@ -28,7 +28,7 @@ constexpr vhost::ProtocolBits kUnderstoodProtocol = vhost::kProtocolMq | vhost::
 }  // namespace
 
 Result<Device> Device::open(const Target& target) {
-  auto frontend = vhost::Frontend::connect(target.socket_path, {.time_limit = target.time_limit});
+  auto frontend = vhost::Frontend::connect(target.socket_path, {.deadline = target.deadline});
   if (!frontend) return fail(frontend.error());
   Device device(std::move(*frontend));
   virtio::FeatureBits wanted = kUnderstood;
@@ -56,7 +56,7 @@ Result<> Device::keep_record(std::uint16_t queues, std::uint16_t queue_size) {
 }
 
 Result<> Device::reconnect(const Target& target, const vhost::FrontendMemory& memory) {
-  auto frontend = vhost::Frontend::connect(target.socket_path, {.time_limit = target.time_limit});
+  auto frontend = vhost::Frontend::connect(target.socket_path, {.deadline = target.deadline});
   if (!frontend) return fail(frontend.error());
   const vhost::Frontend::Negotiated before = session();
   const auto after = frontend->negotiate(before.features, before.protocol);
@@ -105,7 +105,7 @@ std::uint32_t Device::block_size() const noexcept {
   return has(blk::kFeatureBlockSize) ? config_.blk_size : static_cast<std::uint32_t>(Sector::kSize);
 }
 
-std::uint32_t Device::most_segments() const noexcept {
+std::uint32_t Device::max_segments() const noexcept {
   const bool limited = has(blk::kFeatureSegMax) && config_.seg_max != 0;
   return limited ? config_.seg_max : virtio::kMaxSplitQueueSize;
 }

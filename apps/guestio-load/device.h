@@ -8,8 +8,8 @@
 #include "apps/guestio-load/arguments.h"
 #include "guestio/base/error.h"
 #include "guestio/base/units.h"
-#include "guestio/vhost/frontend.h"
-#include "guestio/vhost/frontend_memory.h"
+#include "guestio/vhost/frontend/frontend.h"
+#include "guestio/vhost/frontend/frontend_memory.h"
 #include "guestio/virtio/blk_layout.h"
 
 namespace guestio::load {
@@ -48,7 +48,7 @@ class Device {
   /// What requests are multiples of, in bytes.
   [[nodiscard]] std::uint32_t block_size() const noexcept;
   /// The most descriptors for the data of one request.
-  [[nodiscard]] std::uint32_t most_segments() const noexcept;
+  [[nodiscard]] std::uint32_t max_segments() const noexcept;
   /// The most bytes of one descriptor.
   [[nodiscard]] std::uint32_t largest_segment() const noexcept;
 

@@ -18,8 +18,8 @@
 #include "apps/guestio-load/device.h"
 #include "apps/guestio-load/request_queue.h"
 #include "guestio/base/version.h"
-#include "guestio/vhost/frontend_memory.h"
-#include "guestio/vhost/messages.h"
+#include "guestio/vhost/frontend/frontend_memory.h"
+#include "guestio/vhost/wire/messages.h"
 #include "guestio/virtio/blk_layout.h"
 #include "guestio/virtio/layout.h"
 
@@ -185,7 +185,7 @@ int show_info(const InfoArguments& arguments) {
     fmt::print(stderr, "guestio-load: {}\n", device.error().to_string());
     return kExitFailed;
   }
-  const auto id = read_id(*device, arguments.target.time_limit);
+  const auto id = read_id(*device, arguments.target.deadline);
   if (!id && id.error().kind != ErrorKind::kUnsupported) {
     fmt::print(stderr, "guestio-load: {}\n", id.error().to_string());
     return kExitFailed;

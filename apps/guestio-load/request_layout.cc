@@ -18,11 +18,11 @@ namespace {
 
 constexpr std::size_t kHeaderBytes = sizeof(virtio::blk::RequestHeader);
 constexpr std::size_t kLeastGuard = 16;
-constexpr std::size_t kMostGuard = 80;
+constexpr std::size_t kMaxGuard = 80;
 constexpr std::size_t kLargestAlignment = kPageSize;
 constexpr std::size_t kTailGuard = 256;
 // More cuts than this only make the same again.
-constexpr std::size_t kMostExtraCuts = 16;
+constexpr std::size_t kMaxExtraCuts = 16;
 
 std::size_t random_size(std::mt19937_64& engine, std::size_t low, std::size_t high) {
   return std::uniform_int_distribution<std::size_t>(low, high)(engine);
@@ -42,7 +42,7 @@ std::size_t cut_place(std::size_t length, std::size_t data_start, std::size_t da
 }  // namespace
 
 std::size_t RequestLayout::arena_bytes(std::size_t largest, const Limits& limits) {
-  return align_up(largest + kTailGuard + limits.pieces * (kMostGuard + kLargestAlignment),
+  return align_up(largest + kTailGuard + limits.pieces * (kMaxGuard + kLargestAlignment),
                   kPageSize);
 }
 
@@ -61,7 +61,7 @@ void RequestLayout::lay(std::span<const std::byte> readable, std::size_t writabl
                                                          (in.data_end > 0 ? 1u : 0u);
   const std::size_t fewest = fewest_pieces(out) + fewest_pieces(in) + alone;
   GUESTIO_CHECK(fewest <= limits_.pieces, "a request within its limits");
-  const std::size_t spare = std::min<std::size_t>(limits_.pieces - fewest, kMostExtraCuts);
+  const std::size_t spare = std::min<std::size_t>(limits_.pieces - fewest, kMaxExtraCuts);
   const std::size_t extra = random_size(engine, 0, spare);
   const std::size_t extra_out = random_size(engine, 0, extra);
   pieces_.clear();
@@ -121,7 +121,7 @@ std::size_t RequestLayout::place(Layout layout, std::mt19937_64& engine) {
   for (const std::size_t index : order) {
     const std::size_t own = common < kAlignments.size() ? common : random_size(engine, 0, 3);
     const std::size_t alignment = layout == Layout::kSimple ? Sector::kSize : kAlignments[own];
-    pieces_[index].at = align_up(used + random_size(engine, kLeastGuard, kMostGuard), alignment);
+    pieces_[index].at = align_up(used + random_size(engine, kLeastGuard, kMaxGuard), alignment);
     used = pieces_[index].at + pieces_[index].length;
   }
   used += kTailGuard;

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "apps/guestio-load/arguments.h"
-#include "guestio/vhost/frontend_memory.h"
+#include "guestio/vhost/frontend/frontend_memory.h"
 #include "guestio/virtio/driver_chain.h"
 
 namespace guestio::load {

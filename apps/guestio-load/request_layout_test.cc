@@ -7,7 +7,7 @@
 #include <numeric>
 #include <set>
 
-#include "guestio/vhost/frontend_memory.h"
+#include "guestio/vhost/frontend/frontend_memory.h"
 
 namespace guestio::load {
 namespace {

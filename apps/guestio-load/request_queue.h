@@ -9,8 +9,8 @@
 
 #include "apps/guestio-load/device.h"
 #include "guestio/base/error.h"
-#include "guestio/vhost/frontend_memory.h"
-#include "guestio/vhost/frontend_queue.h"
+#include "guestio/vhost/frontend/frontend_memory.h"
+#include "guestio/vhost/frontend/frontend_queue.h"
 #include "guestio/virtio/driver_chain.h"
 
 namespace guestio::load {

@@ -15,7 +15,7 @@
 #include "apps/guestio-load/jobs.h"
 #include "apps/guestio-load/run_job.h"
 #include "apps/guestio-load/run_report.h"
-#include "guestio/vhost/frontend_memory.h"
+#include "guestio/vhost/frontend/frontend_memory.h"
 #include "guestio/virtio/layout.h"
 
 namespace guestio::load {
@@ -38,8 +38,8 @@ std::optional<std::string> find_misfit(const Device& device, const RunArguments&
   if (arguments.jobs > device.session().queues) {
     return fmt::format("--numjobs: the backend has {} queues", device.session().queues);
   }
-  if (arguments.segments > device.most_segments()) {
-    return fmt::format("--segments: the disk takes {} at most", device.most_segments());
+  if (arguments.segments > device.max_segments()) {
+    return fmt::format("--segments: the disk takes {} at most", device.max_segments());
   }
   if (block / arguments.segments > device.largest_segment()) {
     return fmt::format("--bs: the disk takes segments of {} bytes at most",

@@ -157,7 +157,7 @@ Result<> RunJob::loop(const Window& window, StopFlags& flags) {
       continue;
     }
     now = Clock::now();
-    if (now - progress > arguments_.target.time_limit) {
+    if (now - progress > arguments_.target.deadline) {
       failure_ = "the backend has not answered in time (see --timeout)";
       return {};
     }

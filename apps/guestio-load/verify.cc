@@ -18,7 +18,7 @@
 #include "apps/guestio-load/jobs.h"
 #include "apps/guestio-load/operation_source.h"
 #include "apps/guestio-load/verify_job.h"
-#include "guestio/vhost/frontend_memory.h"
+#include "guestio/vhost/frontend/frontend_memory.h"
 
 namespace guestio::load {
 
@@ -88,7 +88,7 @@ Result<VerifyJobs> make_jobs(Device& device, vhost::FrontendMemory& memory,
 /// little if so.
 bool may_come_back(const Error& error, Clock::time_point since, const VerifyArguments& arguments) {
   if (error.kind != ErrorKind::kClosed && error.kind != ErrorKind::kHost) return false;
-  if (Clock::now() - since > arguments.target.time_limit || is_asked_to_end()) return false;
+  if (Clock::now() - since > arguments.target.deadline || is_asked_to_end()) return false;
   std::this_thread::sleep_for(std::chrono::milliseconds(1));
   return true;
 }

@@ -22,12 +22,12 @@ namespace {
 
 // Indices wrap around soon.
 constexpr std::uint16_t kFirstIndex = 65500;
-constexpr std::uint32_t kMostPieces = 64;
+constexpr std::uint32_t kMaxPieces = 64;
 // In a row of a request, beside the data: the header, and some ranges of a discard.
 constexpr std::size_t kBesideData = 4096;
 
 RequestLayout::Limits limits_of(const Device& device) {
-  const std::uint32_t pieces = std::min<std::uint32_t>(device.most_segments(), kMostPieces - 2) + 2;
+  const std::uint32_t pieces = std::min<std::uint32_t>(device.max_segments(), kMaxPieces - 2) + 2;
   return {.pieces = pieces, .piece_bytes = device.largest_segment()};
 }
 
@@ -143,7 +143,7 @@ Result<> VerifyJob::loop(OperationSource& source, OnRead on_read, StopFlags& fla
       progress = now;
     } else if (queue_.in_flight() == 0) {
       std::this_thread::yield();  // other jobs' requests are in the way
-    } else if (now - progress > arguments_.target.time_limit) {
+    } else if (now - progress > arguments_.target.deadline) {
       failure_ = "the backend has not answered in time (see --timeout)";
     } else {
       const auto slept = queue_.sleep(milliseconds(100));

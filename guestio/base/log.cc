@@ -150,7 +150,7 @@ class Writer {
   }
 
   void enqueue(Entry entry) {
-    if (queue_.size() >= kMostQueued) return note_dropped(1);
+    if (queue_.size() >= kMaxQueued) return note_dropped(1);
     queue_.push_back(std::move(entry));
     ++accepted_;
     has_lines_.notify_one();

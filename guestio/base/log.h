@@ -36,7 +36,7 @@ namespace guestio::log {
 enum class Level { kDebug, kInfo, kWarning, kError };
 
 /// The lines that wait at most: so many for the log thread, and as many in its hands.
-inline constexpr std::size_t kMostQueued = 1024;
+inline constexpr std::size_t kMaxQueued = 1024;
 /// Bytes of a line; the rest of a longer one is cut off. Whole lines of one write each stay whole
 /// in a pipe that several processes write to (PIPE_BUF).
 inline constexpr std::size_t kLongestLine = 4000;

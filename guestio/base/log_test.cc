@@ -35,7 +35,7 @@ class KeptLines {
     EXPECT_TRUE(set_sink([this](const Line& line) {
       if (line.text == "stand still") {
         stands_still_.release();
-        may_go_on_.acquire();
+        may_resume_.acquire();
       }
       times_.push_back(line.time);
       texts_.emplace_back(line.text);
@@ -49,14 +49,14 @@ class KeptLines {
     info("stand still");
     stands_still_.acquire();
   }
-  void go_on() { may_go_on_.release(); }
+  void resume() { may_resume_.release(); }
   // After flush().
   [[nodiscard]] const std::vector<std::string>& texts() const { return texts_; }
   [[nodiscard]] const auto& times() const { return times_; }
 
  private:
   std::binary_semaphore stands_still_{0};
-  std::binary_semaphore may_go_on_{0};
+  std::binary_semaphore may_resume_{0};
   std::vector<std::string> texts_;
   std::vector<std::chrono::system_clock::time_point> times_;
 };
@@ -147,16 +147,16 @@ TEST(Log, WritesOneLineToStandardError) {
 TEST(Log, CountsTheLinesThatAFullQueueDropsAndTellsAtTheirPlace) {
   KeptLines lines;
   lines.stand_still();
-  for (std::size_t i = 0; i < kMostQueued + 7; ++i) info("line {}", i);
-  lines.go_on();
+  for (std::size_t i = 0; i < kMaxQueued + 7; ++i) info("line {}", i);
+  lines.resume();
   ASSERT_TRUE(flush(kLong));
   info("later");
   ASSERT_TRUE(flush(kLong));
-  ASSERT_EQ(lines.texts().size(), kMostQueued + 3);
+  ASSERT_EQ(lines.texts().size(), kMaxQueued + 3);
   EXPECT_EQ(lines.texts()[1], "line 0");
-  EXPECT_EQ(lines.texts()[kMostQueued], fmt::format("line {}", kMostQueued - 1));
-  EXPECT_EQ(lines.texts()[kMostQueued + 1], "7 log lines dropped: the sink is too slow");
-  EXPECT_EQ(lines.texts()[kMostQueued + 2], "later");
+  EXPECT_EQ(lines.texts()[kMaxQueued], fmt::format("line {}", kMaxQueued - 1));
+  EXPECT_EQ(lines.texts()[kMaxQueued + 1], "7 log lines dropped: the sink is too slow");
+  EXPECT_EQ(lines.texts()[kMaxQueued + 2], "later");
 }
 
 TEST(Log, ALineHasTheTimeOfItsEvent) {
@@ -165,7 +165,7 @@ TEST(Log, ALineHasTheTimeOfItsEvent) {
   const auto before = std::chrono::system_clock::now();
   info("event");
   const auto after = std::chrono::system_clock::now();
-  lines.go_on();
+  lines.resume();
   ASSERT_TRUE(flush(kLong));
   ASSERT_EQ(lines.texts().back(), "event");
   EXPECT_GE(lines.times().back(), before);
@@ -253,7 +253,7 @@ TEST(Log, AnOverlongLineIsCutOff) {
 
 TEST(Log, AReaderOfStandardErrorThatStandsStillHoldsNobodyUpAndHearsWhatItMissed) {
   const FullStandardError full;
-  for (std::size_t i = 0; i < 3 * kMostQueued; ++i) info("line {}", i);
+  for (std::size_t i = 0; i < 3 * kMaxQueued; ++i) info("line {}", i);
   EXPECT_FALSE(flush(std::chrono::milliseconds(1)));
   const std::string text = full.read_until("the reader of standard error is too slow\n");
   EXPECT_NE(text.find("log lines dropped"), std::string::npos) << text;
@@ -276,7 +276,7 @@ TEST(Log, AChildProcessHasLinesOfItsOwnOnly) {
   int status = -1;
   EXPECT_EQ(::waitpid(child, &status, 0), child);
   EXPECT_EQ(status, 0);
-  lines.go_on();
+  lines.resume();
   ASSERT_TRUE(flush(kLong));
   EXPECT_EQ(lines.texts(), (std::vector<std::string>{"stand still", "the parent's"}));
 }
@@ -300,7 +300,7 @@ TEST_F(LogDeathTest, ExitDoesNotWaitForAReaderThatStandsStill) {
   EXPECT_EXIT(
       {
         const FullStandardError full;
-        for (std::size_t i = 0; i < 3 * kMostQueued; ++i) info("line {}", i);
+        for (std::size_t i = 0; i < 3 * kMaxQueued; ++i) info("line {}", i);
         std::exit(0);
       },
       testing::ExitedWithCode(0), "");

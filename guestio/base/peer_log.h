@@ -7,7 +7,7 @@
 
 #include "guestio/base/log.h"
 
-namespace guestio::vhost {
+namespace guestio {
 
 /// What lines about one backend's front-ends and their drivers are held back by: who makes noise at
 /// one disk keeps no line about another from the log, and who connects again and again, or restarts
@@ -21,4 +21,4 @@ struct PeerLog {
   log::RateLimit visits{50, std::chrono::seconds(1)};  ///< their coming and going
 };
 
-}  // namespace guestio::vhost
+}  // namespace guestio

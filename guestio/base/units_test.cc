@@ -6,14 +6,14 @@
 namespace guestio {
 namespace {
 
-constexpr auto kMost = std::numeric_limits<std::uint64_t>::max();
+constexpr auto kMaximum = std::numeric_limits<std::uint64_t>::max();
 
 static_assert(!std::is_convertible_v<Gpa, std::uint64_t>);
 static_assert(!std::is_convertible_v<std::uint64_t, Gpa>);
 static_assert(!std::is_convertible_v<FrontendAddress, Gpa>);
 
 TEST(Units, AddressesDoNotWrapAround) {
-  EXPECT_EQ(Gpa(kMost).plus(1), std::nullopt);
+  EXPECT_EQ(Gpa(kMaximum).plus(1), std::nullopt);
   EXPECT_EQ(Gpa(8).plus(8), Gpa(16));
   EXPECT_EQ(Gpa(16).offset_from(Gpa(8)), 8u);
 }
@@ -21,13 +21,13 @@ TEST(Units, AddressesDoNotWrapAround) {
 TEST(Units, APageNumberWhoseAddressOverflowsHasNone) {
   EXPECT_EQ(Gpn(2).to_gpa(), Gpa(8192));
   EXPECT_EQ(Gpn(std::uint64_t{1} << 52).to_gpa(), std::nullopt);
-  EXPECT_EQ(Gpn((std::uint64_t{1} << 52) - 1).to_gpa(), Gpa(kMost - 4095));
+  EXPECT_EQ(Gpn((std::uint64_t{1} << 52) - 1).to_gpa(), Gpa(kMaximum - 4095));
   EXPECT_EQ(Gpn::containing(Gpa(8191)), Gpn(1));
 }
 
 TEST(Units, ASectorBeyondSixtyFourBitsHasNoOffset) {
   EXPECT_EQ(Sector(2).to_offset(), FileOffset(1024));
-  EXPECT_EQ(Sector(kMost / 512 + 1).to_offset(), std::nullopt);
+  EXPECT_EQ(Sector(kMaximum / 512 + 1).to_offset(), std::nullopt);
 }
 
 TEST(Units, SizesAreReadAsPeopleWriteThem) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/listener.h"
+#include "guestio/base/unix_listener.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -21,7 +21,7 @@
 
 #include "guestio/base/log.h"
 
-namespace guestio::vhost {
+namespace guestio {
 
 namespace {
 
@@ -143,13 +143,13 @@ Result<> open_to_others(const UniqueFd& socket, const std::string& bound_at,
 
 }  // namespace
 
-Result<Listener::Identity> Listener::identify(const std::string& path) {
+Result<UnixListener::Identity> UnixListener::identify(const std::string& path) {
   struct stat status{};
   if (::lstat(path.c_str(), &status) != 0) return fail_host("look at the socket's path");
   return Identity{status.st_dev, status.st_ino};
 }
 
-Result<Listener> Listener::listen_at(const std::string& path, const SocketAccess& access) {
+Result<UnixListener> UnixListener::listen_at(const std::string& path, const SocketAccess& access) {
   const auto address = make_address(path);
   if (!address) return fail(address.error());
   if (auto free = check_replaceable(path, *address); !free) return fail(free.error());
@@ -182,16 +182,16 @@ Result<Listener> Listener::listen_at(const std::string& path, const SocketAccess
   }
   const auto identity = identify(path);
   if (!identity) return fail(identity.error());
-  return Listener(std::move(socket), path, *identity);
+  return UnixListener(std::move(socket), path, *identity);
 }
 
-Listener Listener::adopt(UniqueFd socket, Place place) {
-  return Listener(
+UnixListener UnixListener::adopt(UniqueFd socket, Place place) {
+  return UnixListener(
       std::move(socket), std::move(place.path),
       {.device = static_cast<dev_t>(place.device), .inode = static_cast<ino_t>(place.inode)});
 }
 
-Listener::Place Listener::place() const {
+UnixListener::Place UnixListener::place() const {
   if (path_.empty()) return {};
   std::error_code ignored;
   return {.path = std::filesystem::absolute(path_, ignored).string(),
@@ -199,20 +199,20 @@ Listener::Place Listener::place() const {
           .inode = identity_.inode};
 }
 
-void Listener::announce() const noexcept {
+void UnixListener::announce() const noexcept {
   // On a socket that listens already this changes whom SO_PEERCRED names.
   if (::listen(socket_.get(), kBacklog) != 0)
     log::debug("socket {}: still named after the process before", path_);
 }
 
-Listener::Listener(Listener&& other) noexcept
+UnixListener::UnixListener(UnixListener&& other) noexcept
     : socket_(std::move(other.socket_)),
       path_(std::exchange(other.path_, {})),
       identity_(other.identity_) {}
 
-Listener::~Listener() { remove(); }
+UnixListener::~UnixListener() { remove(); }
 
-void Listener::remove() noexcept {
+void UnixListener::remove() noexcept {
   if (path_.empty()) return;
   // While the socket is open no other file can have its inode.
   const auto present = identify(path_);
@@ -220,4 +220,4 @@ void Listener::remove() noexcept {
   path_.clear();
 }
 
-}  // namespace guestio::vhost
+}  // namespace guestio

@@ -10,7 +10,7 @@
 #include "guestio/base/error.h"
 #include "guestio/base/unique_fd.h"
 
-namespace guestio::vhost {
+namespace guestio {
 
 /// Who may connect to a socket at a path: on Linux, whoever may write to it.
 struct SocketAccess {
@@ -24,13 +24,15 @@ struct SocketAccess {
 /// A path that exists is replaced only if it is a socket that nobody listens on. It is made visible
 /// only once the socket listens, so whoever finds it can connect. The socket listens only once
 /// mode, owner and group are set: before that, connecting is refused to everybody.
-class Listener {
+class UnixListener {
  public:
   /// Errors: too large (the path), busy (a live listener), unsupported (the path is something
   /// else), host (one is that owner or group may not be given away). Nothing is removed then.
-  static Result<Listener> listen_at(const std::string& path, const SocketAccess& access = {});
+  static Result<UnixListener> listen_at(const std::string& path, const SocketAccess& access = {});
   /// Takes a socket that listens already, handed down by whoever started the process.
-  static Listener adopt(UniqueFd socket) noexcept { return Listener(std::move(socket), {}, {}); }
+  static UnixListener adopt(UniqueFd socket) noexcept {
+    return UnixListener(std::move(socket), {}, {});
+  }
 
   /// Where a listener is to be found, and which file that was.
   struct Place {
@@ -39,15 +41,15 @@ class Listener {
     std::uint64_t inode = 0;
   };
   /// Takes over the socket of a process that ends, and the task to remove its path.
-  static Listener adopt(UniqueFd socket, Place place);
+  static UnixListener adopt(UniqueFd socket, Place place);
   [[nodiscard]] Place place() const;
   /// Says who listens now, for those that ask the socket (check of a path's listener): the other
   /// process has gone.
   void announce() const noexcept;
 
-  Listener(Listener&& other) noexcept;
-  Listener& operator=(Listener&&) = delete;
-  ~Listener();
+  UnixListener(UnixListener&& other) noexcept;
+  UnixListener& operator=(UnixListener&&) = delete;
+  ~UnixListener();
 
   /// Removes the path, if it still names this socket; what the destructor does. Once.
   void remove() noexcept;
@@ -62,7 +64,7 @@ class Listener {
     friend bool operator==(const Identity&, const Identity&) = default;
   };
 
-  Listener(UniqueFd socket, std::string path, Identity identity) noexcept
+  UnixListener(UniqueFd socket, std::string path, Identity identity) noexcept
       : socket_(std::move(socket)), path_(std::move(path)), identity_(identity) {}
   static Result<Identity> identify(const std::string& path);
 
@@ -71,4 +73,4 @@ class Listener {
   Identity identity_;
 };
 
-}  // namespace guestio::vhost
+}  // namespace guestio

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/listener.h"
+#include "guestio/base/unix_listener.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -12,13 +12,12 @@
 #include <cerrno>
 #include <filesystem>
 
-#include "guestio/vhost/socket.h"
 #include "testing/temporary.h"
 
-namespace guestio::vhost {
+namespace guestio {
 namespace {
 
-class ListenerTest : public ::testing::Test {
+class UnixListenerTest : public ::testing::Test {
  protected:
   bool exists() {
     struct ::stat status{};
@@ -29,48 +28,57 @@ class ListenerTest : public ::testing::Test {
     EXPECT_EQ(::lstat(path_.c_str(), &status), 0);
     return status.st_mode & 07777;
   }
+  /// Whether somebody listens at path_.
+  bool can_connect() {
+    const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    path_.copy(address.sun_path, sizeof address.sun_path - 1);
+    return ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) ==
+           0;
+  }
   testing::TemporaryFolder folder_;
   std::string path_ = folder_.file("socket");
 };
 
-TEST_F(ListenerTest, CanBeConnectedToAndCleansUp) {
+TEST_F(UnixListenerTest, CanBeConnectedToAndCleansUp) {
   {
-    const auto listener = Listener::listen_at(path_);
+    const auto listener = UnixListener::listen_at(path_);
     ASSERT_TRUE(listener.has_value());
-    EXPECT_TRUE(MessageSocket::connect(path_).has_value());
+    EXPECT_TRUE(can_connect());
   }
   EXPECT_FALSE(exists());
 }
 
-TEST_F(ListenerTest, ALiveListenerKeepsItsPath) {
-  const auto first = Listener::listen_at(path_);
+TEST_F(UnixListenerTest, ALiveListenerKeepsItsPath) {
+  const auto first = UnixListener::listen_at(path_);
   ASSERT_TRUE(first.has_value());
-  EXPECT_EQ(Listener::listen_at(path_).error().kind, ErrorKind::kBusy);
-  EXPECT_TRUE(MessageSocket::connect(path_).has_value());
+  EXPECT_EQ(UnixListener::listen_at(path_).error().kind, ErrorKind::kBusy);
+  EXPECT_TRUE(can_connect());
 }
 
-TEST_F(ListenerTest, APathThatIsAnotherFileIsKept) {
+TEST_F(UnixListenerTest, APathThatIsAnotherFileIsKept) {
   const std::string file = folder_.make_image("socket", 3);
-  EXPECT_EQ(Listener::listen_at(file).error().kind, ErrorKind::kUnsupported);
+  EXPECT_EQ(UnixListener::listen_at(file).error().kind, ErrorKind::kUnsupported);
   EXPECT_TRUE(exists());
 }
 
-TEST_F(ListenerTest, DoesNotRemoveAPathThatBecameAnothers) {
-  auto first = Listener::listen_at(path_);
+TEST_F(UnixListenerTest, DoesNotRemoveAPathThatBecameAnothers) {
+  auto first = UnixListener::listen_at(path_);
   ASSERT_TRUE(first.has_value());
   ASSERT_EQ(::unlink(path_.c_str()), 0);
-  const auto second = Listener::listen_at(path_);
+  const auto second = UnixListener::listen_at(path_);
   ASSERT_TRUE(second.has_value());
   {
-    const Listener gone = std::move(*first);
+    const UnixListener gone = std::move(*first);
   }
   EXPECT_TRUE(exists());
 }
 
-TEST_F(ListenerTest, ALongPathIsTakenUpToTheSystemsLimit) {
+TEST_F(UnixListenerTest, ALongPathIsTakenUpToTheSystemsLimit) {
   const std::string longest = path_ + std::string(107 - path_.size(), 'x');
-  EXPECT_TRUE(Listener::listen_at(longest).has_value());
-  EXPECT_EQ(Listener::listen_at(longest + "x").error().kind, ErrorKind::kTooLarge);
+  EXPECT_TRUE(UnixListener::listen_at(longest).has_value());
+  EXPECT_EQ(UnixListener::listen_at(longest + "x").error().kind, ErrorKind::kTooLarge);
 }
 
 /// Changes the umask, which is the process's, for as long as it lives.
@@ -85,38 +93,39 @@ class UmaskFor {
   mode_t before_;
 };
 
-TEST_F(ListenerTest, TheModeIsWhatWasAskedForWhateverTheUmask) {
+TEST_F(UnixListenerTest, TheModeIsWhatWasAskedForWhateverTheUmask) {
   for (const mode_t mask : {0u, 022u, 0777u}) {
     const UmaskFor masked(mask);
     for (const mode_t wanted : {0600u, 0660u, 0606u, 0777u, 0u}) {
-      const auto listener = Listener::listen_at(path_, {.mode = wanted, .owner = {}, .group = {}});
+      const auto listener =
+          UnixListener::listen_at(path_, {.mode = wanted, .owner = {}, .group = {}});
       ASSERT_TRUE(listener.has_value()) << listener.error().to_string();
       EXPECT_EQ(mode(), wanted);
     }
   }
 }
 
-TEST_F(ListenerTest, OnlyOwnerAndGroupMayConnectUnlessAsked) {
+TEST_F(UnixListenerTest, OnlyOwnerAndGroupMayConnectUnlessAsked) {
   const UmaskFor masked(0);
-  const auto listener = Listener::listen_at(path_);
+  const auto listener = UnixListener::listen_at(path_);
   ASSERT_TRUE(listener.has_value());
   EXPECT_EQ(mode(), 0660u);
 }
 
-TEST_F(ListenerTest, TheOwnerAndGroupThatTheProcessHasCanBeNamed) {
+TEST_F(UnixListenerTest, TheOwnerAndGroupThatTheProcessHasCanBeNamed) {
   const auto listener =
-      Listener::listen_at(path_, {.mode = 0600, .owner = ::geteuid(), .group = ::getegid()});
+      UnixListener::listen_at(path_, {.mode = 0600, .owner = ::geteuid(), .group = ::getegid()});
   ASSERT_TRUE(listener.has_value());
-  EXPECT_TRUE(MessageSocket::connect(path_).has_value());
+  EXPECT_TRUE(can_connect());
 }
 
-TEST_F(ListenerTest, LeavesNothingBehindWhenTheSocketMayNotBeGivenAway) {
+TEST_F(UnixListenerTest, LeavesNothingBehindWhenTheSocketMayNotBeGivenAway) {
   ASSERT_EQ(::chmod(folder_.path().c_str(), 0777), 0);
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
   if (child == 0) {
     if (::geteuid() == 0 && ::setresuid(54321, 54321, 54321) != 0) ::_exit(2);
-    const auto listener = Listener::listen_at(path_, {.mode = 0660, .owner = 0, .group = {}});
+    const auto listener = UnixListener::listen_at(path_, {.mode = 0660, .owner = 0, .group = {}});
     ::_exit(!listener && listener.error().host_errno == EPERM ? 0 : 1);
   }
   int status = -1;
@@ -125,7 +134,7 @@ TEST_F(ListenerTest, LeavesNothingBehindWhenTheSocketMayNotBeGivenAway) {
   EXPECT_TRUE(std::filesystem::is_empty(folder_.path()));
 }
 
-TEST_F(ListenerTest, WhatAProcessOfTheSameNumberLeftBehindIsReplaced) {
+TEST_F(UnixListenerTest, WhatAProcessOfTheSameNumberLeftBehindIsReplaced) {
   const std::string hidden = path_ + "." + std::to_string(::getpid());
   {
     const UniqueFd killed(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -134,10 +143,10 @@ TEST_F(ListenerTest, WhatAProcessOfTheSameNumberLeftBehindIsReplaced) {
     hidden.copy(address.sun_path, sizeof address.sun_path - 1);
     ASSERT_EQ(::bind(killed.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
   }
-  const auto listener = Listener::listen_at(path_);
+  const auto listener = UnixListener::listen_at(path_);
   ASSERT_TRUE(listener.has_value()) << listener.error().to_string();
-  EXPECT_TRUE(MessageSocket::connect(path_).has_value());
+  EXPECT_TRUE(can_connect());
 }
 
 }  // namespace
-}  // namespace guestio::vhost
+}  // namespace guestio

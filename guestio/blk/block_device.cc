@@ -31,7 +31,7 @@ BlockDevice::BlockDevice(const BlockDeviceOptions& options)
     : disk_(options.disk),
       name_(options.name),
       queues_(options.queues),
-      max_ranges_(std::clamp(options.max_ranges, 1U, kMostRanges)),
+      max_ranges_(std::clamp(options.max_ranges, 1U, kMaxRanges)),
       begin_use_(options.begin_use),
       end_use_(options.end_use) {
   const auto serial = std::as_bytes(std::span(options.serial));

@@ -19,7 +19,7 @@ struct BlockDeviceOptions {
   std::uint16_t queues = 1;
   std::string_view serial;  ///< what GET_ID answers; at most 20 bytes are used
   /// Ranges in one discard, write-zeroes or secure-erase request; at most
-  /// BlockDevice::kMostRanges.
+  /// BlockDevice::kMaxRanges.
   std::uint32_t max_ranges = 16;
   std::string name = "disk";  ///< the subject of log lines, as in "disk root"
   /// Called before the first ring runs and after the last one has stopped, on the control thread.
@@ -37,7 +37,7 @@ class BlockDevice final : public virtio::Device {
   /// status.
   static constexpr std::uint32_t kSegMax = 126;
   /// The most ranges in one discard, write-zeroes or secure-erase request that can be offered.
-  static constexpr std::uint32_t kMostRanges = 16;
+  static constexpr std::uint32_t kMaxRanges = 16;
 
   explicit BlockDevice(const BlockDeviceOptions& options);
 

@@ -133,7 +133,7 @@ TEST_F(BlockFailureTest, RetryAsksAgainEverLaterAndReportsInTheEnd) {
   start(OnError::kRetry);
   fault_ = kBroken;
   const Gpa status = send(RequestType::kIn);
-  for (std::uint32_t i = 0; i < FailurePolicy::kMostRetries; ++i) {
+  for (std::uint32_t i = 0; i < FailurePolicy::kMaxRetries; ++i) {
     ASSERT_EQ(at(status), kUnanswered);
     ASSERT_EQ(blk_->held(), 1u);
     ASSERT_TRUE(timer_->ring());
@@ -176,11 +176,11 @@ TEST_F(BlockFailureTest, ResumeAsksTheDiskAtOnce) {
   fault_ = kNoSpace;
   const Gpa first = send(RequestType::kOut, 0);
   const Gpa second = send(RequestType::kOut, 8);
-  blk_->resume();
+  blk_->retry_held();
   EXPECT_EQ(attempts_, 4);
   EXPECT_EQ(blk_->held(), 2u) << "they wait again when the disk fails again";
   fault_.reset();
-  blk_->resume();
+  blk_->retry_held();
   EXPECT_EQ(at(first), kOk);
   EXPECT_EQ(at(second), kOk);
 }
@@ -189,12 +189,12 @@ TEST_F(BlockFailureTest, GivingUpTellsTheGuestWithoutAskingTheDisk) {
   start(OnError::kHold);
   fault_ = kNoSpace;
   const Gpa status = send(RequestType::kOut);
-  blk_->give_up();
+  blk_->fail_held();
   EXPECT_EQ(at(status), kIoError);
   EXPECT_EQ(attempts_, 1);
   const Gpa next = send(RequestType::kOut);
   EXPECT_EQ(at(next), kUnanswered) << "only what was held then";
-  blk_->give_up();
+  blk_->fail_held();
 }
 
 TEST_F(BlockFailureTest, AQueueThatStopsAsksOnceMoreAndWaitsForNothing) {
@@ -203,26 +203,26 @@ TEST_F(BlockFailureTest, AQueueThatStopsAsksOnceMoreAndWaitsForNothing) {
   const Gpa lost = send(RequestType::kOut, 0);
   const Gpa saved = send(RequestType::kOut, 8);
   only_at_ = FileOffset(0);
-  blk_->finish_up();
+  blk_->drain();
   EXPECT_EQ(at(lost), kIoError);
   EXPECT_EQ(at(saved), kOk);
   EXPECT_EQ(attempts_, 4);
   const Gpa next = send(RequestType::kOut, 0);
   EXPECT_EQ(at(next), kUnanswered) << "the next queue holds again";
-  blk_->give_up();
+  blk_->fail_held();
 }
 
 TEST_F(BlockFailureTest, WhatIsHeldWaitsThroughAPauseAndIsTriedWhenItEnds) {
   start(OnError::kHold);
   fault_ = kNoSpace;
   const Gpa before = send(RequestType::kOut, 0);
-  blk_->pause();
-  EXPECT_EQ(blk_->waiting(), 1u);
+  blk_->quiesce();
+  EXPECT_EQ(blk_->held_chains(), 1u);
   const Gpa meanwhile = send(RequestType::kOut, 8);
-  EXPECT_EQ(blk_->waiting(), 2u) << "what the disk fails now waits as well";
+  EXPECT_EQ(blk_->held_chains(), 2u) << "what the disk fails now waits as well";
   EXPECT_EQ(attempts_, 2) << "nothing is tried";
   fault_.reset();
-  blk_->go_on();
+  blk_->resume();
   EXPECT_EQ(at(before), kOk);
   EXPECT_EQ(at(meanwhile), kOk);
   EXPECT_EQ(blk_->held(), 0u);
@@ -232,8 +232,8 @@ TEST_F(BlockFailureTest, AQueueThatIsLeftAnswersNothingThatIsHeld) {
   start(OnError::kHold);
   fault_ = kNoSpace;
   const Gpa held = send(RequestType::kOut);
-  blk_->pause();
-  blk_->leave();
+  blk_->quiesce();
+  blk_->abandon();
   EXPECT_EQ(at(held), kUnanswered);
   EXPECT_TRUE(queue_.used.empty());
   EXPECT_EQ(queue_.left, std::vector<std::uint16_t>{0});

@@ -83,18 +83,18 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   }
 
   /// After a pause: the disk is asked once more, or the guest is told.
-  void go_on() noexcept {
+  void resume() noexcept {
     if (is_given_up_) return answer_error(failure_);
     owner_->channel_->start(*this);
   }
   [[nodiscard]] bool is_parked() const noexcept { return is_parked_; }
   void set_parked(bool is_parked) noexcept { is_parked_ = is_parked; }
   /// Ends it without an answer.
-  void leave() noexcept {
+  void abandon() noexcept {
     attempts_ = 0;
     is_given_up_ = is_held_ = false;
     begun_ = {};
-    queue_->leave(taken_);
+    queue_->abandon(taken_);
     owner_->free_->push_front(*this);
   }
   /// Has go_on() tell the guest.
@@ -108,7 +108,7 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
     const bool may_wait = !owner_->is_finishing_ && !is_given_up_;
     if (!may_wait || !owner_->policy_.wants_another(error, attempts_)) return answer_error(error);
     if (!std::exchange(is_held_, true)) owner_->note_held(error);
-    if (owner_->is_paused_) return owner_->park(*this);
+    if (owner_->is_quiesced_) return owner_->park(*this);
     owner_->holding_.spawn(owner_->hold(*this));
   }
 
@@ -255,7 +255,7 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
       // A chain has at most 4 GiB in all, of which the header takes 16 bytes.
       queue.complete(taken_, static_cast<std::uint32_t>(data_written + 1));
     } else {
-      queue.abandon(taken_, told.error());
+      queue.break_on(taken_, told.error());
     }
     owner_->free_->push_front(*this);
   }
@@ -308,10 +308,10 @@ task::Task<> BlockQueue::hold(Request& request) {
   auto pause =
       policy_.timer->sleep(FailurePolicy::pause_after(request.attempts()), end_of_pauses_->token());
   co_await std::move(pause);
-  if (is_paused_) {
+  if (is_quiesced_) {
     park(request);
   } else {
-    request.go_on();
+    request.resume();
   }
 }
 
@@ -333,50 +333,50 @@ void BlockQueue::note_settled() noexcept {
   log::limited_warning(device_.failure_log(), "{}: no request waits for the disk any more", label_);
 }
 
-void BlockQueue::resume() noexcept {
+void BlockQueue::retry_held() noexcept {
   // Those that meet their error again wait for the next one.
   const auto ended = std::exchange(end_of_pauses_, std::make_unique<task::StopSource>());
   ended->request_stop();
 }
 
-void BlockQueue::give_up() noexcept {
+void BlockQueue::fail_held() noexcept {
   for (Request& request : requests_) request.give_up();
-  resume();
+  retry_held();
 }
 
-void BlockQueue::finish_up() noexcept {
+void BlockQueue::drain() noexcept {
   is_finishing_ = true;
-  resume();
+  retry_held();
 }
 
-void BlockQueue::pause() noexcept {
-  is_paused_ = true;
+void BlockQueue::quiesce() noexcept {
+  is_quiesced_ = true;
   // Those that sleep until their next attempt are parked now.
   resume();
 }
 
-void BlockQueue::go_on() noexcept {
-  is_paused_ = false;
+void BlockQueue::resume() noexcept {
+  is_quiesced_ = false;
   parked_ = 0;
   for (Request& request : requests_) {
     if (!request.is_parked()) continue;
     request.set_parked(false);
-    request.go_on();
+    request.resume();
   }
 }
 
-void BlockQueue::leave() noexcept {
-  is_paused_ = false;
+void BlockQueue::abandon() noexcept {
+  is_quiesced_ = false;
   parked_ = 0;
   for (Request& request : requests_) {
     if (!request.is_parked()) continue;
     request.set_parked(false);
     held_.set(held_ - 1);
-    request.leave();
+    request.abandon();
   }
 }
 
-std::optional<std::uint32_t> BlockQueue::answer_malformed(
+std::optional<std::uint32_t> BlockQueue::write_error_status(
     const virtio::TakenChain& taken) noexcept {
   const auto status = taken.chain.last_writable();
   if (!status || !write_status(taken.memory(), *status, vblk::Status::kIoError)) {

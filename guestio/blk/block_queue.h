@@ -35,33 +35,36 @@ namespace guestio::blk {
 /// goes on or is left.
 ///
 /// Threads: the queue's. Lifetime: quiet when destroyed (checked).
-class BlockQueue final : public virtio::QueueHandler {
+class BlockQueue final : public virtio::QueueHandler, public virtio::HandoverHandler {
  public:
-  static constexpr std::size_t kMostRequests = 1024;
+  static constexpr std::size_t kMaxRequests = 1024;
 
   /// `label`: the subject of log lines, as in "disk root, queue 0"; empty: the device's name.
   BlockQueue(const BlockDevice& device, std::unique_ptr<disk::Channel> channel,
-             std::size_t requests = kMostRequests, FailurePolicy policy = {},
+             std::size_t requests = kMaxRequests, FailurePolicy policy = {},
              std::string label = {});
   BlockQueue(const BlockQueue&) = delete;
   BlockQueue& operator=(const BlockQueue&) = delete;
   ~BlockQueue() override;
 
   void process(virtio::DeviceQueue& queue) noexcept override;
-  std::optional<std::uint32_t> answer_malformed(const virtio::TakenChain& taken) noexcept override;
-  void finish_up() noexcept override;
-  void pause() noexcept override;
-  void go_on() noexcept override;
-  [[nodiscard]] std::size_t waiting() const noexcept override { return parked_; }
-  void leave() noexcept override;
+  std::optional<std::uint32_t> write_error_status(
+      const virtio::TakenChain& taken) noexcept override;
+  void drain() noexcept override;
+  virtio::HandoverHandler* handover() noexcept override { return this; }
+  // virtio::HandoverHandler
+  void quiesce() noexcept override;
+  void resume() noexcept override;
+  [[nodiscard]] std::size_t held_chains() const noexcept override { return parked_; }
+  void abandon() noexcept override;
 
-  // For a person who decides about requests that are held.
-  /// How many. Any thread.
+  // For the operator, who decides about held requests.
+  /// Requests held. Any thread.
   [[nodiscard]] std::uint64_t held() const noexcept { return held_; }
-  /// Those held go to the disk now.
-  void resume() noexcept;
-  /// Those held are answered with the error that they met.
-  void give_up() noexcept;
+  /// Retries the held requests now.
+  void retry_held() noexcept;
+  /// Completes the held requests with the error of their last attempt.
+  void fail_held() noexcept;
 
   /// What its guest asked for so far. Any thread.
   [[nodiscard]] const QueueStatistics& statistics() const noexcept { return statistics_; }
@@ -91,7 +94,7 @@ class BlockQueue final : public virtio::QueueHandler {
   std::unique_ptr<FreeList> free_;
 
   bool is_finishing_ = false;  // no request is held any more
-  bool is_paused_ = false;     // those held are parked
+  bool is_quiesced_ = false;   // those held are parked
   std::size_t parked_ = 0;
   Counter held_;
   std::unique_ptr<task::StopSource> end_of_pauses_ = std::make_unique<task::StopSource>();

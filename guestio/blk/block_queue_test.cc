@@ -225,13 +225,13 @@ TEST_F(BlockQueueTest, Rule27AMalformedChainGetsAnIoErrorInItsLastWritableByte) 
   taken.epoch = &epoch;
   taken.chain.begin(0, arena);
   taken.chain.mark_malformed(Error::peer_fault("test"));
-  EXPECT_EQ(blk_->answer_malformed(taken), std::nullopt);
+  EXPECT_EQ(blk_->write_error_status(taken), std::nullopt);
   taken.chain.add_malformed(Gpa(64), 8, Direction::kWritable);
-  EXPECT_EQ(blk_->answer_malformed(taken), 1u);
+  EXPECT_EQ(blk_->write_error_status(taken), 1u);
   EXPECT_EQ(byte_at(Gpa(71)), std::byte{1});
   EXPECT_EQ(byte_at(Gpa(70)), std::byte{0});
   taken.chain.add_malformed(Gpa(kMemoryBytes), 1, Direction::kWritable);
-  EXPECT_EQ(blk_->answer_malformed(taken), std::nullopt) << "outside memory";
+  EXPECT_EQ(blk_->write_error_status(taken), std::nullopt) << "outside memory";
 }
 
 /// What a driver gets that knows the offered limits and goes to each of them.

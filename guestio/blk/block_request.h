@@ -38,7 +38,7 @@ void prefetch_header(const virtio::TakenChain& taken) noexcept;
 /// The ranges of a discard or write-zeroes request, copied out of guest memory and checked
 /// (5.2.6.2).
 struct ParsedRanges {
-  std::array<virtio::blk::RangeSegment, BlockDevice::kMostRanges> storage;
+  std::array<virtio::blk::RangeSegment, BlockDevice::kMaxRanges> storage;
   std::size_t count = 0;
   [[nodiscard]] std::span<const virtio::blk::RangeSegment> all() const noexcept {
     return std::span(storage).first(count);
@@ -46,7 +46,7 @@ struct ParsedRanges {
 };
 
 /// Errors: peer fault (no whole number of ranges), unsupported (more than were offered, flags),
-/// memory fault. Requires: max_ranges <= BlockDevice::kMostRanges.
+/// memory fault. Requires: max_ranges <= BlockDevice::kMaxRanges.
 Result<ParsedRanges> parse_ranges(const ParsedRequest& request, std::size_t max_ranges);
 
 /// The one place where an error becomes a status byte.

@@ -29,7 +29,7 @@ bool FailurePolicy::wants_another(const Error& error, std::uint32_t attempts) co
   if (!is_disk_failure(error)) return false;
   switch (on_error) {
     case OnError::kReport: return false;
-    case OnError::kRetry: return attempts <= kMostRetries;
+    case OnError::kRetry: return attempts <= kMaxRetries;
     case OnError::kHold: return true;
     case OnError::kEnospc: return is_want_of_space(error);
   }
@@ -37,8 +37,8 @@ bool FailurePolicy::wants_another(const Error& error, std::uint32_t attempts) co
 }
 
 std::chrono::milliseconds FailurePolicy::pause_after(std::uint32_t attempts) noexcept {
-  constexpr std::uint32_t kMostDoublings = 7;  // 10 ms doubled so often is past the longest
-  const std::uint32_t doublings = std::min(attempts > 0 ? attempts - 1 : 0, kMostDoublings);
+  constexpr std::uint32_t kMaxDoublings = 7;  // 10 ms doubled so often is past the longest
+  const std::uint32_t doublings = std::min(attempts > 0 ? attempts - 1 : 0, kMaxDoublings);
   return std::min(kFirstPause * (1U << doublings), kLongestPause);
 }
 

@@ -23,7 +23,7 @@ struct FailurePolicy {
   /// What waits between two attempts; needed for everything but kReport.
   std::unique_ptr<task::Timer> timer = {};
 
-  static constexpr std::uint32_t kMostRetries = 10;  ///< of kRetry: about four seconds
+  static constexpr std::uint32_t kMaxRetries = 10;  ///< of kRetry: about four seconds
   static constexpr std::chrono::milliseconds kFirstPause{10};
   static constexpr std::chrono::milliseconds kLongestPause{1000};
 

@@ -73,8 +73,8 @@ class BorrowedDisk final : public disk::Channel {
 class PowerLossTest : public ::testing::TestWithParam<Safety> {
  protected:
   static constexpr std::uint64_t kSectors = 64;
-  static constexpr std::uint64_t kMostSectors = 8;  // of one request
-  static constexpr std::size_t kPlaces = 16;        // requests at once
+  static constexpr std::uint64_t kMaxSectors = 8;  // of one request
+  static constexpr std::size_t kPlaces = 16;       // requests at once
   static constexpr std::uint64_t kPlaceBytes = 8192;
 
   struct Request {
@@ -119,8 +119,8 @@ class PowerLossTest : public ::testing::TestWithParam<Safety> {
                                    RequestType::kOut,     RequestType::kWriteZeroes,
                                    RequestType::kDiscard, RequestType::kFlush};
     Request request{.type = kTypes[random(kTypes.size())],
-                    .sector = random(kSectors - kMostSectors),
-                    .count = 1 + random(kMostSectors),
+                    .sector = random(kSectors - kMaxSectors),
+                    .count = 1 + random(kMaxSectors),
                     .order = orders_ + 1,
                     .covers = {}};
     if (request.type == RequestType::kFlush) {

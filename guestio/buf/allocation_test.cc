@@ -251,7 +251,7 @@ TEST_F(AllocationTest, NoneInErrors) {
 TEST_F(AllocationTest, Fault03LinearBuffersTakeNoneWhateverTheirLength) {
   EXPECT_EQ(count_of([] {
               EXPECT_TRUE(OwnedRequestBuffers::linear(Gpa(1), 4096));
-              EXPECT_TRUE(OwnedRequestBuffers::linear(Gpa(1), OwnedRequestBuffers::kMostBytes));
+              EXPECT_TRUE(OwnedRequestBuffers::linear(Gpa(1), OwnedRequestBuffers::kMaxBytes));
               EXPECT_FALSE(OwnedRequestBuffers::linear(Gpa(1), 1ull << 52));
             }),
             0u);

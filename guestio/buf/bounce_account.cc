@@ -93,7 +93,7 @@ bool BounceAccount::may_serve_own() noexcept {
     overtakes_ = 0;
     return true;
   }
-  if (overtakes_ == kMostOvertakes) return false;
+  if (overtakes_ == kMaxOvertakes) return false;
   ++overtakes_;
   return true;
 }

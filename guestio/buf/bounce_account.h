@@ -114,7 +114,7 @@ class [[nodiscard]] TrackedBounceBuffer {
 class BounceAccount {
  public:
   /// How often in a row a thread may hand overflow on to its own waiters while others wait for it.
-  static constexpr unsigned kMostOvertakes = 16;
+  static constexpr unsigned kMaxOvertakes = 16;
 
   class Acquire;
 

@@ -8,7 +8,7 @@ namespace guestio::buf {
 
 namespace {
 
-constexpr ByteCount kMostKeptByThread(std::uint64_t{4} << 20);
+constexpr ByteCount kMaxKeptByThread(std::uint64_t{4} << 20);
 
 /// The calling thread's cache. Trivially destructible, so that it can be asked after the thread's
 /// destructors have run: buffers that live that long go straight to the pool.
@@ -19,7 +19,7 @@ struct ThreadCache {
 constinit thread_local ThreadCache thread_cache{};
 
 struct ThreadCacheOwner {
-  BounceCache cache{BouncePool::shared(), kMostKeptByThread};
+  BounceCache cache{BouncePool::shared(), kMaxKeptByThread};
   ThreadCacheOwner() noexcept { thread_cache.cache = &cache; }
   ThreadCacheOwner(const ThreadCacheOwner&) = delete;
   ThreadCacheOwner& operator=(const ThreadCacheOwner&) = delete;

@@ -31,14 +31,14 @@ namespace guestio::buf {
 /// Fairness. On one thread, first come, first served, without exception: nobody is overtaken by a
 /// request that came later, however small. Between threads, requests that need overflow are served
 /// in the order of arrival, but for two things, both bounded: a thread serves its own waiters from
-/// its own quota; and one that holds overflow may hand it on to at most kMostOvertakes requests of
+/// its own quota; and one that holds overflow may hand it on to at most kMaxOvertakes requests of
 /// its own in a row while others wait. Who is woken has what he asked for: nobody is woken to look.
 ///
 /// Threads: create(), account(), add_account(), open_account() and statistics() any; an account
 /// belongs to one. Lifetime: outlives accounts in use and their buffers (checked).
 class BounceBufferTracker {
  public:
-  static constexpr unsigned kMostOvertakes = BounceAccount::kMostOvertakes;
+  static constexpr unsigned kMaxOvertakes = BounceAccount::kMaxOvertakes;
   /// For each thread, where nobody has a reason for another number.
   static constexpr ByteCount kDefaultLimit{std::uint64_t{8} << 20};
 

@@ -14,7 +14,7 @@ void BounceCache::flush() noexcept {
 }
 
 void BounceCache::release_slowly(BounceBlock block) noexcept {
-  if (block.pages > kMostCached || block.pages > most_kept_pages_) return pool_.release(block);
+  if (block.pages > kMaxCached || block.pages > max_kept_pages_) return pool_.release(block);
   // What is kept is of sizes that are not wanted any more, or there would be room.
   flush();
   keep(block);

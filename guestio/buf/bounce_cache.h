@@ -22,16 +22,16 @@ namespace guestio::buf {
 /// Threads: one. Lifetime: the pool outlives it.
 class BounceCache {
  public:
-  /// Keeps at most `most_kept` of free blocks; then all of them go back to the pool at once.
-  BounceCache(BouncePool& pool, ByteCount most_kept) noexcept
-      : pool_(pool), most_kept_pages_(most_kept.raw() / kPageSize) {}
+  /// Keeps at most `max_kept` of free blocks; then all of them go back to the pool at once.
+  BounceCache(BouncePool& pool, ByteCount max_kept) noexcept
+      : pool_(pool), max_kept_pages_(max_kept.raw() / kPageSize) {}
   BounceCache(const BounceCache&) = delete;
   BounceCache& operator=(const BounceCache&) = delete;
   ~BounceCache() { flush(); }
 
   /// A block of at least `pages`. Requires: pages > 0. Errors: as BouncePool::allocate().
   [[nodiscard]] Result<BounceBlock> allocate(std::size_t pages) {
-    if (pages <= kMostCached) [[likely]] {
+    if (pages <= kMaxCached) [[likely]] {
       const std::size_t index = class_of(pages);
       FreeBlock* const block = free_[index];
       if (block != nullptr) [[likely]] {
@@ -45,7 +45,7 @@ class BounceCache {
   }
   /// Requires: the block came from allocate(), of this cache or another one of the same pool.
   void release(BounceBlock block) noexcept {
-    if (block.pages > kMostCached || kept_pages_ + block.pages > most_kept_pages_) [[unlikely]]
+    if (block.pages > kMaxCached || kept_pages_ + block.pages > max_kept_pages_) [[unlikely]]
       return release_slowly(block);
     keep(block);
   }
@@ -57,7 +57,7 @@ class BounceCache {
   }
 
   /// What is rounded up to a class, and how it is numbered.
-  static constexpr std::size_t kMostCached = BouncePool::kSlabBytes / kPageSize;
+  static constexpr std::size_t kMaxCached = BouncePool::kSlabBytes / kPageSize;
   static constexpr std::size_t class_of(std::size_t pages) noexcept {
     const std::size_t last = pages - 1;
     if (last < kExact) return last;
@@ -86,12 +86,12 @@ class BounceCache {
   void release_slowly(BounceBlock block) noexcept;
 
   BouncePool& pool_;
-  const std::size_t most_kept_pages_;
+  const std::size_t max_kept_pages_;
   std::size_t kept_pages_ = 0;
   std::array<FreeBlock*, kClasses> free_{};
 };
 
-static_assert(BounceCache::class_of(BounceCache::kMostCached) == 55);
-static_assert(BounceCache::pages_of(55) == BounceCache::kMostCached);
+static_assert(BounceCache::class_of(BounceCache::kMaxCached) == 55);
+static_assert(BounceCache::pages_of(55) == BounceCache::kMaxCached);
 
 }  // namespace guestio::buf

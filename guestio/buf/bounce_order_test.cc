@@ -72,7 +72,7 @@ TEST_F(BounceOrderTest, OvertakingIsBoundedForRequestsOfDifferentSizes) {
     answer_calls();
   }
   // Two pages are handed back, each after so many.
-  EXPECT_LE(next, 2 * (BounceBufferTracker::kMostOvertakes + 1));
+  EXPECT_LE(next, 2 * (BounceBufferTracker::kMaxOvertakes + 1));
   takers_[0].give_back();
   answer_calls();
   for (; next <= kRequests; ++next) {

@@ -98,7 +98,7 @@ BouncePool::Slabs::iterator BouncePool::slab_of(const std::byte* address) noexce
 void BouncePool::drop_if_idle(Slabs::iterator slab) noexcept {
   if (!slab->is_idle()) return;
   idle_ += slab->memory.size();
-  if (idle_ <= most_idle_ || slab->is_kept) return;
+  if (idle_ <= max_idle_ || slab->is_kept) return;
   idle_ -= slab->memory.size();
   mapped_ -= slab->memory.size();
   slabs_.erase(slab);
@@ -106,7 +106,7 @@ void BouncePool::drop_if_idle(Slabs::iterator slab) noexcept {
 
 Result<> BouncePool::reserve(ByteCount bytes) {
   const std::lock_guard lock(mutex_);
-  most_idle_ = std::max(most_idle_, align_up(bytes.raw(), kSlabBytes));
+  max_idle_ = std::max(max_idle_, align_up(bytes.raw(), kSlabBytes));
   while (mapped_ < bytes.raw()) {
     if (const auto added = add_slab(kSlabBytes); !added) return fail(added.error());
   }
@@ -115,7 +115,7 @@ Result<> BouncePool::reserve(ByteCount bytes) {
 
 Result<BounceBlock> BouncePool::allocate(std::size_t pages) {
   GUESTIO_CHECK(pages != 0, "a block of at least a page");
-  if (pages > kMostPages) return fail(ErrorKind::kTooLarge, "bounce memory", pages, kMostPages);
+  if (pages > kMaxPages) return fail(ErrorKind::kTooLarge, "bounce memory", pages, kMaxPages);
   const std::lock_guard lock(mutex_);
   auto slab = slabs_.begin();
   std::optional<std::size_t> first;

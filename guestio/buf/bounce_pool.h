@@ -35,17 +35,17 @@ class BouncePool {
   /// Slabs are aligned to this and multiples of it: what a huge page covers, and what a ring can
   /// register as one buffer.
   static constexpr std::size_t kSlabBytes = std::size_t{2} << 20;
-  static constexpr std::size_t kMostPages = std::size_t{1} << 28;
+  static constexpr std::size_t kMaxPages = std::size_t{1} << 28;
 
   enum class PageKind : std::uint8_t {
     kSmall,
     kHuge,  ///< asks the kernel for huge pages, and does without where it has none
   };
 
-  /// Slabs that nobody uses are kept up to `most_idle` in all, or what was reserved if that is
+  /// Slabs that nobody uses are kept up to `max_idle` in all, or what was reserved if that is
   /// more, and those of keep_slab(); the rest is given back to the system.
-  explicit BouncePool(ByteCount most_idle, PageKind page_kind = PageKind::kHuge) noexcept
-      : page_kind_(page_kind), most_idle_(most_idle.raw()) {}
+  explicit BouncePool(ByteCount max_idle, PageKind page_kind = PageKind::kHuge) noexcept
+      : page_kind_(page_kind), max_idle_(max_idle.raw()) {}
   BouncePool(const BouncePool&) = delete;
   BouncePool& operator=(const BouncePool&) = delete;
   ~BouncePool();
@@ -90,7 +90,7 @@ class BouncePool {
   const PageKind page_kind_;
   mutable std::mutex mutex_;
   // protected by mutex_
-  std::size_t most_idle_;
+  std::size_t max_idle_;
   Slabs slabs_;  // by address
   std::size_t mapped_ = 0;
   std::size_t idle_ = 0;  // bytes of slabs that nobody uses

@@ -67,7 +67,7 @@ TEST(BouncePool, ASmallBlockNeverKeepsALargeOnesMemory) {
 
 TEST(BouncePool, SizesThatNoMachineHasAreErrors) {
   BouncePool pool(kNothing);
-  EXPECT_EQ(pool.allocate(BouncePool::kMostPages + 1).error().kind, ErrorKind::kTooLarge);
+  EXPECT_EQ(pool.allocate(BouncePool::kMaxPages + 1).error().kind, ErrorKind::kTooLarge);
   EXPECT_EQ(pool.allocate(~std::size_t{0}).error().kind, ErrorKind::kTooLarge);
 }
 
@@ -147,7 +147,7 @@ TEST(BouncePoolDeathTest, ABlockThatComesBackTwiceIsABug) {
 
 TEST(BounceCache, RoundsUpByAtMostAnEighth) {
   std::set<std::size_t> classes;
-  for (std::size_t pages = 1; pages <= BounceCache::kMostCached; ++pages) {
+  for (std::size_t pages = 1; pages <= BounceCache::kMaxCached; ++pages) {
     const std::size_t index = BounceCache::class_of(pages);
     const std::size_t rounded = BounceCache::pages_of(index);
     classes.insert(index);

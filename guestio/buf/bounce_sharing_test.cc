@@ -188,11 +188,11 @@ TEST_F(BounceSharingTest, Fault07OvertakingIsBounded) {
   for (int i = 1; i <= 100; ++i) taker(i).start(scope_, holder, 2 * kPageSize);
   held.clear();
   for (std::size_t i = 1; takers_[0].is_waiting(); ++i) {
-    ASSERT_LE(i, BounceBufferTracker::kMostOvertakes);
+    ASSERT_LE(i, BounceBufferTracker::kMaxOvertakes);
     takers_[i].give_back();
     answer_calls();
   }
-  EXPECT_LE(served_.size(), BounceBufferTracker::kMostOvertakes + 1);
+  EXPECT_LE(served_.size(), BounceBufferTracker::kMaxOvertakes + 1);
   takers_[0].give_back();
   for (int i = 1; i <= 100; ++i) {
     answer_calls();

@@ -80,7 +80,7 @@ void ListPool::release(void* block, std::size_t size) noexcept {
   if (is_kept(size) && !free_lists.is_closed) {
     static thread_local const ReleaseAtThreadExit release_at_thread_exit;
     const std::size_t index = class_of(size);
-    if (free_lists.kept + size_of_class(index) <= kMostKept) {
+    if (free_lists.kept + size_of_class(index) <= kMaxKept) {
       free_lists.heads[index] = new (block) FreeBlock{free_lists.heads[index]};
       free_lists.kept += size_of_class(index);
       return;

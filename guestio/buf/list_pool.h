@@ -17,7 +17,7 @@ class ListPool {
  public:
   static constexpr std::size_t kLargestKept = std::size_t{1} << 20;
   /// The most that a thread's own lists hold.
-  static constexpr std::size_t kMostKept = std::size_t{4} << 20;
+  static constexpr std::size_t kMaxKept = std::size_t{4} << 20;
 
   /// Aligned as by operator new.
   [[nodiscard]] static void* allocate(std::size_t size) noexcept;

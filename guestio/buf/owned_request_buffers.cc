@@ -32,8 +32,8 @@ Result<OwnedRequestBuffers> OwnedRequestBuffers::from_pages(std::span<const Gpn>
 
 Result<OwnedRequestBuffers> OwnedRequestBuffers::linear(Gpa address, std::uint64_t length,
                                                         MemoryAccess access) noexcept {
-  if (length > kMostBytes) {
-    return fail(ErrorKind::kTooLarge, "buffers of a request", length, kMostBytes);
+  if (length > kMaxBytes) {
+    return fail(ErrorKind::kTooLarge, "buffers of a request", length, kMaxBytes);
   }
   const auto range = mem::AddressRange::from_start_and_length(address, length);
   if (!range) return fail(range.error());

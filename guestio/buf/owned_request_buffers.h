@@ -20,7 +20,7 @@ class OwnedRequestBuffers {
  public:
   /// The most bytes of linear(): more than any storage request has. A length above it is a mistake
   /// or an attack.
-  static constexpr std::uint64_t kMostBytes = std::uint64_t{4} << 30;
+  static constexpr std::uint64_t kMaxBytes = std::uint64_t{4} << 30;
 
   /// All bytes of the pages.
   [[nodiscard]] static OwnedRequestBuffers from_whole_pages(
@@ -31,7 +31,7 @@ class OwnedRequestBuffers {
       std::span<const Gpn> gpns, std::uint64_t offset, std::uint64_t length,
       MemoryAccess access = MemoryAccess::kWritable);
   /// The contiguous guest bytes [address, address + length). Never allocates.
-  /// Errors: out of range when they leave the 64-bit space, too large above kMostBytes.
+  /// Errors: out of range when they leave the 64-bit space, too large above kMaxBytes.
   [[nodiscard]] static Result<OwnedRequestBuffers> linear(
       Gpa address, std::uint64_t length, MemoryAccess access = MemoryAccess::kWritable) noexcept;
   /// All bytes of a list of extents. Errors: too large when the lengths do not add up in 64 bits.

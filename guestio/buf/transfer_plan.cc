@@ -119,7 +119,7 @@ TransferPlan::TransferPlan(const Window& window, const DirectIoLimits& limits,
   std::optional<BounceReason> forced;
   if (options.policy == Policy::kBounceAll) forced = BounceReason::kPolicy;
   Builder(*this, window, limits, options.max_bounce).build(forced);
-  if (pieces_.size() > options.most_pieces && bounced_bytes() != 0 &&
+  if (pieces_.size() > options.max_pieces && bounced_bytes() != 0 &&
       file_bytes() <= options.max_bounce) {
     clear();
     Builder(*this, window, limits, options.max_bounce).build(BounceReason::kManyPieces);

@@ -65,7 +65,7 @@ class TransferPlan {
     Policy policy = Policy::kDirectWherePossible;
     /// A plan with bounced pieces that has more pieces than this becomes one whole bounce, if it
     /// fits max_bounce: the kernel's work for each segment costs more than the copy.
-    std::size_t most_pieces = kAnyNumber;
+    std::size_t max_pieces = kAnyNumber;
   };
 
   /// What is to be moved: `length` bytes between `offset` of the file and the segments from

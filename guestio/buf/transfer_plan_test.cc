@@ -216,9 +216,9 @@ TEST_F(TransferPlanTest, SaysWhyItBounces) {
 TEST_F(TransferPlanTest, SoManyPiecesAreBouncedAsOne) {
   std::vector<IoBuffer> segments;
   for (std::size_t i = 0; i < 16; ++i) segments.push_back(guest(i * 8192 + i % 2, 512));
-  const auto made = [&](std::size_t most_pieces, std::size_t max_bounce) {
+  const auto made = [&](std::size_t max_pieces, std::size_t max_bounce) {
     return TransferPlan({SegmentCursor(segments), FileOffset(0), std::uint64_t{16} * 512}, kSmall,
-                        {.max_bounce = max_bounce, .most_pieces = most_pieces});
+                        {.max_bounce = max_bounce, .max_pieces = max_pieces});
   };
   EXPECT_EQ(made(16, 1 << 20).bounced_bytes(), 8u * 512);
   const TransferPlan whole = made(15, 1 << 20);
@@ -233,7 +233,7 @@ TEST_F(TransferPlanTest, ManyPiecesThatAllGoDirectAreLeftAlone) {
   std::vector<IoBuffer> segments;
   for (std::size_t i = 0; i < 16; ++i) segments.push_back(guest(i * 8192, 512));
   const TransferPlan result({SegmentCursor(segments), FileOffset(0), std::uint64_t{16} * 512},
-                            kSmall, {.max_bounce = 1 << 20, .most_pieces = 1});
+                            kSmall, {.max_bounce = 1 << 20, .max_pieces = 1});
   EXPECT_EQ(result.bounced_bytes(), 0u);
 }
 

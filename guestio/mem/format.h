@@ -17,10 +17,10 @@
 ///     lists           6100 bytes {[0x1000, 0x2000), [0x9000, 0x97d4)}
 ///     HostSegment     4096 bytes at 0x7f0012345000
 ///
-/// Lists are cut after kMostItems pieces or pages: their length is a guest's choice.
+/// Lists are cut after kMaxItems pieces or pages: their length is a guest's choice.
 namespace guestio::mem::format {
 
-inline constexpr std::size_t kMostItems = 16;
+inline constexpr std::size_t kMaxItems = 16;
 
 template <typename Out>
 Out put(Out out, const AddressRange& range) {
@@ -37,10 +37,10 @@ template <typename Out>
 Out put(Out out, const PagedRange& range) {
   out = fmt::format_to(out, "{} bytes from {:#x} of pages", range.length(), range.offset());
   const auto gpns = range.gpns();
-  for (std::size_t i = 0; i < gpns.size() && i < kMostItems; ++i) {
+  for (std::size_t i = 0; i < gpns.size() && i < kMaxItems; ++i) {
     out = fmt::format_to(out, " {:#x}", gpns[i]);
   }
-  return gpns.size() > kMostItems ? fmt::format_to(out, " …") : out;
+  return gpns.size() > kMaxItems ? fmt::format_to(out, " …") : out;
 }
 template <typename Out, typename Piece>
 Out put(Out out, const PieceList<Piece>& list) {
@@ -48,7 +48,7 @@ Out put(Out out, const PieceList<Piece>& list) {
   std::size_t count = 0;
   for (const Piece piece : list) {
     out = fmt::format_to(out, "{}", count == 0 ? "" : ", ");
-    if (count++ == kMostItems) return fmt::format_to(out, "…}}");
+    if (count++ == kMaxItems) return fmt::format_to(out, "…}}");
     out = put(out, piece);
   }
   return fmt::format_to(out, "}}");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/mem/memory_news.h"
+#include "guestio/registered/memory_monitor.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -19,7 +19,7 @@
 
 #include "guestio/base/thread.h"
 
-namespace guestio::mem {
+namespace guestio::registered {
 
 namespace {
 
@@ -39,14 +39,14 @@ UniqueFd watch_pressure() noexcept {
 
 }  // namespace
 
-Result<std::shared_ptr<MemoryNews>> MemoryNews::of_process() {
+Result<std::shared_ptr<MemoryMonitor>> MemoryMonitor::of_process() {
   static std::mutex mutex;
-  static std::weak_ptr<MemoryNews> present;
+  static std::weak_ptr<MemoryMonitor> present;
   const std::scoped_lock lock(mutex);
   if (auto known = present.lock()) return known;
   UniqueFd end(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!end) return fail_host("make an eventfd");
-  const std::shared_ptr<MemoryNews> made(new MemoryNews(std::move(end)));
+  const std::shared_ptr<MemoryMonitor> made(new MemoryMonitor(std::move(end)));
   auto thread = start_thread("guestio-news", [news = made.get()] { news->listen(); });
   if (!thread) return fail(thread.error());
   made->thread_ = std::move(*thread);
@@ -54,25 +54,25 @@ Result<std::shared_ptr<MemoryNews>> MemoryNews::of_process() {
   return made;
 }
 
-MemoryNews::MemoryNews(UniqueFd end) noexcept
+MemoryMonitor::MemoryMonitor(UniqueFd end) noexcept
     : end_(std::move(end)),
       files_(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK)),
       pressure_(watch_pressure()) {}
 
-MemoryNews::~MemoryNews() {
+MemoryMonitor::~MemoryMonitor() {
   const std::uint64_t one = 1;
   (void)!::write(end_.get(), &one, sizeof one);
   if (thread_.joinable()) thread_.join();
 }
 
-MemoryNews::Watch MemoryNews::watch(int fd, Listener& listener) {
+MemoryMonitor::Watch MemoryMonitor::watch(int fd, Listener& listener) {
   const std::string path = fmt::format("/proc/self/fd/{}", fd);
   const std::scoped_lock lock(mutex_);
   const int number = files_ ? ::inotify_add_watch(files_.get(), path.c_str(), IN_MODIFY) : -1;
   return {shared_from_this(), watch_.insert(watch_.end(), {number, &listener})};
 }
 
-void MemoryNews::forget(std::list<Entry>::iterator entry) noexcept {
+void MemoryMonitor::forget(std::list<Entry>::iterator entry) noexcept {
   const std::scoped_lock lock(mutex_);
   const int number = entry->number;
   watch_.erase(entry);
@@ -82,7 +82,7 @@ void MemoryNews::forget(std::list<Entry>::iterator entry) noexcept {
   }
 }
 
-void MemoryNews::listen() noexcept {
+void MemoryMonitor::listen() noexcept {
   while (true) {
     // Descriptors that are not there are left out by the kernel.
     std::array<pollfd, 3> waits = {
@@ -100,12 +100,12 @@ void MemoryNews::listen() noexcept {
 
 /// Each listener once, whatever happened to how many of its files. All that has come is read, so
 /// that whoever makes much news keeps nobody else's waiting.
-void MemoryNews::hear_files() noexcept {
-  constexpr int kMostReads = 128;  // more than the kernel keeps by default
+void MemoryMonitor::hear_files() noexcept {
+  constexpr int kMaxReads = 128;  // more than the kernel keeps by default
   alignas(inotify_event) std::array<std::byte, 4096> events;
   std::set<int> numbers;
   bool is_any = false;
-  for (int i = 0; i < kMostReads; ++i) {
+  for (int i = 0; i < kMaxReads; ++i) {
     const ssize_t size = ::read(files_.get(), events.data(), events.size());
     if (size <= 0) break;
     for (std::size_t at = 0; at + sizeof(inotify_event) <= static_cast<std::size_t>(size);) {
@@ -121,12 +121,12 @@ void MemoryNews::hear_files() noexcept {
 }
 
 template <typename Condition>
-void MemoryNews::tell(Condition is_meant) noexcept {
+void MemoryMonitor::tell(Condition is_meant) noexcept {
   const std::scoped_lock lock(mutex_);
   std::set<Listener*> told;
   for (const Entry& entry : watch_) {
-    if (is_meant(entry) && told.insert(entry.listener).second) entry.listener->on_memory_news();
+    if (is_meant(entry) && told.insert(entry.listener).second) entry.listener->on_memory_changed();
   }
 }
 
-}  // namespace guestio::mem
+}  // namespace guestio::registered

@@ -9,13 +9,13 @@
 #include "guestio/base/error.h"
 #include "guestio/base/unique_fd.h"
 
-namespace guestio::mem {
+namespace guestio::registered {
 
 /// Says when it is worth asking whether pages of a memory file have gone, to those who hold on to
 /// some of them and would hear nothing otherwise because they have nothing to do.
 ///
 ///     somebody punches a hole, truncates ──► inotify ──┐
-///                                                      ├─► one thread ──► on_memory_news()
+///                                                      ├─► one thread ──► on_memory_changed()
 ///     the host runs short of memory ──► its pressure ──┘
 ///
 /// News is a hint: nothing may have gone. Writes through mappings make none. Files of
@@ -28,14 +28,14 @@ namespace guestio::mem {
 /// moment after each round of news.
 ///
 /// Threads: any. Lifetime: as long as somebody holds it or a Watch.
-class MemoryNews : public std::enable_shared_from_this<MemoryNews> {
+class MemoryMonitor : public std::enable_shared_from_this<MemoryMonitor> {
   struct Entry;
 
  public:
   class Listener {
    public:
     /// On the news thread, which waits: quick. Lets no Watch go and makes none.
-    virtual void on_memory_news() noexcept = 0;
+    virtual void on_memory_changed() noexcept = 0;
 
    protected:
     ~Listener() = default;
@@ -53,18 +53,18 @@ class MemoryNews : public std::enable_shared_from_this<MemoryNews> {
     [[nodiscard]] bool hears_of_file() const noexcept { return entry_->number >= 0; }
 
    private:
-    friend class MemoryNews;
-    Watch(std::shared_ptr<MemoryNews> news, std::list<Entry>::iterator entry) noexcept
+    friend class MemoryMonitor;
+    Watch(std::shared_ptr<MemoryMonitor> news, std::list<Entry>::iterator entry) noexcept
         : news_(std::move(news)), entry_(entry) {}
-    std::shared_ptr<MemoryNews> news_;
+    std::shared_ptr<MemoryMonitor> news_;
     std::list<Entry>::iterator entry_;
   };
 
   /// The one of this process. Errors: host (no thread, no descriptors).
-  [[nodiscard]] static Result<std::shared_ptr<MemoryNews>> of_process();
-  MemoryNews(const MemoryNews&) = delete;
-  MemoryNews& operator=(const MemoryNews&) = delete;
-  ~MemoryNews();
+  [[nodiscard]] static Result<std::shared_ptr<MemoryMonitor>> of_process();
+  MemoryMonitor(const MemoryMonitor&) = delete;
+  MemoryMonitor& operator=(const MemoryMonitor&) = delete;
+  ~MemoryMonitor();
 
   /// Has the listener called when the file, or memory in general, is worth a look.
   [[nodiscard]] Watch watch(int fd, Listener& listener);
@@ -75,7 +75,7 @@ class MemoryNews : public std::enable_shared_from_this<MemoryNews> {
     Listener* listener;
   };
 
-  explicit MemoryNews(UniqueFd end) noexcept;
+  explicit MemoryMonitor(UniqueFd end) noexcept;
   void forget(std::list<Entry>::iterator entry) noexcept;
   void listen() noexcept;
   void hear_files() noexcept;
@@ -90,4 +90,4 @@ class MemoryNews : public std::enable_shared_from_this<MemoryNews> {
   std::jthread thread_;
 };
 
-}  // namespace guestio::mem
+}  // namespace guestio::registered

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/mem/memory_news.h"
+#include "guestio/registered/memory_monitor.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -13,14 +13,14 @@
 
 #include "testing/comes_true.h"
 
-namespace guestio::mem {
+namespace guestio::registered {
 namespace {
 
 constexpr off_t kFileBytes = 65536;
 
-class CountingListener final : public MemoryNews::Listener {
+class CountingListener final : public MemoryMonitor::Listener {
  public:
-  void on_memory_news() noexcept override {
+  void on_memory_changed() noexcept override {
     count_.fetch_add(1);
     count_.notify_all();
   }
@@ -47,15 +47,15 @@ struct ModifiedFile {
   UniqueFd fd{::open(::testing::TempDir().c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)};
 };
 
-class MemoryNewsTest : public ::testing::Test {
+class MemoryMonitorTest : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!UniqueFd(::inotify_init1(IN_CLOEXEC))) GTEST_SKIP() << "no inotify left for this user";
   }
 };
 
-TEST_F(MemoryNewsTest, WhoWatchesAFileHearsOfAHole) {
-  const auto news = MemoryNews::of_process().value();
+TEST_F(MemoryMonitorTest, WhoWatchesAFileHearsOfAHole) {
+  const auto news = MemoryMonitor::of_process().value();
   const ModifiedFile file;
   const ModifiedFile another;
   CountingListener first;
@@ -71,8 +71,8 @@ TEST_F(MemoryNewsTest, WhoWatchesAFileHearsOfAHole) {
   EXPECT_TRUE(first.hears(before));
 }
 
-TEST_F(MemoryNewsTest, WhoHasLeftIsCalledNoMoreAndOthersOfTheFileAre) {
-  const auto news = MemoryNews::of_process().value();
+TEST_F(MemoryMonitorTest, WhoHasLeftIsCalledNoMoreAndOthersOfTheFileAre) {
+  const auto news = MemoryMonitor::of_process().value();
   const ModifiedFile file;
   CountingListener stays;
   const auto watch = news->watch(file.fd.get(), stays);
@@ -89,11 +89,11 @@ TEST_F(MemoryNewsTest, WhoHasLeftIsCalledNoMoreAndOthersOfTheFileAre) {
   EXPECT_TRUE(stays.hears(before));
 }
 
-TEST_F(MemoryNewsTest, ThereIsOneAsLongAsItIsWantedAndANewOneAfterwards) {
+TEST_F(MemoryMonitorTest, ThereIsOneAsLongAsItIsWantedAndANewOneAfterwards) {
   const ModifiedFile file;
   for (int round = 0; round < 3; ++round) {
-    auto news = MemoryNews::of_process().value();
-    EXPECT_EQ(MemoryNews::of_process().value(), news);
+    auto news = MemoryMonitor::of_process().value();
+    EXPECT_EQ(MemoryMonitor::of_process().value(), news);
     CountingListener listener;
     const auto watch = news->watch(file.fd.get(), listener);
     news.reset();
@@ -102,8 +102,8 @@ TEST_F(MemoryNewsTest, ThereIsOneAsLongAsItIsWantedAndANewOneAfterwards) {
   }
 }
 
-TEST_F(MemoryNewsTest, WhatCannotBeWatchedKeepsNothingElseFromBeing) {
-  const auto news = MemoryNews::of_process().value();
+TEST_F(MemoryMonitorTest, WhatCannotBeWatchedKeepsNothingElseFromBeing) {
+  const auto news = MemoryMonitor::of_process().value();
   const ModifiedFile file;
   CountingListener listener;
   const auto nothing = news->watch(-1, listener);
@@ -114,8 +114,8 @@ TEST_F(MemoryNewsTest, WhatCannotBeWatchedKeepsNothingElseFromBeing) {
   EXPECT_TRUE(listener.hears());
 }
 
-TEST_F(MemoryNewsTest, MuchNewsOfOneKeepsNobodyElsesWaiting) {
-  const auto news = MemoryNews::of_process().value();
+TEST_F(MemoryMonitorTest, MuchNewsOfOneKeepsNobodyElsesWaiting) {
+  const auto news = MemoryMonitor::of_process().value();
   const std::array<ModifiedFile, 2> noisy;
   const ModifiedFile quiet;
   CountingListener flooded;
@@ -133,4 +133,4 @@ TEST_F(MemoryNewsTest, MuchNewsOfOneKeepsNobodyElsesWaiting) {
 }
 
 }  // namespace
-}  // namespace guestio::mem
+}  // namespace guestio::registered

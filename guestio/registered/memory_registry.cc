@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/fixed_guest_memory.h"
+#include "guestio/registered/memory_registry.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -13,10 +13,10 @@
 #include "guestio/base/align.h"
 #include "guestio/base/log.h"
 #include "guestio/base/thread.h"
-#include "guestio/mem/page_watch.h"
+#include "guestio/registered/page_guard.h"
 #include "guestio/uring/remedy.h"
 
-namespace guestio::vhost {
+namespace guestio::registered {
 
 namespace {
 
@@ -27,7 +27,7 @@ bool is_memory_file(int fd) noexcept { return ::fcntl(fd, F_GET_SEALS) >= 0; }
 }  // namespace
 
 /// One region.
-struct FixedGuestMemory::Area final : uring::PageGuard {
+struct MemoryRegistry::Area final : uring::BufferGuard {
   enum class State : std::uint8_t {
     kWanted,
     kIncomplete,  ///< not all of it is there
@@ -36,7 +36,7 @@ struct FixedGuestMemory::Area final : uring::PageGuard {
     kRefused,  ///< or lost, and done with
   };
 
-  Area(FixedGuestMemory& area_owner, const mem::RegionSpec& spec)
+  Area(MemoryRegistry& area_owner, const mem::RegionSpec& spec)
       : owner(area_owner),
         backing(spec.backing),
         bytes(backing->mapping().subspan(spec.offset, spec.length.raw())) {
@@ -64,7 +64,7 @@ struct FixedGuestMemory::Area final : uring::PageGuard {
     owner.lose(*this);
   }
 
-  FixedGuestMemory& owner;
+  MemoryRegistry& owner;
   const std::shared_ptr<mem::Backing> backing;  // keeps address and file
   const std::span<std::byte> bytes;
   int fd = -1;                // of a memory file, or none
@@ -73,9 +73,9 @@ struct FixedGuestMemory::Area final : uring::PageGuard {
   State state = State::kWanted;
   std::stop_source unwanted;  // told when the work on it is to end
   // The worker's until kReady; then the watch is anybody's, the rest is guarded.
-  std::optional<mem::PageWatch> watch;
-  std::optional<uring::PinnedMemory> pinned;
-  std::optional<mem::MemoryNews::Watch> news;
+  std::optional<PageGuard> watch;
+  std::optional<uring::PinnedBuffers> pinned;
+  std::optional<MemoryMonitor::Watch> news;
   std::int64_t blocks = 0;  // of the file, when it was last asked
 };
 
@@ -87,7 +87,7 @@ std::int64_t blocks_of(int fd) noexcept {
   return fd >= 0 && ::fstat(fd, &status) == 0 ? status.st_blocks : 0;
 }
 
-bool is_all_there(int fd) noexcept {
+bool is_resident(int fd) noexcept {
   struct stat status{};
   return fd >= 0 && ::fstat(fd, &status) == 0 && status.st_size > 0 &&
          status.st_blocks >= status.st_size / 512;
@@ -107,14 +107,14 @@ bool has_pages(const mem::RegionSpec& spec) noexcept {
 }  // namespace
 
 // The kernel is asked here and not where the answer is needed: by the thread that makes the others.
-FixedGuestMemory::FixedGuestMemory(FixedExtent extent, std::shared_ptr<PeerLog> log,
-                                   std::size_t max_regions) noexcept
+MemoryRegistry::MemoryRegistry(RegistrationScope extent, std::shared_ptr<PeerLog> log,
+                               std::size_t max_regions) noexcept
     : extent_(extent),
       max_regions_(max_regions),
-      can_be_shared_(uring::PinnedMemory::can_be_shared()),
+      can_be_shared_(uring::PinnedBuffers::can_be_shared()),
       log_(std::move(log)) {}
 
-FixedGuestMemory::~FixedGuestMemory() {
+MemoryRegistry::~MemoryRegistry() {
   thread_ = {};
   // News may still come, until the last area has gone; and none goes under the lock.
   std::vector<std::shared_ptr<Area>> last;
@@ -122,7 +122,7 @@ FixedGuestMemory::~FixedGuestMemory() {
   areas_.swap(last);
 }
 
-void FixedGuestMemory::want(const mem::GuestMemory& memory) {
+void MemoryRegistry::want(const mem::GuestMemory& memory) {
   std::vector<std::shared_ptr<Area>> wanted;  // and then those of before, which end unlocked
   const std::scoped_lock lock(mutex_);
   for (const mem::RegionSpec& spec : memory.specs()) {
@@ -148,21 +148,21 @@ void FixedGuestMemory::want(const mem::GuestMemory& memory) {
   }
 }
 
-void FixedGuestMemory::start_working() {
+void MemoryRegistry::start_working() {
   auto thread = start_thread("guestio-pin", [this](const std::stop_token& stop) { work(stop); });
   // Tried again with the next memory.
   if (!thread) return tell(thread.error());
   thread_ = std::move(*thread);
 }
 
-std::shared_ptr<FixedGuestMemory::Area> FixedGuestMemory::next_job() const noexcept {
+std::shared_ptr<MemoryRegistry::Area> MemoryRegistry::next_job() const noexcept {
   const auto found = std::ranges::find_if(areas_, [](const auto& area) {
     return area->state == Area::State::kWanted || area->state == Area::State::kLost;
   });
   return found == areas_.end() ? nullptr : *found;
 }
 
-void FixedGuestMemory::work(const std::stop_token& stop) {
+void MemoryRegistry::work(const std::stop_token& stop) {
   std::unique_lock lock(mutex_);
   while (has_job_.wait(lock, stop, [this] { return next_job() != nullptr; })) {
     auto area = next_job();
@@ -180,20 +180,20 @@ void FixedGuestMemory::work(const std::stop_token& stop) {
 
 /// Rings let go by themselves when an operation meets the gap; those that have none do when told.
 /// Leaves the lock open.
-void FixedGuestMemory::end_lost(Area& area, std::unique_lock<std::mutex>& lock) noexcept {
+void MemoryRegistry::end_lost(Area& area, std::unique_lock<std::mutex>& lock) noexcept {
   area.state = Area::State::kRefused;
   auto pinned = std::exchange(area.pinned, std::nullopt);
   auto news = std::exchange(area.news, std::nullopt);
-  for (Taker* const taker : takers_) {
+  for (Subscriber* const taker : subscribers_) {
     taker->loop_.post([taker, life = std::weak_ptr(taker->life_)] {
-      if (!life.expired()) taker->give_back_lost();
+      if (!life.expired()) taker->unregister_lost();
     });
   }
   lock.unlock();
 }
 
 /// The pages are watched first and pinned then: what goes between the two is noticed.
-void FixedGuestMemory::prepare(Area& area, const std::stop_token& stop) {
+void MemoryRegistry::prepare(Area& area, const std::stop_token& stop) {
   const auto end = [&](Area::State state) {
     const std::scoped_lock lock(mutex_);
     area.state = state;
@@ -210,26 +210,26 @@ void FixedGuestMemory::prepare(Area& area, const std::stop_token& stop) {
     tell_elsewhere();
     return end(Area::State::kRefused);
   }
-  if (extent_ == FixedExtent::kWhereAllThere && !is_all_there(area.fd)) {
+  if (extent_ == RegistrationScope::kResidentOnly && !is_resident(area.fd)) {
     return end(Area::State::kIncomplete);
   }
   if (auto watched = watch(area); !watched) {
     area.watch.reset();
     if (watched.error().kind == ErrorKind::kCancelled) return end(Area::State::kRefused);
     tell_unwatched(watched.error());
-    if (extent_ == FixedExtent::kWhereAllThere) return end(Area::State::kRefused);
+    if (extent_ == RegistrationScope::kResidentOnly) return end(Area::State::kRefused);
   }
-  hear_news_of(area);
+  subscribe_to(area);
   // What is watched is all there by now.
   if (area.watch) area.blocks = blocks_of(area.fd);
   if (can_be_shared_) {
-    auto pinned = uring::PinnedMemory::pin(area.bytes, area.unwanted.get_token());
+    auto pinned = uring::PinnedBuffers::pin(area.bytes, area.unwanted.get_token());
     if (!pinned) {
       if (pinned.error().kind != ErrorKind::kCancelled) tell(pinned.error());
       return end(Area::State::kRefused);
     }
     area.pinned.emplace(std::move(*pinned));
-  } else if (extent_ == FixedExtent::kWhereAllThere) {
+  } else if (extent_ == RegistrationScope::kResidentOnly) {
     // Each ring would have to pin for itself, while it has I/O to do: only who asks for it.
     return end(Area::State::kRefused);
   }
@@ -239,10 +239,10 @@ void FixedGuestMemory::prepare(Area& area, const std::stop_token& stop) {
 }
 
 /// Without news, a disk that is idle notices at its next request.
-void FixedGuestMemory::hear_news_of(Area& area) noexcept {
+void MemoryRegistry::subscribe_to(Area& area) noexcept {
   if (area.fd < 0) return;
   if (!news_) {
-    auto news = mem::MemoryNews::of_process();
+    auto news = MemoryMonitor::of_process();
     if (!news) {
       log::debug("{}: no news of guest memory: {}", log_->name, news.error().to_string());
       return;
@@ -258,11 +258,11 @@ void FixedGuestMemory::hear_news_of(Area& area) noexcept {
       log_->name);
 }
 
-Result<> FixedGuestMemory::watch(Area& area) const {
+Result<> MemoryRegistry::watch(Area& area) const {
   // A few milliseconds each, so that whoever ends this need not wait.
   constexpr std::size_t kStep = std::size_t{16} << 20;
   if (area.fd < 0) return fail(ErrorKind::kUnsupported, "watching memory that is no file");
-  auto made = mem::PageWatch::create(area.fd, area.offset, ByteCount(area.bytes.size()));
+  auto made = PageGuard::create(area.fd, area.offset, ByteCount(area.bytes.size()));
   if (!made) return fail(made.error());
   area.watch.emplace(std::move(*made));
   const std::size_t step = std::max(kStep, area.watch->page_size());
@@ -275,8 +275,8 @@ Result<> FixedGuestMemory::watch(Area& area) const {
   return {};
 }
 
-FixedGuestMemory::Registrations FixedGuestMemory::take(uring::FixedMemory& table,
-                                                       const mem::GuestMemory& memory) {
+MemoryRegistry::Registrations MemoryRegistry::take(uring::RegisteredBuffers& table,
+                                                   const mem::GuestMemory& memory) {
   Registrations taken;
   for (auto& area : find_ready(memory)) {
     auto registration = register_with(table, *area);
@@ -289,7 +289,7 @@ FixedGuestMemory::Registrations FixedGuestMemory::take(uring::FixedMemory& table
   return taken;
 }
 
-std::vector<std::shared_ptr<FixedGuestMemory::Area>> FixedGuestMemory::find_ready(
+std::vector<std::shared_ptr<MemoryRegistry::Area>> MemoryRegistry::find_ready(
     const mem::GuestMemory& memory) {
   const auto specs = memory.specs();
   std::vector<std::shared_ptr<Area>> ready;
@@ -302,8 +302,8 @@ std::vector<std::shared_ptr<FixedGuestMemory::Area>> FixedGuestMemory::find_read
   return ready;
 }
 
-Result<uring::FixedMemory::Registration> FixedGuestMemory::register_with(uring::FixedMemory& table,
-                                                                         Area& area) {
+Result<uring::RegisteredBuffers::Registration> MemoryRegistry::register_with(
+    uring::RegisteredBuffers& table, Area& area) {
   // As another ring of the thread did, or this one before.
   if (auto shared = table.share(area.bytes)) return shared;
   const std::size_t left = table.fair_slots() - std::min(table.fair_slots(), table.slots_of(this));
@@ -311,24 +311,24 @@ Result<uring::FixedMemory::Registration> FixedGuestMemory::register_with(uring::
     return fail(ErrorKind::kTooLarge, "one disk's share of the registered memory of a thread",
                 needed, left);
   }
-  uring::PageGuard* const guard = area.watch ? &area : nullptr;
+  uring::BufferGuard* const guard = area.watch ? &area : nullptr;
   if (!can_be_shared_) return table.add(area.bytes, guard, this);
   const std::scoped_lock lock(mutex_);
   if (!area.pinned) return fail(ErrorKind::kClosed, "memory that was lost meanwhile");
   return table.add(*area.pinned, guard, this);
 }
 
-void FixedGuestMemory::add(Taker& taker) {
+void MemoryRegistry::add(Subscriber& taker) {
   const std::scoped_lock lock(mutex_);
-  takers_.push_back(&taker);
+  subscribers_.push_back(&taker);
 }
 
-void FixedGuestMemory::remove(Taker& taker) noexcept {
+void MemoryRegistry::remove(Subscriber& taker) noexcept {
   const std::scoped_lock lock(mutex_);
-  std::erase(takers_, &taker);
+  std::erase(subscribers_, &taker);
 }
 
-void FixedGuestMemory::drop_lost(Registrations& taken) noexcept {
+void MemoryRegistry::drop_lost(Registrations& taken) noexcept {
   std::unique_lock lock(mutex_);
   const auto lost = std::ranges::partition(
       taken, [](const Taken& one) { return one.area->state == Area::State::kReady; });
@@ -336,10 +336,10 @@ void FixedGuestMemory::drop_lost(Registrations& taken) noexcept {
   taken.erase(lost.begin(), lost.end());
 }
 
-void FixedGuestMemory::look_after() noexcept {
+void MemoryRegistry::check_residency() noexcept {
   const std::scoped_lock lock(mutex_);
   for (const auto& area : areas_) {
-    if (area->state == Area::State::kIncomplete && is_all_there(area->fd)) {
+    if (area->state == Area::State::kIncomplete && is_resident(area->fd)) {
       area->state = Area::State::kWanted;
       has_job_.notify_one();
     } else if (area->state == Area::State::kReady) {
@@ -350,14 +350,14 @@ void FixedGuestMemory::look_after() noexcept {
 
 /// Whether the file has less than when it was last asked. Other regions of it may have brought in
 /// more since the area was pinned. Requires: the mutex, and an area that is ready.
-void FixedGuestMemory::compare_blocks(Area& area) noexcept {
+void MemoryRegistry::compare_blocks(Area& area) noexcept {
   const std::int64_t now = blocks_of(area.fd);
   if (now < area.blocks) return lose(area);
   area.blocks = now;
 }
 
 /// Requires: the mutex.
-void FixedGuestMemory::lose(Area& area) noexcept {
+void MemoryRegistry::lose(Area& area) noexcept {
   if (area.state != Area::State::kReady) return;
   area.state = Area::State::kLost;
   changes_.fetch_add(1, std::memory_order_release);
@@ -368,7 +368,7 @@ void FixedGuestMemory::lose(Area& area) noexcept {
                     log_->name, area.bytes.size() >> 10U);
 }
 
-void FixedGuestMemory::tell(const Error& refusal) noexcept {
+void MemoryRegistry::tell(const Error& refusal) noexcept {
   // Relaxed: the flag guards nothing but the line.
   if (was_told_.exchange(true, std::memory_order_relaxed)) return;
   const bool is_short = refusal.kind == ErrorKind::kHost && refusal.host_errno == ENOMEM;
@@ -381,8 +381,8 @@ void FixedGuestMemory::tell(const Error& refusal) noexcept {
 
 /// Somebody else answers for its pages, a FUSE server or a disk, and may take his time over it:
 /// that would be the time of whoever pins them, and so that of the connection's end.
-void FixedGuestMemory::tell_elsewhere() noexcept {
-  if (extent_ == FixedExtent::kWhereAllThere) return;
+void MemoryRegistry::tell_elsewhere() noexcept {
+  if (extent_ == RegistrationScope::kResidentOnly) return;
   if (was_told_elsewhere_.exchange(true, std::memory_order_relaxed)) return;
   log::warning(
       "{}: guest memory in a file that is no memory file stays unregistered, which only costs time "
@@ -390,9 +390,9 @@ void FixedGuestMemory::tell_elsewhere() noexcept {
       log_->name);
 }
 
-void FixedGuestMemory::tell_unwatched(const Error& refusal) noexcept {
+void MemoryRegistry::tell_unwatched(const Error& refusal) noexcept {
   if (was_told_unwatched_.exchange(true, std::memory_order_relaxed)) return;
-  if (extent_ == FixedExtent::kWhereAllThere) {
+  if (extent_ == RegistrationScope::kResidentOnly) {
     log::debug("{}: guest memory stays unregistered: {}", log_->name, refusal.to_string());
     return;
   }
@@ -403,4 +403,4 @@ void FixedGuestMemory::tell_unwatched(const Error& refusal) noexcept {
       log_->name, refusal.to_string());
 }
 
-}  // namespace guestio::vhost
+}  // namespace guestio::registered

@@ -12,19 +12,19 @@
 #include <vector>
 
 #include "guestio/base/error.h"
+#include "guestio/base/peer_log.h"
 #include "guestio/mem/guest_memory.h"
-#include "guestio/mem/memory_news.h"
-#include "guestio/uring/fixed_memory.h"
+#include "guestio/registered/memory_monitor.h"
 #include "guestio/uring/loop.h"
-#include "guestio/vhost/peer_log.h"
+#include "guestio/uring/registered_buffers.h"
 
 /// Guest memory that is registered with the threads' rings, as far as that is safe and allowed.
-namespace guestio::vhost {
+namespace guestio::registered {
 
 /// Which of a front-end's memory is registered.
-enum class FixedExtent : std::uint8_t {
-  kWhereAllThere,  ///< files whose pages are all there: guests that do not share out their memory
-  kAll,            ///< what is not there yet is brought in
+enum class RegistrationScope : std::uint8_t {
+  kResidentOnly,  ///< files whose pages are all there: guests that do not share out their memory
+  kAll,           ///< what is not there yet is brought in
 };
 
 /// A front-end's memory, registered: once for each front-end, however many rings and tables it has.
@@ -35,12 +35,13 @@ enum class FixedExtent : std::uint8_t {
 ///
 /// Registered pages stay what they were when the guest gives pages back (balloon, free page
 /// reporting, virtio-mem): what moves through one of those is lost. So pages are watched
-/// (mem::PageWatch), operations ask before they name a piece, and a region that has lost a page is
-/// registered no more. Where pages cannot be watched, kWhereAllThere does without; kAll says so
-/// once and goes on: then it is only right for guests that never give memory back.
+/// (registered::PageGuard), operations ask before they name a piece, and a region that has lost a
+/// page is registered no more. Where pages cannot be watched, kResidentOnly does without; kAll says
+/// so once and goes on: then it is only right for guests that never give memory back.
 ///
-/// Who has no operations that would ask hears of it (mem::MemoryNews): the file is asked how much
-/// of it is there, and rings that hold on to a region that has lost something are told to let go.
+/// Who has no operations that would ask hears of it (registered::MemoryMonitor): the file is asked
+/// how much of it is there, and rings that hold on to a region that has lost something are told to
+/// let go.
 ///
 /// Memory in files of other kinds (FUSE, a disk) is not registered at all.
 ///
@@ -48,14 +49,14 @@ enum class FixedExtent : std::uint8_t {
 /// is refused stays plain, and a line in the log says what can be done about it.
 ///
 /// Threads: any. Lifetime: outlives what take() gave.
-class FixedGuestMemory final : private mem::MemoryNews::Listener {
+class MemoryRegistry final : private MemoryMonitor::Listener {
   struct Area;
 
  public:
   /// One region's registration with one ring, and what it stands on.
   struct Taken {
     std::shared_ptr<Area> area;
-    uring::FixedMemory::Registration registration;  // goes first
+    uring::RegisteredBuffers::Registration registration;  // goes first
   };
   /// Goes before the memory does, on the ring's thread.
   using Registrations = std::vector<Taken>;
@@ -63,30 +64,30 @@ class FixedGuestMemory final : private mem::MemoryNews::Listener {
   static constexpr std::size_t kMaxRegistered = 64;
 
   /// Somebody who has taken, and is to give back what was lost though nothing else happens.
-  class Taker {
+  class Subscriber {
    public:
-    explicit Taker(uring::Loop& loop) : loop_(loop) {}
-    Taker(const Taker&) = delete;
-    Taker& operator=(const Taker&) = delete;
+    explicit Subscriber(uring::Loop& loop) : loop_(loop) {}
+    Subscriber(const Subscriber&) = delete;
+    Subscriber& operator=(const Subscriber&) = delete;
     /// drop_lost() for all that it has. On the loop's thread.
-    virtual void give_back_lost() noexcept = 0;
+    virtual void unregister_lost() noexcept = 0;
 
    protected:
-    ~Taker() = default;
+    ~Subscriber() = default;
 
    private:
-    friend class FixedGuestMemory;
+    friend class MemoryRegistry;
     uring::Loop& loop_;
     const std::shared_ptr<const int> life_ = std::make_shared<const int>();
   };
 
   /// At most `max_regions` are registered: each costs two descriptors more.
-  explicit FixedGuestMemory(FixedExtent extent,
-                            std::shared_ptr<PeerLog> log = std::make_shared<PeerLog>(),
-                            std::size_t max_regions = kMaxRegistered) noexcept;
-  FixedGuestMemory(const FixedGuestMemory&) = delete;
-  FixedGuestMemory& operator=(const FixedGuestMemory&) = delete;
-  ~FixedGuestMemory();
+  explicit MemoryRegistry(RegistrationScope extent,
+                          std::shared_ptr<PeerLog> log = std::make_shared<PeerLog>(),
+                          std::size_t max_regions = kMaxRegistered) noexcept;
+  MemoryRegistry(const MemoryRegistry&) = delete;
+  MemoryRegistry& operator=(const MemoryRegistry&) = delete;
+  ~MemoryRegistry();
 
   /// The memory that rings use from now on. Regions that stay are not made ready again.
   void want(const mem::GuestMemory& memory);
@@ -96,40 +97,40 @@ class FixedGuestMemory final : private mem::MemoryNews::Listener {
   }
   /// Registers those regions of `memory` with the caller's ring that are ready, the largest first,
   /// as far as the front-end's share of the ring's table goes.
-  [[nodiscard]] Registrations take(uring::FixedMemory& table, const mem::GuestMemory& memory);
+  [[nodiscard]] Registrations take(uring::RegisteredBuffers& table, const mem::GuestMemory& memory);
   // On the taker's loop's thread, where it also ends.
-  void add(Taker& taker);
-  void remove(Taker& taker) noexcept;
+  void add(Subscriber& taker);
+  void remove(Subscriber& taker) noexcept;
   /// Lets the lost ones of what take() gave go.
   void drop_lost(Registrations& taken) noexcept;
   /// Asks the files how much of them is there: whether all of it has come, or some has gone that no
   /// operation has met. A system call a region; for now and then.
-  void look_after() noexcept;
+  void check_residency() noexcept;
 
  private:
-  void on_memory_news() noexcept override { look_after(); }
+  void on_memory_changed() noexcept override { check_residency(); }
   void start_working();
   void work(const std::stop_token& stop);
   void end_lost(Area& area, std::unique_lock<std::mutex>& lock) noexcept;
-  void hear_news_of(Area& area) noexcept;
+  void subscribe_to(Area& area) noexcept;
   [[nodiscard]] std::shared_ptr<Area> next_job() const noexcept;
   void prepare(Area& area, const std::stop_token& stop);
   Result<> watch(Area& area) const;
   [[nodiscard]] std::vector<std::shared_ptr<Area>> find_ready(const mem::GuestMemory& memory);
-  [[nodiscard]] Result<uring::FixedMemory::Registration> register_with(uring::FixedMemory& table,
-                                                                       Area& area);
+  [[nodiscard]] Result<uring::RegisteredBuffers::Registration> register_with(
+      uring::RegisteredBuffers& table, Area& area);
   void compare_blocks(Area& area) noexcept;
   void lose(Area& area) noexcept;
   void tell(const Error& refusal) noexcept;
   void tell_elsewhere() noexcept;
   void tell_unwatched(const Error& refusal) noexcept;
 
-  const FixedExtent extent_;
+  const RegistrationScope extent_;
   const std::size_t max_regions_;
   const bool can_be_shared_;  // by all rings, what one has pinned
   const std::shared_ptr<PeerLog> log_;
   std::atomic<std::uint32_t> changes_ = 0;
-  std::shared_ptr<mem::MemoryNews> news_;         // or nothing yet; the thread's
+  std::shared_ptr<MemoryMonitor> news_;           // or nothing yet; the thread's
   std::atomic<bool> was_told_ = false;            // of a refusal
   std::atomic<bool> was_told_elsewhere_ = false;  // that memory is in files of other kinds
   std::atomic<bool> was_told_unwatched_ = false;  // that pages cannot be watched
@@ -139,8 +140,8 @@ class FixedGuestMemory final : private mem::MemoryNews::Listener {
   std::mutex mutex_;
   std::condition_variable_any has_job_;
   std::vector<std::shared_ptr<Area>> areas_;
-  std::vector<Taker*> takers_;
+  std::vector<Subscriber*> subscribers_;
   std::jthread thread_;  // from the first region on; goes first
 };
 
-}  // namespace guestio::vhost
+}  // namespace guestio::registered

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/fixed_guest_memory.h"
+#include "guestio/registered/memory_registry.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -24,12 +24,12 @@
 #include "guestio/base/log.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/mem/mapped_memory.h"
-#include "guestio/uring/pinned_memory.h"
+#include "guestio/uring/pinned_buffers.h"
 #include "guestio/uring/ring.h"
 #include "testing/comes_true.h"
 #include "testing/file_on_disk.h"
 
-namespace guestio::vhost {
+namespace guestio::registered {
 namespace {
 
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
@@ -51,10 +51,10 @@ bool makes_news() { return UniqueFd(::inotify_init1(IN_CLOEXEC)).operator bool()
 
 /// Guest memory as a front-end hands it over, and the file that it is.
 struct SharedMemory {
-  explicit SharedMemory(Gpa start, bool is_all_there = true, UniqueFd of = make_memory_file())
+  explicit SharedMemory(Gpa start, bool is_resident = true, UniqueFd of = make_memory_file())
       : file(std::move(of)) {
     EXPECT_EQ(::ftruncate(file.get(), kMiB), 0);
-    if (is_all_there) {
+    if (is_resident) {
       EXPECT_EQ(::fallocate(file.get(), 0, 0, kMiB), 0);
     }
     memory = mem::map_file_regions(
@@ -69,7 +69,7 @@ struct SharedMemory {
   mem::GuestMemory memory;
 };
 
-class FixedGuestMemoryTest : public ::testing::Test {
+class MemoryRegistryTest : public ::testing::Test {
  protected:
   void SetUp() override { ASSERT_TRUE(mem::install_fault_recovery()); }
   static std::byte* host(const mem::GuestMemory& memory, std::uint64_t gpa) {
@@ -80,10 +80,10 @@ class FixedGuestMemoryTest : public ::testing::Test {
     specs.push_back(b.specs().front());
     return mem::GuestMemory::create(specs).value();
   }
-  static bool changes_from(const FixedGuestMemory& fixed, std::uint32_t before) {
+  static bool changes_from(const MemoryRegistry& fixed, std::uint32_t before) {
     return comes_true([&] { return fixed.changes() != before; });
   }
-  static bool comes_to(const FixedGuestMemory& fixed, std::uint32_t changes) {
+  static bool comes_to(const MemoryRegistry& fixed, std::uint32_t changes) {
     return comes_true([&] { return fixed.changes() >= changes; });
   }
   bool finds(const mem::GuestMemory& memory, std::uint64_t gpa, std::size_t size = kMiB) {
@@ -93,7 +93,7 @@ class FixedGuestMemoryTest : public ::testing::Test {
   const SharedMemory low_{Gpa(0)};
   const SharedMemory high_{Gpa(4 * kMiB)};
   uring::Ring ring_ = uring::Ring::create({.submission_entries = 4}).value();
-  uring::FixedMemory table_{ring_, 4};
+  uring::RegisteredBuffers table_{ring_, 4};
 };
 
 /// What the kernel keeps in place for this process.
@@ -106,16 +106,17 @@ std::uint64_t pinned_kib() {
 }
 
 /// What is registered unasked is so only where rings can share it.
-class UnaskedGuestMemoryTest : public FixedGuestMemoryTest {
+class AutoRegistrationTest : public MemoryRegistryTest {
  protected:
   void SetUp() override {
-    if (!uring::PinnedMemory::can_be_shared()) GTEST_SKIP() << "this kernel shares no registration";
-    FixedGuestMemoryTest::SetUp();
+    if (!uring::PinnedBuffers::can_be_shared())
+      GTEST_SKIP() << "this kernel shares no registration";
+    MemoryRegistryTest::SetUp();
   }
 };
 
-TEST_F(UnaskedGuestMemoryTest, EveryRegionIsRegisteredOnceItIsReadyUntilTheRegistrationsGo) {
-  FixedGuestMemory wish(FixedExtent::kWhereAllThere);
+TEST_F(AutoRegistrationTest, EveryRegionIsRegisteredOnceItIsReadyUntilTheRegistrationsGo) {
+  MemoryRegistry wish(RegistrationScope::kResidentOnly);
   const auto memory = both(low_.memory, high_.memory);
   EXPECT_TRUE(wish.take(table_, memory).empty()) << "of what nobody wants";
   wish.want(memory);
@@ -129,8 +130,8 @@ TEST_F(UnaskedGuestMemoryTest, EveryRegionIsRegisteredOnceItIsReadyUntilTheRegis
   EXPECT_EQ(table_.pieces(), 0U);
 }
 
-TEST_F(FixedGuestMemoryTest, TwoRingsOfOneThreadShareTheRegistration) {
-  FixedGuestMemory wish(FixedExtent::kAll);
+TEST_F(MemoryRegistryTest, TwoRingsOfOneThreadShareTheRegistration) {
+  MemoryRegistry wish(RegistrationScope::kAll);
   wish.want(low_.memory);
   ASSERT_TRUE(changes_from(wish, 0));
   auto first = wish.take(table_, low_.memory);
@@ -140,8 +141,8 @@ TEST_F(FixedGuestMemoryTest, TwoRingsOfOneThreadShareTheRegistration) {
   EXPECT_TRUE(finds(low_.memory, 0));
 }
 
-TEST_F(FixedGuestMemoryTest, ARegionThatStaysIsNotMadeReadyAnewWhenAnotherComesAndGoes) {
-  FixedGuestMemory wish(FixedExtent::kAll);
+TEST_F(MemoryRegistryTest, ARegionThatStaysIsNotMadeReadyAnewWhenAnotherComesAndGoes) {
+  MemoryRegistry wish(RegistrationScope::kAll);
   wish.want(low_.memory);
   ASSERT_TRUE(changes_from(wish, 0));
   const auto memory = both(low_.memory, high_.memory);
@@ -154,8 +155,8 @@ TEST_F(FixedGuestMemoryTest, ARegionThatStaysIsNotMadeReadyAnewWhenAnotherComesA
   EXPECT_EQ(wish.changes(), 2U);
 }
 
-TEST_F(FixedGuestMemoryTest, Rule44ARegionThatIsNoWholePagesStaysUnregistered) {
-  FixedGuestMemory wish(FixedExtent::kAll);
+TEST_F(MemoryRegistryTest, Rule44ARegionThatIsNoWholePagesStaysUnregistered) {
+  MemoryRegistry wish(RegistrationScope::kAll);
   for (const auto& odd :
        {mem::FileRegion{Gpa(8 * kMiB), ByteCount(7568), low_.file.get(), FileOffset(0)},
         mem::FileRegion{Gpa(8 * kMiB), ByteCount(8192), low_.file.get(), FileOffset(16)}}) {
@@ -169,8 +170,8 @@ TEST_F(FixedGuestMemoryTest, Rule44ARegionThatIsNoWholePagesStaysUnregistered) {
   }
 }
 
-TEST_F(FixedGuestMemoryTest, NoMoreRegionsAreRegisteredThanItMayHaveTheLargestFirst) {
-  FixedGuestMemory wish(FixedExtent::kAll, std::make_shared<PeerLog>(), 1);
+TEST_F(MemoryRegistryTest, NoMoreRegionsAreRegisteredThanItMayHaveTheLargestFirst) {
+  MemoryRegistry wish(RegistrationScope::kAll, std::make_shared<PeerLog>(), 1);
   const auto small = mem::add_file_region(
       mem::GuestMemory(), {Gpa(0), ByteCount(4096), low_.file.get(), FileOffset(0)});
   const auto memory = both(*small, high_.memory);
@@ -181,8 +182,8 @@ TEST_F(FixedGuestMemoryTest, NoMoreRegionsAreRegisteredThanItMayHaveTheLargestFi
   EXPECT_TRUE(finds(memory, 4 * kMiB));
 }
 
-TEST_F(UnaskedGuestMemoryTest, ARegionThatLosesAPageIsRegisteredNoMore) {
-  FixedGuestMemory wish(FixedExtent::kWhereAllThere);
+TEST_F(AutoRegistrationTest, ARegionThatLosesAPageIsRegisteredNoMore) {
+  MemoryRegistry wish(RegistrationScope::kResidentOnly);
   wish.want(low_.memory);
   ASSERT_TRUE(changes_from(wish, 0));
   auto taken = wish.take(table_, low_.memory);
@@ -196,67 +197,71 @@ TEST_F(UnaskedGuestMemoryTest, ARegionThatLosesAPageIsRegisteredNoMore) {
   EXPECT_TRUE(taken.empty());
   // And not again, though all of it may be there by then.
   ASSERT_EQ(::fallocate(low_.file.get(), 0, 0, kMiB), 0);
-  wish.look_after();
+  wish.check_residency();
   wish.want(both(low_.memory, high_.memory));
   ASSERT_TRUE(comes_to(wish, 3)) << "of the region behind it";
   EXPECT_TRUE(wish.take(table_, low_.memory).empty());
 }
 
-TEST_F(FixedGuestMemoryTest, APageThatGoesIsNoticedThoughNoOperationMeetsIt) {
-  FixedGuestMemory wish(FixedExtent::kAll);
+TEST_F(MemoryRegistryTest, APageThatGoesIsNoticedThoughNoOperationMeetsIt) {
+  MemoryRegistry wish(RegistrationScope::kAll);
   wish.want(low_.memory);
   ASSERT_TRUE(changes_from(wish, 0));
-  wish.look_after();
+  wish.check_residency();
   EXPECT_EQ(wish.changes(), 1U);
   low_.punch(0);
-  wish.look_after();
+  wish.check_residency();
   EXPECT_EQ(wish.changes(), 2U);
   EXPECT_TRUE(wish.take(table_, low_.memory).empty());
 }
 
 /// A ring that has nothing to do.
-class IdleTaker final : public FixedGuestMemory::Taker {
+class IdleSubscriber final : public MemoryRegistry::Subscriber {
  public:
-  IdleTaker(uring::Loop& loop, FixedGuestMemory& fixed, const mem::GuestMemory& memory)
-      : Taker(loop), loop_(loop), fixed_(fixed), taken_(fixed.take(loop.fixed_memory(), memory)) {
+  IdleSubscriber(uring::Loop& loop, MemoryRegistry& fixed, const mem::GuestMemory& memory)
+      : Subscriber(loop),
+        loop_(loop),
+        fixed_(fixed),
+        taken_(fixed.take(loop.registered_buffers(), memory)) {
     fixed_.add(*this);
   }
-  IdleTaker(const IdleTaker&) = delete;
-  IdleTaker& operator=(const IdleTaker&) = delete;
-  ~IdleTaker() { fixed_.remove(*this); }
+  IdleSubscriber(const IdleSubscriber&) = delete;
+  IdleSubscriber& operator=(const IdleSubscriber&) = delete;
+  ~IdleSubscriber() { fixed_.remove(*this); }
   [[nodiscard]] std::size_t taken() const { return taken_.size(); }
 
  private:
-  void give_back_lost() noexcept override {
+  void unregister_lost() noexcept override {
     fixed_.drop_lost(taken_);
     loop_.stop();
   }
   uring::Loop& loop_;
-  FixedGuestMemory& fixed_;
-  FixedGuestMemory::Registrations taken_;
+  MemoryRegistry& fixed_;
+  MemoryRegistry::Registrations taken_;
 };
 
-TEST_F(UnaskedGuestMemoryTest, ARingThatIsIdleLetsMemoryGoThatTheGuestGivesBack) {
+TEST_F(AutoRegistrationTest, ARingThatIsIdleLetsMemoryGoThatTheGuestGivesBack) {
   UniqueFd file = make_file_in_tree();
   if (!file || !makes_news()) GTEST_SKIP() << "no shared memory in a tree, or no inotify";
   const SharedMemory shared(Gpa(0), true, std::move(file));
   const auto memory = both(shared.memory, high_.memory);
   const auto loop = uring::Loop::create().value();
-  FixedGuestMemory fixed(FixedExtent::kWhereAllThere);
+  MemoryRegistry fixed(RegistrationScope::kResidentOnly);
   fixed.want(memory);
   ASSERT_TRUE(comes_to(fixed, 2));
-  const IdleTaker taker(*loop, fixed, memory);
-  EXPECT_EQ(loop->fixed_memory().pieces(), 2U);
-  std::promise<void> let_go;
-  const std::jthread patience([&loop, done = let_go.get_future()] {
+  const IdleSubscriber taker(*loop, fixed, memory);
+  EXPECT_EQ(loop->registered_buffers().pieces(), 2U);
+  std::promise<void> unregister;
+  const std::jthread patience([&loop, done = unregister.get_future()] {
     if (done.wait_for(kAnswerLimit) != std::future_status::ready) loop->stop();
   });
   shared.punch(8192);
   loop->run();
-  let_go.set_value();
+  unregister.set_value();
   EXPECT_EQ(taker.taken(), 1U);
-  EXPECT_EQ(loop->fixed_memory().pieces(), 1U);
-  EXPECT_TRUE(loop->fixed_memory().find(host(memory, 4 * kMiB), kMiB)) << "which lost nothing";
+  EXPECT_EQ(loop->registered_buffers().pieces(), 1U);
+  EXPECT_TRUE(loop->registered_buffers().find(host(memory, 4 * kMiB), kMiB))
+      << "which lost nothing";
 }
 
 /// By inotify, in this process.
@@ -282,17 +287,17 @@ char state_of_thread(const std::string& name) {
 }
 
 /// Stands for many other disks, which are told of something for long.
-class SlowListener final : public mem::MemoryNews::Listener {
+class SlowListener final : public MemoryMonitor::Listener {
  public:
-  void on_memory_news() noexcept override {
+  void on_memory_changed() noexcept override {
     was_told_.release();
-    may_go_on_.acquire();
+    may_resume_.acquire();
   }
   std::binary_semaphore was_told_{0};
-  std::binary_semaphore may_go_on_{0};
+  std::binary_semaphore may_resume_{0};
 };
 
-TEST_F(FixedGuestMemoryTest, MemoryThatGoesWhileItIsPinnedWaitsForNewsAndNobodyForIt) {
+TEST_F(MemoryRegistryTest, MemoryThatGoesWhileItIsPinnedWaitsForNewsAndNobodyForIt) {
   constexpr std::uint64_t kLargeBytes = 128 * kMiB;
   const UniqueFd told_file = make_file_in_tree();
   if (!told_file || !makes_news()) GTEST_SKIP() << "no shared memory in a tree, or no inotify";
@@ -302,10 +307,10 @@ TEST_F(FixedGuestMemoryTest, MemoryThatGoesWhileItIsPinnedWaitsForNewsAndNobodyF
       mem::map_file_regions(std::array{mem::FileRegion{Gpa(4 * kMiB), ByteCount(kLargeBytes),
                                                        file.get(), FileOffset(0)}})
           .value();
-  const auto news = mem::MemoryNews::of_process().value();
+  const auto news = MemoryMonitor::of_process().value();
   SlowListener slow;
   const auto watch = news->watch(told_file.get(), slow);
-  FixedGuestMemory fixed(FixedExtent::kAll);
+  MemoryRegistry fixed(RegistrationScope::kAll);
   fixed.want(both(low_.memory, large));
   // The largest is the first. When news of it is heard, the pinning is what comes next.
   ASSERT_TRUE(comes_true([] { return watched_files() >= 2; }));
@@ -314,12 +319,12 @@ TEST_F(FixedGuestMemoryTest, MemoryThatGoesWhileItIsPinnedWaitsForNewsAndNobodyF
   fixed.want(low_.memory);
   // There is more to do for the thread that pinned it, so it sleeps only where it waits for news.
   ASSERT_TRUE(comes_true([] { return state_of_thread("guestio-pin") == 'S'; }));
-  auto asked = std::async(std::launch::async, [&fixed] { fixed.look_after(); });
+  auto asked = std::async(std::launch::async, [&fixed] { fixed.check_residency(); });
   EXPECT_EQ(asked.wait_for(kAnswerLimit), std::future_status::ready);
-  slow.may_go_on_.release();
+  slow.may_resume_.release();
 }
 
-TEST_F(FixedGuestMemoryTest, RegionsOfOneFileAreComparedWithWhatAllHaveBroughtIn) {
+TEST_F(MemoryRegistryTest, RegionsOfOneFileAreComparedWithWhatAllHaveBroughtIn) {
   const UniqueFd file = make_memory_file();
   ASSERT_EQ(::ftruncate(file.get(), 6 * kMiB), 0);
   const auto memory =
@@ -328,64 +333,64 @@ TEST_F(FixedGuestMemoryTest, RegionsOfOneFileAreComparedWithWhatAllHaveBroughtIn
                      mem::FileRegion{Gpa(64 * kMiB), ByteCount(2 * kMiB), file.get(),
                                      FileOffset(4 * kMiB)}})
           .value();
-  FixedGuestMemory fixed(FixedExtent::kAll);
+  MemoryRegistry fixed(RegistrationScope::kAll);
   fixed.want(memory);
   ASSERT_TRUE(comes_to(fixed, 2));
   EXPECT_EQ(fixed.take(table_, memory).size(), 2U);
   ASSERT_EQ(::fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kMiB), 0);
-  fixed.look_after();
+  fixed.check_residency();
   // Whose page it was is not known.
   EXPECT_TRUE(fixed.take(table_, memory).empty());
 }
 
-TEST_F(FixedGuestMemoryTest, ARingThatEndsIsToldNothingMore) {
+TEST_F(MemoryRegistryTest, ARingThatEndsIsToldNothingMore) {
   for (int round = 0; round < 20; ++round) {
     const SharedMemory shared{Gpa(0)};
     const auto loop = uring::Loop::create().value();
-    FixedGuestMemory fixed(FixedExtent::kAll);
+    MemoryRegistry fixed(RegistrationScope::kAll);
     fixed.want(shared.memory);
     ASSERT_TRUE(changes_from(fixed, 0));
     {
-      const IdleTaker taker(*loop, fixed, shared.memory);
+      const IdleSubscriber taker(*loop, fixed, shared.memory);
       shared.punch(0);
-      fixed.look_after();
+      fixed.check_residency();
     }
     loop->run_until_quiet();
-    EXPECT_EQ(loop->fixed_memory().pieces(), 0U);
+    EXPECT_EQ(loop->registered_buffers().pieces(), 0U);
   }
 }
 
-TEST_F(UnaskedGuestMemoryTest, MemoryThatIsNotAllThereWaitsUntilItIsOrIsBroughtInIfAll) {
+TEST_F(AutoRegistrationTest, MemoryThatIsNotAllThereWaitsUntilItIsOrIsBroughtInIfAll) {
   const SharedMemory sparse(Gpa(0), false);
-  FixedGuestMemory careful(FixedExtent::kWhereAllThere);
+  MemoryRegistry careful(RegistrationScope::kResidentOnly);
   careful.want(both(sparse.memory, high_.memory));
   ASSERT_TRUE(comes_to(careful, 1)) << "of the region behind it";
   EXPECT_TRUE(careful.take(table_, sparse.memory).empty());
-  careful.look_after();
+  careful.check_residency();
   const SharedMemory last(Gpa(8 * kMiB));
   careful.want(both(both(sparse.memory, high_.memory), last.memory));
   ASSERT_TRUE(comes_to(careful, 2)) << "of the region behind it";
   EXPECT_TRUE(careful.take(table_, sparse.memory).empty());
-  FixedGuestMemory all(FixedExtent::kAll);
+  MemoryRegistry all(RegistrationScope::kAll);
   all.want(sparse.memory);
   ASSERT_TRUE(changes_from(all, 0));
   EXPECT_EQ(all.take(table_, sparse.memory).size(), 1U);
-  careful.look_after();
+  careful.check_residency();
   EXPECT_TRUE(comes_to(careful, 3));
 }
 
-TEST_F(UnaskedGuestMemoryTest, MemoryThatIsNoFileIsNotRegistered) {
+TEST_F(AutoRegistrationTest, MemoryThatIsNoFileIsNotRegistered) {
   const auto memory = mem::GuestMemory::allocate(ByteCount(kMiB)).value();
-  FixedGuestMemory careful(FixedExtent::kWhereAllThere);
+  MemoryRegistry careful(RegistrationScope::kResidentOnly);
   careful.want(both(memory, high_.memory));
   ASSERT_TRUE(comes_to(careful, 1)) << "of the region behind it";
   EXPECT_TRUE(careful.take(table_, memory).empty());
 }
 
-TEST_F(FixedGuestMemoryTest, MemoryThatIsNoFileIsRegisteredIfAllIs) {
+TEST_F(MemoryRegistryTest, MemoryThatIsNoFileIsRegisteredIfAllIs) {
   const auto memory = mem::GuestMemory::allocate(ByteCount(kMiB)).value();
   ::testing::internal::CaptureStderr();
-  FixedGuestMemory all(FixedExtent::kAll);
+  MemoryRegistry all(RegistrationScope::kAll);
   all.want(memory);
   ASSERT_TRUE(changes_from(all, 0));
   EXPECT_NE(captured_log().find("cannot be watched"), std::string::npos);
@@ -393,26 +398,26 @@ TEST_F(FixedGuestMemoryTest, MemoryThatIsNoFileIsRegisteredIfAllIs) {
   EXPECT_TRUE(finds(memory, 0));
 }
 
-TEST_F(UnaskedGuestMemoryTest, AFileOnDiskIsNotAskedHowMuchOfItIsThere) {
+TEST_F(AutoRegistrationTest, AFileOnDiskIsNotAskedHowMuchOfItIsThere) {
   const UniqueFd file = file_on_disk(O_CLOEXEC);
   if (!file) GTEST_SKIP() << "there is no disk here";
   ASSERT_EQ(::posix_fallocate(file.get(), 0, kMiB), 0);
   const auto memory = mem::map_file_regions(std::array{mem::FileRegion{Gpa(0), ByteCount(kMiB),
                                                                        file.get(), FileOffset(0)}})
                           .value();
-  FixedGuestMemory careful(FixedExtent::kWhereAllThere);
+  MemoryRegistry careful(RegistrationScope::kResidentOnly);
   careful.want(both(memory, high_.memory));
   ASSERT_TRUE(comes_to(careful, 1)) << "of the region behind it";
   EXPECT_TRUE(careful.take(table_, memory).empty());
 }
 
-TEST_F(FixedGuestMemoryTest, AFileThatSomebodyElseAnswersForIsNotPinnedAndThatIsTold) {
+TEST_F(MemoryRegistryTest, AFileThatSomebodyElseAnswersForIsNotPinnedAndThatIsTold) {
   const SharedMemory on_disk(
       Gpa(0), true,
       UniqueFd(::open(::testing::TempDir().c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)));
   const auto memory = both(on_disk.memory, high_.memory);
   ::testing::internal::CaptureStderr();
-  FixedGuestMemory all(FixedExtent::kAll);
+  MemoryRegistry all(RegistrationScope::kAll);
   all.want(memory);
   ASSERT_TRUE(changes_from(all, 0)) << "of the region behind it";
   const auto taken = all.take(table_, memory);
@@ -429,7 +434,7 @@ TEST_F(FixedGuestMemoryTest, AFileThatSomebodyElseAnswersForIsNotPinnedAndThatIs
 }
 
 /// A front-end with more regions than its share of a thread's table, one of them larger.
-TEST_F(FixedGuestMemoryTest, AFrontEndWithManyRegionsLeavesTheOthersOfItsThreadTheirShare) {
+TEST_F(MemoryRegistryTest, AFrontEndWithManyRegionsLeavesTheOthersOfItsThreadTheirShare) {
   constexpr std::uint64_t kTiny = 10;
   const UniqueFd file = make_memory_file();
   ASSERT_EQ(::ftruncate(file.get(), 2 * kMiB), 0);
@@ -439,11 +444,11 @@ TEST_F(FixedGuestMemoryTest, AFrontEndWithManyRegionsLeavesTheOthersOfItsThreadT
   }
   regions.push_back({Gpa(8 * kMiB), ByteCount(kMiB), file.get(), FileOffset(kMiB)});
   const auto many = mem::map_file_regions(regions).value();
-  uring::FixedMemory table(ring_, 16);
+  uring::RegisteredBuffers table(ring_, 16);
   table.join();
   table.join();
   ASSERT_EQ(table.fair_slots(), 6U);
-  FixedGuestMemory greedy(FixedExtent::kAll);
+  MemoryRegistry greedy(RegistrationScope::kAll);
   greedy.want(many);
   ASSERT_TRUE(comes_to(greedy, kTiny + 1));
   const auto taken = greedy.take(table, many);
@@ -452,15 +457,15 @@ TEST_F(FixedGuestMemoryTest, AFrontEndWithManyRegionsLeavesTheOthersOfItsThreadT
   // As another ring of the same disk, and again under another table of memory.
   EXPECT_EQ(greedy.take(table, many).size(), 6U);
   EXPECT_EQ(table.pieces(), 6U);
-  FixedGuestMemory modest(FixedExtent::kAll);
+  MemoryRegistry modest(RegistrationScope::kAll);
   modest.want(both(low_.memory, high_.memory));
   ASSERT_TRUE(comes_to(modest, 2));
   EXPECT_EQ(modest.take(table, both(low_.memory, high_.memory)).size(), 2U);
 }
 
-TEST_F(FixedGuestMemoryTest, WhatTheTableHasNoRoomForStaysPlainAndIsToldOnce) {
-  uring::FixedMemory small(ring_, 1);
-  FixedGuestMemory wish(FixedExtent::kAll);
+TEST_F(MemoryRegistryTest, WhatTheTableHasNoRoomForStaysPlainAndIsToldOnce) {
+  uring::RegisteredBuffers small(ring_, 1);
+  MemoryRegistry wish(RegistrationScope::kAll);
   const auto memory = both(low_.memory, high_.memory);
   wish.want(memory);
   ASSERT_TRUE(comes_to(wish, 2));
@@ -474,11 +479,11 @@ TEST_F(FixedGuestMemoryTest, WhatTheTableHasNoRoomForStaysPlainAndIsToldOnce) {
 }
 
 /// One page whose arrival the test decides about: held up in it, the pinning is in the middle.
-TEST_F(FixedGuestMemoryTest, MemoryThatIsWantedNoMoreIsNotBroughtInToItsEnd) {
+TEST_F(MemoryRegistryTest, MemoryThatIsWantedNoMoreIsNotBroughtInToItsEnd) {
   constexpr std::uint64_t kStepBytes = 16 * kMiB;
   const UniqueFd faults(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
   if (!faults) GTEST_SKIP() << "no userfaultfd for this user";
-  if (!uring::PinnedMemory::can_be_shared()) GTEST_SKIP() << "rings pin for themselves";
+  if (!uring::PinnedBuffers::can_be_shared()) GTEST_SKIP() << "rings pin for themselves";
   uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
   ASSERT_EQ(::ioctl(faults.get(), UFFDIO_API, &api), 0);
   const auto large = mem::GuestMemory::allocate(ByteCount(3 * kStepBytes)).value();
@@ -487,7 +492,7 @@ TEST_F(FixedGuestMemoryTest, MemoryThatIsWantedNoMoreIsNotBroughtInToItsEnd) {
   const uffdio_range page{reinterpret_cast<std::uintptr_t>(host(large, kStepBytes)), 4096};
   uffdio_register held{.range = page, .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
   ASSERT_EQ(::ioctl(faults.get(), UFFDIO_REGISTER, &held), 0);
-  FixedGuestMemory wish(FixedExtent::kAll);
+  MemoryRegistry wish(RegistrationScope::kAll);
   wish.want(large);
   pollfd waits{faults.get(), POLLIN, 0};
   ASSERT_EQ(::poll(&waits, 1, 60'000), 1);
@@ -501,15 +506,15 @@ TEST_F(FixedGuestMemoryTest, MemoryThatIsWantedNoMoreIsNotBroughtInToItsEnd) {
   EXPECT_EQ(is_there & 1, 0);
 }
 
-TEST_F(FixedGuestMemoryTest, ItEndsInTheMiddleOfItsWorkAndNothingStaysPinned) {
+TEST_F(MemoryRegistryTest, ItEndsInTheMiddleOfItsWorkAndNothingStaysPinned) {
   // The kernel takes its time to let go, of what other tests had as well.
   ASSERT_TRUE(comes_true([] { return pinned_kib() == 0; }));
   for (int round = 0; round < 20; ++round) {
-    FixedGuestMemory wish(FixedExtent::kAll);
+    MemoryRegistry wish(RegistrationScope::kAll);
     wish.want(both(low_.memory, high_.memory));
   }
   EXPECT_TRUE(comes_true([] { return pinned_kib() == 0; })) << pinned_kib() << " KiB";
 }
 
 }  // namespace
-}  // namespace guestio::vhost
+}  // namespace guestio::registered

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/mem/page_watch.h"
+#include "guestio/registered/page_guard.h"
 
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -18,7 +18,7 @@
 #include "guestio/base/check.h"
 #include "guestio/mem/recover.h"
 
-namespace guestio::mem {
+namespace guestio::registered {
 
 namespace {
 
@@ -39,7 +39,7 @@ std::size_t page_size_of(int fd) noexcept {
 
 }  // namespace
 
-Result<PageWatch> PageWatch::create(int fd, FileOffset offset, ByteCount size) {
+Result<PageGuard> PageGuard::create(int fd, FileOffset offset, ByteCount size) {
   UniqueFd faults = open_faults();
   if (!faults) return fail_host("watch the pages of memory (userfaultfd)");
   uffdio_api api{};
@@ -50,10 +50,10 @@ Result<PageWatch> PageWatch::create(int fd, FileOffset offset, ByteCount size) {
   }
   auto pages = Mapping::shared_file(fd, offset, size.raw(), Mapping::Access::kRead);
   if (!pages) return fail(pages.error());
-  return PageWatch(std::move(*pages), page_size_of(fd), std::move(faults));
+  return PageGuard(std::move(*pages), page_size_of(fd), std::move(faults));
 }
 
-Result<> PageWatch::cover(std::size_t at, std::size_t size) {
+Result<> PageGuard::cover(std::size_t at, std::size_t size) {
   GUESTIO_CHECK(at <= pages_.size() && size <= pages_.size() - at, "a part of what is watched");
   std::byte* const start = pages_.data() + at;
   // Before the watch begins: behind it nothing comes in any more.
@@ -70,18 +70,18 @@ Result<> PageWatch::cover(std::size_t at, std::size_t size) {
   return fail_host("watch the pages of memory");
 }
 
-bool PageWatch::holds(std::size_t at, std::size_t size) const noexcept {
+bool PageGuard::holds(std::size_t at, std::size_t size) const noexcept {
   const std::byte* const start = pages_.data() + at;
-  if (!probe_read(start)) return false;
+  if (!mem::probe_read(start)) return false;
   const std::byte* const end = start + size;
   for (std::size_t next = align_down(at, page_size_) + page_size_; pages_.data() + next < end;
        next += page_size_) {
-    if (!probe_read(pages_.data() + next)) return false;
+    if (!mem::probe_read(pages_.data() + next)) return false;
   }
   return true;
 }
 
-void PageWatch::prefetch(std::size_t at, std::size_t size) const noexcept {
+void PageGuard::prefetch(std::size_t at, std::size_t size) const noexcept {
   // What a processor fetches at a time; of many pages the later ones have time enough.
   constexpr std::size_t kPages = 8;
   __builtin_prefetch(pages_.data() + at);
@@ -92,4 +92,4 @@ void PageWatch::prefetch(std::size_t at, std::size_t size) const noexcept {
   }
 }
 
-}  // namespace guestio::mem
+}  // namespace guestio::registered

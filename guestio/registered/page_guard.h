@@ -8,7 +8,7 @@
 #include "guestio/base/unique_fd.h"
 #include "guestio/base/units.h"
 
-namespace guestio::mem {
+namespace guestio::registered {
 
 /// Notices that pages of a shared file have been taken away (a hole was punched, the file was
 /// truncated), though new ones may lie there by now.
@@ -24,11 +24,11 @@ namespace guestio::mem {
 /// Works for memory files, huge pages included, without privileges; Linux 5.14.
 ///
 /// Threads: cover() one at a time; holds() any, for what was covered before.
-class PageWatch {
+class PageGuard {
  public:
   /// A watch over `size` bytes of a file, which covers nothing yet. Errors: unsupported (the kernel
   /// watches no such thing), host.
-  [[nodiscard]] static Result<PageWatch> create(int fd, FileOffset offset, ByteCount size);
+  [[nodiscard]] static Result<PageGuard> create(int fd, FileOffset offset, ByteCount size);
 
   /// Watches [at, at + size) from now on: who asks for the pages later than this gets those that
   /// holds() tells of. Missing pages are brought in. Takes some 0.1 s a GiB in pages of 4 KiB.
@@ -46,7 +46,7 @@ class PageWatch {
   void prefetch(std::size_t at, std::size_t size) const noexcept;
 
  private:
-  PageWatch(Mapping pages, std::size_t page_size, UniqueFd faults) noexcept
+  PageGuard(Mapping pages, std::size_t page_size, UniqueFd faults) noexcept
       : pages_(std::move(pages)), page_size_(page_size), faults_(std::move(faults)) {}
 
   Mapping pages_;
@@ -54,4 +54,4 @@ class PageWatch {
   UniqueFd faults_;
 };
 
-}  // namespace guestio::mem
+}  // namespace guestio::registered

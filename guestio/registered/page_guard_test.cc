@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/mem/page_watch.h"
+#include "guestio/registered/page_guard.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -14,22 +14,22 @@
 #include "guestio/mem/recover.h"
 #include "testing/file_on_disk.h"
 
-namespace guestio::mem {
+namespace guestio::registered {
 namespace {
 
 constexpr std::size_t kWatchedPages = 8;
 
 /// Memory as a guest has it: a file that two mappings share.
-class PageWatchTest : public ::testing::Test {
+class PageGuardTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    ASSERT_TRUE(install_fault_recovery());
+    ASSERT_TRUE(mem::install_fault_recovery());
     ASSERT_EQ(::ftruncate(file_.get(), kWatchedPages * kPageSize), 0);
     owner_ = Mapping::shared_file(file_.get(), FileOffset(0), kWatchedPages * kPageSize,
                                   Mapping::Access::kReadWrite)
                  .value();
     auto watch =
-        PageWatch::create(file_.get(), FileOffset(0), ByteCount(kWatchedPages * kPageSize));
+        PageGuard::create(file_.get(), FileOffset(0), ByteCount(kWatchedPages * kPageSize));
     if (!watch && watch.error().host_errno == ENOSYS) GTEST_SKIP() << "emulated without it";
     watch_.emplace(std::move(watch.value()));
   }
@@ -44,10 +44,10 @@ class PageWatchTest : public ::testing::Test {
 
   const UniqueFd file_{::memfd_create("page-watch-test", MFD_CLOEXEC)};
   Mapping owner_;
-  std::optional<PageWatch> watch_;
+  std::optional<PageGuard> watch_;
 };
 
-TEST_F(PageWatchTest, PagesThatStayAreHeldWhetherTheyWereThereBeforeOrNot) {
+TEST_F(PageGuardTest, PagesThatStayAreHeldWhetherTheyWereThereBeforeOrNot) {
   owner_.data()[2 * kPageSize] = std::byte{7};
   ASSERT_TRUE(watch_->cover(0, kWatchedPages * kPageSize));
   EXPECT_TRUE(watch_->holds(0, kWatchedPages * kPageSize));
@@ -57,7 +57,7 @@ TEST_F(PageWatchTest, PagesThatStayAreHeldWhetherTheyWereThereBeforeOrNot) {
   EXPECT_TRUE(watch_->holds(0, kWatchedPages * kPageSize));
 }
 
-TEST_F(PageWatchTest, APageThatWasPunchedOutIsGoneForGoodThoughAnotherComes) {
+TEST_F(PageGuardTest, APageThatWasPunchedOutIsGoneForGoodThoughAnotherComes) {
   ASSERT_TRUE(watch_->cover(0, kWatchedPages * kPageSize));
   punch(3);
   EXPECT_FALSE(holds(3));
@@ -67,7 +67,7 @@ TEST_F(PageWatchTest, APageThatWasPunchedOutIsGoneForGoodThoughAnotherComes) {
   EXPECT_TRUE(holds(4));
 }
 
-TEST_F(PageWatchTest, AStretchIsHeldOnlyIfAllOfItsPagesAre) {
+TEST_F(PageGuardTest, AStretchIsHeldOnlyIfAllOfItsPagesAre) {
   ASSERT_TRUE(watch_->cover(0, kWatchedPages * kPageSize));
   punch(4);
   EXPECT_TRUE(watch_->holds(2 * kPageSize + 100, 2 * kPageSize - 100));
@@ -77,7 +77,7 @@ TEST_F(PageWatchTest, AStretchIsHeldOnlyIfAllOfItsPagesAre) {
   EXPECT_TRUE(watch_->holds(5 * kPageSize, 1));
 }
 
-TEST_F(PageWatchTest, FetchingAheadTouchesNothing) {
+TEST_F(PageGuardTest, FetchingAheadTouchesNothing) {
   struct stat before{};
   struct stat after{};
   ASSERT_TRUE(watch_->cover(0, kWatchedPages * kPageSize));
@@ -91,7 +91,7 @@ TEST_F(PageWatchTest, FetchingAheadTouchesNothing) {
   EXPECT_TRUE(holds(5));
 }
 
-TEST_F(PageWatchTest, AFileThatShrinksLosesItsPages) {
+TEST_F(PageGuardTest, AFileThatShrinksLosesItsPages) {
   ASSERT_TRUE(watch_->cover(0, kWatchedPages * kPageSize));
   ASSERT_EQ(::ftruncate(file_.get(), 2 * kPageSize), 0);
   EXPECT_TRUE(holds(1));
@@ -100,7 +100,7 @@ TEST_F(PageWatchTest, AFileThatShrinksLosesItsPages) {
   EXPECT_FALSE(holds(2));
 }
 
-TEST_F(PageWatchTest, PartsAreCoveredOneAfterAnother) {
+TEST_F(PageGuardTest, PartsAreCoveredOneAfterAnother) {
   ASSERT_TRUE(watch_->cover(0, 2 * kPageSize));
   punch(5);
   punch(1);
@@ -111,11 +111,11 @@ TEST_F(PageWatchTest, PartsAreCoveredOneAfterAnother) {
   EXPECT_FALSE(holds(5));
 }
 
-TEST_F(PageWatchTest, FilesOnDiskAreRefused) {
+TEST_F(PageGuardTest, FilesOnDiskAreRefused) {
   const UniqueFd file = file_on_disk(O_CLOEXEC);
   if (!file) GTEST_SKIP() << "there is no disk here";
   ASSERT_EQ(::ftruncate(file.get(), kPageSize), 0);
-  auto watch = PageWatch::create(file.get(), FileOffset(0), ByteCount(kPageSize));
+  auto watch = PageGuard::create(file.get(), FileOffset(0), ByteCount(kPageSize));
   ASSERT_TRUE(watch);
   const auto covered = watch->cover(0, kPageSize);
   ASSERT_FALSE(covered);
@@ -123,4 +123,4 @@ TEST_F(PageWatchTest, FilesOnDiskAreRefused) {
 }
 
 }  // namespace
-}  // namespace guestio::mem
+}  // namespace guestio::registered

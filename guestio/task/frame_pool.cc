@@ -59,7 +59,7 @@ bool may_keep(std::size_t rounded) noexcept {
     static thread_local ReleaseAtThreadExit release_at_thread_exit;
   }
   return free_lists.state == FreeLists::State::kOpen &&
-         free_lists.kept + rounded <= FramePool::kMostKept;
+         free_lists.kept + rounded <= FramePool::kMaxKept;
 }
 
 constexpr std::size_t class_of(std::size_t size) noexcept {

@@ -11,7 +11,7 @@ namespace guestio::task {
 ///
 /// 1. A block of at most kLargestFrame bytes is kept when it is freed, on the thread that frees it,
 ///    whichever thread allocated it; larger ones go to operator new and delete.
-/// 2. A thread keeps at most kMostKept bytes and gives all of them back when it ends.
+/// 2. A thread keeps at most kMaxKept bytes and gives all of them back when it ends.
 /// 3. Built for the address or thread sanitizer it keeps nothing: a frame used after its end is
 ///    seen as such.
 ///
@@ -22,7 +22,7 @@ class FramePool {
   /// Sizes are rounded up to a multiple of it.
   static constexpr std::size_t kGranule = 128;
   static constexpr std::size_t kLargestFrame = 8192;
-  static constexpr std::size_t kMostKept = std::size_t{16} << 20;
+  static constexpr std::size_t kMaxKept = std::size_t{16} << 20;
 
   /// Aligned as by operator new.
   [[nodiscard]] static void* allocate(std::size_t size) noexcept;

@@ -41,14 +41,14 @@ TEST(FramePool, KeepsNothingAboveTheLargestClass) {
 }
 
 TEST(FramePool, KeepsABoundedAmount) {
-  constexpr std::size_t kBlocks = 2 * FramePool::kMostKept / FramePool::kLargestFrame;
+  constexpr std::size_t kBlocks = 2 * FramePool::kMaxKept / FramePool::kLargestFrame;
   std::vector<void*> blocks;
   blocks.reserve(kBlocks);
   for (std::size_t i = 0; i < kBlocks; ++i) {
     blocks.push_back(FramePool::allocate(FramePool::kLargestFrame));
   }
   for (void* const block : blocks) FramePool::release(block, FramePool::kLargestFrame);
-  EXPECT_LE(FramePool::kept_bytes(), FramePool::kMostKept);
+  EXPECT_LE(FramePool::kept_bytes(), FramePool::kMaxKept);
 }
 
 TEST(FramePool, ABlockMayBeFreedOnAnotherThread) {

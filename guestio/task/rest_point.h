@@ -7,7 +7,7 @@
 #include "guestio/task/event.h"
 #include "guestio/task/stop.h"
 
-namespace guestio::vhost {
+namespace guestio::task {
 
 /// Where a task that works step by step comes to rest between two steps when it is asked to, and
 /// from where it goes on when it is told to.
@@ -35,7 +35,7 @@ class RestPoint {
   [[nodiscard]] task::StopToken token() noexcept { return interrupts_.back()->token(); }
   [[nodiscard]] task::Event::Awaiter rest() noexcept {
     at_rest_.set();
-    return may_go_on_.wait();
+    return may_resume_.wait();
   }
   /// The task is over: it rests for good.
   void end() noexcept {
@@ -47,7 +47,7 @@ class RestPoint {
 
   void ask() {
     is_wanted_ = true;
-    may_go_on_.reset();
+    may_resume_.reset();
     interrupts_.back()->request_stop();
   }
   /// Goes on when the task rests, or when `limit` is stopped.
@@ -56,13 +56,13 @@ class RestPoint {
   }
   [[nodiscard]] bool is_reached() const noexcept { return at_rest_.is_set(); }
   /// Whether the task rests or not.
-  void go_on() {
+  void resume() {
     is_wanted_ = false;
     // A task that has not come here may still hold a token of the last one.
     if (at_rest_.is_set()) interrupts_.clear();
     interrupts_.push_back(std::make_unique<task::StopSource>());
     if (!has_ended_) at_rest_.reset();
-    may_go_on_.set();
+    may_resume_.set();
   }
 
  private:
@@ -70,7 +70,7 @@ class RestPoint {
   bool is_wanted_ = false;
   bool has_ended_ = false;
   task::Event at_rest_;
-  task::Event may_go_on_;
+  task::Event may_resume_;
 
   static std::vector<std::unique_ptr<task::StopSource>> make_first() {
     std::vector<std::unique_ptr<task::StopSource>> first;
@@ -79,4 +79,4 @@ class RestPoint {
   }
 };
 
-}  // namespace guestio::vhost
+}  // namespace guestio::task

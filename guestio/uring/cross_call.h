@@ -7,7 +7,7 @@
 
 #include "guestio/uring/loop.h"
 
-namespace guestio::vhost {
+namespace guestio::uring {
 
 /// A question to another thread, asked from a coroutine:
 ///
@@ -55,4 +55,4 @@ class CrossCall {
   std::optional<Answer> answer_;
 };
 
-}  // namespace guestio::vhost
+}  // namespace guestio::uring

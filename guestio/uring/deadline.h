@@ -8,25 +8,25 @@
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
 
-namespace guestio::app {
+namespace guestio::uring {
 
 /// A token that is stopped when some time has passed, or when another token is.
 ///
-///     TimeLimit limit(loop, seconds(2), stop);
+///     Deadline limit(loop, seconds(2), stop);
 ///     ... co_await something(limit.token());
 ///     auto ending = limit.end();
 ///     co_await std::move(ending);
 ///
 /// Threads: the loop's. Lifetime: end() has been waited for when it is destroyed.
-class TimeLimit {
+class Deadline {
  public:
-  TimeLimit(uring::Loop& loop, std::chrono::milliseconds duration, task::StopToken parent = {})
+  Deadline(uring::Loop& loop, std::chrono::milliseconds duration, task::StopToken parent = {})
       : limit_(parent) {
     waiting_.spawn(wait(loop, duration));
   }
-  TimeLimit(const TimeLimit&) = delete;
-  TimeLimit& operator=(const TimeLimit&) = delete;
-  ~TimeLimit() = default;
+  Deadline(const Deadline&) = delete;
+  Deadline& operator=(const Deadline&) = delete;
+  ~Deadline() = default;
 
   [[nodiscard]] task::StopToken token() noexcept { return limit_.token(); }
   task::Task<> end();
@@ -39,4 +39,4 @@ class TimeLimit {
   task::Scope waiting_;
 };
 
-}  // namespace guestio::app
+}  // namespace guestio::uring

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/uring/polled_ring.h"
+#include "guestio/uring/iopoll_ring.h"
 
 #include <bit>
 
@@ -7,17 +7,17 @@
 
 namespace guestio::uring {
 
-Result<std::unique_ptr<PolledRing>> PolledRing::create(Loop& loop) {
+Result<std::unique_ptr<IopollRing>> IopollRing::create(Loop& loop) {
   auto ring = Ring::create({.mode = RingMode::kPlain, .completion = Completion::kPolled});
   if (!ring) return fail(ring.error());
-  return std::unique_ptr<PolledRing>(new PolledRing(loop, std::move(*ring)));
+  return std::unique_ptr<IopollRing>(new IopollRing(loop, std::move(*ring)));
 }
 
-PolledRing::~PolledRing() {
+IopollRing::~IopollRing() {
   GUESTIO_CHECK(in_flight_ == 0, "no operation in flight when a polled ring ends");
 }
 
-void PolledRing::start(Operation& operation) noexcept {
+void IopollRing::start(Operation& operation) noexcept {
   GUESTIO_CHECK(loop_.is_own_thread(), "operations to be started on the loop's own thread");
   GUESTIO_CHECK(!operation.in_flight(), "an operation to be started when it is not in flight");
   ++in_flight_;
@@ -28,7 +28,7 @@ void PolledRing::start(Operation& operation) noexcept {
   loop_.at_batch_end(*this);
 }
 
-bool PolledRing::try_prepare(Operation& operation) noexcept {
+bool IopollRing::try_prepare(Operation& operation) noexcept {
   io_uring_sqe* const entry = ring_.next_entry();
   if (entry == nullptr) return false;
   operation.state_ = Operation::State::kSubmitted;
@@ -37,7 +37,7 @@ bool PolledRing::try_prepare(Operation& operation) noexcept {
   return true;
 }
 
-void PolledRing::run() noexcept {
+void IopollRing::run() noexcept {
   while (Operation* const operation = waiting_.front()) {
     if (!try_prepare(*operation)) break;
     operation->unlink();

@@ -21,20 +21,20 @@ namespace guestio::uring {
 ///
 /// Threads: the loop's. Lifetime: the loop outlives it; nothing is in flight when it goes
 /// (checked).
-class PolledRing final : private Deferred {
+class IopollRing final : private Deferred {
  public:
   /// Errors: as Ring::create().
-  static Result<std::unique_ptr<PolledRing>> create(Loop& loop);
-  PolledRing(const PolledRing&) = delete;
-  PolledRing& operator=(const PolledRing&) = delete;
-  ~PolledRing();
+  static Result<std::unique_ptr<IopollRing>> create(Loop& loop);
+  IopollRing(const IopollRing&) = delete;
+  IopollRing& operator=(const IopollRing&) = delete;
+  ~IopollRing();
 
   /// As Loop::start(): submitted at the end of the batch, complete() is called from Loop::run().
   void start(Operation& operation) noexcept;
   [[nodiscard]] std::size_t in_flight() const noexcept { return in_flight_; }
 
  private:
-  PolledRing(Loop& loop, Ring ring) noexcept : loop_(loop), ring_(std::move(ring)) {}
+  IopollRing(Loop& loop, Ring ring) noexcept : loop_(loop), ring_(std::move(ring)) {}
   void run() noexcept override;  // uring::Deferred
   [[nodiscard]] bool try_prepare(Operation& operation) noexcept;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A device that completes by polling is rare, so these tests hold for files with and without one:
 // reads of holes need no device and succeed, all else may be refused.
-#include "guestio/uring/polled_ring.h"
+#include "guestio/uring/iopoll_ring.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -20,7 +20,7 @@ namespace {
 
 constexpr std::size_t kBytes = 4096;
 
-class PolledRingTest : public ::testing::Test {
+class IopollRingTest : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!file_) GTEST_SKIP() << "no direct I/O here";
@@ -36,10 +36,10 @@ class PolledRingTest : public ::testing::Test {
   UniqueFd file_ = file_on_disk(O_DIRECT | O_CLOEXEC);
   alignas(kBytes) char buffer_[kBytes] = "before";
   std::unique_ptr<Loop> loop_ = Loop::create().value();
-  std::unique_ptr<PolledRing> ring_ = PolledRing::create(*loop_).value();
+  std::unique_ptr<IopollRing> ring_ = IopollRing::create(*loop_).value();
 };
 
-TEST_F(PolledRingTest, AReadIsCompleteOnceTheLoopHasLooked) {
+TEST_F(IopollRingTest, AReadIsCompleteOnceTheLoopHasLooked) {
   TestOperation operation(read(buffer()));
   ring_->start(operation);
   EXPECT_EQ(operation.completions, 0U);
@@ -55,14 +55,14 @@ TEST_F(PolledRingTest, AReadIsCompleteOnceTheLoopHasLooked) {
   }
 }
 
-TEST_F(PolledRingTest, MoreThanTheRingHoldsWaitAndAllAreComplete) {
+TEST_F(IopollRingTest, MoreThanTheRingHoldsWaitAndAllAreComplete) {
   std::deque<TestOperation> operations;
   for (int i = 0; i < 1000; ++i) ring_->start(operations.emplace_back(read(buffer())));
   loop_->run_until_quiet();
   for (const TestOperation& operation : operations) ASSERT_EQ(operation.completions, 1U);
 }
 
-TEST_F(PolledRingTest, WhatOnlyInterruptsCanFinishIsRefused) {
+TEST_F(IopollRingTest, WhatOnlyInterruptsCanFinishIsRefused) {
   TestOperation operation([](io_uring_sqe& entry) { ::io_uring_prep_poll_add(&entry, 0, 1); });
   ring_->start(operation);
   loop_->run_until_quiet();

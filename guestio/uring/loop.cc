@@ -29,7 +29,7 @@ Result<std::unique_ptr<Loop>> Loop::create(const LoopOptions& options) {
 Loop::Loop(Ring ring, Mailbox mailbox, const LoopOptions& options) noexcept
     : ring_(std::move(ring)),
       files_(ring_, options.file_slots),
-      fixed_memory_(ring_, options.fixed_pieces),
+      registered_buffers_(ring_, options.fixed_pieces),
       mailbox_(std::move(mailbox)),
       wake_up_(*this) {
   start(wake_up_);

@@ -13,9 +13,9 @@
 #include "guestio/task/intrusive_list.h"
 #include "guestio/uring/file.h"
 #include "guestio/uring/file_table.h"
-#include "guestio/uring/fixed_memory.h"
 #include "guestio/uring/mailbox.h"
 #include "guestio/uring/operation.h"
+#include "guestio/uring/registered_buffers.h"
 #include "guestio/uring/ring.h"
 
 /// The event loop: one ring, one thread.
@@ -143,7 +143,7 @@ class Loop {
   void release_file(File file) noexcept { files_.remove(file); }
 
   /// Memory that is registered with this loop's ring.
-  [[nodiscard]] FixedMemory& fixed_memory() noexcept { return fixed_memory_; }
+  [[nodiscard]] RegisteredBuffers& registered_buffers() noexcept { return registered_buffers_; }
 
   /// Whether the running kernel knows an IORING_OP_*. Slow; for set-up.
   [[nodiscard]] bool supports(int opcode) noexcept { return ring_.supports(opcode); }
@@ -189,7 +189,7 @@ class Loop {
   const std::thread::id thread_ = std::this_thread::get_id();
   Ring ring_;
   FileTable files_;
-  FixedMemory fixed_memory_;
+  RegisteredBuffers registered_buffers_;
   Mailbox mailbox_;
   std::atomic<bool> stop_requested_ = false;  // set by stop(), taken by run()
   task::IntrusiveList<Operation> waiting_;    // for a submission entry

@@ -38,7 +38,7 @@ class Operation : public task::ListNode<Operation> {
 
  private:
   friend class Loop;
-  friend class PolledRing;
+  friend class IopollRing;
 
   enum class State : std::uint8_t {
     kIdle,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/uring/pinned_memory.h"
+#include "guestio/uring/pinned_buffers.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -106,12 +106,12 @@ Result<> register_piece(Ring& ring, std::span<std::byte> memory, unsigned slot) 
   return {};
 }
 
-bool PinnedMemory::can_be_shared() noexcept {
+bool PinnedBuffers::can_be_shared() noexcept {
   static const bool can = try_to_share();
   return can;
 }
 
-Result<PinnedMemory> PinnedMemory::pin(std::span<std::byte> memory, const std::stop_token& stop) {
+Result<PinnedBuffers> PinnedBuffers::pin(std::span<std::byte> memory, const std::stop_token& stop) {
   if (memory.empty()) return fail(ErrorKind::kInvalidArgument, "registering no bytes");
   // Used for its table only, by whichever thread.
   auto ring =
@@ -128,10 +128,10 @@ Result<PinnedMemory> PinnedMemory::pin(std::span<std::byte> memory, const std::s
       return fail(registered.error());
     }
   }
-  return PinnedMemory(memory, std::move(*ring));
+  return PinnedBuffers(memory, std::move(*ring));
 }
 
-Result<> PinnedMemory::clone_to(Ring& ring, unsigned piece, unsigned slot) const noexcept {
+Result<> PinnedBuffers::clone_to(Ring& ring, unsigned piece, unsigned slot) const noexcept {
   return clone(fd_, piece, ring, slot);
 }
 

@@ -11,14 +11,14 @@
 namespace guestio::uring {
 
 /// Memory that is pinned once, for all rings of the process: registered with a ring of its own,
-/// from which FixedMemory takes it over in microseconds where pinning it again would take tens of
-/// milliseconds a GiB, and without counting against the memory-lock limit again.
+/// from which RegisteredBuffers takes it over in microseconds where pinning it again would take
+/// tens of milliseconds a GiB, and without counting against the memory-lock limit again.
 ///
 /// In Linux since 6.13 (include/uapi/linux/io_uring.h: IORING_REGISTER_CLONE_BUFFERS with offsets);
 /// the headers we build with are older. Where can_be_shared() says no, rings pin for themselves.
 ///
 /// Threads: any, one at a time; clone_to() any. When it goes, what was taken over stays.
-class PinnedMemory {
+class PinnedBuffers {
  public:
   /// What the kernel takes as one piece.
   static constexpr std::size_t kPieceBytes = std::size_t{1} << 30;
@@ -29,9 +29,9 @@ class PinnedMemory {
 
   /// Pins the pages of `memory` that are there now, and brings in those that are not. Ends some
   /// milliseconds after `stop`, or up to some tenths of a second where a piece is there already.
-  /// Errors: as of FixedMemory::add(); cancelled.
-  [[nodiscard]] static Result<PinnedMemory> pin(std::span<std::byte> memory,
-                                                const std::stop_token& stop);
+  /// Errors: as of RegisteredBuffers::add(); cancelled.
+  [[nodiscard]] static Result<PinnedBuffers> pin(std::span<std::byte> memory,
+                                                 const std::stop_token& stop);
 
   [[nodiscard]] std::span<std::byte> memory() const noexcept { return memory_; }
   /// Makes `slot` of another ring's table what `piece` is here: bytes from piece * kPieceBytes on.
@@ -39,7 +39,7 @@ class PinnedMemory {
   [[nodiscard]] Result<> clone_to(Ring& ring, unsigned piece, unsigned slot) const noexcept;
 
  private:
-  PinnedMemory(std::span<std::byte> memory, Ring ring) noexcept
+  PinnedBuffers(std::span<std::byte> memory, Ring ring) noexcept
       : memory_(memory), ring_(std::move(ring)), fd_(ring_.raw()->ring_fd) {}
 
   std::span<std::byte> memory_;
@@ -48,7 +48,7 @@ class PinnedMemory {
 };
 
 /// Registers `memory`, a piece at most, as `slot` of the ring's table. Errors: as of
-/// FixedMemory::add().
+/// RegisteredBuffers::add().
 [[nodiscard]] Result<> register_piece(Ring& ring, std::span<std::byte> memory,
                                       unsigned slot) noexcept;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/uring/fixed_memory.h"
+#include "guestio/uring/registered_buffers.h"
 
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -46,11 +46,11 @@ bool may_lock_any_memory() noexcept {
   return has_lock_capability() && is_in_first_user_namespace();
 }
 
-FixedMemory::~FixedMemory() {
+RegisteredBuffers::~RegisteredBuffers() {
   GUESTIO_CHECK(areas_.empty(), "no memory to be registered with a ring that ends");
 }
 
-Result<> FixedMemory::make_table() {
+Result<> RegisteredBuffers::make_table() {
   if (is_made_) return {};
   if (slots_ == 0) return fail(ErrorKind::kTooLarge, "slots for registered memory", 1, 0);
   const int made = ::io_uring_register_buffers_sparse(ring_.raw(), slots_);
@@ -64,7 +64,8 @@ Result<> FixedMemory::make_table() {
   return {};
 }
 
-FixedMemory::Registration FixedMemory::share(std::span<const std::byte> memory) noexcept {
+RegisteredBuffers::Registration RegisteredBuffers::share(
+    std::span<const std::byte> memory) noexcept {
   for (Area& area : areas_) {
     if (area.memory.data() != memory.data() || area.memory.size() != memory.size()) continue;
     ++area.uses;
@@ -73,30 +74,33 @@ FixedMemory::Registration FixedMemory::share(std::span<const std::byte> memory) 
   return {};
 }
 
-std::size_t FixedMemory::fair_slots() const noexcept {
+std::size_t RegisteredBuffers::fair_slots() const noexcept {
   return std::max<std::size_t>(slots_ / 4 * 3 / std::max(parties_, 1U), 1);
 }
 
-std::size_t FixedMemory::slots_of(const void* owner) const noexcept {
+std::size_t RegisteredBuffers::slots_of(const void* owner) const noexcept {
   std::size_t slots = 0;
   for (const Area& area : areas_) slots += area.owner == owner ? area.slots.size() : 0;
   return slots;
 }
 
-Result<FixedMemory::Registration> FixedMemory::add(std::span<std::byte> memory, PageGuard* guard,
-                                                   const void* owner) {
+Result<RegisteredBuffers::Registration> RegisteredBuffers::add(std::span<std::byte> memory,
+                                                               BufferGuard* guard,
+                                                               const void* owner) {
   return add_counted(memory, nullptr, guard, owner);
 }
 
-Result<FixedMemory::Registration> FixedMemory::add(const PinnedMemory& pinned, PageGuard* guard,
-                                                   const void* owner) {
+Result<RegisteredBuffers::Registration> RegisteredBuffers::add(const PinnedBuffers& pinned,
+                                                               BufferGuard* guard,
+                                                               const void* owner) {
   GUESTIO_CHECK(piece_bytes_ == kPieceBytes, "pieces of the same size to take memory over");
   return add_counted(pinned.memory(), &pinned, guard, owner);
 }
 
-Result<FixedMemory::Registration> FixedMemory::add_counted(std::span<std::byte> memory,
-                                                           const PinnedMemory* pinned,
-                                                           PageGuard* guard, const void* owner) {
+Result<RegisteredBuffers::Registration> RegisteredBuffers::add_counted(std::span<std::byte> memory,
+                                                                       const PinnedBuffers* pinned,
+                                                                       BufferGuard* guard,
+                                                                       const void* owner) {
   if (memory.empty()) return fail(ErrorKind::kInvalidArgument, "registering no bytes");
   if (auto shared = share(memory)) return shared;
   auto added = add_new(memory, pinned, guard, owner);
@@ -108,9 +112,10 @@ Result<FixedMemory::Registration> FixedMemory::add_counted(std::span<std::byte> 
   return added;
 }
 
-Result<FixedMemory::Registration> FixedMemory::add_new(std::span<std::byte> memory,
-                                                       const PinnedMemory* pinned, PageGuard* guard,
-                                                       const void* owner) {
+Result<RegisteredBuffers::Registration> RegisteredBuffers::add_new(std::span<std::byte> memory,
+                                                                   const PinnedBuffers* pinned,
+                                                                   BufferGuard* guard,
+                                                                   const void* owner) {
   if (auto made = make_table(); !made) return fail(made.error());
   const std::size_t needed = slots_for(memory);
   if (needed > free_.size()) {
@@ -129,8 +134,8 @@ Result<FixedMemory::Registration> FixedMemory::add_new(std::span<std::byte> memo
   return Registration(*this, area);
 }
 
-Result<> FixedMemory::add_piece(std::size_t at, std::span<std::byte> memory,
-                                const PinnedMemory* pinned, Area& area) {
+Result<> RegisteredBuffers::add_piece(std::size_t at, std::span<std::byte> memory,
+                                      const PinnedBuffers* pinned, Area& area) {
   const std::uint16_t slot = free_.back();
   // A kernel that cannot take it over can pin it once more.
   if (pinned == nullptr ||
@@ -147,28 +152,28 @@ Result<> FixedMemory::add_piece(std::size_t at, std::span<std::byte> memory,
   return {};
 }
 
-void FixedMemory::release(Area& area) noexcept {
+void RegisteredBuffers::release(Area& area) noexcept {
   if (--area.uses != 0) return;
   remove_pieces(area);
   areas_.remove_if([&area](const Area& other) { return &other == &area; });
   count_registered();
 }
 
-void FixedMemory::let_go(Area& area) noexcept {
-  PageGuard& guard = *area.guard;
+void RegisteredBuffers::unregister(Area& area) noexcept {
+  BufferGuard& guard = *area.guard;
   remove_pieces(area);
   count_registered();
   guard.note_lost();
 }
 
-void FixedMemory::count_registered() noexcept {
+void RegisteredBuffers::count_registered() noexcept {
   std::uint64_t bytes = 0;
   for (const Piece& piece : pieces_) bytes += piece.size;
   registered_bytes_.store(bytes, std::memory_order_relaxed);
   registered_pieces_.store(pieces_.size(), std::memory_order_relaxed);
 }
 
-FixedMemoryStatistics FixedMemory::statistics() const noexcept {
+RegisteredBufferStatistics RegisteredBuffers::statistics() const noexcept {
   return {.registered_bytes = registered_bytes_.load(std::memory_order_relaxed),
           .pieces = registered_pieces_.load(std::memory_order_relaxed),
           .operations = operations_.load(std::memory_order_relaxed),
@@ -176,7 +181,7 @@ FixedMemoryStatistics FixedMemory::statistics() const noexcept {
           .last_errno = last_errno_.load(std::memory_order_relaxed)};
 }
 
-void FixedMemory::remove_pieces(Area& area) noexcept {
+void RegisteredBuffers::remove_pieces(Area& area) noexcept {
   const iovec nothing{};
   for (const std::uint16_t slot : area.slots) {
     std::erase_if(pieces_, [slot](const Piece& piece) { return piece.slot == slot; });
@@ -190,7 +195,7 @@ void FixedMemory::remove_pieces(Area& area) noexcept {
 }
 
 /// Of areas that overlap, one that begins earlier may be missed: that costs time only.
-bool FixedMemory::find_slowly(std::uintptr_t start, std::size_t size) noexcept {
+bool RegisteredBuffers::find_slowly(std::uintptr_t start, std::size_t size) noexcept {
   const auto behind = std::ranges::upper_bound(pieces_, start, {}, &Piece::start);
   if (behind == pieces_.begin()) return false;
   const auto found = behind - 1;

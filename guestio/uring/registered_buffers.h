@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "guestio/base/error.h"
-#include "guestio/uring/pinned_memory.h"
+#include "guestio/uring/pinned_buffers.h"
 #include "guestio/uring/ring.h"
 
 /// Memory that the ring knows beforehand, so that operations on it need not look up and pin its
@@ -30,11 +30,11 @@ inline constexpr int kOpWritevFixed = 61;
 [[nodiscard]] bool may_lock_any_memory() noexcept;
 
 /// Somebody who knows whether registered pages are still those of the memory.
-class PageGuard {
+class BufferGuard {
  public:
-  PageGuard() = default;
-  PageGuard(const PageGuard&) = delete;
-  PageGuard& operator=(const PageGuard&) = delete;
+  BufferGuard() = default;
+  BufferGuard(const BufferGuard&) = delete;
+  BufferGuard& operator=(const BufferGuard&) = delete;
   /// Whether these bytes, which lie in the registered memory, do. Quick. Any ring's thread.
   [[nodiscard]] virtual bool holds(const std::byte* data, std::size_t size) const noexcept = 0;
   /// Has the processor fetch what holds() will look at. For any bytes of the registered memory.
@@ -43,11 +43,11 @@ class PageGuard {
   virtual void note_lost() noexcept = 0;
 
  protected:
-  ~PageGuard() = default;
+  ~BufferGuard() = default;
 };
 
 /// What became of the wish to have memory registered.
-struct FixedMemoryStatistics {
+struct RegisteredBufferStatistics {
   std::uint64_t registered_bytes = 0;  ///< now
   std::uint64_t pieces = 0;            ///< now
   std::uint64_t operations = 0;        ///< that named a piece, so far
@@ -63,18 +63,18 @@ struct FixedMemoryStatistics {
 /// 1. Registration pins the pages that are there when it is made, and operations that name a piece
 ///    use those, whatever became of the mapping since. Where memory is discarded or truncated
 ///    meanwhile, they move bytes to and from pages that nobody else sees, *without an error*. Where
-///    that can happen, a PageGuard is asked before each operation.
+///    that can happen, a BufferGuard is asked before each operation.
 /// 2. What is added twice is registered once, until its last Registration goes.
 /// 3. Parties that do not trust each other share the table: each may have so many slots that there
 ///    are some for all. Who adds counts itself (slots_of()); what has no owner counts for nobody.
 ///
 /// Threads: the ring's; statistics() any. Lifetime: outlives its Registrations (checked).
-class FixedMemory {
+class RegisteredBuffers {
   struct Area;
 
  public:
   /// What the kernel takes as one piece.
-  static constexpr std::size_t kPieceBytes = PinnedMemory::kPieceBytes;
+  static constexpr std::size_t kPieceBytes = PinnedBuffers::kPieceBytes;
 
   /// Memory stays registered as long as this lives. Requires: goes before the mapping does.
   /// Operations in flight are not disturbed when it goes: the kernel keeps their pages.
@@ -94,29 +94,29 @@ class FixedMemory {
     [[nodiscard]] explicit operator bool() const noexcept { return table_ != nullptr; }
 
    private:
-    friend class FixedMemory;
-    Registration(FixedMemory& table, Area& area) noexcept : table_(&table), area_(&area) {}
-    FixedMemory* table_ = nullptr;
+    friend class RegisteredBuffers;
+    Registration(RegisteredBuffers& table, Area& area) noexcept : table_(&table), area_(&area) {}
+    RegisteredBuffers* table_ = nullptr;
     Area* area_ = nullptr;
   };
 
   /// `slots`: most pieces. The kernel's table is made when it is first needed.
-  FixedMemory(Ring& ring, unsigned slots, std::size_t piece_bytes = kPieceBytes) noexcept
+  RegisteredBuffers(Ring& ring, unsigned slots, std::size_t piece_bytes = kPieceBytes) noexcept
       : ring_(ring), slots_(slots), piece_bytes_(piece_bytes) {}
-  FixedMemory(const FixedMemory&) = delete;
-  FixedMemory& operator=(const FixedMemory&) = delete;
-  ~FixedMemory();
+  RegisteredBuffers(const RegisteredBuffers&) = delete;
+  RegisteredBuffers& operator=(const RegisteredBuffers&) = delete;
+  ~RegisteredBuffers();
 
   /// Registers all of `memory`, or nothing of it. Takes milliseconds a GiB, seconds where its pages
   /// are not there yet: for set-up.
   /// Errors: invalid-argument (no bytes), too-large (pieces needed, slots left), unsupported
   /// (memory of a kind that cannot be pinned: read-only, of a file on disk, not mapped; or a kernel
   /// before 5.19), host (ENOMEM: the memory-lock limit, or no memory).
-  [[nodiscard]] Result<Registration> add(std::span<std::byte> memory, PageGuard* guard = nullptr,
+  [[nodiscard]] Result<Registration> add(std::span<std::byte> memory, BufferGuard* guard = nullptr,
                                          const void* owner = nullptr);
   /// The same for memory that is pinned already: in microseconds. Requires: pieces of kPieceBytes.
   /// `guard` (of both): outlives the Registrations.
-  [[nodiscard]] Result<Registration> add(const PinnedMemory& pinned, PageGuard* guard,
+  [[nodiscard]] Result<Registration> add(const PinnedBuffers& pinned, BufferGuard* guard,
                                          const void* owner = nullptr);
 
   // Whoever shares the table.
@@ -144,10 +144,10 @@ class FixedMemory {
     const auto start = reinterpret_cast<std::uintptr_t>(data);
     if (!pieces_[last_].holds(start, size) && !find_slowly(start, size)) return std::nullopt;
     const Piece& piece = pieces_[last_];
-    PageGuard* const guard = piece.area->guard;
+    BufferGuard* const guard = piece.area->guard;
     if (guard == nullptr || guard->holds(static_cast<const std::byte*>(data), size)) [[likely]]
       return piece.slot;
-    let_go(*piece.area);
+    unregister(*piece.area);
     return std::nullopt;
   }
   /// Has the processor fetch what find() will look at. A hint, for any bytes.
@@ -165,7 +165,7 @@ class FixedMemory {
   [[nodiscard]] bool takes_lists() const noexcept { return takes_lists_; }
   /// That are registered.
   [[nodiscard]] std::size_t pieces() const noexcept { return pieces_.size(); }
-  [[nodiscard]] FixedMemoryStatistics statistics() const noexcept;
+  [[nodiscard]] RegisteredBufferStatistics statistics() const noexcept;
 
  private:
   struct Piece {
@@ -180,22 +180,22 @@ class FixedMemory {
   };
   struct Area {
     std::span<std::byte> memory;
-    PageGuard* guard;
+    BufferGuard* guard;
     const void* owner;
     std::vector<std::uint16_t> slots;
     std::size_t uses = 0;
   };
 
-  Result<Registration> add_counted(std::span<std::byte> memory, const PinnedMemory* pinned,
-                                   PageGuard* guard, const void* owner);
-  Result<Registration> add_new(std::span<std::byte> memory, const PinnedMemory* pinned,
-                               PageGuard* guard, const void* owner);
+  Result<Registration> add_counted(std::span<std::byte> memory, const PinnedBuffers* pinned,
+                                   BufferGuard* guard, const void* owner);
+  Result<Registration> add_new(std::span<std::byte> memory, const PinnedBuffers* pinned,
+                               BufferGuard* guard, const void* owner);
   Result<> make_table();
   void count_registered() noexcept;
-  Result<> add_piece(std::size_t at, std::span<std::byte> memory, const PinnedMemory* pinned,
+  Result<> add_piece(std::size_t at, std::span<std::byte> memory, const PinnedBuffers* pinned,
                      Area& area);
   void release(Area& area) noexcept;
-  void let_go(Area& area) noexcept;
+  void unregister(Area& area) noexcept;
   void remove_pieces(Area& area) noexcept;
   /// Makes the piece that holds these bytes the last one. Returns whether there is one.
   bool find_slowly(std::uintptr_t start, std::size_t size) noexcept;

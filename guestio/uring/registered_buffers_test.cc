@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/uring/fixed_memory.h"
+#include "guestio/uring/registered_buffers.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -59,7 +59,7 @@ void put(std::span<std::byte> to, std::string_view text) {
   std::memcpy(to.data(), text.data(), text.size());
 }
 
-class FixedMemoryTest : public ::testing::Test {
+class RegisteredBuffersTest : public ::testing::Test {
  protected:
   /// Moves `count` bytes, or segments, between `data` and the start of `fd`, and returns the
   /// result.
@@ -78,12 +78,12 @@ class FixedMemoryTest : public ::testing::Test {
   }
 
   std::unique_ptr<Loop> loop_ = Loop::create({.ring = {}, .fixed_pieces = 2}).value();
-  FixedMemory& table_ = loop_->fixed_memory();
+  RegisteredBuffers& table_ = loop_->registered_buffers();
   SharedBytes memory_{4 * kPage};
   SharedBytes file_{4 * kPage};
 };
 
-TEST_F(FixedMemoryTest, RegisteredMemoryIsReadAndWrittenByItsIndex) {
+TEST_F(RegisteredBuffersTest, RegisteredMemoryIsReadAndWrittenByItsIndex) {
   const auto registration = table_.add(memory_.bytes());
   ASSERT_TRUE(registration.has_value()) << registration.error().to_string();
   put(file_.bytes(), "from the file");
@@ -97,7 +97,7 @@ TEST_F(FixedMemoryTest, RegisteredMemoryIsReadAndWrittenByItsIndex) {
   EXPECT_EQ(text_at(file_.bytes()), "to the file  ");
 }
 
-TEST_F(FixedMemoryTest, ListsOfSegmentsWorkExactlyWhereTheTableSaysSo) {
+TEST_F(RegisteredBuffersTest, ListsOfSegmentsWorkExactlyWhereTheTableSaysSo) {
   const auto registration = table_.add(memory_.bytes());
   ASSERT_TRUE(registration.has_value());
   put(file_.bytes(), "first");
@@ -111,7 +111,7 @@ TEST_F(FixedMemoryTest, ListsOfSegmentsWorkExactlyWhereTheTableSaysSo) {
   EXPECT_EQ(text_at(memory_.bytes()), table_.takes_lists() ? "second" : "");
 }
 
-TEST_F(FixedMemoryTest, FindsWhatLiesInOnePieceOnly) {
+TEST_F(RegisteredBuffersTest, FindsWhatLiesInOnePieceOnly) {
   const auto all = memory_.bytes();
   EXPECT_EQ(table_.find(all.data(), 1), std::nullopt);
   const auto low = table_.add(all.subspan(kPage, kPage));
@@ -128,14 +128,14 @@ TEST_F(FixedMemoryTest, FindsWhatLiesInOnePieceOnly) {
   EXPECT_EQ(table_.find(&all[kPage], SIZE_MAX), std::nullopt) << "longer than all memory";
 }
 
-TEST_F(FixedMemoryTest, AnAddressOutsideThePieceIsAFault) {
+TEST_F(RegisteredBuffersTest, AnAddressOutsideThePieceIsAFault) {
   const auto registration = table_.add(memory_.bytes().first(kPage));
   ASSERT_TRUE(registration.has_value());
   const std::uint16_t index = *table_.find(memory_.bytes().data(), kPage);
   EXPECT_EQ(move(IORING_OP_READ_FIXED, file_.fd(), &memory_.bytes()[kPage], 512, index), -EFAULT);
 }
 
-TEST_F(FixedMemoryTest, WhatIsAddedTwiceIsRegisteredOnceUntilTheLastGoes) {
+TEST_F(RegisteredBuffersTest, WhatIsAddedTwiceIsRegisteredOnceUntilTheLastGoes) {
   auto first = table_.add(memory_.bytes());
   auto second = table_.add(memory_.bytes());
   ASSERT_TRUE(first && second);
@@ -146,7 +146,7 @@ TEST_F(FixedMemoryTest, WhatIsAddedTwiceIsRegisteredOnceUntilTheLastGoes) {
   EXPECT_EQ(table_.find(memory_.bytes().data(), kPage), std::nullopt);
 }
 
-TEST_F(FixedMemoryTest, AnOperationInFlightKeepsItsMemoryWhenTheRegistrationGoes) {
+TEST_F(RegisteredBuffersTest, AnOperationInFlightKeepsItsMemoryWhenTheRegistrationGoes) {
   std::array<int, 2> pipe{};
   ASSERT_EQ(::pipe2(pipe.data(), O_CLOEXEC), 0);
   const UniqueFd reads(pipe[0]);
@@ -165,7 +165,7 @@ TEST_F(FixedMemoryTest, AnOperationInFlightKeepsItsMemoryWhenTheRegistrationGoes
   EXPECT_EQ(text_at(memory_.bytes()), "late");
 }
 
-TEST_F(FixedMemoryTest, AFullTableRefusesAndGoesOnOnceThereIsRoom) {
+TEST_F(RegisteredBuffersTest, AFullTableRefusesAndGoesOnOnceThereIsRoom) {
   auto first = table_.add(memory_.bytes().first(kPage));
   const auto second = table_.add(memory_.bytes().subspan(kPage, kPage));
   ASSERT_TRUE(first && second);
@@ -179,7 +179,7 @@ TEST_F(FixedMemoryTest, AFullTableRefusesAndGoesOnOnceThereIsRoom) {
   EXPECT_TRUE(table_.add(memory_.bytes().subspan(2 * kPage, kPage)).has_value());
 }
 
-TEST_F(FixedMemoryTest, MemoryThatCannotBeWrittenIsRefused) {
+TEST_F(RegisteredBuffersTest, MemoryThatCannotBeWrittenIsRefused) {
   const SharedBytes read_only(kPage, PROT_READ);
   const auto refused = table_.add(read_only.bytes());
   ASSERT_FALSE(refused.has_value());
@@ -191,7 +191,7 @@ TEST_F(FixedMemoryTest, MemoryThatCannotBeWrittenIsRefused) {
 }
 
 /// Says what the test wants it to say.
-class Guard final : public PageGuard {
+class Guard final : public BufferGuard {
  public:
   [[nodiscard]] bool holds(const std::byte* data, std::size_t size) const noexcept override {
     return lost == nullptr || lost < data || lost >= data + size;
@@ -206,7 +206,7 @@ class Guard final : public PageGuard {
   mutable std::span<const std::byte> fetched;
 };
 
-TEST_F(FixedMemoryTest, MemoryThatHasLostAPageIsLetGoWhenThePageIsAskedFor) {
+TEST_F(RegisteredBuffersTest, MemoryThatHasLostAPageIsLetGoWhenThePageIsAskedFor) {
   Guard guard;
   auto registration = table_.add(memory_.bytes(), &guard);
   ASSERT_TRUE(registration.has_value());
@@ -222,7 +222,7 @@ TEST_F(FixedMemoryTest, MemoryThatHasLostAPageIsLetGoWhenThePageIsAskedFor) {
   EXPECT_TRUE(table_.add(memory_.bytes(), &guard).has_value()) << "anew";
 }
 
-TEST_F(FixedMemoryTest, AGuardFetchesAheadOnlyWhatItGuards) {
+TEST_F(RegisteredBuffersTest, AGuardFetchesAheadOnlyWhatItGuards) {
   Guard guard;
   const auto ours = memory_.bytes().subspan(kPage, 100);
   table_.prefetch(ours.data(), ours.size());
@@ -237,8 +237,8 @@ TEST_F(FixedMemoryTest, AGuardFetchesAheadOnlyWhatItGuards) {
   EXPECT_EQ(guard.fetched.size(), ours.size());
 }
 
-TEST_F(FixedMemoryTest, MemoryThatIsPinnedAlreadyIsTakenOverByAnyRing) {
-  auto pinned = PinnedMemory::pin(memory_.bytes(), {});
+TEST_F(RegisteredBuffersTest, MemoryThatIsPinnedAlreadyIsTakenOverByAnyRing) {
+  auto pinned = PinnedBuffers::pin(memory_.bytes(), {});
   ASSERT_TRUE(pinned.has_value()) << pinned.error().to_string();
   const auto plain = table_.add(file_.bytes());
   ASSERT_TRUE(plain.has_value());
@@ -258,16 +258,16 @@ TEST_F(FixedMemoryTest, MemoryThatIsPinnedAlreadyIsTakenOverByAnyRing) {
   EXPECT_EQ(text_at(memory_.bytes()), "from the file");
 }
 
-TEST_F(FixedMemoryTest, PinningEndsWhenItIsToldTo) {
+TEST_F(RegisteredBuffersTest, PinningEndsWhenItIsToldTo) {
   std::stop_source stop;
   stop.request_stop();
-  const auto pinned = PinnedMemory::pin(memory_.bytes(), stop.get_token());
+  const auto pinned = PinnedBuffers::pin(memory_.bytes(), stop.get_token());
   ASSERT_FALSE(pinned.has_value());
   EXPECT_EQ(pinned.error().kind, ErrorKind::kCancelled);
 }
 
 /// One page whose arrival somebody else decides about. Held up in it, the pinning is in the middle.
-TEST_F(FixedMemoryTest, PinningEndsInTheMiddleOfAPiece) {
+TEST_F(RegisteredBuffersTest, PinningEndsInTheMiddleOfAPiece) {
   constexpr std::size_t kStepBytes = std::size_t{16} << 20;
   const auto memory = Mapping::anonymous(3 * kStepBytes).value();
   // A page of 2 MiB might reach into the next step.
@@ -281,7 +281,7 @@ TEST_F(FixedMemoryTest, PinningEndsInTheMiddleOfAPiece) {
   ASSERT_EQ(::ioctl(faults.get(), UFFDIO_REGISTER, &held), 0);
   std::stop_source stop;
   auto pinning = std::async(std::launch::async, [&memory, token = stop.get_token()] {
-    return PinnedMemory::pin(memory.bytes(), token);
+    return PinnedBuffers::pin(memory.bytes(), token);
   });
   pollfd waits{faults.get(), POLLIN, 0};
   ASSERT_EQ(::poll(&waits, 1, 60'000), 1);
@@ -298,9 +298,9 @@ TEST_F(FixedMemoryTest, PinningEndsInTheMiddleOfAPiece) {
   EXPECT_EQ(is_there & 1, 0) << "of the last one";
 }
 
-TEST_F(FixedMemoryTest, WhoSharesTheTableMayHaveAFairPartOfIt) {
+TEST_F(RegisteredBuffersTest, WhoSharesTheTableMayHaveAFairPartOfIt) {
   Ring ring = Ring::create({.submission_entries = 4}).value();
-  FixedMemory table(ring, 16, kPage);
+  RegisteredBuffers table(ring, 16, kPage);
   EXPECT_EQ(table.fair_slots(), 12U) << "the rest is for what has no owner";
   table.join();
   EXPECT_EQ(table.fair_slots(), 12U);
@@ -320,9 +320,9 @@ TEST_F(FixedMemoryTest, WhoSharesTheTableMayHaveAFairPartOfIt) {
   EXPECT_EQ(table.slots_of(&table), 0U);
 }
 
-TEST(FixedMemoryPieceTest, WhatIsLargerThanAPieceBecomesSeveralOrNothingAtAll) {
+TEST(RegisteredBuffersPieceTest, WhatIsLargerThanAPieceBecomesSeveralOrNothingAtAll) {
   Ring ring = Ring::create({.submission_entries = 4}).value();
-  FixedMemory table(ring, 3, 2 * kPage);
+  RegisteredBuffers table(ring, 3, 2 * kPage);
   const SharedBytes memory(5 * kPage);
   const auto all = memory.bytes();
   {
@@ -356,15 +356,15 @@ void drop_lock_capability() {
   const rlimit none{0, 0};
   if (::setrlimit(RLIMIT_MEMLOCK, &none) != 0) std::_Exit(4);
   if (may_lock_any_memory()) std::_Exit(9);
-  const auto refused = loop->fixed_memory().add(memory.bytes());
+  const auto refused = loop->registered_buffers().add(memory.bytes());
   if (refused) std::_Exit(5);
   if (refused.error().host_errno != ENOMEM) std::_Exit(6);
-  if (loop->fixed_memory().statistics().last_errno != ENOMEM) std::_Exit(8);
-  if (loop->fixed_memory().find(memory.bytes().data(), 1)) std::_Exit(7);
+  if (loop->registered_buffers().statistics().last_errno != ENOMEM) std::_Exit(8);
+  if (loop->registered_buffers().find(memory.bytes().data(), 1)) std::_Exit(7);
   std::_Exit(0);
 }
 
-TEST(FixedMemoryLimitDeathTest, MoreThanMayBeLockedIsRefusedAsALackOfMemory) {
+TEST(RegisteredBuffersLimitDeathTest, MoreThanMayBeLockedIsRefusedAsALackOfMemory) {
   EXPECT_EXIT(register_over_the_limit(), ::testing::ExitedWithCode(0), "");
 }
 
@@ -376,7 +376,7 @@ TEST(FixedMemoryLimitDeathTest, MoreThanMayBeLockedIsRefusedAsALackOfMemory) {
   std::_Exit(may_lock_any_memory() ? 0 : 4);
 }
 
-TEST(FixedMemoryLimitTest, WhoHasNoLimitMayLockAnyMemory) {
+TEST(RegisteredBuffersLimitTest, WhoHasNoLimitMayLockAnyMemory) {
   EXPECT_EXIT(lift_the_limit(), ::testing::ExitedWithCode(0), "");
 }
 

@@ -34,7 +34,7 @@ struct SubmissionThread {
 /// How operations come to their end.
 enum class Completion : std::uint8_t {
   kInterrupt,
-  kPolled,  ///< enter() asks the device; for direct I/O only (PolledRing)
+  kPolled,  ///< enter() asks the device; for direct I/O only (IopollRing)
 };
 
 struct RingOptions {

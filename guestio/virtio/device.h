@@ -19,7 +19,7 @@ namespace guestio::virtio {
 /// change of the memory map never pulls pages from under a request. Touched on its queue's thread.
 struct MemoryEpoch {
   mem::GuestMemory memory;
-  std::uint32_t chains_out = 0;
+  std::uint32_t in_flight = 0;
 };
 
 /// A chain together with the memory that its addresses mean.
@@ -37,22 +37,45 @@ class DeviceQueue {
     kNothing  ///< none now: empty, stopped, paused, or out of room; the transport asks again
   };
 
-  /// Takes the next chain. Malformed ones never come out here: QueueHandler::answer_malformed().
+  /// Takes the next chain. Malformed ones never come out here: QueueHandler::write_error_status().
   virtual Popped pop(TakenChain& taken) noexcept = 0;
   /// Gives a chain back; `written` is how many bytes the device wrote into it. The driver hears of
   /// it at the end of the present batch.
   virtual void complete(TakenChain& taken, std::uint32_t written) noexcept = 0;
-  /// Gives a chain up for good: its driver could take it for done if it came back, because what
-  /// says otherwise cannot be written. The queue stops.
-  virtual void abandon(TakenChain& taken, const Error& cause) noexcept = 0;
-  /// Gives a chain back without an answer: whoever serves the queue next takes it again, from the
-  /// in-flight record. Only after QueueHandler::leave().
-  virtual void leave(TakenChain& taken) noexcept = 0;
+  /// Breaks the queue: the chain has no status that its driver can trust, so it gets no used entry,
+  /// now or later. The queue stops.
+  virtual void break_on(TakenChain& taken, const Error& cause) noexcept = 0;
+  /// Gives the chain up without a used entry. It stays in the in-flight record, from which the next
+  /// owner of the queue takes it again. Requires: within HandoverHandler::abandon().
+  virtual void abandon(TakenChain& taken) noexcept = 0;
   /// What the driver negotiated.
   [[nodiscard]] virtual FeatureBits features() const noexcept = 0;
 
  protected:
   ~DeviceQueue() = default;
+};
+
+/// What a takeover asks of the device model's end of one queue. A handler holds requests (pending
+/// retry); the next process gets them through the in-flight record.
+///
+///     serving ── quiesce() ──► quiesced ── abandon() ──► stopped
+///        ▲                        │
+///        └────── resume() ────────┘
+///
+/// Threads: the queue's.
+class HandoverHandler {
+ public:
+  /// Nothing is popped from now on. Held requests stay held and are not retried before resume().
+  virtual void quiesce() noexcept = 0;
+  virtual void resume() noexcept = 0;
+  /// Chains held. Requires: quiesced.
+  [[nodiscard]] virtual std::size_t held_chains() const noexcept = 0;
+  /// Instead of QueueHandler::drain(): DeviceQueue::abandon() for each chain held.
+  /// Requires: quiesced.
+  virtual void abandon() noexcept = 0;
+
+ protected:
+  ~HandoverHandler() = default;
 };
 
 /// The device model's end of one queue; lives on the queue's thread.
@@ -65,23 +88,14 @@ class QueueHandler {
   /// A malformed chain has to go back. Writes what tells its driver that nothing was done, at the
   /// chain's last_writable(), and returns how many bytes that were; nothing when it cannot: the
   /// chain never goes back then, and the queue stops. Called within DeviceQueue::pop().
-  virtual std::optional<std::uint32_t> answer_malformed(const TakenChain& /*taken*/) noexcept {
+  virtual std::optional<std::uint32_t> write_error_status(const TakenChain& /*taken*/) noexcept {
     return std::nullopt;
   }
-  /// The queue is being stopped, which waits for the chains that are out: what waits for better
-  /// times is ended one way or the other. process() is called again for the next queue only.
-  virtual void finish_up() noexcept {}
-
-  // Another process may be about to take the queue over.
-
-  /// Nothing is popped for a while: what waits for better times goes on waiting, and is not tried
-  /// before go_on().
-  virtual void pause() noexcept {}
-  virtual void go_on() noexcept {}
-  /// How many chains wait so. While paused.
-  [[nodiscard]] virtual std::size_t waiting() const noexcept { return 0; }
-  /// Instead of finish_up(), while paused: what waits is left to whoever comes next.
-  virtual void leave() noexcept {}
+  /// The queue is stopping and waits for its chains in flight: requests held pending retry are
+  /// completed, one way or the other. process() is called again for the next queue only.
+  virtual void drain() noexcept {}
+  /// For a takeover, or null where the handler never holds requests.
+  [[nodiscard]] virtual HandoverHandler* handover() noexcept { return nullptr; }
 };
 
 /// The device model's end that all queues share. Calls come from the control thread.

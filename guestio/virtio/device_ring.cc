@@ -9,15 +9,15 @@ namespace guestio::virtio {
 Result<DeviceRing> DeviceRing::create(const RingParts& parts, FeatureBits features,
                                       std::uint32_t base) {
   if (const auto* const packed = std::get_if<PackedRing>(&parts)) {
-    auto queue = PackedDeviceQueue::create(*packed, features, PackedBase::from_word(base));
+    auto queue = PackedDeviceRing::create(*packed, features, PackedBase::from_word(base));
     if (!queue) return fail(queue.error());
     return DeviceRing(std::move(*queue));
   }
   if (base > std::numeric_limits<std::uint16_t>::max()) {
     return fail(Error::peer_fault("a split ring's base has 16 bits", base));
   }
-  auto queue = SplitDeviceQueue::create(std::get<SplitRing>(parts), features,
-                                        static_cast<std::uint16_t>(base));
+  auto queue = SplitDeviceRing::create(std::get<SplitRing>(parts), features,
+                                       static_cast<std::uint16_t>(base));
   if (!queue) return fail(queue.error());
   return DeviceRing(std::move(*queue));
 }
@@ -28,10 +28,10 @@ void DeviceRing::move_to(const RingParts& parts) noexcept {
 }
 
 std::uint32_t DeviceRing::base() const noexcept {
-  if (const auto* const queue = std::get_if<PackedDeviceQueue>(&queue_)) {
+  if (const auto* const queue = std::get_if<PackedDeviceRing>(&queue_)) {
     return queue->base().to_word();
   }
-  return std::get<SplitDeviceQueue>(queue_).next_avail();
+  return std::get<SplitDeviceRing>(queue_).next_avail();
 }
 
 }  // namespace guestio::virtio

@@ -8,8 +8,8 @@
 #include "guestio/base/error.h"
 #include "guestio/mem/guest_memory.h"
 #include "guestio/virtio/chain.h"
-#include "guestio/virtio/packed_device_queue.h"
-#include "guestio/virtio/split_device_queue.h"
+#include "guestio/virtio/packed_device_ring.h"
+#include "guestio/virtio/split_device_ring.h"
 
 /// The device's side of a ring whose kind was negotiated.
 namespace guestio::virtio {
@@ -18,7 +18,7 @@ namespace guestio::virtio {
 using RingParts = std::variant<SplitRing, PackedRing>;
 
 /// A split or a packed queue under one interface: a branch for each call, no more. What the
-/// functions do is said at SplitDeviceQueue.
+/// functions do is said at SplitDeviceRing.
 ///
 /// Threads: one at a time.
 class DeviceRing {
@@ -59,15 +59,13 @@ class DeviceRing {
   [[nodiscard]] std::uint32_t base() const noexcept;
 
   // The one that it is, or nothing.
-  [[nodiscard]] SplitDeviceQueue* split() noexcept {
-    return std::get_if<SplitDeviceQueue>(&queue_);
-  }
-  [[nodiscard]] PackedDeviceQueue* packed() noexcept {
-    return std::get_if<PackedDeviceQueue>(&queue_);
+  [[nodiscard]] SplitDeviceRing* split() noexcept { return std::get_if<SplitDeviceRing>(&queue_); }
+  [[nodiscard]] PackedDeviceRing* packed() noexcept {
+    return std::get_if<PackedDeviceRing>(&queue_);
   }
 
  private:
-  using Queue = std::variant<SplitDeviceQueue, PackedDeviceQueue>;
+  using Queue = std::variant<SplitDeviceRing, PackedDeviceRing>;
   explicit DeviceRing(Queue queue) noexcept : queue_(std::move(queue)) {}
 
   Queue queue_;

@@ -9,20 +9,20 @@
 
 #include "guestio/base/error.h"
 #include "guestio/virtio/driver_chain.h"
-#include "guestio/virtio/packed_driver_queue.h"
-#include "guestio/virtio/split_driver_queue.h"
+#include "guestio/virtio/packed_driver_ring.h"
+#include "guestio/virtio/split_driver_ring.h"
 
 /// The driver's side of a ring whose kind was negotiated.
 namespace guestio::virtio {
 
 /// A split or a packed queue under one interface. What the functions do is said at
-/// SplitDriverQueue.
+/// SplitDriverRing.
 ///
 /// Threads: one at a time.
 class DriverRing {
  public:
-  explicit DriverRing(SplitDriverQueue queue) noexcept : queue_(std::move(queue)) {}
-  explicit DriverRing(PackedDriverQueue queue) noexcept : queue_(std::move(queue)) {}
+  explicit DriverRing(SplitDriverRing queue) noexcept : queue_(std::move(queue)) {}
+  explicit DriverRing(PackedDriverRing queue) noexcept : queue_(std::move(queue)) {}
 
   Result<std::uint16_t> add(std::span<const DriverSegment> segments) {
     return std::visit([&](auto& queue) { return queue.add(segments); }, queue_);
@@ -45,7 +45,7 @@ class DriverRing {
   }
 
   [[nodiscard]] bool is_packed() const noexcept {
-    return std::holds_alternative<PackedDriverQueue>(queue_);
+    return std::holds_alternative<PackedDriverRing>(queue_);
   }
   [[nodiscard]] std::uint16_t size() const noexcept {
     return std::visit([](const auto& queue) { return queue.size(); }, queue_);
@@ -58,14 +58,14 @@ class DriverRing {
   }
   /// What GET_VRING_BASE answers once a device has done all that was published.
   [[nodiscard]] std::uint32_t end_base() const noexcept {
-    if (const auto* const packed = std::get_if<PackedDriverQueue>(&queue_)) {
+    if (const auto* const packed = std::get_if<PackedDriverRing>(&queue_)) {
       return packed->next_avail().to_word() * 0x1'0001u;
     }
-    return std::get<SplitDriverQueue>(queue_).avail_index();
+    return std::get<SplitDriverRing>(queue_).avail_index();
   }
 
  private:
-  std::variant<SplitDriverQueue, PackedDriverQueue> queue_;
+  std::variant<SplitDriverRing, PackedDriverRing> queue_;
 };
 
 }  // namespace guestio::virtio

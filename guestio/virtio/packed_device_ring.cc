@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/virtio/packed_device_queue.h"
+#include "guestio/virtio/packed_device_ring.h"
 
 #include <algorithm>
 #include <array>
@@ -38,7 +38,7 @@ Chain::Append append(const PackedDescriptor& descriptor, Chain& chain) noexcept 
 
 }  // namespace
 
-PackedDeviceQueue::PackedDeviceQueue(const PackedRing& ring, FeatureBits features, PackedBase base)
+PackedDeviceRing::PackedDeviceRing(const PackedRing& ring, FeatureBits features, PackedBase base)
     : ring_(ring),
       features_(features),
       max_descriptors_(std::max<std::uint32_t>(kMaxChainDescriptors, ring.size())),
@@ -52,21 +52,21 @@ PackedDeviceQueue::PackedDeviceQueue(const PackedRing& ring, FeatureBits feature
   answers_.reserve(ring.size());
 }
 
-Result<PackedDeviceQueue> PackedDeviceQueue::create(const PackedRing& ring, FeatureBits features,
-                                                    PackedBase base) {
+Result<PackedDeviceRing> PackedDeviceRing::create(const PackedRing& ring, FeatureBits features,
+                                                  PackedBase base) {
   if (!base.is_possible(ring.size())) {
     return fail(Error::peer_fault("place outside a packed ring", base.to_word()));
   }
-  return PackedDeviceQueue(ring, features, base);
+  return PackedDeviceRing(ring, features, base);
 }
 
-void PackedDeviceQueue::move_to(const PackedRing& ring) noexcept {
+void PackedDeviceRing::move_to(const PackedRing& ring) noexcept {
   GUESTIO_CHECK(ring.size() == ring_.size(), "a ring of the same size");
   ring_ = ring;
 }
 
 /// Copies the next chain's descriptors, whatever they say. Returns whether there is one.
-Result<bool> PackedDeviceQueue::fetch() {
+Result<bool> PackedDeviceRing::fetch() {
   fetched_.clear();
   PackedPosition place = next_avail_;
   PackedTail tail{};
@@ -86,7 +86,7 @@ Result<bool> PackedDeviceQueue::fetch() {
   return fail(Error::peer_fault("chain that is longer than what the driver has", fetched_.size()));
 }
 
-Result<Pop> PackedDeviceQueue::pop(const mem::GuestMemory& memory, Chain& chain) {
+Result<Pop> PackedDeviceRing::pop(const mem::GuestMemory& memory, Chain& chain) {
   chain.clear();
   const auto fetched = fetch();
   if (!fetched) return fail(fetched.error());
@@ -99,8 +99,8 @@ Result<Pop> PackedDeviceQueue::pop(const mem::GuestMemory& memory, Chain& chain)
   return Pop::kChain;
 }
 
-Result<Pop> PackedDeviceQueue::pop_again(std::span<const PackedDescriptor> descriptors,
-                                         const mem::GuestMemory& memory, Chain& chain) {
+Result<Pop> PackedDeviceRing::pop_again(std::span<const PackedDescriptor> descriptors,
+                                        const mem::GuestMemory& memory, Chain& chain) {
   chain.clear();
   if (descriptors.empty() || descriptors.size() > descriptors_out_) {
     return fail(Error::peer_fault("number of descriptors that were in flight", descriptors.size()));
@@ -110,7 +110,7 @@ Result<Pop> PackedDeviceQueue::pop_again(std::span<const PackedDescriptor> descr
 }
 
 /// Makes a chain of what was fetched.
-Result<Pop> PackedDeviceQueue::take(const mem::GuestMemory& memory, Chain& chain) {
+Result<Pop> PackedDeviceRing::take(const mem::GuestMemory& memory, Chain& chain) {
   const std::uint16_t id = fetched_.back().id;
   if (id >= ring_.size()) return fail(Error::peer_fault("buffer id outside the ring", id));
   if (lengths_[id] != 0) return fail(Error::peer_fault("buffer id that is in flight", id));
@@ -125,8 +125,8 @@ Result<Pop> PackedDeviceQueue::take(const mem::GuestMemory& memory, Chain& chain
 }
 
 /// Adds descriptors that stand one behind the other to a chain, malformed or not yet.
-PackedDeviceQueue::Walk PackedDeviceQueue::append_all(std::span<const PackedDescriptor> descriptors,
-                                                      const char* fault_of_table, Chain& chain) {
+PackedDeviceRing::Walk PackedDeviceRing::append_all(std::span<const PackedDescriptor> descriptors,
+                                                    const char* fault_of_table, Chain& chain) {
   for (std::size_t i = 0; i < descriptors.size(); ++i) {
     const PackedDescriptor& descriptor = descriptors[i];
     Chain::Append appended = Chain::Append::kMalformed;
@@ -144,8 +144,7 @@ PackedDeviceQueue::Walk PackedDeviceQueue::append_all(std::span<const PackedDesc
   return Walk::kWhole;
 }
 
-PackedDeviceQueue::Walk PackedDeviceQueue::walk(const mem::GuestMemory& memory,
-                                                Chain& chain) const {
+PackedDeviceRing::Walk PackedDeviceRing::walk(const mem::GuestMemory& memory, Chain& chain) const {
   if (fetched_.size() == 1 && (fetched_.front().flags & kDescriptorIndirect) != 0) {
     return walk_indirect(fetched_.front(), memory, chain);
   }
@@ -155,9 +154,9 @@ PackedDeviceQueue::Walk PackedDeviceQueue::walk(const mem::GuestMemory& memory,
 
 /// The entries of a table are one chain in the order they stand in; of their flags only the one
 /// that says who writes means something (2.8.7).
-PackedDeviceQueue::Walk PackedDeviceQueue::walk_indirect(const PackedDescriptor& table,
-                                                         const mem::GuestMemory& memory,
-                                                         Chain& chain) const {
+PackedDeviceRing::Walk PackedDeviceRing::walk_indirect(const PackedDescriptor& table,
+                                                       const mem::GuestMemory& memory,
+                                                       Chain& chain) const {
   const auto malformed = [&chain](const char* rule, std::uint64_t value) {
     chain.mark_malformed(Error::peer_fault(rule, value));
     return Walk::kMalformed;
@@ -203,7 +202,7 @@ PackedDeviceQueue::Walk PackedDeviceQueue::walk_indirect(const PackedDescriptor&
   return walked;
 }
 
-Result<> PackedDeviceQueue::withdraw_answers() {
+Result<> PackedDeviceRing::withdraw_answers() {
   GUESTIO_CHECK(answers_.empty(), "a queue that has pushed nothing yet");
   PackedPosition place = published_;
   for (std::uint32_t i = 0; i < descriptors_out_; ++i, place = place.plus(1, ring_.size())) {
@@ -216,7 +215,7 @@ Result<> PackedDeviceQueue::withdraw_answers() {
   return {};
 }
 
-Result<> PackedDeviceQueue::push_used(std::uint16_t id, std::uint32_t written) {
+Result<> PackedDeviceRing::push_used(std::uint16_t id, std::uint32_t written) {
   GUESTIO_CHECK(id < lengths_.size() && lengths_[id] != 0, "a chain that is pushed once");
   // 2.8.5: the flag that says who wrote is set when the device wrote something.
   const int write_flag = written != 0 ? kDescriptorWrite : 0;
@@ -231,7 +230,7 @@ Result<> PackedDeviceQueue::push_used(std::uint16_t id, std::uint32_t written) {
   return {};
 }
 
-Result<bool> PackedDeviceQueue::publish() {
+Result<bool> PackedDeviceRing::publish() {
   if (answers_.empty()) return false;
   // The driver does not look behind an answer that is not there: the first comes last.
   for (const Answer& answer : answers_ | std::views::drop(1) | std::views::reverse) {
@@ -260,7 +259,7 @@ Result<bool> PackedDeviceQueue::publish() {
                        ring_.size());
 }
 
-Result<bool> PackedDeviceQueue::enable_notifications() {
+Result<bool> PackedDeviceRing::enable_notifications() {
   const bool by_event = (features_ & kFeatureEventIdx) != 0;
   const PackedEvent wish{.position = next_avail_.to_word(),
                          .flags = by_event ? kPackedEventDescriptor : kPackedEventEnable};
@@ -276,7 +275,7 @@ Result<bool> PackedDeviceQueue::enable_notifications() {
   return next_avail_.is_available(tail.flags);
 }
 
-Result<> PackedDeviceQueue::disable_notifications() {
+Result<> PackedDeviceRing::disable_notifications() {
   const PackedEvent wish{.position = 0, .flags = kPackedEventDisable};
   if (!mem::try_store(ring_.device_event(), std::bit_cast<std::uint32_t>(wish))) {
     return fail_ring_access(ring_.device_event());

@@ -36,7 +36,7 @@ struct PackedBase {
 
 /// Takes chains from the descriptor ring and writes the answers over them. The driver is hostile:
 /// each value is read once into our own memory, checked, and the copy is used. What errors and
-/// malformed chains mean is said at SplitDeviceQueue; a chain's head here is its buffer id.
+/// malformed chains mean is said at SplitDeviceRing; a chain's head here is its buffer id.
 ///
 /// A chain's descriptors stand one behind the other, so where one ends the next begins: a chain
 /// whose end cannot be found, or whose id cannot be answered, is the end of the ring.
@@ -48,13 +48,13 @@ struct PackedBase {
 ///    last, and nobody behind it.
 ///
 /// Threads: one at a time.
-class PackedDeviceQueue {
+class PackedDeviceRing {
  public:
   using Pop = virtio::Pop;
 
   /// Errors: peer fault (no such place in this ring).
-  static Result<PackedDeviceQueue> create(const PackedRing& ring, FeatureBits features,
-                                          PackedBase base);
+  static Result<PackedDeviceRing> create(const PackedRing& ring, FeatureBits features,
+                                         PackedBase base);
 
   /// Clears `chain` and fetches the next one into it. `memory` is where indirect tables are.
   Result<Pop> pop(const mem::GuestMemory& memory, Chain& chain);
@@ -105,7 +105,7 @@ class PackedDeviceQueue {
     PackedTail tail;
   };
 
-  PackedDeviceQueue(const PackedRing& ring, FeatureBits features, PackedBase base);
+  PackedDeviceRing(const PackedRing& ring, FeatureBits features, PackedBase base);
 
   Result<bool> fetch();
   Result<Pop> take(const mem::GuestMemory& memory, Chain& chain);

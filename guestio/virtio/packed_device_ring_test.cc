@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/virtio/packed_device_queue.h"
+#include "guestio/virtio/packed_device_ring.h"
 
 #include <gtest/gtest.h>
 
@@ -61,19 +61,19 @@ class HandPlayedDriver {
 struct PackedDeviceTest : testing::Test {
   static constexpr std::uint16_t kSize = 8;
 
-  PackedDeviceQueue make_queue(FeatureBits features = kFeatureIndirectDesc) {
-    auto queue = PackedDeviceQueue::create(driver.ring.packed_device(), features,
-                                           {driver.next, driver.next});
+  PackedDeviceRing make_queue(FeatureBits features = kFeatureIndirectDesc) {
+    auto queue =
+        PackedDeviceRing::create(driver.ring.packed_device(), features, {driver.next, driver.next});
     EXPECT_TRUE(queue.has_value());
     return std::move(*queue);
   }
   /// Pops a chain that must be there.
-  void pop_chain(PackedDeviceQueue& queue) {
+  void pop_chain(PackedDeviceRing& queue) {
     const auto popped = queue.pop(driver.ring.memory(), chain);
     ASSERT_TRUE(popped.has_value()) << popped.error().to_string();
     ASSERT_EQ(*popped, Pop::kChain);
   }
-  Result<Pop> pop(PackedDeviceQueue& queue) { return queue.pop(driver.ring.memory(), chain); }
+  Result<Pop> pop(PackedDeviceRing& queue) { return queue.pop(driver.ring.memory(), chain); }
 
   HandPlayedDriver driver{kSize};
   Chain chain;
@@ -218,10 +218,10 @@ TEST_F(PackedDeviceTest, Rule23AnIndirectTableMayBeLongerThanTheQueue) {
   }
 }
 
-TEST(PackedDeviceQueue, Rule23AQueueOfMoreEntriesThanTheLimitRaisesIt) {
+TEST(PackedDeviceRing, Rule23AQueueOfMoreEntriesThanTheLimitRaisesIt) {
   constexpr std::uint16_t kEntries = 2000;
   HandPlayedDriver driver(kEntries);
-  auto queue = *PackedDeviceQueue::create(driver.ring.packed_device(), kFeatureIndirectDesc, {});
+  auto queue = *PackedDeviceRing::create(driver.ring.packed_device(), kFeatureIndirectDesc, {});
   driver.put_table(table_of(kEntries, kStatus));
   driver.add({{kTableAt, kEntries * 16, 4, kIndirect}});
   Chain chain;
@@ -328,7 +328,7 @@ void check_malformed(const std::vector<MalformedCase>& cases) {
   for (const MalformedCase& c : cases) {
     SCOPED_TRACE(c.name);
     HandPlayedDriver driver(8);
-    auto queue = *PackedDeviceQueue::create(driver.ring.packed_device(), c.features, {});
+    auto queue = *PackedDeviceRing::create(driver.ring.packed_device(), c.features, {});
     for (const PackedDescriptor& descriptor : c.ring) driver.add({descriptor});
     driver.put_table(c.table);
     driver.add({{kC, 512, 7, 0}});
@@ -353,14 +353,14 @@ void check_malformed(const std::vector<MalformedCase>& cases) {
   }
 }
 
-TEST(PackedDeviceQueue, Rule23And27AMalformedChainComesOutWithItsLastWritableByteIfThatIsCertain) {
+TEST(PackedDeviceRing, Rule23And27AMalformedChainComesOutWithItsLastWritableByteIfThatIsCertain) {
   check_malformed(malformed_direct_chains());
   check_malformed(malformed_tables());
 }
 
 TEST_F(PackedDeviceTest, Rule27AMalformedChainThatIsTakenAgainComesOutTheSame) {
   driver.next = {.index = 3, .wrap = true};
-  auto queue = *PackedDeviceQueue::create(
+  auto queue = *PackedDeviceRing::create(
       driver.ring.packed_device(), 0, {.avail = driver.next, .used = {.index = 0, .wrap = true}});
   const std::array<PackedDescriptor, 3> fetched = {
       {{kA, 512, 0, kNext | kWrite}, {kB, 16, 0, kNext}, kStatus}};
@@ -394,7 +394,7 @@ TEST_F(PackedDeviceTest, Rule13BothPlacesAreCarriedOverWithTheirWrapCounters) {
   const PackedBase base{.avail = {.index = 1, .wrap = false}, .used = {.index = 6, .wrap = true}};
   EXPECT_EQ(PackedBase::from_word(base.to_word()).to_word(), base.to_word());
   EXPECT_EQ(base.to_word(), 0x8006'0001u);
-  auto queue = *PackedDeviceQueue::create(driver.ring.packed_device(), 0, base);
+  auto queue = *PackedDeviceRing::create(driver.ring.packed_device(), 0, base);
   driver.next = base.avail;
   driver.add({{kA, 16, 3, 0}});
   pop_chain(queue);
@@ -412,7 +412,7 @@ TEST_F(PackedDeviceTest, Rule20PlacesThatTheRingDoesNotHaveAreRefused) {
         PackedBase{zero, {.index = 1, .wrap = true}},
         PackedBase{{.index = 1, .wrap = false}, zero}}) {
     SCOPED_TRACE(base.to_word());
-    EXPECT_EQ(PackedDeviceQueue::create(driver.ring.packed_device(), 0, base).error().kind,
+    EXPECT_EQ(PackedDeviceRing::create(driver.ring.packed_device(), 0, base).error().kind,
               ErrorKind::kPeerFault);
   }
 }
@@ -494,10 +494,10 @@ TEST_F(PackedDeviceTest, GoesOnWhereARingWasMappedAnew) {
   EXPECT_EQ(chain.head(), 1);
 }
 
-TEST(PackedDeviceQueue, Rule37WithoutRoomForALongChainItStaysInTheRing) {
+TEST(PackedDeviceRing, Rule37WithoutRoomForALongChainItStaysInTheRing) {
   constexpr std::uint16_t kSize = 512;
   HandPlayedDriver driver(kSize);
-  auto queue = *PackedDeviceQueue::create(driver.ring.packed_device(), kFeatureIndirectDesc, {});
+  auto queue = *PackedDeviceRing::create(driver.ring.packed_device(), kFeatureIndirectDesc, {});
   driver.put_table(std::vector<PackedDescriptor>(kSize, {kA, 1, 0, 0}));
   std::deque<Chain> taken;
   for (std::uint16_t id = 0; id < ExtentArena::kHugeBlocks; ++id) {
@@ -519,7 +519,7 @@ TEST_F(PackedDeviceTest, Rule40AChainIsTakenAgainFromWhatWasFetched) {
   driver.add({{kA, 16, 4, kNext}, {kB, 16, 4, kWrite}});
   const std::array<PackedDescriptor, 2> fetched = {*driver.at(0), *driver.at(1)};
   *driver.at(1) = {0, 0, 0, 0};  // the device wrote an answer there before it died
-  auto queue = *PackedDeviceQueue::create(
+  auto queue = *PackedDeviceRing::create(
       driver.ring.packed_device(), 0, {.avail = driver.next, .used = {.index = 0, .wrap = true}});
   ASSERT_EQ(queue.pop_again(fetched, driver.ring.memory(), chain), Pop::kChain);
   EXPECT_EQ(chain.head(), 4);
@@ -533,7 +533,7 @@ TEST_F(PackedDeviceTest, Rule40AChainIsTakenAgainFromWhatWasFetched) {
 
 TEST_F(PackedDeviceTest, Rule40WhatCannotHaveBeenInFlightIsNotTakenAgain) {
   driver.next = {.index = 2, .wrap = true};
-  auto queue = *PackedDeviceQueue::create(
+  auto queue = *PackedDeviceRing::create(
       driver.ring.packed_device(), 0, {.avail = driver.next, .used = {.index = 0, .wrap = true}});
   const auto pop_again = [&](std::vector<PackedDescriptor> descriptors) {
     return queue.pop_again(descriptors, driver.ring.memory(), chain);
@@ -550,7 +550,7 @@ TEST_F(PackedDeviceTest, Rule40AnswersThatADeadDeviceDidNotFinishWritingAreTaken
   driver.add({{kA, 16, 0, 0}, {kA, 16, 1, 0}, {kA, 16, 2, 0}});
   driver.at(1)->flags = kPackedAvail | kPackedUsed;
   driver.at(2)->flags = kPackedAvail | kPackedUsed | kDescriptorWrite;
-  auto queue = *PackedDeviceQueue::create(
+  auto queue = *PackedDeviceRing::create(
       driver.ring.packed_device(), 0, {.avail = driver.next, .used = {.index = 0, .wrap = true}});
   ASSERT_TRUE(queue.withdraw_answers().has_value());
   for (std::uint16_t i = 0; i < 3; ++i) EXPECT_EQ(driver.at(i)->flags, kPackedAvail) << i;

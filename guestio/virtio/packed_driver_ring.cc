@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/virtio/packed_driver_queue.h"
+#include "guestio/virtio/packed_driver_ring.h"
 
 #include <array>
 #include <atomic>
@@ -23,8 +23,8 @@ PackedDescriptor describe(const DriverSegment& segment, bool has_next) noexcept 
 
 }  // namespace
 
-PackedDriverQueue::PackedDriverQueue(const PackedRing& ring, FeatureBits features,
-                                     PackedPosition first)
+PackedDriverRing::PackedDriverRing(const PackedRing& ring, FeatureBits features,
+                                   PackedPosition first)
     : ring_(ring),
       features_(features),
       buffers_(ring.size()),
@@ -39,8 +39,8 @@ PackedDriverQueue::PackedDriverQueue(const PackedRing& ring, FeatureBits feature
   added_.reserve(ring.size());
 }
 
-Result<PackedDriverQueue> PackedDriverQueue::create(const PackedRing& ring, FeatureBits features,
-                                                    PackedPosition first) {
+Result<PackedDriverRing> PackedDriverRing::create(const PackedRing& ring, FeatureBits features,
+                                                  PackedPosition first) {
   GUESTIO_CHECK(first.index < ring.size(), "a place inside the ring");
   PackedPosition place = first;
   for (std::uint32_t i = 0; i < ring.size(); ++i, place = place.plus(1, ring.size())) {
@@ -52,10 +52,10 @@ Result<PackedDriverQueue> PackedDriverQueue::create(const PackedRing& ring, Feat
   for (std::uint32_t* const event : {ring.driver_event(), ring.device_event()}) {
     if (!mem::try_store(event, std::uint32_t{0})) return fail_ring_access(event);
   }
-  return PackedDriverQueue(ring, features, first);
+  return PackedDriverRing(ring, features, first);
 }
 
-Result<std::uint16_t> PackedDriverQueue::add(std::span<const Segment> segments) {
+Result<std::uint16_t> PackedDriverRing::add(std::span<const Segment> segments) {
   GUESTIO_CHECK(!segments.empty(), "a chain of at least one segment");
   scratch_.clear();
   for (std::size_t i = 0; i < segments.size(); ++i) {
@@ -64,8 +64,8 @@ Result<std::uint16_t> PackedDriverQueue::add(std::span<const Segment> segments) 
   return put(scratch_);
 }
 
-Result<std::uint16_t> PackedDriverQueue::add_indirect(std::span<const Segment> segments,
-                                                      const IndirectTable& table) {
+Result<std::uint16_t> PackedDriverRing::add_indirect(std::span<const Segment> segments,
+                                                     const IndirectTable& table) {
   GUESTIO_CHECK((features_ & kFeatureIndirectDesc) != 0, "indirect tables to be negotiated");
   GUESTIO_CHECK(!segments.empty() && segments.size() <= table.capacity,
                 "a chain that fits its table");
@@ -87,7 +87,7 @@ Result<std::uint16_t> PackedDriverQueue::add_indirect(std::span<const Segment> s
   return put({&whole, 1});
 }
 
-Result<std::uint16_t> PackedDriverQueue::put(std::span<const PackedDescriptor> descriptors) {
+Result<std::uint16_t> PackedDriverRing::put(std::span<const PackedDescriptor> descriptors) {
   if (descriptors.size() > free_count_) return fail(ErrorKind::kBusy, "add a chain to the ring");
   const std::uint16_t id = free_id_;
   PackedPosition place = next_avail_;
@@ -117,7 +117,7 @@ Result<std::uint16_t> PackedDriverQueue::put(std::span<const PackedDescriptor> d
   return id;
 }
 
-Result<bool> PackedDriverQueue::publish() {
+Result<bool> PackedDriverRing::publish() {
   if (added_.empty()) return false;
   // Release, with the device's acquire of the flags: descriptors and data come before it.
   if (!ring_.try_store_tail_release(published_.index, first_tail_)) {
@@ -135,7 +135,7 @@ Result<bool> PackedDriverQueue::publish() {
                        ring_.size());
 }
 
-Result<bool> PackedDriverQueue::look_at_used(PackedTail& tail) const {
+Result<bool> PackedDriverRing::look_at_used(PackedTail& tail) const {
   if (in_flight_ == added_.size()) return false;
   if (!ring_.try_load_tail(next_used_.index, tail)) {
     return fail_ring_access(ring_.tail(next_used_.index));
@@ -143,7 +143,7 @@ Result<bool> PackedDriverQueue::look_at_used(PackedTail& tail) const {
   return next_used_.is_used(tail.flags);
 }
 
-Result<std::optional<PackedDriverQueue::Used>> PackedDriverQueue::reap() {
+Result<std::optional<PackedDriverRing::Used>> PackedDriverRing::reap() {
   PackedTail tail{};
   const auto any = look_at_used(tail);
   if (!any) return fail(any.error());
@@ -160,7 +160,7 @@ Result<std::optional<PackedDriverQueue::Used>> PackedDriverQueue::reap() {
   return Used{tail.id, tail.length};
 }
 
-Result<bool> PackedDriverQueue::enable_calls() {
+Result<bool> PackedDriverRing::enable_calls() {
   const bool by_event = (features_ & kFeatureEventIdx) != 0;
   const PackedEvent wish{.position = next_used_.to_word(),
                          .flags = by_event ? kPackedEventDescriptor : kPackedEventEnable};
@@ -173,7 +173,7 @@ Result<bool> PackedDriverQueue::enable_calls() {
   return look_at_used(tail);
 }
 
-Result<> PackedDriverQueue::disable_calls() {
+Result<> PackedDriverRing::disable_calls() {
   const PackedEvent wish{.position = 0, .flags = kPackedEventDisable};
   if (!mem::try_store(ring_.driver_event(), std::bit_cast<std::uint32_t>(wish))) {
     return fail_ring_access(ring_.driver_event());

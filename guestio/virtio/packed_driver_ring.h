@@ -15,10 +15,10 @@
 namespace guestio::virtio {
 
 /// Makes chains available and reaps their answers. The interface and the errors are those of
-/// SplitDriverQueue; a chain's head here is its buffer id.
+/// SplitDriverRing; a chain's head here is its buffer id.
 ///
 /// Threads: one at a time.
-class PackedDriverQueue {
+class PackedDriverRing {
  public:
   using Segment = DriverSegment;
   using IndirectTable = DriverTable;
@@ -26,8 +26,8 @@ class PackedDriverQueue {
 
   /// Formats the ring's memory: nothing available, both sides at `first`.
   /// Requires: first.index < the ring's size.
-  static Result<PackedDriverQueue> create(const PackedRing& ring, FeatureBits features,
-                                          PackedPosition first = {});
+  static Result<PackedDriverRing> create(const PackedRing& ring, FeatureBits features,
+                                         PackedPosition first = {});
 
   /// Adds a chain of one descriptor for each segment; the device sees none until publish().
   /// Returns its id. Errors: busy when free_descriptors() is too small; nothing has changed then.
@@ -68,7 +68,7 @@ class PackedDriverQueue {
     State state = State::kFree;
   };
 
-  PackedDriverQueue(const PackedRing& ring, FeatureBits features, PackedPosition first);
+  PackedDriverRing(const PackedRing& ring, FeatureBits features, PackedPosition first);
 
   Result<std::uint16_t> put(std::span<const PackedDescriptor> descriptors);
   Result<bool> look_at_used(PackedTail& tail) const;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/virtio/packed_driver_queue.h"
+#include "guestio/virtio/packed_driver_ring.h"
 
 #include <gtest/gtest.h>
 
@@ -20,9 +20,9 @@ constexpr std::array<DriverSegment, 1> kOne = {{{kA, 1, Direction::kReadable}}};
 
 /// A driver's queue on a ring of five entries, with a device that is played by hand.
 struct PackedDriverTest : testing::Test {
-  PackedDriverQueue make_queue(FeatureBits features = 0, PackedPosition first = {}) {
+  PackedDriverRing make_queue(FeatureBits features = 0, PackedPosition first = {}) {
     device_used = first;
-    auto queue = PackedDriverQueue::create(ring.packed_driver(), features, first);
+    auto queue = PackedDriverRing::create(ring.packed_driver(), features, first);
     EXPECT_TRUE(queue.has_value());
     return std::move(*queue);
   }

@@ -10,8 +10,8 @@
 #include <thread>
 #include <vector>
 
-#include "guestio/virtio/packed_device_queue.h"
-#include "guestio/virtio/packed_driver_queue.h"
+#include "guestio/virtio/packed_device_ring.h"
+#include "guestio/virtio/packed_driver_ring.h"
 #include "guestio/virtio/queue_game_for_test.h"
 #include "guestio/virtio/ring_for_test.h"
 #include "testing/rounds.h"
@@ -35,8 +35,8 @@ std::vector<Setting> all_settings() {
 
 /// What the game needs to know of packed rings.
 struct PackedKind {
-  using Driver = PackedDriverQueue;
-  using Device = PackedDeviceQueue;
+  using Driver = PackedDriverRing;
+  using Device = PackedDeviceRing;
   static Driver driver(const RingForTest& ring, FeatureBits features, std::uint16_t first) {
     return *Driver::create(ring.packed_driver(), features, PackedPosition::from_word(first));
   }
@@ -73,7 +73,7 @@ TEST_P(PackedSides, EveryChainArrivesInOrderAndComesBackOnce) {
 INSTANTIATE_TEST_SUITE_P(Settings, PackedSides, testing::ValuesIn(all_settings()), name_of);
 
 /// Takes and returns whatever comes until the ring is declared broken.
-void run_device_until_broken(PackedDeviceQueue& queue, const RingForTest& ring) {
+void run_device_until_broken(PackedDeviceRing& queue, const RingForTest& ring) {
   Chain chain;
   for (std::uint32_t i = 0; i < 4u * queue.size(); ++i) {
     const auto popped = queue.pop(ring.memory(), chain);
@@ -111,7 +111,7 @@ TEST(HostilePackedDriver, RandomBytesInTheRingNeverHurtTheDevice) {
            .flags = flags}));
     }
     *driver.driver_event() = static_cast<std::uint32_t>(engine());
-    auto queue = PackedDeviceQueue::create(
+    auto queue = PackedDeviceRing::create(
         ring.packed_device(), random(2) == 0 ? 0 : kFeatureIndirectDesc | kFeatureEventIdx,
         {start, start});
     ASSERT_TRUE(queue.has_value());
@@ -136,8 +136,8 @@ TEST(HostilePackedDriver, BytesThatChangeUnderTheDeviceNeverHurtIt) {
     }
   });
   for (int iteration = 0; iteration < 20000; ++iteration) {
-    auto queue = PackedDeviceQueue::create(ring.packed_device(),
-                                           kFeatureIndirectDesc | kFeatureEventIdx, {});
+    auto queue =
+        PackedDeviceRing::create(ring.packed_device(), kFeatureIndirectDesc | kFeatureEventIdx, {});
     ASSERT_TRUE(queue.has_value());
     run_device_until_broken(*queue, ring);
   }
@@ -155,7 +155,7 @@ struct SumSlot {
 /// ones, and spins where a real one would sleep. Until it `is_over`.
 void run_summing_device(const RingForTest& ring, FeatureBits features,
                         const std::atomic<bool>& is_over) {
-  auto queue = *PackedDeviceQueue::create(ring.packed_device(), features, {});
+  auto queue = *PackedDeviceRing::create(ring.packed_device(), features, {});
   Chain chain;
   for (std::size_t done = 0; !is_over;) {
     const auto popped = queue.pop(ring.memory(), chain);
@@ -197,7 +197,7 @@ TEST(TwoThreadsOnAPackedRing, DataIsThereWhenTheFlagsSaySo) {
   constexpr std::size_t kRequests = 40000;
   constexpr std::uint16_t kSize = 120;
   const RingForTest ring(kSize);
-  auto queue = *PackedDriverQueue::create(ring.packed_driver(), kFeatureEventIdx);
+  auto queue = *PackedDriverRing::create(ring.packed_driver(), kFeatureEventIdx);
   std::atomic<bool> is_over = false;
   std::thread device([&] { run_summing_device(ring, kFeatureEventIdx, is_over); });
   std::array<const SumSlot*, kSize> slot_of{};  // by id

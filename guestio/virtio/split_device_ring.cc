@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/virtio/split_device_queue.h"
+#include "guestio/virtio/split_device_ring.h"
 
 #include <algorithm>
 #include <array>
@@ -111,8 +111,8 @@ void add_malformed(const Descriptor& descriptor, Chain& chain) noexcept {
 
 }  // namespace
 
-SplitDeviceQueue::SplitDeviceQueue(const SplitRing& ring, FeatureBits features,
-                                   std::uint16_t next_avail, std::uint16_t used_index)
+SplitDeviceRing::SplitDeviceRing(const SplitRing& ring, FeatureBits features,
+                                 std::uint16_t next_avail, std::uint16_t used_index)
     : ring_(ring),
       features_(features),
       max_descriptors_(std::max<std::uint32_t>(kMaxChainDescriptors, ring.size())),
@@ -122,19 +122,19 @@ SplitDeviceQueue::SplitDeviceQueue(const SplitRing& ring, FeatureBits features,
       avail_seen_(next_avail),
       published_(used_index) {}
 
-Result<SplitDeviceQueue> SplitDeviceQueue::create(const SplitRing& ring, FeatureBits features,
-                                                  std::uint16_t next_avail) {
+Result<SplitDeviceRing> SplitDeviceRing::create(const SplitRing& ring, FeatureBits features,
+                                                std::uint16_t next_avail) {
   std::uint16_t used_index = 0;
   if (!mem::try_load(ring.used_index(), used_index)) return fail_ring_access(ring.used_index());
-  return SplitDeviceQueue(ring, features, next_avail, used_index);
+  return SplitDeviceRing(ring, features, next_avail, used_index);
 }
 
-void SplitDeviceQueue::move_to(const SplitRing& ring) noexcept {
+void SplitDeviceRing::move_to(const SplitRing& ring) noexcept {
   GUESTIO_CHECK(ring.size() == ring_.size(), "a ring of the same size");
   ring_ = ring;
 }
 
-Result<bool> SplitDeviceQueue::look_again() {
+Result<bool> SplitDeviceRing::recheck() {
   std::uint16_t index = 0;
   // Acquire, with the driver's release of the index: what it made available is there.
   if (!mem::try_load_acquire(ring_.avail_index(), index)) {
@@ -147,12 +147,12 @@ Result<bool> SplitDeviceQueue::look_again() {
   return avail_seen_ != next_avail_;
 }
 
-Result<bool> SplitDeviceQueue::is_available() {
+Result<bool> SplitDeviceRing::is_available() {
   if (avail_seen_ != next_avail_) return true;
-  return look_again();
+  return recheck();
 }
 
-Result<SplitDeviceQueue::Pop> SplitDeviceQueue::pop(const mem::GuestMemory& memory, Chain& chain) {
+Result<SplitDeviceRing::Pop> SplitDeviceRing::pop(const mem::GuestMemory& memory, Chain& chain) {
   chain.clear();
   const auto available = is_available();
   if (!available) return fail(available.error());
@@ -169,15 +169,15 @@ Result<SplitDeviceQueue::Pop> SplitDeviceQueue::pop(const mem::GuestMemory& memo
   return *taken;
 }
 
-Result<SplitDeviceQueue::Pop> SplitDeviceQueue::pop_again(std::uint16_t head,
-                                                          const mem::GuestMemory& memory,
-                                                          Chain& chain) {
+Result<SplitDeviceRing::Pop> SplitDeviceRing::pop_again(std::uint16_t head,
+                                                        const mem::GuestMemory& memory,
+                                                        Chain& chain) {
   chain.clear();
   return take(head, memory, chain);
 }
 
-Result<SplitDeviceQueue::Pop> SplitDeviceQueue::take(std::uint16_t head,
-                                                     const mem::GuestMemory& memory, Chain& chain) {
+Result<SplitDeviceRing::Pop> SplitDeviceRing::take(std::uint16_t head,
+                                                   const mem::GuestMemory& memory, Chain& chain) {
   if (in_flight_ + pushed_ >= ring_.size()) {
     return fail(Error::peer_fault("more chains in flight than the ring holds", in_flight_));
   }
@@ -194,7 +194,7 @@ Result<SplitDeviceQueue::Pop> SplitDeviceQueue::take(std::uint16_t head,
 /// Has the processor fetch what the next chains consist of: the driver's has just written it, so
 /// each first access takes as long as a chain's whole work otherwise. What is read here is a hint
 /// only and will be read again.
-void SplitDeviceQueue::prefetch_ahead(const mem::GuestMemory& memory) const noexcept {
+void SplitDeviceRing::prefetch_ahead(const mem::GuestMemory& memory) const noexcept {
   constexpr std::uint16_t kDescriptorsAhead = 6;
   constexpr std::uint16_t kTablesAhead = 3;
   const auto available = static_cast<std::uint16_t>(avail_seen_ - next_avail_);
@@ -213,9 +213,9 @@ void SplitDeviceQueue::prefetch_ahead(const mem::GuestMemory& memory) const noex
   if (table != nullptr) __builtin_prefetch(table);
 }
 
-Result<SplitDeviceQueue::Walk> SplitDeviceQueue::walk(std::uint16_t head,
-                                                      const mem::GuestMemory& memory,
-                                                      Chain& chain) const {
+Result<SplitDeviceRing::Walk> SplitDeviceRing::walk(std::uint16_t head,
+                                                    const mem::GuestMemory& memory,
+                                                    Chain& chain) const {
   std::uint16_t index = head;
   for (std::uint32_t fetched = 0; fetched < ring_.size(); ++fetched) {
     Descriptor descriptor{};
@@ -239,10 +239,9 @@ Result<SplitDeviceQueue::Walk> SplitDeviceQueue::walk(std::uint16_t head,
   return give_up(Error::peer_fault("chain that loops", head), chain);
 }
 
-SplitDeviceQueue::Walk SplitDeviceQueue::walk_indirect(const Descriptor& table,
-                                                       std::uint32_t already,
-                                                       const mem::GuestMemory& memory,
-                                                       Chain& chain) const {
+SplitDeviceRing::Walk SplitDeviceRing::walk_indirect(const Descriptor& table, std::uint32_t already,
+                                                     const mem::GuestMemory& memory,
+                                                     Chain& chain) const {
   const auto malformed = [&](const char* rule, std::uint64_t value) {
     chain.mark_malformed(Error::peer_fault(rule, value));
     return find_end(table, already, memory, chain);
@@ -299,7 +298,7 @@ SplitDeviceQueue::Walk SplitDeviceQueue::walk_indirect(const Descriptor& table,
 }
 
 /// The chain makes no sense, and where it ends cannot be known.
-SplitDeviceQueue::Walk SplitDeviceQueue::give_up(const Error& fault, Chain& chain) {
+SplitDeviceRing::Walk SplitDeviceRing::give_up(const Error& fault, Chain& chain) {
   chain.mark_malformed(fault);
   chain.forget_last_writable();
   return Walk::kMalformed;
@@ -307,9 +306,9 @@ SplitDeviceQueue::Walk SplitDeviceQueue::give_up(const Error& fault, Chain& chai
 
 /// Goes on along a malformed chain in the ring's own table, of which `fetched` descriptors were
 /// walked before `at`, and in the table that it may lead to.
-SplitDeviceQueue::Walk SplitDeviceQueue::find_end(Descriptor at, std::uint32_t fetched,
-                                                  const mem::GuestMemory& memory,
-                                                  Chain& chain) const {
+SplitDeviceRing::Walk SplitDeviceRing::find_end(Descriptor at, std::uint32_t fetched,
+                                                const mem::GuestMemory& memory,
+                                                Chain& chain) const {
   const auto leads_into_table = [this](const Descriptor& descriptor) {
     return (features_ & kFeatureIndirectDesc) != 0 &&
            (descriptor.flags & (kDescriptorIndirect | kDescriptorNext)) == kDescriptorIndirect &&
@@ -336,7 +335,7 @@ SplitDeviceQueue::Walk SplitDeviceQueue::find_end(Descriptor at, std::uint32_t f
   return Walk::kMalformed;
 }
 
-Result<> SplitDeviceQueue::push_used(std::uint16_t head, std::uint32_t written) {
+Result<> SplitDeviceRing::push_used(std::uint16_t head, std::uint32_t written) {
   GUESTIO_CHECK(in_flight_ > 0, "a chain that is pushed once");
   UsedElement* const element = ring_.used_element(static_cast<std::uint16_t>(published_ + pushed_));
   if (!mem::try_store(&element->id, std::uint32_t{head}) ||
@@ -348,7 +347,7 @@ Result<> SplitDeviceQueue::push_used(std::uint16_t head, std::uint32_t written) 
   return {};
 }
 
-Result<bool> SplitDeviceQueue::publish() {
+Result<bool> SplitDeviceRing::publish() {
   if (pushed_ == 0) return false;
   const std::uint16_t before = published_;
   const auto after = static_cast<std::uint16_t>(before + pushed_);
@@ -368,7 +367,7 @@ Result<bool> SplitDeviceQueue::publish() {
   return wanted;
 }
 
-Result<bool> SplitDeviceQueue::wants_call(std::uint16_t before) const {
+Result<bool> SplitDeviceRing::wants_call(std::uint16_t before) const {
   if ((features_ & kFeatureEventIdx) != 0) {
     std::uint16_t event = 0;
     if (!mem::try_load(ring_.used_event(), event)) return fail_ring_access(ring_.used_event());
@@ -379,7 +378,7 @@ Result<bool> SplitDeviceQueue::wants_call(std::uint16_t before) const {
   return (flags & kAvailNoInterrupt) == 0;
 }
 
-Result<bool> SplitDeviceQueue::enable_notifications() {
+Result<bool> SplitDeviceRing::enable_notifications() {
   const bool by_event = (features_ & kFeatureEventIdx) != 0;
   std::uint16_t* const wish = by_event ? ring_.avail_event() : ring_.used_flags();
   if (!mem::try_store(wish, by_event ? next_avail_ : std::uint16_t{0})) {
@@ -388,10 +387,10 @@ Result<bool> SplitDeviceQueue::enable_notifications() {
   kick_event_ = next_avail_;
   // The wish must be out before the index is read; the driver does it the other way round.
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  return look_again();
+  return recheck();
 }
 
-Result<> SplitDeviceQueue::disable_notifications() {
+Result<> SplitDeviceRing::disable_notifications() {
   if ((features_ & kFeatureEventIdx) != 0) {
     // An event that lies behind us will not come again soon. The one that is next does, when no
     // chain has come since it was set: what ended the sleep was not the driver.

@@ -30,19 +30,19 @@ namespace guestio::virtio {
 ///
 /// Threads: one at a time.
 ///
-///     while (queue.pop(memory, chain) == SplitDeviceQueue::Pop::kChain) {
+///     while (queue.pop(memory, chain) == SplitDeviceRing::Pop::kChain) {
 ///       ...
 ///       queue.push_used(chain.head(), written);
 ///     }
 ///     if (*queue.publish()) call_driver();
-class SplitDeviceQueue {
+class SplitDeviceRing {
  public:
   using Pop = virtio::Pop;
 
   /// `next_avail` is where the available ring is to be read from; where the used ring goes on is
   /// read from the ring itself. Errors: memory fault.
-  static Result<SplitDeviceQueue> create(const SplitRing& ring, FeatureBits features,
-                                         std::uint16_t next_avail);
+  static Result<SplitDeviceRing> create(const SplitRing& ring, FeatureBits features,
+                                        std::uint16_t next_avail);
 
   /// Clears `chain` and fetches the next one into it. `memory` is where indirect tables are.
   Result<Pop> pop(const mem::GuestMemory& memory, Chain& chain);
@@ -86,12 +86,12 @@ class SplitDeviceQueue {
   /// What became of the walk along a chain.
   enum class Walk { kWhole, kMalformed, kNoRoom };
 
-  SplitDeviceQueue(const SplitRing& ring, FeatureBits features, std::uint16_t next_avail,
-                   std::uint16_t used_index);
+  SplitDeviceRing(const SplitRing& ring, FeatureBits features, std::uint16_t next_avail,
+                  std::uint16_t used_index);
 
   Result<bool> is_available();
   void prefetch_ahead(const mem::GuestMemory& memory) const noexcept;
-  Result<bool> look_again();
+  Result<bool> recheck();
   Result<Pop> take(std::uint16_t head, const mem::GuestMemory& memory, Chain& chain);
   Result<Walk> walk(std::uint16_t head, const mem::GuestMemory& memory, Chain& chain) const;
   Walk walk_indirect(const Descriptor& table, std::uint32_t already, const mem::GuestMemory& memory,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/virtio/split_device_queue.h"
+#include "guestio/virtio/split_device_ring.h"
 
 #include <gtest/gtest.h>
 
@@ -13,7 +13,7 @@
 namespace guestio::virtio::split_device_test {
 namespace {
 
-using Pop = SplitDeviceQueue::Pop;
+using Pop = SplitDeviceRing::Pop;
 
 constexpr std::uint16_t kNext = kDescriptorNext;
 constexpr std::uint16_t kWrite = kDescriptorWrite;
@@ -32,14 +32,14 @@ mem::AddressRange range(std::uint64_t start, std::uint64_t length) {
 struct DeviceTest : testing::Test {
   static constexpr std::uint16_t kSize = 8;
 
-  SplitDeviceQueue make_queue(FeatureBits features = kFeatureIndirectDesc,
-                              std::uint16_t next_avail = 0) {
-    auto queue = SplitDeviceQueue::create(ring.device(), features, next_avail);
+  SplitDeviceRing make_queue(FeatureBits features = kFeatureIndirectDesc,
+                             std::uint16_t next_avail = 0) {
+    auto queue = SplitDeviceRing::create(ring.device(), features, next_avail);
     EXPECT_TRUE(queue.has_value());
     return std::move(*queue);
   }
   /// Pops a chain that must be there.
-  void pop_chain(SplitDeviceQueue& queue) {
+  void pop_chain(SplitDeviceRing& queue) {
     const auto popped = queue.pop(ring.memory(), chain);
     ASSERT_TRUE(popped.has_value()) << popped.error().to_string();
     ASSERT_EQ(*popped, Pop::kChain);
@@ -209,10 +209,10 @@ TEST_F(DeviceTest, Rule23AnIndirectTableMayBeLongerThanTheQueue) {
   }
 }
 
-TEST(SplitDeviceQueue, Rule23AQueueOfMoreEntriesThanTheLimitRaisesIt) {
+TEST(SplitDeviceRing, Rule23AQueueOfMoreEntriesThanTheLimitRaisesIt) {
   constexpr std::uint16_t kEntries = 2048;
   const RingForTest ring(kEntries);
-  auto queue = *SplitDeviceQueue::create(ring.device(), kFeatureIndirectDesc, 0);
+  auto queue = *SplitDeviceRing::create(ring.device(), kFeatureIndirectDesc, 0);
   Chain chain;
   ring.put(straight_table(kEntries, kStatus));
   ring.make_available({0});
@@ -365,7 +365,7 @@ void check_malformed(const std::vector<MalformedCase>& cases) {
   for (const MalformedCase& c : cases) {
     SCOPED_TRACE(c.name);
     const RingForTest ring(8);
-    auto queue = *SplitDeviceQueue::create(ring.device(), c.features, 0);
+    auto queue = *SplitDeviceRing::create(ring.device(), c.features, 0);
     ring.put(c.ring);
     *ring.driver().descriptor(7) = {kC, 512, 0, 0};
     ring.put_table(kTable, c.table);
@@ -392,7 +392,7 @@ void check_malformed(const std::vector<MalformedCase>& cases) {
   }
 }
 
-TEST(SplitDeviceQueue, Rule23And27AMalformedChainComesOutWithItsLastWritableByteIfThatIsCertain) {
+TEST(SplitDeviceRing, Rule23And27AMalformedChainComesOutWithItsLastWritableByteIfThatIsCertain) {
   check_malformed(malformed_direct_chains());
   check_malformed(malformed_tables());
   check_malformed(malformed_chains_in_tables());
@@ -450,7 +450,7 @@ TEST_F(DeviceTest, RingMemoryThatGoesAwayIsAMemoryFaultEverywhere) {
   EXPECT_EQ(queue.push_used(0, 0).error().kind, ErrorKind::kMemoryFault);
   EXPECT_EQ(queue.enable_notifications().error().kind, ErrorKind::kMemoryFault);
   EXPECT_EQ(queue.disable_notifications().error().kind, ErrorKind::kMemoryFault);
-  EXPECT_EQ(SplitDeviceQueue::create(ring.device(), 0, 0).error().kind, ErrorKind::kMemoryFault);
+  EXPECT_EQ(SplitDeviceRing::create(ring.device(), 0, 0).error().kind, ErrorKind::kMemoryFault);
 }
 
 /// A queue of 1024 entries and tables to fill it with long chains.
@@ -473,7 +473,7 @@ struct LongChainTest : testing::Test {
   }
 
   RingForTest ring{kSize};
-  SplitDeviceQueue queue = *SplitDeviceQueue::create(ring.device(), kFeatureIndirectDesc, 0);
+  SplitDeviceRing queue = *SplitDeviceRing::create(ring.device(), kFeatureIndirectDesc, 0);
   std::uint16_t added = 0;
 };
 

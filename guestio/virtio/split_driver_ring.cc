@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/virtio/split_driver_queue.h"
+#include "guestio/virtio/split_driver_ring.h"
 
 #include <array>
 #include <atomic>
@@ -20,15 +20,15 @@ bool try_put(Descriptor* to, const Descriptor& descriptor) noexcept {
   return mem::try_store(words, copy[0]) && mem::try_store(words + 1, copy[1]);
 }
 
-std::uint16_t flags_of(const SplitDriverQueue::Segment& segment, bool last) noexcept {
+std::uint16_t flags_of(const SplitDriverRing::Segment& segment, bool last) noexcept {
   const auto write = segment.direction == Direction::kWritable ? kDescriptorWrite : 0;
   return static_cast<std::uint16_t>(write | (last ? 0 : kDescriptorNext));
 }
 
 }  // namespace
 
-SplitDriverQueue::SplitDriverQueue(const SplitRing& ring, FeatureBits features,
-                                   std::uint16_t first_index)
+SplitDriverRing::SplitDriverRing(const SplitRing& ring, FeatureBits features,
+                                 std::uint16_t first_index)
     : ring_(ring),
       features_(features),
       shadow_(ring.size()),
@@ -42,8 +42,8 @@ SplitDriverQueue::SplitDriverQueue(const SplitRing& ring, FeatureBits features,
   scratch_.reserve(ring.size());
 }
 
-Result<SplitDriverQueue> SplitDriverQueue::create(const SplitRing& ring, FeatureBits features,
-                                                  std::uint16_t first_index) {
+Result<SplitDriverRing> SplitDriverRing::create(const SplitRing& ring, FeatureBits features,
+                                                std::uint16_t first_index) {
   struct Word {
     std::uint16_t* place;
     std::uint16_t value;
@@ -54,10 +54,10 @@ Result<SplitDriverQueue> SplitDriverQueue::create(const SplitRing& ring, Feature
         Word{ring.used_index(), first_index}, Word{ring.avail_event(), first_index}}) {
     if (!mem::try_store(word.place, word.value)) return fail_ring_access(word.place);
   }
-  return SplitDriverQueue(ring, features, first_index);
+  return SplitDriverRing(ring, features, first_index);
 }
 
-Result<std::uint16_t> SplitDriverQueue::add(std::span<const Segment> segments) {
+Result<std::uint16_t> SplitDriverRing::add(std::span<const Segment> segments) {
   GUESTIO_CHECK(!segments.empty(), "a chain of at least one segment");
   scratch_.clear();
   for (std::size_t i = 0; i < segments.size(); ++i) {
@@ -69,8 +69,8 @@ Result<std::uint16_t> SplitDriverQueue::add(std::span<const Segment> segments) {
   return put(scratch_);
 }
 
-Result<std::uint16_t> SplitDriverQueue::add_indirect(std::span<const Segment> segments,
-                                                     const IndirectTable& table) {
+Result<std::uint16_t> SplitDriverRing::add_indirect(std::span<const Segment> segments,
+                                                    const IndirectTable& table) {
   GUESTIO_CHECK((features_ & kFeatureIndirectDesc) != 0, "indirect tables to be negotiated");
   GUESTIO_CHECK(!segments.empty() && segments.size() <= table.capacity,
                 "a chain that fits its table");
@@ -88,7 +88,7 @@ Result<std::uint16_t> SplitDriverQueue::add_indirect(std::span<const Segment> se
   return put({&whole, 1});
 }
 
-Result<std::uint16_t> SplitDriverQueue::put(std::span<const Descriptor> descriptors) {
+Result<std::uint16_t> SplitDriverRing::put(std::span<const Descriptor> descriptors) {
   if (descriptors.size() > free_count_) return fail(ErrorKind::kBusy, "add a chain to the ring");
   const std::uint16_t head = free_head_;
   std::uint16_t index = head;
@@ -110,7 +110,7 @@ Result<std::uint16_t> SplitDriverQueue::put(std::span<const Descriptor> descript
   return head;
 }
 
-Result<bool> SplitDriverQueue::publish() {
+Result<bool> SplitDriverRing::publish() {
   if (added_ == 0) return false;
   const std::uint16_t before = published_;
   const auto after = static_cast<std::uint16_t>(before + added_);
@@ -129,7 +129,7 @@ Result<bool> SplitDriverQueue::publish() {
   return by_event ? passes_event(wished, before, after) : (wished & kUsedNoNotify) == 0;
 }
 
-Result<bool> SplitDriverQueue::look_at_used() {
+Result<bool> SplitDriverRing::look_at_used() {
   std::uint16_t index = 0;
   // Acquire, with the device's release of the index: entries and data are there.
   if (!mem::try_load_acquire(ring_.used_index(), index)) {
@@ -143,7 +143,7 @@ Result<bool> SplitDriverQueue::look_at_used() {
   return count != 0;
 }
 
-Result<std::optional<SplitDriverQueue::Used>> SplitDriverQueue::reap() {
+Result<std::optional<SplitDriverRing::Used>> SplitDriverRing::reap() {
   if (used_seen_ == next_used_) {
     const auto any = look_at_used();
     if (!any) return fail(any.error());
@@ -164,7 +164,7 @@ Result<std::optional<SplitDriverQueue::Used>> SplitDriverQueue::reap() {
   return Used{head, used.length};
 }
 
-void SplitDriverQueue::free_chain(std::uint16_t head) noexcept {
+void SplitDriverRing::free_chain(std::uint16_t head) noexcept {
   std::uint16_t last = head;
   const std::uint16_t length = std::exchange(shadow_[head].length, std::uint16_t{0});
   for (std::uint16_t i = 1; i < length; ++i) last = shadow_[last].next;
@@ -173,7 +173,7 @@ void SplitDriverQueue::free_chain(std::uint16_t head) noexcept {
   free_count_ = static_cast<std::uint16_t>(free_count_ + length);
 }
 
-Result<bool> SplitDriverQueue::enable_calls() {
+Result<bool> SplitDriverRing::enable_calls() {
   const bool by_event = (features_ & kFeatureEventIdx) != 0;
   std::uint16_t* const wish = by_event ? ring_.used_event() : ring_.avail_flags();
   if (!mem::try_store(wish, by_event ? next_used_ : std::uint16_t{0})) {
@@ -184,7 +184,7 @@ Result<bool> SplitDriverQueue::enable_calls() {
   return look_at_used();
 }
 
-Result<> SplitDriverQueue::disable_calls() {
+Result<> SplitDriverRing::disable_calls() {
   // With an event index the event that was set last lies behind us and will not come again soon.
   if ((features_ & kFeatureEventIdx) != 0) return {};
   if (!mem::try_store(ring_.avail_flags(), kAvailNoInterrupt)) {

@@ -23,15 +23,15 @@ namespace guestio::virtio {
 /// returned what was never given to it, or twice). The queue is of no use afterwards.
 ///
 /// Threads: one at a time.
-class SplitDriverQueue {
+class SplitDriverRing {
  public:
   using Segment = DriverSegment;
   using IndirectTable = DriverTable;
   using Used = DriverUsed;
 
   /// Formats the ring's memory, both indices at `first_index`.
-  static Result<SplitDriverQueue> create(const SplitRing& ring, FeatureBits features,
-                                         std::uint16_t first_index = 0);
+  static Result<SplitDriverRing> create(const SplitRing& ring, FeatureBits features,
+                                        std::uint16_t first_index = 0);
 
   /// Adds a chain of one descriptor for each segment, as they come; the device sees none until
   /// publish(). Returns its head, which names the chain until it is reaped.
@@ -68,7 +68,7 @@ class SplitDriverQueue {
     std::uint16_t length = 0;  // descriptors of the chain that begins here; 0: none does
   };
 
-  SplitDriverQueue(const SplitRing& ring, FeatureBits features, std::uint16_t first_index);
+  SplitDriverRing(const SplitRing& ring, FeatureBits features, std::uint16_t first_index);
 
   Result<std::uint16_t> put(std::span<const Descriptor> descriptors);
   Result<bool> look_at_used();

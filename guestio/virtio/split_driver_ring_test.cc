@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/virtio/split_driver_queue.h"
+#include "guestio/virtio/split_driver_ring.h"
 
 #include <gtest/gtest.h>
 
@@ -11,7 +11,7 @@
 namespace guestio::virtio::split_driver_test {
 namespace {
 
-using Segment = SplitDriverQueue::Segment;
+using Segment = SplitDriverRing::Segment;
 
 constexpr Gpa kA = RingForTest::kData;
 constexpr Gpa kB = kA.plus_unchecked(0x1000);
@@ -21,8 +21,8 @@ constexpr std::array<Segment, 2> kReadRequest = {
 
 /// A driver's queue on a ring of four entries, with a device that is played by hand.
 struct DriverTest : testing::Test {
-  SplitDriverQueue make_queue(FeatureBits features = 0, std::uint16_t first_index = 0) {
-    auto queue = SplitDriverQueue::create(ring.driver(), features, first_index);
+  SplitDriverRing make_queue(FeatureBits features = 0, std::uint16_t first_index = 0) {
+    auto queue = SplitDriverRing::create(ring.driver(), features, first_index);
     EXPECT_TRUE(queue.has_value());
     return std::move(*queue);
   }
@@ -59,7 +59,7 @@ TEST_F(DriverTest, AChainStandsInTheTableAndIsSeenWhenPublished) {
 TEST_F(DriverTest, AnIndirectChainTakesOneDescriptor) {
   auto queue = make_queue(kFeatureIndirectDesc);
   const Gpa table = kA.plus_unchecked(0x8000);
-  const SplitDriverQueue::IndirectTable place{
+  const SplitDriverRing::IndirectTable place{
       .place = reinterpret_cast<Descriptor*>(ring.at(table)), .address = table, .capacity = 4};
   const auto head = queue.add_indirect(kReadRequest, place);
   ASSERT_TRUE(head.has_value());
@@ -115,7 +115,7 @@ TEST_F(DriverTest, WhatADeviceReturnsIsNotBelieved) {
     ASSERT_EQ(queue.add(kReadRequest), 2);
     ASSERT_TRUE(queue.publish().has_value());
     for (const auto id : c.ids) return_as_device({id});
-    Result<std::optional<SplitDriverQueue::Used>> last = queue.reap();
+    Result<std::optional<SplitDriverRing::Used>> last = queue.reap();
     while (last && *last) last = queue.reap();
     ASSERT_FALSE(last.has_value());
     EXPECT_EQ(last.error().kind, ErrorKind::kPeerFault);

@@ -11,16 +11,16 @@
 
 #include "guestio/virtio/queue_game_for_test.h"
 #include "guestio/virtio/ring_for_test.h"
-#include "guestio/virtio/split_device_queue.h"
-#include "guestio/virtio/split_driver_queue.h"
+#include "guestio/virtio/split_device_ring.h"
+#include "guestio/virtio/split_driver_ring.h"
 #include "testing/rounds.h"
 
 /// Both sides of a ring against each other: by chance, in two threads, and with a hostile driver.
 namespace guestio::virtio::split_property_test {
 namespace {
 
-using Pop = SplitDeviceQueue::Pop;
-using Segment = SplitDriverQueue::Segment;
+using Pop = SplitDeviceRing::Pop;
+using Segment = SplitDriverRing::Segment;
 
 std::vector<Setting> all_settings() {
   std::vector<Setting> settings;
@@ -35,8 +35,8 @@ std::vector<Setting> all_settings() {
 
 /// What the game needs to know of split rings.
 struct SplitKind {
-  using Driver = SplitDriverQueue;
-  using Device = SplitDeviceQueue;
+  using Driver = SplitDriverRing;
+  using Device = SplitDeviceRing;
   static Driver driver(const RingForTest& ring, FeatureBits features, std::uint16_t first) {
     return *Driver::create(ring.driver(), features, first);
   }
@@ -70,7 +70,7 @@ TEST_P(BothSides, EveryChainArrivesInOrderAndComesBackOnce) {
 INSTANTIATE_TEST_SUITE_P(Settings, BothSides, testing::ValuesIn(all_settings()), name_of);
 
 /// Takes and returns whatever comes until the ring is declared broken.
-void run_device_until_broken(SplitDeviceQueue& queue, const RingForTest& ring) {
+void run_device_until_broken(SplitDeviceRing& queue, const RingForTest& ring) {
   Chain chain;
   for (std::uint32_t i = 0; i < 4u * queue.size(); ++i) {
     const auto popped = queue.pop(ring.memory(), chain);
@@ -103,7 +103,7 @@ TEST(HostileDriver, RandomBytesInTheRingNeverHurtTheDevice) {
     *driver.avail_index() = static_cast<std::uint16_t>(start + random(66));
     *driver.used_index() = static_cast<std::uint16_t>(engine());
     *driver.used_event() = static_cast<std::uint16_t>(engine());
-    auto queue = SplitDeviceQueue::create(
+    auto queue = SplitDeviceRing::create(
         ring.device(), random(2) == 0 ? 0 : kFeatureIndirectDesc | kFeatureEventIdx, start);
     ASSERT_TRUE(queue.has_value());
     run_device_until_broken(*queue, ring);
@@ -128,8 +128,7 @@ TEST(HostileDriver, BytesThatChangeUnderTheDeviceNeverHurtIt) {
     }
   });
   for (int iteration = 0; iteration < 20000; ++iteration) {
-    auto queue =
-        SplitDeviceQueue::create(ring.device(), kFeatureIndirectDesc | kFeatureEventIdx, 0);
+    auto queue = SplitDeviceRing::create(ring.device(), kFeatureIndirectDesc | kFeatureEventIdx, 0);
     ASSERT_TRUE(queue.has_value());
     run_device_until_broken(*queue, ring);
   }
@@ -141,7 +140,7 @@ TEST(HostileDriver, BytesThatChangeUnderTheDeviceNeverHurtIt) {
 /// ones, and spins where a real one would sleep. Until it `is_over`.
 void run_summing_device(const RingForTest& ring, FeatureBits features,
                         const std::atomic<bool>& is_over) {
-  auto queue = *SplitDeviceQueue::create(ring.device(), features, 0);
+  auto queue = *SplitDeviceRing::create(ring.device(), features, 0);
   Chain chain;
   for (std::size_t done = 0; !is_over;) {
     const auto popped = queue.pop(ring.memory(), chain);
@@ -190,7 +189,7 @@ TEST(TwoThreads, DataIsThereWhenTheIndexSaysSo) {
   constexpr std::size_t kRequests = 40000;
   constexpr std::uint16_t kSize = 128;
   const RingForTest ring(kSize);
-  auto queue = *SplitDriverQueue::create(ring.driver(), kFeatureEventIdx);
+  auto queue = *SplitDriverRing::create(ring.driver(), kFeatureEventIdx);
   std::atomic<bool> is_over = false;
   std::thread device([&] { run_summing_device(ring, kFeatureEventIdx, is_over); });
   std::array<const SumSlot*, kSize> slot_of{};  // by head

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "ask.h"
+#include "control/ask.h"
 
 #include <fmt/format.h>
 #include <sys/socket.h>
@@ -11,7 +11,7 @@
 
 #include "guestio/base/error.h"
 #include "guestio/base/unique_fd.h"
-#include "options.h"
+#include "options/options.h"
 
 namespace guestio::app {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "commands.h"
+#include "control/commands.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -26,7 +26,8 @@ struct Named {
 };
 
 /// Which disk a command names: by "disk", or the only one there is.
-std::expected<Named, std::string> find_any_disk(const Subjects& subjects, const Json& command) {
+std::expected<Named, std::string> find_any_disk(const ServerContext& subjects,
+                                                const Json& command) {
   const auto name = command.find("disk");
   if (name == command.end()) {
     if (subjects.disks.size() + subjects.failed.size() != 1) {
@@ -51,7 +52,8 @@ std::expected<Named, std::string> find_any_disk(const Subjects& subjects, const 
 }
 
 /// The same for what only a disk that is served can do.
-std::expected<ServedDisk*, std::string> find_disk(const Subjects& subjects, const Json& command) {
+std::expected<ServedDisk*, std::string> find_disk(const ServerContext& subjects,
+                                                  const Json& command) {
   const auto named = find_any_disk(subjects, command);
   if (!named) return std::unexpected(named.error());
   if (named->served != nullptr) return named->served;
@@ -59,7 +61,7 @@ std::expected<ServedDisk*, std::string> find_disk(const Subjects& subjects, cons
       fmt::format("disk {}: cannot be served: {}", named->failed->name(), named->failed->cause()));
 }
 
-Json info(const Subjects& subjects, const Json&) {
+Json info(const ServerContext& subjects, const Json&) {
   Json disks = Json::array();
   for (const auto& disk : subjects.disks) {
     const disk::DiskInfo& facts = disk->info();
@@ -92,11 +94,11 @@ Json info(const Subjects& subjects, const Json&) {
             {"disks", std::move(disks)}}}};
 }
 
-Json statistics(const Subjects& subjects, const Json&) {
+Json statistics(const ServerContext& subjects, const Json&) {
   return {{"return", make_statistics(subjects)}};
 }
 
-Json resize(const Subjects& subjects, const Json& command) {
+Json resize(const ServerContext& subjects, const Json& command) {
   const auto disk = find_disk(subjects, command);
   if (!disk) return error(disk.error());
   const auto before = (*disk)->info().size.raw();
@@ -110,7 +112,7 @@ Json resize(const Subjects& subjects, const Json& command) {
         {"guest_was_told", resized->raw() != before && (*disk)->backend().hears_of_changes()}}}};
 }
 
-Json decide(const Subjects& subjects, const Json& command, HeldRequests::Decision decision) {
+Json decide(const ServerContext& subjects, const Json& command, HeldRequests::Decision decision) {
   const auto disk = find_disk(subjects, command);
   if (!disk) return error(disk.error());
   (*disk)->decide(decision);
@@ -118,7 +120,7 @@ Json decide(const Subjects& subjects, const Json& command, HeldRequests::Decisio
 }
 
 /// Of a disk that cannot be served the disk itself is tried, else what it holds.
-Json retry(const Subjects& subjects, const Json& command) {
+Json retry(const ServerContext& subjects, const Json& command) {
   if (const auto named = find_any_disk(subjects, command); named && named->failed != nullptr) {
     named->failed->retry_now();
     return {{"return", {{"disk", named->failed->name()}, {"state", "failed"}}}};
@@ -126,17 +128,17 @@ Json retry(const Subjects& subjects, const Json& command) {
   return decide(subjects, command, HeldRequests::Decision::kResume);
 }
 
-Json give_up(const Subjects& subjects, const Json& command) {
+Json give_up(const ServerContext& subjects, const Json& command) {
   return decide(subjects, command, HeldRequests::Decision::kGiveUp);
 }
 
-Json help(const Subjects& subjects, const Json& command);
+Json help(const ServerContext& subjects, const Json& command);
 
 struct Command {
   const char* name;
   const char* help;
   bool takes_disk;
-  Json (*answer)(const Subjects& subjects, const Json& command);
+  Json (*answer)(const ServerContext& subjects, const Json& command);
 };
 
 constexpr std::array kCommands = {
@@ -165,7 +167,7 @@ std::string find_unknown_field(const Command& command, const Json& given) {
   return {};
 }
 
-Json help(const Subjects&, const Json&) {
+Json help(const ServerContext&, const Json&) {
   Json texts;
   for (const Command& command : kCommands) texts[command.name] = command.help;
   return {{"return", std::move(texts)}};
@@ -173,7 +175,7 @@ Json help(const Subjects&, const Json&) {
 
 }  // namespace
 
-Json answer_command(const Subjects& subjects, const Json& command) {
+Json answer_command(const ServerContext& subjects, const Json& command) {
   const auto& name = command["command"].get_ref<const std::string&>();
   const auto found = std::ranges::find(kCommands, name, &Command::name);
   if (found == kCommands.end()) {

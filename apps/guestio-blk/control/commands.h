@@ -7,13 +7,13 @@
 #include <vector>
 
 #include "failed_disk.h"
-#include "process_settings.h"
+#include "options/process_settings.h"
 #include "served_disk.h"
 
 namespace guestio::app {
 
 /// What the commands of the control socket are about.
-struct Subjects {
+struct ServerContext {
   const std::vector<std::unique_ptr<ServedDisk>>& disks;
   const std::vector<std::unique_ptr<FailedDisk>>& failed;
   const vhost::QueueThreads& threads;
@@ -21,9 +21,9 @@ struct Subjects {
 };
 
 /// Answers one command: {"return": ...} or {"error": "..."}. The control thread.
-nlohmann::json answer_command(const Subjects& subjects, const nlohmann::json& command);
+nlohmann::json answer_command(const ServerContext& subjects, const nlohmann::json& command);
 
 /// All that is counted, for programs: each number since the process started.
-nlohmann::json make_statistics(const Subjects& subjects);
+nlohmann::json make_statistics(const ServerContext& subjects);
 
 }  // namespace guestio::app

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "control_socket.h"
+#include "control/control_socket.h"
 
 #include <sys/socket.h>
 
@@ -38,12 +38,12 @@ std::expected<Json, std::string> parse(const std::string& line) {
 }  // namespace
 
 Result<std::unique_ptr<ControlSocket>> ControlSocket::listen_at(const std::string& path) {
-  auto listener = vhost::Listener::listen_at(path, {.mode = 0600, .owner = {}, .group = {}});
+  auto listener = UnixListener::listen_at(path, {.mode = 0600, .owner = {}, .group = {}});
   if (!listener) return fail(listener.error());
   return std::unique_ptr<ControlSocket>(new ControlSocket(std::move(*listener)));
 }
 
-std::unique_ptr<ControlSocket> ControlSocket::adopt(vhost::Listener listener) {
+std::unique_ptr<ControlSocket> ControlSocket::adopt(UnixListener listener) {
   return std::unique_ptr<ControlSocket>(new ControlSocket(std::move(listener)));
 }
 
@@ -55,8 +55,8 @@ task::Task<> ControlSocket::serve(uring::Loop& loop, Answer answer, Conversation
   auto pause = kShortestPause;
   while (!stop_.stop_requested()) {
     if (rest_.is_wanted()) {
-      auto resting = rest_.rest();
-      co_await resting;
+      auto parked = rest_.rest();
+      co_await parked;
       continue;
     }
     auto accepting = accept_one(loop);
@@ -90,7 +90,7 @@ task::Task<std::int32_t> ControlSocket::accept_one(uring::Loop& loop) {
 
 /// Returns whether one more can be served.
 bool ControlSocket::make_room() {
-  if (connections_.size() < kMostConnections) return true;
+  if (connections_.size() < kMaxConnections) return true;
   auto idlest = connections_.end();
   for (auto one = connections_.begin(); one != connections_.end(); ++one) {
     if ((*one)->is_takeover) continue;
@@ -102,7 +102,7 @@ bool ControlSocket::make_room() {
   const std::shared_ptr<Connection> closed = std::move(*idlest);
   connections_.erase(idlest);
   log::debug("control socket: {} clients: closes the one that has been idle longest",
-             kMostConnections);
+             kMaxConnections);
   closed->stop.request_stop();
   return true;
 }

@@ -11,12 +11,12 @@
 
 #include "guestio/base/log.h"
 #include "guestio/base/unique_fd.h"
+#include "guestio/base/unix_listener.h"
+#include "guestio/task/rest_point.h"
 #include "guestio/task/scope.h"
 #include "guestio/task/stop.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
-#include "guestio/vhost/listener.h"
-#include "guestio/vhost/rest_point.h"
 
 namespace guestio::app {
 
@@ -26,7 +26,7 @@ namespace guestio::app {
 ///
 /// A command that is refused leaves the connection as it is. What is no command (no JSON, no
 /// object, a line longer than kLongestLine) is answered with an error, and ends its connection. A
-/// peer that does not read its answers makes only itself wait. When there are kMostConnections and
+/// peer that does not read its answers makes only itself wait. When there are kMaxConnections and
 /// one more comes, the one that has been idle longest is closed: nobody can keep an operator out by
 /// sitting there. A takeover under way is not idle.
 ///
@@ -34,7 +34,7 @@ namespace guestio::app {
 class ControlSocket {
  public:
   static constexpr std::size_t kLongestLine = 64 << 10;
-  static constexpr std::size_t kMostConnections = 16;
+  static constexpr std::size_t kMaxConnections = 16;
 
   /// Answers one command, an object with a string "command".
   using Answer = std::function<nlohmann::json(const nlohmann::json& command)>;
@@ -42,7 +42,7 @@ class ControlSocket {
   /// Errors: those of vhost::Listener::listen_at().
   static Result<std::unique_ptr<ControlSocket>> listen_at(const std::string& path);
   /// Goes on with another process's.
-  static std::unique_ptr<ControlSocket> adopt(vhost::Listener listener);
+  static std::unique_ptr<ControlSocket> adopt(UnixListener listener);
   ControlSocket(const ControlSocket&) = delete;
   ControlSocket& operator=(const ControlSocket&) = delete;
 
@@ -53,15 +53,15 @@ class ControlSocket {
 
   /// Until stop().
   task::Task<> serve(uring::Loop& loop, Answer answer, Conversation takeover);
-  [[nodiscard]] const vhost::Listener& listener() const noexcept { return listener_; }
+  [[nodiscard]] const UnixListener& listener() const noexcept { return listener_; }
   /// Removes its path, if that is still its own.
   void remove() noexcept { listener_.remove(); }
   void stop() noexcept { stop_.request_stop(); }
-  /// Where it accepts nobody, so that whoever comes finds another process (vhost::RestPoint).
-  [[nodiscard]] vhost::RestPoint& rest_point() noexcept { return rest_; }
+  /// Where it accepts nobody, so that whoever comes finds another process (task::RestPoint).
+  [[nodiscard]] task::RestPoint& rest_point() noexcept { return rest_; }
 
  private:
-  explicit ControlSocket(vhost::Listener listener) noexcept : listener_(std::move(listener)) {}
+  explicit ControlSocket(UnixListener listener) noexcept : listener_(std::move(listener)) {}
   task::Task<std::int32_t> accept_one(uring::Loop& loop);
   /// One client.
   struct Connection {
@@ -79,11 +79,11 @@ class ControlSocket {
   task::Task<> converse(uring::Loop& loop, Connection& connection);
   task::Task<bool> send_line(uring::Loop& loop, Connection& connection, std::string line);
 
-  vhost::Listener listener_;
+  UnixListener listener_;
   Answer answer_;
   Conversation takeover_;
   task::StopSource stop_;
-  vhost::RestPoint rest_;
+  task::RestPoint rest_;
   task::Scope serving_;
   std::vector<std::shared_ptr<Connection>> connections_;  // that have not been closed for another
   std::uint64_t commands_ = 0;

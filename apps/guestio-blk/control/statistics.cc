@@ -5,7 +5,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "commands.h"
+#include "control/commands.h"
 
 namespace guestio::app {
 
@@ -110,9 +110,9 @@ Json to_json(const vhost::QueueThread& thread, const ThreadLoad& load) {
                {"requests", load.requests},
                {"system_calls", calls},
                {"sleeps", poller.sleeps.value()},
-               {"polls_hit", poller.looks_that_found.value()},
-               {"polls_missed", poller.looks_in_vain.value()},
-               {"resting_rings", poller.resting.value()},
+               {"polls_hit", poller.poll_hits.value()},
+               {"polls_missed", poller.empty_polls.value()},
+               {"resting_rings", poller.parked.value()},
                {"submission_queue_full", loop.queue_full.value()}};
   if (load.requests != 0) {
     json["system_calls_per_request"] =
@@ -123,7 +123,7 @@ Json to_json(const vhost::QueueThread& thread, const ThreadLoad& load) {
 
 }  // namespace
 
-Json make_statistics(const Subjects& subjects) {
+Json make_statistics(const ServerContext& subjects) {
   Json disks = Json::array();
   ThreadLoads loads;
   for (const auto& disk : subjects.disks) {

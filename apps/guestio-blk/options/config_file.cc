@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "config_file.h"
+#include "options/config_file.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -84,7 +84,8 @@ std::optional<std::string> to_list_text(const toml::node& node) {
 /// Reads one file.
 class Reader {
  public:
-  Reader(const std::string& path, Complaints& complaints) : path_(path), complaints_(complaints) {}
+  Reader(const std::string& path, Diagnostics& diagnostics)
+      : path_(path), diagnostics_(diagnostics) {}
 
   ConfigFile read(const toml::table& table) {
     for (const auto& [key, value] : table) {
@@ -94,7 +95,7 @@ class Reader {
         read_setting(key, value);
       }
     }
-    for (const Finding& finding : found_) complaints_.add(finding.place, finding.text);
+    for (const Finding& finding : found_) diagnostics_.add(finding.place, finding.text);
     return std::move(config_);
   }
 
@@ -176,27 +177,27 @@ class Reader {
   }
 
   const std::string& path_;
-  Complaints& complaints_;
+  Diagnostics& diagnostics_;
   ConfigFile config_;
   std::vector<Finding> found_;
 };
 
 }  // namespace
 
-ConfigFile read_config_file(const std::string& path, Complaints& complaints) {
+ConfigFile read_config_file(const std::string& path, Diagnostics& diagnostics) {
   const auto text = read_text(path);
   if (!text) {
-    complaints.add(path, text.error());
+    diagnostics.add(path, text.error());
     return {};
   }
-  Reader reader(path, complaints);
+  Reader reader(path, diagnostics);
   const auto parsed = toml::parse(*text, path);
   if (!parsed) {
     const std::string_view description = parsed.error().description();
     const bool is_text = description.find("parsing string") != std::string_view::npos;
-    complaints.add(reader.place(parsed.error().source()),
-                   fmt::format("syntax error: {}{}", description,
-                               is_text ? " (is a quote closed in its line?)" : ""));
+    diagnostics.add(reader.place(parsed.error().source()),
+                    fmt::format("syntax error: {}{}", description,
+                                is_text ? " (is a quote closed in its line?)" : ""));
     return {};
   }
   return reader.read(parsed.table());

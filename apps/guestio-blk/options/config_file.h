@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "complaints.h"
-#include "disk_options.h"
-#include "process_settings.h"
+#include "options/diagnostics.h"
+#include "options/disk_options.h"
+#include "options/process_settings.h"
 
 namespace guestio::app {
 
@@ -26,6 +26,6 @@ struct ConfigFile {
 };
 
 /// Reads TOML. What is wrong with it is complained about with file and line.
-ConfigFile read_config_file(const std::string& path, Complaints& complaints);
+ConfigFile read_config_file(const std::string& path, Diagnostics& diagnostics);
 
 }  // namespace guestio::app

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "cpu_list.h"
+#include "options/cpu_list.h"
 
 #include <fmt/format.h>
 #include <sched.h>
@@ -15,13 +15,13 @@ namespace guestio::app {
 namespace {
 
 // More processors than any machine has.
-constexpr int kMostCpus = 65536;
+constexpr int kMaxCpus = 65536;
 
 /// Takes a number from the front of `text`.
 std::optional<int> take_number(std::string_view& text) {
   int number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || number < 0 || number >= kMostCpus) return std::nullopt;
+  if (error != std::errc() || number < 0 || number >= kMaxCpus) return std::nullopt;
   text.remove_prefix(static_cast<std::size_t>(end - text.data()));
   return number;
 }
@@ -53,7 +53,7 @@ std::expected<std::vector<int>, std::string> parse_cpu_list(std::string_view tex
   std::vector<int> cpus;
   while (true) {
     const auto comma = std::min(text.find(','), text.size());
-    if (!read_range(text.substr(0, comma), cpus) || cpus.size() > kMostCpus) {
+    if (!read_range(text.substr(0, comma), cpus) || cpus.size() > kMaxCpus) {
       return std::unexpected("takes processors, such as 2,3 or 0-3 or 0-6:2");
     }
     if (comma == text.size()) return cpus;
@@ -75,11 +75,11 @@ std::string format_cpu_list(std::span<const int> cpus) {
 
 std::vector<int> allowed_cpus() {
   const std::unique_ptr<cpu_set_t, void (*)(cpu_set_t*)> set(
-      CPU_ALLOC(kMostCpus), [](cpu_set_t* to_free) { CPU_FREE(to_free); });
-  const std::size_t size = CPU_ALLOC_SIZE(kMostCpus);
+      CPU_ALLOC(kMaxCpus), [](cpu_set_t* to_free) { CPU_FREE(to_free); });
+  const std::size_t size = CPU_ALLOC_SIZE(kMaxCpus);
   std::vector<int> cpus;
   if (::sched_getaffinity(0, size, set.get()) != 0) return cpus;
-  for (int cpu = 0; cpu < kMostCpus; ++cpu) {
+  for (int cpu = 0; cpu < kMaxCpus; ++cpu) {
     if (CPU_ISSET_S(static_cast<std::size_t>(cpu), size, set.get())) cpus.push_back(cpu);
   }
   return cpus;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "cpu_list.h"
+#include "options/cpu_list.h"
 
 #include <gtest/gtest.h>
 

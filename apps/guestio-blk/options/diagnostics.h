@@ -18,7 +18,7 @@ inline std::string describe_refusal(std::string_view setting, std::string_view r
 
 /// What is wrong with the options, all of it: an operator mends everything at once. A text says
 /// what is wrong and what to do.
-class Complaints {
+class Diagnostics {
  public:
   /// `where`: an option as it is typed ("--threads"), or a place in a file ("/etc/guestio.toml:3").
   void add(std::string_view where, std::string_view text) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "disk_options.h"
+#include "options/disk_options.h"
 
 #include <fmt/format.h>
 #include <grp.h>
@@ -12,7 +12,7 @@
 
 #include "apps/shared/suggestion.h"
 #include "guestio/blk/block_device.h"
-#include "setting_values.h"
+#include "options/setting_values.h"
 
 namespace guestio::app {
 
@@ -26,14 +26,14 @@ std::optional<Number> parse_number(std::string_view text) {
   return number;
 }
 
-Complaint set_size(ByteCount& to, std::string_view value, const char* complaint) {
+Diagnostic set_size(ByteCount& to, std::string_view value, const char* complaint) {
   const auto size = parse_byte_count(value);
   if (!size) return refuse(complaint);
   to = *size;
   return {};
 }
 
-Complaint set_name(DiskOptions& disk, std::string_view value) {
+Diagnostic set_name(DiskOptions& disk, std::string_view value) {
   constexpr std::string_view kAllowed =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
   constexpr std::size_t kLongest = 32;
@@ -45,7 +45,7 @@ Complaint set_name(DiskOptions& disk, std::string_view value) {
   return {};
 }
 
-Complaint set_fd(DiskOptions& disk, std::string_view value) {
+Diagnostic set_fd(DiskOptions& disk, std::string_view value) {
   const auto fd = parse_number<int>(value);
   disk.socket_fd = fd.value_or(-1);  // also where that is refused: nothing is missing then
   if (!fd || *fd < 0) return refuse("takes the number of a descriptor");
@@ -56,11 +56,11 @@ Complaint set_fd(DiskOptions& disk, std::string_view value) {
 }
 
 /// How to connect to the socket: a mode in octal, as for chmod.
-Complaint set_socket_mode(DiskOptions& disk, std::string_view value) {
-  constexpr unsigned kMost = 0777;
+Diagnostic set_socket_mode(DiskOptions& disk, std::string_view value) {
+  constexpr unsigned kMaximum = 0777;
   unsigned mode = 0;
   const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), mode, 8);
-  if (error != std::errc() || end != value.data() + value.size() || mode > kMost) {
+  if (error != std::errc() || end != value.data() + value.size() || mode > kMaximum) {
     return refuse("takes a mode in octal from 0 to 0777, such as 0660");
   }
   disk.socket_access.mode = mode;
@@ -73,13 +73,13 @@ template <typename Entry, typename LookUp>
 std::optional<std::uint32_t> find_id(std::string_view value, std::uint32_t Entry::* id,
                                      LookUp look_up) {
   constexpr std::size_t kRoomAtFirst = 1024;
-  constexpr std::size_t kMostRoom = std::size_t{1} << 20;  // a group can have very many members
+  constexpr std::size_t kMaxRoom = std::size_t{1} << 20;  // a group can have very many members
   const std::string name(value);
   Entry entry{};
   Entry* found = nullptr;
   std::vector<char> room(kRoomAtFirst);
   while (look_up(name.c_str(), &entry, room.data(), room.size(), &found) == ERANGE &&
-         room.size() < kMostRoom) {
+         room.size() < kMaxRoom) {
     room.resize(room.size() * 2);
   }
   if (found != nullptr) return entry.*id;
@@ -89,50 +89,50 @@ std::optional<std::uint32_t> find_id(std::string_view value, std::uint32_t Entry
   return number;
 }
 
-Complaint set_socket_owner(DiskOptions& disk, std::string_view value) {
+Diagnostic set_socket_owner(DiskOptions& disk, std::string_view value) {
   disk.socket_access.owner = find_id(value, &passwd::pw_uid, ::getpwnam_r);
   if (disk.socket_access.owner) return {};
   return refuse("takes the name of a user of this host or a user's number");
 }
 
-Complaint set_socket_group(DiskOptions& disk, std::string_view value) {
+Diagnostic set_socket_group(DiskOptions& disk, std::string_view value) {
   disk.socket_access.group = find_id(value, &group::gr_gid, ::getgrnam_r);
   if (disk.socket_access.group) return {};
   return refuse("takes the name of a group of this host or a group's number");
 }
 
-Complaint set_queues(DiskOptions& disk, std::string_view value) {
+Diagnostic set_queues(DiskOptions& disk, std::string_view value) {
   const auto queues = parse_number<std::uint16_t>(value);
-  if (!queues || *queues == 0 || *queues > kMostQueues) {
-    return refuse(fmt::format("takes 1 to {}", kMostQueues));
+  if (!queues || *queues == 0 || *queues > kMaxQueues) {
+    return refuse(fmt::format("takes 1 to {}", kMaxQueues));
   }
   disk.queues = *queues;
   return {};
 }
 
-Complaint set_serial(DiskOptions& disk, std::string_view value) {
+Diagnostic set_serial(DiskOptions& disk, std::string_view value) {
   if (value.size() > 20) return refuse("takes up to 20 bytes");
   disk.serial = value;
   return {};
 }
 
-Complaint set_bounce_limit(DiskOptions& disk, std::string_view value) {
+Diagnostic set_bounce_limit(DiskOptions& disk, std::string_view value) {
   constexpr std::uint64_t kLeast = 64 << 10;
   auto set = set_size(disk.bounce_limit, value, "takes a size such as 8M");
   if (set && disk.bounce_limit.raw() < kLeast) return refuse("takes at least 64k");
   return set;
 }
 
-Complaint set_max_ranges(DiskOptions& disk, std::string_view value) {
+Diagnostic set_max_ranges(DiskOptions& disk, std::string_view value) {
   const auto count = parse_number<std::uint32_t>(value);
-  if (!count || *count == 0 || *count > blk::BlockDevice::kMostRanges) {
-    return refuse(fmt::format("takes 1 to {}", blk::BlockDevice::kMostRanges));
+  if (!count || *count == 0 || *count > blk::BlockDevice::kMaxRanges) {
+    return refuse(fmt::format("takes 1 to {}", blk::BlockDevice::kMaxRanges));
   }
   disk.max_ranges = *count;
   return {};
 }
 
-Complaint set_fixed_buffers(DiskOptions& disk, std::string_view value) {
+Diagnostic set_fixed_buffers(DiskOptions& disk, std::string_view value) {
   if (value != "auto" && value != "on" && value != "off") return refuse("takes auto, on or off");
   disk.fixed_buffers = value == "on"    ? FixedBuffers::kOn
                        : value == "off" ? FixedBuffers::kOff
@@ -140,7 +140,7 @@ Complaint set_fixed_buffers(DiskOptions& disk, std::string_view value) {
   return {};
 }
 
-Complaint set_on_error(DiskOptions& disk, std::string_view value) {
+Diagnostic set_on_error(DiskOptions& disk, std::string_view value) {
   using blk::OnError;
   if (value == "report") {
     disk.on_error = OnError::kReport;
@@ -156,13 +156,13 @@ Complaint set_on_error(DiskOptions& disk, std::string_view value) {
   return {};
 }
 
-Complaint set_image_lock(DiskOptions& disk, std::string_view value) {
+Diagnostic set_image_lock(DiskOptions& disk, std::string_view value) {
   if (value != "always" && value != "in-use") return refuse("takes always or in-use");
   disk.claiming = value == "always" ? disk::Claiming::kAtOnce : disk::Claiming::kOnRequest;
   return {};
 }
 
-Complaint set_format(DiskOptions& disk, std::string_view value) {
+Diagnostic set_format(DiskOptions& disk, std::string_view value) {
   if (value != "raw") {
     return refuse(
         "takes raw, the only format that is served; qemu-img convert -O raw makes it of others");
@@ -175,7 +175,7 @@ constexpr std::array kSettings = {
     DiskSetting{"name", "what the disk is called in log lines and answers (default: disk0, ...)",
                 false, set_name, "NAME"},
     DiskSetting{"socket-path", "unix socket to listen at; a stale one is replaced", false,
-                [](DiskOptions& disk, std::string_view value) -> Complaint {
+                [](DiskOptions& disk, std::string_view value) -> Diagnostic {
                   if (value.empty()) return refuse("takes a path");
                   disk.socket_path = value;
                   return {};
@@ -199,7 +199,7 @@ constexpr std::array kSettings = {
                 "raw image file or block device to serve; null:SIZE is a disk that does nothing, "
                 "to measure the way to it",
                 false,
-                [](DiskOptions& disk, std::string_view value) -> Complaint {
+                [](DiskOptions& disk, std::string_view value) -> Diagnostic {
                   disk.image = value;
                   return {};
                 },
@@ -297,11 +297,11 @@ std::string_view find_protocol(std::string_view image) {
 }
 
 /// Mode and owner are those of a socket that we make.
-void check_socket_access(const DiskOptions& disk, Complaints& complaints) {
+void check_socket_access(const DiskOptions& disk, Diagnostics& diagnostics) {
   if (!disk.socket_fd) return;
   for (const auto& [name, value] : disk.said) {
     if (name != "socket-mode" && name != "socket-owner" && name != "socket-group") continue;
-    complaints.add(
+    diagnostics.add(
         disk.origin_of(name),
         fmt::format("{} does not go with fd, whose maker has set it: leave it out", name));
   }
@@ -320,7 +320,7 @@ std::string DiskOptions::origin_of(std::string_view setting) const {
 
 std::span<const DiskSetting> disk_settings() noexcept { return kSettings; }
 
-Complaint set_disk_option(DiskOptions& disk, std::string_view name, std::string_view value) {
+Diagnostic set_disk_option(DiskOptions& disk, std::string_view name, std::string_view value) {
   const auto setting = std::ranges::find(kSettings, name, &DiskSetting::name);
   if (setting == kSettings.end()) {
     const std::vector<std::string> names = disk_setting_names();
@@ -339,7 +339,7 @@ std::vector<std::string> disk_setting_names() {
   return names;
 }
 
-DiskOptions parse_disk(std::string_view text, std::string origin, Complaints& complaints) {
+DiskOptions parse_disk(std::string_view text, std::string origin, Diagnostics& diagnostics) {
   DiskOptions disk;
   disk.origin = std::move(origin);
   while (!text.empty()) {
@@ -354,24 +354,24 @@ DiskOptions parse_disk(std::string_view text, std::string origin, Complaints& co
       value = "on";
     }
     if (auto set = set_disk_option(disk, name, value); !set) {
-      complaints.add(disk.origin, set.error());
+      diagnostics.add(disk.origin, set.error());
     }
   }
   return disk;
 }
 
-void check_disk(const DiskOptions& disk, Complaints& complaints) {
+void check_disk(const DiskOptions& disk, Diagnostics& diagnostics) {
   // On the command line settings are options.
   const std::string_view dashes = disk.origin.empty() ? "--" : "";
   const auto complain_of = [&](std::string_view setting, std::string_view text) {
-    complaints.add(disk.origin_of(setting), text);
+    diagnostics.add(disk.origin_of(setting), text);
   };
   if (!disk.socket_path.empty() && disk.socket_fd) {
     complain_of("fd", fmt::format("{0}fd and {0}socket-path are both given, and a disk has one "
                                   "socket: leave one of the two out",
                                   dashes));
   }
-  check_socket_access(disk, complaints);
+  check_socket_access(disk, diagnostics);
   if (disk.socket_path.empty() && !disk.socket_fd) {
     complain_of(
         "socket-path",

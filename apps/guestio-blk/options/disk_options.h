@@ -12,12 +12,12 @@
 #include <utility>
 #include <vector>
 
-#include "complaints.h"
 #include "guestio/base/units.h"
+#include "guestio/base/unix_listener.h"
 #include "guestio/blk/failure_policy.h"
 #include "guestio/buf/bounce_buffer_tracker.h"
 #include "guestio/disk/file/file_disk.h"
-#include "guestio/vhost/listener.h"
+#include "options/diagnostics.h"
 
 namespace guestio::app {
 
@@ -30,10 +30,10 @@ enum class FixedBuffers : std::uint8_t {
 
 /// What is asked for one disk.
 struct DiskOptions {
-  std::string name;                   ///< in log lines and answers; not empty once all was read
-  std::string socket_path;            ///< empty when `socket_fd` is given
-  std::optional<int> socket_fd;       ///< a socket handed down, listening or connected
-  vhost::SocketAccess socket_access;  ///< of the socket at `socket_path`
+  std::string name;              ///< in log lines and answers; not empty once all was read
+  std::string socket_path;       ///< empty when `socket_fd` is given
+  std::optional<int> socket_fd;  ///< a socket handed down, listening or connected
+  SocketAccess socket_access;    ///< of the socket at `socket_path`
   std::string image;
   std::string serial;  ///< empty: derived from the image's path
   std::uint16_t queues = 1;
@@ -65,10 +65,10 @@ struct DiskOptions {
   [[nodiscard]] std::string origin_of(std::string_view setting) const;
 };
 
-inline constexpr std::uint16_t kMostQueues = 64;
+inline constexpr std::uint16_t kMaxQueues = 64;
 
 /// Nothing, or what is wrong in a few words that follow the name of what they are about.
-using Complaint = std::expected<void, std::string>;
+using Diagnostic = std::expected<void, std::string>;
 
 /// One thing that can be said about a disk: an option of the command line, a key of --disk and of
 /// the configuration file, by the same name and with the same values everywhere.
@@ -76,7 +76,7 @@ struct DiskSetting {
   const char* name;
   const char* help;
   bool is_switch;  ///< on or off; without a value it is on
-  Complaint (*set)(DiskOptions& disk, std::string_view value);
+  Diagnostic (*set)(DiskOptions& disk, std::string_view value);
   const char* type = "on|off";  ///< of its value, as --help shows it
 };
 
@@ -86,13 +86,13 @@ struct DiskSetting {
 [[nodiscard]] std::vector<std::string> disk_setting_names();
 
 /// Changes `disk` as one of disk_settings() says. The complaint names the setting.
-Complaint set_disk_option(DiskOptions& disk, std::string_view name, std::string_view value);
+Diagnostic set_disk_option(DiskOptions& disk, std::string_view name, std::string_view value);
 
 /// Reads "socket-path=/run/a.sock,blk-file=/a.raw,read-only=on". As in QEMU's options a comma in a
 /// value is written twice. `origin`: where the text stands.
-DiskOptions parse_disk(std::string_view text, std::string origin, Complaints& complaints);
+DiskOptions parse_disk(std::string_view text, std::string origin, Diagnostics& diagnostics);
 
 /// What must hold for one disk by itself.
-void check_disk(const DiskOptions& disk, Complaints& complaints);
+void check_disk(const DiskOptions& disk, Diagnostics& diagnostics);
 
 }  // namespace guestio::app

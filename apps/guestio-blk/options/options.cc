@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "options.h"
+#include "options/options.h"
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -11,9 +11,9 @@
 #include <thread>
 
 #include "apps/shared/suggestion.h"
-#include "config_file.h"
-#include "cpu_list.h"
 #include "guestio/base/version.h"
+#include "options/config_file.h"
+#include "options/cpu_list.h"
 
 namespace guestio::app {
 
@@ -25,15 +25,17 @@ std::string capabilities() {
   return nlohmann::json{{"type", "block"}, {"features", {"read-only", "blk-file"}}}.dump(2) + "\n";
 }
 
-vhost::PollPolicy to_policy(const std::string& poll, std::uint32_t most_us) {
+vhost::PollPolicy to_policy(const std::string& poll, std::uint32_t max_us) {
   using Kind = vhost::PollPolicy::Kind;
-  const std::chrono::microseconds most(most_us);
+  const std::chrono::microseconds most(max_us);
   if (poll == "always") return {Kind::kAlways, most};
   // Nothing to learn where the answer is never to look.
-  return {poll == "fixed" || most_us == 0 ? Kind::kFixed : Kind::kAdaptive, most};
+  return {poll == "fixed" || max_us == 0 ? Kind::kFixed : Kind::kAdaptive, most};
 }
 
-EarlyExit usage_error(const Complaints& complaints) { return {complaints.to_lines(), kExitUsage}; }
+EarlyExit usage_error(const Diagnostics& diagnostics) {
+  return {diagnostics.to_lines(), kExitUsage};
+}
 
 /// What was said, before it is put together.
 struct Words {
@@ -91,7 +93,7 @@ void add_other_options(CLI::App& app, Words& words) {
 }
 
 /// What is no option, each with the one that may have been meant.
-void check_unexpected(const CLI::App& app, const Words& words, Complaints& complaints) {
+void check_unexpected(const CLI::App& app, const Words& words, Diagnostics& diagnostics) {
   std::vector<std::string> names;
   for (const CLI::Option* const option : app.get_options()) {
     for (const std::string& name : option->get_lnames()) names.push_back(name);
@@ -102,37 +104,37 @@ void check_unexpected(const CLI::App& app, const Words& words, Complaints& compl
     if (is_option) {
       const std::string typed = word.substr(0, word.find('='));
       const std::string name = typed.substr(std::min(typed.find_first_not_of('-'), typed.size()));
-      complaints.add(typed,
-                     fmt::format("is no option{}: --help shows all", suggest(name, names, "--")));
+      diagnostics.add(typed,
+                      fmt::format("is no option{}: --help shows all", suggest(name, names, "--")));
     } else if (!follows_option) {
-      complaints.add(word, "belongs to no option: --help shows all");
+      diagnostics.add(word, "belongs to no option: --help shows all");
     }
     follows_option = is_option && word.find('=') == std::string::npos;
   }
 }
 
-void read_one_disk(const Words& words, Options& options, Complaints& complaints) {
+void read_one_disk(const Words& words, Options& options, Diagnostics& diagnostics) {
   if (words.of_one_disk.empty()) return;
   if (!options.disks.empty() || !words.config_path.empty() || !words.disks.empty()) {
     for (const auto& [name, value] : words.of_one_disk) {
-      complaints.add("--" + name,
-                     "is about one disk, and there are --disk or --config: it belongs into "
-                     "--disk, or under [[disk]]");
+      diagnostics.add("--" + name,
+                      "is about one disk, and there are --disk or --config: it belongs into "
+                      "--disk, or under [[disk]]");
     }
     return;
   }
   DiskOptions disk;
   for (const auto& [name, value] : words.of_one_disk) {
-    if (auto set = set_disk_option(disk, name, value); !set) complaints.add("--" + set.error());
+    if (auto set = set_disk_option(disk, name, value); !set) diagnostics.add("--" + set.error());
   }
   options.disks.push_back(std::move(disk));
 }
 
 /// Of the file, then of the command line.
-void read_process_options(const Words& words, Options& options, Complaints& complaints) {
+void read_process_options(const Words& words, Options& options, Diagnostics& diagnostics) {
   for (const auto& [name, value] : words.of_process) {
     if (auto set = set_process_option(options.said, name, value); !set) {
-      complaints.add("--" + set.error());
+      diagnostics.add("--" + set.error());
     }
   }
 }
@@ -143,35 +145,36 @@ void name_disks(std::vector<DiskOptions>& disks) {
   }
 }
 
-void read_disks(const Words& words, Options& options, Complaints& complaints) {
+void read_disks(const Words& words, Options& options, Diagnostics& diagnostics) {
   if (!words.config_path.empty()) {
-    ConfigFile file = read_config_file(words.config_path, complaints);
+    ConfigFile file = read_config_file(words.config_path, diagnostics);
     options.disks = std::move(file.disks);
     options.said = std::move(file.process);
   }
   for (std::size_t i = 0; i < words.disks.size(); ++i) {
     options.disks.push_back(
-        parse_disk(words.disks[i], fmt::format("--disk {}", i + 1), complaints));
+        parse_disk(words.disks[i], fmt::format("--disk {}", i + 1), diagnostics));
   }
-  read_one_disk(words, options, complaints);
-  if (options.disks.empty() && complaints.empty()) {
-    complaints.add(words.config_path.empty() ? "no disk to serve" : words.config_path + ": no disk",
-                   "add --socket-path PATH and --blk-file PATH, or --disk, or a --config file with "
-                   "a [[disk]] for each disk that has socket-path and blk-file");
+  read_one_disk(words, options, diagnostics);
+  if (options.disks.empty() && diagnostics.empty()) {
+    diagnostics.add(
+        words.config_path.empty() ? "no disk to serve" : words.config_path + ": no disk",
+        "add --socket-path PATH and --blk-file PATH, or --disk, or a --config file with "
+        "a [[disk]] for each disk that has socket-path and blk-file");
   }
   // What is missing may be what was mistyped.
   if (words.unexpected.empty()) {
-    for (const DiskOptions& disk : options.disks) check_disk(disk, complaints);
+    for (const DiskOptions& disk : options.disks) check_disk(disk, diagnostics);
   }
   name_disks(options.disks);
 }
 
 /// What --takeover leaves no room for, because it comes from the other process.
-void check_takeover(const Words& words, Complaints& complaints) {
+void check_takeover(const Words& words, Diagnostics& diagnostics) {
   const auto complain = [&](std::string_view option) {
-    complaints.add(fmt::format("--{}", option),
-                   "does not go with --takeover, which brings disks and control socket of the "
-                   "process whose place is taken: leave it out");
+    diagnostics.add(fmt::format("--{}", option),
+                    "does not go with --takeover, which brings disks and control socket of the "
+                    "process whose place is taken: leave it out");
   };
   for (const auto& [name, value] : words.of_one_disk) complain(name);
   if (!words.disks.empty()) complain("disk");
@@ -195,40 +198,40 @@ std::string describe_other(const DiskOptions& disk, std::string_view setting) {
 /// Numbers of descriptors are compared where they are of one process: in a takeover those of disks
 /// that are served are the other process's.
 void check_pair(const DiskOptions& one, const DiskOptions& other, bool is_takeover,
-                Complaints& complaints) {
+                Diagnostics& diagnostics) {
   const std::string_view socket = other.socket_fd ? "fd" : "socket-path";
   if (one.name == other.name) {
-    complaints.add(other.origin_of("name"),
-                   fmt::format("name {} is taken by another disk ({}): give each its own",
-                               other.name, one.origin_of("name")));
+    diagnostics.add(other.origin_of("name"),
+                    fmt::format("name {} is taken by another disk ({}): give each its own",
+                                other.name, one.origin_of("name")));
   }
   const bool is_comparable = !one.place().empty() && !(is_takeover && other.socket_fd);
   if (is_comparable && one.place() == other.place()) {
-    complaints.add(other.origin_of(socket),
-                   fmt::format("{} of disk {} is {}: give each its own", other.place(), other.name,
-                               describe_other(one, socket)));
+    diagnostics.add(other.origin_of(socket),
+                    fmt::format("{} of disk {} is {}: give each its own", other.place(), other.name,
+                                describe_other(one, socket)));
   }
   if (share_an_image(one, other)) {
-    complaints.add(other.origin_of("blk-file"), describe_shared_image(one, other));
+    diagnostics.add(other.origin_of("blk-file"), describe_shared_image(one, other));
   }
 }
 
 void check_together(const std::vector<DiskOptions>& disks, const std::string& control,
-                    bool is_takeover, Complaints& complaints) {
-  if (disks.size() > kMostDisks) {
-    complaints.add(fmt::format("{} disks: a process serves at most {}, start another one",
-                               disks.size(), kMostDisks));
+                    bool is_takeover, Diagnostics& diagnostics) {
+  if (disks.size() > kMaxDisks) {
+    diagnostics.add(fmt::format("{} disks: a process serves at most {}, start another one",
+                                disks.size(), kMaxDisks));
     return;
   }
   for (auto one = disks.begin(); one != disks.end(); ++one) {
     if (!control.empty() && one->place() == control) {
-      complaints.add(one->origin_of("socket-path"),
-                     fmt::format("{} of disk {} is also that of the control socket (--control): "
-                                 "give each its own",
-                                 control, one->name));
+      diagnostics.add(one->origin_of("socket-path"),
+                      fmt::format("{} of disk {} is also that of the control socket (--control): "
+                                  "give each its own",
+                                  control, one->name));
     }
     for (auto other = std::next(one); other != disks.end(); ++other) {
-      check_pair(*one, *other, is_takeover, complaints);
+      check_pair(*one, *other, is_takeover, diagnostics);
     }
   }
 }
@@ -248,7 +251,7 @@ void read_threads(const ProcessOptions& said, Options& options) {
   // Queues that would share a processor share a thread: it looks at both at once, and neither waits
   // for the other's turn.
   options.threads =
-      said.threads.value_or(std::min({queues, count_processors(options.cpus), kMostThreads}));
+      said.threads.value_or(std::min({queues, count_processors(options.cpus), kMaxThreads}));
   options.has_submission_threads = said.has_submission_threads;
   options.submission_cpus = said.submission_cpus.value_or(std::vector<int>());
   const std::string poll = said.poll.value_or("adaptive");
@@ -259,19 +262,19 @@ void read_threads(const ProcessOptions& said, Options& options) {
 
 std::expected<Options, EarlyExit> put_together(const CLI::App& app, const Words& words) {
   Options options;
-  Complaints complaints;
-  check_unexpected(app, words, complaints);
+  Diagnostics diagnostics;
+  check_unexpected(app, words, diagnostics);
   if (!words.takeover.empty()) {
-    check_takeover(words, complaints);
-    read_process_options(words, options, complaints);
+    check_takeover(words, diagnostics);
+    read_process_options(words, options, diagnostics);
     options.takeover = words.takeover;
     options.is_verbose = options.said.is_verbose;
   } else {
-    read_disks(words, options, complaints);
-    read_process_options(words, options, complaints);
-    complete(options, complaints);
+    read_disks(words, options, diagnostics);
+    read_process_options(words, options, diagnostics);
+    complete(options, diagnostics);
   }
-  if (!complaints.empty()) return std::unexpected(usage_error(complaints));
+  if (!diagnostics.empty()) return std::unexpected(usage_error(diagnostics));
   return options;
 }
 
@@ -286,9 +289,9 @@ std::string describe_shared_image(const DiskOptions& one, const DiskOptions& oth
                      what, one.origin_of("blk-file"));
 }
 
-void complete(Options& options, Complaints& complaints) {
+void complete(Options& options, Diagnostics& diagnostics) {
   const ProcessOptions& said = options.said;
-  check_together(options.disks, said.control_path, !options.takeover.empty(), complaints);
+  check_together(options.disks, said.control_path, !options.takeover.empty(), diagnostics);
   read_threads(said, options);
   options.control_path = said.control_path;
   options.is_strict = said.is_strict;
@@ -316,9 +319,9 @@ std::expected<Options, EarlyExit> parse_options(int argc, const char* const* arg
   } catch (const CLI::CallForVersion&) {
     return std::unexpected(EarlyExit{app.version() + "\n", 0});
   } catch (const CLI::ParseError& error) {
-    Complaints complaints;
-    complaints.add(fmt::format("{} (--help shows the options)", error.what()));
-    return std::unexpected(usage_error(complaints));
+    Diagnostics diagnostics;
+    diagnostics.add(fmt::format("{} (--help shows the options)", error.what()));
+    return std::unexpected(usage_error(diagnostics));
   }
   words.unexpected = app.remaining();
   if (words.wants_capabilities) return std::unexpected(EarlyExit{capabilities(), 0});

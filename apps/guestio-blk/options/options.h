@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "complaints.h"
-#include "disk_options.h"
-#include "guestio/vhost/poll_window.h"
-#include "process_settings.h"
+#include "guestio/vhost/ring/poll_window.h"
+#include "options/diagnostics.h"
+#include "options/disk_options.h"
+#include "options/process_settings.h"
 
 namespace guestio::app {
 
@@ -40,10 +40,10 @@ struct EarlyExit {
 
 inline constexpr int kExitFailure = 1;
 inline constexpr int kExitUsage = 2;
-inline constexpr std::size_t kMostDisks = 256;
+inline constexpr std::size_t kMaxDisks = 256;
 
 /// Puts together what `options.said` says and the disks, which are named.
-void complete(Options& options, Complaints& complaints);
+void complete(Options& options, Diagnostics& diagnostics);
 
 /// How two disks share an image that one of them writes to.
 std::string describe_shared_image(const DiskOptions& one, const DiskOptions& other);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "process_settings.h"
+#include "options/process_settings.h"
 
 #include <fmt/format.h>
 
@@ -7,16 +7,17 @@
 #include <array>
 #include <charconv>
 
-#include "complaints.h"
-#include "cpu_list.h"
-#include "setting_values.h"
+#include "options/cpu_list.h"
+#include "options/diagnostics.h"
+#include "options/setting_values.h"
 
 namespace guestio::app {
 
 namespace {
 
 template <typename Number>
-Complaint set_number(std::optional<Number>& to, std::string_view value, Number least, Number most) {
+Diagnostic set_number(std::optional<Number>& to, std::string_view value, Number least,
+                      Number most) {
   Number number{};
   const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
   if (error != std::errc() || end != value.data() + value.size() || number < least ||
@@ -27,11 +28,11 @@ Complaint set_number(std::optional<Number>& to, std::string_view value, Number l
   return {};
 }
 
-Complaint set_threads(ProcessOptions& options, std::string_view value) {
-  return set_number(options.threads, value, std::size_t{1}, kMostThreads);
+Diagnostic set_threads(ProcessOptions& options, std::string_view value) {
+  return set_number(options.threads, value, std::size_t{1}, kMaxThreads);
 }
 
-Complaint set_cpus(ProcessOptions& options, std::string_view value) {
+Diagnostic set_cpus(ProcessOptions& options, std::string_view value) {
   auto cpus = parse_cpu_list(value);
   if (!cpus) return refuse(cpus.error());
   if (auto checked = check_cpus(*cpus); !checked) return checked;
@@ -39,7 +40,7 @@ Complaint set_cpus(ProcessOptions& options, std::string_view value) {
   return {};
 }
 
-Complaint set_poll(ProcessOptions& options, std::string_view value) {
+Diagnostic set_poll(ProcessOptions& options, std::string_view value) {
   if (value != "adaptive" && value != "fixed" && value != "always") {
     return refuse("takes adaptive, fixed or always");
   }
@@ -47,11 +48,11 @@ Complaint set_poll(ProcessOptions& options, std::string_view value) {
   return {};
 }
 
-Complaint set_poll_max_us(ProcessOptions& options, std::string_view value) {
-  return set_number(options.poll_max_us, value, std::uint32_t{0}, kMostPollUs);
+Diagnostic set_poll_max_us(ProcessOptions& options, std::string_view value) {
+  return set_number(options.poll_max_us, value, std::uint32_t{0}, kMaxPollUs);
 }
 
-Complaint set_submission_cpus(ProcessOptions& options, std::string_view value) {
+Diagnostic set_submission_cpus(ProcessOptions& options, std::string_view value) {
   // They are the kernel's threads: where this process may run does not bind them.
   auto cpus = parse_cpu_list(value);
   if (!cpus) return refuse(cpus.error());
@@ -59,7 +60,7 @@ Complaint set_submission_cpus(ProcessOptions& options, std::string_view value) {
   return {};
 }
 
-Complaint set_control(ProcessOptions& options, std::string_view value) {
+Diagnostic set_control(ProcessOptions& options, std::string_view value) {
   if (value.empty()) return refuse("takes a path");
   options.control_path = value;
   return {};
@@ -111,8 +112,8 @@ constexpr std::array kProcessSettings = {
 
 std::span<const ProcessSetting> process_settings() noexcept { return kProcessSettings; }
 
-Complaint set_process_option(ProcessOptions& options, std::string_view name,
-                             std::string_view value) {
+Diagnostic set_process_option(ProcessOptions& options, std::string_view name,
+                              std::string_view value) {
   const auto setting = std::ranges::find(kProcessSettings, name, &ProcessSetting::name);
   if (setting == kProcessSettings.end()) return refuse(fmt::format("{} is no setting", name));
   if (auto set = setting->set(options, value); !set) {

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "disk_options.h"
+#include "options/disk_options.h"
 
 namespace guestio::app {
 
@@ -34,19 +34,19 @@ struct ProcessSetting {
   const char* type;  ///< of its value, as --help shows it
   const char* help;
   bool is_switch;  ///< on or off; without a value it is on
-  Complaint (*set)(ProcessOptions& options, std::string_view value);
+  Diagnostic (*set)(ProcessOptions& options, std::string_view value);
 };
 
 /// All there are, in the order of --help.
 [[nodiscard]] std::span<const ProcessSetting> process_settings() noexcept;
 
 /// Changes `options` as one of process_settings() says. The complaint names setting and value.
-Complaint set_process_option(ProcessOptions& options, std::string_view name,
-                             std::string_view value);
+Diagnostic set_process_option(ProcessOptions& options, std::string_view name,
+                              std::string_view value);
 
 [[nodiscard]] std::vector<std::string> process_setting_names();
 
-inline constexpr std::size_t kMostThreads = 64;
-inline constexpr std::uint32_t kMostPollUs = 1'000'000;
+inline constexpr std::size_t kMaxThreads = 64;
+inline constexpr std::uint32_t kMaxPollUs = 1'000'000;
 
 }  // namespace guestio::app

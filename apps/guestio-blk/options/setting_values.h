@@ -6,7 +6,7 @@
 #include <string_view>
 #include <utility>
 
-#include "disk_options.h"
+#include "options/disk_options.h"
 
 /// What the settings of disks and of the process have in common.
 namespace guestio::app {
@@ -15,7 +15,7 @@ inline std::unexpected<std::string> refuse(std::string text) {
   return std::unexpected(std::move(text));
 }
 
-inline Complaint set_switch(bool& to, std::string_view value) {
+inline Diagnostic set_switch(bool& to, std::string_view value) {
   if (value != "on" && value != "off") return refuse("takes on or off");
   to = value == "on";
   return {};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "fields.h"
+#include "takeover/json_fields.h"
 
 #include <fmt/format.h>
 

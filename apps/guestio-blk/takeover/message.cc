@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "parcel.h"
+#include "takeover/message.h"
 
 #include <poll.h>
 #include <sys/socket.h>
@@ -10,7 +10,7 @@
 #include <cstring>
 
 #include "guestio/uring/awaitables.h"
-#include "guestio/vhost/message_io.h"
+#include "guestio/vhost/wire/message_io.h"
 
 namespace guestio::app {
 
@@ -18,11 +18,11 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::size_t kMostAtOnce = 253;  // SCM_MAX_FD of the kernel
+constexpr std::size_t kMaxAtOnce = 253;  // SCM_MAX_FD of the kernel
 
 /// Room for the control message of as many descriptors as one call takes.
 struct alignas(cmsghdr) RightsBuffer {
-  std::array<std::byte, CMSG_SPACE(sizeof(int) * kMostAtOnce)> bytes{};
+  std::array<std::byte, CMSG_SPACE(sizeof(int) * kMaxAtOnce)> bytes{};
 };
 
 bool is_gone(int error_number) noexcept {
@@ -30,10 +30,10 @@ bool is_gone(int error_number) noexcept {
 }
 
 /// Waits until `events` hold. Errors: host with ETIMEDOUT.
-Result<> wait_for(int socket, short events, ParcelDeadline deadline) {
+Result<> wait_for(int socket, short events, TakeoverMessageDeadline deadline) {
   while (true) {
-    const auto left =
-        std::chrono::ceil<std::chrono::milliseconds>(deadline - ParcelDeadline::clock::now());
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(
+        deadline - TakeoverMessageDeadline::clock::now());
     pollfd poller{.fd = socket, .events = events, .revents = 0};
     const auto limit = std::clamp<std::int64_t>(left.count(), 0, 3'600'000);
     const int ready = ::poll(&poller, 1, static_cast<int>(limit));
@@ -45,20 +45,21 @@ Result<> wait_for(int socket, short events, ParcelDeadline deadline) {
 
 }  // namespace
 
-Json Parcel::add(UniqueFd descriptor) {
+Json TakeoverMessage::add(UniqueFd descriptor) {
   if (!descriptor) return nullptr;
   descriptors.push_back(std::move(descriptor));
   return descriptors.size() - 1;
 }
 
-ParcelSender::ParcelSender(Parcel parcel) : descriptors_(std::move(parcel.descriptors)) {
-  parcel.body["descriptors"] = descriptors_.size();
-  line_ = parcel.body.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+TakeoverMessageWriter::TakeoverMessageWriter(TakeoverMessage message)
+    : descriptors_(std::move(message.descriptors)) {
+  message.body["descriptors"] = descriptors_.size();
+  line_ = message.body.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
-Result<bool> ParcelSender::send_some(int socket) {
+Result<bool> TakeoverMessageWriter::send_some(int socket) {
   while (sent_ < line_.size()) {
-    const std::size_t descriptors = std::min(descriptors_.size() - passed_, kMostAtOnce);
+    const std::size_t descriptors = std::min(descriptors_.size() - passed_, kMaxAtOnce);
     const bool is_last = passed_ + descriptors == descriptors_.size();
     // The line is longer than there are descriptors: each has its place in it.
     const auto sent = send_piece(socket, is_last ? line_.size() - sent_ : 1, descriptors);
@@ -71,7 +72,8 @@ Result<bool> ParcelSender::send_some(int socket) {
 }
 
 /// Returns 0 when the socket takes nothing now.
-Result<ssize_t> ParcelSender::send_piece(int socket, std::size_t bytes, std::size_t descriptors) {
+Result<ssize_t> TakeoverMessageWriter::send_piece(int socket, std::size_t bytes,
+                                                  std::size_t descriptors) {
   iovec part{line_.data() + sent_, bytes};
   msghdr message{};
   message.msg_iov = &part;
@@ -98,7 +100,7 @@ Result<ssize_t> ParcelSender::send_piece(int socket, std::size_t bytes, std::siz
   }
 }
 
-Result<std::optional<Parcel>> ParcelReceiver::receive_some(int socket) {
+Result<std::optional<TakeoverMessage>> TakeoverMessageReader::receive_some(int socket) {
   std::array<char, 65536> bytes;
   while (true) {
     iovec part{bytes.data(), bytes.size()};
@@ -118,9 +120,9 @@ Result<std::optional<Parcel>> ParcelReceiver::receive_some(int socket) {
     if (auto collected = collect(message); !collected) return fail(collected.error());
     line_.append(bytes.data(), static_cast<std::size_t>(got));
     if (line_.ends_with('\n')) {
-      auto parcel = open();
-      if (!parcel) return fail(parcel.error());
-      return std::move(*parcel);
+      auto message = open();
+      if (!message) return fail(message.error());
+      return std::move(*message);
     }
     if (line_.size() > kLongestParcel) {
       return fail(Error::peer_fault("length of a line", line_.size()));
@@ -128,7 +130,7 @@ Result<std::optional<Parcel>> ParcelReceiver::receive_some(int socket) {
   }
 }
 
-Result<> ParcelReceiver::collect(msghdr& received) {
+Result<> TakeoverMessageReader::collect(msghdr& received) {
   for (cmsghdr* header = CMSG_FIRSTHDR(&received); header != nullptr;
        header = CMSG_NXTHDR(&received, header)) {
     if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
@@ -139,7 +141,7 @@ Result<> ParcelReceiver::collect(msghdr& received) {
       descriptors_.emplace_back(fd);
     }
   }
-  if (descriptors_.size() > kMostParcelDescriptors) {
+  if (descriptors_.size() > kMaxParcelDescriptors) {
     return fail(Error::peer_fault("number of descriptors", descriptors_.size()));
   }
   if ((received.msg_flags & MSG_CTRUNC) != 0) return fail(vhost::why_cut_off());
@@ -147,25 +149,25 @@ Result<> ParcelReceiver::collect(msghdr& received) {
 }
 
 /// Each side waits for the other's line before it says its next: one line is all there is.
-Result<Parcel> ParcelReceiver::open() {
-  Parcel parcel{Json::parse(line_, nullptr, false), std::move(descriptors_)};
+Result<TakeoverMessage> TakeoverMessageReader::open() {
+  TakeoverMessage message{Json::parse(line_, nullptr, false), std::move(descriptors_)};
   line_.clear();
   descriptors_.clear();
-  if (parcel.body.is_discarded() || !parcel.body.is_object()) {
+  if (message.body.is_discarded() || !message.body.is_object()) {
     return fail(Error::peer_fault("a line with a JSON object"));
   }
-  const auto count = parcel.body.find("descriptors");
-  const bool is_counted = count != parcel.body.end() && count->is_number_unsigned();
+  const auto count = message.body.find("descriptors");
+  const bool is_counted = count != message.body.end() && count->is_number_unsigned();
   // A refusal may come from somebody who knows nothing of descriptors.
   const std::uint64_t wanted = is_counted ? count->get<std::uint64_t>() : 0;
-  if (wanted != parcel.descriptors.size()) {
+  if (wanted != message.descriptors.size()) {
     return fail(Error::peer_fault("as many descriptors as are promised", wanted));
   }
-  return parcel;
+  return message;
 }
 
-Result<> send_parcel(int socket, Parcel parcel, ParcelDeadline deadline) {
-  ParcelSender sender(std::move(parcel));
+Result<> send_message(int socket, TakeoverMessage message, TakeoverMessageDeadline deadline) {
+  TakeoverMessageWriter sender(std::move(message));
   while (true) {
     const auto done = sender.send_some(socket);
     if (!done) return fail(done.error());
@@ -174,19 +176,19 @@ Result<> send_parcel(int socket, Parcel parcel, ParcelDeadline deadline) {
   }
 }
 
-Result<Parcel> receive_parcel(int socket, ParcelDeadline deadline) {
-  ParcelReceiver receiver;
+Result<TakeoverMessage> receive_message(int socket, TakeoverMessageDeadline deadline) {
+  TakeoverMessageReader receiver;
   while (true) {
-    auto parcel = receiver.receive_some(socket);
-    if (!parcel) return fail(parcel.error());
-    if (*parcel) return std::move(**parcel);
+    auto message = receiver.receive_some(socket);
+    if (!message) return fail(message.error());
+    if (*message) return std::move(**message);
     if (auto ready = wait_for(socket, POLLIN, deadline); !ready) return fail(ready.error());
   }
 }
 
-task::Task<Result<>> send_parcel(uring::Loop& loop, int socket, Parcel parcel,
-                                 task::StopToken limit) {
-  ParcelSender sender(std::move(parcel));
+task::Task<Result<>> send_message(uring::Loop& loop, int socket, TakeoverMessage message,
+                                  task::StopToken limit) {
+  TakeoverMessageWriter sender(std::move(message));
   while (true) {
     const auto done = sender.send_some(socket);
     if (!done) co_return fail(done.error());
@@ -196,12 +198,13 @@ task::Task<Result<>> send_parcel(uring::Loop& loop, int socket, Parcel parcel,
   }
 }
 
-task::Task<Result<Parcel>> receive_parcel(uring::Loop& loop, int socket, task::StopToken limit) {
-  ParcelReceiver receiver;
+task::Task<Result<TakeoverMessage>> receive_message(uring::Loop& loop, int socket,
+                                                    task::StopToken limit) {
+  TakeoverMessageReader receiver;
   while (true) {
-    auto parcel = receiver.receive_some(socket);
-    if (!parcel) co_return fail(parcel.error());
-    if (*parcel) co_return std::move(**parcel);
+    auto message = receiver.receive_some(socket);
+    if (!message) co_return fail(message.error());
+    if (*message) co_return std::move(**message);
     const std::int32_t ready = co_await uring::poll(loop, uring::File(socket), POLLIN, limit);
     if (ready == -ECANCELED) co_return fail(ErrorKind::kCancelled, "hear from the other process");
   }

@@ -20,7 +20,7 @@
 ///     beside them:  ^ 253 descriptors   ^ 47 descriptors
 namespace guestio::app {
 
-struct Parcel {
+struct TakeoverMessage {
   nlohmann::json body;  ///< an object
   std::vector<UniqueFd> descriptors;
 
@@ -29,12 +29,12 @@ struct Parcel {
 };
 
 inline constexpr std::size_t kLongestParcel = std::size_t{32} << 20;
-inline constexpr std::size_t kMostParcelDescriptors = 65536;
+inline constexpr std::size_t kMaxParcelDescriptors = 65536;
 
 /// A parcel on its way out.
-class ParcelSender {
+class TakeoverMessageWriter {
  public:
-  explicit ParcelSender(Parcel parcel);
+  explicit TakeoverMessageWriter(TakeoverMessage message);
   /// Sends what the socket takes now. Returns whether all is out. Errors: closed, host.
   Result<bool> send_some(int socket);
 
@@ -48,31 +48,32 @@ class ParcelSender {
 };
 
 /// A parcel on its way in. After a whole one it is ready for the next.
-class ParcelReceiver {
+class TakeoverMessageReader {
  public:
   /// Takes what is there. Returns the parcel once it is whole. Errors: closed, peer fault (what is
   /// no parcel), host.
-  Result<std::optional<Parcel>> receive_some(int socket);
+  Result<std::optional<TakeoverMessage>> receive_some(int socket);
 
  private:
   Result<> collect(msghdr& received);
-  Result<Parcel> open();
+  Result<TakeoverMessage> open();
 
   std::string line_;
   std::vector<UniqueFd> descriptors_;
 };
 
-using ParcelDeadline = std::chrono::steady_clock::time_point;
+using TakeoverMessageDeadline = std::chrono::steady_clock::time_point;
 
 // For a thread that may wait. Errors also: host with ETIMEDOUT.
 
-Result<> send_parcel(int socket, Parcel parcel, ParcelDeadline deadline);
-Result<Parcel> receive_parcel(int socket, ParcelDeadline deadline);
+Result<> send_message(int socket, TakeoverMessage message, TakeoverMessageDeadline deadline);
+Result<TakeoverMessage> receive_message(int socket, TakeoverMessageDeadline deadline);
 
 // For a loop that others share. Errors also: cancelled, when `limit` is stopped.
 
-task::Task<Result<>> send_parcel(uring::Loop& loop, int socket, Parcel parcel,
-                                 task::StopToken limit);
-task::Task<Result<Parcel>> receive_parcel(uring::Loop& loop, int socket, task::StopToken limit);
+task::Task<Result<>> send_message(uring::Loop& loop, int socket, TakeoverMessage message,
+                                  task::StopToken limit);
+task::Task<Result<TakeoverMessage>> receive_message(uring::Loop& loop, int socket,
+                                                    task::StopToken limit);
 
 }  // namespace guestio::app

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "take_over.h"
+#include "takeover/receiver.h"
 
 #include <fmt/format.h>
 #include <sys/socket.h>
@@ -7,13 +7,13 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "ask.h"
-#include "fields.h"
+#include "control/ask.h"
 #include "guestio/base/log.h"
 #include "guestio/base/version.h"
 #include "guestio/task/scope.h"
-#include "hand_over.h"
-#include "session_json.h"
+#include "takeover/json_fields.h"
+#include "takeover/sender.h"
+#include "takeover/state_json.h"
 
 namespace guestio::app {
 
@@ -65,7 +65,7 @@ void read_options(Fields fields, const Json& options, ProcessOptions& said) {
 
 }  // namespace
 
-TakeOver::Socket TakeOver::read_socket(Fields fields) {
+TakeoverReceiver::Socket TakeoverReceiver::read_socket(Fields fields) {
   Socket socket{fields.needed_descriptor("fd"), {}};
   socket.place.path = fields.text("path");
   socket.place.device = fields.number<std::uint64_t>("device");
@@ -79,7 +79,7 @@ TakeOver::Socket TakeOver::read_socket(Fields fields) {
   return socket;
 }
 
-std::expected<TakeOver, EarlyExit> TakeOver::begin(const Options& said) {
+std::expected<TakeoverReceiver, EarlyExit> TakeoverReceiver::begin(const Options& said) {
   auto socket = connect_to_control(said.takeover);
   if (!socket) {
     return std::unexpected(
@@ -88,49 +88,49 @@ std::expected<TakeOver, EarlyExit> TakeOver::begin(const Options& said) {
                               socket.error().to_string()),
                   kExitUsage});
   }
-  TakeOver self(said, std::move(*socket));
+  TakeoverReceiver self(said, std::move(*socket));
   if (auto heard = self.hear_description(); !heard) {
     return std::unexpected(EarlyExit{heard.error(), kExitFailure});
   }
   return self;
 }
 
-Outcome TakeOver::hear_description() {
-  const auto told = send_parcel(
+Outcome TakeoverReceiver::hear_description() {
+  const auto told = send_message(
       socket_.get(),
       {.body = {{"command", "takeover"}, {"version", kTakeoverVersion}}, .descriptors = {}},
       Clock::now() + kAnswerAwaited);
   if (!told) return give_up(told.error().to_string());
-  auto parcel = hear("disks", kAnswerAwaited);
-  if (!parcel) return give_up(parcel.error());
-  return read_description(std::move(*parcel));
+  auto message = hear("disks", kAnswerAwaited);
+  if (!message) return give_up(message.error());
+  return read_description(std::move(*message));
 }
 
 /// What the other process says, which is a refusal unless it has `key`.
-std::expected<Parcel, std::string> TakeOver::hear(const char* key, seconds limit) {
-  auto parcel = receive_parcel(socket_.get(), Clock::now() + limit);
-  if (!parcel) {
-    const bool is_gone = parcel.error().kind == ErrorKind::kClosed;
+std::expected<TakeoverMessage, std::string> TakeoverReceiver::hear(const char* key, seconds limit) {
+  auto message = receive_message(socket_.get(), Clock::now() + limit);
+  if (!message) {
+    const bool is_gone = message.error().kind == ErrorKind::kClosed;
     return give_up(is_gone ? "the other process has ended the conversation"
-                           : parcel.error().to_string());
+                           : message.error().to_string());
   }
-  if (parcel->body.contains(key)) return std::move(*parcel);
-  const auto error = parcel->body.find("error");
-  const bool is_told = error != parcel->body.end() && error->is_string();
+  if (message->body.contains(key)) return std::move(*message);
+  const auto error = message->body.find("error");
+  const bool is_told = error != message->body.end() && error->is_string();
   return give_up(is_told ? "the other process refuses: " + error->get<std::string>()
                          : "the other process's answer makes no sense");
 }
 
-Outcome TakeOver::tell(const char* what) {
-  const auto told = send_parcel(socket_.get(), {.body = {{what, true}}, .descriptors = {}},
-                                Clock::now() + kAnswerAwaited);
+Outcome TakeoverReceiver::tell(const char* what) {
+  const auto told = send_message(socket_.get(), {.body = {{what, true}}, .descriptors = {}},
+                                 Clock::now() + kAnswerAwaited);
   if (!told) return give_up(told.error().to_string());
   return {};
 }
 
-Outcome TakeOver::read_description(Parcel parcel) {
+Outcome TakeoverReceiver::read_description(TakeoverMessage message) {
   std::string complaint;
-  Fields fields(parcel.body, "the takeover", parcel.descriptors, complaint);
+  Fields fields(message.body, "the takeover", message.descriptors, complaint);
   const auto version = fields.number<std::uint64_t>("version");
   if (version != kTakeoverVersion && version != kTakeoverVersionWithFailed) {
     return give_up(fmt::format("guestio-blk {} knows takeovers of versions {} and {} only",
@@ -146,21 +146,21 @@ Outcome TakeOver::read_description(Parcel parcel) {
   } else {
     fields.complain("control");
   }
-  const Json& disks = fields.list("disks", kMostDisks);
+  const Json& disks = fields.list("disks", kMaxDisks);
   if (!complaint.empty()) return give_up(complaint);
   for (const Json& disk : disks) {
-    if (auto read = read_disk(disk, parcel.descriptors); !read) return read;
+    if (auto read = read_disk(disk, message.descriptors); !read) return read;
   }
   // A process of an earlier build has none.
-  if (parcel.body.contains("failed")) {
-    for (const Json& disk : fields.list("failed", kMostDisks)) {
-      if (auto read = read_failed(disk, parcel.descriptors); !read) return read;
+  if (message.body.contains("failed")) {
+    for (const Json& disk : fields.list("failed", kMaxDisks)) {
+      if (auto read = read_failed(disk, message.descriptors); !read) return read;
     }
     if (!complaint.empty()) return give_up(complaint);
   }
-  Complaints complaints;
-  complete(options_, complaints);
-  if (!complaints.empty()) return give_up(complaints.to_line());
+  Diagnostics diagnostics;
+  complete(options_, diagnostics);
+  if (!diagnostics.empty()) return give_up(diagnostics.to_line());
   return {};
 }
 
@@ -177,16 +177,16 @@ std::expected<DiskOptions, std::string> read_disk_options(Fields& fields) {
                                setting[1].get_ref<const std::string&>());
     if (!set) return std::unexpected("a disk: " + set.error());
   }
-  Complaints complaints;
-  check_disk(options, complaints);
-  if (!complaints.empty()) return std::unexpected(complaints.to_line());
+  Diagnostics diagnostics;
+  check_disk(options, diagnostics);
+  if (!diagnostics.empty()) return std::unexpected(diagnostics.to_line());
   if (options.name.empty()) fields.complain("name");
   return options;
 }
 
 }  // namespace
 
-Outcome TakeOver::read_disk(const Json& json, std::span<UniqueFd> descriptors) {
+Outcome TakeoverReceiver::read_disk(const Json& json, std::span<UniqueFd> descriptors) {
   std::string complaint;
   Fields fields(json, "a disk", descriptors, complaint);
   auto options = read_disk_options(fields);
@@ -209,7 +209,7 @@ Outcome TakeOver::read_disk(const Json& json, std::span<UniqueFd> descriptors) {
 }
 
 /// What the other process could not serve, as it was told to.
-Outcome TakeOver::read_failed(const Json& json, std::span<UniqueFd> descriptors) {
+Outcome TakeoverReceiver::read_failed(const Json& json, std::span<UniqueFd> descriptors) {
   std::string complaint;
   Fields fields(json, "a disk", descriptors, complaint);
   auto options = read_disk_options(fields);
@@ -224,7 +224,7 @@ Outcome TakeOver::read_failed(const Json& json, std::span<UniqueFd> descriptors)
   return {};
 }
 
-std::vector<StartingDisk> TakeOver::take_disks() {
+std::vector<StartingDisk> TakeoverReceiver::take_disks() {
   std::vector<StartingDisk> disks;
   for (std::size_t i = 0; i < options_.disks.size(); ++i) {
     disks.push_back({options_.disks[i], std::nullopt, nullptr});
@@ -238,21 +238,21 @@ std::vector<StartingDisk> TakeOver::take_disks() {
   return disks;
 }
 
-Outcome TakeOver::finish(std::span<const std::unique_ptr<ServedDisk>> disks,
-                         std::unique_ptr<ControlSocket>& control) {
+Outcome TakeoverReceiver::finish(std::span<const std::unique_ptr<ServedDisk>> disks,
+                                 std::unique_ptr<ControlSocket>& control) {
   if (auto told = tell("ready"); !told) return told;
-  auto parcel = hear("disks", kPauseAwaited);
-  if (!parcel) return give_up(parcel.error());
-  if (auto read = read_sessions(std::move(*parcel), disks); !read) {
-    (void)send_parcel(socket_.get(), {.body = {{"error", read.error()}}, .descriptors = {}},
-                      Clock::now() + kAnswerAwaited);
+  auto message = hear("disks", kPauseAwaited);
+  if (!message) return give_up(message.error());
+  if (auto read = read_sessions(std::move(*message), disks); !read) {
+    (void)send_message(socket_.get(), {.body = {{"error", read.error()}}, .descriptors = {}},
+                       Clock::now() + kAnswerAwaited);
     return read;
   }
   if (auto told = tell("prepared"); !told) return told;
   if (auto yours = hear("yours", kPauseAwaited); !yours) return give_up(yours.error());
   is_ours_ = Clock::now();
   const auto to_listener = [](Socket& socket) {
-    return vhost::Listener::adopt(std::move(socket.fd), std::move(socket.place));
+    return UnixListener::adopt(std::move(socket.fd), std::move(socket.place));
   };
   for (std::size_t i = 0; i < disks.size(); ++i) {
     if (sockets_[i]) disks[i]->adopt_socket(to_listener(*sockets_[i]));
@@ -261,11 +261,12 @@ Outcome TakeOver::finish(std::span<const std::unique_ptr<ServedDisk>> disks,
   return {};
 }
 
-Outcome TakeOver::read_sessions(Parcel parcel, std::span<const std::unique_ptr<ServedDisk>> disks) {
+Outcome TakeoverReceiver::read_sessions(TakeoverMessage message,
+                                        std::span<const std::unique_ptr<ServedDisk>> disks) {
   std::string complaint;
-  Fields fields(parcel.body, "the takeover", parcel.descriptors, complaint);
+  Fields fields(message.body, "the takeover", message.descriptors, complaint);
   since_ = Clock::time_point(Clock::duration(fields.number<std::int64_t>("since")));
-  const Json& list = fields.list("disks", kMostDisks);
+  const Json& list = fields.list("disks", kMaxDisks);
   if (list.size() != disks.size()) fields.complain("disks");
   for (std::size_t i = 0; i < disks.size() && complaint.empty(); ++i) {
     Fields disk = fields.inside(list[i], disks[i]->name().c_str());
@@ -296,16 +297,16 @@ Outcome TakeOver::read_sessions(Parcel parcel, std::span<const std::unique_ptr<S
 
 namespace {
 
-task::Task<> go_on(ServedDisk& disk) {
-  auto going_on = disk.backend().go_on();
+task::Task<> resume(ServedDisk& disk) {
+  auto going_on = disk.backend().resume();
   co_await std::move(going_on);
 }
 
 }  // namespace
 
-task::Task<> TakeOver::start(std::span<const std::unique_ptr<ServedDisk>> disks) {
+task::Task<> TakeoverReceiver::start(std::span<const std::unique_ptr<ServedDisk>> disks) {
   task::Scope starting;
-  for (const auto& disk : disks) starting.spawn(go_on(*disk));
+  for (const auto& disk : disks) starting.spawn(resume(*disk));
   auto all = starting.join();
   co_await all;
   const auto now = Clock::now();

@@ -10,29 +10,29 @@
 #include <string>
 #include <vector>
 
-#include "control_socket.h"
+#include "control/control_socket.h"
 #include "disk_start.h"
-#include "fields.h"
 #include "guestio/base/unique_fd.h"
+#include "guestio/base/unix_listener.h"
 #include "guestio/task/task.h"
-#include "guestio/vhost/listener.h"
 #include "image.h"
-#include "options.h"
-#include "parcel.h"
+#include "options/options.h"
 #include "served_disk.h"
+#include "takeover/json_fields.h"
+#include "takeover/message.h"
 
 namespace guestio::app {
 
 /// The beginning of a process that takes another one's place (--takeover): the other end of
-/// HandOver, which shows the conversation. What comes is checked as if a stranger had sent it; each
-/// wait has a limit. Errors are one line for a person: the other process goes on then.
+/// TakeoverSender, which shows the conversation. What comes is checked as if a stranger had sent
+/// it; each wait has a limit. Errors are one line for a person: the other process goes on then.
 ///
 /// Threads: the control thread.
-class TakeOver {
+class TakeoverReceiver {
  public:
   /// Connects, and hears of disks and options. `said` is what the command line says. The error's
   /// status is kExitUsage when there is nobody to connect to, else kExitFailure.
-  static std::expected<TakeOver, EarlyExit> begin(const Options& said);
+  static std::expected<TakeoverReceiver, EarlyExit> begin(const Options& said);
 
   /// What to serve: the other's disks, and its other options where the command line says nothing.
   [[nodiscard]] const Options& options() const noexcept { return options_; }
@@ -49,22 +49,22 @@ class TakeOver {
   /// A listening socket that is the other's until the end: its path is not ours to remove.
   struct Socket {
     UniqueFd fd;
-    vhost::Listener::Place place;
+    UnixListener::Place place;
   };
 
   static Socket read_socket(Fields fields);
-  TakeOver(Options said, UniqueFd socket) noexcept
+  TakeoverReceiver(Options said, UniqueFd socket) noexcept
       : options_(std::move(said)), socket_(std::move(socket)) {}
 
   std::expected<void, std::string> hear_description();
-  std::expected<void, std::string> read_description(Parcel parcel);
+  std::expected<void, std::string> read_description(TakeoverMessage message);
   std::expected<void, std::string> read_failed(const nlohmann::json& json,
                                                std::span<UniqueFd> descriptors);
   std::expected<void, std::string> read_disk(const nlohmann::json& json,
                                              std::span<UniqueFd> descriptors);
   std::expected<void, std::string> read_sessions(
-      Parcel parcel, std::span<const std::unique_ptr<ServedDisk>> disks);
-  std::expected<Parcel, std::string> hear(const char* key, std::chrono::seconds limit);
+      TakeoverMessage message, std::span<const std::unique_ptr<ServedDisk>> disks);
+  std::expected<TakeoverMessage, std::string> hear(const char* key, std::chrono::seconds limit);
   std::expected<void, std::string> tell(const char* what);
 
   Options options_;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "hand_over.h"
+#include "takeover/sender.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -14,8 +14,8 @@
 #include "guestio/base/log.h"
 #include "guestio/base/version.h"
 #include "guestio/task/scope.h"
-#include "session_json.h"
-#include "time_limit.h"
+#include "guestio/uring/deadline.h"
+#include "takeover/state_json.h"
 
 namespace guestio::app {
 
@@ -38,17 +38,17 @@ std::unexpected<std::string> give_up(const Error& error, const char* what) {
   return std::unexpected(fmt::format("{}: {}", what, error.to_string()));
 }
 
-Json describe_listener(const vhost::Listener& listener, Parcel& parcel,
-                       const vhost::Listener::Place& place) {
+Json describe_listener(const UnixListener& listener, TakeoverMessage& message,
+                       const UnixListener::Place& place) {
   auto socket = duplicate_fd(listener.fd());
   if (!socket) return nullptr;
-  return {{"fd", parcel.add(std::move(*socket))},
+  return {{"fd", message.add(std::move(*socket))},
           {"path", place.path},
           {"device", place.device},
           {"inode", place.inode}};
 }
 
-std::expected<Json, std::string> describe_disk(const ServedDisk& disk, Parcel& parcel) {
+std::expected<Json, std::string> describe_disk(const ServedDisk& disk, TakeoverMessage& message) {
   auto image = disk.image().state();
   if (!image) return give_up(image.error(), disk.options().label().c_str());
   Json words = Json::array();
@@ -59,18 +59,18 @@ std::expected<Json, std::string> describe_disk(const ServedDisk& disk, Parcel& p
   words.push_back({"serial", disk.serial()});
   Json listener;
   if (disk.listener() != nullptr) {
-    listener = describe_listener(*disk.listener(), parcel, disk.listener()->place());
+    listener = describe_listener(*disk.listener(), message, disk.listener()->place());
     if (listener.is_null()) return std::unexpected("no descriptor is left to copy a socket to");
   }
   return Json{{"settings", std::move(words)},
-              {"io", parcel.add(std::move(image->io))},
-              {"claim", parcel.add(std::move(image->claim))},
+              {"io", message.add(std::move(image->io))},
+              {"claim", message.add(std::move(image->claim))},
               {"size", disk.info().size.raw()},
               {"listener", std::move(listener)}};
 }
 
 /// What the other process is to try in its turn, wherever that one runs.
-std::expected<Json, std::string> describe_failed(const FailedDisk& disk, Parcel& parcel) {
+std::expected<Json, std::string> describe_failed(const FailedDisk& disk, TakeoverMessage& message) {
   Json words = Json::array();
   for (const auto& [name, value] : disk.options().said) {
     const bool is_path =
@@ -83,7 +83,7 @@ std::expected<Json, std::string> describe_failed(const FailedDisk& disk, Parcel&
   if (disk.options().socket_fd) {
     auto copy = duplicate_fd(*disk.options().socket_fd);
     if (!copy) return give_up(copy.error(), disk.name().c_str());
-    socket = parcel.add(std::move(*copy));
+    socket = message.add(std::move(*copy));
   }
   return Json{
       {"settings", std::move(words)}, {"socket", std::move(socket)}, {"cause", disk.cause()}};
@@ -114,7 +114,7 @@ Json describe_options(const ProcessOptions& said) {
 
 }  // namespace
 
-task::Task<> HandOver::converse(Json command, int socket, task::StopToken stop) {
+task::Task<> TakeoverSender::converse(Json command, int socket, task::StopToken stop) {
   Outcome outcome;
   const auto version = command.find("version");
   const std::string unknown = find_unknown_field(command);
@@ -138,8 +138,8 @@ task::Task<> HandOver::converse(Json command, int socket, task::StopToken stop) 
   }
   if (stop.stop_requested()) co_return;
   log::warning("nothing is taken over, this process goes on: {}", outcome.error());
-  TimeLimit limit(loop_, seconds(1), stop);
-  auto telling = send_parcel(
+  uring::Deadline limit(loop_, seconds(1), stop);
+  auto telling = send_message(
       loop_, socket, {.body = {{"error", outcome.error()}}, .descriptors = {}}, limit.token());
   (void)co_await std::move(telling);
   auto ending = limit.end();
@@ -147,14 +147,14 @@ task::Task<> HandOver::converse(Json command, int socket, task::StopToken stop) 
 }
 
 /// Until the other process has all that it can have while this one serves.
-task::Task<HandOver::Outcome> HandOver::prepare(int socket, task::StopToken stop) {
+task::Task<TakeoverSender::Outcome> TakeoverSender::prepare(int socket, task::StopToken stop) {
   auto description = describe();
   if (!description) co_return std::unexpected(description.error());
-  TimeLimit limit(loop_, kLongestPreparation, stop);
-  auto sending = send_parcel(loop_, socket, std::move(*description), limit.token());
+  uring::Deadline limit(loop_, kLongestPreparation, stop);
+  auto sending = send_message(loop_, socket, std::move(*description), limit.token());
   const auto sent = co_await std::move(sending);
-  auto hearing = receive_parcel(loop_, socket, limit.token());
-  Result<Parcel> ready = fail(ErrorKind::kCancelled, "hear from the other process");
+  auto hearing = receive_message(loop_, socket, limit.token());
+  Result<TakeoverMessage> ready = fail(ErrorKind::kCancelled, "hear from the other process");
   if (sent) ready = co_await std::move(hearing);
   auto ending = limit.end();
   co_await std::move(ending);
@@ -164,67 +164,67 @@ task::Task<HandOver::Outcome> HandOver::prepare(int socket, task::StopToken stop
   co_return Outcome();
 }
 
-std::expected<Parcel, std::string> HandOver::describe() const {
-  Parcel parcel;
+std::expected<TakeoverMessage, std::string> TakeoverSender::describe() const {
+  TakeoverMessage message;
   Json disks = Json::array();
-  for (const auto& disk : subjects_.disks) {
-    auto described = describe_disk(*disk, parcel);
+  for (const auto& disk : context_.disks) {
+    auto described = describe_disk(*disk, message);
     if (!described) return std::unexpected(described.error());
     disks.push_back(std::move(*described));
   }
   Json failed = Json::array();
-  for (const auto& disk : subjects_.failed) {
-    auto described = describe_failed(*disk, parcel);
+  for (const auto& disk : context_.failed) {
+    auto described = describe_failed(*disk, message);
     if (!described) return std::unexpected(described.error());
     failed.push_back(std::move(*described));
   }
   const auto place = control_->listener().place();
-  Json control = describe_listener(control_->listener(), parcel, place);
+  Json control = describe_listener(control_->listener(), message, place);
   if (control.is_null()) return std::unexpected("no descriptor is left to copy a socket to");
   const auto version = failed.empty() ? kTakeoverVersion : kTakeoverVersionWithFailed;
-  parcel.body = {{"version", version},
-                 {"pid", ::getpid()},
-                 {"options", describe_options(subjects_.said)},
-                 {"control", std::move(control)},
-                 {"disks", std::move(disks)},
-                 {"failed", std::move(failed)}};
-  return parcel;
+  message.body = {{"version", version},
+                  {"pid", ::getpid()},
+                  {"options", describe_options(context_.said)},
+                  {"control", std::move(control)},
+                  {"disks", std::move(disks)},
+                  {"failed", std::move(failed)}};
+  return message;
 }
 
 /// Ends the process, or returns why it goes on.
-task::Task<HandOver::Outcome> HandOver::give_away(int socket) {
-  is_pausing_ = true;
-  auto resting = rest();
-  Outcome outcome = co_await std::move(resting);
+task::Task<TakeoverSender::Outcome> TakeoverSender::give_away(int socket) {
+  is_quiescing_ = true;
+  auto parked = rest();
+  Outcome outcome = co_await std::move(parked);
   if (outcome) {
     since_ = Clock::now();
-    auto pausing = pause_rings();
+    auto pausing = quiesce();
     outcome = co_await std::move(pausing);
   }
   if (outcome) {
-    auto suspending = suspend();
+    auto suspending = freeze();
     co_await std::move(suspending);
     auto passing = pass_sessions(socket);
     outcome = co_await std::move(passing);
   }
-  auto going_on = go_on();
+  auto going_on = resume();
   co_await std::move(going_on);
-  is_pausing_ = false;
+  is_quiescing_ = false;
   resumed_();
   co_return outcome;
 }
 
 /// Nobody is accepted and no message taken any more; rings run on.
-task::Task<HandOver::Outcome> HandOver::rest() {
+task::Task<TakeoverSender::Outcome> TakeoverSender::rest() {
   std::string late;
-  TimeLimit limit(loop_, kLongestRest);
-  TimeLimit last_limit(loop_, kLongestLastRest);
-  task::Scope resting;
-  for (const auto& disk : subjects_.disks) {
-    resting.spawn(rest_disk(*disk, limit.token(), last_limit.token(), late));
+  uring::Deadline limit(loop_, kLongestRest);
+  uring::Deadline last_limit(loop_, kLongestLastRest);
+  task::Scope parked;
+  for (const auto& disk : context_.disks) {
+    parked.spawn(rest_disk(*disk, limit.token(), last_limit.token(), late));
   }
   control_->rest_point().ask();
-  auto all = resting.join();
+  auto all = parked.join();
   co_await all;
   auto control = control_->rest_point().reached(last_limit.token());
   co_await control;
@@ -237,19 +237,19 @@ task::Task<HandOver::Outcome> HandOver::rest() {
       fmt::format("disk {}: a message of its front-end is not done yet", late));
 }
 
-task::Task<> HandOver::rest_disk(ServedDisk& disk, task::StopToken limit,
-                                 task::StopToken last_limit, std::string& late) {
-  auto resting = disk.backend().rest(limit, last_limit);
-  const bool rests = co_await std::move(resting);
+task::Task<> TakeoverSender::rest_disk(ServedDisk& disk, task::StopToken limit,
+                                       task::StopToken last_limit, std::string& late) {
+  auto parked = disk.backend().rest(limit, last_limit);
+  const bool rests = co_await std::move(parked);
   if (!rests) late = disk.name();
 }
 
-task::Task<HandOver::Outcome> HandOver::pause_rings() {
+task::Task<TakeoverSender::Outcome> TakeoverSender::quiesce() {
   std::string obstacle;
-  TimeLimit limit(loop_, kPauseLimit);
+  uring::Deadline limit(loop_, kPauseLimit);
   task::Scope pausing;
-  for (const auto& disk : subjects_.disks) {
-    pausing.spawn(pause_disk(*disk, limit.token(), obstacle));
+  for (const auto& disk : context_.disks) {
+    pausing.spawn(quiesce_disk(*disk, limit.token(), obstacle));
   }
   auto all = pausing.join();
   co_await all;
@@ -259,8 +259,9 @@ task::Task<HandOver::Outcome> HandOver::pause_rings() {
   co_return std::unexpected(obstacle);
 }
 
-task::Task<> HandOver::pause_disk(ServedDisk& disk, task::StopToken limit, std::string& obstacle) {
-  auto pausing = disk.backend().pause_rings(limit);
+task::Task<> TakeoverSender::quiesce_disk(ServedDisk& disk, task::StopToken limit,
+                                          std::string& obstacle) {
+  auto pausing = disk.backend().quiesce(limit);
   const auto found = co_await std::move(pausing);
   if (!found) co_return;
   obstacle = found->waiting != 0
@@ -270,44 +271,44 @@ task::Task<> HandOver::pause_disk(ServedDisk& disk, task::StopToken limit, std::
                                disk.name(), kPauseLimit.count());
 }
 
-task::Task<> HandOver::suspend() {
+task::Task<> TakeoverSender::freeze() {
   task::Scope suspending;
-  for (const auto& disk : subjects_.disks) suspending.spawn(suspend_disk(*disk));
+  for (const auto& disk : context_.disks) suspending.spawn(freeze_disk(*disk));
   auto all = suspending.join();
   co_await all;
 }
 
-task::Task<> HandOver::suspend_disk(ServedDisk& disk) {
-  auto suspending = disk.backend().suspend();
+task::Task<> TakeoverSender::freeze_disk(ServedDisk& disk) {
+  auto suspending = disk.backend().freeze();
   co_await std::move(suspending);
 }
 
-std::expected<Parcel, std::string> HandOver::describe_sessions() const {
-  Parcel parcel;
+std::expected<TakeoverMessage, std::string> TakeoverSender::describe_sessions() const {
+  TakeoverMessage message;
   Json disks = Json::array();
-  for (const auto& disk : subjects_.disks) {
+  for (const auto& disk : context_.disks) {
     auto session = disk->backend().state();
     if (!session) return give_up(session.error(), disk->options().label().c_str());
     auto image = disk->image().state();
     if (!image) return give_up(image.error(), disk->options().label().c_str());
-    disks.push_back({{"session", *session ? to_json(std::move(**session), parcel) : Json(nullptr)},
+    disks.push_back({{"session", *session ? to_json(std::move(**session), message) : Json(nullptr)},
                      {"write_cache", disk->device().has_write_cache()},
-                     {"claim", parcel.add(std::move(image->claim))},
+                     {"claim", message.add(std::move(image->claim))},
                      {"lost_by", image->lost_by}});
   }
-  parcel.body = {{"disks", std::move(disks)}, {"since", since_.time_since_epoch().count()}};
-  return parcel;
+  message.body = {{"disks", std::move(disks)}, {"since", since_.time_since_epoch().count()}};
+  return message;
 }
 
 /// Does not return when the other process has what is passed.
-task::Task<HandOver::Outcome> HandOver::pass_sessions(int socket) {
+task::Task<TakeoverSender::Outcome> TakeoverSender::pass_sessions(int socket) {
   auto sessions = describe_sessions();
   if (!sessions) co_return std::unexpected(sessions.error());
-  TimeLimit limit(loop_, kAnswerLimit);
-  auto sending = send_parcel(loop_, socket, std::move(*sessions), limit.token());
+  uring::Deadline limit(loop_, kAnswerLimit);
+  auto sending = send_message(loop_, socket, std::move(*sessions), limit.token());
   const auto sent = co_await std::move(sending);
-  Result<Parcel> prepared = fail(ErrorKind::kCancelled, "hear from the other process");
-  auto hearing = receive_parcel(loop_, socket, limit.token());
+  Result<TakeoverMessage> prepared = fail(ErrorKind::kCancelled, "hear from the other process");
+  auto hearing = receive_message(loop_, socket, limit.token());
   if (sent) prepared = co_await std::move(hearing);
   auto ending = limit.end();
   co_await std::move(ending);
@@ -320,7 +321,7 @@ task::Task<HandOver::Outcome> HandOver::pass_sessions(int socket) {
                                       : std::string("the other process is not prepared"));
   }
   // A line this short goes out whole or not at all.
-  auto told = send_parcel(socket, {.body = {{"yours", true}}, .descriptors = {}}, Clock::now());
+  auto told = send_message(socket, {.body = {{"yours", true}}, .descriptors = {}}, Clock::now());
   if (!told) co_return give_up(told.error(), "the other process");
   log::info("another process has taken over; I/O stood still for {} us until then",
             std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since_).count());
@@ -329,16 +330,16 @@ task::Task<HandOver::Outcome> HandOver::pass_sessions(int socket) {
   std::_Exit(EXIT_SUCCESS);
 }
 
-task::Task<> HandOver::go_on() {
+task::Task<> TakeoverSender::resume() {
   task::Scope going_on;
-  for (const auto& disk : subjects_.disks) going_on.spawn(go_on_disk(*disk));
+  for (const auto& disk : context_.disks) going_on.spawn(go_on_disk(*disk));
   auto all = going_on.join();
   co_await all;
-  control_->rest_point().go_on();
+  control_->rest_point().resume();
 }
 
-task::Task<> HandOver::go_on_disk(ServedDisk& disk) {
-  auto going_on = disk.backend().go_on();
+task::Task<> TakeoverSender::go_on_disk(ServedDisk& disk) {
+  auto going_on = disk.backend().resume();
   co_await std::move(going_on);
 }
 

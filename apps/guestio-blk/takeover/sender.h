@@ -7,12 +7,12 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
-#include "commands.h"
-#include "control_socket.h"
+#include "control/commands.h"
+#include "control/control_socket.h"
 #include "guestio/task/stop.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
-#include "parcel.h"
+#include "takeover/message.h"
 
 namespace guestio::app {
 
@@ -39,12 +39,12 @@ inline constexpr std::uint64_t kTakeoverVersionWithFailed = 2;
 /// up for long: each wait has a limit.
 ///
 /// Threads: the control thread.
-class HandOver {
+class TakeoverSender {
  public:
   /// `resumed` is called when a pause has ended without the other process taking over.
-  HandOver(uring::Loop& loop, const Subjects& subjects, ControlSocket* control,
-           std::function<void()> resumed) noexcept
-      : loop_(loop), subjects_(subjects), control_(control), resumed_(std::move(resumed)) {}
+  TakeoverSender(uring::Loop& loop, const ServerContext& subjects, ControlSocket* control,
+                 std::function<void()> resumed) noexcept
+      : loop_(loop), context_(subjects), control_(control), resumed_(std::move(resumed)) {}
 
   /// The whole conversation. Does not return when the other process has taken over: this one has
   /// ended then.
@@ -52,7 +52,7 @@ class HandOver {
   /// Whether another process has begun to take over: what was told to it must not change.
   [[nodiscard]] bool is_under_way() const noexcept { return is_under_way_; }
   /// Whether sessions rest: nothing may touch them.
-  [[nodiscard]] bool is_pausing() const noexcept { return is_pausing_; }
+  [[nodiscard]] bool is_quiescing() const noexcept { return is_quiescing_; }
 
  private:
   using Outcome = std::expected<void, std::string>;
@@ -62,23 +62,23 @@ class HandOver {
   task::Task<Outcome> rest();
   task::Task<> rest_disk(ServedDisk& disk, task::StopToken limit, task::StopToken last_limit,
                          std::string& late);
-  task::Task<Outcome> pause_rings();
-  task::Task<> pause_disk(ServedDisk& disk, task::StopToken limit, std::string& obstacle);
-  task::Task<> suspend();
-  task::Task<> suspend_disk(ServedDisk& disk);
+  task::Task<Outcome> quiesce();
+  task::Task<> quiesce_disk(ServedDisk& disk, task::StopToken limit, std::string& obstacle);
+  task::Task<> freeze();
+  task::Task<> freeze_disk(ServedDisk& disk);
   task::Task<Outcome> pass_sessions(int socket);
-  task::Task<> go_on();
+  task::Task<> resume();
   task::Task<> go_on_disk(ServedDisk& disk);
-  std::expected<Parcel, std::string> describe() const;
-  std::expected<Parcel, std::string> describe_sessions() const;
+  std::expected<TakeoverMessage, std::string> describe() const;
+  std::expected<TakeoverMessage, std::string> describe_sessions() const;
 
   uring::Loop& loop_;
-  const Subjects& subjects_;
+  const ServerContext& context_;
   ControlSocket* const control_;
   const std::function<void()> resumed_;
   std::chrono::steady_clock::time_point since_;  // the guests' I/O stands still
   bool is_under_way_ = false;
-  bool is_pausing_ = false;
+  bool is_quiescing_ = false;
 };
 
 }  // namespace guestio::app

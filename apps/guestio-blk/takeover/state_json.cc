@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
-#include "session_json.h"
+#include "takeover/state_json.h"
 
 #include <utility>
 
-#include "guestio/vhost/memory_table.h"
+#include "guestio/vhost/session/memory_table.h"
 
 namespace guestio::app {
 
@@ -11,12 +11,12 @@ namespace {
 
 using Json = nlohmann::json;
 
-Json to_json(vhost::PartialMessage message, Parcel& parcel) {
+Json to_json(vhost::PartialMessage partial, TakeoverMessage& message) {
   Json bytes = Json::array();
-  for (const std::byte byte : message.bytes) bytes.push_back(std::to_integer<unsigned>(byte));
+  for (const std::byte byte : partial.bytes) bytes.push_back(std::to_integer<unsigned>(byte));
   Json descriptors = Json::array();
-  for (UniqueFd& descriptor : message.descriptors) {
-    descriptors.push_back({{"fd", parcel.add(std::move(descriptor))}});
+  for (UniqueFd& descriptor : partial.descriptors) {
+    descriptors.push_back({{"fd", message.add(std::move(descriptor))}});
   }
   return {{"bytes", std::move(bytes)}, {"fds", std::move(descriptors)}};
 }
@@ -35,12 +35,12 @@ vhost::PartialMessage read_partial(Fields fields) {
   return message;
 }
 
-Json to_json(vhost::SessionState::Region region, Parcel& parcel) {
+Json to_json(vhost::SessionState::Region region, TakeoverMessage& message) {
   return {{"guest", region.where.guest_address},
           {"size", region.where.size},
           {"user", region.where.user_address},
           {"offset", region.where.mmap_offset},
-          {"fd", parcel.add(std::move(region.file))}};
+          {"fd", message.add(std::move(region.file))}};
 }
 
 vhost::SessionState::Region read_region(Fields fields) {
@@ -52,13 +52,13 @@ vhost::SessionState::Region read_region(Fields fields) {
   return {where, fields.needed_descriptor("fd")};
 }
 
-Json to_json(vhost::SessionState::Inflight record, Parcel& parcel) {
+Json to_json(vhost::SessionState::Inflight record, TakeoverMessage& message) {
   return {{"size", record.where.mmap_size},
           {"offset", record.where.mmap_offset},
           {"queues", record.where.num_queues},
           {"queue_size", record.where.queue_size},
           {"packed", record.kind == vhost::RingKind::kPacked},
-          {"fd", parcel.add(std::move(record.file))}};
+          {"fd", message.add(std::move(record.file))}};
 }
 
 vhost::SessionState::Inflight read_inflight(Fields fields) {
@@ -72,10 +72,10 @@ vhost::SessionState::Inflight read_inflight(Fields fields) {
           fields.needed_descriptor("fd")};
 }
 
-Json to_json(vhost::SessionState::Log log, Parcel& parcel) {
+Json to_json(vhost::SessionState::Log log, TakeoverMessage& message) {
   return {{"size", log.where.size},
           {"offset", log.where.offset},
-          {"fd", parcel.add(std::move(log.file))}};
+          {"fd", message.add(std::move(log.file))}};
 }
 
 vhost::SessionState::Log read_log(Fields fields) {
@@ -84,22 +84,22 @@ vhost::SessionState::Log read_log(Fields fields) {
   return {{.size = size, .offset = offset}, fields.needed_descriptor("fd")};
 }
 
-Json to_json(vhost::ChannelState channel, Parcel& parcel) {
-  return {{"fd", parcel.add(std::move(channel.socket))},
+Json to_json(vhost::BackChannelState channel, TakeoverMessage& message) {
+  return {{"fd", message.add(std::move(channel.socket))},
           {"wants_acknowledgement", channel.wants_acknowledgement},
-          {"is_of_use", channel.is_of_use},
+          {"is_usable", channel.is_usable},
           {"has_config_changed", channel.has_config_changed},
           {"awaits_answer", channel.awaits_answer},
           {"said", channel.said},
-          {"answer", to_json(std::move(channel.answer), parcel)},
+          {"answer", to_json(std::move(channel.answer), message)},
           {"broken", channel.broken}};
 }
 
-vhost::ChannelState read_channel(Fields fields) {
-  vhost::ChannelState channel;
+vhost::BackChannelState read_channel(Fields fields) {
+  vhost::BackChannelState channel;
   channel.socket = fields.needed_descriptor("fd");
   channel.wants_acknowledgement = fields.flag("wants_acknowledgement");
-  channel.is_of_use = fields.flag("is_of_use");
+  channel.is_usable = fields.flag("is_usable");
   channel.has_config_changed = fields.flag("has_config_changed");
   channel.awaits_answer = fields.flag("awaits_answer");
   channel.said = fields.number<std::uint32_t>("said");
@@ -135,7 +135,7 @@ vhost::VringAddress read_addresses(Fields fields, std::uint32_t index) {
   return addresses;
 }
 
-Json to_json(vhost::RingState ring, Parcel& parcel) {
+Json to_json(vhost::RingState ring, TakeoverMessage& message) {
   return {{"size", ring.size},
           {"base", ring.base},
           {"addresses", to_json(ring.addresses)},
@@ -143,12 +143,12 @@ Json to_json(vhost::RingState ring, Parcel& parcel) {
           {"is_enabled", ring.is_enabled},
           {"runs", ring.runs},
           {"features", ring.features},
-          {"kick", parcel.add(std::move(ring.kick))},
-          {"call", parcel.add(std::move(ring.call))},
-          {"error", parcel.add(std::move(ring.error))},
-          {"inband_kick", parcel.add(std::move(ring.inband.kick))},
-          {"inband_call", parcel.add(std::move(ring.inband.call))},
-          {"inband_error", parcel.add(std::move(ring.inband.error))}};
+          {"kick", message.add(std::move(ring.kick))},
+          {"call", message.add(std::move(ring.call))},
+          {"error", message.add(std::move(ring.error))},
+          {"inband_kick", message.add(std::move(ring.inband.kick))},
+          {"inband_call", message.add(std::move(ring.inband.call))},
+          {"inband_error", message.add(std::move(ring.inband.error))}};
 }
 
 vhost::RingState read_ring(Fields fields, std::uint32_t index) {
@@ -173,27 +173,27 @@ vhost::RingState read_ring(Fields fields, std::uint32_t index) {
 }
 
 template <typename Part>
-Json to_json_or_null(std::optional<Part> part, Parcel& parcel) {
-  return part ? to_json(std::move(*part), parcel) : Json(nullptr);
+Json to_json_or_null(std::optional<Part> part, TakeoverMessage& message) {
+  return part ? to_json(std::move(*part), message) : Json(nullptr);
 }
 
 }  // namespace
 
-Json to_json(vhost::SessionState state, Parcel& parcel) {
+Json to_json(vhost::SessionState state, TakeoverMessage& message) {
   Json memory = Json::array();
-  for (auto& region : state.memory) memory.push_back(to_json(std::move(region), parcel));
+  for (auto& region : state.memory) memory.push_back(to_json(std::move(region), message));
   Json rings = Json::array();
-  for (auto& ring : state.rings) rings.push_back(to_json(std::move(ring), parcel));
-  return {{"fd", parcel.add(std::move(state.socket))},
+  for (auto& ring : state.rings) rings.push_back(to_json(std::move(ring), message));
+  return {{"fd", message.add(std::move(state.socket))},
           {"features", state.features},
           {"protocol_features", state.protocol_features},
           {"status", state.status},
           {"memory", std::move(memory)},
-          {"inflight", to_json_or_null(std::move(state.inflight), parcel)},
-          {"log", to_json_or_null(std::move(state.log), parcel)},
-          {"log_event", parcel.add(std::move(state.log_event))},
-          {"channel", to_json_or_null(std::move(state.channel), parcel)},
-          {"incoming", to_json(std::move(state.incoming), parcel)},
+          {"inflight", to_json_or_null(std::move(state.inflight), message)},
+          {"log", to_json_or_null(std::move(state.log), message)},
+          {"log_event", message.add(std::move(state.log_event))},
+          {"channel", to_json_or_null(std::move(state.channel), message)},
+          {"incoming", to_json(std::move(state.incoming), message)},
           {"rings", std::move(rings)}};
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "session_json.h"
+#include "takeover/state_json.h"
 
 #include <gtest/gtest.h>
 #include <sys/eventfd.h>
@@ -24,7 +24,7 @@ vhost::SessionState full_session() {
                     event()};
   state.log = {{.size = 9, .offset = 10}, event()};
   state.log_event = event();
-  state.channel = vhost::ChannelState{.socket = event(), .awaits_answer = true, .said = 2};
+  state.channel = vhost::BackChannelState{.socket = event(), .awaits_answer = true, .said = 2};
   state.channel->answer.bytes = {std::byte{1}, std::byte{255}};
   state.channel->broken = {3};
   state.incoming.bytes = {std::byte{0}};
@@ -38,8 +38,8 @@ vhost::SessionState full_session() {
 }
 
 /// As it comes out of the other process's line.
-Json to_line(vhost::SessionState state, Parcel& parcel) {
-  return Json::parse(to_json(std::move(state), parcel).dump());
+Json to_line(vhost::SessionState state, TakeoverMessage& message) {
+  return Json::parse(to_json(std::move(state), message).dump());
 }
 
 struct Reading {
@@ -54,22 +54,22 @@ Reading read(const Json& json, std::vector<UniqueFd>& descriptors) {
 }
 
 TEST(SessionJsonTest, WhatIsReadIsWhatWasWritten) {
-  Parcel parcel;
-  const Json json = to_line(full_session(), parcel);
-  const std::size_t count = parcel.descriptors.size();
-  auto reading = read(json, parcel.descriptors);
+  TakeoverMessage message;
+  const Json json = to_line(full_session(), message);
+  const std::size_t count = message.descriptors.size();
+  auto reading = read(json, message.descriptors);
   EXPECT_EQ(reading.complaint, "");
   EXPECT_EQ(reading.state.memory[0].where.guest_address, 1ULL << 40);
   EXPECT_EQ(reading.state.inflight->kind, vhost::RingKind::kPacked);
   EXPECT_FALSE(reading.state.rings[0].call);
-  Parcel again;
+  TakeoverMessage again;
   EXPECT_EQ(to_line(std::move(reading.state), again), json);
   EXPECT_EQ(again.descriptors.size(), count);
 }
 
 TEST(SessionJsonTest, EachFieldOfAnotherKindOrRangeIsComplainedAbout) {
-  Parcel parcel;
-  const Json json = to_line(full_session(), parcel);
+  TakeoverMessage message;
+  const Json json = to_line(full_session(), message);
   const Json flat = json.flatten();
   for (const auto& [place, value] : flat.items()) {
     if (value.is_null()) continue;  // none: may be, or not be, a descriptor
@@ -78,27 +78,27 @@ TEST(SessionJsonTest, EachFieldOfAnotherKindOrRangeIsComplainedAbout) {
       Json spoiled = json;
       spoiled[Json::json_pointer(place)] = wrong;
       std::vector<UniqueFd> descriptors;
-      for (std::size_t i = 0; i < parcel.descriptors.size(); ++i) descriptors.push_back(event());
+      for (std::size_t i = 0; i < message.descriptors.size(); ++i) descriptors.push_back(event());
       EXPECT_NE(read(spoiled, descriptors).complaint, "") << place << " as " << wrong.dump();
     }
   }
 }
 
 TEST(SessionJsonTest, WhatIsMissingOrNamesNoDescriptorIsComplainedAbout) {
-  Parcel parcel;
-  const Json json = to_line(full_session(), parcel);
+  TakeoverMessage message;
+  const Json json = to_line(full_session(), message);
   for (const auto& [key, value] : json.items()) {
     Json spoiled = json;
     spoiled.erase(key);
     std::vector<UniqueFd> descriptors;
-    for (std::size_t i = 0; i < parcel.descriptors.size(); ++i) descriptors.push_back(event());
+    for (std::size_t i = 0; i < message.descriptors.size(); ++i) descriptors.push_back(event());
     EXPECT_NE(read(spoiled, descriptors).complaint, "") << key;
   }
   std::vector<UniqueFd> none;
   EXPECT_NE(read(json, none).complaint, "") << "no descriptors at all";
   Json twice = json;
   twice["log_event"] = twice["fd"];
-  EXPECT_NE(read(twice, parcel.descriptors).complaint, "") << "one descriptor for two";
+  EXPECT_NE(read(twice, message.descriptors).complaint, "") << "one descriptor for two";
   for (const Json& nothing : {Json(), Json::array(), Json(7)}) {
     EXPECT_NE(read(nothing, none).complaint, "") << nothing.dump();
   }

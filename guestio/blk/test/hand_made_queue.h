@@ -43,11 +43,11 @@ class HandMadeQueue final : public virtio::DeviceQueue {
     used.push_back({taken.chain.head(), written});
     taken.chain.clear();
   }
-  void abandon(virtio::TakenChain& taken, const Error&) noexcept override {
+  void break_on(virtio::TakenChain& taken, const Error&) noexcept override {
     abandoned.push_back(taken.chain.head());
     taken.chain.clear();
   }
-  void leave(virtio::TakenChain& taken) noexcept override {
+  void abandon(virtio::TakenChain& taken) noexcept override {
     left.push_back(taken.chain.head());
     taken.chain.clear();
   }

@@ -25,7 +25,7 @@ class DirectCalls {
   /// Whether to make a call for `bytes` now. Not for many: the guest chooses how many, and whoever
   /// shares the thread waits for the call.
   [[nodiscard]] bool wanted(std::uint64_t bytes) noexcept {
-    if (!may_pay_ || bytes > kMostBytes) return false;
+    if (!may_pay_ || bytes > kMaxBytes) return false;
     if (requests_to_skip_ == 0) return true;
     --requests_to_skip_;
     return false;
@@ -44,7 +44,7 @@ class DirectCalls {
 
  private:
   static constexpr std::uint32_t kSkipped = 4096;
-  static constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 20;
+  static constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 20;
 
   bool may_pay_ = false;
   std::uint32_t calls_ = 0;

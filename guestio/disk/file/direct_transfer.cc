@@ -47,10 +47,10 @@ bool DirectTransfer::try_start(Io& io) noexcept {
   if (!locked || !is_fit(locked->segments(), io, channel_.disk_.limits())) return false;
   locked_ = std::move(*locked);
   io_ = &io;
-  is_fixed_ = false;
+  is_registered_ = false;
   is_polled_ = channel_.polls_;
   const bool is_call = channel_.calls_.wanted(io.length);
-  if (reads && channel_.places_reads_) place_read(is_call);
+  if (reads && channel_.bounces_reads_) bounce_read(is_call);
   if (is_call) {
     ++channel_.direct_calls_;
     finish(call());
@@ -62,8 +62,8 @@ bool DirectTransfer::try_start(Io& io) noexcept {
   return true;
 }
 
-void DirectTransfer::place_read(bool is_call) noexcept {
-  if (!is_misplaced(locked_.segments(), io_->offset)) return;
+void DirectTransfer::bounce_read(bool is_call) noexcept {
+  if (!is_misaligned(locked_.segments(), io_->offset)) return;
   const std::uint64_t size =
       is_call ? std::min<std::uint64_t>(io_->length, kPartBytes) : io_->length;
   if (size > channel_.bounce_per_call_) return;
@@ -111,8 +111,8 @@ std::int32_t DirectTransfer::read_in_parts() noexcept {
 void DirectTransfer::prepare(io_uring_sqe& entry) noexcept {
   // The loop's tables mean nothing to the other ring.
   const auto piece =
-      is_polled_ ? std::nullopt : find_piece(channel_.loop_.fixed_memory(), segments());
-  is_fixed_ = piece.has_value();
+      is_polled_ ? std::nullopt : find_piece(channel_.loop_.registered_buffers(), segments());
+  is_registered_ = piece.has_value();
   const TransferEntry transfer{
       .direction = is_read() ? Direction::kFromFile : Direction::kToFile,
       .file = is_polled_ ? uring::File(channel_.file_.fd()) : channel_.file_,
@@ -126,7 +126,7 @@ void DirectTransfer::prepare(io_uring_sqe& entry) noexcept {
 void DirectTransfer::complete(std::int32_t result, std::uint32_t) noexcept {
   // Perhaps only the registration is at fault. As if nothing was moved: the long way does without
   // it when that is so.
-  bool is_in_doubt = is_fixed_ && result == -EFAULT;
+  bool is_in_doubt = is_registered_ && result == -EFAULT;
   if (is_polled_ && result == -EOPNOTSUPP) {
     channel_.stop_polling();
     is_in_doubt = true;

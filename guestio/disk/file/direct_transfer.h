@@ -33,7 +33,7 @@ class DirectTransfer final : private uring::Operation, public boost::intrusive::
   void prepare(io_uring_sqe& entry) noexcept override;
   void complete(std::int32_t result, std::uint32_t flags) noexcept override;
   /// Takes bounce memory for a read that lies badly, if there is some.
-  void place_read(bool is_call) noexcept;
+  void bounce_read(bool is_call) noexcept;
   [[nodiscard]] std::int32_t call() noexcept;
   [[nodiscard]] std::int32_t call_once() const noexcept;
   /// Through bounce memory, in as many calls as it is smaller.
@@ -48,8 +48,8 @@ class DirectTransfer final : private uring::Operation, public boost::intrusive::
   [[nodiscard]] int rw_flags() const noexcept;
 
   FileChannel& channel_;
-  Io* io_ = nullptr;       // while in flight
-  bool is_fixed_ = false;  // the operation goes to registered memory
+  Io* io_ = nullptr;            // while in flight
+  bool is_registered_ = false;  // the operation goes to registered memory
   bool is_polled_ = false;
   buf::LockedIoBuffers locked_;
   buf::TrackedBounceBuffer bounce_;  // of a read that lies badly

@@ -33,7 +33,7 @@ class RamSubject final : public DiskSubject {
 class FileSubject : public DiskSubject {
  public:
   FileSubject(const std::string& path, Caching caching, ByteCount bounce_limit,
-              ReadPlacement placement = ReadPlacement::kAsItLies) {
+              BounceReadPolicy placement = BounceReadPolicy::kAsItLies) {
     EXPECT_TRUE(mem::install_fault_recovery());
     auto disk = FileDisk::open({.path = path, .caching = caching, .read_placement = placement});
     EXPECT_TRUE(disk.has_value()) << disk.error().to_string();
@@ -64,7 +64,7 @@ struct ImageFile {
 class ImageSubject final : ImageFile, public FileSubject {
  public:
   ImageSubject(Caching caching, ByteCount bounce,
-               ReadPlacement placement = ReadPlacement::kAsItLies)
+               BounceReadPolicy placement = BounceReadPolicy::kAsItLies)
       : FileSubject(path, caching, bounce, placement) {}
 };
 
@@ -74,7 +74,7 @@ struct InMemory {
 
 class MemorySubject final : InMemory, public FileSubject {
  public:
-  explicit MemorySubject(ReadPlacement placement)
+  explicit MemorySubject(BounceReadPolicy placement)
       : FileSubject(file.path(), Caching::kDirect, kMuchBounce, placement) {}
 };
 
@@ -149,12 +149,12 @@ INSTANTIATE_TEST_SUITE_P(
         DiskKind{"BufferedFileOfPlacedReads",
                  [] {
                    return std::make_unique<ImageSubject>(Caching::kBuffered, kLittleBounce,
-                                                         ReadPlacement::kAligned);
+                                                         BounceReadPolicy::kAligned);
                  }},
         DiskKind{"FileInMemory",
-                 [] { return std::make_unique<MemorySubject>(ReadPlacement::kAsItLies); }},
+                 [] { return std::make_unique<MemorySubject>(BounceReadPolicy::kAsItLies); }},
         DiskKind{"FileInMemoryOfPlacedReads",
-                 [] { return std::make_unique<MemorySubject>(ReadPlacement::kAligned); }},
+                 [] { return std::make_unique<MemorySubject>(BounceReadPolicy::kAligned); }},
         DiskKind{"LoopDeviceOfLargeBlocks", &LoopSubject::make},
         DiskKind{"Zram", &ZramSubject::make}, DiskKind{"FileOnZram", &ZramSubject::make_file}),
     [](const auto& instance) { return instance.param.name; });

@@ -90,9 +90,9 @@ Result<std::unique_ptr<FileChannel>> FileChannel::create(FileDisk& disk, uring::
       buf::BounceShare::of(bounce_limit),
       [&loop](buf::BounceAccount& account) { loop.post([&account] { account.serve(); }); });
   if (!bounce) return fail(bounce.error());
-  std::unique_ptr<uring::PolledRing> polled;
+  std::unique_ptr<uring::IopollRing> polled;
   if (disk.completion() == Completion::kPolled) {
-    auto made = uring::PolledRing::create(loop);
+    auto made = uring::IopollRing::create(loop);
     if (!made) return fail(made.error());
     polled = std::move(*made);
   }
@@ -108,12 +108,12 @@ FileChannel::FileChannel(FileDisk& disk, uring::Loop& loop, buf::OpenBounceAccou
     : disk_(disk),
       loop_(loop),
       bounce_(std::move(bounce)),
-      fixed_bounce_(loop.fixed_memory(), *bounce_, disk.bounce_memory_, disk.name()),
+      registered_bounce_(loop.registered_buffers(), *bounce_, disk.bounce_memory_, disk.name()),
       file_(file),
       bounce_per_call_(std::clamp(bounce_->share().limit() / 4, std::uint64_t{2 * kPageSize},
                                   std::uint64_t{buf::BouncePool::kSlabBytes})),
       calls_(disk.calls_pay_),
-      places_reads_(disk.places_reads_),
+      bounces_reads_(disk.bounces_reads_),
       secure_erase_(loop, disk.fd_.get(), shortages_) {
   GUESTIO_CHECK(bounce_per_call_ <= bounce_->most(), "bounce memory for at least two pages");
   for (std::size_t i = 0; i < kDirectTransfers; ++i) transfers_.emplace_back(*this);
@@ -290,7 +290,7 @@ task::Task<Result<>> FileChannel::execute(Direction direction, const TransferPla
     auto granted = co_await std::move(acquiring);
     if (!granted) co_return fail(granted.error());
     bounce = std::move(*granted);
-    fixed_bounce_.cover(bounce);
+    registered_bounce_.cover(bounce);
   }
   GuardedRange guarded(
       disk_.block_guard_, loop_, plan.file_offset(), plan.file_bytes(),
@@ -366,22 +366,22 @@ task::Task<Result<>> FileChannel::move_segments(Direction direction, std::span<I
   const bool is_judged = rw_flags != 0 && disk_.is_cached();
   ShortageRetry retry(shortages_);
   std::size_t done = 0;
-  bool may_be_fixed = true;
+  bool may_be_registered = true;
   while (true) {
     std::int32_t result = 0;
     if (retry.is_call()) {
       ++direct_calls_;
       result = move_by_call(direction, file_.fd(), segments, offset, rw_flags);
     } else {
-      const auto piece = may_be_fixed ? find_piece(loop_.fixed_memory(), segments)
-                                      : std::optional<std::uint16_t>();
+      const auto piece = may_be_registered ? find_piece(loop_.registered_buffers(), segments)
+                                           : std::optional<std::uint16_t>();
       io_uring_sqe entry{};
       TransferEntry{direction, file_, offset, segments, piece, rw_flags}.apply_to(entry);
       uring::RingAwaitable moving(loop_, entry, {});
       result = co_await moving;
       if (result == -EFAULT && piece) {
         // Perhaps only the registration is at fault.
-        may_be_fixed = false;
+        may_be_registered = false;
         continue;
       }
     }

@@ -14,15 +14,15 @@
 #include "guestio/disk/file/direct_calls.h"
 #include "guestio/disk/file/direct_transfer.h"
 #include "guestio/disk/file/file_disk.h"
-#include "guestio/disk/file/fixed_bounce.h"
+#include "guestio/disk/file/registered_bounce.h"
 #include "guestio/disk/file/secure_erase.h"
 #include "guestio/disk/file/shortage.h"
 #include "guestio/disk/file/transfer_entry.h"
 #include "guestio/task/scope.h"
 #include "guestio/task/task.h"
 #include "guestio/task/wait_queue.h"
+#include "guestio/uring/iopoll_ring.h"
 #include "guestio/uring/loop.h"
-#include "guestio/uring/polled_ring.h"
 
 namespace guestio::disk {
 
@@ -100,15 +100,15 @@ class FileChannel final : public Channel {
   FileDisk& disk_;
   uring::Loop& loop_;
   buf::OpenBounceAccount bounce_;
-  FixedBounce fixed_bounce_;
+  RegisteredBounce registered_bounce_;
   uring::File file_;
   const std::size_t bounce_per_call_;  // so that one request cannot take all of it
   buf::TransferPlan::Policy policy_ = buf::TransferPlan::Policy::kDirectWherePossible;
   buf::BounceCounters counters_;
   Counter direct_calls_;
   DirectCalls calls_;
-  const bool places_reads_;                    // the disk's
-  std::unique_ptr<uring::PolledRing> polled_;  // or nothing: the loop's ring for everything
+  const bool bounces_reads_;                   // the disk's
+  std::unique_ptr<uring::IopollRing> polled_;  // or nothing: the loop's ring for everything
   bool polls_ = false;                         // until the file refuses
   bool serves_sectors_ = false;                // once somebody asked for less than blocks may have
   std::deque<DirectTransfer> transfers_;       // never moved

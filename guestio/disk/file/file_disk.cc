@@ -142,12 +142,12 @@ Result<DiskInfo> describe(int fd, const FileFacts& facts, const FileDiskOptions&
 /// Only a file that takes any memory may have its bytes copied by the kernel.
 bool choose_placement(int fd, const FileFacts& facts, const FileDiskOptions& options,
                       bool is_memory) {
-  if (options.read_placement != ReadPlacement::kMeasured) {
-    return options.read_placement == ReadPlacement::kAligned;
+  if (options.read_placement != BounceReadPolicy::kMeasured) {
+    return options.read_placement == BounceReadPolicy::kAligned;
   }
   const bool may_be_copied = is_memory || options.caching == Caching::kBuffered;
   return may_be_copied && facts.direct.memory_alignment == 1 &&
-         misplaced_reads_cost(fd, facts.size.raw());
+         misaligned_reads_cost(fd, facts.size.raw());
 }
 
 Completion choose_completion(int fd, const FileFacts& facts, const FileDiskOptions& options) {
@@ -173,7 +173,7 @@ FileDisk::FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const Di
       facts_(facts),
       info_(info),
       calls_pay_(direct_calls_pay(fd_.get(), facts.size.raw(), facts.direct.block())),
-      places_reads_(choose_placement(fd_.get(), facts, options, calls_pay_)),
+      bounces_reads_(choose_placement(fd_.get(), facts, options, calls_pay_)),
       completion_(choose_completion(fd_.get(), facts, options)),
       bounce_memory_(options.bounce_memory),
       caching_(options.caching),
@@ -181,7 +181,7 @@ FileDisk::FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const Di
   info_.tells_lifetime = lifetime_.has_value();
   if (calls_pay_)
     log::debug("{}: the image is memory: it is read and written without the ring", name_);
-  if (places_reads_) log::debug("{}: reads to memory off by less than 16 bytes are copied", name_);
+  if (bounces_reads_) log::debug("{}: reads to memory off by less than 16 bytes are copied", name_);
 }
 
 Result<std::unique_ptr<FileDisk>> FileDisk::open(const FileDiskOptions& options) {

@@ -13,9 +13,9 @@
 #include "guestio/disk/disk.h"
 #include "guestio/disk/file/block_guard.h"
 #include "guestio/disk/file/file_limits.h"
-#include "guestio/disk/file/fixed_bounce.h"
 #include "guestio/disk/file/image_lock.h"
 #include "guestio/disk/file/read_placement.h"
+#include "guestio/disk/file/registered_bounce.h"
 #include "guestio/uring/loop.h"
 
 namespace guestio::disk {
@@ -51,7 +51,7 @@ struct FileDiskOptions {
   Completion completion = Completion::kInterrupt;
   BounceMemory bounce_memory = BounceMemory::kWhereUnlimited;
   Claiming claiming = Claiming::kAtOnce;
-  ReadPlacement read_placement = ReadPlacement::kMeasured;
+  BounceReadPolicy read_placement = BounceReadPolicy::kMeasured;
   FormatCheck format_check = FormatCheck::kRefuseForeign;
 
   [[nodiscard]] std::string subject() const { return name.empty() ? "disk " + path : name; }
@@ -138,9 +138,9 @@ class FileDisk {
   UniqueFd claim_;  // holds the image's locks, is used for nothing else
   const UniqueFd fd_;
   const FileFacts facts_;
-  DiskInfo info_;            // constant but for the size
-  const bool calls_pay_;     // direct_calls_pay()
-  const bool places_reads_;  // those that lie badly are bounced
+  DiskInfo info_;             // constant but for the size
+  const bool calls_pay_;      // direct_calls_pay()
+  const bool bounces_reads_;  // those that lie badly are bounced
   const Completion completion_;
   const BounceMemory bounce_memory_;
   const Caching caching_;

@@ -18,7 +18,7 @@
 
 #include "guestio/base/mapping.h"
 #include "guestio/base/unique_fd.h"
-#include "guestio/disk/file/misplaced_transfers.h"
+#include "guestio/disk/file/misaligned_transfers.h"
 #include "guestio/disk/file/secure_erase.h"
 
 namespace guestio::disk {
@@ -139,7 +139,7 @@ Result<FileFacts> probe_file(int fd) {
     if (!limits) return fail(limits.error());
     facts.direct = *limits;
     if (facts.direct.memory_alignment < kPageSize &&
-        (is_on_zram(fd) || misplaced_reads_are_wrong(fd, facts.direct, facts.size.raw()))) {
+        (is_on_zram(fd) || misaligned_reads_are_wrong(fd, facts.direct, facts.size.raw()))) {
       facts.direct.memory_alignment = kPageSize;
     }
   }
@@ -148,24 +148,24 @@ Result<FileFacts> probe_file(int fd) {
 
 RangeSupport probe_range_operations(int fd, const FileFacts& facts) {
   // Large, but small enough that one request does not hold a worker thread for long.
-  constexpr ByteCount kMostDiscarded(std::uint64_t{1} << 30);
-  constexpr ByteCount kMostZeroed(std::uint64_t{64} << 20);
+  constexpr ByteCount kMaxDiscarded(std::uint64_t{1} << 30);
+  constexpr ByteCount kMaxZeroed(std::uint64_t{64} << 20);
   RangeSupport support;
   // Zeroes can always be written.
-  support.write_zeroes = RangeLimits{kMostZeroed, facts.physical_block_size};
+  support.write_zeroes = RangeLimits{kMaxZeroed, facts.physical_block_size};
   if (facts.is_block_device) {
     struct stat status{};
     if (::fstat(fd, &status) != 0) return support;
-    if (can_secure_erase(fd)) support.secure_erase = {kMostDiscarded, facts.range_alignment};
+    if (can_secure_erase(fd)) support.secure_erase = {kMaxDiscarded, facts.range_alignment};
     if (ask_device_number(status.st_rdev, "discard_max_bytes") == 0) return support;
     const std::uint64_t granularity = ask_device_number(status.st_rdev, "discard_granularity");
     support.discard =
-        RangeLimits{kMostDiscarded, ByteCount(std::max<std::uint64_t>(granularity, 512))};
+        RangeLimits{kMaxDiscarded, ByteCount(std::max<std::uint64_t>(granularity, 512))};
     return support;
   }
   const auto behind_end = static_cast<off_t>(align_up(facts.size.raw(), std::uint64_t{kPageSize}));
   if (::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, behind_end, kPageSize) == 0) {
-    support.discard = RangeLimits{kMostDiscarded, facts.physical_block_size};
+    support.discard = RangeLimits{kMaxDiscarded, facts.physical_block_size};
   }
   return support;
 }

@@ -21,7 +21,7 @@ Result<ByteCount> ask_size(int fd);
 
 /// Asks size, kind and block sizes, and for a file opened with O_DIRECT its limits: first statx
 /// (STATX_DIOALIGN), then the block device's own numbers, then trial reads across a page. Where
-/// memory inside a page gets wrong bytes (misplaced_transfers.h) it must begin at one.
+/// memory inside a page gets wrong bytes (misaligned_transfers.h) it must begin at one.
 /// Errors: host; unsupported for what is neither a regular file nor a block device, and for limits
 /// that bounce pages cannot meet.
 Result<FileFacts> probe_file(int fd);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/disk/file/misplaced_transfers.h"
+#include "guestio/disk/file/misaligned_transfers.h"
 
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -29,7 +29,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // So many devices on devices are followed: what is read here changes meanwhile.
-constexpr int kMostFloors = 16;
+constexpr int kMaxFloors = 16;
 
 std::optional<dev_t> read_device_number(const fs::path& file) {
   std::ifstream text(file);
@@ -135,11 +135,11 @@ bool read_whole(int fd, std::span<std::byte> to, std::uint64_t offset) noexcept 
 
 bool is_on_zram(int fd) {
   struct stat status{};
-  return ::fstat(fd, &status) == 0 && is_any_on_zram(devices_of(status), kMostFloors);
+  return ::fstat(fd, &status) == 0 && is_any_on_zram(devices_of(status), kMaxFloors);
 }
 
-bool misplaced_reads_are_wrong(int fd, const buf::DirectIoLimits& limits,
-                               std::uint64_t size) noexcept {
+bool misaligned_reads_are_wrong(int fd, const buf::DirectIoLimits& limits,
+                                std::uint64_t size) noexcept {
   constexpr std::uint64_t kBytes = 2 * kPageSize;
   // Somebody else may write to the image between two reads.
   constexpr int kTrials = 3;
@@ -150,13 +150,13 @@ bool misplaced_reads_are_wrong(int fd, const buf::DirectIoLimits& limits,
   auto memory = Mapping::anonymous(2 * kBytes + kPageSize);
   if (!memory) return false;
   const auto placed = memory->bytes().first(kBytes);
-  const auto misplaced = memory->bytes().subspan(kBytes + limits.memory_alignment, kBytes);
+  const auto misaligned = memory->bytes().subspan(kBytes + limits.memory_alignment, kBytes);
   for (int i = 0; i < kTrials; ++i) {
     if (!read_whole(fd, placed, offset)) return false;
     // What does not arrive is seen whatever the file holds.
-    std::ranges::transform(placed, misplaced.begin(), [](std::byte byte) { return ~byte; });
-    if (!read_whole(fd, misplaced, offset)) return false;
-    if (std::ranges::equal(placed, misplaced)) return false;
+    std::ranges::transform(placed, misaligned.begin(), [](std::byte byte) { return ~byte; });
+    if (!read_whole(fd, misaligned, offset)) return false;
+    if (std::ranges::equal(placed, misaligned)) return false;
   }
   return true;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/disk/file/misplaced_transfers.h"
+#include "guestio/disk/file/misaligned_transfers.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -54,17 +54,18 @@ std::string make_file_of_holes(const std::string& path) {
   return path;
 }
 
-class MisplacedTransfersTest : public ::testing::Test {
+class MisalignedTransfersTest : public ::testing::Test {
  protected:
   testing::TemporaryFolder folder_;
 };
 
-TEST_F(MisplacedTransfersTest, AnOrdinaryFileAndALoopDeviceOnItAreNotSuspected) {
+TEST_F(MisalignedTransfersTest, AnOrdinaryFileAndALoopDeviceOnItAreNotSuspected) {
   const auto path = folder_.make_image("disk.img", kOnZramBytes);
   const UniqueFd file = open_direct(path);
   write_pattern(file.get());
   EXPECT_FALSE(is_on_zram(file.get()));
-  EXPECT_FALSE(misplaced_reads_are_wrong(file.get(), probe_file(file.get())->direct, kOnZramBytes));
+  EXPECT_FALSE(
+      misaligned_reads_are_wrong(file.get(), probe_file(file.get())->direct, kOnZramBytes));
   const testing::LoopDevice loop(path, 512);
   if (loop.path().empty()) GTEST_SKIP() << "this machine gives no loop devices";
   const UniqueFd device = open_direct(loop.path());
@@ -72,16 +73,16 @@ TEST_F(MisplacedTransfersTest, AnOrdinaryFileAndALoopDeviceOnItAreNotSuspected) 
   EXPECT_EQ(probe_file(device.get())->direct.memory_alignment, 512U);
 }
 
-TEST_F(MisplacedTransfersTest, AHoleAndATinyFileProveNothing) {
+TEST_F(MisalignedTransfersTest, AHoleAndATinyFileProveNothing) {
   const UniqueFd hole = open_direct(folder_.make_image("hole.img", kOnZramBytes));
   const buf::DirectIoLimits limits{
       .memory_alignment = 512, .length_alignment = 512, .offset_alignment = 512};
-  EXPECT_FALSE(misplaced_reads_are_wrong(hole.get(), limits, kOnZramBytes));
+  EXPECT_FALSE(misaligned_reads_are_wrong(hole.get(), limits, kOnZramBytes));
   const UniqueFd tiny = open_direct(folder_.make_image("tiny.img", 512));
-  EXPECT_FALSE(misplaced_reads_are_wrong(tiny.get(), limits, 512));
+  EXPECT_FALSE(misaligned_reads_are_wrong(tiny.get(), limits, 512));
 }
 
-TEST_F(MisplacedTransfersTest, ZramAndAllThatStandsOnItWantsWholePages) {
+TEST_F(MisalignedTransfersTest, ZramAndAllThatStandsOnItWantsWholePages) {
   const testing::ZramDevice zram(folder_, kZramBytes);
   if (zram.path().empty()) GTEST_SKIP() << "this machine gives no zram";
   const auto alignment = [](const std::string& path) {
@@ -116,14 +117,14 @@ TEST_F(MisplacedTransfersTest, ZramAndAllThatStandsOnItWantsWholePages) {
   EXPECT_EQ(::umount2(overlay.c_str(), MNT_DETACH), 0);
 }
 
-TEST_F(MisplacedTransfersTest, ATrialFindsOutWhetherTheKernelMovesWrongBytes) {
+TEST_F(MisalignedTransfersTest, ATrialFindsOutWhetherTheKernelMovesWrongBytes) {
   const testing::ZramDevice zram(folder_, kZramBytes);
   if (zram.path().empty()) GTEST_SKIP() << "this machine gives no zram";
   const UniqueFd device = open_direct(zram.path());
   const buf::DirectIoLimits limits{
       .memory_alignment = 512, .length_alignment = 4096, .offset_alignment = 4096};
   write_pattern(device.get());
-  EXPECT_EQ(misplaced_reads_are_wrong(device.get(), limits, kZramBytes),
+  EXPECT_EQ(misaligned_reads_are_wrong(device.get(), limits, kZramBytes),
             !reads_right(device.get()));
 }
 

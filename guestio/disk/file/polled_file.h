@@ -8,7 +8,7 @@
 namespace guestio::disk {
 
 /// Whether direct reads of this open file can be finished by polling its device
-/// (uring::PolledRing). Asks by reading a block that has been written: a ring for it can be set up
+/// (uring::IopollRing). Asks by reading a block that has been written: a ring for it can be set up
 /// for any file, and reads of holes, which need no device, succeed where others do not.
 /// `block`: what reads must be a multiple of and aligned to.
 /// Errors: unsupported (no such device; no block that has been written), host.

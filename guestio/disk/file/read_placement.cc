@@ -25,7 +25,7 @@ std::optional<Clock::duration> time_read(int fd, std::span<std::byte> to) noexce
 
 }  // namespace
 
-bool misplaced_reads_cost(int fd, std::uint64_t size) noexcept {
+bool misaligned_reads_cost(int fd, std::uint64_t size) noexcept {
   constexpr std::size_t kBytes = 4 * kPageSize;
   constexpr int kReads = 9;
   if (size < kBytes) return false;
@@ -36,29 +36,29 @@ bool misplaced_reads_cost(int fd, std::uint64_t size) noexcept {
   // makes them longer.
   std::array least = {Clock::duration::max(), Clock::duration::max()};
   for (int i = 0; i < kReads; ++i) {
-    for (std::size_t misplaced = 0; misplaced < least.size(); ++misplaced) {
-      const auto took = time_read(fd, memory.subspan(misplaced, kBytes));
+    for (std::size_t misaligned = 0; misaligned < least.size(); ++misaligned) {
+      const auto took = time_read(fd, memory.subspan(misaligned, kBytes));
       if (!took) return false;
-      least[misplaced] = std::min(least[misplaced], *took);
+      least[misaligned] = std::min(least[misaligned], *took);
     }
   }
   // The copy out of bounce memory adds about a tenth.
   return 4 * least[1] > 5 * least[0];
 }
 
-bool is_misplaced(std::span<const buf::IoBuffer> segments, FileOffset offset) noexcept {
+bool is_misaligned(std::span<const buf::IoBuffer> segments, FileOffset offset) noexcept {
   constexpr std::uint64_t kApart = 16;
   // Less of a read than this costs less than the copy of all of it.
   constexpr std::uint64_t kWorthIt = 8;
   std::uint64_t position = offset.raw();
-  std::uint64_t misplaced = 0;
+  std::uint64_t misaligned = 0;
   for (const buf::IoBuffer& segment : segments) {
     const bool is_well =
         is_aligned(reinterpret_cast<std::uintptr_t>(segment.data) - position, kApart);
-    if (!is_well) misplaced += segment.length;
+    if (!is_well) misaligned += segment.length;
     position += segment.length;
   }
-  return misplaced != 0 && misplaced >= (position - offset.raw()) / kWorthIt;
+  return misaligned != 0 && misaligned >= (position - offset.raw()) / kWorthIt;
 }
 
 }  // namespace guestio::disk

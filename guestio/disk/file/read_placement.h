@@ -18,18 +18,18 @@
 namespace guestio::disk {
 
 /// Whether reads that lie badly are bounced although the file takes them.
-enum class ReadPlacement : std::uint8_t {
-  kMeasured,  ///< where misplaced_reads_cost() says so
+enum class BounceReadPolicy : std::uint8_t {
+  kMeasured,  ///< where misaligned_reads_cost() says so
   kAsItLies,  ///< never
   kAligned,   ///< always
 };
 
 /// Times reads of an open file into memory that lies as the file does, and one byte off. Reads a
 /// little at its beginning. `size`: the file's, in bytes.
-[[nodiscard]] bool misplaced_reads_cost(int fd, std::uint64_t size) noexcept;
+[[nodiscard]] bool misaligned_reads_cost(int fd, std::uint64_t size) noexcept;
 
 /// Whether enough of a read from `offset` goes to memory that lies badly for a bounce to pay.
-[[nodiscard]] bool is_misplaced(std::span<const buf::IoBuffer> segments,
-                                FileOffset offset) noexcept;
+[[nodiscard]] bool is_misaligned(std::span<const buf::IoBuffer> segments,
+                                 FileOffset offset) noexcept;
 
 }  // namespace guestio::disk

@@ -25,30 +25,32 @@ IoBuffer segment(std::uintptr_t address, std::size_t length) {
   return {reinterpret_cast<std::byte*>(address), length};
 }
 
-TEST(ReadPlacement, OnlyTheDistanceBetweenMemoryAndFileCounts) {
+TEST(BounceReadPolicy, OnlyTheDistanceBetweenMemoryAndFileCounts) {
   for (const std::uintptr_t well : {0x1000U, 0x1010U, 0x1200U}) {
-    EXPECT_FALSE(is_misplaced(std::vector{segment(well, 4096)}, FileOffset(512))) << well;
-    EXPECT_TRUE(is_misplaced(std::vector{segment(well + 1, 4096)}, FileOffset(512))) << well;
-    EXPECT_TRUE(is_misplaced(std::vector{segment(well + 8, 4096)}, FileOffset(512))) << well;
-    EXPECT_FALSE(is_misplaced(std::vector{segment(well + 8, 4096)}, FileOffset(520))) << well;
+    EXPECT_FALSE(is_misaligned(std::vector{segment(well, 4096)}, FileOffset(512))) << well;
+    EXPECT_TRUE(is_misaligned(std::vector{segment(well + 1, 4096)}, FileOffset(512))) << well;
+    EXPECT_TRUE(is_misaligned(std::vector{segment(well + 8, 4096)}, FileOffset(512))) << well;
+    EXPECT_FALSE(is_misaligned(std::vector{segment(well + 8, 4096)}, FileOffset(520))) << well;
   }
   // The second lies as the first leaves the file.
   EXPECT_FALSE(
-      is_misplaced(std::vector{segment(0x1000, 100), segment(0x2004, 412)}, FileOffset(0)));
-  EXPECT_TRUE(is_misplaced(std::vector{segment(0x1000, 100), segment(0x2000, 412)}, FileOffset(0)));
+      is_misaligned(std::vector{segment(0x1000, 100), segment(0x2004, 412)}, FileOffset(0)));
+  EXPECT_TRUE(
+      is_misaligned(std::vector{segment(0x1000, 100), segment(0x2000, 412)}, FileOffset(0)));
 }
 
-TEST(ReadPlacement, ALittleThatLiesBadlyIsNotWorthACopyOfAll) {
+TEST(BounceReadPolicy, ALittleThatLiesBadlyIsNotWorthACopyOfAll) {
   EXPECT_FALSE(
-      is_misplaced(std::vector{segment(0x1000, 4096), segment(0x4001, 512)}, FileOffset(0)));
-  EXPECT_TRUE(is_misplaced(std::vector{segment(0x1000, 512), segment(0x4001, 512)}, FileOffset(0)));
-  EXPECT_FALSE(is_misplaced({}, FileOffset(0)));
+      is_misaligned(std::vector{segment(0x1000, 4096), segment(0x4001, 512)}, FileOffset(0)));
+  EXPECT_TRUE(
+      is_misaligned(std::vector{segment(0x1000, 512), segment(0x4001, 512)}, FileOffset(0)));
+  EXPECT_FALSE(is_misaligned({}, FileOffset(0)));
 }
 
-TEST(ReadPlacement, WhatCannotBeReadIsNotTimed) {
+TEST(BounceReadPolicy, WhatCannotBeReadIsNotTimed) {
   const testing::MemoryFile file(kImageBytes);
-  EXPECT_FALSE(misplaced_reads_cost(file.fd(), 512)) << "too small to tell";
-  EXPECT_FALSE(misplaced_reads_cost(-1, kImageBytes));
+  EXPECT_FALSE(misaligned_reads_cost(file.fd(), 512)) << "too small to tell";
+  EXPECT_FALSE(misaligned_reads_cost(-1, kImageBytes));
 }
 
 struct TestIo final : Io {
@@ -56,7 +58,7 @@ struct TestIo final : Io {
   Result<> result = fail(ErrorKind::kBusy, "not done");
 };
 
-class PlacedReadTest : public ::testing::Test {
+class BounceReadTest : public ::testing::Test {
  protected:
   void SetUp() override { ASSERT_TRUE(mem::install_fault_recovery()); }
   /// Fills the file and opens it.
@@ -109,8 +111,8 @@ class PlacedReadTest : public ::testing::Test {
 
 constexpr std::uint64_t kPlacedBounce = std::uint64_t{8} << 20;
 
-TEST_F(PlacedReadTest, CallsOfAnySizeArriveWhole) {
-  open(file_.path(), {.path = file_.path(), .read_placement = ReadPlacement::kAligned},
+TEST_F(BounceReadTest, CallsOfAnySizeArriveWhole) {
+  open(file_.path(), {.path = file_.path(), .read_placement = BounceReadPolicy::kAligned},
        kPlacedBounce);
   std::uint64_t expected = 0;
   for (const std::uint64_t length : {512U, 4096U, 65536U, 66048U, 1U << 20U, (1U << 20U) + 512U}) {
@@ -123,8 +125,8 @@ TEST_F(PlacedReadTest, CallsOfAnySizeArriveWhole) {
   EXPECT_EQ(direct(), 0U);
 }
 
-TEST_F(PlacedReadTest, WhatLiesWellAndWritesAreNotCopied) {
-  open(file_.path(), {.path = file_.path(), .read_placement = ReadPlacement::kAligned},
+TEST_F(BounceReadTest, WhatLiesWellAndWritesAreNotCopied) {
+  open(file_.path(), {.path = file_.path(), .read_placement = BounceReadPolicy::kAligned},
        kPlacedBounce);
   ASSERT_TRUE(read(512, 4096 + 16, 65536));
   TestIo write;
@@ -141,20 +143,20 @@ TEST_F(PlacedReadTest, WhatLiesWellAndWritesAreNotCopied) {
   EXPECT_EQ(copied(), 0U);
 }
 
-TEST_F(PlacedReadTest, NothingIsCopiedWhereItIsNotWanted) {
-  open(file_.path(), {.path = file_.path(), .read_placement = ReadPlacement::kAsItLies},
+TEST_F(BounceReadTest, NothingIsCopiedWhereItIsNotWanted) {
+  open(file_.path(), {.path = file_.path(), .read_placement = BounceReadPolicy::kAsItLies},
        kPlacedBounce);
   ASSERT_TRUE(read(0, 4097, 65536));
   EXPECT_TRUE(holds(0, 4097, 65536));
   EXPECT_EQ(direct(), 65536U);
 }
 
-TEST_F(PlacedReadTest, WhereBounceMemoryIsShortReadsGoAsTheyLie) {
+TEST_F(BounceReadTest, WhereBounceMemoryIsShortReadsGoAsTheyLie) {
   const auto path = folder_.make_image("disk.img", kImageBytes);
   constexpr std::uint64_t kRead = 16384;
   constexpr std::uint64_t kReads = 16;
   open(path,
-       {.path = path, .caching = Caching::kBuffered, .read_placement = ReadPlacement::kAligned},
+       {.path = path, .caching = Caching::kBuffered, .read_placement = BounceReadPolicy::kAligned},
        4 * kRead);
   std::deque<TestIo> reads(kReads);
   for (std::uint64_t i = 0; i < kReads; ++i) start(reads[i], i * kRead, 1 + 2 * i * kRead, kRead);
@@ -169,8 +171,8 @@ TEST_F(PlacedReadTest, WhereBounceMemoryIsShortReadsGoAsTheyLie) {
   EXPECT_EQ(channel_->statistics().bounce.waits, 0U);
 }
 
-TEST_F(PlacedReadTest, AFileThatEndsEarlyFailsTheRead) {
-  open(file_.path(), {.path = file_.path(), .read_placement = ReadPlacement::kAligned},
+TEST_F(BounceReadTest, AFileThatEndsEarlyFailsTheRead) {
+  open(file_.path(), {.path = file_.path(), .read_placement = BounceReadPolicy::kAligned},
        kPlacedBounce);
   ASSERT_EQ(::ftruncate(file_.fd(), 100'000), 0);
   EXPECT_FALSE(read(0, 4097, std::uint64_t{1} << 18));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/disk/file/fixed_bounce.h"
+#include "guestio/disk/file/registered_bounce.h"
 
 #include <atomic>
 
@@ -22,7 +22,7 @@ void tell_once(const std::string& name, const Error& refusal) noexcept {
 
 }  // namespace
 
-void FixedBounce::add(const buf::TrackedBounceBuffer& buffer) noexcept {
+void RegisteredBounce::add(const buf::TrackedBounceBuffer& buffer) noexcept {
   auto added = fixed_.add(account_.keep_slab(buffer));
   if (added) return slabs_.push_back(std::move(*added));
   may_register_ = false;

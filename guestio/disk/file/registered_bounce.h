@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "guestio/buf/bounce_account.h"
-#include "guestio/uring/fixed_memory.h"
+#include "guestio/uring/registered_buffers.h"
 
 /// Bounce memory that is registered with a thread's ring.
 namespace guestio::disk {
@@ -25,11 +25,11 @@ enum class BounceMemory : std::uint8_t {
 /// plain, and one line in the log of the process says what can be done.
 ///
 /// Threads: the ring's. Lifetime: goes before the account, the ring and the name do.
-class FixedBounce {
+class RegisteredBounce {
  public:
   /// `name`: of the disk, the subject of that line.
-  FixedBounce(uring::FixedMemory& fixed, buf::BounceAccount& account, BounceMemory kind,
-              const std::string& name) noexcept
+  RegisteredBounce(uring::RegisteredBuffers& fixed, buf::BounceAccount& account, BounceMemory kind,
+                   const std::string& name) noexcept
       : name_(name),
         fixed_(fixed),
         account_(account),
@@ -45,10 +45,10 @@ class FixedBounce {
   void add(const buf::TrackedBounceBuffer& buffer) noexcept;
 
   const std::string& name_;
-  uring::FixedMemory& fixed_;
+  uring::RegisteredBuffers& fixed_;
   buf::BounceAccount& account_;
   bool may_register_;
-  std::vector<uring::FixedMemory::Registration> slabs_;
+  std::vector<uring::RegisteredBuffers::Registration> slabs_;
 };
 
 }  // namespace guestio::disk

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/disk/file/fixed_bounce.h"
+#include "guestio/disk/file/registered_bounce.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -19,7 +19,7 @@ constexpr std::uint64_t kBounceBytes = std::uint64_t{1} << 20;
 constexpr unsigned kPieces = 4;
 constexpr std::byte kOnDisk{0x5a};
 
-class FixedBounceTest : public ::testing::Test {
+class RegisteredBounceTest : public ::testing::Test {
  protected:
   void SetUp() override {
     const UniqueFd image(::open(path_.c_str(), O_RDWR | O_CLOEXEC));
@@ -48,7 +48,9 @@ class FixedBounceTest : public ::testing::Test {
     loop_->run_until_quiet();
     EXPECT_TRUE(io.result.has_value()) << io.result.error().to_string();
   }
-  uring::FixedMemoryStatistics statistics() { return loop_->fixed_memory().statistics(); }
+  uring::RegisteredBufferStatistics statistics() {
+    return loop_->registered_buffers().statistics();
+  }
   std::byte guest_byte() { return *memory_.host_range(Gpa(8192), 1).value(); }
 
   testing::TemporaryFolder folder_;
@@ -59,7 +61,7 @@ class FixedBounceTest : public ::testing::Test {
   std::unique_ptr<Channel> channel_;
 };
 
-TEST_F(FixedBounceTest, ASlabIsRegisteredWhenItIsFirstUsedAndNotBefore) {
+TEST_F(RegisteredBounceTest, ASlabIsRegisteredWhenItIsFirstUsedAndNotBefore) {
   EXPECT_EQ(statistics().pieces, 0U);
   move(IoKind::kRead);
   EXPECT_EQ(guest_byte(), kOnDisk);
@@ -69,7 +71,7 @@ TEST_F(FixedBounceTest, ASlabIsRegisteredWhenItIsFirstUsedAndNotBefore) {
   EXPECT_EQ(statistics().operations, 2U) << "each transfer names it";
 }
 
-TEST_F(FixedBounceTest, WhatWasWrittenThroughARegisteredSlabIsReadBack) {
+TEST_F(RegisteredBounceTest, WhatWasWrittenThroughARegisteredSlabIsReadBack) {
   *memory_.host_range(Gpa(8192), 1).value() = std::byte{0x77};
   move(IoKind::kWrite);
   *memory_.host_range(Gpa(8192), 1).value() = std::byte{0};
@@ -78,14 +80,14 @@ TEST_F(FixedBounceTest, WhatWasWrittenThroughARegisteredSlabIsReadBack) {
   EXPECT_EQ(statistics().operations, 2U);
 }
 
-TEST_F(FixedBounceTest, RegistrationsGoWithTheChannel) {
+TEST_F(RegisteredBounceTest, RegistrationsGoWithTheChannel) {
   move(IoKind::kRead);
   channel_.reset();
   EXPECT_EQ(statistics().pieces, 0U);
   EXPECT_EQ(statistics().registered_bytes, 0U);
 }
 
-TEST_F(FixedBounceTest, NothingIsRegisteredThatShallNotBe) {
+TEST_F(RegisteredBounceTest, NothingIsRegisteredThatShallNotBe) {
   make(BounceMemory::kPlain, kPieces);
   move(IoKind::kRead);
   EXPECT_EQ(guest_byte(), kOnDisk);
@@ -93,14 +95,14 @@ TEST_F(FixedBounceTest, NothingIsRegisteredThatShallNotBe) {
   EXPECT_EQ(statistics().refusals, 0U);
 }
 
-TEST_F(FixedBounceTest, NothingIsTakenFromALimitThatOthersShareUnlessAskedFor) {
+TEST_F(RegisteredBounceTest, NothingIsTakenFromALimitThatOthersShareUnlessAskedFor) {
   make(BounceMemory::kWhereUnlimited, kPieces);
   move(IoKind::kRead);
   EXPECT_EQ(guest_byte(), kOnDisk);
   EXPECT_EQ(statistics().pieces, uring::may_lock_any_memory() ? 1U : 0U);
 }
 
-TEST_F(FixedBounceTest, ARefusalIsCountedOnceAndTheBytesArriveAllTheSame) {
+TEST_F(RegisteredBounceTest, ARefusalIsCountedOnceAndTheBytesArriveAllTheSame) {
   make(BounceMemory::kRegistered, 0);
   move(IoKind::kRead);
   move(IoKind::kRead);

@@ -20,7 +20,7 @@ namespace {
 constexpr std::uint64_t kBytes = std::uint64_t{1} << 20;
 constexpr std::byte kContent{0x5a};
 
-class FixedTransferTest : public ::testing::Test {
+class RegisteredTransferTest : public ::testing::Test {
  protected:
   void SetUp() override {
     const UniqueFd image(::open(path_.c_str(), O_RDWR | O_CLOEXEC));
@@ -33,7 +33,7 @@ class FixedTransferTest : public ::testing::Test {
     memory_ = mem::map_file_regions(regions).value();
   }
   std::span<std::byte> host() const { return {memory_.host_range(Gpa(0), kBytes).value(), kBytes}; }
-  auto register_memory() { return loop_->fixed_memory().add(host()).value(); }
+  auto register_memory() { return loop_->registered_buffers().add(host()).value(); }
   /// All pages become others, of zeroes.
   void replace_pages() {
     ASSERT_EQ(::ftruncate(file_.fd(), 0), 0);
@@ -62,7 +62,7 @@ class FixedTransferTest : public ::testing::Test {
   mem::GuestMemory memory_;
 };
 
-TEST_F(FixedTransferTest, OneSegmentInAPieceGoesToTheRegisteredPages) {
+TEST_F(RegisteredTransferTest, OneSegmentInAPieceGoesToTheRegisteredPages) {
   const auto registration = register_memory();
   const std::array extents = {range(0, 4096)};
   ASSERT_TRUE(read(extents));
@@ -72,15 +72,15 @@ TEST_F(FixedTransferTest, OneSegmentInAPieceGoesToTheRegisteredPages) {
   EXPECT_EQ(host()[0], std::byte{0});
 }
 
-TEST_F(FixedTransferTest, ListsGoToTheRegisteredPagesWhereTheKernelHasThem) {
+TEST_F(RegisteredTransferTest, ListsGoToTheRegisteredPagesWhereTheKernelHasThem) {
   const auto registration = register_memory();
   replace_pages();
   const std::array extents = {range(65536, 4096), range(0, 4096)};
   ASSERT_TRUE(read(extents));
-  EXPECT_EQ(host()[0], loop_->fixed_memory().takes_lists() ? std::byte{0} : kContent);
+  EXPECT_EQ(host()[0], loop_->registered_buffers().takes_lists() ? std::byte{0} : kContent);
 }
 
-TEST_F(FixedTransferTest, MemoryThatIsNotRegisteredIsTakenAsItIs) {
+TEST_F(RegisteredTransferTest, MemoryThatIsNotRegisteredIsTakenAsItIs) {
   auto registration = register_memory();
   replace_pages();
   registration = {};
@@ -90,9 +90,9 @@ TEST_F(FixedTransferTest, MemoryThatIsNotRegisteredIsTakenAsItIs) {
   EXPECT_EQ(host()[8192], kContent);
 }
 
-TEST_F(FixedTransferTest, SegmentsInTwoPiecesGoWithoutTheTable) {
-  const auto low = loop_->fixed_memory().add(host().first(kBytes / 2)).value();
-  const auto high = loop_->fixed_memory().add(host().subspan(kBytes / 2)).value();
+TEST_F(RegisteredTransferTest, SegmentsInTwoPiecesGoWithoutTheTable) {
+  const auto low = loop_->registered_buffers().add(host().first(kBytes / 2)).value();
+  const auto high = loop_->registered_buffers().add(host().subspan(kBytes / 2)).value();
   replace_pages();
   const std::array in_both = {range(0, 4096), range(kBytes - 4096, 4096)};
   ASSERT_TRUE(read(in_both));

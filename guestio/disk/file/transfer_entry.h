@@ -8,7 +8,7 @@
 #include "guestio/base/units.h"
 #include "guestio/buf/io_buffer.h"
 #include "guestio/uring/file.h"
-#include "guestio/uring/fixed_memory.h"
+#include "guestio/uring/registered_buffers.h"
 
 /// A read or write of host memory, as the ring takes it.
 namespace guestio::disk {
@@ -31,6 +31,6 @@ struct TransferEntry {
 /// The registered piece that holds all of `segments`, if one operation can name it; which it then
 /// does, and is counted.
 [[nodiscard]] std::optional<std::uint16_t> find_piece(
-    uring::FixedMemory& fixed, std::span<const buf::IoBuffer> segments) noexcept;
+    uring::RegisteredBuffers& fixed, std::span<const buf::IoBuffer> segments) noexcept;
 
 }  // namespace guestio::disk

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/frontend.h"
+#include "guestio/vhost/frontend/frontend.h"
 
 #include <algorithm>
 #include <array>
@@ -142,11 +142,11 @@ Result<> Frontend::set_mem_table(std::span<const Region> regions) {
 }
 
 Result<> Frontend::set_vring_num(std::uint32_t queue, std::uint32_t size) {
-  return tell_state(FrontendRequest::kSetVringNum, queue, size);
+  return report_state(FrontendRequest::kSetVringNum, queue, size);
 }
 
 Result<> Frontend::set_vring_base(std::uint32_t queue, std::uint32_t base) {
-  return tell_state(FrontendRequest::kSetVringBase, queue, base);
+  return report_state(FrontendRequest::kSetVringBase, queue, base);
 }
 
 Result<std::uint32_t> Frontend::get_vring_base(std::uint32_t queue) {
@@ -227,7 +227,7 @@ Result<> Frontend::set_vring_err(std::uint32_t queue, std::optional<int> fd) {
 }
 
 Result<> Frontend::set_vring_enable(std::uint32_t queue, bool enabled) {
-  return tell_state(FrontendRequest::kSetVringEnable, queue, enabled ? 1 : 0);
+  return report_state(FrontendRequest::kSetVringEnable, queue, enabled ? 1 : 0);
 }
 
 Result<> Frontend::tell(std::uint32_t request, std::span<const std::byte> payload,
@@ -276,7 +276,8 @@ Result<> Frontend::tell_number(FrontendRequest request, std::uint64_t number) {
   return tell(std::to_underlying(request), bytes_of(number));
 }
 
-Result<> Frontend::tell_state(FrontendRequest request, std::uint32_t queue, std::uint32_t number) {
+Result<> Frontend::report_state(FrontendRequest request, std::uint32_t queue,
+                                std::uint32_t number) {
   return tell(std::to_underlying(request), bytes_of(VringState{queue, number}));
 }
 

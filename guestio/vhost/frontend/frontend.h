@@ -11,8 +11,8 @@
 #include "guestio/base/error.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/base/units.h"
-#include "guestio/vhost/messages.h"
-#include "guestio/vhost/socket.h"
+#include "guestio/vhost/wire/messages.h"
+#include "guestio/vhost/wire/socket.h"
 
 /// The front-end's end of a vhost-user connection, for programs that load or test a backend.
 namespace guestio::vhost {
@@ -29,7 +29,7 @@ namespace guestio::vhost {
 class Frontend {
  public:
   struct Options {
-    std::chrono::milliseconds time_limit = std::chrono::seconds(10);  ///< for one message
+    std::chrono::milliseconds deadline = std::chrono::seconds(10);  ///< for one message
   };
 
   /// One region of the table that set_mem_table() sends.
@@ -123,10 +123,10 @@ class Frontend {
 
   Result<std::uint64_t> ask_number(FrontendRequest request);
   Result<> tell_number(FrontendRequest request, std::uint64_t number);
-  Result<> tell_state(FrontendRequest request, std::uint32_t queue, std::uint32_t number);
+  Result<> report_state(FrontendRequest request, std::uint32_t queue, std::uint32_t number);
   Result<> tell_fd(FrontendRequest request, std::uint32_t queue, std::optional<int> fd);
   Result<> receive_answer(std::uint32_t request, Deadline deadline, Message& answer);
-  [[nodiscard]] Deadline deadline() const { return Deadline::clock::now() + options_.time_limit; }
+  [[nodiscard]] Deadline deadline() const { return Deadline::clock::now() + options_.deadline; }
 
   MessageSocket socket_;
   Options options_;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/frontend_memory.h"
+#include "guestio/vhost/frontend/frontend_memory.h"
 
 #include <sys/mman.h>
 #include <unistd.h>

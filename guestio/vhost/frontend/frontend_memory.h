@@ -8,7 +8,7 @@
 #include "guestio/base/mapping.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/base/units.h"
-#include "guestio/vhost/frontend.h"
+#include "guestio/vhost/frontend/frontend.h"
 
 /// Memory that a front-end of ours shares with a backend in place of a guest's.
 namespace guestio::vhost {

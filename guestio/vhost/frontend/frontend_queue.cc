@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/frontend_queue.h"
+#include "guestio/vhost/frontend/frontend_queue.h"
 
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -35,14 +35,14 @@ Result<virtio::DriverRing> FrontendQueue::format(const Places& places, virtio::F
     if (!parts) return fail(parts.error());
     const auto first = options.first_index ? virtio::PackedPosition::from_word(*options.first_index)
                                            : virtio::PackedPosition{};
-    auto ring = virtio::PackedDriverQueue::create(*parts, features, first);
+    auto ring = virtio::PackedDriverRing::create(*parts, features, first);
     if (!ring) return fail(ring.error());
     return virtio::DriverRing(std::move(*ring));
   }
   const auto parts = virtio::SplitRing::at(places.descriptors.host, places.avail.host,
                                            places.used.host, options.size);
   if (!parts) return fail(parts.error());
-  auto ring = virtio::SplitDriverQueue::create(*parts, features, options.first_index.value_or(0));
+  auto ring = virtio::SplitDriverRing::create(*parts, features, options.first_index.value_or(0));
   if (!ring) return fail(ring.error());
   return virtio::DriverRing(std::move(*ring));
 }

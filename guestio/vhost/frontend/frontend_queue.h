@@ -7,8 +7,8 @@
 
 #include "guestio/base/error.h"
 #include "guestio/base/unique_fd.h"
-#include "guestio/vhost/frontend.h"
-#include "guestio/vhost/frontend_memory.h"
+#include "guestio/vhost/frontend/frontend.h"
+#include "guestio/vhost/frontend/frontend_memory.h"
 #include "guestio/virtio/driver_ring.h"
 
 /// A queue that a front-end of ours runs on a backend.

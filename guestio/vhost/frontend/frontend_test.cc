@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/frontend.h"
+#include "guestio/vhost/frontend/frontend.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "guestio/mem/recover.h"
-#include "guestio/vhost/frontend_memory.h"
-#include "guestio/vhost/frontend_queue.h"
+#include "guestio/vhost/frontend/frontend_memory.h"
+#include "guestio/vhost/frontend/frontend_queue.h"
 
 namespace guestio::vhost {
 namespace {
@@ -43,8 +43,8 @@ class ScriptedBackend {
   }
   ~ScriptedBackend() { join(); }
 
-  Frontend make_frontend(milliseconds time_limit = std::chrono::seconds(60)) {
-    return Frontend::over(std::move(frontend_end_), {.time_limit = time_limit});
+  Frontend make_frontend(milliseconds deadline = std::chrono::seconds(60)) {
+    return Frontend::over(std::move(frontend_end_), {.deadline = deadline});
   }
   /// Waits until the front-end has left. Returns all that it sent.
   const std::vector<Seen>& join() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/inflight_record.h"
+#include "guestio/vhost/inflight/inflight_record.h"
 
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -9,8 +9,8 @@
 
 #include "guestio/base/align.h"
 #include "guestio/mem/recover.h"
-#include "guestio/vhost/packed_inflight.h"
-#include "guestio/vhost/split_inflight.h"
+#include "guestio/vhost/inflight/packed_inflight.h"
+#include "guestio/vhost/inflight/split_inflight.h"
 
 namespace guestio::vhost {
 

@@ -8,7 +8,7 @@
 #include "guestio/base/error.h"
 #include "guestio/base/mapping.h"
 #include "guestio/base/unique_fd.h"
-#include "guestio/vhost/messages.h"
+#include "guestio/vhost/wire/messages.h"
 #include "guestio/virtio/layout.h"
 
 /// The memory in which a backend writes down what it has taken and not answered, so that the one

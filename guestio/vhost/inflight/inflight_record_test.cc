@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/inflight_record.h"
+#include "guestio/vhost/inflight/inflight_record.h"
 
 #include <gtest/gtest.h>
 #include <sys/eventfd.h>
@@ -54,7 +54,7 @@ TEST(InflightRecord, Rule40NumbersThatCannotBeAreRefused) {
     ASSERT_FALSE(mapped.has_value());
     EXPECT_EQ(mapped.error().kind, ErrorKind::kPeerFault);
   };
-  constexpr auto kMost = std::numeric_limits<std::uint64_t>::max();
+  constexpr auto kMaximum = std::numeric_limits<std::uint64_t>::max();
   is_refused("no queues", {good.mmap_size, 0, 0, 128});
   is_refused("more queues than there can be", {good.mmap_size, 0, 257, 128});
   is_refused("queues without entries", {good.mmap_size, 0, 2, 0});
@@ -65,8 +65,8 @@ TEST(InflightRecord, Rule40NumbersThatCannotBeAreRefused) {
   is_refused("longer than the file", {good.mmap_size + 1, 0, 2, 128});
   is_refused("behind the file's end", {good.mmap_size, kPageSize, 2, 128});
   is_refused("an offset inside a page", {good.mmap_size - 64, 64, 2, 16});
-  is_refused("an end that wraps", {good.mmap_size, kMost - 4095, 2, 128});
-  is_refused("everything there is", {kMost, 0, 2, 128});
+  is_refused("an end that wraps", {good.mmap_size, kMaximum - 4095, 2, 128});
+  is_refused("everything there is", {kMaximum, 0, 2, 128});
   is_refused("entries of packed rings are larger", {4096 + 4096, 0, 2, 256}, RingKind::kPacked);
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/recorded_ring.h"
+#include "guestio/vhost/inflight/inflight_tracked_ring.h"
 
 #include <utility>
 
@@ -7,11 +7,11 @@ namespace guestio::vhost {
 
 using virtio::Pop;
 
-Result<RecordedRing> RecordedRing::create(Setup setup) {
+Result<InflightTrackedRing> InflightTrackedRing::create(Setup setup) {
   if (!setup.inflight) {
     auto ring = virtio::DeviceRing::create(setup.parts, setup.features, setup.base);
     if (!ring) return fail(ring.error());
-    return RecordedRing(std::move(*ring), nullptr, NoRecord{});
+    return InflightTrackedRing(std::move(*ring), nullptr, NoRecord{});
   }
   const RingKind kind = kind_of(setup.features);
   const std::uint16_t size =
@@ -24,10 +24,10 @@ Result<RecordedRing> RecordedRing::create(Setup setup) {
                                    : create_split(std::move(setup), region);
 }
 
-Result<RecordedRing> RecordedRing::create_split(Setup setup, std::byte* region) {
+Result<InflightTrackedRing> InflightTrackedRing::create_split(Setup setup, std::byte* region) {
   const auto& parts = std::get<virtio::SplitRing>(setup.parts);
   // Where the used ring goes on is read from the ring itself, as ever.
-  auto probe = virtio::SplitDeviceQueue::create(parts, setup.features, 0);
+  auto probe = virtio::SplitDeviceRing::create(parts, setup.features, 0);
   if (!probe) return fail(probe.error());
   const std::uint16_t used_index = probe->used_index();
   SplitInflight::Left left;
@@ -38,11 +38,11 @@ Result<RecordedRing> RecordedRing::create_split(Setup setup, std::byte* region) 
       left.is_fresh ? setup.base : static_cast<std::uint16_t>(used_index + left.heads.size());
   auto ring = virtio::DeviceRing::create(setup.parts, setup.features, base);
   if (!ring) return fail(ring.error());
-  return RecordedRing(std::move(*ring), std::move(setup.inflight),
-                      SplitRecord{*record, std::move(left.heads)});
+  return InflightTrackedRing(std::move(*ring), std::move(setup.inflight),
+                             SplitRecord{*record, std::move(left.heads)});
 }
 
-Result<RecordedRing> RecordedRing::create_packed(Setup setup, std::byte* region) {
+Result<InflightTrackedRing> InflightTrackedRing::create_packed(Setup setup, std::byte* region) {
   const auto& parts = std::get<virtio::PackedRing>(setup.parts);
   auto base = virtio::PackedBase::from_word(setup.base);
   if (!base.is_possible(parts.size())) {
@@ -59,11 +59,11 @@ Result<RecordedRing> RecordedRing::create_packed(Setup setup, std::byte* region)
   if (auto withdrawn = ring->packed()->withdraw_answers(); !withdrawn) {
     return fail(withdrawn.error());
   }
-  return RecordedRing(std::move(*ring), std::move(setup.inflight),
-                      PackedRecord{std::move(*record), std::move(left.chains)});
+  return InflightTrackedRing(std::move(*ring), std::move(setup.inflight),
+                             PackedRecord{std::move(*record), std::move(left.chains)});
 }
 
-std::size_t RecordedRing::left_over() const noexcept {
+std::size_t InflightTrackedRing::left_over() const noexcept {
   if (const auto* const split = std::get_if<SplitRecord>(&record_)) {
     return split->again.size() - next_again_;
   }
@@ -73,7 +73,7 @@ std::size_t RecordedRing::left_over() const noexcept {
   return 0;
 }
 
-Result<Pop> RecordedRing::pop(const mem::GuestMemory& memory, virtio::Chain& chain) {
+Result<Pop> InflightTrackedRing::pop(const mem::GuestMemory& memory, virtio::Chain& chain) {
   if (left_over() != 0) return pop_again(memory, chain);
   const auto popped = ring_.pop(memory, chain);
   if (!popped) return fail(popped.error());
@@ -85,7 +85,7 @@ Result<Pop> RecordedRing::pop(const mem::GuestMemory& memory, virtio::Chain& cha
   return Pop::kChain;
 }
 
-Result<Pop> RecordedRing::pop_again(const mem::GuestMemory& memory, virtio::Chain& chain) {
+Result<Pop> InflightTrackedRing::pop_again(const mem::GuestMemory& memory, virtio::Chain& chain) {
   Result<Pop> popped = Pop::kNothing;
   if (auto* const packed = std::get_if<PackedRecord>(&record_)) {
     popped = ring_.packed()->pop_again(packed->again[next_again_], memory, chain);
@@ -97,7 +97,7 @@ Result<Pop> RecordedRing::pop_again(const mem::GuestMemory& memory, virtio::Chai
   return popped;
 }
 
-Result<> RecordedRing::note_taken(const virtio::Chain& chain) {
+Result<> InflightTrackedRing::note_taken(const virtio::Chain& chain) {
   if (auto* const split = std::get_if<SplitRecord>(&record_)) {
     return split->record.take(chain.head());
   }
@@ -107,13 +107,13 @@ Result<> RecordedRing::note_taken(const virtio::Chain& chain) {
   return {};
 }
 
-Result<> RecordedRing::push_used(std::uint16_t head, std::uint32_t written) {
+Result<> InflightTrackedRing::push_used(std::uint16_t head, std::uint32_t written) {
   auto pushed = ring_.push_used(head, written);
   if (pushed && memory_) answers_.push_back(head);
   return pushed;
 }
 
-Result<bool> RecordedRing::publish() {
+Result<bool> InflightTrackedRing::publish() {
   if (answers_.empty()) return ring_.publish();
   auto* const packed = std::get_if<PackedRecord>(&record_);
   auto shown =
@@ -122,7 +122,7 @@ Result<bool> RecordedRing::publish() {
   return shown;
 }
 
-Result<bool> RecordedRing::publish_split(SplitRecord& split) {
+Result<bool> InflightTrackedRing::publish_split(SplitRecord& split) {
   if (auto begun = split.record.begin_answers(answers_); !begun) return fail(begun.error());
   auto shown = ring_.publish();
   if (!shown) return shown;
@@ -131,7 +131,7 @@ Result<bool> RecordedRing::publish_split(SplitRecord& split) {
   return shown;
 }
 
-Result<bool> RecordedRing::publish_packed(PackedRecord& packed) {
+Result<bool> InflightTrackedRing::publish_packed(PackedRecord& packed) {
   const auto used = ring_.packed()->next_used();
   if (auto begun = packed.record.begin_answers(answers_, used); !begun) return fail(begun.error());
   auto shown = ring_.publish();
@@ -140,7 +140,7 @@ Result<bool> RecordedRing::publish_packed(PackedRecord& packed) {
   return shown;
 }
 
-Result<bool> RecordedRing::enable_notifications() {
+Result<bool> InflightTrackedRing::enable_notifications() {
   const auto available = ring_.enable_notifications();
   if (available && left_over() != 0) return true;
   return available;

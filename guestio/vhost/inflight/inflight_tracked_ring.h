@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "guestio/base/error.h"
-#include "guestio/vhost/inflight_record.h"
-#include "guestio/vhost/packed_inflight.h"
-#include "guestio/vhost/split_inflight.h"
+#include "guestio/vhost/inflight/inflight_record.h"
+#include "guestio/vhost/inflight/packed_inflight.h"
+#include "guestio/vhost/inflight/split_inflight.h"
 #include "guestio/virtio/device_ring.h"
 
 namespace guestio::vhost {
@@ -20,7 +20,7 @@ namespace guestio::vhost {
 ///
 /// The functions are those of virtio::DeviceRing. Errors also: memory fault, when the record's
 /// memory goes away. Threads: one at a time.
-class RecordedRing {
+class InflightTrackedRing {
  public:
   struct Setup {
     virtio::RingParts parts;
@@ -33,7 +33,7 @@ class RecordedRing {
   };
 
   /// Errors also: peer fault (a record that no backend can have left, or of another kind).
-  static Result<RecordedRing> create(Setup setup);
+  static Result<InflightTrackedRing> create(Setup setup);
 
   Result<virtio::Pop> pop(const mem::GuestMemory& memory, virtio::Chain& chain);
   Result<> push_used(std::uint16_t head, std::uint32_t written);
@@ -59,13 +59,14 @@ class RecordedRing {
   };
   using Record = std::variant<NoRecord, SplitRecord, PackedRecord>;
 
-  RecordedRing(virtio::DeviceRing ring, std::shared_ptr<const InflightRecord> memory, Record record)
+  InflightTrackedRing(virtio::DeviceRing ring, std::shared_ptr<const InflightRecord> memory,
+                      Record record)
       : ring_(std::move(ring)), memory_(std::move(memory)), record_(std::move(record)) {
     answers_.reserve(ring_.size());
   }
 
-  static Result<RecordedRing> create_split(Setup setup, std::byte* region);
-  static Result<RecordedRing> create_packed(Setup setup, std::byte* region);
+  static Result<InflightTrackedRing> create_split(Setup setup, std::byte* region);
+  static Result<InflightTrackedRing> create_packed(Setup setup, std::byte* region);
   Result<virtio::Pop> pop_again(const mem::GuestMemory& memory, virtio::Chain& chain);
   Result<> note_taken(const virtio::Chain& chain);
   Result<bool> publish_split(SplitRecord& split);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/recorded_ring.h"
+#include "guestio/vhost/inflight/inflight_tracked_ring.h"
 
 #include <gtest/gtest.h>
 #include <sched.h>
@@ -49,12 +49,12 @@ class Bench {
         driver_(make_driver()) {}
 
   /// A backend that starts on what is there; `base` is all the front-end knows.
-  Result<RecordedRing> start(std::uint32_t base) const {
-    return RecordedRing::create({.parts = parts(),
-                                 .features = features_of(kind_),
-                                 .base = base,
-                                 .index = 0,
-                                 .inflight = record_});
+  Result<InflightTrackedRing> start(std::uint32_t base) const {
+    return InflightTrackedRing::create({.parts = parts(),
+                                        .features = features_of(kind_),
+                                        .base = base,
+                                        .index = 0,
+                                        .inflight = record_});
   }
   [[nodiscard]] std::uint32_t first_base() const {
     return kind_ == RingKind::kPacked ? 0x80008000 : 0;
@@ -89,10 +89,9 @@ class Bench {
   virtio::DriverRing make_driver() {
     const auto features = features_of(kind_);
     if (kind_ == RingKind::kPacked) {
-      return virtio::DriverRing(
-          *virtio::PackedDriverQueue::create(ring_.packed_driver(), features));
+      return virtio::DriverRing(*virtio::PackedDriverRing::create(ring_.packed_driver(), features));
     }
-    return virtio::DriverRing(*virtio::SplitDriverQueue::create(ring_.driver(), features));
+    return virtio::DriverRing(*virtio::SplitDriverRing::create(ring_.driver(), features));
   }
 
   RingForTest ring_;
@@ -101,8 +100,8 @@ class Bench {
   virtio::DriverRing driver_;
 };
 
-struct RecordedRingTest : ::testing::TestWithParam<RingKind> {
-  std::uint16_t pop_head(RecordedRing& ring) {
+struct InflightTrackedRingTest : ::testing::TestWithParam<RingKind> {
+  std::uint16_t pop_head(InflightTrackedRing& ring) {
     const auto popped = ring.pop(bench.memory(), chain);
     EXPECT_TRUE(popped && *popped == Pop::kChain);
     return chain.head();
@@ -112,7 +111,7 @@ struct RecordedRingTest : ::testing::TestWithParam<RingKind> {
   Chain chain;
 };
 
-TEST_P(RecordedRingTest, WithNothingInFlightANewBackendGoesOnWhereTheOldOneStopped) {
+TEST_P(InflightTrackedRingTest, WithNothingInFlightANewBackendGoesOnWhereTheOldOneStopped) {
   for (int round = 0; round < 20; ++round) {
     // The front-end does not know how far the one before had come.
     auto ring = bench.start(bench.first_base());
@@ -125,7 +124,7 @@ TEST_P(RecordedRingTest, WithNothingInFlightANewBackendGoesOnWhereTheOldOneStopp
   }
 }
 
-TEST_P(RecordedRingTest, Rule40WhatWasTakenAndNotAnsweredComesAgainInItsOrder) {
+TEST_P(InflightTrackedRingTest, Rule40WhatWasTakenAndNotAnsweredComesAgainInItsOrder) {
   std::vector<std::uint16_t> heads;
   {
     auto ring = *bench.start(bench.first_base());
@@ -150,7 +149,7 @@ TEST_P(RecordedRingTest, Rule40WhatWasTakenAndNotAnsweredComesAgainInItsOrder) {
   EXPECT_EQ(bench.driver().in_flight(), 0);
 }
 
-TEST_P(RecordedRingTest, Rule40ABackendThatDiesAgainAndAgainKeepsTheOrder) {
+TEST_P(InflightTrackedRingTest, Rule40ABackendThatDiesAgainAndAgainKeepsTheOrder) {
   std::vector<std::uint16_t> heads;
   for (int i = 0; i < 3; ++i) heads.push_back(bench.add(2));
   for (int lives = 0; lives < 5; ++lives) {
@@ -160,7 +159,7 @@ TEST_P(RecordedRingTest, Rule40ABackendThatDiesAgainAndAgainKeepsTheOrder) {
   }
 }
 
-TEST_P(RecordedRingTest, AStoppedQueueBeginsWhereItIsTold) {
+TEST_P(InflightTrackedRingTest, AStoppedQueueBeginsWhereItIsTold) {
   {
     auto ring = *bench.start(bench.first_base());
     const std::uint16_t head = bench.add(1);
@@ -172,7 +171,7 @@ TEST_P(RecordedRingTest, AStoppedQueueBeginsWhereItIsTold) {
   EXPECT_EQ(bench.start(base)->base(), base);
 }
 
-TEST_P(RecordedRingTest, Rule40ARecordThatIsCutOffEndsTheRing) {
+TEST_P(InflightTrackedRingTest, Rule40ARecordThatIsCutOffEndsTheRing) {
   auto ring = *bench.start(bench.first_base());
   bench.add(1);
   ASSERT_EQ(::ftruncate(bench.record().fd(), 0), 0);
@@ -180,7 +179,7 @@ TEST_P(RecordedRingTest, Rule40ARecordThatIsCutOffEndsTheRing) {
   EXPECT_EQ(bench.start(bench.first_base()).error().kind, ErrorKind::kMemoryFault);
 }
 
-TEST_P(RecordedRingTest, Rule40ARecordOfAnotherRingIsRefused) {
+TEST_P(InflightTrackedRingTest, Rule40ARecordOfAnotherRingIsRefused) {
   (void)*bench.start(bench.first_base());
   auto* const header = reinterpret_cast<InflightHeader*>(bench.region());
   header->desc_num = kSize / 2;
@@ -192,7 +191,7 @@ TEST_P(RecordedRingTest, Rule40ARecordOfAnotherRingIsRefused) {
   EXPECT_TRUE(bench.start(0).has_value());
 }
 
-TEST_P(RecordedRingTest, Rule40WhateverAFrontEndWritesIntoTheRecordHurtsNobody) {
+TEST_P(InflightTrackedRingTest, Rule40WhateverAFrontEndWritesIntoTheRecordHurtsNobody) {
   std::mt19937_64 engine(11);
   std::size_t accepted = 0;
   const std::size_t bytes = inflight_region_bytes(GetParam(), kSize);
@@ -228,7 +227,7 @@ TEST_P(RecordedRingTest, Rule40WhateverAFrontEndWritesIntoTheRecordHurtsNobody) 
   EXPECT_GT(accepted, kRounds / 10u) << "not everything is refused";
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, RecordedRingTest,
+INSTANTIATE_TEST_SUITE_P(Kinds, InflightTrackedRingTest,
                          ::testing::Values(RingKind::kSplit, RingKind::kPacked),
                          [](const auto& instance) {
                            return instance.param == RingKind::kSplit ? "Split" : "Packed";

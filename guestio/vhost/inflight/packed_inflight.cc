@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/packed_inflight.h"
+#include "guestio/vhost/inflight/packed_inflight.h"
 
 #include <algorithm>
 

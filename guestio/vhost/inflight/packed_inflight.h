@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "guestio/base/error.h"
-#include "guestio/vhost/inflight_record.h"
+#include "guestio/vhost/inflight/inflight_record.h"
 #include "guestio/virtio/packed_ring.h"
 
 namespace guestio::vhost {

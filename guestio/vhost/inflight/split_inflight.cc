@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/split_inflight.h"
+#include "guestio/vhost/inflight/split_inflight.h"
 
 #include <algorithm>
 

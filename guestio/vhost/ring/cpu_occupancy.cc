@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/presence.h"
+#include "guestio/vhost/ring/cpu_occupancy.h"
 
 #include <sched.h>
 
@@ -27,20 +27,20 @@ std::atomic<int>& awake_on(int processor) noexcept {
 
 }  // namespace
 
-void Presence::enter() noexcept {
+void CpuOccupancy::enter() noexcept {
   if (processor_ != kNowhere) return;
   const int processor = ::sched_getcpu();
   processor_ = processor < 0 ? 0 : processor;
   awake_on(processor_).fetch_add(1, std::memory_order_relaxed);
 }
 
-void Presence::leave() noexcept {
+void CpuOccupancy::leave() noexcept {
   if (processor_ == kNowhere) return;
   awake_on(processor_).fetch_sub(1, std::memory_order_relaxed);
   processor_ = kNowhere;
 }
 
-bool Presence::is_alone() const noexcept {
+bool CpuOccupancy::is_alone() const noexcept {
   return awake_on(processor_).load(std::memory_order_relaxed) == 1;
 }
 

@@ -9,12 +9,12 @@ namespace guestio::vhost {
 ///
 /// The processor is the one that a thread woke up on: a hint, which may be out of date.
 /// Threads: one each; what they have in common is a counter for each processor.
-class Presence {
+class CpuOccupancy {
  public:
-  Presence() noexcept = default;
-  Presence(const Presence&) = delete;
-  Presence& operator=(const Presence&) = delete;
-  ~Presence() { leave(); }
+  CpuOccupancy() noexcept = default;
+  CpuOccupancy(const CpuOccupancy&) = delete;
+  CpuOccupancy& operator=(const CpuOccupancy&) = delete;
+  ~CpuOccupancy() { leave(); }
 
   /// The thread is awake. Again: nothing.
   void enter() noexcept;

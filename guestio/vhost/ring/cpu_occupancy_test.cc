@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/presence.h"
+#include "guestio/vhost/ring/cpu_occupancy.h"
 
 #include <gtest/gtest.h>
 #include <sched.h>
@@ -21,10 +21,10 @@ void on_one_processor(Function function) {
   }).join();
 }
 
-TEST(Presence, WhoIsAwakeOnTheSameProcessorIsNoticed) {
+TEST(CpuOccupancy, WhoIsAwakeOnTheSameProcessorIsNoticed) {
   on_one_processor([] {
-    Presence first;
-    Presence second;
+    CpuOccupancy first;
+    CpuOccupancy second;
     first.enter();
     EXPECT_TRUE(first.is_alone());
     second.enter();
@@ -35,11 +35,11 @@ TEST(Presence, WhoIsAwakeOnTheSameProcessorIsNoticed) {
   });
 }
 
-TEST(Presence, CountsOnceHoweverOftenItIsSaid) {
+TEST(CpuOccupancy, CountsOnceHoweverOftenItIsSaid) {
   on_one_processor([] {
-    Presence first;
+    CpuOccupancy first;
     {
-      Presence second;
+      CpuOccupancy second;
       first.enter();
       first.enter();
       EXPECT_TRUE(first.is_alone());

@@ -13,9 +13,9 @@
 #include <optional>
 #include <thread>
 
-#include "guestio/vhost/queue_thread.h"
+#include "guestio/vhost/ring/queue_thread.h"
 #include "guestio/virtio/ring_for_test.h"
-#include "guestio/virtio/split_driver_queue.h"
+#include "guestio/virtio/split_driver_ring.h"
 
 namespace guestio::vhost::ring_rest_test {
 namespace {
@@ -48,7 +48,7 @@ class Pair {
                                    std::make_unique<Echo>());
                              })
                    .value()),
-        driver_(virtio::SplitDriverQueue::create(ring_.driver(), features).value()) {
+        driver_(virtio::SplitDriverRing::create(ring_.driver(), features).value()) {
     thread_.call([&] {
       queue_->vring() = Vring::create(thread_.loop(), thread_.poller(), queue_->handler(),
                                       {.ring = ring_.device(),
@@ -78,8 +78,8 @@ class Pair {
 
   /// Returns whether the device wants a kick for it.
   bool add() {
-    const std::array segment = {virtio::SplitDriverQueue::Segment{virtio::RingForTest::kData, 1,
-                                                                  virtio::Direction::kWritable}};
+    const std::array segment = {virtio::SplitDriverRing::Segment{virtio::RingForTest::kData, 1,
+                                                                 virtio::Direction::kWritable}};
     EXPECT_TRUE(driver_.add(segment));
     return driver_.publish().value();
   }
@@ -113,18 +113,18 @@ class Pair {
   UniqueFd kick_ = make_event();
   UniqueFd call_ = make_event();
   std::unique_ptr<Queue> queue_;
-  virtio::SplitDriverQueue driver_;
+  virtio::SplitDriverRing driver_;
 };
 
-class RingRestTest : public ::testing::TestWithParam<virtio::FeatureBits> {
+class ParkedRingTest : public ::testing::TestWithParam<virtio::FeatureBits> {
  protected:
-  std::uint64_t resting() const { return thread_->poll_counters().resting.value(); }
+  std::uint64_t parked() const { return thread_->poll_counters().parked.value(); }
   /// Keeps the thread awake with the other ring until this one rests. It is this one, because it
   /// has been looked at in vain for longer.
   void let_rest() {
     idle_->exchange();
     do busy_->exchange();
-    while (resting() == 0);
+    while (parked() == 0);
   }
 
   std::unique_ptr<QueueThread> thread_ =
@@ -134,13 +134,13 @@ class RingRestTest : public ::testing::TestWithParam<virtio::FeatureBits> {
   std::optional<Pair> idle_{std::in_place, *thread_, GetParam()};
 };
 
-INSTANTIATE_TEST_SUITE_P(Wishes, RingRestTest,
+INSTANTIATE_TEST_SUITE_P(Wishes, ParkedRingTest,
                          ::testing::Values(virtio::kFeatureEventIdx, virtio::FeatureBits(0)),
                          [](const auto& info) {
                            return info.param == 0 ? "flags" : "event_index";
                          });
 
-TEST_P(RingRestTest, ARingThatRestsWantsAKickAndIsWokenByIt) {
+TEST_P(ParkedRingTest, ARingThatRestsWantsAKickAndIsWokenByIt) {
   for (int i = 0; i < 10; ++i) {
     let_rest();
     EXPECT_TRUE(idle_->add());
@@ -149,7 +149,7 @@ TEST_P(RingRestTest, ARingThatRestsWantsAKickAndIsWokenByIt) {
   }
 }
 
-TEST_P(RingRestTest, NoChainIsLostWhenRestAndKickMeet) {
+TEST_P(ParkedRingTest, NoChainIsLostWhenRestAndKickMeet) {
   std::atomic<bool> is_over = false;
   std::thread load([&] {
     while (!is_over) busy_->exchange();
@@ -165,7 +165,7 @@ TEST_P(RingRestTest, NoChainIsLostWhenRestAndKickMeet) {
   load.join();
 }
 
-TEST_P(RingRestTest, WhoeverChangesARingHasItLookedAt) {
+TEST_P(ParkedRingTest, WhoeverChangesARingHasItLookedAt) {
   let_rest();
   // A kick for it goes astray: it was on its way to the descriptor of before.
   (void)idle_->add();
@@ -177,15 +177,15 @@ TEST_P(RingRestTest, WhoeverChangesARingHasItLookedAt) {
   idle_->expect_answer();
   let_rest();
   std::atomic<bool> is_paused = false;
-  idle_->change([&](Vring& ring) { ring.pause([&](auto) { is_paused = true; }); });
+  idle_->change([&](Vring& ring) { ring.quiesce([&](auto) { is_paused = true; }); });
   (void)idle_->add();
   busy_->exchange();
   EXPECT_TRUE(is_paused);
-  idle_->change([](Vring& ring) { ring.go_on(); });
+  idle_->change([](Vring& ring) { ring.resume(); });
   idle_->expect_answer();
 }
 
-TEST_P(RingRestTest, ARingMayEndWhileItRestsAndTheLastOneGoesOn) {
+TEST_P(ParkedRingTest, ARingMayEndWhileItRestsAndTheLastOneGoesOn) {
   let_rest();
   idle_.reset();
   busy_->exchange();

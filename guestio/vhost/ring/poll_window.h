@@ -36,15 +36,15 @@ class PollWindow {
   /// For the pause that begins now.
   [[nodiscard]] constexpr Duration next() noexcept {
     if (policy_.kind != PollPolicy::Kind::kAdaptive) return policy_.most;
-    if (found_share_ >= kWorthIt) return policy_.most;
-    if (++pauses_without_look_ < kTrialEvery) return Duration(0);
-    pauses_without_look_ = 0;
+    if (hit_share_ >= kWorthIt) return policy_.most;
+    if (++pauses_without_poll_ < kTrialEvery) return Duration(0);
+    pauses_without_poll_ = 0;
     return policy_.most;
   }
 
   /// What became of a look: work came before its time was over, or not.
-  constexpr void note(bool has_found_work) noexcept {
-    found_share_ += ((has_found_work ? kAll : 0) - found_share_) / kWeight;
+  constexpr void note(bool is_hit) noexcept {
+    hit_share_ += ((is_hit ? kAll : 0) - hit_share_) / kWeight;
   }
 
  private:
@@ -54,8 +54,8 @@ class PollWindow {
   static constexpr int kTrialEvery = 16;
 
   PollPolicy policy_;
-  int found_share_ = 0;
-  int pauses_without_look_ = 0;
+  int hit_share_ = 0;
+  int pauses_without_poll_ = 0;
 };
 
 }  // namespace guestio::vhost

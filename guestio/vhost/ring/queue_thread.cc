@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/queue_thread.h"
+#include "guestio/vhost/ring/queue_thread.h"
 
 #include <fmt/format.h>
 #include <pthread.h>

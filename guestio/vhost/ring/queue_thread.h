@@ -12,8 +12,8 @@
 
 #include "guestio/base/error.h"
 #include "guestio/uring/loop.h"
-#include "guestio/vhost/ring_poller.h"
-#include "guestio/vhost/vring.h"
+#include "guestio/vhost/ring/ring_poller.h"
+#include "guestio/vhost/ring/vring.h"
 #include "guestio/virtio/device.h"
 
 namespace guestio::vhost {

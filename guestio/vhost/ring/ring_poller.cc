@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/ring_poller.h"
+#include "guestio/vhost/ring/ring_poller.h"
 
 #include <sched.h>
 
 #include <utility>
 
-#include "guestio/vhost/vring.h"
+#include "guestio/vhost/ring/vring.h"
 
 namespace guestio::vhost {
 
@@ -33,94 +33,94 @@ RingPoller::RingPoller(uring::Loop& loop, PollPolicy policy)
 
 void RingPoller::add(Vring& ring) {
   // Room for all in both lists, so that changing over takes no memory.
-  const std::size_t all = rings_.size() + resting_.size() + 1;
-  resting_.reserve(all);
+  const std::size_t all = rings_.size() + parked_.size() + 1;
+  parked_.reserve(all);
   rings_.reserve(all);
   rings_.push_back({&ring});
 }
 
 void RingPoller::remove(Vring& ring) noexcept {
-  std::erase(resting_, &ring);
-  counters_.resting.set(resting_.size());
+  std::erase(parked_, &ring);
+  counters_.parked.set(parked_.size());
   std::erase_if(rings_, [&ring](const Entry& entry) { return entry.ring == &ring; });
-  if (rings_.empty()) presence_.leave();
+  if (rings_.empty()) occupancy_.leave();
 }
 
 void RingPoller::wake(Vring& ring) noexcept {
-  if (std::erase(resting_, &ring) == 0) return;
-  counters_.resting.set(resting_.size());
+  if (std::erase(parked_, &ring) == 0) return;
+  counters_.parked.set(parked_.size());
   rings_.push_back({&ring});
   // Where the thread slept all are asked for kicks, as this one is already.
-  if (state_ == State::kLooking) ring.ignore_kicks();
+  if (state_ == State::kPolling) ring.suppress_kicks();
 }
 
-void RingPoller::look_at_all() noexcept {
+void RingPoller::poll_all() noexcept {
   // By index: a ring may go away, never come, while it is looked at.
   for (std::size_t i = 0; i < rings_.size(); ++i) {
     Vring* const ring = rings_[i].ring;
     const std::uint64_t taken = chains_taken_;
     ring->look();
     if (i >= rings_.size() || rings_[i].ring != ring) continue;
-    if (chains_taken_ != taken || ring->is_at_work()) {
-      rings_[i].looks_in_vain = 0;
-    } else if (++rings_[i].looks_in_vain >= kLooksBeforeRest) {
-      rest(i);
+    if (chains_taken_ != taken || ring->has_chains_in_flight()) {
+      rings_[i].empty_polls = 0;
+    } else if (++rings_[i].empty_polls >= kLooksBeforeRest) {
+      park(i);
     }
   }
 }
 
 /// Leaves a ring out of the looking, unless it is the only one: that is what sleeping is for.
-void RingPoller::rest(std::size_t place) noexcept {
+void RingPoller::park(std::size_t place) noexcept {
   Vring* const ring = rings_[place].ring;
-  rings_[place].looks_in_vain = 0;
-  if (never_sleeps_ || rings_.size() == 1 || !ring->may_rest()) return;
+  rings_[place].empty_polls = 0;
+  if (never_sleeps_ || rings_.size() == 1 || !ring->may_park()) return;
   // As before a sleep: asked for before the last look, so that no chain can slip in between unseen.
-  const bool has_nothing = ring->ask_for_kicks();
+  const bool has_nothing = ring->enable_kicks();
   if (place >= rings_.size() || rings_[place].ring != ring) return;
-  if (!has_nothing) return ring->ignore_kicks();
+  if (!has_nothing) return ring->suppress_kicks();
   rings_[place] = rings_.back();
   rings_.pop_back();
-  resting_.push_back(ring);
-  counters_.resting.set(resting_.size());
+  parked_.push_back(ring);
+  counters_.parked.set(parked_.size());
 }
 
 bool RingPoller::poll() noexcept {
   if (rings_.empty()) return false;
-  presence_.enter();
+  occupancy_.enter();
   end_turn_in_time();
-  look_at_all();
+  poll_all();
   const bool has_found = std::exchange(has_work_, false);
-  if (has_found && state_ == State::kLooking) {
-    ++counters_.looks_that_found;
-    looked_for_->note(true);
+  if (has_found && state_ == State::kPolling) {
+    ++counters_.poll_hits;
+    active_window_->note(true);
   }
   if (never_sleeps_) {
     if (!has_found) make_room();
-    if (++polls_ % kPollsBetweenLookingAfter == 0) look_after_memory();
+    if (++polls_ % kPollsBetweenLookingAfter == 0) check_registered_memory();
     return true;
   }
-  if (!has_found && state_ == State::kLooking) {
+  if (!has_found && state_ == State::kPolling) {
     // The clock is read in pauses only, not while there is work.
-    if (look_until_ == Clock::time_point()) look_until_ = Clock::now() + look_for_;
-    if (Clock::now() < look_until_) {
+    if (poll_until_ == Clock::time_point()) poll_until_ = Clock::now() + poll_for_;
+    if (Clock::now() < poll_until_) {
       make_room();
       return true;
     }
-    ++counters_.looks_in_vain;
-    looked_for_->note(false);
+    ++counters_.empty_polls;
+    active_window_->note(false);
     return prepare_sleep();
   }
   if (!has_found && state_ == State::kAsleep) return prepare_sleep();
-  looked_for_ = chains_out_ == 0 ? &for_driver_ : &for_disk_;
-  const PollWindow::Duration window = looked_for_->next();
+  active_window_ = in_flight_ == 0 ? &for_driver_ : &for_disk_;
+  const PollWindow::Duration window = active_window_->next();
   // Without a look the answers are shown, new requests submitted and the sleep begun in one call.
   if (window == PollWindow::Duration(0)) return prepare_sleep();
-  look_for_ = window;
-  look_until_ = {};
+  poll_for_ = window;
+  poll_until_ = {};
   if (state_ == State::kAsleep) {
-    for (const Entry& entry : rings_) entry.ring->ignore_kicks();
+    for (const Entry& entry : rings_) entry.ring->suppress_kicks();
   }
-  state_ = State::kLooking;
+  state_ = State::kPolling;
   return true;
 }
 
@@ -128,20 +128,20 @@ bool RingPoller::poll() noexcept {
 bool RingPoller::prepare_sleep() noexcept {
   state_ = State::kAsleep;
   // Asked for before the last look, so that no chain can slip in between unseen.
-  for (std::size_t i = 0; i < rings_.size(); ++i) (void)rings_[i].ring->ask_for_kicks();
+  for (std::size_t i = 0; i < rings_.size(); ++i) (void)rings_[i].ring->enable_kicks();
   if (std::exchange(has_work_, false)) return true;
   ++counters_.sleeps;
-  presence_.leave();
+  occupancy_.leave();
   turn_began_ = {};
   return false;
 }
 
-void RingPoller::look_after_memory() noexcept {
-  for (const Entry& entry : rings_) entry.ring->look_after_memory();
+void RingPoller::check_registered_memory() noexcept {
+  for (const Entry& entry : rings_) entry.ring->check_registered_memory();
 }
 
 void RingPoller::make_room() noexcept {
-  if (presence_.is_alone()) return;
+  if (occupancy_.is_alone()) return;
   ::sched_yield();
   turn_began_ = {};
 }
@@ -149,7 +149,7 @@ void RingPoller::make_room() noexcept {
 /// A thread that finds work in each look never makes room by itself, and the scheduler takes
 /// milliseconds to.
 void RingPoller::end_turn_in_time() noexcept {
-  if (presence_.is_alone()) {
+  if (occupancy_.is_alone()) {
     turn_began_ = {};
     return;
   }

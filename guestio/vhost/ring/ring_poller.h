@@ -6,8 +6,8 @@
 
 #include "guestio/base/counter.h"
 #include "guestio/uring/loop.h"
-#include "guestio/vhost/poll_window.h"
-#include "guestio/vhost/presence.h"
+#include "guestio/vhost/ring/cpu_occupancy.h"
+#include "guestio/vhost/ring/poll_window.h"
 
 namespace guestio::vhost {
 
@@ -42,56 +42,56 @@ class RingPoller final : private uring::Poller {
   /// What rings tell of their chains.
   void note_taken() noexcept {
     has_work_ = true;
-    ++chains_out_;
+    ++in_flight_;
     ++chains_taken_;
   }
   void note_answered() noexcept {
     has_work_ = true;
-    --chains_out_;
+    --in_flight_;
   }
 
   /// Pauses that ended in a sleep, and looks that made one unnecessary.
   struct Counters {
     Counter sleeps;
-    Counter looks_that_found;
-    Counter looks_in_vain;
-    Counter resting;  ///< rings that are left out of the looking now
+    Counter poll_hits;
+    Counter empty_polls;
+    Counter parked;  ///< rings that are left out of the looking now
   };
   /// Any thread.
   [[nodiscard]] const Counters& counters() const noexcept { return counters_; }
 
  private:
   using Clock = std::chrono::steady_clock;
-  enum class State { kWorking, kLooking, kAsleep };
+  enum class State { kWorking, kPolling, kAsleep };
 
   bool poll() noexcept override;
   struct Entry {
     Vring* ring;
-    std::uint32_t looks_in_vain = 0;
+    std::uint32_t empty_polls = 0;
   };
 
-  void look_at_all() noexcept;
-  void rest(std::size_t place) noexcept;
+  void poll_all() noexcept;
+  void park(std::size_t place) noexcept;
   bool prepare_sleep() noexcept;
   void make_room() noexcept;
-  void look_after_memory() noexcept;
+  void check_registered_memory() noexcept;
   void end_turn_in_time() noexcept;
 
   const bool never_sleeps_;
   PollWindow for_driver_;  // nothing is out
   PollWindow for_disk_;
-  PollWindow* looked_for_ = nullptr;  // in kLooking: whose time it is
-  std::vector<Entry> rings_;          // that are looked at
-  std::vector<Vring*> resting_;       // that are not, until they are kicked
+  PollWindow* active_window_ = nullptr;  // in kLooking: whose time it is
+  std::vector<Entry> rings_;             // that are looked at
+  std::vector<Vring*> parked_;           // that are not, until they are kicked
   State state_ = State::kAsleep;
   bool has_work_ = false;
-  std::uint64_t chains_out_ = 0;
+  std::uint64_t in_flight_ = 0;
   std::uint64_t chains_taken_ = 0;  // ever
   std::uint32_t polls_ = 0;         // where the thread never sleeps
-  Clock::duration look_for_{};
-  Clock::time_point look_until_;  // not set before the pause begins
+  Clock::duration poll_for_{};
+  Clock::time_point poll_until_;  // not set before the pause begins
   Counters counters_;
-  Presence presence_;             // from waking up to falling asleep
+  CpuOccupancy occupancy_;        // from waking up to falling asleep
   Clock::time_point turn_began_;  // with work, on a processor that is shared; or not set
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/vring.h"
+#include "guestio/vhost/ring/vring.h"
 
 #include <poll.h>
 
@@ -15,11 +15,11 @@ namespace guestio::vhost {
 
 Result<std::unique_ptr<Vring>> Vring::create(uring::Loop& loop, RingPoller& poller,
                                              virtio::QueueHandler& handler, Setup setup) {
-  auto queue = RecordedRing::create({.parts = setup.ring,
-                                     .features = setup.features,
-                                     .base = setup.base,
-                                     .index = setup.index,
-                                     .inflight = setup.inflight});
+  auto queue = InflightTrackedRing::create({.parts = setup.ring,
+                                            .features = setup.features,
+                                            .base = setup.base,
+                                            .index = setup.index,
+                                            .inflight = setup.inflight});
   if (!queue) return fail(queue.error());
   auto call = make_notifier(setup.call);
   if (!call) return fail(call.error());
@@ -49,12 +49,13 @@ Vring::Kick::Kick(uring::Loop& loop, UniqueFd kick_fd, uring::MultishotPoll::Cal
     : fd(std::move(kick_fd)), poll(loop, uring::File(fd.get()), POLLIN, std::move(callback)) {}
 
 Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handler, Setup setup,
-             RecordedRing queue, uring::EventFdNotifier call, uring::EventFdNotifier error)
-    : Taker(loop),
+             InflightTrackedRing queue, uring::EventFdNotifier call, uring::EventFdNotifier error)
+    : Subscriber(loop),
       loop_(loop),
       home_(setup.home),
       poller_(poller),
       handler_(handler),
+      handover_(handler.handover()),
       label_(setup.label),
       peer_log_(std::move(setup.peer_log)),
       on_broken_(std::move(setup.on_broken)),
@@ -79,7 +80,7 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
 }
 
 Vring::~Vring() {
-  GUESTIO_CHECK(chains_out_ == 0, "a ring to be stopped before it goes away");
+  GUESTIO_CHECK(in_flight_ == 0, "a ring to be stopped before it goes away");
   if (fixed_) fixed_->remove(*this);
   poller_.remove(*this);
   while (!epochs_.empty()) end_epoch(epochs_.begin());
@@ -91,46 +92,46 @@ Vring::~Vring() {
 
 void Vring::begin_epoch(mem::GuestMemory memory) {
   epochs_.push_back({{std::move(memory), 0}, {}});
-  if (fixed_) take_fixed_memory();
+  if (fixed_) register_memory();
 }
 
 /// Whoever lets a mapping go takes it apart, page by page: not the thread that others' requests
 /// wait for. Registrations go here, what they stand on goes there.
 void Vring::end_epoch(std::list<Epoch>::iterator epoch) noexcept {
   struct Remains {
-    std::shared_ptr<FixedGuestMemory> fixed;  // outlives the areas
+    std::shared_ptr<registered::MemoryRegistry> fixed;  // outlives the areas
     std::list<Epoch> epochs;
   };
   Remains remains{fixed_, {}};
   remains.epochs.splice(remains.epochs.end(), epochs_, epoch);
-  for (FixedGuestMemory::Taken& taken : epoch->fixed) taken.registration = {};
+  for (registered::MemoryRegistry::Taken& taken : epoch->fixed) taken.registration = {};
   if (home_ != nullptr) home_->post([remains = std::move(remains)] {});
 }
 
 /// What has become ready of the present memory, and no more what has been lost of it.
-void Vring::take_fixed_memory() {
-  fixed_changes_ = fixed_->changes();
+void Vring::register_memory() {
+  seen_registry_changes_ = fixed_->changes();
   Epoch& present = epochs_.back();
-  present.fixed = fixed_->take(loop_.fixed_memory(), present.memory);
-  count_fixed_memory();
+  present.fixed = fixed_->take(loop_.registered_buffers(), present.memory);
+  count_registered_memory();
 }
 
-void Vring::count_fixed_memory() {
+void Vring::count_registered_memory() {
   const Epoch& present = epochs_.back();
   counters_->unfixed_regions.set(present.memory.regions().size() - present.fixed.size());
   counters_->fixed_regions.set(present.fixed.size());
 }
 
-void Vring::give_back_lost() noexcept {
+void Vring::unregister_lost() noexcept {
   for (Epoch& epoch : epochs_) fixed_->drop_lost(epoch.fixed);
-  count_fixed_memory();
+  count_registered_memory();
 }
 
 void Vring::listen_to(UniqueFd kick) {
   kicks_.remove_if([](const Kick& old) { return !old.poll.is_active(); });
   if (!kicks_.empty()) kicks_.back().poll.stop();
   if (!kick) {
-    if (!std::exchange(looks_now_and_then_, true)) looking_.spawn(look_now_and_then());
+    if (!std::exchange(polls_periodically_, true)) polling_.spawn(poll_periodically());
     return;
   }
   kicks_.emplace_back(loop_, std::move(kick), [this](std::int32_t events) { on_kick(events); });
@@ -139,7 +140,7 @@ void Vring::listen_to(UniqueFd kick) {
 
 void Vring::start() noexcept {
   // A backend that was killed may have written what it did not note any more.
-  note_ring_written();
+  log_ring_pages();
   queue_.force_next_call();
   call_driver();
 }
@@ -158,9 +159,9 @@ void Vring::on_kick(std::int32_t events) noexcept {
 
 void Vring::look() noexcept {
   // What waits from now on came without an answer, so with no batch to end.
-  if (is_paused_) note_paused();
+  if (is_quiesced_) note_quiesced();
   if (!takes_chains()) return;
-  if (fixed_ && fixed_->changes() != fixed_changes_) take_fixed_memory();
+  if (fixed_ && fixed_->changes() != seen_registry_changes_) register_memory();
   pops_left_ = queue_.size();
   showings_before_call_ = early_call_gap_ = 0;
   is_taking_ = true;
@@ -168,21 +169,21 @@ void Vring::look() noexcept {
   is_taking_ = false;
 }
 
-void Vring::ignore_kicks() noexcept {
+void Vring::suppress_kicks() noexcept {
   if (!takes_chains()) return;
   if (auto ignored = queue_.disable_notifications(); !ignored) fail_ring(ignored.error());
-  note_ring_written();
+  log_ring_pages();
 }
 
-bool Vring::ask_for_kicks() noexcept {
+bool Vring::enable_kicks() noexcept {
   if (!takes_chains()) return true;
   const auto has_more = queue_.enable_notifications();
   if (!has_more) {
     fail_ring(has_more.error());
     return true;
   }
-  note_ring_written();
-  if (++sleeps_ % kSleepsBetweenLookingAfter == 0) look_after_memory();
+  log_ring_pages();
+  if (++sleeps_ % kSleepsBetweenLookingAfter == 0) check_registered_memory();
   const bool has_nothing = !*has_more;
   if (!has_nothing) look();
   return has_nothing;
@@ -200,8 +201,8 @@ virtio::DeviceQueue::Popped Vring::pop(virtio::TakenChain& taken) noexcept {
     poller_.note_taken();
     if (!taken.chain.is_malformed()) {
       taken.epoch = &epochs_.back();
-      ++taken.epoch->chains_out;
-      ++chains_out_;
+      ++taken.epoch->in_flight;
+      ++in_flight_;
       if (!epochs_.back().fixed.empty()) prefetch_guards(taken.chain);
       return Popped::kChain;
     }
@@ -217,7 +218,7 @@ void Vring::return_malformed(virtio::TakenChain& taken) noexcept {
   log::limited_warning(peer_log_->faults, "{}: malformed chain {}: {}", label_, taken.chain.head(),
                        taken.chain.fault().to_string());
   taken.epoch = &epochs_.back();
-  const auto written = handler_.answer_malformed(taken);
+  const auto written = handler_.write_error_status(taken);
   taken.epoch = nullptr;
   if (!written) {
     fail_ring(
@@ -241,7 +242,7 @@ void Vring::prefetch_guards(const virtio::Chain& chain) const noexcept {
   for (const mem::AddressRange& extent : chain.extents()) {
     if (extent.length() < kSmallestData) continue;
     const std::byte* const host = memory.quick_host_range(extent.start(), extent.length());
-    if (host != nullptr) loop_.fixed_memory().prefetch(host, extent.length());
+    if (host != nullptr) loop_.registered_buffers().prefetch(host, extent.length());
     if (--left == 0) return;
   }
 }
@@ -251,27 +252,27 @@ void Vring::complete(virtio::TakenChain& taken, std::uint32_t written) noexcept 
     if (auto pushed = queue_.push_used(taken.chain.head(), written); !pushed) {
       fail_ring(pushed.error());
     }
-    if (++unshown_ >= kShownAtOnce) {
-      show_answers();
+    if (++unpublished_ >= kShownAtOnce) {
+      publish_used();
       call_early();
     }
   }
   forget(taken);
 }
 
-void Vring::abandon(virtio::TakenChain& taken, const Error& cause) noexcept {
+void Vring::break_on(virtio::TakenChain& taken, const Error& cause) noexcept {
   fail_ring(cause);
   forget(taken);
 }
 
-void Vring::leave(virtio::TakenChain& taken) noexcept { forget(taken); }
+void Vring::abandon(virtio::TakenChain& taken) noexcept { forget(taken); }
 
 /// The chain is no concern of this ring's any more.
 void Vring::forget(virtio::TakenChain& taken) noexcept {
   taken.chain.clear();
   virtio::MemoryEpoch* const epoch = std::exchange(taken.epoch, nullptr);
-  --chains_out_;
-  if (--epoch->chains_out == 0 && epoch != &epochs_.back()) {
+  --in_flight_;
+  if (--epoch->in_flight == 0 && epoch != &epochs_.back()) {
     end_epoch(
         std::ranges::find_if(epochs_, [epoch](const Epoch& other) { return &other == epoch; }));
   }
@@ -280,26 +281,26 @@ void Vring::forget(virtio::TakenChain& taken) noexcept {
 }
 
 void Vring::run() noexcept {
-  show_answers();
+  publish_used();
   if (std::exchange(owes_log_event_, false)) log_.event.notify();
   if (std::exchange(owes_call_, false)) {
     ++counters_->calls;
     call_.notify_with(loop_);
   }
-  if (is_stopping_ && chains_out_ == 0) quiet_.set();
-  note_paused();
+  if (is_stopping_ && in_flight_ == 0) quiet_.set();
+  note_quiesced();
 }
 
 /// Publishes what was answered since the last time. The driver is called, once if at all, at the
 /// end of the batch.
-void Vring::show_answers() noexcept {
-  unshown_ = 0;
+void Vring::publish_used() noexcept {
+  unpublished_ = 0;
   if (is_broken_) return;
   const auto wants_call = queue_.publish();
   if (!wants_call) return fail_ring(wants_call.error());
   owes_call_ |= *wants_call;
   owes_log_event_ |= log_.pages != nullptr;
-  note_ring_written();
+  log_ring_pages();
 }
 
 /// A disk that answers at once has more answers coming: a driver that sleeps is woken meanwhile,
@@ -324,7 +325,7 @@ void Vring::call_early() noexcept {
 /// After the fact, as every mark: a collector that comes between the two takes the page in its next
 /// round, and in its last one the ring has stopped. All of the ring's part counts as written: the
 /// pages are few, and mostly they are marked already.
-void Vring::note_ring_written() noexcept {
+void Vring::log_ring_pages() noexcept {
   if (!log_.pages || is_broken_) return;
   for (const mem::AddressRange& part : log_.ring) {
     if (auto noted = log_.pages->mark(part); !noted) fail_ring(noted.error());
@@ -357,11 +358,11 @@ void Vring::set_kick(UniqueFd kick) noexcept {
 /// A front-end that gives no kick descriptor wants its ring polled (vhost-user,
 /// VHOST_USER_SET_VRING_KICK): often enough to be of use, seldom enough to leave the processor to
 /// others.
-task::Task<> Vring::look_now_and_then() {
+task::Task<> Vring::poll_periodically() {
   constexpr auto kPause = std::chrono::microseconds(100);
   while (!is_stopping_) {
     // Its end alone has the poller look.
-    (void)co_await uring::sleep(loop_, kPause, stop_looking_.token());
+    (void)co_await uring::sleep(loop_, kPause, stop_polling_.token());
   }
 }
 
@@ -370,7 +371,7 @@ void Vring::set_memory(mem::GuestMemory memory, const virtio::RingParts& ring,
   begin_epoch(std::move(memory));
   for (auto epoch = epochs_.begin(); epoch != std::prev(epochs_.end());) {
     const auto old = epoch++;
-    if (old->chains_out == 0) end_epoch(old);
+    if (old->in_flight == 0) end_epoch(old);
   }
   queue_.move_to(ring);
   poller_.wake(*this);
@@ -383,7 +384,7 @@ void Vring::set_log(RingLog log) noexcept {
   for (Epoch& epoch : epochs_) {
     epoch.memory = epoch.memory.with_dirty_log(log_.pages);
   }
-  note_ring_written();
+  log_ring_pages();
 }
 
 void Vring::fail_ring(const Error& error) noexcept {
@@ -398,35 +399,35 @@ void Vring::fail_ring(const Error& error) noexcept {
 void Vring::stop(std::move_only_function<void(std::uint32_t)> stopped) noexcept {
   GUESTIO_CHECK(!is_stopping_, "a ring to be stopped once");
   is_stopping_ = true;
-  stop_looking_.request_stop();
+  stop_polling_.request_stop();
   loop_.at_batch_end(*this);
-  if (is_paused_) {
-    handler_.leave();
+  if (is_quiesced_) {
+    if (handover_ != nullptr) handover_->abandon();
   } else {
-    handler_.finish_up();
+    handler_.drain();
   }
   control_.spawn(drain(std::move(stopped)));
 }
 
-void Vring::pause(
+void Vring::quiesce(
     std::move_only_function<void(std::optional<std::size_t> waiting)> paused) noexcept {
-  GUESTIO_CHECK(!is_paused_ && !is_stopping_, "a ring to be paused once, while it runs");
-  is_paused_ = true;
-  paused_ = std::move(paused);
+  GUESTIO_CHECK(!is_quiesced_ && !is_stopping_, "a ring to be paused once, while it runs");
+  is_quiesced_ = true;
+  on_quiesced_ = std::move(paused);
   poller_.wake(*this);
   loop_.at_batch_end(*this);
-  handler_.pause();
+  if (handover_ != nullptr) handover_->quiesce();
 }
 
-void Vring::note_paused() noexcept {
-  if (!paused_ || chains_out_ != handler_.waiting()) return;
-  std::exchange(paused_, nullptr)(chains_out_);
+void Vring::note_quiesced() noexcept {
+  if (!on_quiesced_ || in_flight_ != held_chains()) return;
+  std::exchange(on_quiesced_, nullptr)(in_flight_);
 }
 
-void Vring::go_on() noexcept {
-  is_paused_ = false;
-  if (paused_) std::exchange(paused_, nullptr)(std::nullopt);
-  handler_.go_on();
+void Vring::resume() noexcept {
+  is_quiesced_ = false;
+  if (on_quiesced_) std::exchange(on_quiesced_, nullptr)(std::nullopt);
+  if (handover_ != nullptr) handover_->resume();
 }
 
 task::Task<> Vring::drain(std::move_only_function<void(std::uint32_t)> stopped) {
@@ -435,7 +436,7 @@ task::Task<> Vring::drain(std::move_only_function<void(std::uint32_t)> stopped) 
     auto ended = kick.poll.stop();
     co_await ended;
   }
-  co_await looking_.join();
+  co_await polling_.join();
   stopped(queue_.base());
 }
 

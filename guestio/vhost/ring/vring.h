@@ -8,8 +8,10 @@
 #include <optional>
 #include <string>
 
+#include "guestio/base/peer_log.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/mem/dirty_log.h"
+#include "guestio/registered/memory_registry.h"
 #include "guestio/task/event.h"
 #include "guestio/task/scope.h"
 #include "guestio/task/stop.h"
@@ -17,10 +19,8 @@
 #include "guestio/uring/loop.h"
 #include "guestio/uring/notify.h"
 #include "guestio/uring/poll.h"
-#include "guestio/vhost/fixed_guest_memory.h"
-#include "guestio/vhost/peer_log.h"
-#include "guestio/vhost/recorded_ring.h"
-#include "guestio/vhost/ring_poller.h"
+#include "guestio/vhost/inflight/inflight_tracked_ring.h"
+#include "guestio/vhost/ring/ring_poller.h"
 #include "guestio/virtio/device.h"
 #include "guestio/virtio/device_ring.h"
 
@@ -68,7 +68,7 @@ struct RingLog {
 /// destroyed.
 class Vring final : public virtio::DeviceQueue,
                     private uring::Deferred,
-                    private FixedGuestMemory::Taker {
+                    private registered::MemoryRegistry::Subscriber {
  public:
   struct Setup {
     std::uint16_t index = 0;      ///< in the in-flight record
@@ -85,7 +85,8 @@ class Vring final : public virtio::DeviceQueue,
     UniqueFd error = {};
     bool is_enabled = false;
     std::shared_ptr<VringCounters> counters = std::make_shared<VringCounters>();
-    std::shared_ptr<FixedGuestMemory> fixed = {};  ///< or nothing: memory is not registered
+    std::shared_ptr<registered::MemoryRegistry> fixed =
+        {};                       ///< or nothing: memory is not registered
     uring::Loop* home = nullptr;  ///< where memory goes that is done with; or nothing: here
     std::shared_ptr<PeerLog> peer_log = std::make_shared<PeerLog>();
     std::function<void()> on_broken = {};  ///< or nothing; before the error descriptor is written
@@ -118,9 +119,9 @@ class Vring final : public virtio::DeviceQueue,
   /// Takes nothing more, and calls `paused` once each chain that was taken is answered or waits for
   /// better times with nobody at work on it, with how many wait so. stop() leaves those in the
   /// in-flight record.
-  void pause(std::move_only_function<void(std::optional<std::size_t> waiting)> paused) noexcept;
+  void quiesce(std::move_only_function<void(std::optional<std::size_t> waiting)> paused) noexcept;
   /// Ends a pause; `paused` is called with nothing if it was not called yet.
-  void go_on() noexcept;
+  void resume() noexcept;
   /// Whether it takes and shows nothing more, for good.
   [[nodiscard]] bool is_broken() const noexcept { return is_broken_; }
 
@@ -129,25 +130,25 @@ class Vring final : public virtio::DeviceQueue,
   /// Lets the device take what is available.
   void look() noexcept;
   /// Tells the driver that it need not kick for now.
-  void ignore_kicks() noexcept;
+  void suppress_kicks() noexcept;
   /// Asks the driver to kick, then looks once more, for what came without a kick. Returns whether
   /// nothing had.
-  bool ask_for_kicks() noexcept;
+  bool enable_kicks() noexcept;
   /// Asks what has become of registered guest memory that no request has met. A system call a
   /// region: seldom.
-  void look_after_memory() noexcept {
-    if (fixed_) fixed_->look_after();
+  void check_registered_memory() noexcept {
+    if (fixed_) fixed_->check_residency();
   }
   /// Whether a chain that it took is not answered yet.
-  [[nodiscard]] bool is_at_work() const noexcept { return chains_out_ != 0; }
+  [[nodiscard]] bool has_chains_in_flight() const noexcept { return in_flight_ != 0; }
   /// Whether a kick will tell of all that there is to do.
-  [[nodiscard]] bool may_rest() const noexcept { return takes_chains() && !looks_now_and_then_; }
+  [[nodiscard]] bool may_park() const noexcept { return takes_chains() && !polls_periodically_; }
 
   // virtio::DeviceQueue
   Popped pop(virtio::TakenChain& taken) noexcept override;
   void complete(virtio::TakenChain& taken, std::uint32_t written) noexcept override;
-  void abandon(virtio::TakenChain& taken, const Error& cause) noexcept override;
-  void leave(virtio::TakenChain& taken) noexcept override;
+  void break_on(virtio::TakenChain& taken, const Error& cause) noexcept override;
+  void abandon(virtio::TakenChain& taken) noexcept override;
   [[nodiscard]] virtio::FeatureBits features() const noexcept override { return features_; }
 
  private:
@@ -159,48 +160,52 @@ class Vring final : public virtio::DeviceQueue,
   };
 
   Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handler, Setup setup,
-        RecordedRing queue, uring::EventFdNotifier call, uring::EventFdNotifier error);
+        InflightTrackedRing queue, uring::EventFdNotifier call, uring::EventFdNotifier error);
 
   /// Memory, and that it is registered: longer than the registration lives the mapping.
   struct Epoch : virtio::MemoryEpoch {
-    FixedGuestMemory::Registrations fixed;
+    registered::MemoryRegistry::Registrations fixed;
   };
 
   void begin_epoch(mem::GuestMemory memory);
   void end_epoch(std::list<Epoch>::iterator epoch) noexcept;
-  void take_fixed_memory();
+  void register_memory();
   void prefetch_guards(const virtio::Chain& chain) const noexcept;
-  void count_fixed_memory();
-  void give_back_lost() noexcept override;  // FixedGuestMemory::Taker
-  void run() noexcept override;             // uring::Deferred: the end of a batch
+  void count_registered_memory();
+  void unregister_lost() noexcept override;  // MemoryRegistry::Taker
+  void run() noexcept override;              // uring::Deferred: the end of a batch
   void listen_to(UniqueFd kick);
   void on_kick(std::int32_t events) noexcept;
   void return_malformed(virtio::TakenChain& taken) noexcept;
   void forget(virtio::TakenChain& taken) noexcept;
-  void note_paused() noexcept;
-  void show_answers() noexcept;
+  void note_quiesced() noexcept;
+  [[nodiscard]] std::size_t held_chains() const noexcept {
+    return handover_ == nullptr ? 0 : handover_->held_chains();
+  }
+  void publish_used() noexcept;
   void call_early() noexcept;
   void call_driver() noexcept;
-  void note_ring_written() noexcept;
+  void log_ring_pages() noexcept;
   void fail_ring(const Error& error) noexcept;
-  task::Task<> look_now_and_then();
+  task::Task<> poll_periodically();
   task::Task<> drain(std::move_only_function<void(std::uint32_t)> stopped);
   [[nodiscard]] bool takes_chains() const noexcept {
-    return is_enabled_ && !is_broken_ && !is_stopping_ && !is_paused_;
+    return is_enabled_ && !is_broken_ && !is_stopping_ && !is_quiesced_;
   }
 
   uring::Loop& loop_;
   uring::Loop* const home_;  // or nothing
   RingPoller& poller_;
   virtio::QueueHandler& handler_;
+  virtio::HandoverHandler* const handover_;  // of handler_, or null
   const std::string label_;
   const std::shared_ptr<PeerLog> peer_log_;
   const std::function<void()> on_broken_;  // or nothing
   const virtio::FeatureBits features_;
   const bool has_event_index_;
-  RecordedRing queue_;
-  std::shared_ptr<FixedGuestMemory> fixed_;  // or nothing
-  std::uint32_t fixed_changes_ = 0;          // that take_fixed_memory() has seen
+  InflightTrackedRing queue_;
+  std::shared_ptr<registered::MemoryRegistry> fixed_;  // or nothing
+  std::uint32_t seen_registry_changes_ = 0;            // that register_memory() has seen
   std::uint32_t sleeps_ = 0;
   std::list<Epoch> epochs_;  // the last one is the present
   std::list<Kick> kicks_;    // the last one is the present; others are on their way out
@@ -214,17 +219,17 @@ class Vring final : public virtio::DeviceQueue,
   bool is_taking_ = false;            // within look()
   std::uint32_t early_call_gap_ = 0;  // in this look(): of showings
   std::uint32_t showings_before_call_ = 0;
-  bool is_paused_ = false;
-  std::move_only_function<void(std::optional<std::size_t>)> paused_;  // until it was called
+  bool is_quiesced_ = false;
+  std::move_only_function<void(std::optional<std::size_t>)> on_quiesced_;  // until it was called
   std::uint32_t pops_left_ = 0;  // in this pass: bounds what a driver that never stops can take
-  std::uint32_t chains_out_ = 0;
-  std::uint32_t unshown_ = 0;  // answers that the driver does not see yet
-  bool owes_call_ = false;     // for some that it sees
+  std::uint32_t in_flight_ = 0;
+  std::uint32_t unpublished_ = 0;  // answers that the driver does not see yet
+  bool owes_call_ = false;         // for some that it sees
   bool owes_log_event_ = false;
-  bool looks_now_and_then_ = false;  // because there is no kick descriptor
-  task::StopSource stop_looking_;
+  bool polls_periodically_ = false;  // because there is no kick descriptor
+  task::StopSource stop_polling_;
   task::Event quiet_;  // set once nothing is out and the ring is stopping
-  task::Scope looking_;
+  task::Scope polling_;
   task::Scope control_;
 };
 

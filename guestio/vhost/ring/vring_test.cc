@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/vring.h"
+#include "guestio/vhost/ring/vring.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -15,9 +15,9 @@
 #include <utility>
 #include <vector>
 
-#include "guestio/vhost/queue_thread.h"
+#include "guestio/vhost/ring/queue_thread.h"
 #include "guestio/virtio/ring_for_test.h"
-#include "guestio/virtio/split_driver_queue.h"
+#include "guestio/virtio/split_driver_ring.h"
 #include "testing/comes_true.h"
 
 namespace guestio::vhost {
@@ -39,14 +39,14 @@ struct Pause {
 /// Answers each chain at once.
 class Echo final : public virtio::QueueHandler {
  public:
-  Echo(std::atomic<std::uint64_t>& served, Pause& pause) : served_(served), pause_(pause) {}
+  Echo(std::atomic<std::uint64_t>& served, Pause& quiesce) : served_(served), pause_(quiesce) {}
   void process(virtio::DeviceQueue& queue) noexcept override {
     while (queue.pop(taken_) == virtio::DeviceQueue::Popped::kChain) {
       queue.complete(taken_, 1);
       if (++served_ == pause_.after) pause_.over.acquire();
     }
   }
-  std::optional<std::uint32_t> answer_malformed(const virtio::TakenChain&) noexcept override {
+  std::optional<std::uint32_t> write_error_status(const virtio::TakenChain&) noexcept override {
     ++served_;
     return 1;
   }
@@ -77,7 +77,7 @@ class VringTest : public ::testing::TestWithParam<Case> {
     });
     ASSERT_TRUE(queue) << queue.error().to_string();
     queue_ = std::move(*queue);
-    auto driver = virtio::SplitDriverQueue::create(ring_.driver(), GetParam().features);
+    auto driver = virtio::SplitDriverRing::create(ring_.driver(), GetParam().features);
     ASSERT_TRUE(driver);
     driver_.emplace(std::move(*driver));
     thread_->call([this] {
@@ -114,7 +114,7 @@ class VringTest : public ::testing::TestWithParam<Case> {
 
   void add() {
     const std::array segment = {
-        virtio::SplitDriverQueue::Segment{virtio::RingForTest::kData, 1, Direction::kWritable}};
+        virtio::SplitDriverRing::Segment{virtio::RingForTest::kData, 1, Direction::kWritable}};
     ASSERT_TRUE(driver_->add(segment));
   }
   /// Shows the device what was added, and kicks if it asks for that. Returns whether it did.
@@ -152,7 +152,7 @@ class VringTest : public ::testing::TestWithParam<Case> {
   std::atomic<std::uint64_t> served_ = 0;
   Pause pause_;
   std::unique_ptr<uring::Loop> home_ = uring::Loop::create().value();
-  std::optional<virtio::SplitDriverQueue> driver_;
+  std::optional<virtio::SplitDriverRing> driver_;
   std::unique_ptr<QueueThread> thread_;
   std::unique_ptr<Queue> queue_;
 };
@@ -198,8 +198,8 @@ TEST_P(VringTest, ABatchIsAnsweredWithOneCall) {
 TEST_P(VringTest, Rule27EveryMalformedChainOfABatchComesBackAndTheRingGoesOn) {
   constexpr int kMalformed = kSize / 2;
   const std::array chain = {
-      virtio::SplitDriverQueue::Segment{virtio::RingForTest::kData, 1, Direction::kWritable},
-      virtio::SplitDriverQueue::Segment{virtio::RingForTest::kData, 1, Direction::kReadable}};
+      virtio::SplitDriverRing::Segment{virtio::RingForTest::kData, 1, Direction::kWritable},
+      virtio::SplitDriverRing::Segment{virtio::RingForTest::kData, 1, Direction::kReadable}};
   for (int round = 0; round < 3; ++round) {
     for (int i = 0; i < kMalformed; ++i) ASSERT_TRUE(driver_->add(chain));
     publish();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/backend_channel.h"
+#include "guestio/vhost/session/back_channel.h"
 
 #include <sys/socket.h>
 
@@ -9,14 +9,14 @@
 
 namespace guestio::vhost {
 
-void BackendChannel::open(UniqueFd socket, Acknowledgement acknowledgement) {
+void BackChannel::open(UniqueFd socket, Acknowledgement acknowledgement) {
   GUESTIO_CHECK(!is_open(), "one conversation at a time");
   conversation_.emplace(std::move(socket), acknowledgement);
   answer_.received = 0;
   talking_.spawn(talk());
 }
 
-task::Task<> BackendChannel::close() {
+task::Task<> BackChannel::close() {
   if (!is_open()) co_return;
   conversation_->stop->request_stop();
   // Ends what is being sent or waited for.
@@ -26,29 +26,29 @@ task::Task<> BackendChannel::close() {
   has_config_changed_ = false;
 }
 
-task::Task<> BackendChannel::pause() {
+task::Task<> BackChannel::quiesce() {
   if (!is_open()) co_return;
   conversation_->stop->request_stop();
   co_await talking_.join();
 }
 
-void BackendChannel::go_on() {
+void BackChannel::resume() {
   if (!is_open() || talking_.running() != 0) return;
   conversation_->stop = std::make_unique<task::StopSource>();
-  if (!conversation_->is_spoiled) talking_.spawn(talk());
+  if (!conversation_->is_violated) talking_.spawn(talk());
 }
 
-Result<std::optional<ChannelState>> BackendChannel::state() const {
+Result<std::optional<BackChannelState>> BackChannel::state() const {
   if (!is_open()) return std::nullopt;
   auto socket = duplicate_fd(conversation_->socket.get());
   if (!socket) return fail(socket.error());
   const auto awaited = conversation_->awaits_answer;
   auto answer = awaited ? PartialMessage::of(answer_) : PartialMessage();
   if (!answer) return fail(answer.error());
-  ChannelState state{
+  BackChannelState state{
       .socket = std::move(*socket),
       .wants_acknowledgement = conversation_->acknowledgement == Acknowledgement::kWanted,
-      .is_of_use = !conversation_->is_spoiled,
+      .is_usable = !conversation_->is_violated,
       .has_config_changed = has_config_changed_,
       .awaits_answer = awaited.has_value(),
       .said = awaited ? std::to_underlying(*awaited) : 0,
@@ -59,7 +59,7 @@ Result<std::optional<ChannelState>> BackendChannel::state() const {
   return state;
 }
 
-Result<> BackendChannel::adopt(ChannelState state) {
+Result<> BackChannel::adopt(BackChannelState state) {
   GUESTIO_CHECK(!is_open(), "one conversation at a time");
   if (!is_stream_socket(state.socket.get())) {
     return fail(Error::peer_fault("a stream socket for the backend's requests"));
@@ -73,7 +73,7 @@ Result<> BackendChannel::adopt(ChannelState state) {
   conversation_.emplace(std::move(state.socket), state.wants_acknowledgement
                                                      ? Acknowledgement::kWanted
                                                      : Acknowledgement::kNone);
-  conversation_->is_spoiled = !state.is_of_use;
+  conversation_->is_violated = !state.is_usable;
   if (state.awaits_answer) {
     conversation_->awaits_answer = static_cast<BackendRequest>(state.said);
   }
@@ -81,28 +81,28 @@ Result<> BackendChannel::adopt(ChannelState state) {
   return {};
 }
 
-void BackendChannel::tell_config_changed() noexcept {
-  if (!is_of_use()) return;
+void BackChannel::report_config_changed() noexcept {
+  if (!is_usable()) return;
   has_config_changed_ = true;
   news_.set();
 }
 
-void BackendChannel::tell_called(std::uint16_t ring) noexcept {
+void BackChannel::tell_called(std::uint16_t ring) noexcept {
   called_.set(ring);
   news_.set();
 }
 
-void BackendChannel::tell_broken(std::uint16_t ring) noexcept {
+void BackChannel::signal_error(std::uint16_t ring) noexcept {
   broken_.set(ring);
   news_.set();
 }
 
-void BackendChannel::set_suspended(bool is_suspended) noexcept {
-  is_suspended_ = is_suspended;
+void BackChannel::set_frozen(bool is_frozen) noexcept {
+  is_frozen_ = is_frozen;
   if (has_news()) news_.set();
 }
 
-task::Task<> BackendChannel::talk() {
+task::Task<> BackChannel::talk() {
   const task::StopToken stop = conversation_->stop->token();
   while (!stop.stop_requested()) {
     if (!conversation_->awaits_answer && !has_news()) {
@@ -110,7 +110,7 @@ task::Task<> BackendChannel::talk() {
       (void)co_await news_.wait(stop);
       continue;
     }
-    auto saying = conversation_->awaits_answer ? hear_answer() : say_next();
+    auto saying = conversation_->awaits_answer ? hear_answer() : send_next();
     const auto said = co_await std::move(saying);
     if (said || said.error().kind == ErrorKind::kCancelled) continue;
     if (stop.stop_requested() && said.error().kind == ErrorKind::kClosed) continue;
@@ -118,13 +118,13 @@ task::Task<> BackendChannel::talk() {
                          log_->name, said.error().to_string());
     // Whatever comes next would be read as something else.
     if (said.error().kind == ErrorKind::kUnsupported) continue;
-    conversation_->is_spoiled = true;
+    conversation_->is_violated = true;
     co_return;
   }
 }
 
 /// Requires: has_news().
-task::Task<Result<>> BackendChannel::say_next() {
+task::Task<Result<>> BackChannel::send_next() {
   if (std::exchange(has_config_changed_, false)) {
     auto saying = say(BackendRequest::kConfigChangeMsg, {});
     const auto said = co_await std::move(saying);
@@ -146,8 +146,7 @@ task::Task<Result<>> BackendChannel::say_next() {
 }
 
 /// Errors also: cancelled, when nothing was said.
-task::Task<Result<>> BackendChannel::say(BackendRequest request,
-                                         std::span<const std::byte> payload) {
+task::Task<Result<>> BackChannel::say(BackendRequest request, std::span<const std::byte> payload) {
   const int socket = conversation_->socket.get();
   auto sending = send_request(home_, socket, request, conversation_->acknowledgement, payload,
                               conversation_->stop->token());
@@ -159,7 +158,7 @@ task::Task<Result<>> BackendChannel::say(BackendRequest request,
 }
 
 /// Errors also: unsupported, when the front-end refuses.
-task::Task<Result<>> BackendChannel::hear_answer() {
+task::Task<Result<>> BackChannel::hear_answer() {
   auto receiving =
       receive_message(home_, conversation_->socket.get(), answer_, conversation_->stop->token());
   const auto received = co_await std::move(receiving);

@@ -7,16 +7,16 @@
 #include <optional>
 #include <span>
 
+#include "guestio/base/peer_log.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/task/event.h"
 #include "guestio/task/scope.h"
 #include "guestio/task/stop.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
-#include "guestio/vhost/message_io.h"
-#include "guestio/vhost/messages.h"
-#include "guestio/vhost/peer_log.h"
-#include "guestio/vhost/session_state.h"
+#include "guestio/vhost/session/session_state.h"
+#include "guestio/vhost/wire/message_io.h"
+#include "guestio/vhost/wire/messages.h"
 
 namespace guestio::vhost {
 
@@ -28,19 +28,19 @@ namespace guestio::vhost {
 /// A front-end that answers with nonsense hears nothing more.
 ///
 /// Threads: the control thread, which runs `home`. Lifetime: close() before it is destroyed.
-class BackendChannel {
+class BackChannel {
  public:
-  BackendChannel(uring::Loop& home, std::shared_ptr<PeerLog> log) noexcept
+  BackChannel(uring::Loop& home, std::shared_ptr<PeerLog> log) noexcept
       : home_(home), log_(std::move(log)) {}
-  BackendChannel(const BackendChannel&) = delete;
-  BackendChannel& operator=(const BackendChannel&) = delete;
-  ~BackendChannel() = default;
+  BackChannel(const BackChannel&) = delete;
+  BackChannel& operator=(const BackChannel&) = delete;
+  ~BackChannel() = default;
 
   /// Talks over `socket` from now on. Requires: it is closed.
   void open(UniqueFd socket, Acknowledgement acknowledgement);
   [[nodiscard]] bool is_open() const noexcept { return conversation_.has_value(); }
   /// Open, and the front-end has kept to the rules so far.
-  [[nodiscard]] bool is_of_use() const noexcept { return is_open() && !conversation_->is_spoiled; }
+  [[nodiscard]] bool is_usable() const noexcept { return is_open() && !conversation_->is_violated; }
   /// Ends the connection and forgets what was not said.
   task::Task<> close();
 
@@ -48,33 +48,33 @@ class BackendChannel {
   // closed.
 
   /// Says nothing more, and waits for no answer; nothing is lost.
-  task::Task<> pause();
-  void go_on();
+  task::Task<> quiesce();
+  void resume();
   /// Errors: host. Requires: paused.
-  [[nodiscard]] Result<std::optional<ChannelState>> state() const;
+  [[nodiscard]] Result<std::optional<BackChannelState>> state() const;
   /// Takes a conversation over, paused. Errors: peer fault (it makes no sense). Requires: closed.
-  Result<> adopt(ChannelState state);
+  Result<> adopt(BackChannelState state);
 
   /// Sends CONFIG_CHANGE_MSG, or keeps it while the device is suspended. Without a connection
   /// nothing is kept: a front-end reads the configuration when it sets the device up.
-  void tell_config_changed() noexcept;
+  void report_config_changed() noexcept;
   // For rings whose front-end takes events as messages. Both are kept until they can be said: an
   // event that is lost would leave a driver waiting.
 
   /// Sends VRING_CALL for a ring. Requires: index < kMaxQueues.
   void tell_called(std::uint16_t ring) noexcept;
   /// Sends VRING_ERR for a ring. Requires: index < kMaxQueues.
-  void tell_broken(std::uint16_t ring) noexcept;
+  void signal_error(std::uint16_t ring) noexcept;
   /// While no ring runs a backend has to keep its news to itself (vhost-user, "Suspended device
   /// state").
-  void set_suspended(bool is_suspended) noexcept;
+  void set_frozen(bool is_frozen) noexcept;
 
  private:
   struct Conversation {
     UniqueFd socket;
     Acknowledgement acknowledgement;
     std::unique_ptr<task::StopSource> stop = std::make_unique<task::StopSource>();
-    bool is_spoiled = false;                           // by nonsense
+    bool is_violated = false;                          // by nonsense
     std::optional<BackendRequest> awaits_answer = {};  // to this
   };
 
@@ -82,11 +82,11 @@ class BackendChannel {
   using Rings = std::bitset<kMaxQueues>;
 
   task::Task<> talk();
-  task::Task<Result<>> say_next();
+  task::Task<Result<>> send_next();
   task::Task<Result<>> say(BackendRequest request, std::span<const std::byte> payload);
   task::Task<Result<>> hear_answer();
   [[nodiscard]] bool has_news() const noexcept {
-    return !is_suspended_ && (has_config_changed_ || called_.any() || broken_.any());
+    return !is_frozen_ && (has_config_changed_ || called_.any() || broken_.any());
   }
 
   uring::Loop& home_;
@@ -96,7 +96,7 @@ class BackendChannel {
   Rings called_;
   Rings broken_;
   std::uint16_t turn_ = 0;  // the ring that was spoken of last
-  bool is_suspended_ = true;
+  bool is_frozen_ = true;
   task::Event news_;
   task::Scope talking_;
   Message answer_;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/backend.h"
+#include "guestio/vhost/session/backend.h"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 #include <chrono>
 
 #include "guestio/uring/awaitables.h"
-#include "guestio/uring/pinned_memory.h"
+#include "guestio/uring/pinned_buffers.h"
 
 namespace guestio::vhost {
 
@@ -30,7 +30,7 @@ constexpr std::chrono::milliseconds kLongestPause(200);
 
 /// Regions that are registered with the kernel, of so many. Most front-ends have fewer than four.
 std::size_t fixed_regions(std::size_t memory_slots) noexcept {
-  return std::clamp<std::size_t>(memory_slots / 8, 4, FixedGuestMemory::kMaxRegistered);
+  return std::clamp<std::size_t>(memory_slots / 8, 4, registered::MemoryRegistry::kMaxRegistered);
 }
 
 }  // namespace
@@ -67,7 +67,7 @@ std::size_t Backend::descriptors_for(const Extent& extent) noexcept {
 
 Backend::~Backend() {
   for (QueueThread* const thread : threads_) {
-    thread->call([thread] { thread->loop().fixed_memory().leave(); });
+    thread->call([thread] { thread->loop().registered_buffers().leave(); });
   }
 }
 
@@ -76,7 +76,7 @@ void Backend::share_threads() {
   for (const auto& queue : queues_) {
     QueueThread& thread = queue->thread();
     if (std::ranges::find(threads_, &thread) != threads_.end()) continue;
-    thread.call([&thread] { thread.loop().fixed_memory().join(); });
+    thread.call([&thread] { thread.loop().registered_buffers().join(); });
     threads_.push_back(&thread);
   }
 }
@@ -99,7 +99,7 @@ task::Task<Result<>> Backend::accept_all(int listening_socket) {
     co_await std::move(running);
   }
   Result<> outcome;
-  auto pause = kShortestPause;
+  auto backoff = kShortestPause;
   while (!stop_.stop_requested()) {
     if (rest_.is_wanted()) {
       auto resting = rest_.rest();
@@ -112,11 +112,11 @@ task::Task<Result<>> Backend::accept_all(int listening_socket) {
     if (is_passing(accepted)) {
       if (is_shortage(accepted)) tell_shortage(Error::host(-accepted, "accept a front-end"));
       // The socket stays ready as long as the lack lasts.
-      (void)co_await uring::sleep(home_, pause, stop_.token());
-      pause = std::min(2 * pause, kLongestPause);
+      (void)co_await uring::sleep(home_, backoff, stop_.token());
+      backoff = std::min(2 * backoff, kLongestPause);
       continue;
     }
-    pause = kShortestPause;
+    backoff = kShortestPause;
     if (accepted < 0) {
       outcome = fail(Error::host(-accepted, "accept a front-end"));
       break;
@@ -144,24 +144,25 @@ task::Task<> Backend::serve_adopted() {
   rest_.end();
 }
 
-void Backend::register_guest_memory(FixedExtent extent) noexcept {
-  fixed_extent_ = extent;
+void Backend::register_guest_memory(registered::RegistrationScope extent) noexcept {
+  registration_scope_ = extent;
   // The kernel is asked once, and now: later there may be no descriptors to ask it with.
-  (void)uring::PinnedMemory::can_be_shared();
+  (void)uring::PinnedBuffers::can_be_shared();
 }
 
 void Backend::begin_session(UniqueFd socket) {
   log::limited_info(log_->visits, "{}: a front-end is here", log_->name);
-  const bool offers_post_copy = offers_post_copy_ && fixed_extent_ != FixedExtent::kAll;
+  const bool offers_post_copy =
+      offers_post_copy_ && registration_scope_ != registered::RegistrationScope::kAll;
   session_ = std::make_unique<Session>(
       Session::Parts{.home = home_,
                      .device = device_,
                      .queues = queues_,
                      .rest = rest_,
                      .ring_features = ring_features_,
-                     .fixed = fixed_extent_ && !offers_post_copy
-                                  ? std::make_shared<FixedGuestMemory>(*fixed_extent_, log_,
-                                                                       fixed_regions(memory_slots_))
+                     .fixed = registration_scope_ && !offers_post_copy
+                                  ? std::make_shared<registered::MemoryRegistry>(
+                                        *registration_scope_, log_, fixed_regions(memory_slots_))
                                   : nullptr,
                      .offers_post_copy = offers_post_copy,
                      .peer_log = log_,
@@ -183,22 +184,22 @@ task::Task<bool> Backend::rest(task::StopToken limit, task::StopToken last_limit
   (void)co_await reached;
   if (!rest_.is_reached() && session_ && session_->is_answering()) {
     log::warning("{}: the front-end takes no answers, its connection ends", log_->name);
-    session_->leave();
+    session_->disconnect();
     auto reached_at_last = rest_.reached(last_limit);
     (void)co_await reached_at_last;
   }
   co_return rest_.is_reached();
 }
 
-task::Task<std::optional<Session::Obstacle>> Backend::pause_rings(task::StopToken limit) {
+task::Task<std::optional<Session::Obstacle>> Backend::quiesce(task::StopToken limit) {
   if (!session_) co_return std::nullopt;
-  auto pausing = session_->pause_rings(limit);
+  auto pausing = session_->quiesce(limit);
   co_return co_await std::move(pausing);
 }
 
-task::Task<> Backend::suspend() {
+task::Task<> Backend::freeze() {
   if (!session_) co_return;
-  auto suspending = session_->suspend();
+  auto suspending = session_->freeze();
   co_await std::move(suspending);
 }
 
@@ -209,13 +210,13 @@ Result<std::optional<SessionState>> Backend::state() const {
   return std::move(*state);
 }
 
-task::Task<> Backend::go_on() {
+task::Task<> Backend::resume() {
   // A session that has not come to rest is in the middle of something, and no ring was touched.
-  if (session_ && (rest_.is_reached() || session_->is_suspended())) {
-    auto going_on = session_->go_on();
+  if (session_ && (rest_.is_reached() || session_->is_frozen())) {
+    auto going_on = session_->resume();
     co_await std::move(going_on);
   }
-  rest_.go_on();
+  rest_.resume();
 }
 
 Result<> Backend::adopt(SessionState state) {
@@ -227,7 +228,7 @@ Result<> Backend::adopt(SessionState state) {
 
 void Backend::stop() noexcept {
   stop_.request_stop();
-  if (session_) session_->leave();
+  if (session_) session_->disconnect();
 }
 
 }  // namespace guestio::vhost

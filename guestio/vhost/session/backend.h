@@ -8,12 +8,12 @@
 #include <vector>
 
 #include "guestio/base/unique_fd.h"
+#include "guestio/registered/memory_registry.h"
 #include "guestio/task/stop.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
-#include "guestio/vhost/fixed_guest_memory.h"
-#include "guestio/vhost/queue_thread.h"
-#include "guestio/vhost/session.h"
+#include "guestio/vhost/ring/queue_thread.h"
+#include "guestio/vhost/session/session.h"
 #include "guestio/virtio/device.h"
 
 namespace guestio::vhost {
@@ -62,9 +62,9 @@ class Backend {
   /// Ring features that front-ends to come are not offered.
   void withhold(virtio::FeatureBits features) noexcept { ring_features_ &= ~features; }
   /// Registers the memory of front-ends to come with the rings, where the kernel allows it
-  /// (FixedGuestMemory). kAll leaves post-copy out, and post-copy leaves kWhereAllThere out: memory
+  /// (MemoryRegistry). kAll leaves post-copy out, and post-copy leaves kResidentOnly out: memory
   /// that still arrives must not be brought in.
-  void register_guest_memory(FixedExtent extent) noexcept;
+  void register_guest_memory(registered::RegistrationScope extent) noexcept;
   // For another process that is to go on with the device and its front-end.
 
   /// Comes to rest: accepts nobody, takes no message; rings run on. Returns false when that takes
@@ -72,12 +72,12 @@ class Backend {
   /// `last_limit` waited for. go_on() has to follow in any case.
   task::Task<bool> rest(task::StopToken limit, task::StopToken last_limit);
   /// As of vhost::Session; without a front-end there is nothing in the way. Requires: at rest.
-  task::Task<std::optional<Session::Obstacle>> pause_rings(task::StopToken limit);
-  task::Task<> suspend();
+  task::Task<std::optional<Session::Obstacle>> quiesce(task::StopToken limit);
+  task::Task<> freeze();
   /// The session as a value, if there is one. Errors: host. Requires: suspended.
   [[nodiscard]] Result<std::optional<SessionState>> state() const;
   /// Goes on as if nothing had been.
-  task::Task<> go_on();
+  task::Task<> resume();
   /// Takes a session over: accept_all() or serve_one() goes on with it before all else. Errors: as
   /// of Session::adopt(); there is no session then. Requires: none of the two was called.
   Result<> adopt(SessionState state);
@@ -93,7 +93,7 @@ class Backend {
   [[nodiscard]] static std::size_t descriptors_for(const Extent& extent) noexcept;
   /// Offers so many memory slots to front-ends to come, instead of kMaxMemorySlots.
   void offer_memory_slots(std::size_t count) noexcept { memory_slots_ = count; }
-  /// Offers post-copy migration to front-ends to come, which have to be trusted: see UserFaults.
+  /// Offers post-copy migration to front-ends to come, which have to be trusted: see Userfaultfd.
   void offer_post_copy() noexcept { offers_post_copy_ = true; }
   /// No new front-ends; the present one is taken leave of once its requests are done.
   void stop() noexcept;
@@ -114,10 +114,11 @@ class Backend {
   const std::shared_ptr<RelayCount> relays_ = std::make_shared<RelayCount>();
   std::vector<std::unique_ptr<Queue>> queues_;
   std::vector<QueueThread*> threads_;  // of those, each once
-  RestPoint rest_;
+  task::RestPoint rest_;
   std::unique_ptr<Session> session_;  // while a front-end is there
   virtio::FeatureBits ring_features_ = Session::kRingFeatures;
-  std::optional<FixedExtent> fixed_extent_;  ///< or none of guest memory is registered
+  std::optional<registered::RegistrationScope>
+      registration_scope_;  ///< or none of guest memory is registered
   bool offers_post_copy_ = false;
   std::size_t memory_slots_ = kMaxMemorySlots;
   task::StopSource stop_;

@@ -12,10 +12,10 @@
 #include <utility>
 
 #include "guestio/task/scope.h"
-#include "guestio/vhost/backend.h"
-#include "guestio/vhost/frontend.h"
-#include "guestio/vhost/frontend_memory.h"
-#include "guestio/vhost/frontend_queue.h"
+#include "guestio/vhost/frontend/frontend.h"
+#include "guestio/vhost/frontend/frontend_memory.h"
+#include "guestio/vhost/frontend/frontend_queue.h"
+#include "guestio/vhost/session/backend.h"
 
 /// For tests only: a backend with a device that does nothing, from the front-end's end of the
 /// socket.
@@ -95,7 +95,7 @@ class BackendFixture : public ::testing::Test {
       backend_->offer_memory_slots(memory_slots_);
     });
     auto [ours, theirs] = make_sockets();
-    frontend_.emplace(Frontend::over(std::move(ours), {.time_limit = kLimit}));
+    frontend_.emplace(Frontend::over(std::move(ours), {.deadline = kLimit}));
     home_->call([this, &theirs] { serving_.spawn(serve(std::move(theirs))); });
   }
   void TearDown() override {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "guestio/mem/dirty_log.h"
-#include "guestio/vhost/backend_for_test.h"
+#include "guestio/vhost/session/backend_for_test.h"
 
 namespace guestio::vhost {
 namespace {

@@ -9,7 +9,7 @@
 #include <cstring>
 #include <thread>
 
-#include "guestio/vhost/backend_for_test.h"
+#include "guestio/vhost/session/backend_for_test.h"
 #include "testing/descriptor_limit.h"
 
 namespace guestio::vhost {
@@ -420,9 +420,9 @@ TEST_F(BackendTest, Rule13APackedRingThatHasBeenUsedGoesOnFromBaseZeroInItsNextL
   EXPECT_TRUE(is_answered());
 }
 
-class FewSlotsTest : public BackendTest {
+class FewBufferSlotsTest : public BackendTest {
  protected:
-  FewSlotsTest() { memory_slots_ = 4; }
+  FewBufferSlotsTest() { memory_slots_ = 4; }
 
   /// The `number`th page of another part of memory.
   Result<> tell(FrontendRequest request, std::uint64_t number) {
@@ -445,7 +445,7 @@ class FewSlotsTest : public BackendTest {
   }
 };
 
-TEST_F(FewSlotsTest, Rule48RegionsOfRequestsInFlightAreCounted) {
+TEST_F(FewBufferSlotsTest, Rule48RegionsOfRequestsInFlightAreCounted) {
   negotiate(kProtocolReplyAck | kProtocolConfigureMemSlots);
   start_ring();
   with_handler([](test::IdleQueue& handler) { handler.holds = true; });

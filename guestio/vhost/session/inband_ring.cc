@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/inband_ring.h"
+#include "guestio/vhost/session/inband_ring.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -43,22 +43,22 @@ void InbandRing::say(RingEvent event) noexcept {
   if (event == RingEvent::kCall) {
     channel_.tell_called(index_);
   } else {
-    channel_.tell_broken(index_);
+    channel_.signal_error(index_);
   }
 }
 
-void InbandRing::say_again() noexcept {
+void InbandRing::resend() noexcept {
   if (call_) say(RingEvent::kCall);
 }
 
 task::Task<> InbandRing::close() {
-  auto pausing = pause();
+  auto pausing = quiesce();
   co_await std::move(pausing);
   call_.reset();
   error_.reset();
 }
 
-task::Task<> InbandRing::pause() {
+task::Task<> InbandRing::quiesce() {
   for (std::optional<Said>* const said : {&call_, &error_}) {
     if (!*said) continue;
     auto ended = (*said)->poll.stop();
@@ -66,7 +66,7 @@ task::Task<> InbandRing::pause() {
   }
 }
 
-void InbandRing::go_on() {
+void InbandRing::resume() {
   for (std::optional<Said>* const said : {&call_, &error_}) {
     if (*said && !(*said)->poll.is_active()) (*said)->poll.start();
   }

@@ -10,10 +10,10 @@
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
 #include "guestio/uring/poll.h"
-#include "guestio/vhost/backend_channel.h"
-#include "guestio/vhost/messages.h"
-#include "guestio/vhost/ring_event.h"
-#include "guestio/vhost/session_state.h"
+#include "guestio/vhost/session/back_channel.h"
+#include "guestio/vhost/session/session_state.h"
+#include "guestio/vhost/wire/messages.h"
+#include "guestio/vhost/wire/ring_event.h"
 
 namespace guestio::vhost {
 
@@ -25,7 +25,7 @@ namespace guestio::vhost {
 /// Threads: the control thread, which runs `home`. Lifetime: close() before it is destroyed.
 class InbandRing {
  public:
-  InbandRing(uring::Loop& home, BackendChannel& channel, std::uint16_t index) noexcept
+  InbandRing(uring::Loop& home, BackChannel& channel, std::uint16_t index) noexcept
       : home_(home), channel_(channel), index_(index) {}
   InbandRing(const InbandRing&) = delete;
   InbandRing& operator=(const InbandRing&) = delete;
@@ -37,14 +37,14 @@ class InbandRing {
   /// it.
   void kick() noexcept;
   /// The front-end may have missed what was said: it is said again, on a way back that is new.
-  void say_again() noexcept;
+  void resend() noexcept;
   task::Task<> close();
 
   // For another process that is to go on with the ring.
 
   /// Says nothing until go_on().
-  task::Task<> pause();
-  void go_on();
+  task::Task<> quiesce();
+  void resume();
   /// Errors: host. Requires: paused.
   [[nodiscard]] Result<RingState::Inband> state() const;
   /// Goes on with another's events, paused. Errors: peer fault (what is no eventfd).
@@ -64,7 +64,7 @@ class InbandRing {
   }
 
   uring::Loop& home_;
-  BackendChannel& channel_;
+  BackChannel& channel_;
   const std::uint16_t index_;
   UniqueFd kick_;
   std::optional<Said> call_;

@@ -3,7 +3,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "guestio/vhost/backend_for_test.h"
+#include "guestio/vhost/session/backend_for_test.h"
 
 namespace guestio::vhost {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/memory_table.h"
+#include "guestio/vhost/session/memory_table.h"
 
 #include <algorithm>
 

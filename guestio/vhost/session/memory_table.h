@@ -8,9 +8,9 @@
 #include "guestio/base/error.h"
 #include "guestio/base/units.h"
 #include "guestio/mem/guest_memory.h"
-#include "guestio/vhost/messages.h"
-#include "guestio/vhost/session_state.h"
-#include "guestio/vhost/socket.h"
+#include "guestio/vhost/session/session_state.h"
+#include "guestio/vhost/wire/messages.h"
+#include "guestio/vhost/wire/socket.h"
 
 namespace guestio::vhost {
 

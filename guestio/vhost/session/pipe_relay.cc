@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/pipe_relay.h"
+#include "guestio/vhost/session/pipe_relay.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -222,7 +222,7 @@ void PipeRelay::close(std::uint16_t ring, RingEvent event) noexcept {
   shared_->wake();
 }
 
-task::Task<bool> PipeRelay::pause(task::StopToken limit) {
+task::Task<bool> PipeRelay::quiesce(task::StopToken limit) {
   if (!shared_) co_return true;
   {
     const std::scoped_lock lock(shared_->mutex);

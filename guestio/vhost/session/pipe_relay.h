@@ -10,7 +10,7 @@
 #include "guestio/task/stop.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
-#include "guestio/vhost/ring_event.h"
+#include "guestio/vhost/wire/ring_event.h"
 
 namespace guestio::vhost {
 
@@ -67,7 +67,7 @@ class PipeRelay {
 
   /// Reads and writes nothing more once it returns true; false when that takes until `limit` is
   /// stopped.
-  task::Task<bool> pause(task::StopToken limit);
+  task::Task<bool> quiesce(task::StopToken limit);
   void resume() noexcept;
   /// A descriptor of the pipe of this event, or an empty one. Errors: host.
   [[nodiscard]] Result<UniqueFd> pipe_of(std::uint16_t ring, RingEvent event) const;

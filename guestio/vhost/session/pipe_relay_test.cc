@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Kicks and calls through pipes, from the front-end's end.
-#include "guestio/vhost/pipe_relay.h"
+#include "guestio/vhost/session/pipe_relay.h"
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -13,8 +13,8 @@
 #include <cerrno>
 #include <thread>
 
-#include "guestio/vhost/backend_for_test.h"
-#include "guestio/vhost/user_faults.h"
+#include "guestio/vhost/session/backend_for_test.h"
+#include "guestio/vhost/session/userfaultfd.h"
 
 namespace guestio::vhost::pipe_relay_test {
 namespace {
@@ -176,7 +176,7 @@ class StalledPipe {
 };
 
 TEST_F(PipeTest, Rule47APipeThatIsHeldStallsNeitherTheRingNorTheNextFrontEnd) {
-  if (!UserFaults::create()) GTEST_SKIP() << "no userfaultfd for this user";
+  if (!Userfaultfd::create()) GTEST_SKIP() << "no userfaultfd for this user";
   const Pipe call;
   ASSERT_TRUE(frontend_->set_vring_call(0, call.input.get()));
   EXPECT_EQ(next_event(call.output), 1u);

@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "guestio/vhost/backend_for_test.h"
+#include "guestio/vhost/session/backend_for_test.h"
 
 namespace guestio::vhost {
 namespace {
@@ -27,7 +27,7 @@ class PostcopyTest : public test::BackendFixture {
   PostcopyTest() { offers_post_copy_ = true; }
   void SetUp() override {
     BackendFixture::SetUp();
-    if (!UserFaults::create()) GTEST_SKIP() << "no userfaultfd for this user";
+    if (!Userfaultfd::create()) GTEST_SKIP() << "no userfaultfd for this user";
   }
 
   /// Until the backend knows that memory arrives later.

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/vring_control.h"
+#include "guestio/vhost/session/ring_setup.h"
 
 #include <cstring>
 #include <limits>
 
 #include "guestio/base/log.h"
-#include "guestio/vhost/cross_call.h"
-#include "guestio/vhost/message_io.h"
+#include "guestio/uring/cross_call.h"
+#include "guestio/vhost/wire/message_io.h"
 
 namespace guestio::vhost {
 
@@ -24,7 +24,7 @@ bool name_the_same_places(const VringAddress& a, const VringAddress& b) noexcept
 
 }  // namespace
 
-Result<> VringControl::set_size(std::uint32_t size, virtio::FeatureBits features) {
+Result<> RingSetup::set_size(std::uint32_t size, virtio::FeatureBits features) {
   if (is_running_) return fail(Error::peer_fault("the size of a ring that runs", index_));
   if (is_packed(features) ? !virtio::is_packed_queue_size(size)
                           : !virtio::is_split_queue_size(size)) {
@@ -34,7 +34,7 @@ Result<> VringControl::set_size(std::uint32_t size, virtio::FeatureBits features
   return {};
 }
 
-Result<> VringControl::set_base(std::uint32_t base, virtio::FeatureBits features) {
+Result<> RingSetup::set_base(std::uint32_t base, virtio::FeatureBits features) {
   if (is_running_) return fail(Error::peer_fault("the base of a ring that runs", index_));
   if (!is_packed(features) && base > std::numeric_limits<std::uint16_t>::max()) {
     return fail(Error::peer_fault("a split ring's base has 16 bits", base));
@@ -43,7 +43,7 @@ Result<> VringControl::set_base(std::uint32_t base, virtio::FeatureBits features
   return {};
 }
 
-Result<> VringControl::set_addresses(const VringAddress& addresses) {
+Result<> RingSetup::set_addresses(const VringAddress& addresses) {
   if (is_running_ && !name_the_same_places(addresses, *addresses_)) {
     return fail(Error::peer_fault("the addresses of a ring that runs", index_));
   }
@@ -62,36 +62,36 @@ Result<> VringControl::set_addresses(const VringAddress& addresses) {
 
 /// What the device writes of a ring: the used ring; of a packed one its event area and the
 /// descriptors, whose guest address no message tells.
-RingLog VringControl::make_log(const RingEnvironment& environment) const {
-  RingLog log{.pages = environment.log};
+RingLog RingSetup::make_log(const RingContext& context) const {
+  RingLog log{.pages = context.log};
   if (!log.pages || !addresses_) return log;
   if ((addresses_->flags & kVringLog) == 0) return log;
-  if (!is_packed(environment.features)) {
+  if (!is_packed(context.features)) {
     log.ring[0] =
         mem::AddressRange::from_checked(Gpa(addresses_->log), virtio::used_ring_bytes(size_));
     return log;
   }
   log.ring[0] = mem::AddressRange::from_checked(Gpa(addresses_->log), sizeof(virtio::PackedEvent));
   const std::size_t bytes = virtio::packed_ring_bytes(size_);
-  const auto start = environment.memory->find_guest(FrontendAddress(addresses_->descriptor), bytes);
+  const auto start = context.memory->find_guest(FrontendAddress(addresses_->descriptor), bytes);
   if (start) log.ring[1] = mem::AddressRange::from_checked(*start, bytes);
   return log;
 }
 
 /// Who is told of what is noted. Errors: host.
-Result<uring::EventFdNotifier> VringControl::make_log_event(const RingEnvironment& environment) {
-  if (!environment.log || environment.log_event == nullptr) return uring::EventFdNotifier();
-  return make_notifier(*environment.log_event);
+Result<uring::EventFdNotifier> RingSetup::make_log_event(const RingContext& context) {
+  if (!context.log || context.log_event == nullptr) return uring::EventFdNotifier();
+  return make_notifier(*context.log_event);
 }
 
 template <typename Change>
-void VringControl::tell_running_ring(Change change) {
+void RingSetup::tell_running_ring(Change change) {
   if (!is_running_) return;
   queue_.loop().post(
       [&queue = queue_, change = std::move(change)]() mutable { change(*queue.vring()); });
 }
 
-Result<> VringControl::set_descriptor(RingEvent event, UniqueFd descriptor) {
+Result<> RingSetup::set_descriptor(RingEvent event, UniqueFd descriptor) {
   switch (event) {
     case RingEvent::kKick: return set_kick(std::move(descriptor));
     case RingEvent::kCall: return set_call(std::move(descriptor));
@@ -100,7 +100,7 @@ Result<> VringControl::set_descriptor(RingEvent event, UniqueFd descriptor) {
   return set_error(std::move(descriptor));
 }
 
-Result<> VringControl::set_kick(UniqueFd kick) {
+Result<> RingSetup::set_kick(UniqueFd kick) {
   if (is_running_) {
     auto copy = duplicate_fd(kick);
     if (!copy) return fail(copy.error());
@@ -112,7 +112,7 @@ Result<> VringControl::set_kick(UniqueFd kick) {
   return {};
 }
 
-Result<> VringControl::set_call(UniqueFd call) {
+Result<> RingSetup::set_call(UniqueFd call) {
   if (is_running_) {
     auto notifier = make_notifier(call);
     if (!notifier) return fail(notifier.error());
@@ -124,7 +124,7 @@ Result<> VringControl::set_call(UniqueFd call) {
   return {};
 }
 
-Result<> VringControl::set_error(UniqueFd error) {
+Result<> RingSetup::set_error(UniqueFd error) {
   if (is_running_) {
     auto notifier = make_notifier(error);
     if (!notifier) return fail(notifier.error());
@@ -136,27 +136,27 @@ Result<> VringControl::set_error(UniqueFd error) {
   return {};
 }
 
-task::Task<> VringControl::set_enabled(bool is_enabled) {
+task::Task<> RingSetup::set_enabled(bool is_enabled) {
   is_enabled_ = is_enabled;
   if (!is_running_) co_return;
-  CrossCall<bool> change(queue_.loop(), home_, [this, is_enabled](auto reply) {
+  uring::CrossCall<bool> change(queue_.loop(), home_, [this, is_enabled](auto reply) {
     queue_.vring()->set_enabled(is_enabled);
     reply(true);
   });
   co_await change;
 }
 
-void VringControl::begin_enabled() {
+void RingSetup::begin_enabled() {
   is_enabled_ = true;
   tell_running_ring([](Vring& vring) { vring.set_enabled(true); });
 }
 
 /// Finds the parts of the ring that was negotiated. The messages name the event areas of a packed
 /// ring where a split one has its available and used rings.
-Result<virtio::RingParts> VringControl::locate(const RingEnvironment& environment) const {
-  if (!environment.memory) return fail(ErrorKind::kOutOfRange, "memory for a ring", index_);
-  const bool packed = is_packed(environment.features);
-  const MemoryTable& memory = *environment.memory;
+Result<virtio::RingParts> RingSetup::locate(const RingContext& context) const {
+  if (!context.memory) return fail(ErrorKind::kOutOfRange, "memory for a ring", index_);
+  const bool packed = is_packed(context.features);
+  const MemoryTable& memory = *context.memory;
   const auto descriptors = memory.find(
       FrontendAddress(addresses_->descriptor),
       packed ? virtio::packed_ring_bytes(size_) : virtio::descriptor_table_bytes(size_));
@@ -184,7 +184,7 @@ Result<virtio::RingParts> VringControl::locate(const RingEnvironment& environmen
 /// which the device used at least one descriptor. That one has its used flag still: the driver sets
 /// the flag as well when it makes the place available in this lap. No descriptor of a new ring has
 /// it. The first descriptor alone does not tell: it may have been the second of a chain.
-Result<std::uint32_t> VringControl::find_base(const virtio::RingParts& parts) const {
+Result<std::uint32_t> RingSetup::find_base(const virtio::RingParts& parts) const {
   const auto* const packed = std::get_if<virtio::PackedRing>(&parts);
   if (packed == nullptr || base_ != 0) return base_;
   for (std::uint16_t i = 0; i < packed->size(); ++i) {
@@ -197,13 +197,13 @@ Result<std::uint32_t> VringControl::find_base(const virtio::RingParts& parts) co
   return virtio::PackedBase{}.to_word();
 }
 
-task::Task<Result<>> VringControl::start(RingEnvironment environment) {
-  auto ring = locate(environment);
+task::Task<Result<>> RingSetup::start(RingContext context) {
+  auto ring = locate(context);
   if (!ring) co_return fail(ring.error());
   const auto base = find_base(*ring);
   if (!base) co_return fail(base.error());
-  RingLog log = make_log(environment);
-  auto log_event = make_log_event(environment);
+  RingLog log = make_log(context);
+  auto log_event = make_log_event(context);
   if (!log_event) co_return fail(log_event.error());
   log.event = std::move(*log_event);
   auto kick = duplicate_fd(kick_);
@@ -215,35 +215,35 @@ task::Task<Result<>> VringControl::start(RingEnvironment environment) {
   Vring::Setup setup{.index = index_,
                      .label = queue_.label(),
                      .ring = *ring,
-                     .features = environment.features,
+                     .features = context.features,
                      .base = *base,
-                     .inflight = environment.inflight,
-                     .memory = environment.memory->memory(),
+                     .inflight = context.inflight,
+                     .memory = context.memory->memory(),
                      .log = std::move(log),
                      .kick = std::move(*kick),
                      .call = std::move(*call),
                      .error = std::move(*error),
                      .is_enabled = is_enabled_,
                      .counters = queue_.counters(),
-                     .fixed = environment.fixed,
+                     .fixed = context.fixed,
                      .home = &home_,
-                     .peer_log = environment.peer_log,
-                     .on_broken = environment.on_broken};
-  CrossCall<Result<>> start(queue_.loop(), home_,
-                            [this, setup = std::move(setup)](auto reply) mutable {
-                              auto vring = Vring::create(queue_.loop(), queue_.thread().poller(),
-                                                         queue_.handler(), std::move(setup));
-                              if (!vring) return reply(fail(vring.error()));
-                              queue_.vring() = std::move(*vring);
-                              queue_.vring()->start();
-                              reply({});
-                            });
+                     .peer_log = context.peer_log,
+                     .on_broken = context.on_broken};
+  uring::CrossCall<Result<>> start(
+      queue_.loop(), home_, [this, setup = std::move(setup)](auto reply) mutable {
+        auto vring = Vring::create(queue_.loop(), queue_.thread().poller(), queue_.handler(),
+                                   std::move(setup));
+        if (!vring) return reply(fail(vring.error()));
+        queue_.vring() = std::move(*vring);
+        queue_.vring()->start();
+        reply({});
+      });
   auto started = co_await start;
   if (started) {
     is_running_ = true;
-    features_ = environment.features;
+    features_ = context.features;
     log::debug("{}: runs: {}, {} entries from {:#x}, {}", queue_.label(),
-               is_packed(environment.features) ? "packed" : "split", size_, *base,
+               is_packed(context.features) ? "packed" : "split", size_, *base,
                is_enabled_ ? "enabled" : "disabled");
   } else {
     is_kick_known_ = false;
@@ -251,51 +251,52 @@ task::Task<Result<>> VringControl::start(RingEnvironment environment) {
   co_return started;
 }
 
-task::Task<Result<>> VringControl::change_memory(RingEnvironment environment) {
+task::Task<Result<>> RingSetup::change_memory(RingContext context) {
   if (!is_running_) co_return Result<>();
   // What was negotiated since counts from the next start on.
-  environment.features = features_;
-  const auto ring = locate(environment);
+  context.features = features_;
+  const auto ring = locate(context);
   if (!ring) {
     auto stopping = stop_running();
     co_await std::move(stopping);
     co_return fail(ring.error());
   }
-  RingLog log = make_log(environment);
-  auto log_event = make_log_event(environment);
+  RingLog log = make_log(context);
+  auto log_event = make_log_event(context);
   if (!log_event) {
     auto stopping = stop_running();
     co_await std::move(stopping);
     co_return fail(log_event.error());
   }
   log.event = std::move(*log_event);
-  CrossCall<bool> change(queue_.loop(), home_,
-                         [this, memory = environment.memory->memory(), ring,
-                          log = std::move(log)](auto reply) mutable {
-                           queue_.vring()->set_memory(std::move(memory), *ring, std::move(log));
-                           reply(true);
-                         });
+  uring::CrossCall<bool> change(
+      queue_.loop(), home_,
+      [this, memory = context.memory->memory(), ring, log = std::move(log)](auto reply) mutable {
+        queue_.vring()->set_memory(std::move(memory), *ring, std::move(log));
+        reply(true);
+      });
   co_await change;
   co_return Result<>();
 }
 
-task::Task<Result<>> VringControl::change_log(RingEnvironment environment) {
+task::Task<Result<>> RingSetup::change_log(RingContext context) {
   if (!is_running_) co_return Result<>();
-  environment.features = features_;
-  RingLog log = make_log(environment);
-  auto log_event = make_log_event(environment);
+  context.features = features_;
+  RingLog log = make_log(context);
+  auto log_event = make_log_event(context);
   // Pages are noted whether or not anybody can be told of it at once.
   if (log_event) log.event = std::move(*log_event);
-  CrossCall<bool> change(queue_.loop(), home_, [this, log = std::move(log)](auto reply) mutable {
-    queue_.vring()->set_log(std::move(log));
-    reply(true);
-  });
+  uring::CrossCall<bool> change(queue_.loop(), home_,
+                                [this, log = std::move(log)](auto reply) mutable {
+                                  queue_.vring()->set_log(std::move(log));
+                                  reply(true);
+                                });
   co_await change;
   if (!log_event) co_return fail(log_event.error());
   co_return Result<>();
 }
 
-task::Task<std::uint32_t> VringControl::stop() {
+task::Task<std::uint32_t> RingSetup::stop() {
   is_kick_known_ = false;
   kick_.reset();
   if (is_running_) {
@@ -306,8 +307,8 @@ task::Task<std::uint32_t> VringControl::stop() {
 }
 
 /// Requires: it runs.
-task::Task<> VringControl::stop_running() {
-  CrossCall<std::uint32_t> stop(queue_.loop(), home_, [this](auto reply) {
+task::Task<> RingSetup::stop_running() {
+  uring::CrossCall<std::uint32_t> stop(queue_.loop(), home_, [this](auto reply) {
     queue_.vring()->stop([this, reply](std::uint32_t next) {
       // Not from inside the ring's own function: it is about to be destroyed.
       queue_.loop().post([this, reply, next] {
@@ -322,43 +323,43 @@ task::Task<> VringControl::stop_running() {
   log::debug("{}: stopped at {}", queue_.label(), base_);
 }
 
-task::Task<std::optional<std::size_t>> VringControl::pause() {
+task::Task<std::optional<std::size_t>> RingSetup::quiesce() {
   if (!is_running_) co_return 0;
-  CrossCall<std::optional<std::size_t>> pause(queue_.loop(), home_, [this](auto reply) {
-    queue_.vring()->pause([reply](auto waiting) { reply(waiting); });
+  uring::CrossCall<std::optional<std::size_t>> quiesce(queue_.loop(), home_, [this](auto reply) {
+    queue_.vring()->quiesce([reply](auto waiting) { reply(waiting); });
   });
-  co_return co_await pause;
+  co_return co_await quiesce;
 }
 
-void VringControl::go_on() {
-  tell_running_ring([](Vring& vring) { vring.go_on(); });
+void RingSetup::resume() {
+  tell_running_ring([](Vring& vring) { vring.resume(); });
 }
 
-task::Task<> VringControl::suspend() {
+task::Task<> RingSetup::freeze() {
   if (!is_running_) co_return;
   auto stopping = stop_running();
   co_await std::move(stopping);
   // One that broke stays so, whoever goes on with the session: what it has not returned would be
   // lost in a ring that looks alive. The front-end's next kick descriptor starts it.
-  is_suspended_ = !was_broken_;
+  is_frozen_ = !was_broken_;
   if (was_broken_) {
     is_kick_known_ = false;
     kick_.reset();
   }
 }
 
-task::Task<Result<>> VringControl::resume(RingEnvironment environment) {
-  if (!std::exchange(is_suspended_, false)) co_return Result<>();
-  if (!environment.memory || !addresses_) {
+task::Task<Result<>> RingSetup::resume(RingContext context) {
+  if (!std::exchange(is_frozen_, false)) co_return Result<>();
+  if (!context.memory || !addresses_) {
     is_kick_known_ = false;
     co_return fail(ErrorKind::kOutOfRange, "memory for a ring", index_);
   }
-  environment.features = features_;
-  auto starting = start(std::move(environment));
+  context.features = features_;
+  auto starting = start(std::move(context));
   co_return co_await std::move(starting);
 }
 
-Result<RingState> VringControl::state() const {
+Result<RingState> RingSetup::state() const {
   GUESTIO_CHECK(!is_running_, "a ring that stands still");
   auto kick = duplicate_fd(kick_.get());
   auto call = duplicate_fd(call_.get());
@@ -371,14 +372,14 @@ Result<RingState> VringControl::state() const {
                    .addresses = addresses_,
                    .is_kick_known = is_kick_known_,
                    .is_enabled = is_enabled_,
-                   .runs = is_suspended_,
+                   .runs = is_frozen_,
                    .features = features_,
                    .kick = std::move(*kick),
                    .call = std::move(*call),
                    .error = std::move(*error)};
 }
 
-Result<> VringControl::adopt(RingState state) {
+Result<> RingSetup::adopt(RingState state) {
   if (state.runs) {
     if (auto set = set_size(state.size, state.features); !set) return set;
     if (auto set = set_base(state.base, state.features); !set) return set;
@@ -404,13 +405,13 @@ Result<> VringControl::adopt(RingState state) {
   call_ = std::move(state.call);
   error_ = std::move(state.error);
   is_enabled_ = state.is_enabled;
-  is_suspended_ = state.runs;
+  is_frozen_ = state.runs;
   features_ = state.features;
   return {};
 }
 
-task::Task<> VringControl::reset() {
-  is_suspended_ = false;
+task::Task<> RingSetup::reset() {
+  is_frozen_ = false;
   auto stopping = stop();
   co_await std::move(stopping);
   size_ = 0;

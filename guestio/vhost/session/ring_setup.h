@@ -8,23 +8,23 @@
 #include "guestio/base/error.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/task/task.h"
-#include "guestio/vhost/inflight_record.h"
-#include "guestio/vhost/memory_table.h"
-#include "guestio/vhost/messages.h"
-#include "guestio/vhost/queue_thread.h"
-#include "guestio/vhost/ring_event.h"
-#include "guestio/vhost/session_state.h"
+#include "guestio/vhost/inflight/inflight_record.h"
+#include "guestio/vhost/ring/queue_thread.h"
+#include "guestio/vhost/session/memory_table.h"
+#include "guestio/vhost/session/session_state.h"
+#include "guestio/vhost/wire/messages.h"
+#include "guestio/vhost/wire/ring_event.h"
 
 namespace guestio::vhost {
 
 /// What a ring needs from its session besides its own messages.
-struct RingEnvironment {
+struct RingContext {
   virtio::FeatureBits features = 0;
   std::shared_ptr<const MemoryTable> memory;
-  std::shared_ptr<const InflightRecord> inflight;  ///< or nothing
-  std::shared_ptr<FixedGuestMemory> fixed;         ///< or nothing: memory is not registered
-  std::shared_ptr<const mem::DirtyLog> log;        ///< nothing: nothing is noted
-  const UniqueFd* log_event = nullptr;             ///< or nothing; the session's
+  std::shared_ptr<const InflightRecord> inflight;     ///< or nothing
+  std::shared_ptr<registered::MemoryRegistry> fixed;  ///< or nothing: memory is not registered
+  std::shared_ptr<const mem::DirtyLog> log;           ///< nothing: nothing is noted
+  const UniqueFd* log_event = nullptr;                ///< or nothing; the session's
   std::shared_ptr<PeerLog> peer_log;
   std::function<void()> on_broken = {};  ///< or nothing; called on the ring's thread
 };
@@ -38,9 +38,9 @@ struct RingEnvironment {
 ///   running ── memory without the ring's parts ──► idle, goes on once they are there again
 ///
 /// Threads: the control thread. Errors of the setters are peer faults, nothing is changed then.
-class VringControl {
+class RingSetup {
  public:
-  VringControl(Queue& queue, uring::Loop& home, std::uint16_t index) noexcept
+  RingSetup(Queue& queue, uring::Loop& home, std::uint16_t index) noexcept
       : queue_(queue), home_(home), index_(index) {}
 
   // `features` says which kind of ring it is.
@@ -58,21 +58,21 @@ class VringControl {
   void begin_enabled();
 
   /// Whether everything is there that a ring needs, and it does not run yet.
-  [[nodiscard]] bool is_ready(const RingEnvironment& environment) const noexcept {
-    return !is_running_ && is_kick_known_ && size_ != 0 && addresses_ && environment.memory;
+  [[nodiscard]] bool is_ready(const RingContext& context) const noexcept {
+    return !is_running_ && is_kick_known_ && size_ != 0 && addresses_ && context.memory;
   }
   /// The ring stays idle and wants a new kick message.
   void refuse_start() noexcept { is_kick_known_ = false; }
   /// Errors: peer fault, out of range (an address outside memory), memory fault, host.
   /// Requires: is_ready().
-  task::Task<Result<>> start(RingEnvironment environment);
+  task::Task<Result<>> start(RingContext context);
   /// Puts a running ring on another memory table (or none); one whose parts are not in it stops
   /// until start() finds them again. Errors: as start(); out of range says that
   /// they are not in it.
-  task::Task<Result<>> change_memory(RingEnvironment environment);
+  task::Task<Result<>> change_memory(RingContext context);
   /// A running ring notes what it writes where `environment` says, from when this returns.
   /// Errors: host; nothing is changed then.
-  task::Task<Result<>> change_log(RingEnvironment environment);
+  task::Task<Result<>> change_log(RingContext context);
   /// Stops the ring after what it took is answered. Returns where the ring goes on.
   task::Task<std::uint32_t> stop();
   /// Stops and forgets everything: for the next front-end.
@@ -82,14 +82,14 @@ class VringControl {
 
   /// Has the ring take nothing more. Returns, once all that it took is answered or waits for better
   /// times, how many chains wait; nothing when go_on() came first.
-  task::Task<std::optional<std::size_t>> pause();
+  task::Task<std::optional<std::size_t>> quiesce();
   /// Ends a pause.
-  void go_on();
+  void resume();
   /// Stops a ring that is paused. What waits is left in the in-flight record.
-  task::Task<> suspend();
+  task::Task<> freeze();
   /// Runs again, if it ran: from where it was suspended, or where state() was when it was adopted.
   /// Errors: as start(); the ring is idle then.
-  task::Task<Result<>> resume(RingEnvironment environment);
+  task::Task<Result<>> resume(RingContext context);
   /// Errors: host. Requires: it does not run.
   [[nodiscard]] Result<RingState> state() const;
   /// Takes another's ring over, suspended; its in-band events are the session's. Errors: peer
@@ -105,13 +105,13 @@ class VringControl {
   [[nodiscard]] std::uint16_t index() const noexcept { return index_; }
   [[nodiscard]] bool is_running() const noexcept { return is_running_; }
   /// Whether it would run if it were not for the pause.
-  [[nodiscard]] bool is_suspended() const noexcept { return is_suspended_; }
+  [[nodiscard]] bool is_frozen() const noexcept { return is_frozen_; }
 
  private:
-  Result<virtio::RingParts> locate(const RingEnvironment& environment) const;
+  Result<virtio::RingParts> locate(const RingContext& context) const;
   Result<std::uint32_t> find_base(const virtio::RingParts& parts) const;
-  RingLog make_log(const RingEnvironment& environment) const;
-  static Result<uring::EventFdNotifier> make_log_event(const RingEnvironment& environment);
+  RingLog make_log(const RingContext& context) const;
+  static Result<uring::EventFdNotifier> make_log_event(const RingContext& context);
   task::Task<> stop_running();
   Result<> set_kick(UniqueFd kick);
   Result<> set_call(UniqueFd call);
@@ -133,7 +133,7 @@ class VringControl {
   UniqueFd error_;
   bool is_enabled_ = false;
   bool is_running_ = false;
-  bool is_suspended_ = false;         // it ran
+  bool is_frozen_ = false;            // it ran
   bool was_broken_ = false;           // when it last stopped
   virtio::FeatureBits features_ = 0;  // with which it runs
 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/session.h"
+#include "guestio/vhost/session/session.h"
 
 #include <sys/socket.h>
 
@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "guestio/vhost/message_io.h"
+#include "guestio/vhost/wire/message_io.h"
 
 namespace guestio::vhost {
 
@@ -58,19 +58,19 @@ bool leaves_ring_deaf(FrontendRequest request, const Error& error) noexcept {
 
 Session::Session(const Parts& parts, UniqueFd socket) : parts_(parts), socket_(std::move(socket)) {
   for (std::size_t i = 0; i < parts.queues.size(); ++i) {
-    rings_.push_back(std::make_unique<VringControl>(*parts.queues[i], parts.home,
-                                                    static_cast<std::uint16_t>(i)));
+    rings_.push_back(
+        std::make_unique<RingSetup>(*parts.queues[i], parts.home, static_cast<std::uint16_t>(i)));
     inband_.push_back(
         std::make_unique<InbandRing>(parts.home, channel_, static_cast<std::uint16_t>(i)));
   }
-  condition_->tell = [this] { tell_needs_reset(); };
+  condition_->tell = [this] { report_needs_reset(); };
 }
 
-void Session::leave() noexcept { ::shutdown(socket_.get(), SHUT_RDWR); }
+void Session::disconnect() noexcept { ::shutdown(socket_.get(), SHUT_RDWR); }
 
 task::Task<> Session::run() {
-  if (is_suspended_) {
-    auto going_on = go_on();
+  if (is_frozen_) {
+    auto going_on = resume();
     co_await std::move(going_on);
   }
   while (true) {
@@ -82,7 +82,7 @@ task::Task<> Session::run() {
     auto serving = serve_one();
     const auto served = co_await std::move(serving);
     if (served || served.error().kind == ErrorKind::kCancelled) continue;
-    tell_end(served.error());
+    log_end(served.error());
     break;
   }
   // Nobody brings what is waited for any more.
@@ -104,7 +104,7 @@ task::Task<> Session::run() {
   memory_.reset();
 }
 
-void Session::tell_end(const Error& cause) {
+void Session::log_end(const Error& cause) {
   if (cause.kind == ErrorKind::kClosed) return;
   const bool is_ours = cause.kind == ErrorKind::kHost;
   log::limited_warning(parts_.peer_log->faults, "{}: {}connection to the front-end ends: {}",
@@ -116,7 +116,7 @@ task::Task<Result<>> Session::serve_one() {
   auto receiving = receive_message(parts_.home, socket_.get(), message_, parts_.rest.token());
   const auto received = co_await std::move(receiving);
   if (!received) co_return received;
-  auto obeying = obey();
+  auto obeying = handle_message();
   const auto outcome = co_await std::move(obeying);
   message_.descriptors.clear();
   note_rings();
@@ -156,7 +156,7 @@ task::Task<Result<>> Session::respond(const Result<Answer>& outcome) {
   co_return sent;
 }
 
-task::Task<Result<Session::Answer>> Session::obey() {
+task::Task<Result<Session::Answer>> Session::handle_message() {
   const auto request = static_cast<FrontendRequest>(message_.header.request);
   switch (request) {
     case FrontendRequest::kSetMemTable: {
@@ -211,14 +211,14 @@ task::Task<Result<Session::Answer>> Session::obey() {
     case FrontendRequest::kSetVringBase:
     case FrontendRequest::kSetVringAddr:
     case FrontendRequest::kSetVringKick: {
-      auto obeying = obey_for_ring(request);
+      auto obeying = handle_for_ring(request);
       co_return co_await std::move(obeying);
     }
-    default: co_return obey_at_once(request);
+    default: co_return handle_sync(request);
   }
 }
 
-Result<Session::Answer> Session::obey_at_once(FrontendRequest request) {
+Result<Session::Answer> Session::handle_sync(FrontendRequest request) {
   switch (request) {
     case FrontendRequest::kGetFeatures: return Answer::of(offered_features());
     case FrontendRequest::kGetProtocolFeatures: return Answer::of(offered_protocol_features());
@@ -242,7 +242,7 @@ Result<Session::Answer> Session::obey_at_once(FrontendRequest request) {
 }
 
 /// What a ring may have been waiting for.
-task::Task<Result<Session::Answer>> Session::obey_for_ring(FrontendRequest request) {
+task::Task<Result<Session::Answer>> Session::handle_for_ring(FrontendRequest request) {
   Result<Answer> obeyed = fail(ErrorKind::kUnsupported, "message for a ring");
   switch (request) {
     case FrontendRequest::kSetVringNum: obeyed = set_vring_size(); break;
@@ -256,7 +256,7 @@ task::Task<Result<Session::Answer>> Session::obey_for_ring(FrontendRequest reque
   std::memcpy(&index, message_.bytes.data(), sizeof index);
   if (request == FrontendRequest::kSetVringKick) index &= kVringIndexMask;
   if (request == FrontendRequest::kSetVringAddr) {
-    auto changing = rings_[index]->change_log(environment());
+    auto changing = rings_[index]->change_log(context());
     const auto changed = co_await std::move(changing);
     if (!changed) co_return fail(changed.error());
   }
@@ -266,8 +266,8 @@ task::Task<Result<Session::Answer>> Session::obey_for_ring(FrontendRequest reque
   co_return obeyed;
 }
 
-task::Task<Result<>> Session::start_if_ready(VringControl& ring) {
-  if (!ring.is_ready(environment())) co_return Result<>();
+task::Task<Result<>> Session::start_if_ready(RingSetup& ring) {
+  if (!ring.is_ready(context())) co_return Result<>();
   if (!uses_device_) {
     if (auto begun = parts_.device.begin_use(); !begun) {
       ring.refuse_start();
@@ -275,13 +275,13 @@ task::Task<Result<>> Session::start_if_ready(VringControl& ring) {
     }
     uses_device_ = true;
   }
-  auto starting = ring.start(environment());
+  auto starting = ring.start(context());
   co_return co_await std::move(starting);
 }
 
 /// A front-end that kicks by messages need not say that the ring has no descriptors. The kick comes
 /// last: it starts the ring.
-Result<> Session::set_inband_descriptors(VringControl& ring) {
+Result<> Session::set_inband_descriptors(RingSetup& ring) {
   for (const RingEvent event : {RingEvent::kCall, RingEvent::kError, RingEvent::kKick}) {
     if (ring.has_descriptor(event)) continue;
     auto descriptor = inband_[ring.index()]->descriptor_for(event);
@@ -294,12 +294,12 @@ Result<> Session::set_inband_descriptors(VringControl& ring) {
 /// What follows from whether any ring runs.
 void Session::note_rings() {
   const bool any_runs = std::ranges::any_of(
-      rings_, [](const std::unique_ptr<VringControl>& ring) { return ring->is_running(); });
+      rings_, [](const std::unique_ptr<RingSetup>& ring) { return ring->is_running(); });
   if (uses_device_ && !any_runs) {
     parts_.device.end_use();
     uses_device_ = false;
   }
-  channel_.set_suspended(!any_runs);
+  channel_.set_frozen(!any_runs);
 }
 
 std::uint64_t Session::offered_features() const noexcept {
@@ -314,12 +314,12 @@ ProtocolBits Session::offered_protocol_features() const noexcept {
          (parts_.offers_post_copy ? kProtocolPagefault : 0);
 }
 
-Result<> Session::wants(ProtocolBits feature) const {
+Result<> Session::require_feature(ProtocolBits feature) const {
   if ((protocol_features_ & feature) != 0) return {};
   return fail(ErrorKind::kUnsupported, "message that was not negotiated", message_.header.request);
 }
 
-RingEnvironment Session::environment() const {
+RingContext Session::context() const {
   return {.features = features_,
           .memory = memory_,
           .inflight = inflight_,
@@ -335,7 +335,7 @@ RingEnvironment Session::environment() const {
           }};
 }
 
-Result<VringControl*> Session::find_ring(std::uint32_t index) {
+Result<RingSetup*> Session::find_ring(std::uint32_t index) {
   if (index >= rings_.size()) return fail(Error::peer_fault("a ring that was offered", index));
   return rings_[index].get();
 }
@@ -442,21 +442,21 @@ Result<Session::Answer> Session::set_vring_size() {
   const auto state = payload_as<VringState>();
   if (!state) return fail(state.error());
   return with_ring(state->index,
-                   [&](VringControl& ring) { return ring.set_size(state->num, features_); });
+                   [&](RingSetup& ring) { return ring.set_size(state->num, features_); });
 }
 
 Result<Session::Answer> Session::set_vring_base() {
   const auto state = payload_as<VringState>();
   if (!state) return fail(state.error());
   return with_ring(state->index,
-                   [&](VringControl& ring) { return ring.set_base(state->num, features_); });
+                   [&](RingSetup& ring) { return ring.set_base(state->num, features_); });
 }
 
 Result<Session::Answer> Session::set_vring_addresses() {
   const auto addresses = payload_as<VringAddress>();
   if (!addresses) return fail(addresses.error());
   return with_ring(addresses->index,
-                   [&](VringControl& ring) { return ring.set_addresses(*addresses); });
+                   [&](RingSetup& ring) { return ring.set_addresses(*addresses); });
 }
 
 task::Task<Result<Session::Answer>> Session::set_vring_enable() {
@@ -509,7 +509,8 @@ Result<UniqueFd> Session::take_ring_descriptor(std::uint16_t ring, RingEvent eve
 
 /// A kick also starts a ring that was given no kick descriptor (vhost-user, "Ring states").
 task::Task<Result<Session::Answer>> Session::kick_vring() {
-  if (auto wanted = wants(kProtocolInbandNotifications); !wanted) co_return fail(wanted.error());
+  if (auto wanted = require_feature(kProtocolInbandNotifications); !wanted)
+    co_return fail(wanted.error());
   const auto state = payload_as<VringState>();
   if (!state) co_return fail(state.error());
   if (state->num != 0) co_return fail(Error::peer_fault("number in a kick", state->num));

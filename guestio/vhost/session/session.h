@@ -11,20 +11,20 @@
 #include <string_view>
 #include <vector>
 
+#include "guestio/base/peer_log.h"
 #include "guestio/base/unique_fd.h"
+#include "guestio/task/rest_point.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
-#include "guestio/vhost/backend_channel.h"
-#include "guestio/vhost/inband_ring.h"
-#include "guestio/vhost/messages.h"
-#include "guestio/vhost/peer_log.h"
-#include "guestio/vhost/pipe_relay.h"
-#include "guestio/vhost/queue_thread.h"
-#include "guestio/vhost/rest_point.h"
-#include "guestio/vhost/session_state.h"
-#include "guestio/vhost/socket.h"
-#include "guestio/vhost/user_faults.h"
-#include "guestio/vhost/vring_control.h"
+#include "guestio/vhost/ring/queue_thread.h"
+#include "guestio/vhost/session/back_channel.h"
+#include "guestio/vhost/session/inband_ring.h"
+#include "guestio/vhost/session/pipe_relay.h"
+#include "guestio/vhost/session/ring_setup.h"
+#include "guestio/vhost/session/session_state.h"
+#include "guestio/vhost/session/userfaultfd.h"
+#include "guestio/vhost/wire/messages.h"
+#include "guestio/vhost/wire/socket.h"
 #include "guestio/virtio/device.h"
 
 namespace guestio::vhost {
@@ -42,10 +42,11 @@ class Session {
     uring::Loop& home;
     virtio::Device& device;
     std::span<const std::unique_ptr<Queue>> queues;     ///< those that are offered
-    RestPoint& rest;                                    ///< between two messages
+    task::RestPoint& rest;                              ///< between two messages
     virtio::FeatureBits ring_features = kRingFeatures;  ///< of those, the ones offered
-    std::shared_ptr<FixedGuestMemory> fixed = {};       ///< its own, or nothing: not registered
-    bool offers_post_copy = false;                      ///< to a front-end that is trusted
+    std::shared_ptr<registered::MemoryRegistry> fixed =
+        {};                         ///< its own, or nothing: not registered
+    bool offers_post_copy = false;  ///< to a front-end that is trusted
     std::shared_ptr<PeerLog> peer_log = std::make_shared<PeerLog>();
     std::shared_ptr<RelayCount> relays = std::make_shared<RelayCount>();
     std::size_t memory_slots = kMaxMemorySlots;  ///< offered
@@ -63,10 +64,10 @@ class Session {
   Session& operator=(const Session&) = delete;
   ~Session() { condition_->tell = nullptr; }
 
-  /// Serves until the front-end leaves or leave() is called. Once.
+  /// Serves until the front-end leaves or disconnect() is called. Once.
   task::Task<> run();
   /// Ends the connection; run() then drains and returns.
-  void leave() noexcept;
+  void disconnect() noexcept;
   /// Tells the front-end that the device's configuration has changed (CONFIG_CHANGE_MSG): now, or
   /// when a ring runs again. Does nothing where hears_of_changes() is false.
   void notify_config_changed() noexcept;
@@ -84,19 +85,19 @@ class Session {
   /// Has all rings take nothing more, and waits until what they took is answered or, in an
   /// in-flight record, waits for better times; or until `limit` is stopped. Returns what is in the
   /// way: then go_on() is to follow.
-  task::Task<std::optional<Obstacle>> pause_rings(task::StopToken limit);
-  /// Stops all rings where they are. Requires: pause_rings() found nothing in the way.
-  task::Task<> suspend();
+  task::Task<std::optional<Obstacle>> quiesce(task::StopToken limit);
+  /// Stops all rings where they are. Requires: quiesce() found nothing in the way.
+  task::Task<> freeze();
   /// Goes on after the two, or one of them. What a ring cannot go on for is its front-end's fault,
   /// and ends the connection.
-  task::Task<> go_on();
+  task::Task<> resume();
   /// Errors: host. Requires: suspended.
   [[nodiscard]] Result<SessionState> state() const;
   /// Takes over what another process's session was, suspended; run() goes on with it. Errors: peer
   /// fault (what makes no sense), unsupported (what this process does not offer), memory fault
   /// (the front-end has cut its memory or records off), host. Requires: before run().
   Result<> adopt(SessionState state);
-  [[nodiscard]] bool is_suspended() const noexcept { return is_suspended_; }
+  [[nodiscard]] bool is_frozen() const noexcept { return is_frozen_; }
   /// Whether an answer is on its way that the front-end may be slow to take.
   [[nodiscard]] bool is_answering() const noexcept { return is_answering_; }
 
@@ -128,9 +129,9 @@ class Session {
   };
 
   task::Task<Result<>> serve_one();
-  void tell_end(const Error& cause);
-  task::Task<Result<Answer>> obey();
-  Result<Answer> obey_at_once(FrontendRequest request);
+  void log_end(const Error& cause);
+  task::Task<Result<Answer>> handle_message();
+  Result<Answer> handle_sync(FrontendRequest request);
   task::Task<Result<>> respond(const Result<Answer>& outcome);
 
   // One for each message; the payload is message_'s.
@@ -158,7 +159,7 @@ class Session {
   task::Task<Result<Answer>> set_vring_enable();
   task::Task<Result<Answer>> kick_vring();
   task::Task<Result<Answer>> get_vring_base();
-  task::Task<Result<Answer>> obey_for_ring(FrontendRequest request);
+  task::Task<Result<Answer>> handle_for_ring(FrontendRequest request);
   task::Task<Result<Answer>> set_features();
   task::Task<Result<Answer>> set_log_base();
   task::Task<Result<Answer>> set_log_event();
@@ -170,28 +171,28 @@ class Session {
   task::Task<> stop_rings();
   void begin_rings();
   [[nodiscard]] std::uint8_t device_status() const noexcept;
-  void tell_needs_reset() noexcept;
-  task::Task<> pause_ring(VringControl& ring, std::vector<std::optional<std::size_t>>& outcomes);
-  task::Task<Result<>> resume_ring(VringControl& ring);
+  void report_needs_reset() noexcept;
+  task::Task<> quiesce_ring(RingSetup& ring, std::vector<std::optional<std::size_t>>& outcomes);
+  task::Task<Result<>> resume_ring(RingSetup& ring);
   Result<> adopt_shared(SessionState& state);
   Result<> adopt_rings(std::vector<RingState> rings);
   Result<> adopt_pipes(RingState& ring, std::uint16_t index);
   [[nodiscard]] Result<> add_pipes(RingState& ring, std::uint16_t index) const;
-  task::Task<Result<>> start_if_ready(VringControl& ring);
-  Result<> set_inband_descriptors(VringControl& ring);
+  task::Task<Result<>> start_if_ready(RingSetup& ring);
+  Result<> set_inband_descriptors(RingSetup& ring);
   void note_rings();
 
   [[nodiscard]] std::uint64_t offered_features() const noexcept;
   [[nodiscard]] ProtocolBits offered_protocol_features() const noexcept;
-  Result<VringControl*> find_ring(std::uint32_t index);
+  Result<RingSetup*> find_ring(std::uint32_t index);
   template <typename Change>
   Result<Answer> with_ring(std::uint32_t index, Change change);
   template <typename T>
   Result<T> payload_as() const;
   Result<InflightDescription> inflight_payload() const;
   /// Errors: unsupported when a protocol feature was not negotiated.
-  [[nodiscard]] Result<> wants(ProtocolBits feature) const;
-  [[nodiscard]] RingEnvironment environment() const;
+  [[nodiscard]] Result<> require_feature(ProtocolBits feature) const;
+  [[nodiscard]] RingContext context() const;
   /// Puts all rings on the present memory and starts those that waited for it. Returns the last
   /// failure of a ring.
   void use_memory(std::shared_ptr<const MemoryTable> memory);
@@ -202,7 +203,7 @@ class Session {
   const Parts parts_;
   UniqueFd socket_;
   Message message_;
-  BackendChannel channel_{parts_.home, parts_.peer_log};
+  BackChannel channel_{parts_.home, parts_.peer_log};
   PipeRelay relay_{parts_.home, parts_.relays};
   std::uint64_t features_ = 0;
   bool uses_device_ = false;  // some ring runs
@@ -218,11 +219,11 @@ class Session {
   LogDescription log_where_{};
   UniqueFd log_file_;  // of log_
   UniqueFd log_event_;
-  bool is_suspended_ = false;  // for another process
+  bool is_frozen_ = false;  // for another process
   bool is_answering_ = false;
-  std::unique_ptr<UserFaults> faults_;  // from the advice to the end of post-copy
-  bool is_memory_arriving_ = false;     // post-copy is on: faults_ watches the memory
-  std::vector<std::unique_ptr<VringControl>> rings_;
+  std::unique_ptr<Userfaultfd> faults_;  // from the advice to the end of post-copy
+  bool is_memory_arriving_ = false;      // post-copy is on: faults_ watches the memory
+  std::vector<std::unique_ptr<RingSetup>> rings_;
   std::vector<std::unique_ptr<InbandRing>> inband_;  // of each ring, what comes as messages
 };
 

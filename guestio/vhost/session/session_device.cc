@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A session's messages about the device as a whole: features, status, reset, and the way back to
 // the front-end.
-#include "guestio/vhost/session.h"
+#include "guestio/vhost/session/session.h"
 
 namespace guestio::vhost {
 
@@ -41,7 +41,7 @@ Result<Session::Answer> Session::set_protocol_features() {
 }
 
 Result<Session::Answer> Session::get_status() const {
-  if (auto wanted = wants(kProtocolStatus); !wanted) return fail(wanted.error());
+  if (auto wanted = require_feature(kProtocolStatus); !wanted) return fail(wanted.error());
   return Answer::of(std::uint64_t{device_status()});
 }
 
@@ -52,7 +52,7 @@ std::uint8_t Session::device_status() const noexcept {
 }
 
 /// Drivers look at the status when the configuration is said to have changed (2.1.2).
-void Session::tell_needs_reset() noexcept {
+void Session::report_needs_reset() noexcept {
   const bool is_watched = (protocol_features_ & kProtocolStatus) != 0 &&
                           (status_ & virtio::kStatusDriverOk) != 0 && condition_->needs_reset;
   if (is_watched) notify_config_changed();
@@ -62,7 +62,7 @@ void Session::tell_needs_reset() noexcept {
 /// to write 0 resets the device. Its rings stop, and still tell where they stood: QEMU before 8.1
 /// asks for that afterwards.
 task::Task<Result<Session::Answer>> Session::set_status() {
-  if (auto wanted = wants(kProtocolStatus); !wanted) co_return fail(wanted.error());
+  if (auto wanted = require_feature(kProtocolStatus); !wanted) co_return fail(wanted.error());
   const auto status = payload_as<std::uint64_t>();
   if (!status) co_return fail(status.error());
   if (*status > 0xff) co_return fail(Error::peer_fault("a device status of 8 bits", *status));
@@ -76,7 +76,7 @@ task::Task<Result<Session::Answer>> Session::set_status() {
 }
 
 task::Task<Result<Session::Answer>> Session::reset_device() {
-  if (auto wanted = wants(kProtocolResetDevice); !wanted) co_return fail(wanted.error());
+  if (auto wanted = require_feature(kProtocolResetDevice); !wanted) co_return fail(wanted.error());
   status_ = 0;
   auto stopping = stop_rings();
   co_await std::move(stopping);
@@ -112,7 +112,7 @@ void Session::begin_rings() {
 }
 
 task::Task<Result<Session::Answer>> Session::set_backend_request_fd() {
-  if (auto wanted = wants(kProtocolBackendReq); !wanted) co_return fail(wanted.error());
+  if (auto wanted = require_feature(kProtocolBackendReq); !wanted) co_return fail(wanted.error());
   if (message_.descriptors.size() != 1) {
     co_return fail(
         Error::peer_fault("one socket for the backend's requests", message_.descriptors.size()));
@@ -126,17 +126,17 @@ task::Task<Result<Session::Answer>> Session::set_backend_request_fd() {
   channel_.open(std::move(socket), (protocol_features_ & kProtocolReplyAck) != 0
                                        ? Acknowledgement::kWanted
                                        : Acknowledgement::kNone);
-  for (const auto& ring : inband_) ring->say_again();
+  for (const auto& ring : inband_) ring->resend();
   co_return Answer::none();
 }
 
 bool Session::hears_of_changes() const noexcept {
   constexpr ProtocolBits kNeeded = kProtocolBackendReq | kProtocolConfig;
-  return (protocol_features_ & kNeeded) == kNeeded && channel_.is_of_use();
+  return (protocol_features_ & kNeeded) == kNeeded && channel_.is_usable();
 }
 
 void Session::notify_config_changed() noexcept {
-  if (hears_of_changes()) channel_.tell_config_changed();
+  if (hears_of_changes()) channel_.report_config_changed();
 }
 
 }  // namespace guestio::vhost

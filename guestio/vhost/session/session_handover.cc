@@ -7,8 +7,8 @@
 #include "guestio/base/check.h"
 #include "guestio/task/event.h"
 #include "guestio/task/scope.h"
-#include "guestio/vhost/message_io.h"
-#include "guestio/vhost/session.h"
+#include "guestio/vhost/session/session.h"
+#include "guestio/vhost/wire/message_io.h"
 
 namespace guestio::vhost {
 
@@ -24,20 +24,20 @@ Error blame_memory(const Error& error) noexcept {
 
 }  // namespace
 
-task::Task<> Session::pause_ring(VringControl& ring,
-                                 std::vector<std::optional<std::size_t>>& outcomes) {
-  auto pausing = ring.pause();
+task::Task<> Session::quiesce_ring(RingSetup& ring,
+                                   std::vector<std::optional<std::size_t>>& outcomes) {
+  auto pausing = ring.quiesce();
   const auto outcome = co_await std::move(pausing);
   outcomes.push_back(outcome);
 }
 
-task::Task<std::optional<Session::Obstacle>> Session::pause_rings(task::StopToken limit) {
+task::Task<std::optional<Session::Obstacle>> Session::quiesce(task::StopToken limit) {
   std::vector<std::optional<std::size_t>> outcomes;
   task::Scope pausing;
-  for (const auto& ring : rings_) pausing.spawn(pause_ring(*ring, outcomes));
+  for (const auto& ring : rings_) pausing.spawn(quiesce_ring(*ring, outcomes));
   // A ring that is told to go on answers at once, so this ends soon in any case.
   const task::StopCallback on_limit(limit, [this]() noexcept {
-    for (const auto& ring : rings_) ring->go_on();
+    for (const auto& ring : rings_) ring->resume();
   });
   auto all = pausing.join();
   co_await all;
@@ -50,57 +50,57 @@ task::Task<std::optional<Session::Obstacle>> Session::pause_rings(task::StopToke
   // What waits for memory that still arrives waits in this process.
   obstacle.is_late |= faults_ != nullptr;
   // Two processes that read one pipe would lose kicks to each other.
-  auto silencing = relay_.pause(limit);
+  auto silencing = relay_.quiesce(limit);
   const bool is_silent = co_await std::move(silencing);
   obstacle.is_late |= !is_silent;
   if (obstacle.is_late || obstacle.waiting != 0) co_return obstacle;
   co_return std::nullopt;
 }
 
-task::Task<> Session::suspend() {
-  is_suspended_ = true;
+task::Task<> Session::freeze() {
+  is_frozen_ = true;
   for (const auto& ring : rings_) {
-    auto suspending = ring->suspend();
+    auto suspending = ring->freeze();
     co_await std::move(suspending);
   }
   for (const auto& ring : inband_) {
-    auto pausing = ring->pause();
+    auto pausing = ring->quiesce();
     co_await std::move(pausing);
   }
-  auto pausing = channel_.pause();
+  auto pausing = channel_.quiesce();
   co_await std::move(pausing);
 }
 
-task::Task<Result<>> Session::resume_ring(VringControl& ring) {
+task::Task<Result<>> Session::resume_ring(RingSetup& ring) {
   if (!uses_device_) {
     if (auto begun = parts_.device.begin_use(); !begun) co_return begun;
     uses_device_ = true;
   }
-  auto resuming = ring.resume(environment());
+  auto resuming = ring.resume(context());
   co_return co_await std::move(resuming);
 }
 
-task::Task<> Session::go_on() {
-  is_suspended_ = false;
+task::Task<> Session::resume() {
+  is_frozen_ = false;
   for (const auto& ring : rings_) {
-    ring->go_on();  // one that was only paused
-    if (!ring->is_suspended()) continue;
+    ring->resume();  // one that was only paused
+    if (!ring->is_frozen()) continue;
     auto resuming = resume_ring(*ring);
     const auto resumed = co_await std::move(resuming);
     if (resumed) continue;
     log::limited_warning(parts_.peer_log->faults,
                          "{}: a ring cannot go on, the connection ends: {}", parts_.peer_log->name,
                          resumed.error().to_string());
-    leave();
+    disconnect();
   }
-  for (const auto& ring : inband_) ring->go_on();
+  for (const auto& ring : inband_) ring->resume();
   relay_.resume();
-  channel_.go_on();
+  channel_.resume();
   note_rings();
 }
 
 Result<SessionState> Session::state() const {
-  GUESTIO_CHECK(is_suspended_, "a session that is suspended");
+  GUESTIO_CHECK(is_frozen_, "a session that is suspended");
   SessionState state;
   state.features = features_;
   state.protocol_features = protocol_features_;
@@ -236,7 +236,7 @@ Result<> Session::adopt(SessionState state) {
     if (auto adopted = channel_.adopt(std::move(*state.channel)); !adopted) return adopted;
   }
   if (auto adopted = adopt_rings(std::move(state.rings)); !adopted) return adopted;
-  is_suspended_ = true;
+  is_frozen_ = true;
   return adopt_shared(state);
 }
 

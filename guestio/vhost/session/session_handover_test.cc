@@ -8,8 +8,8 @@
 #include <cerrno>
 #include <thread>
 
-#include "guestio/vhost/backend_for_test.h"
-#include "guestio/vhost/message_io.h"
+#include "guestio/vhost/session/backend_for_test.h"
+#include "guestio/vhost/wire/message_io.h"
 
 namespace guestio::vhost {
 namespace {
@@ -35,10 +35,10 @@ class SessionHandoverTest : public test::BackendFixture {
     auto resting = backend_->rest({}, {});
     const bool rests = co_await std::move(resting);
     EXPECT_TRUE(rests);
-    auto pausing = backend_->pause_rings(limit);
+    auto pausing = backend_->quiesce(limit);
     obstacle_ = co_await std::move(pausing);
     if (!obstacle_) {
-      auto suspending = backend_->suspend();
+      auto suspending = backend_->freeze();
       co_await std::move(suspending);
       auto state = backend_->state();
       EXPECT_TRUE(state.has_value() && state->has_value());
@@ -51,11 +51,11 @@ class SessionHandoverTest : public test::BackendFixture {
     ASSERT_EQ(stopped_.get_future().wait_for(kLimit), std::future_status::ready);
   }
   task::Task<> go_on_with(Backend& backend, std::promise<void>& done) {
-    auto going_on = backend.go_on();
+    auto going_on = backend.resume();
     co_await std::move(going_on);
     done.set_value();
   }
-  void go_on(Backend& backend) {
+  void resume(Backend& backend) {
     std::promise<void> done;
     home_->call([&] { others_.spawn(go_on_with(backend, done)); });
     ASSERT_EQ(done.get_future().wait_for(kLimit), std::future_status::ready);
@@ -100,14 +100,14 @@ TEST_F(SessionHandoverTest, AnotherBackendGoesOnWhereItWas) {
   EXPECT_EQ(state_.memory.size(), 1U);
   ASSERT_TRUE(adopt(std::move(state_)));
   // The first one's process would end here; it only stays away from the socket.
-  go_on(*successor_);
+  resume(*successor_);
   home_->call([this] { others_.spawn(serve_successor()); });
   EXPECT_TRUE(is_served());
   EXPECT_EQ(frontend_->get_status(), 7U);
   ASSERT_TRUE(queue_->stop(*frontend_).has_value());
   // Both see it leave.
   ::shutdown(frontend_->socket().fd(), SHUT_RDWR);
-  go_on(*backend_);
+  resume(*backend_);
 }
 
 TEST_F(SessionHandoverTest, Rule47PipesGoAlongAndNoKickIsLost) {
@@ -139,11 +139,11 @@ TEST_F(SessionHandoverTest, Rule47PipesGoAlongAndNoKickIsLost) {
   EXPECT_TRUE(is_pipe(state_.rings[0].kick.get()));
   EXPECT_TRUE(is_pipe(state_.rings[0].call.get()));
   ASSERT_TRUE(adopt(std::move(state_)));
-  go_on(*successor_);
+  resume(*successor_);
   home_->call([this] { others_.spawn(serve_successor()); });
   for (int i = 0; i < 20; ++i) serve();
   ::shutdown(frontend_->socket().fd(), SHUT_RDWR);
-  go_on(*backend_);
+  resume(*backend_);
 }
 
 TEST_F(SessionHandoverTest, Rule47APipeGoesWithTheRunOfItsRing) {
@@ -156,7 +156,7 @@ TEST_F(SessionHandoverTest, Rule47APipeGoesWithTheRunOfItsRing) {
   stop_session();
   ASSERT_FALSE(obstacle_.has_value());
   EXPECT_FALSE(state_.rings[0].kick);
-  go_on(*backend_);
+  resume(*backend_);
 }
 
 TEST_F(SessionHandoverTest, Rule27ARingThatBrokeStaysStoppedWhoeverGoesOn) {
@@ -178,7 +178,7 @@ TEST_F(SessionHandoverTest, Rule27ARingThatBrokeStaysStoppedWhoeverGoesOn) {
   EXPECT_FALSE(state_.rings[0].runs);
   EXPECT_FALSE(state_.rings[0].is_kick_known);
   EXPECT_EQ(state_.status & kNeedsReset, kNeedsReset);
-  go_on(*backend_);
+  resume(*backend_);
   EXPECT_EQ(frontend_->get_status(), 7U | kNeedsReset);
 }
 
@@ -187,7 +187,7 @@ TEST_F(SessionHandoverTest, TheSameBackendGoesOnWhereItWas) {
   ASSERT_TRUE(is_served());
   stop_session();
   ASSERT_FALSE(obstacle_.has_value());
-  go_on(*backend_);
+  resume(*backend_);
   EXPECT_TRUE(is_served());
   EXPECT_EQ(frontend_->get_status(), 7U);
 }
@@ -209,7 +209,7 @@ TEST_F(SessionHandoverTest, WhatIsWorkedOnTooLongIsInTheWay) {
   ASSERT_EQ(stopped_.get_future().wait_for(kLimit), std::future_status::ready);
   ASSERT_TRUE(obstacle_.has_value());
   EXPECT_TRUE(obstacle_->is_late);
-  go_on(*backend_);
+  resume(*backend_);
   with_handler([](test::IdleQueue& handler) {
     handler.holds = false;
     handler.finish([](virtio::TakenChain&) {});
@@ -246,14 +246,14 @@ TEST_F(SessionHandoverTest, AStateThatMakesNoSenseIsRefused) {
   refused(ErrorKind::kPeerFault, [&](auto& state) { state.log_event = no_event(); });
   refused(ErrorKind::kPeerFault, [](auto& state) { state.incoming.bytes.resize(5000); });
   refused(ErrorKind::kPeerFault,
-          [&](auto& state) { state.channel = ChannelState{.socket = no_event()}; });
+          [&](auto& state) { state.channel = BackChannelState{.socket = no_event()}; });
   refused(ErrorKind::kMemoryFault, [](auto& state) { state.memory[0].where.size <<= 20; });
   refused(ErrorKind::kMemoryFault, [&](auto& state) {
     state.inflight = {{.mmap_size = 1, .mmap_offset = 0, .num_queues = 1, .queue_size = 16},
                       RingKind::kSplit,
                       no_event()};
   });
-  go_on(*backend_);
+  resume(*backend_);
   EXPECT_TRUE(is_served());
 }
 

@@ -4,7 +4,7 @@
 #include <sys/stat.h>
 
 #include "guestio/base/align.h"
-#include "guestio/vhost/session.h"
+#include "guestio/vhost/session/session.h"
 
 namespace guestio::vhost {
 
@@ -28,7 +28,7 @@ Result<std::shared_ptr<const mem::DirtyLog>> map_log(const LogDescription& where
 }  // namespace
 
 task::Task<Result<Session::Answer>> Session::set_log_base() {
-  if (auto wanted = wants(kProtocolLogShmfd); !wanted) co_return fail(wanted.error());
+  if (auto wanted = require_feature(kProtocolLogShmfd); !wanted) co_return fail(wanted.error());
   const auto where = payload_as<LogDescription>();
   if (!where) co_return fail(where.error());
   if (message_.descriptors.size() != 1) {
@@ -70,7 +70,7 @@ task::Task<Result<Session::Answer>> Session::set_log_event() {
 task::Task<Result<>> Session::change_logs() {
   Result<> outcome;
   for (const auto& ring : rings_) {
-    auto changing = ring->change_log(environment());
+    auto changing = ring->change_log(context());
     auto changed = co_await std::move(changing);
     if (!changed) outcome = std::move(changed);
   }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A session's messages about the guest's memory. Rings go on meanwhile: what they took before is
 // done on the memory from before.
-#include "guestio/vhost/session.h"
+#include "guestio/vhost/session/session.h"
 
 namespace guestio::vhost {
 
@@ -30,7 +30,7 @@ Result<> Session::count_regions(const MemoryTable& memory) {
 task::Task<Result<>> Session::move_rings_to_memory() {
   Result<> outcome;
   for (const auto& ring : rings_) {
-    auto changing = ring->change_memory(environment());
+    auto changing = ring->change_memory(context());
     const auto changed = co_await std::move(changing);
     if (!changed) {
       outcome = changed;
@@ -73,12 +73,14 @@ task::Task<Result<Session::Answer>> Session::set_memory_table() {
 }
 
 Result<Session::Answer> Session::get_max_memory_slots() const {
-  if (auto wanted = wants(kProtocolConfigureMemSlots); !wanted) return fail(wanted.error());
+  if (auto wanted = require_feature(kProtocolConfigureMemSlots); !wanted)
+    return fail(wanted.error());
   return Answer::of(std::uint64_t{parts_.memory_slots});
 }
 
 task::Task<Result<Session::Answer>> Session::add_memory_region() {
-  if (auto wanted = wants(kProtocolConfigureMemSlots); !wanted) co_return fail(wanted.error());
+  if (auto wanted = require_feature(kProtocolConfigureMemSlots); !wanted)
+    co_return fail(wanted.error());
   if (is_end_of_memory_news()) co_return Answer::silence();
   const auto message = payload_as<SingleMemoryRegion>();
   if (!message) co_return fail(message.error());
@@ -95,7 +97,8 @@ task::Task<Result<Session::Answer>> Session::add_memory_region() {
 }
 
 task::Task<Result<Session::Answer>> Session::remove_memory_region() {
-  if (auto wanted = wants(kProtocolConfigureMemSlots); !wanted) co_return fail(wanted.error());
+  if (auto wanted = require_feature(kProtocolConfigureMemSlots); !wanted)
+    co_return fail(wanted.error());
   const auto message = payload_as<SingleMemoryRegion>();
   if (!message) co_return fail(message.error());
   // None is needed; some front-ends send one all the same, and it is closed.

@@ -2,13 +2,13 @@
 // A session's messages about post-copy: the guest runs here, and its memory arrives as it is used.
 #include <cstring>
 
-#include "guestio/vhost/session.h"
+#include "guestio/vhost/session/session.h"
 
 namespace guestio::vhost {
 
 Result<Session::Answer> Session::advise_post_copy() {
-  if (auto wanted = wants(kProtocolPagefault); !wanted) return fail(wanted.error());
-  auto made = UserFaults::create();
+  if (auto wanted = require_feature(kProtocolPagefault); !wanted) return fail(wanted.error());
+  auto made = Userfaultfd::create();
   if (!made) return fail(made.error());
   faults_ = std::move(*made);
   Answer answer;
@@ -17,7 +17,7 @@ Result<Session::Answer> Session::advise_post_copy() {
 }
 
 Result<Session::Answer> Session::listen_for_post_copy() {
-  if (auto wanted = wants(kProtocolPagefault); !wanted) return fail(wanted.error());
+  if (auto wanted = require_feature(kProtocolPagefault); !wanted) return fail(wanted.error());
   if (!faults_) return fail(Error::peer_fault("post-copy that was advised"));
   is_memory_arriving_ = true;
   if (auto watched = watch_arriving_memory(); !watched) return fail(watched.error());
@@ -25,7 +25,7 @@ Result<Session::Answer> Session::listen_for_post_copy() {
 }
 
 Result<Session::Answer> Session::end_post_copy() {
-  if (auto wanted = wants(kProtocolPagefault); !wanted) return fail(wanted.error());
+  if (auto wanted = require_feature(kProtocolPagefault); !wanted) return fail(wanted.error());
   is_memory_arriving_ = false;
   faults_.reset();
   return Answer::of(std::uint64_t{0});

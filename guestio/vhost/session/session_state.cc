@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/session_state.h"
+#include "guestio/vhost/session/session_state.h"
 
 #include <algorithm>
 #include <cstring>

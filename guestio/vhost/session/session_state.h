@@ -8,9 +8,9 @@
 
 #include "guestio/base/error.h"
 #include "guestio/base/unique_fd.h"
-#include "guestio/vhost/inflight_record.h"
-#include "guestio/vhost/messages.h"
-#include "guestio/vhost/socket.h"
+#include "guestio/vhost/inflight/inflight_record.h"
+#include "guestio/vhost/wire/messages.h"
+#include "guestio/vhost/wire/socket.h"
 #include "guestio/virtio/layout.h"
 
 /// What a session is, as a value: all that another process needs to go on with it. Every descriptor
@@ -51,10 +51,10 @@ struct RingState {
 };
 
 /// The way back to the front-end.
-struct ChannelState {
+struct BackChannelState {
   UniqueFd socket;
   bool wants_acknowledgement = false;
-  bool is_of_use = true;
+  bool is_usable = true;
   bool has_config_changed = false;      ///< and that is not said yet
   bool awaits_answer = false;           ///< to what was said last
   std::uint32_t said = 0;               ///< what that was
@@ -85,7 +85,7 @@ struct SessionState {
   std::optional<Inflight> inflight;
   std::optional<Log> log;
   UniqueFd log_event;  ///< or nothing
-  std::optional<ChannelState> channel;
+  std::optional<BackChannelState> channel;
   PartialMessage incoming;
   std::vector<RingState> rings;
 };

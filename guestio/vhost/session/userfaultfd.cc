@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/user_faults.h"
+#include "guestio/vhost/session/userfaultfd.h"
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -13,16 +13,16 @@
 
 namespace guestio::vhost {
 
-Result<std::unique_ptr<UserFaults>> UserFaults::create() {
+Result<std::unique_ptr<Userfaultfd>> Userfaultfd::create() {
   UniqueFd fd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
   if (!fd) return fail_host("make a userfaultfd");
   uffdio_api api{};
   api.api = UFFD_API;
   if (::ioctl(fd.get(), UFFDIO_API, &api) != 0) return fail_host("use a userfaultfd");
-  return std::unique_ptr<UserFaults>(new UserFaults(std::move(fd)));
+  return std::unique_ptr<Userfaultfd>(new Userfaultfd(std::move(fd)));
 }
 
-UserFaults::~UserFaults() {
+Userfaultfd::~Userfaultfd() {
   // The front-end has the descriptor too, so closing ours ends nothing. A stretch that was unmapped
   // since then is refused, as it should be.
   for (const Stretch& stretch : watched_) {
@@ -31,7 +31,7 @@ UserFaults::~UserFaults() {
   }
 }
 
-Result<> UserFaults::watch(const mem::GuestMemory& memory) {
+Result<> Userfaultfd::watch(const mem::GuestMemory& memory) {
   for (const mem::RegionInfo& region : memory.regions()) {
     // The mapping consists of whole pages, of which the region may be a part.
     const auto first = reinterpret_cast<std::uintptr_t>(region.host);

@@ -19,13 +19,13 @@ namespace guestio::vhost {
 /// So it is made for front-ends only that are trusted.
 ///
 /// Threads: one at a time. When it goes, nothing waits any more: what has not arrived is zeroes.
-class UserFaults {
+class Userfaultfd {
  public:
   /// Errors: host (the kernel has none, or not for us).
-  static Result<std::unique_ptr<UserFaults>> create();
-  UserFaults(const UserFaults&) = delete;
-  UserFaults& operator=(const UserFaults&) = delete;
-  ~UserFaults();
+  static Result<std::unique_ptr<Userfaultfd>> create();
+  Userfaultfd(const Userfaultfd&) = delete;
+  Userfaultfd& operator=(const Userfaultfd&) = delete;
+  ~Userfaultfd();
 
   /// For the front-end; stays ours.
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
@@ -40,7 +40,7 @@ class UserFaults {
     bool operator==(const Stretch&) const = default;
   };
 
-  explicit UserFaults(UniqueFd fd) noexcept : fd_(std::move(fd)) {}
+  explicit Userfaultfd(UniqueFd fd) noexcept : fd_(std::move(fd)) {}
 
   UniqueFd fd_;
   std::vector<Stretch> watched_;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/message_io.h"
+#include "guestio/vhost/wire/message_io.h"
 
 #include <fmt/format.h>
 #include <poll.h>

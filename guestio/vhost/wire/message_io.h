@@ -8,7 +8,7 @@
 #include "guestio/task/stop.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
-#include "guestio/vhost/socket.h"
+#include "guestio/vhost/wire/socket.h"
 
 /// vhost-user messages over the control thread's ring: what MessageSocket does for a thread that
 /// may block. A front-end that stops in the middle of a message makes only its own session wait.

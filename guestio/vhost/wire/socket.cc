@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/socket.h"
+#include "guestio/vhost/wire/socket.h"
 
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -9,7 +9,7 @@
 #include <cerrno>
 
 #include "guestio/base/check.h"
-#include "guestio/vhost/message_io.h"
+#include "guestio/vhost/wire/message_io.h"
 
 namespace guestio::vhost {
 

@@ -14,7 +14,7 @@
 
 #include "guestio/base/error.h"
 #include "guestio/base/unique_fd.h"
-#include "guestio/vhost/messages.h"
+#include "guestio/vhost/wire/messages.h"
 
 /// vhost-user messages over a Unix stream socket, for a thread that may block: with a time limit on
 /// everything, because a peer that hangs must not hang us.

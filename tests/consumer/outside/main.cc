@@ -17,7 +17,7 @@
 #include "guestio/mem/mapped_memory.h"
 #include "guestio/mem/recover.h"
 #include "guestio/uring/loop.h"
-#include "guestio/vhost/backend.h"
+#include "guestio/vhost/session/backend.h"
 
 namespace {
 

@@ -352,7 +352,7 @@ void BlockQueue::drain() noexcept {
 void BlockQueue::quiesce() noexcept {
   is_quiesced_ = true;
   // Those that sleep until their next attempt are parked now.
-  resume();
+  retry_held();
 }
 
 void BlockQueue::resume() noexcept {

@@ -39,6 +39,8 @@ lint_format() {
 
 lint_includes() { (cd "$GUESTIO_ROOT" && python3 tools/check_includes.py); }
 
+lint_words() { (cd "$GUESTIO_ROOT" && python3 tools/check_words.py); }
+
 lint_shell() {
   local -a files
   local file

@@ -14,13 +14,13 @@ namespace {
 // A file of such a name is reached as "./null:1G".
 constexpr std::string_view kNullPrefix = "null:";
 
-disk::BounceMemory to_bounce_memory(FixedBuffers wanted) noexcept {
+disk::BounceRegistration to_bounce_memory(FixedBuffers wanted) noexcept {
   switch (wanted) {
-    case FixedBuffers::kAuto: return disk::BounceMemory::kWhereUnlimited;
-    case FixedBuffers::kOn: return disk::BounceMemory::kRegistered;
+    case FixedBuffers::kAuto: return disk::BounceRegistration::kIfUnlimited;
+    case FixedBuffers::kOn: return disk::BounceRegistration::kRegistered;
     case FixedBuffers::kOff: break;
   }
-  return disk::BounceMemory::kPlain;
+  return disk::BounceRegistration::kPlain;
 }
 
 }  // namespace
@@ -31,12 +31,12 @@ disk::FileDiskOptions to_file_options(const DiskOptions& options) {
   return {
       .path = options.image,
       .name = options.label(),
-      .use = options.is_read_only ? disk::ImageUse::kRead : disk::ImageUse::kReadWrite,
+      .use = options.is_read_only ? disk::ImageAccess::kRead : disk::ImageAccess::kReadWrite,
       .caching = options.is_buffered ? disk::Caching::kBuffered : disk::Caching::kDirect,
       .block_size = options.block_size,
       .completion = options.polls_device ? disk::Completion::kPolled : disk::Completion::kInterrupt,
-      .bounce_memory = to_bounce_memory(options.fixed_buffers),
-      .claiming = options.claiming,
+      .bounce_registration = to_bounce_memory(options.fixed_buffers),
+      .claim_mode = options.claim_mode,
       .format_check =
           options.is_known_raw ? disk::FormatCheck::kNone : disk::FormatCheck::kRefuseForeign};
 }
@@ -51,7 +51,7 @@ Result<Image> Image::open(const DiskOptions& options) {
   return over(std::move(*opened), options);
 }
 
-Result<Image> Image::adopt(const DiskOptions& options, disk::FileDiskState state) {
+Result<Image> Image::adopt(const DiskOptions& options, disk::DiskSnapshot state) {
   if (options.image.starts_with(kNullPrefix)) return open(options);
   auto adopted = disk::FileDisk::adopt(to_file_options(options), std::move(state));
   if (!adopted) return fail(adopted.error());
@@ -64,12 +64,12 @@ Image Image::over(std::shared_ptr<disk::FileDisk> disk, const DiskOptions& optio
       [disk, limit = options.bounce_limit](uring::Loop& loop) {
         return disk->open_channel(loop, limit);
       },
-      [disk] { return disk->notice_size(); });
+      [disk] { return disk->refresh_size(); });
   image.claim_ = [disk] { return disk->claim(); };
   image.release_ = [disk] { disk->release(); };
   image.state_ = [disk] { return disk->state(); };
   image.catch_up_ = [disk](UniqueFd claim, int lost_by) {
-    return disk->catch_up(std::move(claim), lost_by);
+    return disk->restore(std::move(claim), lost_by);
   };
   return image;
 }

@@ -19,18 +19,18 @@ class Image {
   static Result<Image> open(const DiskOptions& options);
 
   /// Goes on with what another process has open. Errors: of disk::FileDisk::adopt(), and of open().
-  static Result<Image> adopt(const DiskOptions& options, disk::FileDiskState state);
+  static Result<Image> adopt(const DiskOptions& options, disk::DiskSnapshot state);
   /// For another process to go on with; no files for what is none. Errors: host.
-  [[nodiscard]] Result<disk::FileDiskState> state() const { return state_(); }
+  [[nodiscard]] Result<disk::DiskSnapshot> state() const { return state_(); }
   /// What the other process did since adopt(). Errors: of disk::FileDisk::catch_up().
-  Result<> catch_up(UniqueFd claim, int lost_by) const {
+  Result<> restore(UniqueFd claim, int lost_by) const {
     return catch_up_(std::move(claim), lost_by);
   }
 
   [[nodiscard]] const disk::DiskInfo& info() const noexcept { return info_; }
   /// Asks how large the image is now; what it has grown by can be used from then on. Returns the
-  /// size. Errors: of disk::FileDisk::notice_size(); unsupported (what is no file).
-  Result<ByteCount> notice_size() const { return notice_size_(); }
+  /// size. Errors: of disk::FileDisk::refresh_size(); unsupported (what is no file).
+  Result<ByteCount> refresh_size() const { return notice_size_(); }
   /// A way to the disk for the thread that runs `loop`. Errors: host.
   Result<std::unique_ptr<disk::Channel>> open_channel(uring::Loop& loop) const {
     return open_channel_(loop);
@@ -45,8 +45,10 @@ class Image {
 
   using NoticeSize = std::function<Result<ByteCount>()>;
 
-  Image(const disk::DiskInfo& info, OpenChannel open_channel, NoticeSize notice_size)
-      : info_(info), open_channel_(std::move(open_channel)), notice_size_(std::move(notice_size)) {}
+  Image(const disk::DiskInfo& info, OpenChannel open_channel, NoticeSize refresh_size)
+      : info_(info),
+        open_channel_(std::move(open_channel)),
+        notice_size_(std::move(refresh_size)) {}
   static Image over(std::shared_ptr<disk::FileDisk> disk, const DiskOptions& options);
   static Result<Image> make_null(std::string_view size, const DiskOptions& options);
 
@@ -55,7 +57,7 @@ class Image {
   NoticeSize notice_size_;
   std::function<Result<>()> claim_ = [] { return Result<>(); };
   std::function<void()> release_ = [] {};
-  std::function<Result<disk::FileDiskState>()> state_ = [] { return disk::FileDiskState(); };
+  std::function<Result<disk::DiskSnapshot>()> state_ = [] { return disk::DiskSnapshot(); };
   std::function<Result<>(UniqueFd, int)> catch_up_ = [](UniqueFd, int) { return Result<>(); };
 };
 

@@ -113,8 +113,8 @@ void ServedDisk::take_socket(Socket socket) {
   if (options_.socket_fd) UniqueFd(*options_.socket_fd).reset();
 }
 
-Result<ByteCount> ServedDisk::notice_size() {
-  const auto size = image_.notice_size();
+Result<ByteCount> ServedDisk::refresh_size() {
+  const auto size = image_.refresh_size();
   if (!size || *size == device_.disk().size) return size;
   // The disk takes the new sectors already: now the guest may hear of them.
   log::info("{}: grows from {} to {}", options_.label(), format_byte_count(device_.disk().size),

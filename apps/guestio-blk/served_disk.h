@@ -57,7 +57,7 @@ class ServedDisk {
   /// Looks how large the image is now. If it has grown, the guest can use what is new, and is told.
   /// Returns the size. Errors: unsupported (a disk that has no file; one that shrank, which is left
   /// as it is), misaligned, host.
-  Result<ByteCount> notice_size();
+  Result<ByteCount> refresh_size();
   /// What is to become of requests that wait for the disk. Returns at once.
   void decide(HeldRequests::Decision decision) { held_.decide(decision); }
 

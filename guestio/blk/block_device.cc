@@ -43,7 +43,7 @@ virtio::FeatureBits BlockDevice::offered_features() const noexcept {
                                  vblk::kFeatureTopology | vblk::kFeatureFlush |
                                  vblk::kFeatureConfigWce;
   if (queues_ > 1) features |= vblk::kFeatureMultiQueue;
-  if (disk_.tells_lifetime) features |= vblk::kFeatureLifetime;
+  if (disk_.has_lifetime) features |= vblk::kFeatureLifetime;
   if (disk_.is_read_only) return features | vblk::kFeatureReadOnly;
   if (disk_.discard) features |= vblk::kFeatureDiscard;
   if (disk_.write_zeroes) features |= vblk::kFeatureWriteZeroes;

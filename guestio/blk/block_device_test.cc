@@ -49,7 +49,7 @@ TEST(BlockDevice, OffersOnlyWhatTheDiskCanDo) {
   constexpr auto kRare = vblk::kFeatureSecureErase | vblk::kFeatureLifetime;
   EXPECT_EQ(make_device(info).offered_features() & kRare, 0u);
   info.secure_erase = disk::RangeLimits{ByteCount(1 << 20), ByteCount(4096)};
-  info.tells_lifetime = true;
+  info.has_lifetime = true;
   EXPECT_EQ(make_device(info).offered_features() & kRare, kRare);
   EXPECT_EQ(config_of(make_device(info)).max_secure_erase_sectors, 2048u);
   EXPECT_EQ(config_of(make_device(info)).secure_erase_sector_alignment, 8u);

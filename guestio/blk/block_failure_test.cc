@@ -125,7 +125,7 @@ TEST_F(BlockFailureTest, ADeviceThatIsGoneFailsEverythingUntilItIsBack) {
   channel_->remove();
   EXPECT_EQ(at(send(RequestType::kIn)), kIoError);
   EXPECT_EQ(at(send(RequestType::kFlush)), kIoError);
-  channel_->put_back();
+  channel_->reinsert();
   EXPECT_EQ(at(send(RequestType::kIn)), kOk);
 }
 

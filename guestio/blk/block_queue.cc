@@ -57,8 +57,8 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
     parsed_.status.reset();
     if (auto parsed = parse_request(taken_, parsed_); !parsed) return answer_error(parsed.error());
     switch (parsed_.header.type) {
-      case RequestType::kIn: return begin_transfer(IoKind::kRead, parsed_.to_driver);
-      case RequestType::kOut: return begin_transfer(IoKind::kWrite, parsed_.from_driver);
+      case RequestType::kIn: return begin_transfer(IoKind::kRead, parsed_.writable_data);
+      case RequestType::kOut: return begin_transfer(IoKind::kWrite, parsed_.readable_data);
       case RequestType::kFlush: return begin_flush();
       case RequestType::kGetId: return answer_id();
       case RequestType::kGetLifetime: return answer_lifetime();
@@ -106,7 +106,7 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
     failure_ = error;
     ++attempts_;
     const bool may_wait = !owner_->is_finishing_ && !is_given_up_;
-    if (!may_wait || !owner_->policy_.wants_another(error, attempts_)) return answer_error(error);
+    if (!may_wait || !owner_->policy_.should_retry(error, attempts_)) return answer_error(error);
     if (!std::exchange(is_held_, true)) owner_->note_held(error);
     if (owner_->is_quiesced_) return owner_->park(*this);
     owner_->holding_.spawn(owner_->hold(*this));
@@ -216,19 +216,19 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   void answer_lifetime() noexcept {
     const auto lifetime = owner_->channel_->lifetime();
     if (!lifetime) return answer_error(lifetime.error());
-    const vblk::Lifetime told{.pre_eol_info = lifetime->pre_end,
-                              .device_lifetime_est_typ_a = lifetime->used_a,
-                              .device_lifetime_est_typ_b = lifetime->used_b};
+    const vblk::Lifetime told{.pre_eol_info = lifetime->pre_eol_info,
+                              .device_lifetime_est_typ_a = lifetime->estimate_type_a,
+                              .device_lifetime_est_typ_b = lifetime->estimate_type_b};
     answer_with(std::as_bytes(std::span(&told, 1)));
   }
 
   /// To a question that no data goes with.
   void answer_with(std::span<const std::byte> bytes) noexcept {
-    if (parsed_.to_driver.size() < bytes.size()) {
+    if (parsed_.writable_data.size() < bytes.size()) {
       return answer_error(
-          Error::peer_fault("room for the answer to a question", parsed_.to_driver.size()));
+          Error::peer_fault("room for the answer to a question", parsed_.writable_data.size()));
     }
-    if (auto written = parsed_.to_driver.writer().write(bytes); !written) {
+    if (auto written = parsed_.writable_data.writer().write(bytes); !written) {
       return answer_error(written.error());
     }
     answer(vblk::Status::kOk, bytes.size());
@@ -306,7 +306,7 @@ BlockQueue::~BlockQueue() {
 
 task::Task<> BlockQueue::hold(Request& request) {
   auto pause =
-      policy_.timer->sleep(FailurePolicy::pause_after(request.attempts()), end_of_pauses_->token());
+      policy_.timer->sleep(FailurePolicy::retry_delay(request.attempts()), end_of_pauses_->token());
   co_await std::move(pause);
   if (is_quiesced_) {
     park(request);

@@ -154,7 +154,7 @@ class WornDisk final : public disk::Channel {
  public:
   void start(disk::Io& io) noexcept override { io.on_done({}); }
   Result<disk::Lifetime> lifetime() override {
-    return disk::Lifetime{.pre_end = 2, .used_a = 3, .used_b = 0x102};
+    return disk::Lifetime{.pre_eol_info = 2, .estimate_type_a = 3, .estimate_type_b = 0x102};
   }
 };
 

@@ -37,13 +37,13 @@ Result<> parse_usual(const virtio::TakenChain& taken, ParsedRequest& request) {
   const auto readable = taken.chain.readable();
   const auto writable = taken.chain.writable();
   request.status = writable.back().start();
-  if (auto set = set_buffers(request.to_driver, taken, writable.first(writable.size() - 1),
+  if (auto set = set_buffers(request.writable_data, taken, writable.first(writable.size() - 1),
                              MemoryAccess::kWritable);
       !set) {
     return set;
   }
   if (auto set =
-          set_buffers(request.from_driver, taken, readable.subspan(1), MemoryAccess::kReadOnly);
+          set_buffers(request.readable_data, taken, readable.subspan(1), MemoryAccess::kReadOnly);
       !set) {
     return set;
   }
@@ -73,18 +73,18 @@ Result<> parse_request(const virtio::TakenChain& taken, ParsedRequest& request) 
   const RequestBuffers& readable = *all_readable;
   const RequestBuffers& writable = *all_writable;
   if (writable.is_empty()) return fail(Error::peer_fault("a request has room for its status"));
-  request.to_driver = writable.subrange(0, writable.size() - 1);
+  request.writable_data = writable.subrange(0, writable.size() - 1);
   if (readable.size() < sizeof request.header) {
     return fail(Error::peer_fault("a request has a header of 16 bytes", readable.size()));
   }
-  request.from_driver =
+  request.readable_data =
       readable.subrange(sizeof request.header, readable.size() - sizeof request.header);
   return readable.reader().read(std::as_writable_bytes(std::span(&request.header, 1)));
 }
 
 Result<ParsedRanges> parse_ranges(const ParsedRequest& request, std::size_t max_ranges) {
   ParsedRanges ranges;
-  const std::size_t bytes = request.from_driver.size();
+  const std::size_t bytes = request.readable_data.size();
   if (bytes == 0 || bytes % sizeof(vblk::RangeSegment) != 0) {
     return fail(Error::peer_fault("ranges come in whole", bytes));
   }
@@ -94,7 +94,7 @@ Result<ParsedRanges> parse_ranges(const ParsedRequest& request, std::size_t max_
     return fail(ErrorKind::kUnsupported, "so many ranges in a request", ranges.count, max_ranges);
   }
   const auto to = std::as_writable_bytes(std::span(ranges.storage)).first(bytes);
-  if (auto copied = request.from_driver.reader().read(to); !copied) return fail(copied.error());
+  if (auto copied = request.readable_data.reader().read(to); !copied) return fail(copied.error());
   for (const auto& range : ranges.all()) {
     if ((range.flags & ~allowed_flags(request.header.type)) != 0) {
       return fail(ErrorKind::kUnsupported, "flags of a range", range.flags);

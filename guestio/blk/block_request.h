@@ -22,9 +22,9 @@ namespace guestio::blk {
 /// The header is copied out of guest memory once; nothing else is.
 struct ParsedRequest {
   virtio::blk::RequestHeader header{};
-  buf::RequestBuffers from_driver;  ///< readable bytes behind the header
-  buf::RequestBuffers to_driver;    ///< writable bytes before the status
-  std::optional<Gpa> status;        ///< the last writable byte, if there is one
+  buf::RequestBuffers readable_data;  ///< readable bytes behind the header
+  buf::RequestBuffers writable_data;  ///< writable bytes before the status
+  std::optional<Gpa> status;          ///< the last writable byte, if there is one
 };
 
 /// Always gives `status`, so that a failed request can be answered. Errors: peer fault (no room for

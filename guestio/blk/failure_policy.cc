@@ -25,7 +25,7 @@ bool is_disk_failure(const Error& error) noexcept {
   }
 }
 
-bool FailurePolicy::wants_another(const Error& error, std::uint32_t attempts) const noexcept {
+bool FailurePolicy::should_retry(const Error& error, std::uint32_t attempts) const noexcept {
   if (!is_disk_failure(error)) return false;
   switch (on_error) {
     case OnError::kReport: return false;
@@ -36,7 +36,7 @@ bool FailurePolicy::wants_another(const Error& error, std::uint32_t attempts) co
   return false;
 }
 
-std::chrono::milliseconds FailurePolicy::pause_after(std::uint32_t attempts) noexcept {
+std::chrono::milliseconds FailurePolicy::retry_delay(std::uint32_t attempts) noexcept {
   constexpr std::uint32_t kMaxDoublings = 7;  // 10 ms doubled so often is past the longest
   const std::uint32_t doublings = std::min(attempts > 0 ? attempts - 1 : 0, kMaxDoublings);
   return std::min(kFirstPause * (1U << doublings), kLongestPause);

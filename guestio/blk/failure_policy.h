@@ -28,9 +28,9 @@ struct FailurePolicy {
   static constexpr std::chrono::milliseconds kLongestPause{1000};
 
   /// Whether a request that failed with `error` after `attempts` attempts is worth another.
-  [[nodiscard]] bool wants_another(const Error& error, std::uint32_t attempts) const noexcept;
+  [[nodiscard]] bool should_retry(const Error& error, std::uint32_t attempts) const noexcept;
   /// How long to wait after so many attempts: doubles up to the longest.
-  [[nodiscard]] static std::chrono::milliseconds pause_after(std::uint32_t attempts) noexcept;
+  [[nodiscard]] static std::chrono::milliseconds retry_delay(std::uint32_t attempts) noexcept;
 };
 
 /// Whether the disk is to blame, so that it may be another time: not the guest, its memory, or

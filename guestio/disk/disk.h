@@ -73,14 +73,15 @@ struct DiskInfo {
   std::optional<RangeLimits> discard;
   std::optional<RangeLimits> write_zeroes;
   std::optional<RangeLimits> secure_erase;  ///< ranges not aligned to it are refused
-  bool tells_lifetime = false;              ///< Channel::lifetime() has an answer
+  bool has_lifetime = false;                ///< Channel::lifetime() has an answer
 };
 
 /// How far a device is worn, as eMMC devices tell it (JEDEC JESD84; virtio 1.2, section 5.2.6).
 struct Lifetime {
-  std::uint16_t pre_end = 0;  ///< of reserved blocks: 1 normal, 2 80 % used, 3 90 %; 0 unknown
-  std::uint16_t used_a = 0;   ///< of SLC cells' life, in tenths from 1 on; 11 exceeded; 0 unknown
-  std::uint16_t used_b = 0;   ///< the same of MLC cells
+  std::uint16_t pre_eol_info = 0;  ///< of reserved blocks: 1 normal, 2 80 % used, 3 90 %; 0 unknown
+  std::uint16_t estimate_type_a =
+      0;  ///< of SLC cells' life, in tenths from 1 on; 11 exceeded; 0 unknown
+  std::uint16_t estimate_type_b = 0;  ///< the same of MLC cells
 };
 
 /// One piece of work for a disk. Made by the caller, which keeps it alive and unchanged from

@@ -45,7 +45,7 @@ class FaultChannel final : public Channel {
   void start(Io& io) noexcept override;
   /// From now on every request fails as that of a device that was pulled out.
   void remove() noexcept { is_gone_ = true; }
-  void put_back() noexcept { is_gone_ = false; }
+  void reinsert() noexcept { is_gone_ = false; }
 
  private:
   class Part;

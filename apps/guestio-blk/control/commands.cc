@@ -102,7 +102,7 @@ Json resize(const ServerContext& subjects, const Json& command) {
   const auto disk = find_disk(subjects, command);
   if (!disk) return error(disk.error());
   const auto before = (*disk)->info().size.raw();
-  const auto resized = (*disk)->notice_size();
+  const auto resized = (*disk)->refresh_size();
   if (!resized) return error(fmt::format("{}: {}", (*disk)->name(), resized.error().to_string()));
   return {
       {"return",

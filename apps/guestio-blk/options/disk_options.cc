@@ -158,7 +158,7 @@ Diagnostic set_on_error(DiskOptions& disk, std::string_view value) {
 
 Diagnostic set_image_lock(DiskOptions& disk, std::string_view value) {
   if (value != "always" && value != "in-use") return refuse("takes always or in-use");
-  disk.claiming = value == "always" ? disk::Claiming::kAtOnce : disk::Claiming::kOnRequest;
+  disk.claim_mode = value == "always" ? disk::ClaimMode::kWhileOpen : disk::ClaimMode::kWhileInUse;
   return {};
 }
 

@@ -48,7 +48,7 @@ struct DiskOptions {
   FixedBuffers fixed_buffers = FixedBuffers::kAuto;
   bool polls_device = false;  ///< iopoll
   blk::OnError on_error = blk::OnError::kReport;
-  disk::Claiming claiming = disk::Claiming::kAtOnce;
+  disk::ClaimMode claim_mode = disk::ClaimMode::kWhileOpen;
   /// All of that in words, as set_disk_option() took them.
   std::vector<std::pair<std::string, std::string>> said;
 

@@ -191,7 +191,7 @@ Outcome TakeoverReceiver::read_disk(const Json& json, std::span<UniqueFd> descri
   Fields fields(json, "a disk", descriptors, complaint);
   auto options = read_disk_options(fields);
   if (!options) return give_up(options.error());
-  disk::FileDiskState state;
+  disk::DiskSnapshot state;
   state.io = fields.descriptor("io");
   state.claim = fields.descriptor("claim");
   state.size = ByteCount(fields.number<std::uint64_t>("size"));
@@ -279,7 +279,7 @@ Outcome TakeoverReceiver::read_sessions(TakeoverMessage message,
     const auto lost_by = disk.number<int>("lost_by");
     if (!complaint.empty()) break;
     disks[i]->device().set_write_cache(has_write_cache);
-    if (auto caught_up = disks[i]->image().catch_up(std::move(claim), lost_by); !caught_up) {
+    if (auto caught_up = disks[i]->image().restore(std::move(claim), lost_by); !caught_up) {
       return give_up(fmt::format("disk {}: {}", disks[i]->name(), caught_up.error().to_string()));
     }
     if (!session) continue;

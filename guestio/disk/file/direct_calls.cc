@@ -13,7 +13,7 @@
 
 namespace guestio::disk {
 
-bool direct_calls_pay(int fd, std::uint64_t size, std::uint64_t block) noexcept {
+bool are_direct_calls_faster(int fd, std::uint64_t size, std::uint64_t block) noexcept {
   constexpr std::size_t kBytes = kPageSize;
   constexpr std::size_t kReads = 9;
   if (size < kBytes || block > kBytes) return false;

@@ -53,6 +53,7 @@ class DirectCalls {
 
 /// Asks an open file. Only a file that refuses non-blocking reads is timed, with reads.
 /// `block`: what its reads must be a multiple of and aligned to.
-[[nodiscard]] bool direct_calls_pay(int fd, std::uint64_t size, std::uint64_t block) noexcept;
+[[nodiscard]] bool are_direct_calls_faster(int fd, std::uint64_t size,
+                                           std::uint64_t block) noexcept;
 
 }  // namespace guestio::disk

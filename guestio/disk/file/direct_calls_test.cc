@@ -17,7 +17,7 @@ constexpr auto kQuick = std::chrono::microseconds(1);
 
 TEST(DirectCalls, PayForAFileInMemory) {
   const testing::MemoryFile file(kFileBytes);
-  EXPECT_TRUE(direct_calls_pay(file.fd(), kFileBytes, 1));
+  EXPECT_TRUE(are_direct_calls_faster(file.fd(), kFileBytes, 1));
 }
 
 TEST(DirectCalls, DoNotPayForAFileThatCanDoWithoutWaiting) {
@@ -25,15 +25,15 @@ TEST(DirectCalls, DoNotPayForAFileThatCanDoWithoutWaiting) {
   const auto path = folder.make_image("disk.img", kFileBytes);
   const UniqueFd direct(::open(path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
   ASSERT_TRUE(direct);
-  EXPECT_FALSE(direct_calls_pay(direct.get(), kFileBytes, 512));
+  EXPECT_FALSE(are_direct_calls_faster(direct.get(), kFileBytes, 512));
   const UniqueFd buffered(::open(path.c_str(), O_RDWR | O_CLOEXEC));
-  EXPECT_FALSE(direct_calls_pay(buffered.get(), kFileBytes, 1));
+  EXPECT_FALSE(are_direct_calls_faster(buffered.get(), kFileBytes, 1));
 }
 
 TEST(DirectCalls, DoNotPayForWhatCannotBeRead) {
   const testing::MemoryFile file(kFileBytes);
-  EXPECT_FALSE(direct_calls_pay(file.fd(), 512, 1)) << "too small to tell";
-  EXPECT_FALSE(direct_calls_pay(-1, kFileBytes, 1));
+  EXPECT_FALSE(are_direct_calls_faster(file.fd(), 512, 1)) << "too small to tell";
+  EXPECT_FALSE(are_direct_calls_faster(-1, kFileBytes, 1));
 }
 
 TEST(DirectCalls, AreNotMadeUnlessTheyPay) {

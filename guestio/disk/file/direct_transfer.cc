@@ -110,8 +110,9 @@ std::int32_t DirectTransfer::read_in_parts() noexcept {
 
 void DirectTransfer::prepare(io_uring_sqe& entry) noexcept {
   // The loop's tables mean nothing to the other ring.
-  const auto piece =
-      is_polled_ ? std::nullopt : find_piece(channel_.loop_.registered_buffers(), segments());
+  const auto piece = is_polled_
+                         ? std::nullopt
+                         : find_registered_buffer(channel_.loop_.registered_buffers(), segments());
   is_registered_ = piece.has_value();
   const TransferEntry transfer{
       .direction = is_read() ? Direction::kFromFile : Direction::kToFile,

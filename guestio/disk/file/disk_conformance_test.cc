@@ -33,9 +33,9 @@ class RamSubject final : public DiskSubject {
 class FileSubject : public DiskSubject {
  public:
   FileSubject(const std::string& path, Caching caching, ByteCount bounce_limit,
-              BounceReadPolicy placement = BounceReadPolicy::kAsItLies) {
+              BounceReads placement = BounceReads::kNever) {
     EXPECT_TRUE(mem::install_fault_recovery());
-    auto disk = FileDisk::open({.path = path, .caching = caching, .read_placement = placement});
+    auto disk = FileDisk::open({.path = path, .caching = caching, .bounce_reads = placement});
     EXPECT_TRUE(disk.has_value()) << disk.error().to_string();
     disk_ = std::move(*disk);
     channel_ = std::move(*disk_->open_channel(*loop_, bounce_limit));
@@ -63,8 +63,7 @@ struct ImageFile {
 
 class ImageSubject final : ImageFile, public FileSubject {
  public:
-  ImageSubject(Caching caching, ByteCount bounce,
-               BounceReadPolicy placement = BounceReadPolicy::kAsItLies)
+  ImageSubject(Caching caching, ByteCount bounce, BounceReads placement = BounceReads::kNever)
       : FileSubject(path, caching, bounce, placement) {}
 };
 
@@ -74,7 +73,7 @@ struct InMemory {
 
 class MemorySubject final : InMemory, public FileSubject {
  public:
-  explicit MemorySubject(BounceReadPolicy placement)
+  explicit MemorySubject(BounceReads placement)
       : FileSubject(file.path(), Caching::kDirect, kMuchBounce, placement) {}
 };
 
@@ -149,12 +148,12 @@ INSTANTIATE_TEST_SUITE_P(
         DiskKind{"BufferedFileOfPlacedReads",
                  [] {
                    return std::make_unique<ImageSubject>(Caching::kBuffered, kLittleBounce,
-                                                         BounceReadPolicy::kAligned);
+                                                         BounceReads::kAlways);
                  }},
         DiskKind{"FileInMemory",
-                 [] { return std::make_unique<MemorySubject>(BounceReadPolicy::kAsItLies); }},
+                 [] { return std::make_unique<MemorySubject>(BounceReads::kNever); }},
         DiskKind{"FileInMemoryOfPlacedReads",
-                 [] { return std::make_unique<MemorySubject>(BounceReadPolicy::kAligned); }},
+                 [] { return std::make_unique<MemorySubject>(BounceReads::kAlways); }},
         DiskKind{"LoopDeviceOfLargeBlocks", &LoopSubject::make},
         DiskKind{"Zram", &ZramSubject::make}, DiskKind{"FileOnZram", &ZramSubject::make_file}),
     [](const auto& instance) { return instance.param.name; });

@@ -17,7 +17,7 @@ bool is_shortage(std::int32_t result) noexcept {
   }
 }
 
-bool is_inability(std::int32_t result) noexcept {
+bool is_unsupported(std::int32_t result) noexcept {
   switch (-result) {
     case EBUSY:  // pages of a block device's cache are in use, or somebody has claimed it
     case EINVAL:
@@ -29,7 +29,7 @@ bool is_inability(std::int32_t result) noexcept {
   }
 }
 
-bool may_tell_of_loss(std::int32_t result) noexcept {
+bool may_report_data_loss(std::int32_t result) noexcept {
   return result < 0 && result != -ECANCELED && result != -EFAULT && result != -EINVAL;
 }
 

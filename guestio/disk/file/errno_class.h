@@ -15,11 +15,11 @@ namespace guestio::disk {
 
 /// The storage says that it cannot discard or zero ranges, now or ever, as devices, drivers and
 /// file systems have it: what was asked for has to be done in another way, or need not be done.
-[[nodiscard]] bool is_inability(std::int32_t result) noexcept;
+[[nodiscard]] bool is_unsupported(std::int32_t result) noexcept;
 
 /// A write through the page cache that flushes as well (RWF_DSYNC) may have been answered with the
 /// one report of pages that could not be written. False: it succeeded, or failed before the flush,
 /// for it never began or what it was given was refused.
-[[nodiscard]] bool may_tell_of_loss(std::int32_t result) noexcept;
+[[nodiscard]] bool may_report_data_loss(std::int32_t result) noexcept;
 
 }  // namespace guestio::disk

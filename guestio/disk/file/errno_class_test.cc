@@ -19,19 +19,19 @@ TEST(ErrnoClass, Rule49AShortageOfTheHostIsNoFailureOfTheDisk) {
 
 TEST(ErrnoClass, Rule50WhatSaysThatItCannotIsToldFromWhatFails) {
   for (const int error : {EOPNOTSUPP, EBUSY, EINVAL, ENOSYS, ENODEV, EPERM}) {
-    EXPECT_TRUE(is_inability(-error)) << error;
+    EXPECT_TRUE(is_unsupported(-error)) << error;
   }
   for (const int result : {0, -EIO, -ENOSPC, -EREMOTEIO, -EROFS, -EFBIG, -ENOMEM, -ECANCELED}) {
-    EXPECT_FALSE(is_inability(result)) << result;
+    EXPECT_FALSE(is_unsupported(result)) << result;
   }
 }
 
 TEST(ErrnoClass, Rule30WhatEndsAStableWriteIsAReportOfLostPagesUnlessItNeverBegan) {
   for (const int error : {EIO, ENOSPC, EDQUOT, EFBIG, EAGAIN, EBUSY, EINTR, ENOMEM}) {
-    EXPECT_TRUE(may_tell_of_loss(-error)) << error;
+    EXPECT_TRUE(may_report_data_loss(-error)) << error;
   }
   for (const int result : {0, 4096, -ECANCELED, -EFAULT, -EINVAL}) {
-    EXPECT_FALSE(may_tell_of_loss(result)) << result;
+    EXPECT_FALSE(may_report_data_loss(result)) << result;
   }
 }
 

@@ -108,7 +108,8 @@ FileChannel::FileChannel(FileDisk& disk, uring::Loop& loop, buf::OpenBounceAccou
     : disk_(disk),
       loop_(loop),
       bounce_(std::move(bounce)),
-      registered_bounce_(loop.registered_buffers(), *bounce_, disk.bounce_memory_, disk.name()),
+      registered_bounce_(loop.registered_buffers(), *bounce_, disk.bounce_registration_,
+                         disk.name()),
       file_(file),
       bounce_per_call_(std::clamp(bounce_->share().limit() / 4, std::uint64_t{2 * kPageSize},
                                   std::uint64_t{buf::BouncePool::kSlabBytes})),
@@ -167,11 +168,11 @@ void FileChannel::finish_direct(Io& io, std::int32_t result, bool was_bounced) n
   // A short transfer is gone on with, a shortage waited out, a refusal bounced.
   // What a write through the page cache has said is never said again, so that is not tried again.
   const bool is_judged = io.durability == Durability::kStable && !is_read && disk_.is_cached() &&
-                         (is_whole || may_tell_of_loss(result));
+                         (is_whole || may_report_data_loss(result));
   const bool is_short_of_something = !is_judged && is_shortage(result);
   if (is_short_of_something) {
     ++shortages_.met;
-    disk_.tell_shortage(-result);
+    disk_.report_shortage(-result);
   }
   if (!is_whole && !is_judged && (result >= 0 || is_short_of_something || result == -EINVAL)) {
     return requests_.spawn(serve(io));
@@ -182,7 +183,7 @@ void FileChannel::finish_direct(Io& io, std::int32_t result, bool was_bounced) n
   } else {
     counters_.direct_bytes += io.length;
   }
-  if (is_judged) return io.on_done(disk_.judge_flush(result));
+  if (is_judged) return io.on_done(disk_.check_flush(result));
   // Whatever became of it, the kernel may have written.
   const Result<> marked = is_read ? io.buffers.mark_written() : Result<>();
   io.on_done(is_whole ? marked : Result<>(fail(to_error(result, is_read))));
@@ -322,14 +323,14 @@ task::Task<Result<buf::TrackedBounceBuffer>> FileChannel::acquire_bounce(const T
   while (true) {
     auto acquiring = bounce_->acquire(plan.bounce_size(), options);
     auto granted = co_await acquiring;
-    if (granted || !wants_another(retry, -granted.error().host_errno)) co_return granted;
+    if (granted || !should_retry(retry, -granted.error().host_errno)) co_return granted;
     (void)co_await uring::sleep(loop_, retry.pause());
   }
 }
 
-bool FileChannel::wants_another(ShortageRetry& retry, std::int32_t result) noexcept {
+bool FileChannel::should_retry(ShortageRetry& retry, std::int32_t result) noexcept {
   if (!is_shortage(result)) return false;
-  disk_.tell_shortage(-result);
+  disk_.report_shortage(-result);
   return retry.note();
 }
 
@@ -373,8 +374,9 @@ task::Task<Result<>> FileChannel::move_segments(Direction direction, std::span<I
       ++direct_calls_;
       result = move_by_call(direction, file_.fd(), segments, offset, rw_flags);
     } else {
-      const auto piece = may_be_registered ? find_piece(loop_.registered_buffers(), segments)
-                                           : std::optional<std::uint16_t>();
+      const auto piece = may_be_registered
+                             ? find_registered_buffer(loop_.registered_buffers(), segments)
+                             : std::optional<std::uint16_t>();
       io_uring_sqe entry{};
       TransferEntry{direction, file_, offset, segments, piece, rw_flags}.apply_to(entry);
       uring::RingAwaitable moving(loop_, entry, {});
@@ -385,14 +387,14 @@ task::Task<Result<>> FileChannel::move_segments(Direction direction, std::span<I
         continue;
       }
     }
-    if (is_judged && may_tell_of_loss(result)) co_return disk_.judge_flush(result);
-    if (wants_another(retry, result)) {
+    if (is_judged && may_report_data_loss(result)) co_return disk_.check_flush(result);
+    if (should_retry(retry, result)) {
       (void)co_await uring::sleep(loop_, retry.pause());
       continue;
     }
     if (result < 0) co_return fail(to_error(result, is_read));
     const auto moved = static_cast<std::size_t>(result);
-    if (done + moved >= needed) co_return is_judged ? disk_.judge_flush(0) : Result<>();
+    if (done + moved >= needed) co_return is_judged ? disk_.check_flush(0) : Result<>();
     // Go on where it stopped, at a block the file can start from.
     const std::size_t whole = align_down(moved, std::size_t{disk_.limits().block()});
     if (whole == 0) co_return fail(ErrorKind::kShortTransfer, "the image ends early", done, needed);
@@ -416,7 +418,7 @@ task::Task<> FileChannel::flush_in_rounds() {
     next_round_ ^= 1U;  // what is asked for from here on is not covered by this one
     auto flushing = flush_once();
     const std::int32_t result = co_await std::move(flushing);
-    flush_result_ = disk_.judge_flush(result);
+    flush_result_ = disk_.check_flush(result);
     covered.wake_all();
   } while (!flush_waiters_[next_round_].is_empty());
   is_flushing_ = false;
@@ -435,11 +437,11 @@ task::Task<std::int32_t> FileChannel::flush_once() {
     if (disk_.is_cached()) {
       // The page cache tells of what it could not write only once, and another answer would hide
       // it. What never began is asked for where nothing was told yet.
-      if (result != -ECANCELED || !wants_another(retry, result)) co_return result;
+      if (result != -ECANCELED || !should_retry(retry, result)) co_return result;
       ++direct_calls_;
       co_return disk_.flush_by_call();
     }
-    if (!wants_another(retry, result)) co_return result;
+    if (!should_retry(retry, result)) co_return result;
     (void)co_await uring::sleep(loop_, retry.pause());
   }
 }
@@ -456,8 +458,8 @@ task::Task<Result<>> FileChannel::allocate(int mode, FileOffset offset, std::uin
       result = co_await uring::fallocate(loop_, file_, all_modes, offset, ByteCount(length));
     }
     // Before the shortages: what is in use at the moment can be done without.
-    if (is_inability(result)) co_return fail(ErrorKind::kUnsupported, "fallocate of the image");
-    if (wants_another(retry, result)) {
+    if (is_unsupported(result)) co_return fail(ErrorKind::kUnsupported, "fallocate of the image");
+    if (should_retry(retry, result)) {
       (void)co_await uring::sleep(loop_, retry.pause());
       continue;
     }

@@ -90,7 +90,7 @@ class FileChannel final : public Channel {
   task::Task<Result<>> allocate(int mode, FileOffset offset, std::uint64_t length);
   task::Task<std::int32_t> flush_once();
   /// An attempt ended with `result`: whether to wait and make another.
-  [[nodiscard]] bool wants_another(ShortageRetry& retry, std::int32_t result) noexcept;
+  [[nodiscard]] bool should_retry(ShortageRetry& retry, std::int32_t result) noexcept;
 
   [[nodiscard]] bool needs_guard() const noexcept {
     const std::uint64_t least = serves_sectors_ ? Sector::kSize : disk_.info().block_size.raw();

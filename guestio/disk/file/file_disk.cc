@@ -39,19 +39,19 @@ struct OpenImage {
   UniqueFd io;
 };
 
-int access_flags(ImageUse use) noexcept {
-  return O_CLOEXEC | (use == ImageUse::kReadWrite ? O_RDWR : O_RDONLY);
+int access_flags(ImageAccess use) noexcept {
+  return O_CLOEXEC | (use == ImageAccess::kReadWrite ? O_RDWR : O_RDONLY);
 }
 
 /// The same file, whatever a path names by now.
 std::string path_of(const UniqueFd& fd) { return fmt::format("/proc/self/fd/{}", fd.get()); }
 
-Result<UniqueFd> open_claim(const std::string& path, ImageUse use, const std::string& name) {
+Result<UniqueFd> open_claim(const std::string& path, ImageAccess use, const std::string& name) {
   const auto mode = ask_kind(path);
   if (!mode) return fail(mode.error());
   int flags = access_flags(use);
   // On a block device O_EXCL keeps mounted and otherwise claimed devices from being written to.
-  if (S_ISBLK(*mode) && use == ImageUse::kReadWrite) flags |= O_EXCL;
+  if (S_ISBLK(*mode) && use == ImageAccess::kReadWrite) flags |= O_EXCL;
   UniqueFd fd(::open(path.c_str(), flags));
   if (!fd && errno == EBUSY) return fail(ErrorKind::kBusy, "open the device");
   if (!fd) return fail_host("open the image");
@@ -59,7 +59,7 @@ Result<UniqueFd> open_claim(const std::string& path, ImageUse use, const std::st
   return fd;
 }
 
-Result<UniqueFd> open_unclaimed(const std::string& path, ImageUse use) {
+Result<UniqueFd> open_unclaimed(const std::string& path, ImageAccess use) {
   if (const auto mode = ask_kind(path); !mode) return fail(mode.error());
   UniqueFd fd(::open(path.c_str(), access_flags(use)));
   if (!fd) return fail_host("open the image");
@@ -67,14 +67,14 @@ Result<UniqueFd> open_unclaimed(const std::string& path, ImageUse use) {
 }
 
 Result<OpenImage> open_image(const FileDiskOptions& options) {
-  auto first = options.claiming == Claiming::kAtOnce
+  auto first = options.claim_mode == ClaimMode::kWhileOpen
                    ? open_claim(options.path, options.use, options.subject())
                    : open_unclaimed(options.path, options.use);
   if (!first) return fail(first.error());
   int flags = access_flags(options.use);
   if (options.caching == Caching::kDirect) flags |= O_DIRECT;
   UniqueFd io(::open(path_of(*first).c_str(), flags));
-  if (options.claiming == Claiming::kOnRequest) first->reset();
+  if (options.claim_mode == ClaimMode::kWhileInUse) first->reset();
   if (io) return OpenImage{std::move(*first), std::move(io)};
   if (errno == EINVAL && options.caching == Caching::kDirect) {
     return fail(ErrorKind::kUnsupported, "direct I/O on this file (--buffered goes without)");
@@ -92,7 +92,7 @@ bool is_same_file(const UniqueFd& a, const UniqueFd& b) noexcept {
 }
 
 /// Ok when another process' files are what `options` would have opened.
-Result<> check_adopted(const FileDiskOptions& options, const FileDiskState& state) {
+Result<> check_adopted(const FileDiskOptions& options, const DiskSnapshot& state) {
   const auto mode = ask_kind(path_of(state.io));
   if (!mode) return fail(mode.error());
   const int flags = ::fcntl(state.io.get(), F_GETFL);
@@ -103,7 +103,8 @@ Result<> check_adopted(const FileDiskOptions& options, const FileDiskState& stat
     return fail(ErrorKind::kInvalidArgument, "how the image is open",
                 static_cast<std::uint64_t>(flags));
   }
-  if (state.claim ? !is_same_file(state.claim, state.io) : options.claiming == Claiming::kAtOnce) {
+  if (state.claim ? !is_same_file(state.claim, state.io)
+                  : options.claim_mode == ClaimMode::kWhileOpen) {
     return fail(ErrorKind::kInvalidArgument, "the claim to the image");
   }
   return {};
@@ -129,7 +130,7 @@ Result<DiskInfo> describe(int fd, const FileFacts& facts, const FileDiskOptions&
   info.block_size = options.block_size;
   info.physical_block_size =
       ByteCount(std::max({block, facts.physical_block_size.raw(), direct_block}));
-  info.is_read_only = options.use == ImageUse::kRead;
+  info.is_read_only = options.use == ImageAccess::kRead;
   if (!info.is_read_only) {
     const RangeSupport support = probe_range_operations(fd, facts);
     info.discard = support.discard;
@@ -142,12 +143,12 @@ Result<DiskInfo> describe(int fd, const FileFacts& facts, const FileDiskOptions&
 /// Only a file that takes any memory may have its bytes copied by the kernel.
 bool choose_placement(int fd, const FileFacts& facts, const FileDiskOptions& options,
                       bool is_memory) {
-  if (options.read_placement != BounceReadPolicy::kMeasured) {
-    return options.read_placement == BounceReadPolicy::kAligned;
+  if (options.bounce_reads != BounceReads::kMeasured) {
+    return options.bounce_reads == BounceReads::kAlways;
   }
   const bool may_be_copied = is_memory || options.caching == Caching::kBuffered;
   return may_be_copied && facts.direct.memory_alignment == 1 &&
-         misaligned_reads_cost(fd, facts.size.raw());
+         are_misaligned_reads_slow(fd, facts.size.raw());
 }
 
 Completion choose_completion(int fd, const FileFacts& facts, const FileDiskOptions& options) {
@@ -167,18 +168,18 @@ Completion choose_completion(int fd, const FileFacts& facts, const FileDiskOptio
 FileDisk::FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const DiskInfo& info,
                    const FileDiskOptions& options) noexcept
     : name_(options.subject()),
-      claiming_(options.claiming),
+      claiming_(options.claim_mode),
       claim_(std::move(claim)),
       fd_(std::move(io)),
       facts_(facts),
       info_(info),
-      calls_pay_(direct_calls_pay(fd_.get(), facts.size.raw(), facts.direct.block())),
+      calls_pay_(are_direct_calls_faster(fd_.get(), facts.size.raw(), facts.direct.block())),
       bounces_reads_(choose_placement(fd_.get(), facts, options, calls_pay_)),
       completion_(choose_completion(fd_.get(), facts, options)),
-      bounce_memory_(options.bounce_memory),
+      bounce_registration_(options.bounce_registration),
       caching_(options.caching),
       lifetime_(find_lifetime(fd_.get())) {
-  info_.tells_lifetime = lifetime_.has_value();
+  info_.has_lifetime = lifetime_.has_value();
   if (calls_pay_)
     log::debug("{}: the image is memory: it is read and written without the ring", name_);
   if (bounces_reads_) log::debug("{}: reads to memory off by less than 16 bytes are copied", name_);
@@ -187,7 +188,7 @@ FileDisk::FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const Di
 Result<std::unique_ptr<FileDisk>> FileDisk::open(const FileDiskOptions& options) {
   auto image = open_image(options);
   if (!image) return fail(image.error());
-  const auto size = ask_size(image->io.get());
+  const auto size = query_size(image->io.get());
   if (!size) return fail(size.error());
   if (options.format_check == FormatCheck::kRefuseForeign) {
     if (auto raw = check_raw_format(image->io.get(), *size); !raw) return fail(raw.error());
@@ -205,11 +206,11 @@ Result<std::unique_ptr<FileDisk>> FileDisk::open(const FileDiskOptions& options)
 }
 
 Result<std::unique_ptr<FileDisk>> FileDisk::adopt(const FileDiskOptions& options,
-                                                  FileDiskState state) {
+                                                  DiskSnapshot state) {
   if (auto checked = check_adopted(options, state); !checked) return fail(checked.error());
   auto facts = probe_file(state.io.get());
   if (!facts) return fail(facts.error());
-  // The guest was told of this size. A file that has changed since is notice_size()'s concern.
+  // The guest was told of this size. A file that has changed since is refresh_size()'s concern.
   facts->size = state.size;
   const auto info = describe(state.io.get(), *facts, options);
   if (!info) return fail(info.error());
@@ -222,16 +223,16 @@ Result<std::unique_ptr<FileDisk>> FileDisk::adopt(const FileDiskOptions& options
   return self;
 }
 
-Result<FileDiskState> FileDisk::state() const {
+Result<DiskSnapshot> FileDisk::state() const {
   auto io = duplicate_fd(fd_);
   if (!io) return fail(io.error());
   auto claim = duplicate_fd(claim_);
   if (!claim) return fail(claim.error());
-  return FileDiskState{std::move(*io), std::move(*claim), info_.size, lost_by_};
+  return DiskSnapshot{std::move(*io), std::move(*claim), info_.size, lost_by_};
 }
 
-Result<> FileDisk::catch_up(UniqueFd claim, int lost_by) {
-  if (claiming_ == Claiming::kOnRequest) {
+Result<> FileDisk::restore(UniqueFd claim, int lost_by) {
+  if (claiming_ == ClaimMode::kWhileInUse) {
     if (claim && !is_same_file(claim, fd_)) {
       return fail(ErrorKind::kInvalidArgument, "the claim to the image");
     }
@@ -242,25 +243,25 @@ Result<> FileDisk::catch_up(UniqueFd claim, int lost_by) {
 }
 
 Result<> FileDisk::claim() {
-  if (claiming_ == Claiming::kAtOnce || claim_) return {};
-  auto claimed =
-      open_claim(path_of(fd_), info_.is_read_only ? ImageUse::kRead : ImageUse::kReadWrite, name_);
+  if (claiming_ == ClaimMode::kWhileOpen || claim_) return {};
+  auto claimed = open_claim(
+      path_of(fd_), info_.is_read_only ? ImageAccess::kRead : ImageAccess::kReadWrite, name_);
   if (!claimed) return fail(claimed.error());
   claim_ = std::move(*claimed);
   return {};
 }
 
 void FileDisk::release() noexcept {
-  if (claiming_ == Claiming::kAtOnce || !claim_) return;
+  if (claiming_ == ClaimMode::kWhileOpen || !claim_) return;
   const int result = info_.is_read_only ? 0 : ::fdatasync(fd_.get());
-  if (auto flushed = judge_flush(result == 0 ? 0 : -errno); !flushed) {
+  if (auto flushed = check_flush(result == 0 ? 0 : -errno); !flushed) {
     log::error("{}: the image is given to others before all is on the disk: {}", name_,
                flushed.error().to_string());
   }
   claim_.reset();
 }
 
-Result<> FileDisk::judge_flush(std::int32_t result) noexcept {
+Result<> FileDisk::check_flush(std::int32_t result) noexcept {
   constexpr const char* kWhat = "flush the image";
   if (caching_ == Caching::kDirect) {
     if (result < 0) return fail(Error::host(-result, kWhat));
@@ -281,7 +282,7 @@ std::int32_t FileDisk::flush_by_call() const noexcept {
   return ::fdatasync(fd.get()) == 0 ? 0 : -errno;
 }
 
-void FileDisk::tell_shortage(int error_number) noexcept {
+void FileDisk::report_shortage(int error_number) noexcept {
   log::limited_warning(
       shortage_log_,
       "{}: the host is short of memory or threads: {}; I/O is tried again, then done by the "
@@ -290,8 +291,8 @@ void FileDisk::tell_shortage(int error_number) noexcept {
       name_, Error::host(error_number, "io_uring").to_string());
 }
 
-Result<ByteCount> FileDisk::notice_size() {
-  const auto present = ask_size(fd_.get());
+Result<ByteCount> FileDisk::refresh_size() {
+  const auto present = query_size(fd_.get());
   if (!present) return fail(present.error());
   const std::uint64_t direct_block = facts_.direct.block();
   if (direct_block > Sector::kSize && !is_aligned(present->raw(), direct_block)) {

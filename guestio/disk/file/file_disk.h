@@ -26,9 +26,9 @@ enum class Caching {
 };
 
 /// When a disk claims its image, which keeps other processes from it (image_lock.h).
-enum class Claiming {
-  kAtOnce,     ///< until it goes away
-  kOnRequest,  ///< from claim() to release(): others use the image meanwhile
+enum class ClaimMode {
+  kWhileOpen,   ///< until it goes away
+  kWhileInUse,  ///< from claim() to release(): others use the image meanwhile
 };
 
 /// Whether an image may look like another format (image_format.h).
@@ -43,15 +43,15 @@ using uring::Completion;
 struct FileDiskOptions {
   std::string path;
   std::string name = {};  ///< the subject of log lines, as in "disk root"; empty: the path
-  ImageUse use = ImageUse::kReadWrite;
+  ImageAccess use = ImageAccess::kReadWrite;
   Caching caching = Caching::kDirect;
   /// What the guest is told; smaller than what the file takes is served by read-modify-write.
   ByteCount block_size = ByteCount(512);
   /// kPolled: where the file's device can; where not, one line in the log says why.
   Completion completion = Completion::kInterrupt;
-  BounceMemory bounce_memory = BounceMemory::kWhereUnlimited;
-  Claiming claiming = Claiming::kAtOnce;
-  BounceReadPolicy read_placement = BounceReadPolicy::kMeasured;
+  BounceRegistration bounce_registration = BounceRegistration::kIfUnlimited;
+  ClaimMode claim_mode = ClaimMode::kWhileOpen;
+  BounceReads bounce_reads = BounceReads::kMeasured;
   FormatCheck format_check = FormatCheck::kRefuseForeign;
 
   [[nodiscard]] std::string subject() const { return name.empty() ? "disk " + path : name; }
@@ -60,7 +60,7 @@ struct FileDiskOptions {
 /// What another process needs to go on with a disk: the very same open files, so that the claim has
 /// no gap, an image that was renamed stays the image, and what the page cache could not write is
 /// still reported.
-struct FileDiskState {
+struct DiskSnapshot {
   UniqueFd io;
   UniqueFd claim;  ///< empty while the image is not claimed
   ByteCount size{0};
@@ -85,12 +85,12 @@ class FileDisk {
   /// What is said by `options` has to be what the other was made with; the path is for people.
   /// Errors: as open(), but for the format; invalid argument (other files than `options` says).
   static Result<std::unique_ptr<FileDisk>> adopt(const FileDiskOptions& options,
-                                                 FileDiskState state);
+                                                 DiskSnapshot state);
   /// Errors: host. One thread.
-  [[nodiscard]] Result<FileDiskState> state() const;
+  [[nodiscard]] Result<DiskSnapshot> state() const;
   /// What may have changed since adopt(): the claim, and what a flush lost. Errors: invalid
   /// argument (a claim of another file). Requires: nothing was in flight since then.
-  Result<> catch_up(UniqueFd claim, int lost_by);
+  Result<> restore(UniqueFd claim, int lost_by);
 
   [[nodiscard]] const DiskInfo& info() const noexcept { return info_; }
   /// The subject of log lines.
@@ -98,12 +98,12 @@ class FileDisk {
   /// Asks the file or device how large it is now. What it has grown by is part of the disk when
   /// this returns; one that has shrunk is left as it was. Returns the size, in whole blocks. One
   /// thread at a time. Errors: unsupported (it shrank), misaligned (as in open()), host.
-  Result<ByteCount> notice_size();
+  Result<ByteCount> refresh_size();
   /// What was possible of what was asked for.
   [[nodiscard]] Completion completion() const noexcept { return completion_; }
   [[nodiscard]] const buf::DirectIoLimits& limits() const noexcept { return facts_.direct; }
 
-  // With Claiming::kOnRequest; otherwise they do nothing. One thread.
+  // With ClaimMode::kWhileInUse; otherwise they do nothing. One thread.
 
   /// Errors: busy (in use by another process), host.
   Result<> claim();
@@ -124,25 +124,25 @@ class FileDisk {
   /// What a flush, or a stable write, says that the kernel answered with `result`. Once a flush of
   /// the page cache has failed, the pages it could not write count as written and the next one
   /// would succeed without them: none succeeds from then on.
-  Result<> judge_flush(std::int32_t result) noexcept;
+  Result<> check_flush(std::int32_t result) noexcept;
   [[nodiscard]] bool is_cached() const noexcept { return caching_ == Caching::kBuffered; }
   /// A flush by the calling thread: 0 or -errno. Of a cached file through the descriptor of its
   /// claim, if there is one: each open file is told once of pages that could not be written, and no
   /// ring asks through that one.
   [[nodiscard]] std::int32_t flush_by_call() const noexcept;
   /// Says now and then that the host is short of something. Any thread.
-  void tell_shortage(int error_number) noexcept;
+  void report_shortage(int error_number) noexcept;
 
   const std::string name_;
-  const Claiming claiming_;
+  const ClaimMode claiming_;
   UniqueFd claim_;  // holds the image's locks, is used for nothing else
   const UniqueFd fd_;
   const FileFacts facts_;
   DiskInfo info_;             // constant but for the size
-  const bool calls_pay_;      // direct_calls_pay()
+  const bool calls_pay_;      // are_direct_calls_faster()
   const bool bounces_reads_;  // those that lie badly are bounced
   const Completion completion_;
-  const BounceMemory bounce_memory_;
+  const BounceRegistration bounce_registration_;
   const Caching caching_;
   const std::optional<std::string> lifetime_;  // the folder that tells of it
   std::atomic<int> lost_by_ = 0;  // errno of the first flush of the page cache that failed

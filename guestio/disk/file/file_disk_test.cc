@@ -27,7 +27,7 @@ TEST_F(FileDiskTest, TellsWhatTheFileIs) {
 
 TEST_F(FileDiskTest, ReadOnlyOffersNothingThatChangesIt) {
   const auto disk =
-      FileDisk::open({.path = folder_.make_image("disk.img", 1 << 20), .use = ImageUse::kRead});
+      FileDisk::open({.path = folder_.make_image("disk.img", 1 << 20), .use = ImageAccess::kRead});
   ASSERT_TRUE(disk.has_value());
   EXPECT_TRUE((*disk)->info().is_read_only);
   EXPECT_FALSE((*disk)->info().discard.has_value());
@@ -75,7 +75,7 @@ TEST_F(FileDiskTest, ASizeThatIsNoWholeSectorHidesTheRestAndKeepsIt) {
 
 TEST_F(FileDiskTest, AnImageClaimedOnRequestIsOthersMeanwhile) {
   const std::string path = folder_.make_image("disk.img", 1 << 20);
-  const FileDiskOptions options{.path = path, .claiming = Claiming::kOnRequest};
+  const FileDiskOptions options{.path = path, .claim_mode = ClaimMode::kWhileInUse};
   const auto source = FileDisk::open(options);
   const auto destination = FileDisk::open(options);
   ASSERT_TRUE(source.has_value() && destination.has_value());

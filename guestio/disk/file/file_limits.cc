@@ -99,7 +99,7 @@ std::uint64_t ask_device_number(dev_t device, const char* name) {
 
 }  // namespace
 
-Result<ByteCount> ask_size(int fd) {
+Result<ByteCount> query_size(int fd) {
   struct stat status{};
   if (::fstat(fd, &status) != 0) return fail_host("stat the image");
   if (S_ISREG(status.st_mode)) return ByteCount(static_cast<std::uint64_t>(status.st_size));
@@ -114,7 +114,7 @@ Result<ByteCount> ask_size(int fd) {
 Result<FileFacts> probe_file(int fd) {
   struct stat status{};
   if (::fstat(fd, &status) != 0) return fail_host("stat the image");
-  const auto size = ask_size(fd);
+  const auto size = query_size(fd);
   if (!size) return fail(size.error());
   FileFacts facts;
   facts.size = *size;
@@ -139,7 +139,7 @@ Result<FileFacts> probe_file(int fd) {
     if (!limits) return fail(limits.error());
     facts.direct = *limits;
     if (facts.direct.memory_alignment < kPageSize &&
-        (is_on_zram(fd) || misaligned_reads_are_wrong(fd, facts.direct, facts.size.raw()))) {
+        (is_on_zram(fd) || corrupts_misaligned_reads(fd, facts.direct, facts.size.raw()))) {
       facts.direct.memory_alignment = kPageSize;
     }
   }

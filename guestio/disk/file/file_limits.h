@@ -17,7 +17,7 @@ struct FileFacts {
 };
 
 /// How large a regular file or block device is. Errors: host; unsupported for anything else.
-Result<ByteCount> ask_size(int fd);
+Result<ByteCount> query_size(int fd);
 
 /// Asks size, kind and block sizes, and for a file opened with O_DIRECT its limits: first statx
 /// (STATX_DIOALIGN), then the block device's own numbers, then trial reads across a page. Where

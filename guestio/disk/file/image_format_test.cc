@@ -136,7 +136,7 @@ TEST_P(ImageFormatOfFile, BothEndsAreLookedAtWhateverTheSizeIs) {
 }
 
 TEST_P(ImageFormatOfFile, ReadOnlyIsRefusedAsWell) {
-  EXPECT_EQ(error_of(make("KDMV", 0, 65536), {.path = "", .use = ImageUse::kRead}),
+  EXPECT_EQ(error_of(make("KDMV", 0, 65536), {.path = "", .use = ImageAccess::kRead}),
             ErrorKind::kForeignFormat);
 }
 

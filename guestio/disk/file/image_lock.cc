@@ -56,12 +56,12 @@ Result<> check_free(int fd, off_t byte) {
   return {};
 }
 
-Result<> claim(int fd, ImageUse use) {
+Result<> claim(int fd, ImageAccess use) {
   static constexpr std::array kReader = {kConsistentRead};
   static constexpr std::array kWriter = {kConsistentRead, kWrite};
   static constexpr std::array kNotForOthers = {kWrite, kResize};
   const std::span<const off_t> used =
-      use == ImageUse::kReadWrite ? std::span<const off_t>(kWriter) : kReader;
+      use == ImageAccess::kReadWrite ? std::span<const off_t>(kWriter) : kReader;
   for (const off_t permission : used) {
     if (auto held = hold(fd, kUsedBase + permission); !held) return held;
   }
@@ -79,7 +79,7 @@ Result<> claim(int fd, ImageUse use) {
 
 }  // namespace
 
-Result<> lock_image(int fd, ImageUse use, std::string_view name) {
+Result<> lock_image(int fd, ImageAccess use, std::string_view name) {
   const auto deadline = Clock::now() + kLongestDying;
   auto claimed = claim(fd, use);
   while (!claimed && claimed.error().kind == ErrorKind::kBusy && Clock::now() < deadline) {

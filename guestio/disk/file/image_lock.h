@@ -7,7 +7,7 @@
 
 namespace guestio::disk {
 
-enum class ImageUse { kRead, kReadWrite };
+enum class ImageAccess { kRead, kReadWrite };
 
 /// Claims an open image for as long as `fd` stays open, with the byte locks that QEMU uses
 /// (open-file-description locks at byte 100 + what one does, byte 200 + what one does not let
@@ -16,6 +16,6 @@ enum class ImageUse { kRead, kReadWrite };
 /// has left the kernel, so that no write of its own can come later than one of ours: that is waited
 /// for, a second at most. Errors: busy. A file system without locks is no error: it is logged.
 /// `name` is the subject of that line.
-Result<> lock_image(int fd, ImageUse use, std::string_view name = "disk");
+Result<> lock_image(int fd, ImageAccess use, std::string_view name = "disk");
 
 }  // namespace guestio::disk

@@ -19,8 +19,8 @@ class ImageLockTest : public ::testing::Test {
 TEST_F(ImageLockTest, ASecondWriterIsRefused) {
   const UniqueFd first = open();
   const UniqueFd second = open();
-  ASSERT_TRUE(lock_image(first.get(), ImageUse::kReadWrite));
-  const auto refused = lock_image(second.get(), ImageUse::kReadWrite);
+  ASSERT_TRUE(lock_image(first.get(), ImageAccess::kReadWrite));
+  const auto refused = lock_image(second.get(), ImageAccess::kReadWrite);
   ASSERT_FALSE(refused.has_value());
   EXPECT_EQ(refused.error().kind, ErrorKind::kBusy);
 }
@@ -29,25 +29,25 @@ TEST_F(ImageLockTest, ReadersShareButKeepWritersOut) {
   const UniqueFd first = open();
   const UniqueFd second = open();
   const UniqueFd writer = open();
-  EXPECT_TRUE(lock_image(first.get(), ImageUse::kRead));
-  EXPECT_TRUE(lock_image(second.get(), ImageUse::kRead));
-  EXPECT_FALSE(lock_image(writer.get(), ImageUse::kReadWrite));
+  EXPECT_TRUE(lock_image(first.get(), ImageAccess::kRead));
+  EXPECT_TRUE(lock_image(second.get(), ImageAccess::kRead));
+  EXPECT_FALSE(lock_image(writer.get(), ImageAccess::kReadWrite));
 }
 
 TEST_F(ImageLockTest, AWriterKeepsReadersOut) {
   const UniqueFd writer = open();
   const UniqueFd reader = open();
-  EXPECT_TRUE(lock_image(writer.get(), ImageUse::kReadWrite));
-  EXPECT_FALSE(lock_image(reader.get(), ImageUse::kRead));
+  EXPECT_TRUE(lock_image(writer.get(), ImageAccess::kReadWrite));
+  EXPECT_FALSE(lock_image(reader.get(), ImageAccess::kRead));
 }
 
 TEST_F(ImageLockTest, AClosedImageIsFree) {
   {
     const UniqueFd gone = open();
-    ASSERT_TRUE(lock_image(gone.get(), ImageUse::kReadWrite));
+    ASSERT_TRUE(lock_image(gone.get(), ImageAccess::kReadWrite));
   }
   const UniqueFd next = open();
-  EXPECT_TRUE(lock_image(next.get(), ImageUse::kReadWrite));
+  EXPECT_TRUE(lock_image(next.get(), ImageAccess::kReadWrite));
 }
 
 }  // namespace

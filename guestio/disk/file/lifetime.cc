@@ -36,15 +36,15 @@ std::optional<Lifetime> read_lifetime(const std::string& folder) {
   const File end = open_text(folder + "/pre_eol_info");
   unsigned a = 0;
   unsigned b = 0;
-  unsigned pre_end = 0;
+  unsigned pre_eol_info = 0;
   constexpr unsigned kLargest = 0xff;
   if (!wear || !end || std::fscanf(wear.get(), "%x %x", &a, &b) != 2 ||
-      std::fscanf(end.get(), "%x", &pre_end) != 1 || (a | b | pre_end) > kLargest) {
+      std::fscanf(end.get(), "%x", &pre_eol_info) != 1 || (a | b | pre_eol_info) > kLargest) {
     return std::nullopt;
   }
-  return Lifetime{.pre_end = static_cast<std::uint16_t>(pre_end),
-                  .used_a = static_cast<std::uint16_t>(a),
-                  .used_b = static_cast<std::uint16_t>(b)};
+  return Lifetime{.pre_eol_info = static_cast<std::uint16_t>(pre_eol_info),
+                  .estimate_type_a = static_cast<std::uint16_t>(a),
+                  .estimate_type_b = static_cast<std::uint16_t>(b)};
 }
 
 }  // namespace guestio::disk

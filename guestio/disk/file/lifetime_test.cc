@@ -27,9 +27,9 @@ TEST_F(LifetimeTest, IsReadAsTheKernelWritesIt) {
   tell("0x02 0x0b\n", "0x01\n");
   const auto lifetime = read();
   ASSERT_TRUE(lifetime.has_value());
-  EXPECT_EQ(lifetime->used_a, 2u);
-  EXPECT_EQ(lifetime->used_b, 11u);
-  EXPECT_EQ(lifetime->pre_end, 1u);
+  EXPECT_EQ(lifetime->estimate_type_a, 2u);
+  EXPECT_EQ(lifetime->estimate_type_b, 11u);
+  EXPECT_EQ(lifetime->pre_eol_info, 1u);
 }
 
 TEST_F(LifetimeTest, WhatIsNotThereOrMakesNoSenseIsNotTold) {

@@ -138,12 +138,12 @@ bool is_on_zram(int fd) {
   return ::fstat(fd, &status) == 0 && is_any_on_zram(devices_of(status), kMaxFloors);
 }
 
-bool misaligned_reads_are_wrong(int fd, const buf::DirectIoLimits& limits,
-                                std::uint64_t size) noexcept {
+bool corrupts_misaligned_reads(int fd, const buf::DirectIoLimits& limits,
+                               std::uint64_t size) noexcept {
   constexpr std::uint64_t kBytes = 2 * kPageSize;
   // Somebody else may write to the image between two reads.
   constexpr int kTrials = 3;
-  const auto written = find_written(fd);
+  const auto written = find_data_offset(fd);
   if (!written || size < kBytes || limits.block() > kPageSize) return false;
   const std::uint64_t offset = std::min(align_down(*written, std::uint64_t{kPageSize}),
                                         align_down(size - kBytes, std::uint64_t{kPageSize}));

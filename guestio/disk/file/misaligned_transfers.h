@@ -20,7 +20,7 @@ namespace guestio::disk {
 /// Whether reads to memory that `limits` allow, but that does not begin at a page, bring other
 /// bytes than reads to whole pages do. Tried where the file has been written; false when nothing
 /// is, or when it cannot be read.
-[[nodiscard]] bool misaligned_reads_are_wrong(int fd, const buf::DirectIoLimits& limits,
-                                              std::uint64_t size) noexcept;
+[[nodiscard]] bool corrupts_misaligned_reads(int fd, const buf::DirectIoLimits& limits,
+                                             std::uint64_t size) noexcept;
 
 }  // namespace guestio::disk

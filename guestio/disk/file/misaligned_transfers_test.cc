@@ -64,8 +64,7 @@ TEST_F(MisalignedTransfersTest, AnOrdinaryFileAndALoopDeviceOnItAreNotSuspected)
   const UniqueFd file = open_direct(path);
   write_pattern(file.get());
   EXPECT_FALSE(is_on_zram(file.get()));
-  EXPECT_FALSE(
-      misaligned_reads_are_wrong(file.get(), probe_file(file.get())->direct, kOnZramBytes));
+  EXPECT_FALSE(corrupts_misaligned_reads(file.get(), probe_file(file.get())->direct, kOnZramBytes));
   const testing::LoopDevice loop(path, 512);
   if (loop.path().empty()) GTEST_SKIP() << "this machine gives no loop devices";
   const UniqueFd device = open_direct(loop.path());
@@ -77,9 +76,9 @@ TEST_F(MisalignedTransfersTest, AHoleAndATinyFileProveNothing) {
   const UniqueFd hole = open_direct(folder_.make_image("hole.img", kOnZramBytes));
   const buf::DirectIoLimits limits{
       .memory_alignment = 512, .length_alignment = 512, .offset_alignment = 512};
-  EXPECT_FALSE(misaligned_reads_are_wrong(hole.get(), limits, kOnZramBytes));
+  EXPECT_FALSE(corrupts_misaligned_reads(hole.get(), limits, kOnZramBytes));
   const UniqueFd tiny = open_direct(folder_.make_image("tiny.img", 512));
-  EXPECT_FALSE(misaligned_reads_are_wrong(tiny.get(), limits, 512));
+  EXPECT_FALSE(corrupts_misaligned_reads(tiny.get(), limits, 512));
 }
 
 TEST_F(MisalignedTransfersTest, ZramAndAllThatStandsOnItWantsWholePages) {
@@ -124,7 +123,7 @@ TEST_F(MisalignedTransfersTest, ATrialFindsOutWhetherTheKernelMovesWrongBytes) {
   const buf::DirectIoLimits limits{
       .memory_alignment = 512, .length_alignment = 4096, .offset_alignment = 4096};
   write_pattern(device.get());
-  EXPECT_EQ(misaligned_reads_are_wrong(device.get(), limits, kZramBytes),
+  EXPECT_EQ(corrupts_misaligned_reads(device.get(), limits, kZramBytes),
             !reads_right(device.get()));
 }
 

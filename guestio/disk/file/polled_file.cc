@@ -33,7 +33,7 @@ Result<std::int32_t> read_polled(int fd, std::span<std::byte> to, std::uint64_t 
 
 Result<> check_polled_reads(int fd, std::uint64_t size, std::uint64_t block) {
   const std::uint64_t bytes = std::max(std::uint64_t{kPageSize}, block);
-  const auto written = find_written(fd);
+  const auto written = find_data_offset(fd);
   if (!written || size < bytes) {
     return fail(ErrorKind::kUnsupported, "polling a file without written blocks to try it on");
   }

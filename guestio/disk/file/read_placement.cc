@@ -25,7 +25,7 @@ std::optional<Clock::duration> time_read(int fd, std::span<std::byte> to) noexce
 
 }  // namespace
 
-bool misaligned_reads_cost(int fd, std::uint64_t size) noexcept {
+bool are_misaligned_reads_slow(int fd, std::uint64_t size) noexcept {
   constexpr std::size_t kBytes = 4 * kPageSize;
   constexpr int kReads = 9;
   if (size < kBytes) return false;

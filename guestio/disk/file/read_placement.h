@@ -18,15 +18,15 @@
 namespace guestio::disk {
 
 /// Whether reads that lie badly are bounced although the file takes them.
-enum class BounceReadPolicy : std::uint8_t {
-  kMeasured,  ///< where misaligned_reads_cost() says so
-  kAsItLies,  ///< never
-  kAligned,   ///< always
+enum class BounceReads : std::uint8_t {
+  kMeasured,  ///< where are_misaligned_reads_slow() says so
+  kNever,     ///< never
+  kAlways,    ///< always
 };
 
 /// Times reads of an open file into memory that lies as the file does, and one byte off. Reads a
 /// little at its beginning. `size`: the file's, in bytes.
-[[nodiscard]] bool misaligned_reads_cost(int fd, std::uint64_t size) noexcept;
+[[nodiscard]] bool are_misaligned_reads_slow(int fd, std::uint64_t size) noexcept;
 
 /// Whether enough of a read from `offset` goes to memory that lies badly for a bounce to pay.
 [[nodiscard]] bool is_misaligned(std::span<const buf::IoBuffer> segments,

@@ -25,7 +25,7 @@ IoBuffer segment(std::uintptr_t address, std::size_t length) {
   return {reinterpret_cast<std::byte*>(address), length};
 }
 
-TEST(BounceReadPolicy, OnlyTheDistanceBetweenMemoryAndFileCounts) {
+TEST(BounceReads, OnlyTheDistanceBetweenMemoryAndFileCounts) {
   for (const std::uintptr_t well : {0x1000U, 0x1010U, 0x1200U}) {
     EXPECT_FALSE(is_misaligned(std::vector{segment(well, 4096)}, FileOffset(512))) << well;
     EXPECT_TRUE(is_misaligned(std::vector{segment(well + 1, 4096)}, FileOffset(512))) << well;
@@ -39,7 +39,7 @@ TEST(BounceReadPolicy, OnlyTheDistanceBetweenMemoryAndFileCounts) {
       is_misaligned(std::vector{segment(0x1000, 100), segment(0x2000, 412)}, FileOffset(0)));
 }
 
-TEST(BounceReadPolicy, ALittleThatLiesBadlyIsNotWorthACopyOfAll) {
+TEST(BounceReads, ALittleThatLiesBadlyIsNotWorthACopyOfAll) {
   EXPECT_FALSE(
       is_misaligned(std::vector{segment(0x1000, 4096), segment(0x4001, 512)}, FileOffset(0)));
   EXPECT_TRUE(
@@ -47,10 +47,10 @@ TEST(BounceReadPolicy, ALittleThatLiesBadlyIsNotWorthACopyOfAll) {
   EXPECT_FALSE(is_misaligned({}, FileOffset(0)));
 }
 
-TEST(BounceReadPolicy, WhatCannotBeReadIsNotTimed) {
+TEST(BounceReads, WhatCannotBeReadIsNotTimed) {
   const testing::MemoryFile file(kImageBytes);
-  EXPECT_FALSE(misaligned_reads_cost(file.fd(), 512)) << "too small to tell";
-  EXPECT_FALSE(misaligned_reads_cost(-1, kImageBytes));
+  EXPECT_FALSE(are_misaligned_reads_slow(file.fd(), 512)) << "too small to tell";
+  EXPECT_FALSE(are_misaligned_reads_slow(-1, kImageBytes));
 }
 
 struct TestIo final : Io {
@@ -112,8 +112,7 @@ class BounceReadTest : public ::testing::Test {
 constexpr std::uint64_t kPlacedBounce = std::uint64_t{8} << 20;
 
 TEST_F(BounceReadTest, CallsOfAnySizeArriveWhole) {
-  open(file_.path(), {.path = file_.path(), .read_placement = BounceReadPolicy::kAligned},
-       kPlacedBounce);
+  open(file_.path(), {.path = file_.path(), .bounce_reads = BounceReads::kAlways}, kPlacedBounce);
   std::uint64_t expected = 0;
   for (const std::uint64_t length : {512U, 4096U, 65536U, 66048U, 1U << 20U, (1U << 20U) + 512U}) {
     ASSERT_TRUE(memory_.fill(Gpa(0), std::byte{0}, 2 * kImageBytes));
@@ -126,8 +125,7 @@ TEST_F(BounceReadTest, CallsOfAnySizeArriveWhole) {
 }
 
 TEST_F(BounceReadTest, WhatLiesWellAndWritesAreNotCopied) {
-  open(file_.path(), {.path = file_.path(), .read_placement = BounceReadPolicy::kAligned},
-       kPlacedBounce);
+  open(file_.path(), {.path = file_.path(), .bounce_reads = BounceReads::kAlways}, kPlacedBounce);
   ASSERT_TRUE(read(512, 4096 + 16, 65536));
   TestIo write;
   const auto extent = mem::AddressRange::from_checked(Gpa(1), 65536);
@@ -144,8 +142,7 @@ TEST_F(BounceReadTest, WhatLiesWellAndWritesAreNotCopied) {
 }
 
 TEST_F(BounceReadTest, NothingIsCopiedWhereItIsNotWanted) {
-  open(file_.path(), {.path = file_.path(), .read_placement = BounceReadPolicy::kAsItLies},
-       kPlacedBounce);
+  open(file_.path(), {.path = file_.path(), .bounce_reads = BounceReads::kNever}, kPlacedBounce);
   ASSERT_TRUE(read(0, 4097, 65536));
   EXPECT_TRUE(holds(0, 4097, 65536));
   EXPECT_EQ(direct(), 65536U);
@@ -155,8 +152,7 @@ TEST_F(BounceReadTest, WhereBounceMemoryIsShortReadsGoAsTheyLie) {
   const auto path = folder_.make_image("disk.img", kImageBytes);
   constexpr std::uint64_t kRead = 16384;
   constexpr std::uint64_t kReads = 16;
-  open(path,
-       {.path = path, .caching = Caching::kBuffered, .read_placement = BounceReadPolicy::kAligned},
+  open(path, {.path = path, .caching = Caching::kBuffered, .bounce_reads = BounceReads::kAlways},
        4 * kRead);
   std::deque<TestIo> reads(kReads);
   for (std::uint64_t i = 0; i < kReads; ++i) start(reads[i], i * kRead, 1 + 2 * i * kRead, kRead);
@@ -172,8 +168,7 @@ TEST_F(BounceReadTest, WhereBounceMemoryIsShortReadsGoAsTheyLie) {
 }
 
 TEST_F(BounceReadTest, AFileThatEndsEarlyFailsTheRead) {
-  open(file_.path(), {.path = file_.path(), .read_placement = BounceReadPolicy::kAligned},
-       kPlacedBounce);
+  open(file_.path(), {.path = file_.path(), .bounce_reads = BounceReads::kAlways}, kPlacedBounce);
   ASSERT_EQ(::ftruncate(file_.fd(), 100'000), 0);
   EXPECT_FALSE(read(0, 4097, std::uint64_t{1} << 18));
   EXPECT_FALSE(read(std::uint64_t{1} << 20, 4097, 4096));

@@ -13,10 +13,10 @@ namespace guestio::disk {
 
 /// Whether bounce memory is registered. It is ours, and nobody but us can take its pages away: safe
 /// for any guest.
-enum class BounceMemory : std::uint8_t {
+enum class BounceRegistration : std::uint8_t {
   kPlain,
-  kWhereUnlimited,  ///< where it takes nothing from others (uring::may_lock_any_memory())
-  kRegistered,      ///< as far as the kernel allows
+  kIfUnlimited,  ///< where it takes nothing from others (uring::may_lock_any_memory())
+  kRegistered,   ///< as far as the kernel allows
 };
 
 /// One channel's registrations of the slabs that its bounce buffers come from. A slab costs memory
@@ -28,13 +28,13 @@ enum class BounceMemory : std::uint8_t {
 class RegisteredBounce {
  public:
   /// `name`: of the disk, the subject of that line.
-  RegisteredBounce(uring::RegisteredBuffers& fixed, buf::BounceAccount& account, BounceMemory kind,
-                   const std::string& name) noexcept
+  RegisteredBounce(uring::RegisteredBuffers& fixed, buf::BounceAccount& account,
+                   BounceRegistration kind, const std::string& name) noexcept
       : name_(name),
         fixed_(fixed),
         account_(account),
-        may_register_(kind == BounceMemory::kRegistered ||
-                      (kind == BounceMemory::kWhereUnlimited && uring::may_lock_any_memory())) {}
+        may_register_(kind == BounceRegistration::kRegistered ||
+                      (kind == BounceRegistration::kIfUnlimited && uring::may_lock_any_memory())) {}
 
   /// Sees to it that `buffer` is registered, if it can be. Requires: it has bytes.
   void cover(const buf::TrackedBounceBuffer& buffer) noexcept {

@@ -26,13 +26,13 @@ class RegisteredBounceTest : public ::testing::Test {
     const std::vector<std::byte> content(kBounceBytes, kOnDisk);
     ASSERT_EQ(::pwrite(image.get(), content.data(), kBounceBytes, 0),
               static_cast<ssize_t>(kBounceBytes));
-    make(BounceMemory::kRegistered, kPieces);
+    make(BounceRegistration::kRegistered, kPieces);
   }
-  void make(BounceMemory kind, unsigned pieces) {
+  void make(BounceRegistration kind, unsigned pieces) {
     channel_.reset();
     disk_.reset();
     loop_ = uring::Loop::create({.ring = {}, .fixed_pieces = pieces}).value();
-    disk_ = FileDisk::open({.path = path_, .bounce_memory = kind}).value();
+    disk_ = FileDisk::open({.path = path_, .bounce_registration = kind}).value();
     channel_ = disk_->open_channel(*loop_, ByteCount(kBounceBytes)).value();
   }
   /// Data that no direct I/O takes as it lies.
@@ -88,7 +88,7 @@ TEST_F(RegisteredBounceTest, RegistrationsGoWithTheChannel) {
 }
 
 TEST_F(RegisteredBounceTest, NothingIsRegisteredThatShallNotBe) {
-  make(BounceMemory::kPlain, kPieces);
+  make(BounceRegistration::kPlain, kPieces);
   move(IoKind::kRead);
   EXPECT_EQ(guest_byte(), kOnDisk);
   EXPECT_EQ(statistics().pieces, 0U);
@@ -96,14 +96,14 @@ TEST_F(RegisteredBounceTest, NothingIsRegisteredThatShallNotBe) {
 }
 
 TEST_F(RegisteredBounceTest, NothingIsTakenFromALimitThatOthersShareUnlessAskedFor) {
-  make(BounceMemory::kWhereUnlimited, kPieces);
+  make(BounceRegistration::kIfUnlimited, kPieces);
   move(IoKind::kRead);
   EXPECT_EQ(guest_byte(), kOnDisk);
   EXPECT_EQ(statistics().pieces, uring::may_lock_any_memory() ? 1U : 0U);
 }
 
 TEST_F(RegisteredBounceTest, ARefusalIsCountedOnceAndTheBytesArriveAllTheSame) {
-  make(BounceMemory::kRegistered, 0);
+  make(BounceRegistration::kRegistered, 0);
   move(IoKind::kRead);
   move(IoKind::kRead);
   EXPECT_EQ(guest_byte(), kOnDisk);

@@ -39,8 +39,8 @@ void TransferEntry::apply_to(io_uring_sqe& entry) const noexcept {
   file.apply_to(entry);
 }
 
-std::optional<std::uint16_t> find_piece(uring::RegisteredBuffers& fixed,
-                                        std::span<const buf::IoBuffer> segments) noexcept {
+std::optional<std::uint16_t> find_registered_buffer(
+    uring::RegisteredBuffers& fixed, std::span<const buf::IoBuffer> segments) noexcept {
   if (segments.size() > 1 && !fixed.takes_lists()) return std::nullopt;
   const auto piece = fixed.find(segments.front().data, segments.front().length);
   if (!piece) return std::nullopt;

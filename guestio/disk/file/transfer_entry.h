@@ -30,7 +30,7 @@ struct TransferEntry {
 
 /// The registered piece that holds all of `segments`, if one operation can name it; which it then
 /// does, and is counted.
-[[nodiscard]] std::optional<std::uint16_t> find_piece(
+[[nodiscard]] std::optional<std::uint16_t> find_registered_buffer(
     uring::RegisteredBuffers& fixed, std::span<const buf::IoBuffer> segments) noexcept;
 
 }  // namespace guestio::disk

@@ -34,7 +34,7 @@ class BlockDeviceTest : public BackendTest {
   }
 };
 
-TEST_F(BlockDeviceTest, WhatIsWrittenIsInTheImageAndReadBack) {
+TEST_F(BlockDeviceTest, WritesReachTheImageAndAreReadBack) {
   start();
   const auto guest = connect();
   const auto pattern = make_pattern(65536, 1);
@@ -49,7 +49,7 @@ TEST_F(BlockDeviceTest, WhatIsWrittenIsInTheImageAndReadBack) {
   EXPECT_EQ(read.data, pattern);
 }
 
-TEST_F(BlockDeviceTest, DataMayLieAtAnyAddress) {
+TEST_F(BlockDeviceTest, DataMayBeMisaligned) {
   start();
   const auto guest = connect();
   for (const std::size_t misalignment : {1U, 3U, 511U, 512U, 513U, 2048U, 4095U}) {
@@ -60,7 +60,7 @@ TEST_F(BlockDeviceTest, DataMayLieAtAnyAddress) {
   }
 }
 
-TEST_F(BlockDeviceTest, BounceMemoryOfTheLeastSizeServesLargeMisalignedRequests) {
+TEST_F(BlockDeviceTest, TheMinimumOfBounceMemoryServesLargeMisalignedRequests) {
   start({"--bounce-limit", "64k"});
   const auto guest = connect();
   const auto pattern = make_pattern(1 << 20, 9);
@@ -68,7 +68,7 @@ TEST_F(BlockDeviceTest, BounceMemoryOfTheLeastSizeServesLargeMisalignedRequests)
   EXPECT_EQ(guest->perform(Type::kIn, 0, {}, pattern.size(), 3).data, pattern);
 }
 
-TEST_F(BlockDeviceTest, TheConfigurationTellsTheTruth) {
+TEST_F(BlockDeviceTest, ConfigSpaceMatchesTheOptions) {
   start({"--num-queues", "3"});
   const auto guest = connect();
   const vblk::Config config = guest->config();
@@ -83,7 +83,7 @@ TEST_F(BlockDeviceTest, TheConfigurationTellsTheTruth) {
   EXPECT_EQ(guest->frontend().negotiated().queues, 3u);
 }
 
-TEST_F(BlockDeviceTest, AnyPartOfTheConfigurationCanBeRead) {
+TEST_F(BlockDeviceTest, AnyPartOfConfigSpaceIsReadable) {
   start();
   const auto guest = connect();
   const vblk::Config config = guest->config();
@@ -97,7 +97,7 @@ TEST_F(BlockDeviceTest, AnyPartOfTheConfigurationCanBeRead) {
   }
 }
 
-TEST_F(BlockDeviceTest, TheSerialIsTheOneChosenAndStableOtherwise) {
+TEST_F(BlockDeviceTest, TheSerialIsTheGivenOneOrAStableDefault) {
   start({"--serial", "disk-0042"});
   const auto chosen = connect()->perform(Type::kGetId, 0, {}, 20);
   EXPECT_EQ(chosen.status, 0);
@@ -114,7 +114,7 @@ TEST_F(BlockDeviceTest, TheSerialIsTheOneChosenAndStableOtherwise) {
   EXPECT_EQ(std::memcmp(first.data(), "guestio-", 8), 0);
 }
 
-TEST_F(BlockDeviceTest, DiscardAndWriteZeroesDoWhatTheySay) {
+TEST_F(BlockDeviceTest, DiscardAndWriteZeroesAffectOnlyTheirRanges) {
   start({"--max-ranges", "2"});
   const auto guest = connect();
   const auto pattern = make_pattern(1 << 20, 4);
@@ -133,7 +133,7 @@ TEST_F(BlockDeviceTest, DiscardAndWriteZeroesDoWhatTheySay) {
             std::vector(expected.begin(), expected.begin() + 1024 * kSector));
 }
 
-TEST_F(BlockDeviceTest, Rule30TheSectorOfAFlushIsIgnored) {
+TEST_F(BlockDeviceTest, Rule30FlushIgnoresItsSector) {
   start();
   const auto guest = connect();
   for (const std::uint64_t sector : {std::uint64_t{1}, kImageBytes / 512, ~std::uint64_t{0}}) {
@@ -141,7 +141,7 @@ TEST_F(BlockDeviceTest, Rule30TheSectorOfAFlushIsIgnored) {
   }
 }
 
-TEST_F(BlockDeviceTest, Rule34MoreRangesThanOfferedAreRefusedAndNoneIsDone) {
+TEST_F(BlockDeviceTest, Rule34MoreRangesThanMaxSegAreRejectedWithoutEffect) {
   for (const std::uint32_t offered : {1U, 16U}) {
     start({"--max-ranges", std::to_string(offered)});
     const auto guest = connect();
@@ -161,7 +161,7 @@ TEST_F(BlockDeviceTest, Rule34MoreRangesThanOfferedAreRefusedAndNoneIsDone) {
   }
 }
 
-TEST_F(BlockDeviceTest, Rule36AnImageThatWasCutOffFailsItsReadsAndIsNeverSuccess) {
+TEST_F(BlockDeviceTest, Rule36ReadsBeyondTheEndOfATruncatedImageFail) {
   start();
   const auto guest = connect();
   ASSERT_EQ(::truncate(image_.c_str(), kImageBytes / 2), 0);
@@ -170,7 +170,7 @@ TEST_F(BlockDeviceTest, Rule36AnImageThatWasCutOffFailsItsReadsAndIsNeverSuccess
   EXPECT_EQ(guest->read(kImageBytes / 1024 - 8, 4096).status, 0);
 }
 
-TEST_F(BlockDeviceTest, ARangeThatIsWrongKeepsTheOthersFromBeingDone) {
+TEST_F(BlockDeviceTest, AnInvalidRangeRejectsTheWholeRequest) {
   start({"--max-ranges", "2"});
   const auto guest = connect();
   const auto pattern = make_pattern(8192, 4);
@@ -181,7 +181,7 @@ TEST_F(BlockDeviceTest, ARangeThatIsWrongKeepsTheOthersFromBeingDone) {
   EXPECT_EQ(guest->read(0, pattern.size()).data, pattern);
 }
 
-TEST_F(BlockDeviceTest, AReadOnlyDiskTakesNothingButReadsFlushesAndQuestions) {
+TEST_F(BlockDeviceTest, AReadOnlyDiskRejectsAllModifyingRequests) {
   start({"--read-only"});
   const auto guest = connect();
   EXPECT_NE(guest->frontend().negotiated().features & vblk::kFeatureReadOnly, 0u);
@@ -196,7 +196,7 @@ TEST_F(BlockDeviceTest, AReadOnlyDiskTakesNothingButReadsFlushesAndQuestions) {
   EXPECT_EQ(image_bytes(0, 512), std::vector<std::byte>(512));
 }
 
-TEST_F(BlockDeviceTest, TheWriteCacheCanBeSwitchedAndOutlivesAFrontEnd) {
+TEST_F(BlockDeviceTest, WritebackIsConfigurableAndPersistsAcrossConnections) {
   start();
   {
     const auto guest = connect();
@@ -209,7 +209,7 @@ TEST_F(BlockDeviceTest, TheWriteCacheCanBeSwitchedAndOutlivesAFrontEnd) {
   EXPECT_EQ(connect()->config().writeback, 0u);
 }
 
-TEST_F(BlockDeviceTest, QueuesWorkSideBySideAndSomeNeedNeverStart) {
+TEST_F(BlockDeviceTest, QueuesRunConcurrentlyAndSomeMayStayUnused) {
   start({"--num-queues", "4"});
   const auto guest = connect({.queues = 3});
   for (std::uint32_t queue = 0; queue < 3; ++queue) {
@@ -220,7 +220,7 @@ TEST_F(BlockDeviceTest, QueuesWorkSideBySideAndSomeNeedNeverStart) {
   }
 }
 
-TEST_F(BlockDeviceTest, ARingGoesOnWhereItStopped) {
+TEST_F(BlockDeviceTest, ARingResumesAtItsBase) {
   start();
   const auto guest = connect({.first_index = 65530});
   for (int i = 0; i < 10; ++i) ASSERT_EQ(guest->read(0, 512).status, 0);
@@ -230,7 +230,7 @@ TEST_F(BlockDeviceTest, ARingGoesOnWhereItStopped) {
   EXPECT_EQ(guest->frontend().get_vring_base(0), *base) << "also when it does not run";
 }
 
-TEST_F(BlockDeviceTest, Rule13And14APackedRingGoesOnAtBothPlacesWithTheirWrapCounters) {
+TEST_F(BlockDeviceTest, Rule13And14APackedRingResumesAtBothIndicesWithTheirWrapCounters) {
   start();
   const virtio::PackedPosition last{.index = 63, .wrap = false};
   const auto guest = connect({.features = ~std::uint64_t{0}, .first_index = last.to_word()});
@@ -246,7 +246,7 @@ TEST_F(BlockDeviceTest, Rule13And14APackedRingGoesOnAtBothPlacesWithTheirWrapCou
   for (int i = 0; i < 30; ++i) ASSERT_EQ(guest->read(0, 512).status, 0);
 }
 
-TEST_F(BlockDeviceTest, Rule20ARingsSizeAndBaseAreThoseOfItsKind) {
+TEST_F(BlockDeviceTest, Rule20VringNumAndBaseAreCheckedByRingKind) {
   start();
   {
     const auto split = connect({.queues = 0});
@@ -260,7 +260,7 @@ TEST_F(BlockDeviceTest, Rule20ARingsSizeAndBaseAreThoseOfItsKind) {
   EXPECT_TRUE(packed->frontend().set_vring_base(0, 0x80008000).has_value());
 }
 
-TEST_F(BlockDeviceTest, Rule20APackedRingAtAPlaceThatItDoesNotHaveDoesNotStart) {
+TEST_F(BlockDeviceTest, Rule20APackedRingWithABaseOutOfRangeDoesNotStart) {
   start();
   {
     const auto guest = connect({.features = ~std::uint64_t{0}});
@@ -271,7 +271,7 @@ TEST_F(BlockDeviceTest, Rule20APackedRingAtAPlaceThatItDoesNotHaveDoesNotStart) 
   expect_alive();
 }
 
-TEST_F(BlockDeviceTest, ADisabledRingTakesNothingUntilItIsEnabledAgain) {
+TEST_F(BlockDeviceTest, ADisabledRingTakesNoChainUntilItIsEnabled) {
   start();
   const auto guest = connect();
   ASSERT_TRUE(guest->frontend().set_vring_enable(0, false));
@@ -299,7 +299,7 @@ TEST_F(BlockDeviceTest, WithoutAKickDescriptorTheRingIsPolled) {
   EXPECT_TRUE(guest->queue().stop(guest->frontend()));
 }
 
-TEST_F(BlockDeviceTest, MemoryCanBeReplacedWhileTheRingRuns) {
+TEST_F(BlockDeviceTest, SetMemTableWorksOnARunningRing) {
   start();
   const auto guest = connect();
   const auto region = guest->memory().region();
@@ -309,7 +309,7 @@ TEST_F(BlockDeviceTest, MemoryCanBeReplacedWhileTheRingRuns) {
   }
 }
 
-TEST_F(BlockDeviceTest, WithoutEventIndexAndIndirectItWorksAsWell) {
+TEST_F(BlockDeviceTest, DriversWithoutEventIndexAndIndirectDescriptorsAreServed) {
   start();
   const auto guest = connect({.features = virtio::kFeatureVersion1});
   const auto pattern = make_pattern(4096, 1);
@@ -317,7 +317,7 @@ TEST_F(BlockDeviceTest, WithoutEventIndexAndIndirectItWorksAsWell) {
   EXPECT_EQ(guest->read(0, 4096).data, pattern);
 }
 
-TEST_F(BlockDeviceTest, BufferedImagesWork) {
+TEST_F(BlockDeviceTest, BufferedImagesAreServed) {
   start({"--buffered"});
   const auto guest = connect();
   const auto pattern = make_pattern(4096 + 512, 1);
@@ -326,7 +326,7 @@ TEST_F(BlockDeviceTest, BufferedImagesWork) {
   EXPECT_EQ(guest->read(1, pattern.size()).data, pattern);
 }
 
-TEST_F(BlockDeviceTest, LargerBlocksAreKeptTo) {
+TEST_F(BlockDeviceTest, RequestsMustBeAlignedToTheBlockSize) {
   start({"--block-size", "4096"});
   const auto guest = connect();
   EXPECT_EQ(guest->config().blk_size, 4096u);
@@ -351,7 +351,7 @@ TEST_F(BlockDeviceTest, Rule51LegacyDriversWriteSectorsWhateverTheBlockSize) {
 }
 
 /// The device's own blocks are larger as well: what is less is read, modified and written.
-TEST_F(BlockDeviceTest, Rule51SectorsOfLegacyDriversOnTwoQueuesKeepEachOthersBytes) {
+TEST_F(BlockDeviceTest, Rule51ConcurrentSectorWritesOfLegacyDriversLoseNoBytes) {
   const testing::LoopDevice device(image_, 4096);
   if (device.path().empty()) GTEST_SKIP() << "no loop devices without root";
   image_ = device.path();
@@ -389,7 +389,7 @@ TEST_F(BlockDeviceTest, Rule51SectorsOfLegacyDriversOnTwoQueuesKeepEachOthersByt
   }
 }
 
-TEST_F(BlockDeviceTest, WhatWasTakenIsFinishedBeforeTheProcessEnds) {
+TEST_F(BlockDeviceTest, ChainsInFlightAreDrainedBeforeExit) {
   start();
   const auto guest = connect();
   const auto pattern = make_pattern(1 << 20, 5);

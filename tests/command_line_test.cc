@@ -63,7 +63,7 @@ TEST_F(CommandLineTest, CapabilitiesAreWhatManagementLayersRead) {
   EXPECT_EQ(json["features"], nlohmann::json({"read-only", "blk-file"}));
 }
 
-TEST_F(CommandLineTest, BadArgumentsAreOneLineAndStatusTwo) {
+TEST_F(CommandLineTest, InvalidArgumentsPrintOneLineAndExitWithStatusTwo) {
   expect_complaint(run({}), "--socket-path");
   expect_complaint(run({"--socket-path", socket_}), "--blk-file");
   expect_complaint(run({"--nonsense"}), "--nonsense");
@@ -75,7 +75,7 @@ TEST_F(CommandLineTest, BadArgumentsAreOneLineAndStatusTwo) {
   expect_complaint(run(arguments), "--num-queues");
 }
 
-TEST_F(CommandLineTest, BadSizesAreRefused) {
+TEST_F(CommandLineTest, InvalidSizesAreRejected) {
   for (const auto& [option, value] :
        std::vector<std::pair<std::string, std::string>>{{"--block-size", "513"},
                                                         {"--block-size", "8192"},
@@ -119,7 +119,7 @@ void expect_lines(const Outcome& outcome, const std::vector<std::vector<std::str
   }
 }
 
-TEST_F(CommandLineTest, EachComplaintSaysWhatIsWrongWhereAndWhatToDo) {
+TEST_F(CommandLineTest, EachDiagnosticNamesProblemPlaceAndFix) {
   const std::string one = "socket-path=" + socket_ + ",blk-file=" + image_;
   const std::string other_socket = folder_.file("other");
   const std::vector<std::string> usual = with(image_, socket_);
@@ -165,7 +165,7 @@ TEST_F(CommandLineTest, EachComplaintSaysWhatIsWrongWhereAndWhatToDo) {
   EXPECT_FALSE(std::filesystem::exists(socket_));
 }
 
-TEST_F(CommandLineTest, ImagesOfProtocolsThatAreNotSupportedAreCalledSo) {
+TEST_F(CommandLineTest, ImagesOfUnsupportedProtocolsAreRejectedByName) {
   for (const char* image :
        {"nbd:localhost:10809", "nbd://host/export", "nbds://host", "nbd+unix:///export?socket=/s",
         "rbd:pool/image", "https://host/a.raw"}) {
@@ -188,7 +188,7 @@ struct BadFile {
   std::vector<std::vector<std::string>> lines;
 };
 
-TEST_F(CommandLineTest, ComplaintsAboutAFileNameItAndTheLine) {
+TEST_F(CommandLineTest, DiagnosticsOfAConfigFileNameItsLine) {
   const std::string path = folder_.file("guestio.toml");
   const std::string disk = "[[disk]]\nsocket-path = \"/none/s\"\nblk-file = \"null:1G\"\n";
   const std::vector<BadFile> cases = {
@@ -228,7 +228,7 @@ TEST_F(CommandLineTest, ComplaintsAboutAFileNameItAndTheLine) {
   EXPECT_FALSE(std::filesystem::exists("/none"));
 }
 
-TEST_F(CommandLineTest, RangesOfProcessorsAreTakenOnTheCommandLineAndInAFile) {
+TEST_F(CommandLineTest, CpuRangesAreAcceptedOnTheCommandLineAndInAFile) {
   const int first = allowed_processors().front();
   const std::string range = std::to_string(first) + "-" + std::to_string(first) + ":2";
   start({"--cpus", range});
@@ -243,19 +243,19 @@ TEST_F(CommandLineTest, RangesOfProcessorsAreTakenOnTheCommandLineAndInAFile) {
   expect_alive();
 }
 
-TEST_F(CommandLineTest, AMissingImageIsNotMade) {
+TEST_F(CommandLineTest, AMissingImageIsNotCreated) {
   const std::string missing = folder_.file("missing.img");
   expect_complaint(run(with(missing, socket_)), "No such file");
   EXPECT_FALSE(std::filesystem::exists(missing));
   EXPECT_FALSE(std::filesystem::exists(socket_));
 }
 
-TEST_F(CommandLineTest, ADirectoryAndADeviceOfAnotherKindAreRefused) {
+TEST_F(CommandLineTest, ADirectoryAndACharacterDeviceAreRejected) {
   expect_complaint(run(with(folder_.path(), socket_)), "directory");
   expect_complaint(run(with("/dev/null", socket_)), "/dev/null");
 }
 
-TEST_F(CommandLineTest, ABusyImageIsRefused) {
+TEST_F(CommandLineTest, ALockedImageIsRejected) {
   start();
   expect_complaint(run(with(image_, folder_.file("other"))), "busy");
   auto reader = with(image_, folder_.file("other"));
@@ -264,13 +264,13 @@ TEST_F(CommandLineTest, ABusyImageIsRefused) {
   expect_alive();
 }
 
-TEST_F(CommandLineTest, ASocketInUseIsLeftAlone) {
+TEST_F(CommandLineTest, ASocketInUseIsNotReplaced) {
   start();
   expect_complaint(run(with(folder_.make_image("other.img", 4096), socket_)), "busy");
   expect_alive();
 }
 
-TEST_F(CommandLineTest, ASocketPathThatIsTooLongIsRefused) {
+TEST_F(CommandLineTest, AnOverlongSocketPathIsRejected) {
   expect_complaint(run(with(image_, folder_.file(std::string(120, 'x')))), "too large");
 }
 
@@ -289,13 +289,13 @@ TEST_F(CommandLineTest, AStaleSocketIsReplaced) {
   expect_alive();
 }
 
-TEST_F(CommandLineTest, TheSocketGoesWithTheProcess) {
+TEST_F(CommandLineTest, TheSocketIsRemovedOnExit) {
   start();
   stop();
   EXPECT_FALSE(std::filesystem::exists(socket_));
 }
 
-TEST_F(CommandLineTest, AReadOnlyFileCanBeServedReadOnlyOnly) {
+TEST_F(CommandLineTest, AReadOnlyFileIsServedOnlyReadOnly) {
   ASSERT_EQ(::chmod(image_.c_str(), 0400), 0);
   start({"--read-only"});
   const auto guest = connect();
@@ -304,7 +304,7 @@ TEST_F(CommandLineTest, AReadOnlyFileCanBeServedReadOnlyOnly) {
   EXPECT_EQ(guest->flush().status, 0);
 }
 
-TEST_F(CommandLineTest, AListeningSocketIsTakenByNumber) {
+TEST_F(CommandLineTest, AListeningSocketIsInheritedByNumber) {
   const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM, 0));
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -320,7 +320,7 @@ TEST_F(CommandLineTest, AListeningSocketIsTakenByNumber) {
   EXPECT_TRUE(std::filesystem::exists(socket_)) << "it is not ours to remove";
 }
 
-TEST_F(CommandLineTest, AConnectedSocketIsServedUntilItsEnd) {
+TEST_F(CommandLineTest, AConnectedSocketIsServedUntilItCloses) {
   int ends[2];
   ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
   UniqueFd ours(ends[0]);
@@ -348,7 +348,7 @@ bool forbid_io_uring(int error_number) {
          ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
 }
 
-TEST_F(CommandLineTest, AHostWithoutIoUringIsToldWhatMayForbidIt) {
+TEST_F(CommandLineTest, WithoutIoUringTheLikelyRestrictionsAreNamed) {
   const auto run_under_filter = [&](int error_number) {
     Outcome outcome{};
     bool is_forbidden = false;

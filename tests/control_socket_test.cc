@@ -60,7 +60,7 @@ class ControlSocketTest : public BackendTest {
   }
 };
 
-TEST_F(ControlSocketTest, StatisticsCountWhatTheGuestAskedFor) {
+TEST_F(ControlSocketTest, StatisticsCountTheGuestsRequests) {
   start_with_control();
   const auto guest = connect();
   const std::vector<std::byte> data(4096);
@@ -92,7 +92,7 @@ TEST_F(ControlSocketTest, StatisticsCountWhatTheGuestAskedFor) {
   EXPECT_GT(all["threads"][0]["system_calls_per_request"], 0);
 }
 
-TEST_F(ControlSocketTest, QueuesHaveThreadsOfTheirOwnWhereTheyHaveProcessorsOfTheirOwn) {
+TEST_F(ControlSocketTest, QueuesShareThreadsWhereProcessorsAreFew) {
   const auto threads_of = [&](const std::vector<std::string>& wrapper,
                               std::vector<std::string> options) {
     options.insert(options.end(), {"--control", control_, "--num-queues", "2"});
@@ -110,7 +110,7 @@ TEST_F(ControlSocketTest, QueuesHaveThreadsOfTheirOwnWhereTheyHaveProcessorsOfTh
   EXPECT_EQ(threads_of({}, {}), std::min<int>(2, static_cast<int>(processors.size())));
 }
 
-TEST_F(ControlSocketTest, InfoShowsTheDisksAndWhoIsThere) {
+TEST_F(ControlSocketTest, InfoShowsTheDisksAndTheirFrontEnds) {
   start_with_control({"--num-queues", "2", "--name", "one"});
   EXPECT_EQ(ask({"info"})["disks"][0]["connected"], false);
   const auto guest = connect();
@@ -125,7 +125,7 @@ TEST_F(ControlSocketTest, InfoShowsTheDisksAndWhoIsThere) {
   EXPECT_EQ(disk["connected"], true);
 }
 
-TEST_F(ControlSocketTest, AFileThatHasGrownIsUsedAfterResize) {
+TEST_F(ControlSocketTest, AGrownFileIsUsedAfterResize) {
   start_with_control();
   const auto guest = connect();
   std::filesystem::resize_file(image_, 2 * kImageBytes);
@@ -139,7 +139,7 @@ TEST_F(ControlSocketTest, AFileThatHasGrownIsUsedAfterResize) {
   EXPECT_EQ(guest->read(2 * kImageBytes / 512, 512).status, 1);
 }
 
-TEST_F(ControlSocketTest, AFileThatShrankAndADiskThatIsNoneAreToldOf) {
+TEST_F(ControlSocketTest, ResizeRejectsShrunkFilesAndUnknownDisks) {
   start_with_control();
   std::filesystem::resize_file(image_, kImageBytes / 2);
   const auto ask_in_vain = [&](const std::string& disk, const std::string& words) {
@@ -152,7 +152,7 @@ TEST_F(ControlSocketTest, AFileThatShrankAndADiskThatIsNoneAreToldOf) {
   EXPECT_EQ(ask({"info"})["disks"][0]["size"], kImageBytes);
 }
 
-TEST_F(ControlSocketTest, NonsenseIsAnsweredOnceAndEndsItsConnection) {
+TEST_F(ControlSocketTest, MalformedInputGetsOneErrorAndEndsItsConnection) {
   start_with_control();
   for (const std::string text : {"hello\n", "[]\n", "{}\n", "{\"command\":1}\n", "\n", "{\n"}) {
     const UniqueFd socket = dial();
@@ -166,7 +166,7 @@ TEST_F(ControlSocketTest, NonsenseIsAnsweredOnceAndEndsItsConnection) {
   expect_alive();
 }
 
-TEST_F(ControlSocketTest, WhatIsRefusedLeavesTheConnection) {
+TEST_F(ControlSocketTest, RejectedCommandsKeepTheConnection) {
   start_with_control();
   const UniqueFd socket = dial();
   say(socket, "{\"command\":\"dance\"}\n{\"command\":\"resize\",\"disk\":7}\n");
@@ -177,7 +177,7 @@ TEST_F(ControlSocketTest, WhatIsRefusedLeavesTheConnection) {
   EXPECT_NE(hear(socket, 1).find("statistics"), std::string::npos) << "in two pieces";
 }
 
-TEST_F(ControlSocketTest, IdleClientsKeepNobodyOut) {
+TEST_F(ControlSocketTest, IdleClientsDoNotBlockOthers) {
   start_with_control();
   std::vector<UniqueFd> sockets;
   constexpr int kMaxClients = 16;
@@ -203,7 +203,7 @@ TEST_F(ControlSocketTest, IdleClientsKeepNobodyOut) {
   stop();
 }
 
-TEST_F(ControlSocketTest, WhatACommandDoesNotTakeIsRefusedByName) {
+TEST_F(ControlSocketTest, UnknownFieldsOfACommandAreRejectedByName) {
   struct Case {
     std::string line;
     std::vector<std::string> words;
@@ -239,7 +239,7 @@ TEST_F(ControlSocketTest, WhatACommandDoesNotTakeIsRefusedByName) {
   expect_alive();
 }
 
-TEST_F(ControlSocketTest, AskEndsWithOneWhenItIsRefusedAndWithTwoWhenThereIsNobody) {
+TEST_F(ControlSocketTest, AskExitsWithOneWhenRejectedAndWithTwoWithoutAServer) {
   start_with_control();
   EXPECT_EQ(run({"--ask", control_, "help"}).status, 0);
   EXPECT_EQ(run({"--ask", control_, "dance"}).status, 1);
@@ -261,7 +261,7 @@ TEST_F(ControlSocketTest, AskEndsWithOneWhenItIsRefusedAndWithTwoWhenThereIsNobo
   EXPECT_EQ(asking.wait(), 1) << asking.output();
 }
 
-TEST_F(ControlSocketTest, TheSocketIsItsOwnersAloneAndGoesWithTheProcess) {
+TEST_F(ControlSocketTest, TheSocketIsForItsOwnerOnlyAndRemovedOnExit) {
   start_with_control();
   struct stat status{};
   ASSERT_EQ(::stat(control_.c_str(), &status), 0);
@@ -274,7 +274,7 @@ TEST_F(ControlSocketTest, TheSocketIsItsOwnersAloneAndGoesWithTheProcess) {
   EXPECT_FALSE(std::filesystem::exists(control_));
 }
 
-TEST_F(ControlSocketTest, WithoutOneNobodyAnswers) {
+TEST_F(ControlSocketTest, WithoutTheOptionThereIsNoControlSocket) {
   const Outcome outcome = run({"--ask", control_, "info"});
   expect_complaint(outcome, "No such file");
   expect_complaint(run({"--socket-path", socket_, "--blk-file", image_, "--control", socket_}),

@@ -82,7 +82,7 @@ class CrashTest : public BackendTest, public ::testing::WithParamInterface<Kind>
   unsigned successors_ = 0;
 };
 
-TEST_P(CrashTest, Rule41And43EveryAcknowledgedWriteIsThereAndEveryRequestIsAnsweredOnce) {
+TEST_P(CrashTest, Rule41And43EveryAcknowledgedWriteSurvivesAndEveryRequestCompletesOnce) {
   start({"--num-queues", "2", "--control", control_, "--verbose"});
   const unsigned kills = rounds();
   // More than can be done until the last one is killed, on most machines.

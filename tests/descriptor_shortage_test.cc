@@ -97,7 +97,7 @@ class DescriptorShortageTest : public BackendTest {
   const std::string other_image_ = folder_.make_image("disk2.img", kImageBytes);
 };
 
-TEST_F(DescriptorShortageTest, Rule48TooFewForTheDisksAreRefusedAtTheStartWithTheFigureToSet) {
+TEST_F(DescriptorShortageTest, Rule48ALowLimitIsRejectedAtStartWithTheRequiredValue) {
   testing::ChildProcess refused(limited(64, two_disks()));
   EXPECT_EQ(refused.wait(), 2);
   const std::string output = refused.output();
@@ -113,7 +113,7 @@ TEST_F(DescriptorShortageTest, Rule48TooFewForTheDisksAreRefusedAtTheStartWithTh
   stop();
 }
 
-TEST_F(DescriptorShortageTest, Rule48WhoTakesAllThatIsOfferedTakesNothingFromAnotherDisk) {
+TEST_F(DescriptorShortageTest, Rule48AFrontEndAtItsLimitLeavesOtherDisksTheirDescriptors) {
   start_with_what_it_needs();
   const auto greedy = connect({.protocol = kWithSlots});
   ASSERT_NE(greedy, nullptr);
@@ -135,7 +135,7 @@ TEST_F(DescriptorShortageTest, Rule48WhoTakesAllThatIsOfferedTakesNothingFromAno
   stop();
 }
 
-TEST_F(DescriptorShortageTest, Rule48AShortageIsAHostFailureAndOtherDisksKeepTheirService) {
+TEST_F(DescriptorShortageTest, Rule48AShortageIsAHostFailureOfItsDiskOnly) {
   if (kIsVptrChecked) GTEST_SKIP() << "UBSan opens a pipe to look at an object's type";
   start_with(1024);
   const auto other = connect_to_other();

@@ -64,7 +64,7 @@ class DiskFaultTest : public BackendTest {
   }
 };
 
-TEST_F(DiskFaultTest, Rule37AFileThatMayNotGrowFailsItsWritesAndNothingElse) {
+TEST_F(DiskFaultTest, Rule37AFileSizeLimitFailsOnlyWritesBeyondIt) {
   start();
   limit_files(kMegabyte);
   const auto guest = connect();
@@ -77,7 +77,7 @@ TEST_F(DiskFaultTest, Rule37AFileThatMayNotGrowFailsItsWritesAndNothingElse) {
   stop();
 }
 
-TEST_F(DiskFaultTest, AHeldWriteIsDoneOnceTheDiskTakesIt) {
+TEST_F(DiskFaultTest, AHeldWriteCompletesOnRetry) {
   const auto guest = start_with_a_held_write();
   limit_files(RLIM_INFINITY);
   backend_->send_signal(SIGUSR1);
@@ -87,31 +87,31 @@ TEST_F(DiskFaultTest, AHeldWriteIsDoneOnceTheDiskTakesIt) {
   EXPECT_TRUE(backend_->wait_for_output("no request waits"));
 }
 
-TEST_F(DiskFaultTest, AHeldWriteIsReportedWhenAPersonSaysSo) {
+TEST_F(DiskFaultTest, AHeldWriteFailsOnTheOperatorsRequest) {
   const auto guest = start_with_a_held_write();
   backend_->send_signal(SIGUSR2);
   EXPECT_EQ(finish_write(*guest), kIoError);
   EXPECT_EQ(guest->read(0, 4096).status, kOk);
 }
 
-TEST_F(DiskFaultTest, Rule14AHeldWriteDoesNotKeepItsRingFromStopping) {
+TEST_F(DiskFaultTest, Rule14AHeldWriteDoesNotBlockGetVringBase) {
   const auto guest = start_with_a_held_write();
   ASSERT_TRUE(guest->queue().stop(guest->frontend()));
   EXPECT_EQ(std::to_integer<std::uint8_t>(guest->scratch().host[64]), kIoError);
 }
 
-TEST_F(DiskFaultTest, AHeldWriteDoesNotKeepTheProcessFromEnding) {
+TEST_F(DiskFaultTest, AHeldWriteDoesNotBlockExit) {
   const auto guest = start_with_a_held_write();
   stop();
   EXPECT_EQ(std::to_integer<std::uint8_t>(guest->scratch().host[64]), kIoError);
 }
 
-TEST_F(DiskFaultTest, AFrontEndThatLeavesAHeldWriteBehindIsFollowedByTheNext) {
+TEST_F(DiskFaultTest, AHeldWriteDoesNotBlockTheNextFrontEnd) {
   start_with_a_held_write().reset();
   expect_alive();
 }
 
-TEST_F(DiskFaultTest, Rule37AFullFileSystemIsReportedAndAHeldWriteWaitsForSpace) {
+TEST_F(DiskFaultTest, Rule37AFullFileSystemFailsWritesOrHoldsThemUntilSpaceIsFree) {
   const testing::SmallFileSystem small(folder_.file("small"), 4 * kMegabyte);
   if (small.path().empty()) GTEST_SKIP() << "this machine lets nobody mount";
   const auto full_image = [&] {
@@ -143,7 +143,7 @@ TEST_F(DiskFaultTest, Rule37AFullFileSystemIsReportedAndAHeldWriteWaitsForSpace)
 }
 
 // A device in the page cache whose storage is full: only the flush finds out, and only once.
-TEST_F(DiskFaultTest, Rule30WhatAFailedFlushLostIsNeverCalledSafeAfterwards) {
+TEST_F(DiskFaultTest, Rule30AllLaterFlushesFailAfterAFailedOne) {
   const testing::SmallFileSystem small(folder_.file("small"), 2 * kMegabyte);
   if (small.path().empty()) GTEST_SKIP() << "this machine lets nobody mount";
   const std::string storage = small.path() + "/storage";
@@ -169,7 +169,7 @@ TEST_F(DiskFaultTest, Rule30WhatAFailedFlushLostIsNeverCalledSafeAfterwards) {
 }
 
 // Dirty pages of the range, which the kernel refuses to discard or zero (EBUSY).
-TEST_F(DiskFaultTest, Rule50ZeroesAndDiscardsOfADeviceInThePageCacheAreNeverFailed) {
+TEST_F(DiskFaultTest, Rule50WriteZeroesAndDiscardSucceedOnABufferedDevice) {
   const testing::LoopDevice device(image_, 512);
   if (device.path().empty()) GTEST_SKIP() << "this machine gives no loop devices";
   image_ = device.path();

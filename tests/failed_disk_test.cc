@@ -77,7 +77,7 @@ TEST_F(FailedDiskTest, AMissingImageIsServedWhenItAppears) {
   EXPECT_FALSE(std::filesystem::exists(bad_socket_));
 }
 
-TEST_F(FailedDiskTest, TheCommandRetryTriesItAtOnce) {
+TEST_F(FailedDiskTest, TheRetryCommandRetriesAtOnce) {
   start_two(bad_disk());
   expect_failed("No such file");
   // Each is an attempt: none has to wait for its turn.
@@ -98,7 +98,7 @@ TEST_F(FailedDiskTest, TheCommandRetryTriesItAtOnce) {
   expect_served();
 }
 
-TEST_F(FailedDiskTest, ABusyImageIsServedWhenTheOtherProcessEnds) {
+TEST_F(FailedDiskTest, ALockedImageIsServedOnceTheOtherProcessExits) {
   (void)folder_.make_image("bad.img", kImageBytes);
   testing::ChildProcess owner(
       {kBackendProgram, "--socket-path", folder_.file("owner"), "--blk-file", bad_image_});
@@ -110,7 +110,7 @@ TEST_F(FailedDiskTest, ABusyImageIsServedWhenTheOtherProcessEnds) {
   expect_served();
 }
 
-TEST_F(FailedDiskTest, ASocketOfAnotherProcessIsTakenWhenThatOneEnds) {
+TEST_F(FailedDiskTest, ASocketInUseIsServedOnceTheOtherProcessExits) {
   (void)folder_.make_image("bad.img", kImageBytes);
   testing::ChildProcess owner(
       {kBackendProgram, "--socket-path", bad_socket_, "--blk-file", "null:1G"});
@@ -144,7 +144,7 @@ class HeldFile {
   bool is_held_ = false;
 };
 
-TEST_F(FailedDiskTest, AnImageThatDoesNotOpenHoldsUpNobodyElse) {
+TEST_F(FailedDiskTest, AStalledOpenDelaysNoOtherDisk) {
   (void)folder_.make_image("bad.img", kImageBytes);
   HeldFile held(bad_image_);
   if (!held.is_held()) GTEST_SKIP() << "no leases on this file system";
@@ -155,7 +155,7 @@ TEST_F(FailedDiskTest, AnImageThatDoesNotOpenHoldsUpNobodyElse) {
   expect_served();
 }
 
-TEST_F(FailedDiskTest, TheProcessEndsWhileAnImageDoesNotOpen) {
+TEST_F(FailedDiskTest, TheProcessExitsDuringAStalledOpen) {
   (void)folder_.make_image("bad.img", kImageBytes);
   const HeldFile held(bad_image_);
   if (!held.is_held()) GTEST_SKIP() << "no leases on this file system";
@@ -164,13 +164,13 @@ TEST_F(FailedDiskTest, TheProcessEndsWhileAnImageDoesNotOpen) {
   stop();
 }
 
-TEST_F(FailedDiskTest, TheProcessEndsWhileADiskWaitsToBeTriedAgain) {
+TEST_F(FailedDiskTest, TheProcessExitsBeforeARetryIsDue) {
   start_two(bad_disk());
   expect_failed("No such file");
   stop();
 }
 
-TEST_F(FailedDiskTest, StrictServesNothingUnlessAllCanBeServed) {
+TEST_F(FailedDiskTest, StrictServesAllDisksOrNone) {
   std::vector<std::string> words = two_disks(bad_disk());
   words.emplace_back("--strict");
   expect_complaint(run(words), "guestio-blk: disk bad: cannot be served: " + bad_image_);
@@ -181,7 +181,7 @@ TEST_F(FailedDiskTest, StrictServesNothingUnlessAllCanBeServed) {
   EXPECT_FALSE(std::filesystem::exists(socket_));
 }
 
-TEST_F(FailedDiskTest, WhenNoDiskCanBeServedEachIsReportedAndTheStatusIsTwo) {
+TEST_F(FailedDiskTest, WithoutAUsableDiskEachIsReportedAndTheStatusIsTwo) {
   std::filesystem::remove(image_);
   const Outcome outcome = run(two_disks(bad_disk()));
   EXPECT_EQ(outcome.status, 2) << outcome.output;
@@ -214,7 +214,7 @@ TEST_F(FailedDiskTest, OneImageByTwoPathsIsServedTwiceOnlyReadOnly) {
   }
 }
 
-TEST_F(FailedDiskTest, AFailedDiskGoesAlongInATakeover) {
+TEST_F(FailedDiskTest, ATakeoverIncludesFailedDisks) {
   int ends[2];
   ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
   UniqueFd ours(ends[0]);
@@ -241,7 +241,7 @@ TEST_F(FailedDiskTest, AFailedDiskGoesAlongInATakeover) {
   EXPECT_EQ((*handed)->read(0, 512).status, 0);
 }
 
-TEST_F(FailedDiskTest, ASocketHandedDownOutlivesAnAttemptThatATakeoverHolds) {
+TEST_F(FailedDiskTest, AnInheritedSocketSurvivesAnOpenDuringATakeover) {
   int ends[2];
   ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
   UniqueFd ours(ends[0]);

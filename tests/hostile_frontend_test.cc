@@ -68,7 +68,7 @@ TEST_F(HostileFrontendTest, RandomBytesEndOnlyTheirConnection) {
   }
 }
 
-TEST_F(HostileFrontendTest, AMessageThatEndsEarlyOrIsTooLongEndsItsConnection) {
+TEST_F(HostileFrontendTest, ATruncatedOrOversizedMessageEndsItsConnection) {
   send_header(1, 0, 0);           // no version
   send_header(1, 1, 0xffffffff);  // a size that nothing has
   send_header(5, 1, 100);         // a payload that never comes
@@ -83,7 +83,7 @@ TEST_F(HostileFrontendTest, UnknownAndUnnegotiatedMessagesAreRefusedAndNotFatal)
   EXPECT_EQ(guest->read(0, 512).status, 0);
 }
 
-TEST_F(HostileFrontendTest, RingsThatWereNotOfferedAreRefused) {
+TEST_F(HostileFrontendTest, RingIndicesOutOfRangeAreRefused) {
   const auto guest = connect();
   EXPECT_TRUE(is_refused(guest->frontend().set_vring_num(1, 64)));
   EXPECT_TRUE(is_refused(guest->frontend().set_vring_base(0x80000000, 0)));
@@ -92,7 +92,7 @@ TEST_F(HostileFrontendTest, RingsThatWereNotOfferedAreRefused) {
       tell(*guest, FrontendRequest::kSetVringAddr, vhost::VringAddress{99, 0, 0, 0, 0, 0})));
 }
 
-TEST_F(HostileFrontendTest, ARingThatRunsCannotBeMoved) {
+TEST_F(HostileFrontendTest, ARunningRingCannotBeMoved) {
   const auto guest = connect();
   EXPECT_TRUE(is_refused(guest->frontend().set_vring_num(0, 32)));
   EXPECT_TRUE(is_refused(guest->frontend().set_vring_base(0, 5)));
@@ -100,7 +100,7 @@ TEST_F(HostileFrontendTest, ARingThatRunsCannotBeMoved) {
   EXPECT_EQ(guest->read(0, 512).status, 0);
 }
 
-TEST_F(HostileFrontendTest, RingSizesThatAreNoPowerOfTwoAreRefused) {
+TEST_F(HostileFrontendTest, SplitRingSizesOtherThanPowersOfTwoAreRefused) {
   const auto guest = connect();
   ASSERT_TRUE(guest->queue().stop(guest->frontend()));
   for (const std::uint32_t size : {0U, 3U, 65536U, 0xffffffffU}) {
@@ -125,7 +125,7 @@ TEST_F(HostileFrontendTest, RingsOutsideMemoryOrMisalignedAreRefused) {
   EXPECT_TRUE(guest->frontend().set_vring_kick(0, std::nullopt));
 }
 
-TEST_F(HostileFrontendTest, MemoryTablesThatMakeNoSenseAreRefused) {
+TEST_F(HostileFrontendTest, MalformedMemoryTablesAreRefused) {
   const auto guest = connect();
   const int fd = guest->memory().fd();
   const std::uint64_t size = guest->memory().whole().size;
@@ -144,7 +144,7 @@ TEST_F(HostileFrontendTest, MemoryTablesThatMakeNoSenseAreRefused) {
   EXPECT_EQ(guest->read(0, 512).status, 0) << "the table from before is still there";
 }
 
-TEST_F(HostileFrontendTest, DescriptorsThatAreMissingOrTooManyAreRefused) {
+TEST_F(HostileFrontendTest, MissingAndExcessDescriptorsAreRefused) {
   const auto guest = connect();
   const int fd = guest->memory().fd();
   const std::uint64_t word = 0;
@@ -171,7 +171,7 @@ TEST_F(HostileFrontendTest, DescriptorsOfRefusedMessagesAreClosed) {
   EXPECT_TRUE(backend_->comes_to_descriptors_of(fd, before)) << backend_->descriptors_of(fd);
 }
 
-TEST_F(HostileFrontendTest, ConfigurationOutsideTheSpaceIsAnsweredWithNothing) {
+TEST_F(HostileFrontendTest, ConfigAccessOutOfRangeGetsAnEmptyReply) {
   const auto guest = connect();
   std::array<std::byte, 256> space{};
   EXPECT_FALSE(guest->frontend().get_config(0, space));
@@ -181,7 +181,7 @@ TEST_F(HostileFrontendTest, ConfigurationOutsideTheSpaceIsAnsweredWithNothing) {
   EXPECT_FALSE(guest->frontend().set_config(32, std::span(space).first(1), 7)) << "flags";
 }
 
-TEST_F(HostileFrontendTest, ASecondFrontEndWaitsAndDisturbsNobody) {
+TEST_F(HostileFrontendTest, ASecondFrontEndWaitsWithoutDisturbingTheFirst) {
   auto first = connect();
   const UniqueFd second = dial();
   const vhost::MessageHeader header{1, 1, 0};
@@ -193,7 +193,7 @@ TEST_F(HostileFrontendTest, ASecondFrontEndWaitsAndDisturbsNobody) {
   EXPECT_EQ(::recv(second.get(), reply.data(), reply.size(), MSG_WAITALL), 20);
 }
 
-TEST_F(HostileFrontendTest, FrontEndsMayComeAndGo) {
+TEST_F(HostileFrontendTest, FrontEndsMayReconnect) {
   for (int round = 0; round < 30; ++round) {
     const auto guest = connect({.first_index = static_cast<std::uint16_t>(round * 5000)});
     ASSERT_NE(guest, nullptr);
@@ -201,7 +201,7 @@ TEST_F(HostileFrontendTest, FrontEndsMayComeAndGo) {
   }
 }
 
-TEST_F(HostileFrontendTest, Rule12WhoComesAgainAndAgainDoesNotFillTheLog) {
+TEST_F(HostileFrontendTest, Rule12FrequentReconnectsDoNotFloodTheLog) {
   const auto began = std::chrono::steady_clock::now();
   for (int round = 0; round < 500; ++round) send_header(1, 0, 0);
   for (int round = 0; round < 20; ++round) {
@@ -212,7 +212,7 @@ TEST_F(HostileFrontendTest, Rule12WhoComesAgainAndAgainDoesNotFillTheLog) {
       << "of two thousand lines and more";
 }
 
-TEST_F(HostileFrontendTest, Rule27AChainWithAPlaceForItsStatusComesBackWithAnErrorThere) {
+TEST_F(HostileFrontendTest, Rule27AMalformedChainWithAStatusByteReturnsAnError) {
   const auto guest = connect();
   const vhost::SharedPiece scratch = guest->scratch();
   const Gpa memory = scratch.gpa;
@@ -235,7 +235,7 @@ TEST_F(HostileFrontendTest, Rule27AChainWithAPlaceForItsStatusComesBackWithAnErr
   EXPECT_EQ(guest->read(0, 512).status, 0) << "the ring goes on";
 }
 
-TEST_F(HostileFrontendTest, RequestsThatMakeNoSenseGetAStatus) {
+TEST_F(HostileFrontendTest, MalformedRequestsGetAStatus) {
   const auto guest = connect();
   using Type = testing::BlkGuest::Type;
   const std::vector<std::byte> sector(512);
@@ -255,7 +255,7 @@ TEST_F(HostileFrontendTest, RequestsThatMakeNoSenseGetAStatus) {
   EXPECT_EQ(guest->perform(Type::kWriteZeroes, 0, std::as_bytes(std::span(&far, 1)), 0).status, 1);
 }
 
-TEST_F(HostileFrontendTest, ARingFullOfNonsenseStopsAndTheNextFrontEndIsServed) {
+TEST_F(HostileFrontendTest, AMalformedRingStopsAndTheNextFrontEndIsServed) {
   const auto guest = connect();
   // An available index far ahead of the ring: the queue cannot be believed any more.
   std::mt19937_64 random(3);
@@ -290,9 +290,7 @@ void HostileFrontendTest::truncate_under_load() {
   served = kServedBefore;
 }
 
-TEST_F(HostileFrontendTest, MemoryTruncatedUnderLoadFailsRequestsAndNothingElse) {
-  truncate_under_load();
-}
+TEST_F(HostileFrontendTest, MemoryTruncatedUnderLoadFailsOnlyRequests) { truncate_under_load(); }
 
 /// Pages that were registered and have gone are noticed and done without.
 class HostileRegisteredFrontendTest : public HostileFrontendTest {
@@ -300,7 +298,7 @@ class HostileRegisteredFrontendTest : public HostileFrontendTest {
   void SetUp() override { start({"--fixed-buffers", "on"}); }
 };
 
-TEST_F(HostileRegisteredFrontendTest, RegisteredMemoryTruncatedUnderLoadEndsNothingElse) {
+TEST_F(HostileRegisteredFrontendTest, RegisteredMemoryTruncatedUnderLoadFailsOnlyRequests) {
   truncate_under_load();
 }
 
@@ -308,13 +306,13 @@ TEST_F(HostileRegisteredFrontendTest, RegisteredMemoryTruncatedUnderLoadEndsNoth
 constexpr std::uint64_t kWithRecord = vhost::kProtocolMq | vhost::kProtocolConfig |
                                       vhost::kProtocolReplyAck | vhost::kProtocolInflightShmfd;
 
-TEST_F(HostileFrontendTest, Rule4ARecordThatWasNotNegotiatedIsRefused) {
+TEST_F(HostileFrontendTest, Rule4AnUnnegotiatedInflightRecordIsRefused) {
   const auto guest = connect();
   EXPECT_FALSE(guest->frontend().get_inflight(1, 64).has_value());
   EXPECT_EQ(guest->read(0, 512).status, 0) << "and not fatal";
 }
 
-TEST_F(HostileFrontendTest, Rule40ARecordThatCannotBeIsRefusedAndNotFatal) {
+TEST_F(HostileFrontendTest, Rule40AMalformedInflightRecordIsRefusedAndNotFatal) {
   {
     const auto guest = connect({.protocol = kWithRecord, .queues = 0});
     auto record = guest->frontend().get_inflight(1, 64);
@@ -337,7 +335,7 @@ TEST_F(HostileFrontendTest, Rule40ARecordThatCannotBeIsRefusedAndNotFatal) {
   expect_alive();
 }
 
-TEST_F(HostileFrontendTest, Rule40ARecordDoesNotChangeUnderARingThatRuns) {
+TEST_F(HostileFrontendTest, Rule40TheInflightRecordOfARunningRingCannotChange) {
   const auto guest = connect({.protocol = kWithRecord});
   const auto record = guest->frontend().get_inflight(1, 64);
   ASSERT_TRUE(record.has_value());
@@ -345,7 +343,7 @@ TEST_F(HostileFrontendTest, Rule40ARecordDoesNotChangeUnderARingThatRuns) {
   EXPECT_EQ(guest->read(0, 512).status, 0);
 }
 
-TEST_F(HostileFrontendTest, Rule40ARecordThatIsCutOffStopsItsRingAndNothingElse) {
+TEST_F(HostileFrontendTest, Rule40ATruncatedInflightRecordStopsOnlyItsRing) {
   {
     const auto guest = connect({.protocol = kWithRecord});
     ASSERT_TRUE(guest->queue().stop(guest->frontend()));
@@ -363,7 +361,7 @@ TEST_F(HostileFrontendTest, Rule40ARecordThatIsCutOffStopsItsRingAndNothingElse)
   expect_alive();
 }
 
-TEST_F(HostileFrontendTest, Rule40ARingLargerThanItsRecordDoesNotStart) {
+TEST_F(HostileFrontendTest, Rule40ARingLargerThanItsInflightRecordDoesNotStart) {
   {
     const auto guest = connect({.protocol = kWithRecord});
     ASSERT_TRUE(guest->queue().stop(guest->frontend()));

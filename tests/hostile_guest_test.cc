@@ -102,7 +102,7 @@ class Attacker {
 
 class HostileRingTest : public HostileGuestTest, public ::testing::WithParamInterface<RingKind> {};
 
-TEST_P(HostileRingTest, WhateverIsWrittenIntoARingTheOtherOneIsServedAndTheRingCanBeStopped) {
+TEST_P(HostileRingTest, RandomRingContentsHarmNoOtherRingAndAllowGetVringBase) {
   start({"--num-queues", "2", "--threads", "1"});
   const auto guest = connect({.features = GetParam().features, .queues = 2});
   ASSERT_NE(guest, nullptr);
@@ -294,7 +294,7 @@ class MalformedChainTest : public HostileGuestTest, public ::testing::WithParamI
   std::uint64_t table_ = 0;
 };
 
-TEST_P(MalformedChainTest, Rule27ItComesBackWithAnErrorOrNeverAndNeverAsAnOlderSuccess) {
+TEST_P(MalformedChainTest, Rule27ItReturnsWithAnErrorOrNeverButNotWithAStaleSuccess) {
   start();
   const auto guest = connect({.features = GetParam().features,
                               .protocol = vhost::kProtocolMq | vhost::kProtocolConfig |
@@ -386,7 +386,7 @@ INSTANTIATE_TEST_SUITE_P(, ShortRingTest,
                          [](const auto& instance) { return instance.param.name; });
 
 /// Data in memory of its own, whose owner takes it away; rings, headers and status stay.
-class TakenMemoryTest : public HostileGuestTest {
+class RevokedMemoryTest : public HostileGuestTest {
  protected:
   static constexpr std::size_t kDataBytes = std::size_t{64} << 10;
   static constexpr std::byte kPattern{0x5a};
@@ -454,7 +454,7 @@ class TakenMemoryTest : public HostileGuestTest {
   std::unique_ptr<vhost::FrontendMemory> data_;
 };
 
-TEST_F(TakenMemoryTest, MemoryThatIsCutOffAndComesBackFailsRequestsAndHarmsNothing) {
+TEST_F(RevokedMemoryTest, TruncatedAndRestoredMemoryFailsOnlyRequests) {
   serve_under([](int file) {
     (void)!::ftruncate(file, kPageSize);
     std::this_thread::yield();
@@ -463,14 +463,14 @@ TEST_F(TakenMemoryTest, MemoryThatIsCutOffAndComesBackFailsRequestsAndHarmsNothi
   });
 }
 
-TEST_F(TakenMemoryTest, MemoryThatIsPunchedHoldsZeroesAndNothingElse) {
+TEST_F(RevokedMemoryTest, PunchedMemoryReadsAsZeroes) {
   serve_under([](int file) {
     (void)::fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 8192, kDataBytes / 2);
     std::this_thread::yield();
   });
 }
 
-TEST_F(TakenMemoryTest, MemoryThatStaysAwayIsAnErrorEachTime) {
+TEST_F(RevokedMemoryTest, TruncatedMemoryFailsEachAccess) {
   ASSERT_EQ(::ftruncate(data_->fd(), 0), 0);
   for (int round = 0; round < 20; ++round) {
     const std::size_t misalignment = round % 2 == 0 ? 0 : 3;

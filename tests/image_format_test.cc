@@ -57,7 +57,7 @@ class ForeignImageTest : public BackendTest, public ::testing::WithParamInterfac
   }
 };
 
-TEST_P(ForeignImageTest, IsRefusedAndLeftAloneUntilItIsSaidToBeRaw) {
+TEST_P(ForeignImageTest, IsRejectedUnmodifiedUnlessTheFormatIsRaw) {
   const std::string before = content_of(image_);
   for (const char* const mode : {"--max-ranges=1", "--buffered", "--read-only"}) {
     const Outcome outcome = run({"--socket-path", socket_, "--blk-file", image_, mode});
@@ -87,7 +87,7 @@ class RawImageTest : public BackendTest {
   }
 };
 
-TEST_F(RawImageTest, ASignatureThatTheGuestWritesMattersToTheNextStartOnly) {
+TEST_F(RawImageTest, ASignatureWrittenByTheGuestMattersOnlyAtTheNextStart) {
   start({"--control", control_});
   write_signature_as_the_guest();
   expect_alive();
@@ -102,7 +102,7 @@ TEST_F(RawImageTest, ASignatureThatTheGuestWritesMattersToTheNextStartOnly) {
   stop();
 }
 
-TEST_F(RawImageTest, FormatIsSaidInEveryPlaceWhereADiskIs) {
+TEST_F(RawImageTest, FormatIsAcceptedWhereverADiskIsConfigured) {
   start({"--format", "raw"});
   write_signature_as_the_guest();
   stop();
@@ -123,7 +123,7 @@ TEST_F(RawImageTest, FormatIsSaidInEveryPlaceWhereADiskIs) {
   serves({"--config", config});
 }
 
-TEST_F(RawImageTest, AnotherFormatThanRawIsAComplaintThatNamesWhatThereIs) {
+TEST_F(RawImageTest, AnUnsupportedFormatIsRejectedWithTheSupportedOnes) {
   const std::vector<std::string> usual = {"--socket-path", socket_, "--blk-file", image_};
   auto words = usual;
   words.insert(words.end(), {"--format", "qcow2"});
@@ -134,7 +134,7 @@ TEST_F(RawImageTest, AnotherFormatThanRawIsAComplaintThatNamesWhatThereIs) {
                    "format takes raw");
 }
 
-TEST_F(RawImageTest, AnEmptyImageIsRefusedHoweverItIsCalled) {
+TEST_F(RawImageTest, AnEmptyImageIsRejectedWhateverItsFormat) {
   image_ = folder_.make_image("empty.img", 0);
   const Outcome outcome = run({"--socket-path", socket_, "--blk-file", image_});
   expect_complaint(outcome, image_);
@@ -143,7 +143,7 @@ TEST_F(RawImageTest, AnEmptyImageIsRefusedHoweverItIsCalled) {
                    "less than one block");
 }
 
-TEST_F(RawImageTest, ABlockDeviceIsLookedAtAsAFileIs) {
+TEST_F(RawImageTest, ABlockDeviceIsProbedLikeAFile) {
   const testing::LoopDevice device(image_, 4096);
   if (device.path().empty()) GTEST_SKIP() << "this machine gives no loop devices";
   image_ = device.path();

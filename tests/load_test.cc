@@ -70,7 +70,7 @@ TEST_P(LoadTest, ReachesTheDiskAndIsMeasured) {
   stop();
 }
 
-TEST_P(LoadTest, ReachesADiskThatDoesNothing) {
+TEST_P(LoadTest, ReachesANullDisk) {
   image_ = "null:1G";
   start({"--num-queues", "2"});
   const auto json = load(GetParam().options);

@@ -87,14 +87,14 @@ class LogReaderTest : public BackendTest {
   FullPipe pipe_{folder_.file("log")};
 };
 
-TEST_F(LogReaderTest, OneThatStandsStillKeepsNoRequestAndNoSignalWaiting) {
+TEST_F(LogReaderTest, AStalledOneDelaysNoRequestAndNoSignal) {
   start_on_full_pipe();
   make_lines();
   stop();
   EXPECT_FALSE(std::filesystem::exists(socket_));
 }
 
-TEST_F(LogReaderTest, OneThatComesBackHearsHowMuchItMissedAndAllThatComesAfterwards) {
+TEST_F(LogReaderTest, AResumedOneGetsTheDropCountAndAllLaterLines) {
   start_on_full_pipe();
   make_lines();
   EXPECT_TRUE(pipe_.reads_until(" log lines dropped: the reader of standard error is too slow\n"))

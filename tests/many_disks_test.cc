@@ -79,7 +79,7 @@ TEST_F(ManyDisksTest, EachHasItsOwnSocketImageAndSettings) {
   EXPECT_FALSE(std::filesystem::exists(second.socket));
 }
 
-TEST_F(ManyDisksTest, AFileSaysWhatTheCommandLineWouldSay) {
+TEST_F(ManyDisksTest, AConfigFileIsEquivalentToTheCommandLine) {
   const Disk first = make_disk("first");
   const Disk second = make_disk("second");
   const Disk third = make_disk("third");
@@ -132,7 +132,7 @@ void scribble(testing::BlkGuest& guest) {
   }
 }
 
-TEST_F(ManyDisksTest, WhoMakesNoiseAtOneDiskKeepsNoLineAboutAnotherFromTheLog) {
+TEST_F(ManyDisksTest, RateLimitsOfOneDiskSuppressNoLineOfAnother) {
   const Disk quiet = make_disk("quiet");
   const Disk noisy = make_disk("noisy");
   start_with({"--threads", "1", "--disk", quiet.option(",name=quiet"), "--disk",
@@ -146,7 +146,7 @@ TEST_F(ManyDisksTest, WhoMakesNoiseAtOneDiskKeepsNoLineAboutAnotherFromTheLog) {
   stop();
 }
 
-TEST_F(ManyDisksTest, HostileFrontEndsOfOthersChangeNothingForOne) {
+TEST_F(ManyDisksTest, HostileFrontEndsOfOtherDisksDoNotDisturbADisk) {
   const Disk good = make_disk("good");
   const Disk noisy = make_disk("noisy");
   const Disk wild = make_disk("wild");
@@ -172,7 +172,7 @@ TEST_F(ManyDisksTest, HostileFrontEndsOfOthersChangeNothingForOne) {
   stop();
 }
 
-TEST_F(ManyDisksTest, OneWhoseConnectionEndsLeavesTheOthers) {
+TEST_F(ManyDisksTest, TheEndOfOneConnectionLeavesOtherDisksRunning) {
   const Disk listening = make_disk("listening");
   const Disk connected = make_disk("connected");
   int ends[2];
@@ -195,7 +195,7 @@ TEST_F(ManyDisksTest, OneWhoseConnectionEndsLeavesTheOthers) {
   stop();
 }
 
-TEST_F(ManyDisksTest, WhatCannotWorkIsOneLineAndLeavesNothingBehind) {
+TEST_F(ManyDisksTest, InvalidSettingsPrintOneLineAndLeaveNoSocket) {
   const Disk first = make_disk("first");
   const Disk second = make_disk("second");
   const auto with = [&](const std::string& text) {
@@ -219,7 +219,7 @@ TEST_F(ManyDisksTest, WhatCannotWorkIsOneLineAndLeavesNothingBehind) {
   EXPECT_FALSE(std::filesystem::exists(second.socket));
 }
 
-TEST_F(ManyDisksTest, AFileThatMakesNoSenseIsOneLineThatNamesThePlace) {
+TEST_F(ManyDisksTest, AMalformedConfigFilePrintsOneLineWithThePlace) {
   const auto with = [&](const std::string& text) { return run({"--config", config(text)}); };
   expect_complaint(run({"--config", folder_.file("none")}), "cannot be read");
   expect_complaint(with(""), "guestio.toml: no disk: add --socket-path");

@@ -82,7 +82,7 @@ class MemorySlotsTest : public BackendTest {
   std::unique_ptr<vhost::FrontendMemory> more_;
 };
 
-TEST_F(MemorySlotsTest, Rule6ARegionIsThereFromItsMessageUntilItIsTakenOut) {
+TEST_F(MemorySlotsTest, Rule6ARegionIsMappedFromAddMemRegToRemMemReg) {
   const std::vector<std::byte> pattern(kMoreBytes, std::byte{0x5a});
   ASSERT_EQ(guest_->write(0, pattern).status, 0);
   EXPECT_EQ(read_into_more(), std::byte{1}) << "not yet there";
@@ -95,7 +95,7 @@ TEST_F(MemorySlotsTest, Rule6ARegionIsThereFromItsMessageUntilItIsTakenOut) {
   EXPECT_EQ(guest_->read(0, 4096).status, 0);
 }
 
-TEST_F(MemorySlotsTest, Rule6ThereAreAsManySlotsAsIsTold) {
+TEST_F(MemorySlotsTest, Rule6AllAdvertisedSlotsAreUsable) {
   EXPECT_EQ(max_slots(), kSlots);
   auto region = more_->region();
   region.where.size = 4096;
@@ -138,9 +138,7 @@ void MemorySlotsTest::change_under_load() {
   RecordProperty("served", served);
 }
 
-TEST_F(MemorySlotsTest, Rule6ChangesUnderLoadFailNoRequestThatDoesNotNeedThem) {
-  change_under_load();
-}
+TEST_F(MemorySlotsTest, Rule6RegionChangesUnderLoadFailNoUnrelatedRequest) { change_under_load(); }
 
 /// Every region is registered with the ring as it comes, and forgotten as it goes.
 class RegisteredBuffersSlotsTest : public MemorySlotsTest {
@@ -160,7 +158,7 @@ class RegisteredBuffersSlotsTest : public MemorySlotsTest {
   static constexpr const char* kPinned = "64 KiB of guest memory are pinned";
 };
 
-TEST_F(RegisteredBuffersSlotsTest, MemoryThatTheGuestGaveBackIsReadAndWrittenAsItIsNow) {
+TEST_F(RegisteredBuffersSlotsTest, PagesReleasedByTheGuestAreAccessedAsTheyAreNow) {
   const std::vector<std::byte> pattern(kMoreBytes, std::byte{0x5a});
   ASSERT_EQ(guest_->write(0, pattern).status, 0);
   ASSERT_TRUE(add(more_->region()));
@@ -188,7 +186,7 @@ class AutoRegisteredBuffersTest : public RegisteredBuffersSlotsTest {
   }
 };
 
-TEST_F(AutoRegisteredBuffersTest, MemoryIsPinnedOnceAllOfItIsThere) {
+TEST_F(AutoRegisteredBuffersTest, MemoryIsPinnedOnceResident) {
   ASSERT_TRUE(add(more_->region()));
   EXPECT_EQ(backend_->output().find("are pinned"), std::string::npos) << backend_->output();
   // The first read brings all of it.
@@ -196,7 +194,7 @@ TEST_F(AutoRegisteredBuffersTest, MemoryIsPinnedOnceAllOfItIsThere) {
   EXPECT_EQ(read_into_more(), std::byte{0});
 }
 
-TEST_F(RegisteredBuffersSlotsTest, RegisteredRegionsComeAndGoUnderLoad) {
+TEST_F(RegisteredBuffersSlotsTest, RegisteredRegionsAreAddedAndRemovedUnderLoad) {
   const std::vector<std::byte> pattern(kMoreBytes, std::byte{0x5a});
   ASSERT_EQ(guest_->write(0, pattern).status, 0);
   change_under_load();
@@ -206,7 +204,7 @@ TEST_F(RegisteredBuffersSlotsTest, RegisteredRegionsComeAndGoUnderLoad) {
   EXPECT_EQ(std::memcmp(more_->whole().host, pattern.data(), kMoreBytes), 0);
 }
 
-TEST_F(MemorySlotsTest, Rule6ARingWhoseMemoryIsTakenOutGoesOnWhenItIsBack) {
+TEST_F(MemorySlotsTest, Rule6ARingResumesWhenItsRemovedRegionIsAddedAgain) {
   const auto region = guest_->memory().region();
   for (int round = 0; round < 20; ++round) {
     ASSERT_EQ(guest_->read(0, 4096).status, 0);
@@ -217,7 +215,7 @@ TEST_F(MemorySlotsTest, Rule6ARingWhoseMemoryIsTakenOutGoesOnWhenItIsBack) {
   EXPECT_EQ(guest_->read(0, 4096).status, 0);
 }
 
-TEST_F(MemorySlotsTest, Rule6RegionsThatMakeNoSenseAreRefused) {
+TEST_F(MemorySlotsTest, Rule6MalformedRegionsAreRefused) {
   const vhost::MemoryRegion good = more_->region().where;
   ASSERT_TRUE(add(more_->region()));
   EXPECT_TRUE(is_refused(good)) << "twice";
@@ -246,7 +244,7 @@ TEST_F(MemorySlotsTest, Rule6RegionsThatMakeNoSenseAreRefused) {
   EXPECT_EQ(read_into_more(), std::byte{0}) << "the good one is still there";
 }
 
-TEST_F(MemorySlotsTest, Rule6DescriptorsAreCountedAndClosedWhateverHappens) {
+TEST_F(MemorySlotsTest, Rule6DescriptorsAreCountedAndClosedInEveryCase) {
   const vhost::SingleMemoryRegion message{0, more_->region().where};
   const auto payload = std::as_bytes(std::span(&message, 1));
   const int fd = more_->fd();
@@ -265,7 +263,7 @@ TEST_F(MemorySlotsTest, Rule6DescriptorsAreCountedAndClosedWhateverHappens) {
   EXPECT_TRUE(backend_->comes_to_descriptors_of(fd, 0));
 }
 
-TEST_F(MemorySlotsTest, Rule44RegionsOfAnySizeComeAndGo) {
+TEST_F(MemorySlotsTest, Rule44RegionsOfAnySizeAreAddedAndRemoved) {
   const std::vector<std::byte> pattern(kMoreBytes, std::byte{0x5a});
   ASSERT_EQ(guest_->write(0, pattern).status, 0);
   const vhost::SharedPiece scratch = guest_->scratch();
@@ -297,7 +295,7 @@ TEST_F(MemorySlotsTest, Rule44RegionsOfAnySizeComeAndGo) {
   }
 }
 
-TEST_F(MemorySlotsTest, Rule4WithoutTheFeatureThereAreNoSlots) {
+TEST_F(MemorySlotsTest, Rule4MemorySlotsRequireTheirFeature) {
   guest_.reset();
   guest_ = connect();
   EXPECT_FALSE(max_slots());

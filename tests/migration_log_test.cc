@@ -131,7 +131,7 @@ TEST_P(MigrationLogTest, Rule5And42LoggingIsSwitchedOnAndOffWhileTheRingRuns) {
   EXPECT_EQ(take(log_), Pages{});
 }
 
-TEST_P(MigrationLogTest, WhatIsWrittenAfterATakeoverIsMarkedAsBefore) {
+TEST_P(MigrationLogTest, WritesAfterATakeoverAreLogged) {
   constexpr std::size_t kFourPages = 16384;
   ASSERT_TRUE(use(log_));
   switch_logging(true);
@@ -147,7 +147,7 @@ TEST_P(MigrationLogTest, WhatIsWrittenAfterATakeoverIsMarkedAsBefore) {
   EXPECT_EQ(take(log_), Pages{});
 }
 
-TEST_P(MigrationLogTest, Rule42DataOfAnyLayoutIsMarked) {
+TEST_P(MigrationLogTest, Rule42DataOfAnyLayoutIsLogged) {
   ASSERT_TRUE(use(log_));
   switch_logging(true);
   const std::uint64_t page = status_page();
@@ -161,7 +161,7 @@ TEST_P(MigrationLogTest, Rule42DataOfAnyLayoutIsMarked) {
   EXPECT_EQ(take(log_), with_ring({page, page + 1}));
 }
 
-TEST_P(MigrationLogTest, Rule42AnotherLogTakesTheFirstOnesPlace) {
+TEST_P(MigrationLogTest, Rule42ASecondLogReplacesTheFirst) {
   ASSERT_TRUE(use(log_));
   switch_logging(true);
   SharedLog another(log_.size + 4096);
@@ -173,7 +173,7 @@ TEST_P(MigrationLogTest, Rule42AnotherLogTakesTheFirstOnesPlace) {
   EXPECT_EQ(take(another), with_ring({status_page(), status_page() + 1}));
 }
 
-TEST_P(MigrationLogTest, Rule42ALogThatIsTooShortFailsWhatItCannotNote) {
+TEST_P(MigrationLogTest, Rule42AShortLogFailsRequestsBeyondIt) {
   SharedLog brief(4096);
   const UniqueFd error(::eventfd(0, EFD_CLOEXEC));
   ASSERT_TRUE(frontend().set_vring_err(0, error.get()));
@@ -186,7 +186,7 @@ TEST_P(MigrationLogTest, Rule42ALogThatIsTooShortFailsWhatItCannotNote) {
   EXPECT_EQ(::read(error.get(), &count, sizeof count), 8) << "the ring stops and says so";
 }
 
-TEST_P(MigrationLogTest, Rule42ALogThatIsTakenAwayHurtsNobody) {
+TEST_P(MigrationLogTest, Rule42ATruncatedLogIsNotFatal) {
   ASSERT_TRUE(use(log_));
   const std::uint64_t features = frontend().negotiated().features | vhost::kFeatureLogAll;
   ASSERT_TRUE(frontend().set_features(features));
@@ -197,7 +197,7 @@ TEST_P(MigrationLogTest, Rule42ALogThatIsTakenAwayHurtsNobody) {
   EXPECT_EQ(guest_->read(0, 4096).status, 0);
 }
 
-TEST_P(MigrationLogTest, Rule42LogsThatMakeNoSenseAreRefused) {
+TEST_P(MigrationLogTest, Rule42MalformedLogsAreRefused) {
   const int file = log_.file.get();
   const std::uint64_t size = log_.size;
   EXPECT_FALSE(frontend().set_log_base({.size = 0, .offset = 0}, file));
@@ -222,7 +222,7 @@ TEST_P(MigrationLogTest, Rule42LogsThatMakeNoSenseAreRefused) {
   EXPECT_EQ(guest_->read(0, 4096).status, 0);
 }
 
-TEST_P(MigrationLogTest, Rule42TheLogsEventIsSignalled) {
+TEST_P(MigrationLogTest, Rule42TheLogEventIsSignalled) {
   const UniqueFd event(::eventfd(0, EFD_CLOEXEC));
   ASSERT_TRUE(frontend().set_log_fd(event.get()));
   ASSERT_TRUE(use(log_));

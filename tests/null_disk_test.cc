@@ -27,7 +27,7 @@ TEST_F(NullDiskTest, HasTheSizeInItsName) {
   stop();
 }
 
-TEST_F(NullDiskTest, ForgetsWhatIsWrittenAndLeavesWhatIsReadAsItIs) {
+TEST_F(NullDiskTest, DropsWritesAndLeavesReadBuffersUnchanged) {
   image_ = "null:1G";
   start();
   const auto guest = connect();
@@ -42,7 +42,7 @@ TEST_F(NullDiskTest, ForgetsWhatIsWrittenAndLeavesWhatIsReadAsItIs) {
   stop();
 }
 
-TEST_F(NullDiskTest, CanBeReadOnlyAndOfLargerBlocks) {
+TEST_F(NullDiskTest, HonorsReadOnlyAndBlockSize) {
   image_ = "null:1G";
   start({"--read-only", "--block-size", "4096"});
   const auto guest = connect();
@@ -53,7 +53,7 @@ TEST_F(NullDiskTest, CanBeReadOnlyAndOfLargerBlocks) {
 }
 
 /// Such a thread stays, and wakes every few seconds for nothing: an idle process would run.
-TEST_F(NullDiskTest, NeedsNoWorkerThreadsOfTheKernel) {
+TEST_F(NullDiskTest, StartsNoIoUringWorkers) {
   image_ = "null:1G";
   start();
   const auto guest = connect();
@@ -80,7 +80,7 @@ TEST_F(NullDiskTest, TwoMayHaveTheSameName) {
   EXPECT_EQ(other.wait(), 0);
 }
 
-TEST_F(NullDiskTest, ASizeThatIsNoneIsOneLineAndStatusTwo) {
+TEST_F(NullDiskTest, AnInvalidSizePrintsOneLineAndExitsWithStatusTwo) {
   for (const char* name : {"null:", "null:x", "null:0", "null:511", "null:-1"}) {
     testing::ChildProcess child({kBackendProgram, "--socket-path", socket_, "--blk-file", name});
     EXPECT_EQ(child.wait(), 2) << name;

@@ -85,7 +85,7 @@ class RegisteredMemoryTest : public BackendTest {
   }
 };
 
-TEST_F(RegisteredMemoryTest, ADiskThatIsIdleLetsMemoryGoThatTheGuestGivesBack) {
+TEST_F(RegisteredMemoryTest, AnIdleDiskUnregistersMemoryReleasedByTheGuest) {
   // In a tree, as of memory-backend-file: that makes news.
   UniqueFd file(::open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
   if (!file || !UniqueFd(::inotify_init1(IN_CLOEXEC))) {
@@ -96,12 +96,12 @@ TEST_F(RegisteredMemoryTest, ADiskThatIsIdleLetsMemoryGoThatTheGuestGivesBack) {
 }
 
 /// Which would have to look by itself for memory that makes no news.
-TEST_F(RegisteredMemoryTest, AThreadThatNeverSleepsLooksNowAndThen) {
+TEST_F(RegisteredMemoryTest, AThreadThatNeverSleepsChecksPeriodically) {
   start({"--fixed-buffers", "on", "--poll", "always", "--control", control_});
   expect_to_be_let_go({UniqueFd(::memfd_create("region", MFD_CLOEXEC)), kRegionAt});
 }
 
-TEST_F(RegisteredMemoryTest, ALimitOfLockedMemoryThatIsTooSmallIsNamedWithItsFigure) {
+TEST_F(RegisteredMemoryTest, ALowMemlockLimitIsReportedWithTheRequiredValue) {
   if (::geteuid() != 0) GTEST_SKIP() << "only root can start a process without CAP_IPC_LOCK";
   start_under({"/usr/bin/setpriv", "--bounding-set", "-ipc_lock", "/usr/bin/prlimit",
                "--memlock=8388608:8388608"},

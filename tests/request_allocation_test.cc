@@ -152,7 +152,7 @@ INSTANTIATE_TEST_SUITE_P(Loads, RequestAllocationTest,
                                            Load{"BouncedOnADirectFile", false, 1, 20'000}),
                          [](const auto& info) { return info.param.name; });
 
-TEST_P(RequestAllocationTest, NothingIsTakenFromTheHeapOnceTheQueueIsWarm) {
+TEST_P(RequestAllocationTest, AWarmQueueAllocatesNothing) {
   run(5'000);
   const std::uint64_t before = count();
   EXPECT_GT(before, 0U) << "the counter does not count";

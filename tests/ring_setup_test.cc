@@ -129,7 +129,7 @@ class RingSetupTest : public BackendTest {
   }
 };
 
-TEST_F(RingSetupTest, Rule14ARingThatStopsLeavesTheOthersRunning) {
+TEST_F(RingSetupTest, Rule14StoppingARingLeavesTheOthersRunning) {
   const auto guest = connect_without_rings();
   HandMadeRing first(*guest, 0);
   HandMadeRing second(*guest, 1);
@@ -192,7 +192,7 @@ TEST_F(RingSetupTest, Rule16WithProtocolFeaturesRingsBeginDisabled) {
   EXPECT_TRUE(ring.is_answered());
 }
 
-TEST_F(RingSetupTest, Rule17ARingThatStartsOrIsEnabledIsLookedAtAndItsDriverCalled) {
+TEST_F(RingSetupTest, Rule17StartAndEnablePollTheRingAndCallItsDriver) {
   const auto guest = connect_without_rings();
   HandMadeRing ring(*guest, 0);
   ring.describe();
@@ -237,7 +237,7 @@ TEST_F(RingSetupTest, Rule18ARingWithoutACallDescriptorIsServed) {
   EXPECT_TRUE(ring.is_answered()) << "the front-end says that there is none any more";
 }
 
-TEST_F(RingSetupTest, Rule19ARingThatDiesSaysSoAndOthersGoOn) {
+TEST_F(RingSetupTest, Rule19ABrokenRingSignalsVringErrAndOthersKeepRunning) {
   const auto guest = connect_without_rings();
   HandMadeRing bad(*guest, 0);
   HandMadeRing good(*guest, 1);

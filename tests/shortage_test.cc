@@ -88,14 +88,14 @@ class ShortageTest : public BackendTest {
   }
 };
 
-TEST_F(ShortageTest, Rule49ADiskIsAsGoodAsEverWhereTheRingHasNoWorkers) {
+TEST_F(ShortageTest, Rule49DirectIoWorksWithoutIoUringWorkers) {
   start_without_workers({});
   if (IsSkipped() || HasFatalFailure()) return;
   use_the_disk();
   stop();
 }
 
-TEST_F(ShortageTest, Rule49SoIsOneInThePageCacheAndNothingCountsAsLost) {
+TEST_F(ShortageTest, Rule49BufferedIoWorksWithoutIoUringWorkersAndLosesNoWrite) {
   start_without_workers({"--buffered"});
   if (IsSkipped() || HasFatalFailure()) return;
   use_the_disk();
@@ -104,7 +104,7 @@ TEST_F(ShortageTest, Rule49SoIsOneInThePageCacheAndNothingCountsAsLost) {
   stop();
 }
 
-TEST_F(ShortageTest, Rule49SoIsOneOfWriteThrough) {
+TEST_F(ShortageTest, Rule49WriteThroughWorksWithoutIoUringWorkers) {
   start_without_workers({});
   if (IsSkipped() || HasFatalFailure()) return;
   const auto guest =

@@ -35,7 +35,7 @@ class SignalTest : public BackendTest, public ::testing::WithParamInterface<int>
   }
 };
 
-TEST_P(SignalTest, TheBackendDrainsAndTakesItsSocketsWithIt) {
+TEST_P(SignalTest, TheBackendDrainsAndRemovesItsSockets) {
   start({"--control", control_});
   const auto guest = connect();
   ASSERT_NE(guest, nullptr);
@@ -46,7 +46,7 @@ TEST_P(SignalTest, TheBackendDrainsAndTakesItsSocketsWithIt) {
   expect_no_sockets();
 }
 
-TEST_P(SignalTest, TheLoadProgramReportsWhatItHasDone) {
+TEST_P(SignalTest, TheLoadProgramReportsItsResultsSoFar) {
   start({"--control", control_});
   testing::ChildProcess load({kLoadProgram, "run", "--socket-path", socket_, "--runtime", "1000"});
   while (load.is_running() && requests_so_far() == 0) {
@@ -63,7 +63,7 @@ INSTANTIATE_TEST_SUITE_P(EachThatAsksToStop, SignalTest, ::testing::Values(SIGTE
 
 class HangUpTest : public BackendTest {};
 
-TEST_F(HangUpTest, TheBackendServesOnWhereItsParentHasHangUpsIgnored) {
+TEST_F(HangUpTest, TheBackendIgnoresSighupWhereItsParentDid) {
   start_under({"/bin/sh", "-c", "trap '' HUP; exec \"$@\"", "sh"}, {});
   backend_->send_signal(SIGHUP);
   expect_alive();
@@ -72,7 +72,7 @@ TEST_F(HangUpTest, TheBackendServesOnWhereItsParentHasHangUpsIgnored) {
 
 class SocketPathTest : public BackendTest {};
 
-TEST_F(SocketPathTest, GoesWhenASecondSignalDoesNotWaitForTheFirst) {
+TEST_F(SocketPathTest, IsRemovedWhenASecondSignalForcesTheExit) {
   start({"--control", control_});
   // Both come at once; whether the first has drained by then is left to chance.
   backend_->send_signal(SIGSTOP);
@@ -84,7 +84,7 @@ TEST_F(SocketPathTest, GoesWhenASecondSignalDoesNotWaitForTheFirst) {
   EXPECT_FALSE(std::filesystem::exists(control_)) << backend_->output();
 }
 
-TEST_F(SocketPathTest, StaysWhenItIsAnotherProcessesByNow) {
+TEST_F(SocketPathTest, StaysWhenAnotherProcessOwnsIt) {
   start({"--control", control_});
   std::filesystem::remove(socket_);
   std::filesystem::remove(control_);
@@ -95,14 +95,14 @@ TEST_F(SocketPathTest, StaysWhenItIsAnotherProcessesByNow) {
   EXPECT_TRUE(std::filesystem::exists(control_));
 }
 
-TEST_F(SocketPathTest, GoesWhenAnotherSocketOfTheProcessCannotBeMade) {
+TEST_F(SocketPathTest, IsRemovedWhenAnotherSocketFails) {
   expect_complaint(run({"--socket-path", socket_, "--blk-file", image_, "--control",
                         folder_.file("no/such/folder")}),
                    "No such file");
   EXPECT_FALSE(std::filesystem::exists(socket_));
 }
 
-TEST_F(SocketPathTest, StaysWhenAnotherProcessHasTakenOver) {
+TEST_F(SocketPathTest, StaysAfterATakeover) {
   start({"--control", control_});
   take_over();
   expect_alive();

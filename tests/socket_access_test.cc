@@ -76,7 +76,7 @@ TEST_F(SocketAccessTest, OwnerAndGroupMayConnectByDefaultWhateverTheUmask) {
   }
 }
 
-TEST_F(SocketAccessTest, TheModeIsTheOneThatWasSaidWhateverTheUmask) {
+TEST_F(SocketAccessTest, TheModeIsTheGivenOneWhateverTheUmask) {
   start_with_umask("0777", {"--socket-mode", "0606"});
   expect_access(0606, ::geteuid(), ::getegid());
   stop();
@@ -84,7 +84,7 @@ TEST_F(SocketAccessTest, TheModeIsTheOneThatWasSaidWhateverTheUmask) {
   expect_access(0600, ::geteuid(), ::getegid());
 }
 
-TEST_F(SocketAccessTest, TheControlSocketStaysItsOwners) {
+TEST_F(SocketAccessTest, TheControlSocketIsForItsOwnerOnly) {
   start_with_umask("0", {"--socket-mode", "0666", "--control", control_});
   EXPECT_EQ(mode_of(control_), 0600u);
 }
@@ -131,7 +131,7 @@ TEST_F(SocketAccessTest, EachDiskHasItsOwn) {
   EXPECT_EQ(mode_of(third), 0622u);
 }
 
-TEST_F(SocketAccessTest, StaysWhenAnotherProcessTakesOver) {
+TEST_F(SocketAccessTest, PersistsAcrossATakeover) {
   const bool is_root = ::geteuid() == 0;
   std::vector<std::string> options = {"--control", control_, "--socket-mode", "0606"};
   if (is_root) options.insert(options.end(), {"--socket-group", std::to_string(kGroup)});
@@ -144,7 +144,7 @@ TEST_F(SocketAccessTest, StaysWhenAnotherProcessTakesOver) {
   }
 }
 
-TEST_F(SocketAccessTest, WhatMakesNoSenseIsOneLineAndStatusTwo) {
+TEST_F(SocketAccessTest, InvalidValuesPrintOneLineAndExitWithStatusTwo) {
   for (const auto& [option, value, words] : std::vector<std::array<std::string, 3>>{
            {"--socket-mode", "0668", "--socket-mode takes a mode in octal"},
            {"--socket-mode", "1660", "--socket-mode takes a mode in octal"},
@@ -166,7 +166,7 @@ TEST_F(SocketAccessTest, WhatMakesNoSenseIsOneLineAndStatusTwo) {
                    "socket-mode does not go with fd");
 }
 
-TEST_F(SocketAccessTest, ADecimalModeInAFileIsRefused) {
+TEST_F(SocketAccessTest, ADecimalModeInAFileIsRejected) {
   const std::string config = folder_.file("config.toml");
   std::ofstream(config) << "[[disk]]\nsocket-path = \"" << socket_ << "\"\nblk-file = \"" << image_
                         << "\"\nsocket-mode = 660\n";

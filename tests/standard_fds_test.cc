@@ -66,7 +66,7 @@ class ClosedDescriptorsTest : public BackendTest, public ::testing::WithParamInt
   static constexpr std::size_t kPart = std::size_t{1} << 20;
 };
 
-TEST_P(ClosedDescriptorsTest, TheDiskHoldsWhatTheGuestWroteAndNoLogLine) {
+TEST_P(ClosedDescriptorsTest, TheDiskHoldsTheGuestsDataAndNoLogLine) {
   start_with_closed({kBackendProgram, "--socket-path", socket_, "--blk-file", image_, "--control",
                      control_, "--verbose"});
   auto guest = connect_once_ready();
@@ -78,7 +78,7 @@ TEST_P(ClosedDescriptorsTest, TheDiskHoldsWhatTheGuestWroteAndNoLogLine) {
   expect_filled();
 }
 
-TEST_P(ClosedDescriptorsTest, WhatIsTakenOverGetsOtherNumbers) {
+TEST_P(ClosedDescriptorsTest, TakenOverDescriptorsGetOtherNumbers) {
   start({"--control", control_});
   const auto before = std::move(backend_);
   auto connected = testing::BlkGuest::connect(socket_);
@@ -113,12 +113,12 @@ class DescriptorByNumberTest : public BackendTest {
   Outcome serve(const std::string& fd) { return run({"--fd", fd, "--blk-file", image_}); }
 };
 
-TEST_F(DescriptorByNumberTest, StandardInputOutputAndErrorAreNoSocketsForGuests) {
+TEST_F(DescriptorByNumberTest, StandardDescriptorsAreRejectedAsSockets) {
   for (const char* fd : {"0", "1", "2"}) expect_complaint(serve(fd), "--fd");
 }
 
 // Whatever is opened first gets the lowest number, which would be taken for the socket.
-TEST_F(DescriptorByNumberTest, ANumberThatWasClosedAtTheStartIsRefusedByName) {
+TEST_F(DescriptorByNumberTest, ADescriptorClosedAtStartIsRejectedByName) {
   for (int fd = 3; fd < 13; ++fd) {
     // Whoever started this test may have left one open.
     (void)::fcntl(fd, F_SETFD, FD_CLOEXEC);
@@ -128,7 +128,7 @@ TEST_F(DescriptorByNumberTest, ANumberThatWasClosedAtTheStartIsRefusedByName) {
   }
 }
 
-TEST_F(DescriptorByNumberTest, ADescriptorThatIsNoSocketIsRefusedByName) {
+TEST_F(DescriptorByNumberTest, ADescriptorOtherThanASocketIsRejectedByName) {
   const UniqueFd file(::open(image_.c_str(), O_RDONLY | O_CLOEXEC));
   testing::ChildProcess child(
       {kBackendProgram, "--fd", std::to_string(file.get()), "--blk-file", image_}, file.get());

@@ -95,7 +95,7 @@ class TakeoverTest : public BackendTest {
 
 class TakeoverUnderLoadTest : public TakeoverTest, public ::testing::WithParamInterface<Words> {};
 
-TEST_P(TakeoverUnderLoadTest, NoRequestIsLostOrAnsweredTwice) {
+TEST_P(TakeoverUnderLoadTest, NoRequestIsLostOrCompletedTwice) {
   start_with_control({"--num-queues", "2"});
   Words words = {kLoadProgram,    "verify",
                  "--socket-path", socket_,
@@ -129,7 +129,7 @@ INSTANTIATE_TEST_SUITE_P(Rings, TakeoverUnderLoadTest,
                            return instance.param.empty() ? "Split" : "Packed";
                          });
 
-TEST_F(TakeoverTest, AFrontEndThatIsIdleGoesOnAndThoseInLineAreServedAfterIt) {
+TEST_F(TakeoverTest, AnIdleFrontEndStaysConnectedAndWaitingOnesAreServedNext) {
   start_with_control({"--threads", "1", "--poll", "fixed", "--verbose"});
   auto guest = connect();
   const std::vector<std::byte> data(4096, std::byte{7});
@@ -145,7 +145,7 @@ TEST_F(TakeoverTest, AFrontEndThatIsIdleGoesOnAndThoseInLineAreServedAfterIt) {
   EXPECT_EQ((*next)->read(8, 4096).status, 0);
 }
 
-TEST_F(TakeoverTest, AMessageThatIsHalfSaidIsHeardToItsEnd) {
+TEST_F(TakeoverTest, APartialMessageIsCompletedAfterwards) {
   start_with_control();
   const UniqueFd socket = dial(socket_);
   const vhost::MessageHeader question{1, vhost::kMessageVersion, 0};
@@ -159,7 +159,7 @@ TEST_F(TakeoverTest, AMessageThatIsHalfSaidIsHeardToItsEnd) {
   EXPECT_EQ(::recv(socket.get(), answer.data(), answer.size(), MSG_WAITALL), 20);
 }
 
-TEST_F(TakeoverTest, WhatTheGuestAndTheOperatorChoseStays) {
+TEST_F(TakeoverTest, SettingsOfGuestAndOperatorPersist) {
   start_with_control({"--name", "one", "--num-queues", "3", "--serial", "mine", "--block-size",
                       "4096", "--threads", "2"});
   {
@@ -185,7 +185,7 @@ TEST_F(TakeoverTest, WhatTheGuestAndTheOperatorChoseStays) {
 }
 
 /// It stands in the in-flight record, and in no process.
-TEST_F(TakeoverTest, ARequestThatWaitsForTheDiskIsDoneByTheOneThatComes) {
+TEST_F(TakeoverTest, AHeldRequestIsCompletedByTheReceiver) {
   start_with_control({"--on-error", "hold"});
   // The disk's fault is that the old process may write nothing behind this.
   const rlimit limit{.rlim_cur = 1 << 20, .rlim_max = RLIM_INFINITY};
@@ -215,7 +215,7 @@ TEST_F(TakeoverTest, ARequestThatWaitsForTheDiskIsDoneByTheOneThatComes) {
   EXPECT_EQ(guest->read(kSector, 4096).data, std::vector<std::byte>(4096, std::byte{7}));
 }
 
-TEST_F(TakeoverTest, SeveralDisksChangeHandsTogether) {
+TEST_F(TakeoverTest, SeveralDisksAreHandedOverTogether) {
   const std::string shared = folder_.make_image("shared.img", kImageBytes);
   const auto disk = [&](const std::string& name, const std::string& image) {
     return "name=" + name + ",socket-path=" + folder_.file(name) + ",blk-file=" + image;
@@ -242,7 +242,7 @@ TEST_F(TakeoverTest, SeveralDisksChangeHandsTogether) {
   }
 }
 
-TEST_F(TakeoverTest, NobodyElseGetsTheImageInBetween) {
+TEST_F(TakeoverTest, TheImageStaysLockedThroughout) {
   start_with_control();
   // Each asks for the locks all the time for a second.
   for (int i = 0; i < 2; ++i) {
@@ -255,7 +255,7 @@ TEST_F(TakeoverTest, NobodyElseGetsTheImageInBetween) {
 }
 
 /// How far one gets that then gives up, by what it says.
-TEST_F(TakeoverTest, OneThatGivesUpBeforeTheEndLeavesAllAsItWas) {
+TEST_F(TakeoverTest, AnAbortedOneChangesNothing) {
   start_with_control();
   const auto guest = connect();
   const std::vector<Words> attempts = {{},
@@ -275,7 +275,7 @@ TEST_F(TakeoverTest, OneThatGivesUpBeforeTheEndLeavesAllAsItWas) {
   EXPECT_EQ(guest->read(0, 4096).status, 0);
 }
 
-TEST_F(TakeoverTest, OneThatFallsSilentHoldsTheGuestUpForALimitedTime) {
+TEST_F(TakeoverTest, AStalledReceiverDelaysTheGuestForALimitedTime) {
   start_with_control();
   const auto guest = connect();
   const UniqueFd socket = dial(control_);
@@ -305,7 +305,7 @@ TEST_F(TakeoverTest, AnotherVersionIsRefusedInOneLine) {
 }
 
 /// One that knows nothing of failed disks would serve without them.
-TEST_F(TakeoverTest, FailedDisksAreToldInAnAnswerThatOlderProcessesRefuse) {
+TEST_F(TakeoverTest, FailedDisksAreSentInAReplyThatOlderVersionsReject) {
   const auto answered_version = [&] {
     const UniqueFd socket = dial(control_);
     say(socket, R"({"command":"takeover","version":1})");
@@ -323,7 +323,7 @@ TEST_F(TakeoverTest, FailedDisksAreToldInAnAnswerThatOlderProcessesRefuse) {
   EXPECT_EQ(answered_version(), 2);
 }
 
-TEST_F(TakeoverTest, WhatCannotWorkIsToldInOneLine) {
+TEST_F(TakeoverTest, FailuresAreReportedInOneLine) {
   const auto refused = [&](const Words& words, int status, const std::string& text) {
     const Outcome outcome = run(words);
     EXPECT_EQ(outcome.status, status) << outcome.output;
@@ -343,7 +343,7 @@ TEST_F(TakeoverTest, WhatCannotWorkIsToldInOneLine) {
 }
 
 /// A process that is not what it says it is.
-TEST_F(TakeoverTest, NonsenseOfTheOtherProcessIsRefused) {
+TEST_F(TakeoverTest, MalformedMessagesOfTheOtherProcessAreRejected) {
   const UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const sockaddr_un address = address_of(control_);
   ASSERT_EQ(::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
@@ -368,7 +368,7 @@ TEST_F(TakeoverTest, NonsenseOfTheOtherProcessIsRefused) {
   EXPECT_TRUE(std::filesystem::exists(control_)) << "a path that was never ours";
 }
 
-TEST_F(TakeoverTest, NumbersOfDescriptorsOfTheOtherProcessAreNotCompared) {
+TEST_F(TakeoverTest, DescriptorNumbersOfTheOtherProcessAreNotCompared) {
   const UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const sockaddr_un address = address_of(control_);
   ASSERT_EQ(::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);

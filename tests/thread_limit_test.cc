@@ -79,7 +79,7 @@ class ThreadLimitTest : public ::testing::Test {
   std::filesystem::path folder_;
 };
 
-TEST_F(ThreadLimitTest, ABackendThatLacksAThreadSaysSoAndEnds) {
+TEST_F(ThreadLimitTest, ABackendWithoutAThreadReportsItAndExits) {
   const std::string socket = folder_ / "s";
   // One that writes the log and two for the queues are needed beside the first.
   for (const std::size_t threads : {1U, 2U, 3U}) {
@@ -93,7 +93,7 @@ TEST_F(ThreadLimitTest, ABackendThatLacksAThreadSaysSoAndEnds) {
   EXPECT_EQ(enough.wait(), 0) << enough.output();
 }
 
-TEST_F(ThreadLimitTest, ATakeoverThatLacksAThreadLeavesThingsAsTheyWere) {
+TEST_F(ThreadLimitTest, ATakeoverWithoutAThreadChangesNothing) {
   const std::string control = folder_ / "control";
   const std::string socket = folder_ / "s";
   auto words = serve(socket);
@@ -114,7 +114,7 @@ TEST_F(ThreadLimitTest, ATakeoverThatLacksAThreadLeavesThingsAsTheyWere) {
   EXPECT_EQ(before.wait(), 0) << before.output();
 }
 
-TEST_F(ThreadLimitTest, ALoadThatLacksAThreadSaysSoAndEnds) {
+TEST_F(ThreadLimitTest, ALoadWithoutAThreadReportsItAndExits) {
   const std::string socket = folder_ / "s";
   testing::ChildProcess backend(as_user(serve(socket)));
   ASSERT_TRUE(backend.wait_for_output("ready ")) << backend.output();

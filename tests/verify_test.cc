@@ -116,7 +116,7 @@ TEST_F(VerifyPackedTest, EveryByteIsWhereItBelongsOnTwoQueues) {
   load({"verify", "--ops", operations(20000), "--seed", "7", "--iodepth", "32", "--numjobs", "2"});
 }
 
-TEST_F(VerifyPackedTest, EveryByteIsWhereItBelongsWithoutEventIndexAndTables) {
+TEST_F(VerifyPackedTest, EveryByteIsWhereItBelongsWithoutEventIndexAndIndirectDescriptors) {
   start();
   load({"verify", "--ops", operations(5000), "--seed", "9", "--no-event-idx", "--no-indirect"});
 }
@@ -129,7 +129,7 @@ TEST_F(VerifyPackedTest, ALoadIsMeasuredAndTheDiskShown) {
   EXPECT_NE(load({"info"}).find("VIRTIO_F_RING_PACKED"), std::string::npos);
 }
 
-TEST_F(VerifyPackedTest, ABackendThatIsToldToDoesNotOfferThem) {
+TEST_F(VerifyPackedTest, PackedRingOffWithdrawsTheFeature) {
   start({"--packed-ring", "off"});
   load({"info"}, 1);
 }
@@ -191,7 +191,7 @@ class VerifyWithoutLockedMemoryTest : public BackendTest {
   }
 };
 
-TEST_F(VerifyWithoutLockedMemoryTest, EveryByteIsWhereItBelongsAndEachRefusalIsToldOnce) {
+TEST_F(VerifyWithoutLockedMemoryTest, EveryByteIsWhereItBelongsAndEachRefusalIsLoggedOnce) {
   testing::ChildProcess child({kLoadProgram, "verify", "--ops", operations(5000), "--seed", "6",
                                "--iodepth", "32", "--numjobs", "2", "--socket-path", socket_});
   EXPECT_EQ(child.wait(std::chrono::seconds(240)), 0) << child.output() << backend_->output();

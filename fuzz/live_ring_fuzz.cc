@@ -51,7 +51,7 @@ class Tally final : public virtio::QueueHandler, private virtio::DeviceQueue {
   void drain() noexcept override { device_->drain(); }
   virtio::HandoverHandler* handover() noexcept override { return device_->handover(); }
   std::optional<std::uint32_t> write_error_status(
-      const virtio::TakenChain& taken) noexcept override {
+      const virtio::PoppedChain& taken) noexcept override {
     const auto written = device_->write_error_status(taken);
     if (!written) has_abandoned_ = true;
     return written;
@@ -61,22 +61,22 @@ class Tally final : public virtio::QueueHandler, private virtio::DeviceQueue {
   [[nodiscard]] bool take_abandoned() noexcept { return std::exchange(has_abandoned_, false); }
 
  private:
-  Popped pop(virtio::TakenChain& taken) noexcept override {
-    const Popped popped = queue_->pop(taken);
-    if (popped == Popped::kChain) ++taken_;
+  virtio::PopResult pop(virtio::PoppedChain& taken) noexcept override {
+    const virtio::PopResult popped = queue_->pop(taken);
+    if (popped == virtio::PopResult::kChain) ++taken_;
     return popped;
   }
-  void complete(virtio::TakenChain& taken, std::uint32_t written) noexcept override {
+  void complete(virtio::PoppedChain& taken, std::uint32_t written) noexcept override {
     ++answered_;
     GUESTIO_CHECK(written != 0, "a status in each chain that comes back");
     queue_->complete(taken, written);
   }
-  void break_on(virtio::TakenChain& taken, const Error& cause) noexcept override {
+  void break_on(virtio::PoppedChain& taken, const Error& cause) noexcept override {
     ++answered_;
     has_abandoned_ = true;
     queue_->break_on(taken, cause);
   }
-  void abandon(virtio::TakenChain& taken) noexcept override {
+  void abandon(virtio::PoppedChain& taken) noexcept override {
     ++answered_;
     queue_->abandon(taken);
   }
@@ -351,7 +351,8 @@ class World {
                                          (program.flag() ? virtio::kFeatureEventIdx : 0) |
                                          (program.flag() ? virtio::kFeatureIndirectDesc : 0);
     std::shared_ptr<const vhost::InflightRecord> record;
-    if (program.flag()) record = *vhost::InflightRecord::create(vhost::kind_of(features), 1, size);
+    if (program.flag())
+      record = *vhost::InflightRecord::create(virtio::ring_kind(features), 1, size);
     std::memset(memory_.driver(), 0, kBytes);
     LiveRing ring(*thread_, *attacked_,
                   {.ring = parts(is_packed, size),

@@ -23,7 +23,7 @@ using virtio::PackedDescriptor;
 using virtio::PackedDeviceRing;
 using virtio::PackedPosition;
 using virtio::PackedRing;
-using virtio::Pop;
+using virtio::PopResult;
 
 constexpr std::uint64_t kStart = 0x10000;  // of guest memory
 constexpr std::size_t kBytes = 0x8000;
@@ -283,7 +283,7 @@ class Game {
     auto taken = std::make_unique<Taken>();
     const auto popped = queue_->pop(memory_, taken->chain);
     if (!is_available(avail_)) {
-      GUESTIO_CHECK(popped.has_value() && *popped == Pop::kNothing, "nothing");
+      GUESTIO_CHECK(popped.has_value() && *popped == PopResult::kNothing, "nothing");
       return;
     }
     const auto descriptors = fetch();
@@ -299,13 +299,13 @@ class Game {
     }
     GUESTIO_CHECK(popped.has_value(), "an answer from a ring that makes sense");
     const Walked expected = walk(*descriptors);
-    if (*popped == Pop::kNoRoom) {
+    if (*popped == PopResult::kNoRoom) {
       GUESTIO_CHECK(expected.kind == Walked::Kind::kNoRoom ||
                         expected.kind == Walked::Kind::kNoRoomOrMalformed,
                     "no room where there is none");
       return;
     }
-    GUESTIO_CHECK(*popped == Pop::kChain && taken->chain.head() == descriptors->back().id,
+    GUESTIO_CHECK(*popped == PopResult::kChain && taken->chain.head() == descriptors->back().id,
                   "the chain");
     GUESTIO_CHECK(queue_->fetched().size() == descriptors->size(), "what was fetched");
     check_chain(taken->chain, expected);
@@ -381,7 +381,7 @@ class Game {
 
   void notifications() {
     if (program_.flag()) {
-      GUESTIO_CHECK(queue_->disable_notifications().has_value(), "to disable notifications");
+      GUESTIO_CHECK(queue_->suppress_notifications().has_value(), "to disable notifications");
       GUESTIO_CHECK(get<std::uint16_t>(kDeviceEvent + 2) == 1, "the flag");
       return;
     }

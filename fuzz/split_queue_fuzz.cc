@@ -20,6 +20,7 @@ using mem::AddressRange;
 using mem::GuestMemory;
 using virtio::Chain;
 using virtio::Descriptor;
+using virtio::PopResult;
 using virtio::SplitDeviceRing;
 using virtio::SplitRing;
 
@@ -286,7 +287,7 @@ class Game {
     const auto available = is_available(false);
     const auto popped = queue_->pop(memory_, *chain);
     if (available && !*available) {
-      GUESTIO_CHECK(popped.has_value() && *popped == SplitDeviceRing::Pop::kNothing, "nothing");
+      GUESTIO_CHECK(popped.has_value() && *popped == PopResult::kNothing, "nothing");
       return;
     }
     const bool full = chains_.size() + pushed_ >= size_;
@@ -298,11 +299,11 @@ class Game {
     }
     GUESTIO_CHECK(popped.has_value(), "an answer from a ring that makes sense");
     const Walked expected = walk(head);
-    if (*popped == SplitDeviceRing::Pop::kNoRoom) {
+    if (*popped == PopResult::kNoRoom) {
       GUESTIO_CHECK(expected.kind == Walked::Kind::kNoRoom, "no room where there is none");
       return;
     }
-    GUESTIO_CHECK(*popped == SplitDeviceRing::Pop::kChain && chain->head() == head, "the chain");
+    GUESTIO_CHECK(*popped == PopResult::kChain && chain->head() == head, "the chain");
     check_chain(*chain, expected);
     if (chain->is_malformed()) check_last_writable(*chain, expected, last_writable(head));
     ++next_avail_;
@@ -378,7 +379,7 @@ class Game {
   void notifications() {
     const bool by_event = (features_ & virtio::kFeatureEventIdx) != 0;
     if (program_.flag()) {
-      GUESTIO_CHECK(queue_->disable_notifications().has_value(), "to disable notifications");
+      GUESTIO_CHECK(queue_->suppress_notifications().has_value(), "to disable notifications");
       if (!by_event) GUESTIO_CHECK(get<std::uint16_t>(kUsed) == virtio::kUsedNoNotify, "the flag");
       return;
     }

@@ -32,9 +32,9 @@ Result<std::unique_ptr<BlkGuest>> BlkGuest::connect(const std::string& path,
 Result<std::unique_ptr<BlkGuest>> BlkGuest::over(UniqueFd socket, const Options& options) {
   auto memory = vhost::FrontendMemory::create(options.memory);
   if (!memory) return fail(memory.error());
-  std::unique_ptr<BlkGuest> guest(
-      new BlkGuest(vhost::Frontend::over(std::move(socket), {.deadline = std::chrono::seconds(60)}),
-                   std::move(*memory)));
+  std::unique_ptr<BlkGuest> guest(new BlkGuest(
+      vhost::Frontend::from_socket(std::move(socket), {.deadline = std::chrono::seconds(60)}),
+      std::move(*memory)));
   const auto negotiated = guest->frontend_.negotiate(
       options.features | vhost::kFeatureProtocolFeatures, options.protocol);
   if (!negotiated) return fail(negotiated.error());

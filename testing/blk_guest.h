@@ -71,7 +71,7 @@ class BlkGuest {
   /// Waits for the next chain that comes back: what the backend says it wrote.
   std::optional<std::uint32_t> wait_for_used(std::uint32_t queue, std::chrono::milliseconds limit);
   /// A scratch area of one's own, for chains made by hand; the same each time.
-  [[nodiscard]] vhost::SharedPiece scratch() const noexcept { return scratch_; }
+  [[nodiscard]] vhost::SharedRange scratch() const noexcept { return scratch_; }
 
  private:
   BlkGuest(vhost::Frontend frontend, vhost::FrontendMemory memory)
@@ -81,7 +81,7 @@ class BlkGuest {
   vhost::FrontendMemory memory_;
   std::vector<vhost::FrontendQueue> queues_;
   std::optional<vhost::Frontend::Inflight> record_;
-  vhost::SharedPiece scratch_;
+  vhost::SharedRange scratch_;
 };
 
 }  // namespace guestio::testing

@@ -358,12 +358,12 @@ TEST_F(BlockDeviceTest, Rule51ConcurrentSectorWritesOfLegacyDriversLoseNoBytes) 
   start({"--block-size", "4096", "--num-queues", "2", "--threads", "2"});
   const auto guest =
       connect({.features = ~(virtio::kFeatureVersion1 | virtio::kFeatureRingPacked), .queues = 2});
-  const vhost::SharedPiece scratch = guest->scratch();
+  const vhost::SharedRange scratch = guest->scratch();
   constexpr int kRounds = 100;
   for (int round = 0; round < kRounds; ++round) {
     // A sector by each queue at once, of the same block.
     for (std::uint32_t queue = 0; queue < 2; ++queue) {
-      const vhost::SharedPiece at = scratch.part(queue * std::size_t{8192}, 8192);
+      const vhost::SharedRange at = scratch.part(queue * std::size_t{8192}, 8192);
       const vblk::RequestHeader header{Type::kOut, 0, queue * std::uint64_t{5}};
       std::memcpy(at.host, &header, sizeof header);
       at.host[64] = std::byte{0xff};

@@ -66,8 +66,8 @@ class DescriptorShortageTest : public BackendTest {
   }
   std::uint64_t offered_slots(testing::BlkGuest& guest) {
     vhost::Message answer;
-    const auto asked =
-        guest.frontend().ask(std::to_underlying(FrontendRequest::kGetMaxMemSlots), {}, {}, answer);
+    const auto asked = guest.frontend().send_and_receive(
+        std::to_underlying(FrontendRequest::kGetMaxMemSlots), {}, {}, answer);
     return asked ? answer.as<std::uint64_t>().value_or(0) : 0;
   }
   /// Regions of a page each, until one is refused. Returns how many were taken.
@@ -76,9 +76,9 @@ class DescriptorShortageTest : public BackendTest {
     for (std::size_t count = 0;; ++count) {
       const vhost::SingleMemoryRegion message{
           0, {0x8'0000'0000 + count * 4096, 4096, 0x7000'0000'0000 + count * 4096, 0}};
-      const auto told =
-          guest.frontend().tell(std::to_underlying(FrontendRequest::kAddMemReg),
-                                std::as_bytes(std::span(&message, 1)), std::span(&table.fd, 1));
+      const auto told = guest.frontend().send_message(
+          std::to_underlying(FrontendRequest::kAddMemReg), std::as_bytes(std::span(&message, 1)),
+          std::span(&table.fd, 1));
       if (!told) return count;
     }
   }

@@ -34,7 +34,7 @@ class DiskFaultTest : public BackendTest {
 
   /// Sends a write of a megabyte of `value` at `sector` and returns at once.
   void begin_write(testing::BlkGuest& guest, std::uint64_t sector, std::byte value) {
-    const vhost::SharedPiece memory = guest.scratch();
+    const vhost::SharedRange memory = guest.scratch();
     const vblk::RequestHeader header{Type::kOut, 0, sector};
     std::memcpy(memory.host, &header, sizeof header);
     std::fill_n(memory.host + 4096, kMegabyte, value);

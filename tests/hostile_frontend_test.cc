@@ -51,8 +51,8 @@ class HostileFrontendTest : public BackendTest {
   template <typename T>
   Result<> tell(testing::BlkGuest& guest, FrontendRequest request, const T& payload,
                 std::span<const int> fds = {}) {
-    return guest.frontend().tell(static_cast<std::uint32_t>(request),
-                                 std::as_bytes(std::span(&payload, 1)), fds);
+    return guest.frontend().send_message(static_cast<std::uint32_t>(request),
+                                         std::as_bytes(std::span(&payload, 1)), fds);
   }
   static bool is_refused(const Result<>& result) {
     return !result && result.error().kind == ErrorKind::kPeerFault;
@@ -78,7 +78,7 @@ TEST_F(HostileFrontendTest, ATruncatedOrOversizedMessageEndsItsConnection) {
 TEST_F(HostileFrontendTest, UnknownAndUnnegotiatedMessagesAreRefusedAndNotFatal) {
   const auto guest = connect();
   for (const std::uint32_t request : {19U, 20U, 21U, 22U, 26U, 28U, 32U, 34U, 37U, 38U, 39U, 99U}) {
-    EXPECT_TRUE(is_refused(guest->frontend().tell(request, {}))) << request;
+    EXPECT_TRUE(is_refused(guest->frontend().send_message(request, {}))) << request;
   }
   EXPECT_EQ(guest->read(0, 512).status, 0);
 }
@@ -164,7 +164,7 @@ TEST_F(HostileFrontendTest, DescriptorsOfRefusedMessagesAreClosed) {
   const int before = backend_->descriptors_of(fd);
   ASSERT_GT(before, 0) << "the memory itself";
   for (int round = 0; round < 50; ++round) {
-    EXPECT_FALSE(guest->frontend().tell(99, {}, std::array{fd, fd, fd}));
+    EXPECT_FALSE(guest->frontend().send_message(99, {}, std::array{fd, fd, fd}));
     EXPECT_FALSE(
         tell(*guest, FrontendRequest::kSetVringCall, std::uint64_t{0}, std::array{fd, fd}));
   }
@@ -206,7 +206,7 @@ TEST_F(HostileFrontendTest, Rule12FrequentReconnectsDoNotFloodTheLog) {
   for (int round = 0; round < 500; ++round) send_header(1, 0, 0);
   for (int round = 0; round < 20; ++round) {
     const auto guest = connect();
-    for (int i = 0; i < 50; ++i) EXPECT_FALSE(guest->frontend().tell(99, {}));
+    for (int i = 0; i < 50; ++i) EXPECT_FALSE(guest->frontend().send_message(99, {}));
   }
   EXPECT_LT(std::ranges::count(backend_->output(), '\n'), 300 + lines_since(began))
       << "of two thousand lines and more";
@@ -214,7 +214,7 @@ TEST_F(HostileFrontendTest, Rule12FrequentReconnectsDoNotFloodTheLog) {
 
 TEST_F(HostileFrontendTest, Rule27AMalformedChainWithAStatusByteReturnsAnError) {
   const auto guest = connect();
-  const vhost::SharedPiece scratch = guest->scratch();
+  const vhost::SharedRange scratch = guest->scratch();
   const Gpa memory = scratch.gpa;
   const auto send = [&](std::vector<Segment> chain) {
     *scratch.host = std::byte{0};  // as after an earlier success
@@ -259,7 +259,7 @@ TEST_F(HostileFrontendTest, AMalformedRingStopsAndTheNextFrontEndIsServed) {
   const auto guest = connect();
   // An available index far ahead of the ring: the queue cannot be believed any more.
   std::mt19937_64 random(3);
-  const vhost::SharedPiece all = guest->memory().whole();
+  const vhost::SharedRange all = guest->memory().whole();
   for (int round = 0; round < 200; ++round) {
     for (std::size_t i = 0; i < 8192; ++i) all.host[i] = static_cast<std::byte>(random());
     (void)guest->queue().kick();
@@ -275,7 +275,7 @@ void HostileFrontendTest::truncate_under_load() {
     while (served < kServedBefore) std::this_thread::yield();
     EXPECT_EQ(::ftruncate(fd, 0), 0);
   });
-  const vhost::SharedPiece scratch = guest->scratch();
+  const vhost::SharedRange scratch = guest->scratch();
   // Until the ring itself cannot be reached any more, from either side.
   while (true) {
     const std::array chain = {

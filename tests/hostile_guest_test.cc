@@ -47,7 +47,7 @@ class HostileGuestTest : public BackendTest {
 class Attacker {
  public:
   /// `ring`: pages of descriptors, available and used ring, or their like in a packed ring.
-  Attacker(vhost::SharedPiece ring, vhost::SharedPiece area, int kick, std::uint64_t seed)
+  Attacker(vhost::SharedRange ring, vhost::SharedRange area, int kick, std::uint64_t seed)
       : ring_(ring), area_(area), kick_(kick), random_(seed) {}
 
   void strike(int times) {
@@ -93,8 +93,8 @@ class Attacker {
     put(avail + 2, index_);
   }
 
-  const vhost::SharedPiece ring_;
-  const vhost::SharedPiece area_;
+  const vhost::SharedRange ring_;
+  const vhost::SharedRange area_;
   const int kick_;
   std::mt19937_64 random_;
   std::uint16_t index_ = 0;
@@ -108,7 +108,7 @@ TEST_P(HostileRingTest, RandomRingContentsHarmNoOtherRingAndAllowGetVringBase) {
   ASSERT_NE(guest, nullptr);
   vhost::Frontend& frontend = guest->frontend();
   // The first queue's three parts begin guest memory, a page each.
-  const vhost::SharedPiece ring = guest->memory().whole().part(0, 3 * kPageSize);
+  const vhost::SharedRange ring = guest->memory().whole().part(0, 3 * kPageSize);
   const auto area = guest->memory().allocate(std::size_t{1} << 20, kPageSize);
   ASSERT_TRUE(area);
   const UniqueFd kick(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -206,7 +206,7 @@ class RawRing {
   }
 
   BlkGuest& guest_;
-  const vhost::SharedPiece ring_;
+  const vhost::SharedRange ring_;
   const bool packed_;
   const UniqueFd kick_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
   const UniqueFd error_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
@@ -300,7 +300,7 @@ TEST_P(MalformedChainTest, Rule27ItReturnsWithAnErrorOrNeverButNotWithAStaleSucc
                               .protocol = vhost::kProtocolMq | vhost::kProtocolConfig |
                                           vhost::kProtocolReplyAck | vhost::kProtocolStatus});
   ASSERT_NE(guest, nullptr);
-  const vhost::SharedPiece scratch = guest->scratch();
+  const vhost::SharedRange scratch = guest->scratch();
   header_ = scratch.gpa.raw();
   status_ = header_ + 64;
   data_ = header_ + kPageSize;
@@ -343,7 +343,7 @@ TEST_P(ShortRingTest, Rule23And52RequestsOfAllOfferedSegmentsAreServedOnAQueueOf
   ASSERT_NE(guest, nullptr);
   const std::uint32_t segments = guest->config().seg_max;
   ASSERT_GT(segments, 16U);
-  const vhost::SharedPiece scratch = guest->scratch();
+  const vhost::SharedRange scratch = guest->scratch();
   constexpr std::size_t kSegment = 512;
   constexpr std::size_t kStep = 1024;  // they do not touch
   const auto table_at = scratch.part(kPageSize, (segments + 2) * sizeof(virtio::Descriptor));
@@ -411,7 +411,7 @@ class RevokedMemoryTest : public HostileGuestTest {
 
   /// One request of kDataBytes with its data `misalignment` bytes into the memory that goes.
   std::byte perform(BlkGuest::Type type, std::uint64_t sector, std::size_t misalignment) {
-    const vhost::SharedPiece scratch = guest_->scratch();
+    const vhost::SharedRange scratch = guest_->scratch();
     const vblk::RequestHeader header{type, 0, sector};
     std::memcpy(scratch.host, &header, sizeof header);
     scratch.host[64] = std::byte{0xff};

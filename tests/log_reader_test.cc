@@ -165,7 +165,7 @@ TEST_F(LinesOfTwoDisksTest, EachFailureNamesItsDisk) {
     const auto guest = guest_of(disk);
     ASSERT_NE(guest, nullptr);
     EXPECT_EQ(guest->read(kBytes, 512).status, 1);
-    EXPECT_FALSE(guest->frontend().tell(99));
+    EXPECT_FALSE(guest->frontend().send_message(99));
   }
   for (const Disk& disk : disks_) {
     const auto guest = guest_of(disk);

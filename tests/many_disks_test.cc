@@ -125,7 +125,7 @@ void talk_nonsense(const std::string& path) {
 /// A driver that fills its ring and tables with anything at all.
 void scribble(testing::BlkGuest& guest) {
   std::mt19937_64 random(7);
-  const vhost::SharedPiece all = guest.memory().whole();
+  const vhost::SharedRange all = guest.memory().whole();
   for (int round = 0; round < kHostileRounds; ++round) {
     for (std::size_t i = 0; i < 16384; ++i) all.host[i] = static_cast<std::byte>(random());
     (void)guest.queue().kick();

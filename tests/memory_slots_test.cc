@@ -51,21 +51,22 @@ class MemorySlotsTest : public BackendTest {
   vhost::Frontend& frontend() { return guest_->frontend(); }
   Result<> add(const vhost::Frontend::Region& region) {
     const vhost::SingleMemoryRegion message{0, region.where};
-    return frontend().tell(kAdd, std::as_bytes(std::span(&message, 1)), std::array{region.fd});
+    return frontend().send_message(kAdd, std::as_bytes(std::span(&message, 1)),
+                                   std::array{region.fd});
   }
   Result<> remove(const vhost::MemoryRegion& region) {
     const vhost::SingleMemoryRegion message{0, region};
-    return frontend().tell(kRemove, std::as_bytes(std::span(&message, 1)));
+    return frontend().send_message(kRemove, std::as_bytes(std::span(&message, 1)));
   }
   std::optional<std::uint64_t> max_slots() {
     vhost::Message answer;
-    const auto asked =
-        frontend().ask(std::to_underlying(vhost::FrontendRequest::kGetMaxMemSlots), {}, {}, answer);
+    const auto asked = frontend().send_and_receive(
+        std::to_underlying(vhost::FrontendRequest::kGetMaxMemSlots), {}, {}, answer);
     return asked ? answer.as<std::uint64_t>() : std::nullopt;
   }
   /// Reads the image's first bytes into the memory that comes and goes. Returns the status.
   std::byte read_into_more() {
-    const vhost::SharedPiece scratch = guest_->scratch();
+    const vhost::SharedRange scratch = guest_->scratch();
     const virtio::blk::RequestHeader header{virtio::blk::RequestType::kIn, 0, 0};
     std::memcpy(scratch.host, &header, sizeof header);
     scratch.host[64] = std::byte{0xff};
@@ -249,15 +250,15 @@ TEST_F(MemorySlotsTest, Rule6DescriptorsAreCountedAndClosedInEveryCase) {
   const auto payload = std::as_bytes(std::span(&message, 1));
   const int fd = more_->fd();
   ASSERT_EQ(backend_->descriptors_of(fd), 0);
-  EXPECT_FALSE(frontend().tell(kAdd, payload));
-  EXPECT_FALSE(frontend().tell(kAdd, payload, std::array{fd, fd}));
-  EXPECT_FALSE(frontend().tell(kAdd, payload.first(32), std::array{fd}));
+  EXPECT_FALSE(frontend().send_message(kAdd, payload));
+  EXPECT_FALSE(frontend().send_message(kAdd, payload, std::array{fd, fd}));
+  EXPECT_FALSE(frontend().send_message(kAdd, payload.first(32), std::array{fd}));
   EXPECT_TRUE(backend_->comes_to_descriptors_of(fd, 0));
-  EXPECT_TRUE(frontend().tell(kAdd, payload, std::array{fd}));
+  EXPECT_TRUE(frontend().send_message(kAdd, payload, std::array{fd}));
   EXPECT_EQ(backend_->descriptors_of(fd), 1);
-  EXPECT_FALSE(frontend().tell(kAdd, payload, std::array{fd}));
-  EXPECT_FALSE(frontend().tell(kRemove, payload, std::array{fd, fd}));
-  EXPECT_TRUE(frontend().tell(kRemove, payload, std::array{fd})) << "QEMU has sent one";
+  EXPECT_FALSE(frontend().send_message(kAdd, payload, std::array{fd}));
+  EXPECT_FALSE(frontend().send_message(kRemove, payload, std::array{fd, fd}));
+  EXPECT_TRUE(frontend().send_message(kRemove, payload, std::array{fd})) << "QEMU has sent one";
   // What ran on the old memory lets go of it in its own time.
   EXPECT_EQ(guest_->read(0, 4096).status, 0);
   EXPECT_TRUE(backend_->comes_to_descriptors_of(fd, 0));
@@ -266,7 +267,7 @@ TEST_F(MemorySlotsTest, Rule6DescriptorsAreCountedAndClosedInEveryCase) {
 TEST_F(MemorySlotsTest, Rule44RegionsOfAnySizeAreAddedAndRemoved) {
   const std::vector<std::byte> pattern(kMoreBytes, std::byte{0x5a});
   ASSERT_EQ(guest_->write(0, pattern).status, 0);
-  const vhost::SharedPiece scratch = guest_->scratch();
+  const vhost::SharedRange scratch = guest_->scratch();
   for (const std::uint64_t offset : {0U, 1U, 16U, 4095U, 8192U}) {
     auto region = more_->region();
     region.where.guest_address += offset;

@@ -96,7 +96,7 @@ class MigrationLogTest : public BackendTest, public ::testing::WithParamInterfac
   /// The pages where header and status lie, and where answers are shown.
   [[nodiscard]] std::uint64_t status_page() { return page_of(guest_->scratch().gpa); }
   Pages ring_pages() {
-    const std::uint64_t answers = page_of(guest_->queue().answers_at());
+    const std::uint64_t answers = page_of(guest_->queue().used_ring_address());
     // The device's event area of a packed ring lies two parts behind its descriptors.
     return GetParam() ? Pages{answers, answers + 2} : Pages{answers};
   }
@@ -214,11 +214,11 @@ TEST_P(MigrationLogTest, Rule42MalformedLogsAreRefused) {
   const vhost::LogDescription where{.size = size, .offset = 0};
   const auto payload = std::as_bytes(std::span(&where, 1));
   for (const auto& descriptors : {std::vector<int>{}, std::vector<int>{file, file}}) {
-    ASSERT_TRUE(frontend().ask(kSetLogBase, payload, descriptors, answer));
+    ASSERT_TRUE(frontend().send_and_receive(kSetLogBase, payload, descriptors, answer));
     EXPECT_EQ(answer.as<std::uint64_t>(), 1u);
   }
   ASSERT_TRUE(frontend().set_protocol_features(vhost::kProtocolReplyAck));
-  EXPECT_FALSE(frontend().tell(kSetLogBase, payload, std::array{file})) << "not negotiated";
+  EXPECT_FALSE(frontend().send_message(kSetLogBase, payload, std::array{file})) << "not negotiated";
   EXPECT_EQ(guest_->read(0, 4096).status, 0);
 }
 
@@ -238,7 +238,7 @@ TEST_P(MigrationLogTest, Rule42ACopyMadeUnderLoadMissesNoPage) {
   constexpr std::size_t kArea = std::size_t{1} << 20;
   ASSERT_TRUE(use(log_));
   switch_logging(true);
-  const vhost::SharedPiece area = guest_->scratch().part(4096, kArea);
+  const vhost::SharedRange area = guest_->scratch().part(4096, kArea);
   std::mt19937_64 random(5);
   std::vector<std::byte> pattern(kArea);
   for (auto& byte : pattern) byte = static_cast<std::byte>(random());

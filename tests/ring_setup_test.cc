@@ -114,7 +114,7 @@ class HandMadeRing {
 
   vhost::Frontend& frontend_;
   const std::uint32_t index_;
-  const vhost::SharedPiece memory_;
+  const vhost::SharedRange memory_;
   virtio::SplitDriverRing driver_;
   const UniqueFd kick_ = make_event();
   const UniqueFd call_ = make_event();

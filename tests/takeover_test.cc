@@ -195,7 +195,7 @@ TEST_F(TakeoverTest, AHeldRequestIsCompletedByTheReceiver) {
                               .has_inflight_record = true});
   ASSERT_NE(guest, nullptr);
   constexpr std::uint64_t kSector = 4096;
-  const vhost::SharedPiece memory = guest->scratch();
+  const vhost::SharedRange memory = guest->scratch();
   const virtio::blk::RequestHeader header{virtio::blk::RequestType::kOut, 0, kSector};
   std::memcpy(memory.host, &header, sizeof header);
   std::fill_n(memory.host + 4096, 4096, std::byte{7});

@@ -35,7 +35,7 @@ class RequestLayout {
   static std::size_t arena_bytes(std::size_t largest, const Limits& limits);
 
   /// Requires: `arena` is arena_bytes() long at least and begins with a page.
-  RequestLayout(vhost::SharedPiece arena, const Limits& limits) : arena_(arena), limits_(limits) {}
+  RequestLayout(vhost::SharedRange arena, const Limits& limits) : arena_(arena), limits_(limits) {}
 
   /// Lays out a request: `readable` is copied, `writable` bytes are for the device.
   /// Requires: both rows have bytes, and fit the limits.
@@ -70,7 +70,7 @@ class RequestLayout {
   void add_piece(std::size_t length, virtio::Direction direction);
   std::size_t place(Layout layout, std::mt19937_64& engine);
 
-  vhost::SharedPiece arena_;
+  vhost::SharedRange arena_;
   Limits limits_;
   std::vector<Piece> pieces_;  // in the order of the chain
   std::vector<virtio::DriverSegment> segments_;

@@ -71,7 +71,7 @@ Result<> RequestQueue::sleep(std::chrono::milliseconds limit) {
   if (*there) return {};
   const auto called = queue_.wait_for_call(limit);
   if (!called) return fail(called.error());
-  return queue_.ring().disable_calls();
+  return queue_.ring().suppress_calls();
 }
 
 Result<> RequestQueue::stop(Device& device) {

@@ -59,7 +59,7 @@ class RequestQueue {
   /// Sleeps until there may be a completion, at most `limit`.
   Result<> sleep(std::chrono::milliseconds limit);
   /// Tells the device once that nobody sleeps.
-  Result<> stop_calls() { return queue_.ring().disable_calls(); }
+  Result<> stop_calls() { return queue_.ring().suppress_calls(); }
 
   [[nodiscard]] std::uint32_t in_flight() noexcept { return queue_.ring().in_flight(); }
 

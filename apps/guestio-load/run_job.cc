@@ -52,7 +52,7 @@ std::size_t data_bytes_of_slot(const RunArguments& arguments) {
 }
 
 /// Bytes that no disk shrinks or takes for zeroes.
-void fill_randomly(const vhost::SharedPiece& piece, std::mt19937_64& engine) {
+void fill_randomly(const vhost::SharedRange& piece, std::mt19937_64& engine) {
   for (std::size_t i = 0; i < piece.size; ++i) piece.host[i] = static_cast<std::byte>(engine());
 }
 

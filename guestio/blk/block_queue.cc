@@ -45,7 +45,7 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
  public:
   explicit Request(BlockQueue& owner) noexcept : owner_(&owner) {}
 
-  [[nodiscard]] virtio::TakenChain& taken() noexcept { return taken_; }
+  [[nodiscard]] virtio::PoppedChain& taken() noexcept { return taken_; }
 
   /// Parses the chain and starts what it asks for.
   void begin(virtio::DeviceQueue& queue) noexcept {
@@ -272,7 +272,7 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
 
   BlockQueue* owner_;
   virtio::DeviceQueue* queue_ = nullptr;
-  virtio::TakenChain taken_;
+  virtio::PoppedChain taken_;
   ParsedRequest parsed_;
   ParsedRanges ranges_;
   std::size_t next_range_ = 0;
@@ -377,7 +377,7 @@ void BlockQueue::abandon() noexcept {
 }
 
 std::optional<std::uint32_t> BlockQueue::write_error_status(
-    const virtio::TakenChain& taken) noexcept {
+    const virtio::PoppedChain& taken) noexcept {
   const auto status = taken.chain.last_writable();
   if (!status || !write_status(taken.memory(), *status, vblk::Status::kIoError)) {
     return std::nullopt;
@@ -394,8 +394,7 @@ void BlockQueue::process(virtio::DeviceQueue& queue) noexcept {
   while (has_more) {
     std::size_t count = 0;
     while (count < group.size()) {
-      has_more = !free_->empty() &&
-                 queue.pop(free_->front().taken()) == virtio::DeviceQueue::Popped::kChain;
+      has_more = !free_->empty() && queue.pop(free_->front().taken()) == virtio::PopResult::kChain;
       if (!has_more) break;
       Request& request = free_->front();
       free_->pop_front();

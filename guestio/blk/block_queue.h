@@ -49,7 +49,7 @@ class BlockQueue final : public virtio::QueueHandler, public virtio::HandoverHan
 
   void process(virtio::DeviceQueue& queue) noexcept override;
   std::optional<std::uint32_t> write_error_status(
-      const virtio::TakenChain& taken) noexcept override;
+      const virtio::PoppedChain& taken) noexcept override;
   void drain() noexcept override;
   virtio::HandoverHandler* handover() noexcept override { return this; }
   // virtio::HandoverHandler

@@ -221,7 +221,7 @@ TEST_F(BlockQueueTest, Rule27AHeaderThatIsMissingOrOutsideMemoryLeavesTheStatusI
 TEST_F(BlockQueueTest, Rule27AMalformedChainGetsAnIoErrorInItsLastWritableByte) {
   virtio::ExtentArena arena(16);
   virtio::MemoryEpoch epoch{memory_, 0};
-  virtio::TakenChain taken;
+  virtio::PoppedChain taken;
   taken.epoch = &epoch;
   taken.chain.begin(0, arena);
   taken.chain.mark_malformed(Error::peer_fault("test"));

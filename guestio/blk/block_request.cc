@@ -20,7 +20,7 @@ bool is_usual(std::span<const mem::AddressRange> readable,
          !writable.empty() && writable.back().length() == 1;
 }
 
-Result<> set_buffers(RequestBuffers& buffers, const virtio::TakenChain& taken,
+Result<> set_buffers(RequestBuffers& buffers, const virtio::PoppedChain& taken,
                      std::span<const mem::AddressRange> extents, MemoryAccess access) {
   if (extents.size() <= 1) {
     buffers = extents.empty() ? RequestBuffers()
@@ -33,7 +33,7 @@ Result<> set_buffers(RequestBuffers& buffers, const virtio::TakenChain& taken,
   return {};
 }
 
-Result<> parse_usual(const virtio::TakenChain& taken, ParsedRequest& request) {
+Result<> parse_usual(const virtio::PoppedChain& taken, ParsedRequest& request) {
   const auto readable = taken.chain.readable();
   const auto writable = taken.chain.writable();
   request.status = writable.back().start();
@@ -53,14 +53,14 @@ Result<> parse_usual(const virtio::TakenChain& taken, ParsedRequest& request) {
 
 }  // namespace
 
-void prefetch_header(const virtio::TakenChain& taken) noexcept {
+void prefetch_header(const virtio::PoppedChain& taken) noexcept {
   const auto readable = taken.chain.readable();
   if (readable.empty()) return;
   // For writing: most drivers have the status in the same cache line.
   taken.memory().prefetch_for_write(readable.front().start());
 }
 
-Result<> parse_request(const virtio::TakenChain& taken, ParsedRequest& request) {
+Result<> parse_request(const virtio::PoppedChain& taken, ParsedRequest& request) {
   if (is_usual(taken.chain.readable(), taken.chain.writable())) return parse_usual(taken, request);
   // Before anything can fail.
   if (!taken.chain.writable().empty()) request.status = taken.chain.writable().back().last();

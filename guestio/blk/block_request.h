@@ -29,11 +29,11 @@ struct ParsedRequest {
 
 /// Always gives `status`, so that a failed request can be answered. Errors: peer fault (no room for
 /// header or status), memory fault, out of range.
-Result<> parse_request(const virtio::TakenChain& taken, ParsedRequest& request);
+Result<> parse_request(const virtio::PoppedChain& taken, ParsedRequest& request);
 
 /// Has the processor fetch the header, which the driver's has just written, ahead of
 /// parse_request().
-void prefetch_header(const virtio::TakenChain& taken) noexcept;
+void prefetch_header(const virtio::PoppedChain& taken) noexcept;
 
 /// The ranges of a discard or write-zeroes request, copied out of guest memory and checked
 /// (5.2.6.2).

@@ -65,11 +65,11 @@ MemoryMonitor::~MemoryMonitor() {
   if (thread_.joinable()) thread_.join();
 }
 
-MemoryMonitor::Watch MemoryMonitor::watch(int fd, Listener& listener) {
+MemoryMonitor::Subscription MemoryMonitor::subscribe(int fd, Subscriber& subscriber) {
   const std::string path = fmt::format("/proc/self/fd/{}", fd);
   const std::scoped_lock lock(mutex_);
   const int number = files_ ? ::inotify_add_watch(files_.get(), path.c_str(), IN_MODIFY) : -1;
-  return {shared_from_this(), watch_.insert(watch_.end(), {number, &listener})};
+  return {shared_from_this(), watch_.insert(watch_.end(), {number, &subscriber})};
 }
 
 void MemoryMonitor::forget(std::list<Entry>::iterator entry) noexcept {
@@ -98,7 +98,7 @@ void MemoryMonitor::listen() noexcept {
   }
 }
 
-/// Each listener once, whatever happened to how many of its files. All that has come is read, so
+/// Each subscriber once, whatever happened to how many of its files. All that has come is read, so
 /// that whoever makes much news keeps nobody else's waiting.
 void MemoryMonitor::hear_files() noexcept {
   constexpr int kMaxReads = 128;  // more than the kernel keeps by default
@@ -123,9 +123,10 @@ void MemoryMonitor::hear_files() noexcept {
 template <typename Condition>
 void MemoryMonitor::tell(Condition is_meant) noexcept {
   const std::scoped_lock lock(mutex_);
-  std::set<Listener*> told;
+  std::set<Subscriber*> told;
   for (const Entry& entry : watch_) {
-    if (is_meant(entry) && told.insert(entry.listener).second) entry.listener->on_memory_changed();
+    if (is_meant(entry) && told.insert(entry.subscriber).second)
+      entry.subscriber->on_memory_changed();
   }
 }
 

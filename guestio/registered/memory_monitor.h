@@ -32,29 +32,29 @@ class MemoryMonitor : public std::enable_shared_from_this<MemoryMonitor> {
   struct Entry;
 
  public:
-  class Listener {
+  class Subscriber {
    public:
     /// On the news thread, which waits: quick. Lets no Watch go and makes none.
     virtual void on_memory_changed() noexcept = 0;
 
    protected:
-    ~Listener() = default;
+    ~Subscriber() = default;
   };
   /// That news is heard. When this has gone, nobody is called for it any more. Keeps the file: goes
   /// with the mapping.
-  class Watch {
+  class Subscription {
    public:
-    Watch(Watch&& other) noexcept = default;
-    Watch& operator=(Watch&& other) = delete;
-    ~Watch() {
+    Subscription(Subscription&& other) noexcept = default;
+    Subscription& operator=(Subscription&& other) = delete;
+    ~Subscription() {
       if (news_) news_->forget(entry_);
     }
     /// Otherwise only of memory in general: the kernel or a limit has refused.
-    [[nodiscard]] bool hears_of_file() const noexcept { return entry_->number >= 0; }
+    [[nodiscard]] bool is_file_watched() const noexcept { return entry_->number >= 0; }
 
    private:
     friend class MemoryMonitor;
-    Watch(std::shared_ptr<MemoryMonitor> news, std::list<Entry>::iterator entry) noexcept
+    Subscription(std::shared_ptr<MemoryMonitor> news, std::list<Entry>::iterator entry) noexcept
         : news_(std::move(news)), entry_(entry) {}
     std::shared_ptr<MemoryMonitor> news_;
     std::list<Entry>::iterator entry_;
@@ -66,13 +66,13 @@ class MemoryMonitor : public std::enable_shared_from_this<MemoryMonitor> {
   MemoryMonitor& operator=(const MemoryMonitor&) = delete;
   ~MemoryMonitor();
 
-  /// Has the listener called when the file, or memory in general, is worth a look.
-  [[nodiscard]] Watch watch(int fd, Listener& listener);
+  /// Has the subscriber called when the file, or memory in general, is worth a look.
+  [[nodiscard]] Subscription subscribe(int fd, Subscriber& subscriber);
 
  private:
   struct Entry {
     int number;  // of the file, by inotify; or -1: not watched
-    Listener* listener;
+    Subscriber* subscriber;
   };
 
   explicit MemoryMonitor(UniqueFd end) noexcept;

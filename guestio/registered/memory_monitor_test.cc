@@ -18,7 +18,7 @@ namespace {
 
 constexpr off_t kFileBytes = 65536;
 
-class CountingListener final : public MemoryMonitor::Listener {
+class CountingSubscriber final : public MemoryMonitor::Subscriber {
  public:
   void on_memory_changed() noexcept override {
     count_.fetch_add(1);
@@ -58,11 +58,11 @@ TEST_F(MemoryMonitorTest, WhoWatchesAFileHearsOfAHole) {
   const auto news = MemoryMonitor::of_process().value();
   const ModifiedFile file;
   const ModifiedFile another;
-  CountingListener first;
-  CountingListener second;
-  const auto watch = news->watch(file.fd.get(), first);
-  const auto same_file = news->watch(file.fd.get(), second);
-  const auto same_listener = news->watch(another.fd.get(), first);
+  CountingSubscriber first;
+  CountingSubscriber second;
+  const auto subscription = news->subscribe(file.fd.get(), first);
+  const auto same_file = news->subscribe(file.fd.get(), second);
+  const auto same_subscriber = news->subscribe(another.fd.get(), first);
   file.punch();
   EXPECT_TRUE(first.hears());
   EXPECT_TRUE(second.hears());
@@ -74,11 +74,11 @@ TEST_F(MemoryMonitorTest, WhoWatchesAFileHearsOfAHole) {
 TEST_F(MemoryMonitorTest, WhoHasLeftIsCalledNoMoreAndOthersOfTheFileAre) {
   const auto news = MemoryMonitor::of_process().value();
   const ModifiedFile file;
-  CountingListener stays;
-  const auto watch = news->watch(file.fd.get(), stays);
-  auto leaves = std::make_unique<CountingListener>();
+  CountingSubscriber stays;
+  const auto subscription = news->subscribe(file.fd.get(), stays);
+  auto leaves = std::make_unique<CountingSubscriber>();
   {
-    const auto left = news->watch(file.fd.get(), *leaves);
+    const auto left = news->subscribe(file.fd.get(), *leaves);
     file.punch();
     EXPECT_TRUE(leaves->hears());
   }
@@ -94,41 +94,41 @@ TEST_F(MemoryMonitorTest, ThereIsOneAsLongAsItIsWantedAndANewOneAfterwards) {
   for (int round = 0; round < 3; ++round) {
     auto news = MemoryMonitor::of_process().value();
     EXPECT_EQ(MemoryMonitor::of_process().value(), news);
-    CountingListener listener;
-    const auto watch = news->watch(file.fd.get(), listener);
+    CountingSubscriber subscriber;
+    const auto subscription = news->subscribe(file.fd.get(), subscriber);
     news.reset();
     file.punch();
-    EXPECT_TRUE(listener.hears());
+    EXPECT_TRUE(subscriber.hears());
   }
 }
 
 TEST_F(MemoryMonitorTest, WhatCannotBeWatchedKeepsNothingElseFromBeing) {
   const auto news = MemoryMonitor::of_process().value();
   const ModifiedFile file;
-  CountingListener listener;
-  const auto nothing = news->watch(-1, listener);
-  EXPECT_FALSE(nothing.hears_of_file());
-  const auto watch = news->watch(file.fd.get(), listener);
-  EXPECT_TRUE(watch.hears_of_file());
+  CountingSubscriber subscriber;
+  const auto nothing = news->subscribe(-1, subscriber);
+  EXPECT_FALSE(nothing.is_file_watched());
+  const auto subscription = news->subscribe(file.fd.get(), subscriber);
+  EXPECT_TRUE(subscription.is_file_watched());
   file.punch();
-  EXPECT_TRUE(listener.hears());
+  EXPECT_TRUE(subscriber.hears());
 }
 
 TEST_F(MemoryMonitorTest, MuchNewsOfOneKeepsNobodyElsesWaiting) {
   const auto news = MemoryMonitor::of_process().value();
   const std::array<ModifiedFile, 2> noisy;
   const ModifiedFile quiet;
-  CountingListener flooded;
-  CountingListener listener;
-  const auto first = news->watch(noisy[0].fd.get(), flooded);
-  const auto second = news->watch(noisy[1].fd.get(), flooded);
-  const auto watch = news->watch(quiet.fd.get(), listener);
+  CountingSubscriber flooded;
+  CountingSubscriber subscriber;
+  const auto first = news->subscribe(noisy[0].fd.get(), flooded);
+  const auto second = news->subscribe(noisy[1].fd.get(), flooded);
+  const auto subscription = news->subscribe(quiet.fd.get(), subscriber);
   // In turns, so that no two are made one.
   for (int i = 0; i < 20000; ++i) {
     EXPECT_EQ(::pwrite(noisy[static_cast<std::size_t>(i % 2)].fd.get(), "x", 1, 0), 1);
   }
   quiet.punch();
-  EXPECT_TRUE(listener.hears());
+  EXPECT_TRUE(subscriber.hears());
   EXPECT_LT(flooded.count(), 1000) << "they are told together";
 }
 

@@ -75,7 +75,7 @@ struct MemoryRegistry::Area final : uring::BufferGuard {
   // The worker's until kReady; then the watch is anybody's, the rest is guarded.
   std::optional<PageGuard> watch;
   std::optional<uring::PinnedBuffers> pinned;
-  std::optional<MemoryMonitor::Watch> news;
+  std::optional<MemoryMonitor::Subscription> news;
   std::int64_t blocks = 0;  // of the file, when it was last asked
 };
 
@@ -122,7 +122,7 @@ MemoryRegistry::~MemoryRegistry() {
   areas_.swap(last);
 }
 
-void MemoryRegistry::want(const mem::GuestMemory& memory) {
+void MemoryRegistry::set_memory(const mem::GuestMemory& memory) {
   std::vector<std::shared_ptr<Area>> wanted;  // and then those of before, which end unlocked
   const std::scoped_lock lock(mutex_);
   for (const mem::RegionSpec& spec : memory.specs()) {
@@ -186,7 +186,7 @@ void MemoryRegistry::end_lost(Area& area, std::unique_lock<std::mutex>& lock) no
   auto news = std::exchange(area.news, std::nullopt);
   for (Subscriber* const taker : subscribers_) {
     taker->loop_.post([taker, life = std::weak_ptr(taker->life_)] {
-      if (!life.expired()) taker->unregister_lost();
+      if (!life.expired()) taker->on_region_lost();
     });
   }
   lock.unlock();
@@ -198,7 +198,7 @@ void MemoryRegistry::prepare(Area& area, const std::stop_token& stop) {
     const std::scoped_lock lock(mutex_);
     area.state = state;
     if (state != Area::State::kReady) return;
-    changes_.fetch_add(1, std::memory_order_release);
+    generation_.fetch_add(1, std::memory_order_release);
     // News of what went meanwhile found nothing that was ready; and what this one has brought in is
     // more for the others of its file as well.
     for (const auto& one : areas_) {
@@ -249,8 +249,8 @@ void MemoryRegistry::subscribe_to(Area& area) noexcept {
     }
     news_ = std::move(*news);
   }
-  area.news.emplace(news_->watch(area.fd, *this));
-  if (area.news->hears_of_file() || was_told_unheard_.exchange(true)) return;
+  area.news.emplace(news_->subscribe(area.fd, *this));
+  if (area.news->is_file_watched() || was_told_unheard_.exchange(true)) return;
   log::info(
       "{}: no news of guest memory's file: what the guest gives back while its disk is idle is let "
       "go later (raise fs.inotify.max_user_instances and max_user_watches, and let this user read "
@@ -275,8 +275,8 @@ Result<> MemoryRegistry::watch(Area& area) const {
   return {};
 }
 
-MemoryRegistry::Registrations MemoryRegistry::take(uring::RegisteredBuffers& table,
-                                                   const mem::GuestMemory& memory) {
+MemoryRegistry::Registrations MemoryRegistry::register_ready(uring::RegisteredBuffers& table,
+                                                             const mem::GuestMemory& memory) {
   Registrations taken;
   for (auto& area : find_ready(memory)) {
     auto registration = register_with(table, *area);
@@ -318,20 +318,20 @@ Result<uring::RegisteredBuffers::Registration> MemoryRegistry::register_with(
   return table.add(*area.pinned, guard, this);
 }
 
-void MemoryRegistry::add(Subscriber& taker) {
+void MemoryRegistry::subscribe(Subscriber& taker) {
   const std::scoped_lock lock(mutex_);
   subscribers_.push_back(&taker);
 }
 
-void MemoryRegistry::remove(Subscriber& taker) noexcept {
+void MemoryRegistry::unsubscribe(Subscriber& taker) noexcept {
   const std::scoped_lock lock(mutex_);
   std::erase(subscribers_, &taker);
 }
 
-void MemoryRegistry::drop_lost(Registrations& taken) noexcept {
+void MemoryRegistry::unregister_lost(Registrations& taken) noexcept {
   std::unique_lock lock(mutex_);
   const auto lost = std::ranges::partition(
-      taken, [](const Taken& one) { return one.area->state == Area::State::kReady; });
+      taken, [](const RegisteredRegion& one) { return one.area->state == Area::State::kReady; });
   lock.unlock();
   taken.erase(lost.begin(), lost.end());
 }
@@ -360,7 +360,7 @@ void MemoryRegistry::compare_blocks(Area& area) noexcept {
 void MemoryRegistry::lose(Area& area) noexcept {
   if (area.state != Area::State::kReady) return;
   area.state = Area::State::kLost;
-  changes_.fetch_add(1, std::memory_order_release);
+  generation_.fetch_add(1, std::memory_order_release);
   has_job_.notify_one();
   log::limited_info(log_->visits,
                     "{}: the guest gives memory back: a region of {} KiB is used unregistered from "

@@ -29,7 +29,7 @@ enum class RegistrationScope : std::uint8_t {
 
 /// A front-end's memory, registered: once for each front-end, however many rings and tables it has.
 ///
-///     session: want() --> a thread: watch the pages, pin them --> rings: take()
+///     session: want() --> a thread: watch the pages, pin them --> rings: register_ready()
 ///                                        ^                            |
 ///                                   let them go <-- a page is not what it was
 ///
@@ -48,18 +48,18 @@ enum class RegistrationScope : std::uint8_t {
 /// Nothing waits for it: rings run from the start, on plain operations until memory is ready. What
 /// is refused stays plain, and a line in the log says what can be done about it.
 ///
-/// Threads: any. Lifetime: outlives what take() gave.
-class MemoryRegistry final : private MemoryMonitor::Listener {
+/// Threads: any. Lifetime: outlives what register_ready() gave.
+class MemoryRegistry final : private MemoryMonitor::Subscriber {
   struct Area;
 
  public:
   /// One region's registration with one ring, and what it stands on.
-  struct Taken {
+  struct RegisteredRegion {
     std::shared_ptr<Area> area;
     uring::RegisteredBuffers::Registration registration;  // goes first
   };
   /// Goes before the memory does, on the ring's thread.
-  using Registrations = std::vector<Taken>;
+  using Registrations = std::vector<RegisteredRegion>;
 
   static constexpr std::size_t kMaxRegistered = 64;
 
@@ -70,7 +70,7 @@ class MemoryRegistry final : private MemoryMonitor::Listener {
     Subscriber(const Subscriber&) = delete;
     Subscriber& operator=(const Subscriber&) = delete;
     /// drop_lost() for all that it has. On the loop's thread.
-    virtual void unregister_lost() noexcept = 0;
+    virtual void on_region_lost() noexcept = 0;
 
    protected:
     ~Subscriber() = default;
@@ -90,19 +90,20 @@ class MemoryRegistry final : private MemoryMonitor::Listener {
   ~MemoryRegistry();
 
   /// The memory that rings use from now on. Regions that stay are not made ready again.
-  void want(const mem::GuestMemory& memory);
-  /// Grows whenever take() would give something else than before.
-  [[nodiscard]] std::uint32_t changes() const noexcept {
-    return changes_.load(std::memory_order_acquire);
+  void set_memory(const mem::GuestMemory& memory);
+  /// Grows whenever register_ready() would give something else than before.
+  [[nodiscard]] std::uint32_t generation() const noexcept {
+    return generation_.load(std::memory_order_acquire);
   }
   /// Registers those regions of `memory` with the caller's ring that are ready, the largest first,
   /// as far as the front-end's share of the ring's table goes.
-  [[nodiscard]] Registrations take(uring::RegisteredBuffers& table, const mem::GuestMemory& memory);
+  [[nodiscard]] Registrations register_ready(uring::RegisteredBuffers& table,
+                                             const mem::GuestMemory& memory);
   // On the taker's loop's thread, where it also ends.
-  void add(Subscriber& taker);
-  void remove(Subscriber& taker) noexcept;
-  /// Lets the lost ones of what take() gave go.
-  void drop_lost(Registrations& taken) noexcept;
+  void subscribe(Subscriber& taker);
+  void unsubscribe(Subscriber& taker) noexcept;
+  /// Lets the lost ones of what register_ready() gave go.
+  void unregister_lost(Registrations& taken) noexcept;
   /// Asks the files how much of them is there: whether all of it has come, or some has gone that no
   /// operation has met. A system call a region; for now and then.
   void check_residency() noexcept;
@@ -129,7 +130,7 @@ class MemoryRegistry final : private MemoryMonitor::Listener {
   const std::size_t max_regions_;
   const bool can_be_shared_;  // by all rings, what one has pinned
   const std::shared_ptr<PeerLog> log_;
-  std::atomic<std::uint32_t> changes_ = 0;
+  std::atomic<std::uint32_t> generation_ = 0;
   std::shared_ptr<MemoryMonitor> news_;           // or nothing yet; the thread's
   std::atomic<bool> was_told_ = false;            // of a refusal
   std::atomic<bool> was_told_elsewhere_ = false;  // that memory is in files of other kinds

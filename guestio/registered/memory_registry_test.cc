@@ -81,10 +81,10 @@ class MemoryRegistryTest : public ::testing::Test {
     return mem::GuestMemory::create(specs).value();
   }
   static bool changes_from(const MemoryRegistry& fixed, std::uint32_t before) {
-    return comes_true([&] { return fixed.changes() != before; });
+    return comes_true([&] { return fixed.generation() != before; });
   }
-  static bool comes_to(const MemoryRegistry& fixed, std::uint32_t changes) {
-    return comes_true([&] { return fixed.changes() >= changes; });
+  static bool comes_to(const MemoryRegistry& fixed, std::uint32_t generation) {
+    return comes_true([&] { return fixed.generation() >= generation; });
   }
   bool finds(const mem::GuestMemory& memory, std::uint64_t gpa, std::size_t size = kMiB) {
     return table_.find(host(memory, gpa), size).has_value();
@@ -116,13 +116,13 @@ class AutoRegistrationTest : public MemoryRegistryTest {
 };
 
 TEST_F(AutoRegistrationTest, EveryRegionIsRegisteredOnceItIsReadyUntilTheRegistrationsGo) {
-  MemoryRegistry wish(RegistrationScope::kResidentOnly);
+  MemoryRegistry registry(RegistrationScope::kResidentOnly);
   const auto memory = both(low_.memory, high_.memory);
-  EXPECT_TRUE(wish.take(table_, memory).empty()) << "of what nobody wants";
-  wish.want(memory);
-  ASSERT_TRUE(comes_to(wish, 2));
+  EXPECT_TRUE(registry.register_ready(table_, memory).empty()) << "of what nobody wants";
+  registry.set_memory(memory);
+  ASSERT_TRUE(comes_to(registry, 2));
   {
-    const auto taken = wish.take(table_, memory);
+    const auto taken = registry.register_ready(table_, memory);
     EXPECT_EQ(taken.size(), 2U);
     EXPECT_TRUE(finds(memory, 0));
     EXPECT_TRUE(finds(memory, 4 * kMiB));
@@ -131,39 +131,39 @@ TEST_F(AutoRegistrationTest, EveryRegionIsRegisteredOnceItIsReadyUntilTheRegistr
 }
 
 TEST_F(MemoryRegistryTest, TwoRingsOfOneThreadShareTheRegistration) {
-  MemoryRegistry wish(RegistrationScope::kAll);
-  wish.want(low_.memory);
-  ASSERT_TRUE(changes_from(wish, 0));
-  auto first = wish.take(table_, low_.memory);
-  const auto second = wish.take(table_, low_.memory);
+  MemoryRegistry registry(RegistrationScope::kAll);
+  registry.set_memory(low_.memory);
+  ASSERT_TRUE(changes_from(registry, 0));
+  auto first = registry.register_ready(table_, low_.memory);
+  const auto second = registry.register_ready(table_, low_.memory);
   EXPECT_EQ(table_.pieces(), 1U);
   first.clear();
   EXPECT_TRUE(finds(low_.memory, 0));
 }
 
 TEST_F(MemoryRegistryTest, ARegionThatStaysIsNotMadeReadyAnewWhenAnotherComesAndGoes) {
-  MemoryRegistry wish(RegistrationScope::kAll);
-  wish.want(low_.memory);
-  ASSERT_TRUE(changes_from(wish, 0));
+  MemoryRegistry registry(RegistrationScope::kAll);
+  registry.set_memory(low_.memory);
+  ASSERT_TRUE(changes_from(registry, 0));
   const auto memory = both(low_.memory, high_.memory);
-  wish.want(memory);
-  EXPECT_FALSE(wish.take(table_, memory).empty()) << "at once";
-  ASSERT_TRUE(changes_from(wish, 1));
-  EXPECT_EQ(wish.take(table_, memory).size(), 2U);
-  wish.want(low_.memory);
-  EXPECT_EQ(wish.take(table_, memory).size(), 1U);
-  EXPECT_EQ(wish.changes(), 2U);
+  registry.set_memory(memory);
+  EXPECT_FALSE(registry.register_ready(table_, memory).empty()) << "at once";
+  ASSERT_TRUE(changes_from(registry, 1));
+  EXPECT_EQ(registry.register_ready(table_, memory).size(), 2U);
+  registry.set_memory(low_.memory);
+  EXPECT_EQ(registry.register_ready(table_, memory).size(), 1U);
+  EXPECT_EQ(registry.generation(), 2U);
 }
 
 TEST_F(MemoryRegistryTest, Rule44ARegionThatIsNoWholePagesStaysUnregistered) {
-  MemoryRegistry wish(RegistrationScope::kAll);
+  MemoryRegistry registry(RegistrationScope::kAll);
   for (const auto& odd :
        {mem::FileRegion{Gpa(8 * kMiB), ByteCount(7568), low_.file.get(), FileOffset(0)},
         mem::FileRegion{Gpa(8 * kMiB), ByteCount(8192), low_.file.get(), FileOffset(16)}}) {
     const auto memory = mem::add_file_region(high_.memory, odd).value();
-    wish.want(memory);
-    ASSERT_TRUE(comes_to(wish, 1));
-    const auto taken = wish.take(table_, memory);
+    registry.set_memory(memory);
+    ASSERT_TRUE(comes_to(registry, 1));
+    const auto taken = registry.register_ready(table_, memory);
     EXPECT_EQ(taken.size(), 1U);
     EXPECT_TRUE(finds(memory, 4 * kMiB));
     EXPECT_FALSE(finds(memory, 8 * kMiB, 4096));
@@ -171,48 +171,48 @@ TEST_F(MemoryRegistryTest, Rule44ARegionThatIsNoWholePagesStaysUnregistered) {
 }
 
 TEST_F(MemoryRegistryTest, NoMoreRegionsAreRegisteredThanItMayHaveTheLargestFirst) {
-  MemoryRegistry wish(RegistrationScope::kAll, std::make_shared<PeerLog>(), 1);
+  MemoryRegistry registry(RegistrationScope::kAll, std::make_shared<PeerLog>(), 1);
   const auto small = mem::add_file_region(
       mem::GuestMemory(), {Gpa(0), ByteCount(4096), low_.file.get(), FileOffset(0)});
   const auto memory = both(*small, high_.memory);
-  wish.want(memory);
-  ASSERT_TRUE(comes_to(wish, 1));
-  const auto taken = wish.take(table_, memory);
+  registry.set_memory(memory);
+  ASSERT_TRUE(comes_to(registry, 1));
+  const auto taken = registry.register_ready(table_, memory);
   EXPECT_EQ(taken.size(), 1U);
   EXPECT_TRUE(finds(memory, 4 * kMiB));
 }
 
 TEST_F(AutoRegistrationTest, ARegionThatLosesAPageIsRegisteredNoMore) {
-  MemoryRegistry wish(RegistrationScope::kResidentOnly);
-  wish.want(low_.memory);
-  ASSERT_TRUE(changes_from(wish, 0));
-  auto taken = wish.take(table_, low_.memory);
+  MemoryRegistry registry(RegistrationScope::kResidentOnly);
+  registry.set_memory(low_.memory);
+  ASSERT_TRUE(changes_from(registry, 0));
+  auto taken = registry.register_ready(table_, low_.memory);
   ASSERT_EQ(taken.size(), 1U);
   low_.punch(8192);
   EXPECT_TRUE(finds(low_.memory, 0, 8192)) << "nobody has met the gap";
   EXPECT_FALSE(finds(low_.memory, 4096, 8192));
   EXPECT_FALSE(finds(low_.memory, 0, 4096)) << "as a whole";
-  ASSERT_TRUE(changes_from(wish, 1));
-  taken = wish.take(table_, low_.memory);
+  ASSERT_TRUE(changes_from(registry, 1));
+  taken = registry.register_ready(table_, low_.memory);
   EXPECT_TRUE(taken.empty());
   // And not again, though all of it may be there by then.
   ASSERT_EQ(::fallocate(low_.file.get(), 0, 0, kMiB), 0);
-  wish.check_residency();
-  wish.want(both(low_.memory, high_.memory));
-  ASSERT_TRUE(comes_to(wish, 3)) << "of the region behind it";
-  EXPECT_TRUE(wish.take(table_, low_.memory).empty());
+  registry.check_residency();
+  registry.set_memory(both(low_.memory, high_.memory));
+  ASSERT_TRUE(comes_to(registry, 3)) << "of the region behind it";
+  EXPECT_TRUE(registry.register_ready(table_, low_.memory).empty());
 }
 
 TEST_F(MemoryRegistryTest, APageThatGoesIsNoticedThoughNoOperationMeetsIt) {
-  MemoryRegistry wish(RegistrationScope::kAll);
-  wish.want(low_.memory);
-  ASSERT_TRUE(changes_from(wish, 0));
-  wish.check_residency();
-  EXPECT_EQ(wish.changes(), 1U);
+  MemoryRegistry registry(RegistrationScope::kAll);
+  registry.set_memory(low_.memory);
+  ASSERT_TRUE(changes_from(registry, 0));
+  registry.check_residency();
+  EXPECT_EQ(registry.generation(), 1U);
   low_.punch(0);
-  wish.check_residency();
-  EXPECT_EQ(wish.changes(), 2U);
-  EXPECT_TRUE(wish.take(table_, low_.memory).empty());
+  registry.check_residency();
+  EXPECT_EQ(registry.generation(), 2U);
+  EXPECT_TRUE(registry.register_ready(table_, low_.memory).empty());
 }
 
 /// A ring that has nothing to do.
@@ -222,17 +222,17 @@ class IdleSubscriber final : public MemoryRegistry::Subscriber {
       : Subscriber(loop),
         loop_(loop),
         fixed_(fixed),
-        taken_(fixed.take(loop.registered_buffers(), memory)) {
-    fixed_.add(*this);
+        taken_(fixed.register_ready(loop.registered_buffers(), memory)) {
+    fixed_.subscribe(*this);
   }
   IdleSubscriber(const IdleSubscriber&) = delete;
   IdleSubscriber& operator=(const IdleSubscriber&) = delete;
-  ~IdleSubscriber() { fixed_.remove(*this); }
+  ~IdleSubscriber() { fixed_.unsubscribe(*this); }
   [[nodiscard]] std::size_t taken() const { return taken_.size(); }
 
  private:
-  void unregister_lost() noexcept override {
-    fixed_.drop_lost(taken_);
+  void on_region_lost() noexcept override {
+    fixed_.unregister_lost(taken_);
     loop_.stop();
   }
   uring::Loop& loop_;
@@ -247,7 +247,7 @@ TEST_F(AutoRegistrationTest, ARingThatIsIdleLetsMemoryGoThatTheGuestGivesBack) {
   const auto memory = both(shared.memory, high_.memory);
   const auto loop = uring::Loop::create().value();
   MemoryRegistry fixed(RegistrationScope::kResidentOnly);
-  fixed.want(memory);
+  fixed.set_memory(memory);
   ASSERT_TRUE(comes_to(fixed, 2));
   const IdleSubscriber taker(*loop, fixed, memory);
   EXPECT_EQ(loop->registered_buffers().pieces(), 2U);
@@ -287,7 +287,7 @@ char state_of_thread(const std::string& name) {
 }
 
 /// Stands for many other disks, which are told of something for long.
-class SlowListener final : public MemoryMonitor::Listener {
+class SlowSubscriber final : public MemoryMonitor::Subscriber {
  public:
   void on_memory_changed() noexcept override {
     was_told_.release();
@@ -308,15 +308,15 @@ TEST_F(MemoryRegistryTest, MemoryThatGoesWhileItIsPinnedWaitsForNewsAndNobodyFor
                                                        file.get(), FileOffset(0)}})
           .value();
   const auto news = MemoryMonitor::of_process().value();
-  SlowListener slow;
-  const auto watch = news->watch(told_file.get(), slow);
+  SlowSubscriber slow;
+  const auto subscription = news->subscribe(told_file.get(), slow);
   MemoryRegistry fixed(RegistrationScope::kAll);
-  fixed.want(both(low_.memory, large));
+  fixed.set_memory(both(low_.memory, large));
   // The largest is the first. When news of it is heard, the pinning is what comes next.
   ASSERT_TRUE(comes_true([] { return watched_files() >= 2; }));
   ASSERT_EQ(::ftruncate(told_file.get(), 4096), 0);
   slow.was_told_.acquire();
-  fixed.want(low_.memory);
+  fixed.set_memory(low_.memory);
   // There is more to do for the thread that pinned it, so it sleeps only where it waits for news.
   ASSERT_TRUE(comes_true([] { return state_of_thread("guestio-pin") == 'S'; }));
   auto asked = std::async(std::launch::async, [&fixed] { fixed.check_residency(); });
@@ -334,13 +334,13 @@ TEST_F(MemoryRegistryTest, RegionsOfOneFileAreComparedWithWhatAllHaveBroughtIn) 
                                      FileOffset(4 * kMiB)}})
           .value();
   MemoryRegistry fixed(RegistrationScope::kAll);
-  fixed.want(memory);
+  fixed.set_memory(memory);
   ASSERT_TRUE(comes_to(fixed, 2));
-  EXPECT_EQ(fixed.take(table_, memory).size(), 2U);
+  EXPECT_EQ(fixed.register_ready(table_, memory).size(), 2U);
   ASSERT_EQ(::fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kMiB), 0);
   fixed.check_residency();
   // Whose page it was is not known.
-  EXPECT_TRUE(fixed.take(table_, memory).empty());
+  EXPECT_TRUE(fixed.register_ready(table_, memory).empty());
 }
 
 TEST_F(MemoryRegistryTest, ARingThatEndsIsToldNothingMore) {
@@ -348,7 +348,7 @@ TEST_F(MemoryRegistryTest, ARingThatEndsIsToldNothingMore) {
     const SharedMemory shared{Gpa(0)};
     const auto loop = uring::Loop::create().value();
     MemoryRegistry fixed(RegistrationScope::kAll);
-    fixed.want(shared.memory);
+    fixed.set_memory(shared.memory);
     ASSERT_TRUE(changes_from(fixed, 0));
     {
       const IdleSubscriber taker(*loop, fixed, shared.memory);
@@ -363,18 +363,18 @@ TEST_F(MemoryRegistryTest, ARingThatEndsIsToldNothingMore) {
 TEST_F(AutoRegistrationTest, MemoryThatIsNotAllThereWaitsUntilItIsOrIsBroughtInIfAll) {
   const SharedMemory sparse(Gpa(0), false);
   MemoryRegistry careful(RegistrationScope::kResidentOnly);
-  careful.want(both(sparse.memory, high_.memory));
+  careful.set_memory(both(sparse.memory, high_.memory));
   ASSERT_TRUE(comes_to(careful, 1)) << "of the region behind it";
-  EXPECT_TRUE(careful.take(table_, sparse.memory).empty());
+  EXPECT_TRUE(careful.register_ready(table_, sparse.memory).empty());
   careful.check_residency();
   const SharedMemory last(Gpa(8 * kMiB));
-  careful.want(both(both(sparse.memory, high_.memory), last.memory));
+  careful.set_memory(both(both(sparse.memory, high_.memory), last.memory));
   ASSERT_TRUE(comes_to(careful, 2)) << "of the region behind it";
-  EXPECT_TRUE(careful.take(table_, sparse.memory).empty());
+  EXPECT_TRUE(careful.register_ready(table_, sparse.memory).empty());
   MemoryRegistry all(RegistrationScope::kAll);
-  all.want(sparse.memory);
+  all.set_memory(sparse.memory);
   ASSERT_TRUE(changes_from(all, 0));
-  EXPECT_EQ(all.take(table_, sparse.memory).size(), 1U);
+  EXPECT_EQ(all.register_ready(table_, sparse.memory).size(), 1U);
   careful.check_residency();
   EXPECT_TRUE(comes_to(careful, 3));
 }
@@ -382,19 +382,19 @@ TEST_F(AutoRegistrationTest, MemoryThatIsNotAllThereWaitsUntilItIsOrIsBroughtInI
 TEST_F(AutoRegistrationTest, MemoryThatIsNoFileIsNotRegistered) {
   const auto memory = mem::GuestMemory::allocate(ByteCount(kMiB)).value();
   MemoryRegistry careful(RegistrationScope::kResidentOnly);
-  careful.want(both(memory, high_.memory));
+  careful.set_memory(both(memory, high_.memory));
   ASSERT_TRUE(comes_to(careful, 1)) << "of the region behind it";
-  EXPECT_TRUE(careful.take(table_, memory).empty());
+  EXPECT_TRUE(careful.register_ready(table_, memory).empty());
 }
 
 TEST_F(MemoryRegistryTest, MemoryThatIsNoFileIsRegisteredIfAllIs) {
   const auto memory = mem::GuestMemory::allocate(ByteCount(kMiB)).value();
   ::testing::internal::CaptureStderr();
   MemoryRegistry all(RegistrationScope::kAll);
-  all.want(memory);
+  all.set_memory(memory);
   ASSERT_TRUE(changes_from(all, 0));
   EXPECT_NE(captured_log().find("cannot be watched"), std::string::npos);
-  const auto taken = all.take(table_, memory);
+  const auto taken = all.register_ready(table_, memory);
   EXPECT_TRUE(finds(memory, 0));
 }
 
@@ -406,9 +406,9 @@ TEST_F(AutoRegistrationTest, AFileOnDiskIsNotAskedHowMuchOfItIsThere) {
                                                                        file.get(), FileOffset(0)}})
                           .value();
   MemoryRegistry careful(RegistrationScope::kResidentOnly);
-  careful.want(both(memory, high_.memory));
+  careful.set_memory(both(memory, high_.memory));
   ASSERT_TRUE(comes_to(careful, 1)) << "of the region behind it";
-  EXPECT_TRUE(careful.take(table_, memory).empty());
+  EXPECT_TRUE(careful.register_ready(table_, memory).empty());
 }
 
 TEST_F(MemoryRegistryTest, AFileThatSomebodyElseAnswersForIsNotPinnedAndThatIsTold) {
@@ -418,14 +418,14 @@ TEST_F(MemoryRegistryTest, AFileThatSomebodyElseAnswersForIsNotPinnedAndThatIsTo
   const auto memory = both(on_disk.memory, high_.memory);
   ::testing::internal::CaptureStderr();
   MemoryRegistry all(RegistrationScope::kAll);
-  all.want(memory);
+  all.set_memory(memory);
   ASSERT_TRUE(changes_from(all, 0)) << "of the region behind it";
-  const auto taken = all.take(table_, memory);
+  const auto taken = all.register_ready(table_, memory);
   EXPECT_EQ(taken.size(), 1U);
   EXPECT_FALSE(finds(memory, 0));
-  all.want(high_.memory);
-  all.want(memory);
-  all.want(low_.memory);
+  all.set_memory(high_.memory);
+  all.set_memory(memory);
+  all.set_memory(low_.memory);
   ASSERT_TRUE(changes_from(all, 1));
   const std::string told = captured_log();
   const auto line = told.find("memory-backend-memfd");
@@ -449,29 +449,29 @@ TEST_F(MemoryRegistryTest, AFrontEndWithManyRegionsLeavesTheOthersOfItsThreadThe
   table.join();
   ASSERT_EQ(table.fair_slots(), 6U);
   MemoryRegistry greedy(RegistrationScope::kAll);
-  greedy.want(many);
+  greedy.set_memory(many);
   ASSERT_TRUE(comes_to(greedy, kTiny + 1));
-  const auto taken = greedy.take(table, many);
+  const auto taken = greedy.register_ready(table, many);
   EXPECT_EQ(taken.size(), 6U);
   EXPECT_TRUE(table.find(host(many, 8 * kMiB), kMiB)) << "the largest first";
   // As another ring of the same disk, and again under another table of memory.
-  EXPECT_EQ(greedy.take(table, many).size(), 6U);
+  EXPECT_EQ(greedy.register_ready(table, many).size(), 6U);
   EXPECT_EQ(table.pieces(), 6U);
   MemoryRegistry modest(RegistrationScope::kAll);
-  modest.want(both(low_.memory, high_.memory));
+  modest.set_memory(both(low_.memory, high_.memory));
   ASSERT_TRUE(comes_to(modest, 2));
-  EXPECT_EQ(modest.take(table, both(low_.memory, high_.memory)).size(), 2U);
+  EXPECT_EQ(modest.register_ready(table, both(low_.memory, high_.memory)).size(), 2U);
 }
 
 TEST_F(MemoryRegistryTest, WhatTheTableHasNoRoomForStaysPlainAndIsToldOnce) {
   uring::RegisteredBuffers small(ring_, 1);
-  MemoryRegistry wish(RegistrationScope::kAll);
+  MemoryRegistry registry(RegistrationScope::kAll);
   const auto memory = both(low_.memory, high_.memory);
-  wish.want(memory);
-  ASSERT_TRUE(comes_to(wish, 2));
+  registry.set_memory(memory);
+  ASSERT_TRUE(comes_to(registry, 2));
   ::testing::internal::CaptureStderr();
-  EXPECT_EQ(wish.take(small, memory).size(), 1U);
-  EXPECT_EQ(wish.take(small, memory).size(), 1U);
+  EXPECT_EQ(registry.register_ready(small, memory).size(), 1U);
+  EXPECT_EQ(registry.register_ready(small, memory).size(), 1U);
   const std::string told = captured_log();
   const auto line = told.find("guest memory stays unregistered");
   ASSERT_NE(line, std::string::npos) << told;
@@ -492,15 +492,15 @@ TEST_F(MemoryRegistryTest, MemoryThatIsWantedNoMoreIsNotBroughtInToItsEnd) {
   const uffdio_range page{reinterpret_cast<std::uintptr_t>(host(large, kStepBytes)), 4096};
   uffdio_register held{.range = page, .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
   ASSERT_EQ(::ioctl(faults.get(), UFFDIO_REGISTER, &held), 0);
-  MemoryRegistry wish(RegistrationScope::kAll);
-  wish.want(large);
+  MemoryRegistry registry(RegistrationScope::kAll);
+  registry.set_memory(large);
   pollfd waits{faults.get(), POLLIN, 0};
   ASSERT_EQ(::poll(&waits, 1, 60'000), 1);
-  wish.want(low_.memory);
+  registry.set_memory(low_.memory);
   uffdio_zeropage answer{.range = page, .mode = 0, .zeropage = 0};
   ASSERT_EQ(::ioctl(faults.get(), UFFDIO_ZEROPAGE, &answer), 0);
-  ASSERT_TRUE(changes_from(wish, 0));
-  EXPECT_EQ(wish.take(table_, low_.memory).size(), 1U);
+  ASSERT_TRUE(changes_from(registry, 0));
+  EXPECT_EQ(registry.register_ready(table_, low_.memory).size(), 1U);
   unsigned char is_there = 0;
   ASSERT_EQ(::mincore(host(large, 2 * kStepBytes), 4096, &is_there), 0);
   EXPECT_EQ(is_there & 1, 0);
@@ -510,8 +510,8 @@ TEST_F(MemoryRegistryTest, ItEndsInTheMiddleOfItsWorkAndNothingStaysPinned) {
   // The kernel takes its time to let go, of what other tests had as well.
   ASSERT_TRUE(comes_true([] { return pinned_kib() == 0; }));
   for (int round = 0; round < 20; ++round) {
-    MemoryRegistry wish(RegistrationScope::kAll);
-    wish.want(both(low_.memory, high_.memory));
+    MemoryRegistry registry(RegistrationScope::kAll);
+    registry.set_memory(both(low_.memory, high_.memory));
   }
   EXPECT_TRUE(comes_true([] { return pinned_kib() == 0; })) << pinned_kib() << " KiB";
 }

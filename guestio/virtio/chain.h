@@ -23,7 +23,7 @@ inline constexpr std::uint32_t kMaxChainDescriptors = 1024;
 enum class Direction : std::uint8_t { kReadable, kWritable };  // by the device
 
 /// What came of taking a chain from a ring, of either kind.
-enum class Pop : std::uint8_t {
+enum class PopResult : std::uint8_t {
   kChain,    ///< The chain is the next one.
   kNothing,  ///< The driver has made nothing more available.
   kNoRoom,   ///< A long chain waits for extents: try again when another chain was cleared.

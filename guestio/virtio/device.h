@@ -23,7 +23,7 @@ struct MemoryEpoch {
 };
 
 /// A chain together with the memory that its addresses mean.
-struct TakenChain {
+struct PoppedChain {
   Chain chain;
   MemoryEpoch* epoch = nullptr;
   [[nodiscard]] const mem::GuestMemory& memory() const noexcept { return epoch->memory; }
@@ -32,22 +32,17 @@ struct TakenChain {
 /// One running queue, as the device model sees it. All calls on the queue's thread.
 class DeviceQueue {
  public:
-  enum class Popped {
-    kChain,   ///< `taken` holds a well-formed chain; complete() gives it back
-    kNothing  ///< none now: empty, stopped, paused, or out of room; the transport asks again
-  };
-
   /// Takes the next chain. Malformed ones never come out here: QueueHandler::write_error_status().
-  virtual Popped pop(TakenChain& taken) noexcept = 0;
+  virtual PopResult pop(PoppedChain& taken) noexcept = 0;
   /// Gives a chain back; `written` is how many bytes the device wrote into it. The driver hears of
   /// it at the end of the present batch.
-  virtual void complete(TakenChain& taken, std::uint32_t written) noexcept = 0;
+  virtual void complete(PoppedChain& taken, std::uint32_t written) noexcept = 0;
   /// Breaks the queue: the chain has no status that its driver can trust, so it gets no used entry,
   /// now or later. The queue stops.
-  virtual void break_on(TakenChain& taken, const Error& cause) noexcept = 0;
+  virtual void break_on(PoppedChain& taken, const Error& cause) noexcept = 0;
   /// Gives the chain up without a used entry. It stays in the in-flight record, from which the next
   /// owner of the queue takes it again. Requires: within HandoverHandler::abandon().
-  virtual void abandon(TakenChain& taken) noexcept = 0;
+  virtual void abandon(PoppedChain& taken) noexcept = 0;
   /// What the driver negotiated.
   [[nodiscard]] virtual FeatureBits features() const noexcept = 0;
 
@@ -88,7 +83,7 @@ class QueueHandler {
   /// A malformed chain has to go back. Writes what tells its driver that nothing was done, at the
   /// chain's last_writable(), and returns how many bytes that were; nothing when it cannot: the
   /// chain never goes back then, and the queue stops. Called within DeviceQueue::pop().
-  virtual std::optional<std::uint32_t> write_error_status(const TakenChain& /*taken*/) noexcept {
+  virtual std::optional<std::uint32_t> write_error_status(const PoppedChain& /*taken*/) noexcept {
     return std::nullopt;
   }
   /// The queue is stopping and waits for its chains in flight: requests held pending retry are

@@ -28,7 +28,7 @@ class DeviceRing {
   static Result<DeviceRing> create(const RingParts& parts, FeatureBits features,
                                    std::uint32_t base);
 
-  Result<Pop> pop(const mem::GuestMemory& memory, Chain& chain) {
+  Result<PopResult> pop(const mem::GuestMemory& memory, Chain& chain) {
     return std::visit([&](auto& queue) { return queue.pop(memory, chain); }, queue_);
   }
   Result<> push_used(std::uint16_t head, std::uint32_t written) {
@@ -43,8 +43,8 @@ class DeviceRing {
   Result<bool> enable_notifications() {
     return std::visit([](auto& queue) { return queue.enable_notifications(); }, queue_);
   }
-  Result<> disable_notifications() {
-    return std::visit([](auto& queue) { return queue.disable_notifications(); }, queue_);
+  Result<> suppress_notifications() {
+    return std::visit([](auto& queue) { return queue.suppress_notifications(); }, queue_);
   }
   /// Requires: parts of the same kind and size.
   void move_to(const RingParts& parts) noexcept;

@@ -40,8 +40,8 @@ class DriverRing {
   Result<bool> enable_calls() {
     return std::visit([](auto& queue) { return queue.enable_calls(); }, queue_);
   }
-  Result<> disable_calls() {
-    return std::visit([](auto& queue) { return queue.disable_calls(); }, queue_);
+  Result<> suppress_calls() {
+    return std::visit([](auto& queue) { return queue.suppress_calls(); }, queue_);
   }
 
   [[nodiscard]] bool is_packed() const noexcept {

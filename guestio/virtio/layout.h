@@ -34,6 +34,13 @@ inline constexpr FeatureBits kFeatureNotificationData = FeatureBits{1} << 38;
 inline constexpr FeatureBits kFeatureNotifConfigData = FeatureBits{1} << 39;
 inline constexpr FeatureBits kFeatureRingReset = FeatureBits{1} << 40;
 
+enum class RingKind : std::uint8_t { kSplit, kPacked };
+
+/// The kind of ring that `features` negotiate.
+[[nodiscard]] constexpr RingKind ring_kind(FeatureBits features) noexcept {
+  return (features & kFeatureRingPacked) != 0 ? RingKind::kPacked : RingKind::kSplit;
+}
+
 /// Bits of a device's status (2.1).
 inline constexpr std::uint8_t kStatusDriverOk = 4;
 inline constexpr std::uint8_t kStatusNeedsReset = 64;
@@ -127,8 +134,8 @@ inline constexpr std::size_t kUsedRingAlignment = 4;
 
 /// Whether a peer that wants to hear of `event` is to be told, now that the index went from
 /// `old_index` to `new_index` (2.7.10): did the index pass the event, modulo 2^16?
-[[nodiscard]] constexpr bool passes_event(std::uint16_t event, std::uint16_t old_index,
-                                          std::uint16_t new_index) noexcept {
+[[nodiscard]] constexpr bool needs_notification(std::uint16_t event, std::uint16_t old_index,
+                                                std::uint16_t new_index) noexcept {
   return static_cast<std::uint16_t>(new_index - event - 1) <
          static_cast<std::uint16_t>(new_index - old_index);
 }

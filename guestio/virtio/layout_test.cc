@@ -34,7 +34,7 @@ constexpr EventCase kEventCases[] = {
 
 TEST(EventIndex, IsPassedModuloTwoToTheSixteenOverTheWholeBatch) {
   for (const EventCase& c : kEventCases) {
-    EXPECT_EQ(passes_event(c.event, c.before, c.after), c.passed)
+    EXPECT_EQ(needs_notification(c.event, c.before, c.after), c.passed)
         << c.event << ": " << c.before << " to " << c.after;
   }
 }

@@ -54,7 +54,7 @@ PackedDeviceRing::PackedDeviceRing(const PackedRing& ring, FeatureBits features,
 
 Result<PackedDeviceRing> PackedDeviceRing::create(const PackedRing& ring, FeatureBits features,
                                                   PackedBase base) {
-  if (!base.is_possible(ring.size())) {
+  if (!base.is_valid(ring.size())) {
     return fail(Error::peer_fault("place outside a packed ring", base.to_word()));
   }
   return PackedDeviceRing(ring, features, base);
@@ -86,21 +86,21 @@ Result<bool> PackedDeviceRing::fetch() {
   return fail(Error::peer_fault("chain that is longer than what the driver has", fetched_.size()));
 }
 
-Result<Pop> PackedDeviceRing::pop(const mem::GuestMemory& memory, Chain& chain) {
+Result<PopResult> PackedDeviceRing::pop(const mem::GuestMemory& memory, Chain& chain) {
   chain.clear();
   const auto fetched = fetch();
   if (!fetched) return fail(fetched.error());
-  if (!*fetched) return Pop::kNothing;
+  if (!*fetched) return PopResult::kNothing;
   const auto taken = take(memory, chain);
-  if (!taken || *taken != Pop::kChain) return taken;
+  if (!taken || *taken != PopResult::kChain) return taken;
   const auto length = static_cast<std::uint32_t>(fetched_.size());
   next_avail_ = next_avail_.plus(length, ring_.size());
   descriptors_out_ += length;
-  return Pop::kChain;
+  return PopResult::kChain;
 }
 
-Result<Pop> PackedDeviceRing::pop_again(std::span<const PackedDescriptor> descriptors,
-                                        const mem::GuestMemory& memory, Chain& chain) {
+Result<PopResult> PackedDeviceRing::pop_again(std::span<const PackedDescriptor> descriptors,
+                                              const mem::GuestMemory& memory, Chain& chain) {
   chain.clear();
   if (descriptors.empty() || descriptors.size() > descriptors_out_) {
     return fail(Error::peer_fault("number of descriptors that were in flight", descriptors.size()));
@@ -110,18 +110,18 @@ Result<Pop> PackedDeviceRing::pop_again(std::span<const PackedDescriptor> descri
 }
 
 /// Makes a chain of what was fetched.
-Result<Pop> PackedDeviceRing::take(const mem::GuestMemory& memory, Chain& chain) {
+Result<PopResult> PackedDeviceRing::take(const mem::GuestMemory& memory, Chain& chain) {
   const std::uint16_t id = fetched_.back().id;
   if (id >= ring_.size()) return fail(Error::peer_fault("buffer id outside the ring", id));
   if (lengths_[id] != 0) return fail(Error::peer_fault("buffer id that is in flight", id));
   chain.begin(id, *arena_);
   if (walk(memory, chain) == Walk::kNoRoom) {
     chain.clear();
-    return Pop::kNoRoom;
+    return PopResult::kNoRoom;
   }
   lengths_[id] = static_cast<std::uint16_t>(fetched_.size());
   ++in_flight_;
-  return Pop::kChain;
+  return PopResult::kChain;
 }
 
 /// Adds descriptors that stand one behind the other to a chain, malformed or not yet.
@@ -255,8 +255,8 @@ Result<bool> PackedDeviceRing::publish() {
     force_call_ = false;
     return true;
   }
-  return wants_to_hear(std::bit_cast<PackedEvent>(wish), features_, published_, count,
-                       ring_.size());
+  return needs_notification(std::bit_cast<PackedEvent>(wish), features_, published_, count,
+                            ring_.size());
 }
 
 Result<bool> PackedDeviceRing::enable_notifications() {
@@ -275,7 +275,7 @@ Result<bool> PackedDeviceRing::enable_notifications() {
   return next_avail_.is_available(tail.flags);
 }
 
-Result<> PackedDeviceRing::disable_notifications() {
+Result<> PackedDeviceRing::suppress_notifications() {
   const PackedEvent wish{.position = 0, .flags = kPackedEventDisable};
   if (!mem::try_store(ring_.device_event(), std::bit_cast<std::uint32_t>(wish))) {
     return fail_ring_access(ring_.device_event());

@@ -28,7 +28,7 @@ struct PackedBase {
             .used = PackedPosition::from_word(static_cast<std::uint16_t>(word >> 16))};
   }
   /// Whether a ring of `size` entries has such places, the one behind the other.
-  [[nodiscard]] constexpr bool is_possible(std::uint32_t size) const noexcept {
+  [[nodiscard]] constexpr bool is_valid(std::uint32_t size) const noexcept {
     if (avail.index >= size || used.index >= size) return false;
     return avail.wrap == used.wrap ? avail.index >= used.index : avail.index <= used.index;
   }
@@ -50,22 +50,20 @@ struct PackedBase {
 /// Threads: one at a time.
 class PackedDeviceRing {
  public:
-  using Pop = virtio::Pop;
-
   /// Errors: peer fault (no such place in this ring).
   static Result<PackedDeviceRing> create(const PackedRing& ring, FeatureBits features,
                                          PackedBase base);
 
   /// Clears `chain` and fetches the next one into it. `memory` is where indirect tables are.
-  Result<Pop> pop(const mem::GuestMemory& memory, Chain& chain);
+  Result<PopResult> pop(const mem::GuestMemory& memory, Chain& chain);
   /// The descriptors of the chain that pop() or pop_again() gave last, as they were fetched.
   [[nodiscard]] std::span<const PackedDescriptor> fetched() const noexcept { return fetched_; }
 
   /// Takes a chain once more that a device took before it died: `descriptors` are what it fetched
   /// then, and stand between the two places of `base`.
   /// Errors: peer fault (an id that cannot be; more descriptors than there are).
-  Result<Pop> pop_again(std::span<const PackedDescriptor> descriptors,
-                        const mem::GuestMemory& memory, Chain& chain);
+  Result<PopResult> pop_again(std::span<const PackedDescriptor> descriptors,
+                              const mem::GuestMemory& memory, Chain& chain);
   /// A device that died while it published may have written answers that the driver cannot have
   /// seen: takes them back. Errors: memory fault. Requires: nothing was pushed yet.
   Result<> withdraw_answers();
@@ -85,7 +83,7 @@ class PackedDeviceRing {
   /// which no kick may come.
   Result<bool> enable_notifications();
   /// Tells the driver that the ring is looked at anyway. Kicks may still come.
-  Result<> disable_notifications();
+  Result<> suppress_notifications();
 
   /// The ring's parts were mapped elsewhere: goes on there. Requires: the same size.
   void move_to(const PackedRing& ring) noexcept;
@@ -108,7 +106,7 @@ class PackedDeviceRing {
   PackedDeviceRing(const PackedRing& ring, FeatureBits features, PackedBase base);
 
   Result<bool> fetch();
-  Result<Pop> take(const mem::GuestMemory& memory, Chain& chain);
+  Result<PopResult> take(const mem::GuestMemory& memory, Chain& chain);
   static Walk append_all(std::span<const PackedDescriptor> descriptors, const char* fault_of_table,
                          Chain& chain);
   Walk walk(const mem::GuestMemory& memory, Chain& chain) const;

@@ -71,9 +71,9 @@ struct PackedDeviceTest : testing::Test {
   void pop_chain(PackedDeviceRing& queue) {
     const auto popped = queue.pop(driver.ring.memory(), chain);
     ASSERT_TRUE(popped.has_value()) << popped.error().to_string();
-    ASSERT_EQ(*popped, Pop::kChain);
+    ASSERT_EQ(*popped, PopResult::kChain);
   }
-  Result<Pop> pop(PackedDeviceRing& queue) { return queue.pop(driver.ring.memory(), chain); }
+  Result<PopResult> pop(PackedDeviceRing& queue) { return queue.pop(driver.ring.memory(), chain); }
 
   HandPlayedDriver driver{kSize};
   Chain chain;
@@ -81,7 +81,7 @@ struct PackedDeviceTest : testing::Test {
 
 TEST_F(PackedDeviceTest, AnEmptyRingHasNothing) {
   auto queue = make_queue();
-  EXPECT_EQ(pop(queue), Pop::kNothing);
+  EXPECT_EQ(pop(queue), PopResult::kNothing);
 }
 
 TEST_F(PackedDeviceTest, AChainHasItsReadableExtentsFirstThenTheWritable) {
@@ -138,7 +138,7 @@ TEST_F(PackedDeviceTest, Rule24TheWrapCounterTurnsWhenOneChainFillsTheRing) {
     pop_chain(queue);
     EXPECT_EQ(chain.readable().size(), kSize);
     EXPECT_EQ(queue.base().avail, (PackedPosition{.index = 0, .wrap = wrap}));
-    EXPECT_EQ(pop(queue), Pop::kNothing);
+    EXPECT_EQ(pop(queue), PopResult::kNothing);
     ASSERT_TRUE(queue.push_used(lap, 0).has_value());
     ASSERT_TRUE(queue.publish().has_value());
     EXPECT_EQ(queue.base().used, (PackedPosition{.index = 0, .wrap = wrap}));
@@ -225,7 +225,7 @@ TEST(PackedDeviceRing, Rule23AQueueOfMoreEntriesThanTheLimitRaisesIt) {
   driver.put_table(table_of(kEntries, kStatus));
   driver.add({{kTableAt, kEntries * 16, 4, kIndirect}});
   Chain chain;
-  ASSERT_EQ(queue.pop(driver.ring.memory(), chain), Pop::kChain);
+  ASSERT_EQ(queue.pop(driver.ring.memory(), chain), PopResult::kChain);
   ASSERT_FALSE(chain.is_malformed()) << chain.fault().to_string();
   EXPECT_EQ(chain.extents().size(), kEntries);
 }
@@ -333,7 +333,7 @@ void check_malformed(const std::vector<MalformedCase>& cases) {
     driver.put_table(c.table);
     driver.add({{kC, 512, 7, 0}});
     Chain chain;
-    ASSERT_EQ(queue.pop(driver.ring.memory(), chain), Pop::kChain);
+    ASSERT_EQ(queue.pop(driver.ring.memory(), chain), PopResult::kChain);
     EXPECT_TRUE(chain.is_malformed());
     EXPECT_EQ(chain.head(), 4);
     EXPECT_TRUE(chain.extents().empty());
@@ -343,7 +343,7 @@ void check_malformed(const std::vector<MalformedCase>& cases) {
       EXPECT_EQ(chain.last_writable()->raw(), *c.last_writable);
     }
     // The ring goes on.
-    ASSERT_EQ(queue.pop(driver.ring.memory(), chain), Pop::kChain);
+    ASSERT_EQ(queue.pop(driver.ring.memory(), chain), PopResult::kChain);
     EXPECT_FALSE(chain.is_malformed());
     EXPECT_EQ(chain.head(), 7);
     EXPECT_TRUE(queue.push_used(4, 0).has_value());
@@ -364,7 +364,7 @@ TEST_F(PackedDeviceTest, Rule27AMalformedChainThatIsTakenAgainComesOutTheSame) {
       driver.ring.packed_device(), 0, {.avail = driver.next, .used = {.index = 0, .wrap = true}});
   const std::array<PackedDescriptor, 3> fetched = {
       {{kA, 512, 0, kNext | kWrite}, {kB, 16, 0, kNext}, kStatus}};
-  ASSERT_EQ(queue.pop_again(fetched, driver.ring.memory(), chain), Pop::kChain);
+  ASSERT_EQ(queue.pop_again(fetched, driver.ring.memory(), chain), PopResult::kChain);
   ASSERT_TRUE(chain.is_malformed());
   ASSERT_TRUE(chain.last_writable());
   EXPECT_EQ(chain.last_writable()->raw(), kS);
@@ -466,7 +466,7 @@ TEST_F(PackedDeviceTest, Rule26EnablingKicksSaysWhatItMissed) {
   EXPECT_EQ(driver.device_event().position, 0x8000);
   driver.add({{kA, 16, 0, 0}});
   EXPECT_EQ(queue.enable_notifications(), true);
-  ASSERT_TRUE(queue.disable_notifications().has_value());
+  ASSERT_TRUE(queue.suppress_notifications().has_value());
   EXPECT_EQ(driver.device_event().flags, kPackedEventDisable);
   auto by_flag = make_queue(0);
   ASSERT_TRUE(by_flag.enable_notifications().has_value());
@@ -482,7 +482,7 @@ TEST_F(PackedDeviceTest, RingMemoryThatGoesAwayIsAMemoryFaultEverywhere) {
   EXPECT_EQ(pop(queue).error().kind, ErrorKind::kMemoryFault);
   EXPECT_EQ(queue.publish().error().kind, ErrorKind::kMemoryFault);
   EXPECT_EQ(queue.enable_notifications().error().kind, ErrorKind::kMemoryFault);
-  EXPECT_EQ(queue.disable_notifications().error().kind, ErrorKind::kMemoryFault);
+  EXPECT_EQ(queue.suppress_notifications().error().kind, ErrorKind::kMemoryFault);
 }
 
 TEST_F(PackedDeviceTest, GoesOnWhereARingWasMappedAnew) {
@@ -502,15 +502,15 @@ TEST(PackedDeviceRing, Rule37WithoutRoomForALongChainItStaysInTheRing) {
   std::deque<Chain> taken;
   for (std::uint16_t id = 0; id < ExtentArena::kHugeBlocks; ++id) {
     driver.add({{kTableAt, kSize * 16, id, kIndirect}});
-    ASSERT_EQ(queue.pop(driver.ring.memory(), taken.emplace_back()), Pop::kChain);
+    ASSERT_EQ(queue.pop(driver.ring.memory(), taken.emplace_back()), PopResult::kChain);
   }
   driver.add({{kTableAt, kSize * 16, 100, kIndirect}});
   Chain waiting;
   const PackedPosition before = queue.base().avail;
-  EXPECT_EQ(queue.pop(driver.ring.memory(), waiting), Pop::kNoRoom);
+  EXPECT_EQ(queue.pop(driver.ring.memory(), waiting), PopResult::kNoRoom);
   EXPECT_EQ(queue.base().avail, before);
   taken.front().clear();
-  ASSERT_EQ(queue.pop(driver.ring.memory(), waiting), Pop::kChain);
+  ASSERT_EQ(queue.pop(driver.ring.memory(), waiting), PopResult::kChain);
   EXPECT_EQ(waiting.head(), 100);
   EXPECT_EQ(waiting.extents().size(), kSize);
 }
@@ -521,11 +521,11 @@ TEST_F(PackedDeviceTest, Rule40AChainIsTakenAgainFromWhatWasFetched) {
   *driver.at(1) = {0, 0, 0, 0};  // the device wrote an answer there before it died
   auto queue = *PackedDeviceRing::create(
       driver.ring.packed_device(), 0, {.avail = driver.next, .used = {.index = 0, .wrap = true}});
-  ASSERT_EQ(queue.pop_again(fetched, driver.ring.memory(), chain), Pop::kChain);
+  ASSERT_EQ(queue.pop_again(fetched, driver.ring.memory(), chain), PopResult::kChain);
   EXPECT_EQ(chain.head(), 4);
   EXPECT_EQ(chain.readable()[0], range(kA, 16));
   EXPECT_EQ(chain.writable()[0], range(kB, 16));
-  EXPECT_EQ(pop(queue), Pop::kNothing);
+  EXPECT_EQ(pop(queue), PopResult::kNothing);
   ASSERT_TRUE(queue.push_used(4, 1).has_value());
   ASSERT_TRUE(queue.publish().has_value());
   EXPECT_EQ(queue.base().used, driver.next);
@@ -542,7 +542,7 @@ TEST_F(PackedDeviceTest, Rule40WhatCannotHaveBeenInFlightIsNotTakenAgain) {
   EXPECT_EQ(pop_again({{kA, 1, 8, 0}}).error().kind, ErrorKind::kPeerFault);
   EXPECT_EQ(pop_again(std::vector<PackedDescriptor>(3, {kA, 1, 1, kNext})).error().kind,
             ErrorKind::kPeerFault);
-  ASSERT_EQ(pop_again({{kA, 1, 1, 0}}), Pop::kChain);
+  ASSERT_EQ(pop_again({{kA, 1, 1, 0}}), PopResult::kChain);
   EXPECT_EQ(pop_again({{kA, 1, 1, 0}}).error().kind, ErrorKind::kPeerFault);
 }
 

@@ -131,8 +131,8 @@ Result<bool> PackedDriverRing::publish() {
   std::atomic_thread_fence(std::memory_order_seq_cst);
   std::uint32_t wish = 0;
   if (!mem::try_load(ring_.device_event(), wish)) return fail_ring_access(ring_.device_event());
-  return wants_to_hear(std::bit_cast<PackedEvent>(wish), features_, published_, count,
-                       ring_.size());
+  return needs_notification(std::bit_cast<PackedEvent>(wish), features_, published_, count,
+                            ring_.size());
 }
 
 Result<bool> PackedDriverRing::look_at_used(PackedTail& tail) const {
@@ -173,7 +173,7 @@ Result<bool> PackedDriverRing::enable_calls() {
   return look_at_used(tail);
 }
 
-Result<> PackedDriverRing::disable_calls() {
+Result<> PackedDriverRing::suppress_calls() {
   const PackedEvent wish{.position = 0, .flags = kPackedEventDisable};
   if (!mem::try_store(ring_.driver_event(), std::bit_cast<std::uint32_t>(wish))) {
     return fail_ring_access(ring_.driver_event());

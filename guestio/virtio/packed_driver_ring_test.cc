@@ -159,7 +159,7 @@ TEST_F(PackedDriverTest, EnablingCallsSaysWhatItMissed) {
   const auto wish = std::bit_cast<PackedEvent>(*ring.packed_device().driver_event());
   EXPECT_EQ(wish.position, (PackedPosition{.index = 2, .wrap = true}).to_word());
   EXPECT_EQ(wish.flags, kPackedEventDescriptor);
-  ASSERT_TRUE(queue.disable_calls().has_value());
+  ASSERT_TRUE(queue.suppress_calls().has_value());
   EXPECT_EQ(std::bit_cast<PackedEvent>(*ring.packed_device().driver_event()).flags,
             kPackedEventDisable);
 }
@@ -171,7 +171,7 @@ TEST_F(PackedDriverTest, RingMemoryThatGoesAwayIsAMemoryFault) {
   EXPECT_EQ(queue.add(kReadRequest).error().kind, ErrorKind::kMemoryFault);
   EXPECT_EQ(queue.reap().error().kind, ErrorKind::kMemoryFault);
   EXPECT_EQ(queue.enable_calls().error().kind, ErrorKind::kMemoryFault);
-  EXPECT_EQ(queue.disable_calls().error().kind, ErrorKind::kMemoryFault);
+  EXPECT_EQ(queue.suppress_calls().error().kind, ErrorKind::kMemoryFault);
 }
 
 }  // namespace

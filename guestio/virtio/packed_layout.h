@@ -101,9 +101,9 @@ struct PackedPosition {
 
 /// Whether a peer that wrote `event` is to be told, now that `count` entries up to `now` were
 /// passed (2.8.10): with kPackedEventDescriptor, did that include the one it named?
-[[nodiscard]] constexpr bool wants_to_hear(PackedEvent event, FeatureBits features,
-                                           PackedPosition now, std::uint32_t count,
-                                           std::uint32_t size) noexcept {
+[[nodiscard]] constexpr bool needs_notification(PackedEvent event, FeatureBits features,
+                                                PackedPosition now, std::uint32_t count,
+                                                std::uint32_t size) noexcept {
   const std::uint16_t kind = event.flags & kPackedEventMask;
   if (kind == kPackedEventDisable) return false;
   // A kind that was not negotiated or does not exist: one call too many hurts nobody.
@@ -112,7 +112,7 @@ struct PackedPosition {
   // Both on the scale of the present lap: the lap before lies below zero.
   const auto place =
       static_cast<std::uint16_t>(named.wrap == now.wrap ? named.index : named.index - size);
-  return passes_event(place, static_cast<std::uint16_t>(now.index - count), now.index);
+  return needs_notification(place, static_cast<std::uint16_t>(now.index - count), now.index);
 }
 
 }  // namespace guestio::virtio

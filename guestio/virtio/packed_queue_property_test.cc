@@ -77,7 +77,7 @@ void run_device_until_broken(PackedDeviceRing& queue, const RingForTest& ring) {
   Chain chain;
   for (std::uint32_t i = 0; i < 4u * queue.size(); ++i) {
     const auto popped = queue.pop(ring.memory(), chain);
-    if (!popped || *popped != Pop::kChain) break;
+    if (!popped || *popped != PopResult::kChain) break;
     EXPECT_LT(chain.head(), queue.size());
     EXPECT_LE(chain.extents().size(), kMaxChainDescriptors);
     EXPECT_TRUE(!chain.is_malformed() || chain.extents().empty());
@@ -160,7 +160,7 @@ void run_summing_device(const RingForTest& ring, FeatureBits features,
   for (std::size_t done = 0; !is_over;) {
     const auto popped = queue.pop(ring.memory(), chain);
     ASSERT_TRUE(popped.has_value()) << popped.error().to_string();
-    if (*popped == Pop::kNothing) {
+    if (*popped == PopResult::kNothing) {
       ASSERT_TRUE(queue.publish().has_value());
       std::this_thread::yield();
       continue;

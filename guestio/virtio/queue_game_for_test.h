@@ -69,7 +69,7 @@ class Game {
     for (auto count = random(1, 8); count > 0; --count) {
       const auto popped = device_.pop(ring_.memory(), taken_.emplace_back());
       ASSERT_TRUE(popped.has_value()) << popped.error().to_string();
-      if (*popped != Pop::kChain) {  // nothing, or no room for so many long ones
+      if (*popped != PopResult::kChain) {  // nothing, or no room for so many long ones
         taken_.pop_back();
         break;
       }

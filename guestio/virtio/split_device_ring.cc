@@ -152,11 +152,11 @@ Result<bool> SplitDeviceRing::is_available() {
   return recheck();
 }
 
-Result<SplitDeviceRing::Pop> SplitDeviceRing::pop(const mem::GuestMemory& memory, Chain& chain) {
+Result<PopResult> SplitDeviceRing::pop(const mem::GuestMemory& memory, Chain& chain) {
   chain.clear();
   const auto available = is_available();
   if (!available) return fail(available.error());
-  if (!*available) return Pop::kNothing;
+  if (!*available) return PopResult::kNothing;
   prefetch_ahead(memory);
   std::uint16_t head = 0;
   if (!mem::try_load(ring_.avail_head(next_avail_), head)) {
@@ -164,20 +164,19 @@ Result<SplitDeviceRing::Pop> SplitDeviceRing::pop(const mem::GuestMemory& memory
   }
   const auto taken = take(head, memory, chain);
   if (!taken) return fail(taken.error());
-  if (*taken == Pop::kChain) ++next_avail_;
+  if (*taken == PopResult::kChain) ++next_avail_;
   // Not as a whole: a copy of what was just written in parts would wait for them.
   return *taken;
 }
 
-Result<SplitDeviceRing::Pop> SplitDeviceRing::pop_again(std::uint16_t head,
-                                                        const mem::GuestMemory& memory,
-                                                        Chain& chain) {
+Result<PopResult> SplitDeviceRing::pop_again(std::uint16_t head, const mem::GuestMemory& memory,
+                                             Chain& chain) {
   chain.clear();
   return take(head, memory, chain);
 }
 
-Result<SplitDeviceRing::Pop> SplitDeviceRing::take(std::uint16_t head,
-                                                   const mem::GuestMemory& memory, Chain& chain) {
+Result<PopResult> SplitDeviceRing::take(std::uint16_t head, const mem::GuestMemory& memory,
+                                        Chain& chain) {
   if (in_flight_ + pushed_ >= ring_.size()) {
     return fail(Error::peer_fault("more chains in flight than the ring holds", in_flight_));
   }
@@ -186,9 +185,9 @@ Result<SplitDeviceRing::Pop> SplitDeviceRing::take(std::uint16_t head,
   const auto walked = walk(head, memory, chain);
   if (!walked || *walked == Walk::kNoRoom) chain.clear();
   if (!walked) return fail(walked.error());
-  if (*walked == Walk::kNoRoom) return Pop::kNoRoom;
+  if (*walked == Walk::kNoRoom) return PopResult::kNoRoom;
   ++in_flight_;
-  return Pop::kChain;
+  return PopResult::kChain;
 }
 
 /// Has the processor fetch what the next chains consist of: the driver's has just written it, so
@@ -371,7 +370,7 @@ Result<bool> SplitDeviceRing::wants_call(std::uint16_t before) const {
   if ((features_ & kFeatureEventIdx) != 0) {
     std::uint16_t event = 0;
     if (!mem::try_load(ring_.used_event(), event)) return fail_ring_access(ring_.used_event());
-    return passes_event(event, before, published_);
+    return needs_notification(event, before, published_);
   }
   std::uint16_t flags = 0;
   if (!mem::try_load(ring_.avail_flags(), flags)) return fail_ring_access(ring_.avail_flags());
@@ -390,7 +389,7 @@ Result<bool> SplitDeviceRing::enable_notifications() {
   return recheck();
 }
 
-Result<> SplitDeviceRing::disable_notifications() {
+Result<> SplitDeviceRing::suppress_notifications() {
   if ((features_ & kFeatureEventIdx) != 0) {
     // An event that lies behind us will not come again soon. The one that is next does, when no
     // chain has come since it was set: what ended the sleep was not the driver.

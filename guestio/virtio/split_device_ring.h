@@ -37,19 +37,17 @@ namespace guestio::virtio {
 ///     if (*queue.publish()) call_driver();
 class SplitDeviceRing {
  public:
-  using Pop = virtio::Pop;
-
   /// `next_avail` is where the available ring is to be read from; where the used ring goes on is
   /// read from the ring itself. Errors: memory fault.
   static Result<SplitDeviceRing> create(const SplitRing& ring, FeatureBits features,
                                         std::uint16_t next_avail);
 
   /// Clears `chain` and fetches the next one into it. `memory` is where indirect tables are.
-  Result<Pop> pop(const mem::GuestMemory& memory, Chain& chain);
+  Result<PopResult> pop(const mem::GuestMemory& memory, Chain& chain);
 
   /// Takes a chain once more that a device took before it died; the ring still has its descriptors.
   /// Errors: peer fault (no such head, more than the ring holds).
-  Result<Pop> pop_again(std::uint16_t head, const mem::GuestMemory& memory, Chain& chain);
+  Result<PopResult> pop_again(std::uint16_t head, const mem::GuestMemory& memory, Chain& chain);
 
   /// Puts a used entry behind those that were put before; the driver sees none until publish().
   /// `written` counts the bytes that the device wrote. Requires: the chain is in flight.
@@ -67,7 +65,7 @@ class SplitDeviceRing {
   /// which no kick may come.
   Result<bool> enable_notifications();
   /// Tells the driver that the ring is looked at anyway. Kicks may still come.
-  Result<> disable_notifications();
+  Result<> suppress_notifications();
 
   /// The ring's parts were mapped elsewhere: goes on there, at the same indices.
   /// Requires: the same size.
@@ -92,7 +90,7 @@ class SplitDeviceRing {
   Result<bool> is_available();
   void prefetch_ahead(const mem::GuestMemory& memory) const noexcept;
   Result<bool> recheck();
-  Result<Pop> take(std::uint16_t head, const mem::GuestMemory& memory, Chain& chain);
+  Result<PopResult> take(std::uint16_t head, const mem::GuestMemory& memory, Chain& chain);
   Result<Walk> walk(std::uint16_t head, const mem::GuestMemory& memory, Chain& chain) const;
   Walk walk_indirect(const Descriptor& table, std::uint32_t already, const mem::GuestMemory& memory,
                      Chain& chain) const;

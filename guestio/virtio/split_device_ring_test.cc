@@ -13,8 +13,6 @@
 namespace guestio::virtio::split_device_test {
 namespace {
 
-using Pop = SplitDeviceRing::Pop;
-
 constexpr std::uint16_t kNext = kDescriptorNext;
 constexpr std::uint16_t kWrite = kDescriptorWrite;
 constexpr std::uint16_t kIndirect = kDescriptorIndirect;
@@ -42,7 +40,7 @@ struct DeviceTest : testing::Test {
   void pop_chain(SplitDeviceRing& queue) {
     const auto popped = queue.pop(ring.memory(), chain);
     ASSERT_TRUE(popped.has_value()) << popped.error().to_string();
-    ASSERT_EQ(*popped, Pop::kChain);
+    ASSERT_EQ(*popped, PopResult::kChain);
   }
 
   RingForTest ring{kSize};
@@ -51,7 +49,7 @@ struct DeviceTest : testing::Test {
 
 TEST_F(DeviceTest, AnEmptyRingHasNothing) {
   auto queue = make_queue();
-  EXPECT_EQ(queue.pop(ring.memory(), chain), Pop::kNothing);
+  EXPECT_EQ(queue.pop(ring.memory(), chain), PopResult::kNothing);
 }
 
 TEST_F(DeviceTest, AChainHasItsReadableExtentsFirstThenTheWritable) {
@@ -144,7 +142,7 @@ TEST_F(DeviceTest, AnIndirectTableMayLieAtAnyAddressAndOverTheEndOfARegion) {
     ring.put_table(at, table);
     ring.put(std::to_array<Descriptor>({{at.raw(), sizeof(table), kIndirect, 0}}));
     ring.make_available({0});
-    ASSERT_EQ(queue.pop(*memory, chain), Pop::kChain) << before;
+    ASSERT_EQ(queue.pop(*memory, chain), PopResult::kChain) << before;
     ASSERT_FALSE(chain.is_malformed()) << before << chain.fault().to_string();
     ASSERT_EQ(chain.extents().size(), 3u) << before;
     EXPECT_EQ(chain.readable()[0], range(kA, 16)) << before;
@@ -216,7 +214,7 @@ TEST(SplitDeviceRing, Rule23AQueueOfMoreEntriesThanTheLimitRaisesIt) {
   Chain chain;
   ring.put(straight_table(kEntries, kStatus));
   ring.make_available({0});
-  ASSERT_EQ(queue.pop(ring.memory(), chain), Pop::kChain);
+  ASSERT_EQ(queue.pop(ring.memory(), chain), PopResult::kChain);
   ASSERT_FALSE(chain.is_malformed()) << chain.fault().to_string();
   EXPECT_EQ(chain.extents().size(), kEntries);
 }
@@ -371,7 +369,7 @@ void check_malformed(const std::vector<MalformedCase>& cases) {
     ring.put_table(kTable, c.table);
     ring.make_available({0, 7});
     Chain chain;
-    ASSERT_EQ(queue.pop(ring.memory(), chain), Pop::kChain);
+    ASSERT_EQ(queue.pop(ring.memory(), chain), PopResult::kChain);
     EXPECT_TRUE(chain.is_malformed());
     EXPECT_EQ(chain.head(), 0);
     EXPECT_TRUE(chain.extents().empty());
@@ -382,7 +380,7 @@ void check_malformed(const std::vector<MalformedCase>& cases) {
       EXPECT_EQ(chain.last_writable()->raw(), *c.last_writable);
     }
     // The ring goes on.
-    ASSERT_EQ(queue.pop(ring.memory(), chain), Pop::kChain);
+    ASSERT_EQ(queue.pop(ring.memory(), chain), PopResult::kChain);
     EXPECT_FALSE(chain.is_malformed());
     EXPECT_EQ(chain.head(), 7);
     EXPECT_TRUE(queue.push_used(0, 0).has_value());
@@ -401,7 +399,7 @@ TEST(SplitDeviceRing, Rule23And27AMalformedChainComesOutWithItsLastWritableByteI
 TEST_F(DeviceTest, Rule27AMalformedChainThatIsTakenAgainComesOutTheSame) {
   auto queue = make_queue();
   ring.put(std::to_array<Descriptor>({{kA, 512, kNext | kWrite, 1}, {kB, 16, kNext, 2}, kStatus}));
-  ASSERT_EQ(queue.pop_again(0, ring.memory(), chain), Pop::kChain);
+  ASSERT_EQ(queue.pop_again(0, ring.memory(), chain), PopResult::kChain);
   ASSERT_TRUE(chain.is_malformed());
   ASSERT_TRUE(chain.last_writable());
   EXPECT_EQ(chain.last_writable()->raw(), kS);
@@ -424,7 +422,7 @@ TEST_F(DeviceTest, AFullRingIsFine) {
   auto queue = make_queue();
   ring.make_available({0, 1, 2, 3, 4, 5, 6, 7});
   for (std::uint16_t i = 0; i < kSize; ++i) pop_chain(queue);
-  EXPECT_EQ(queue.pop(ring.memory(), chain), Pop::kNothing);
+  EXPECT_EQ(queue.pop(ring.memory(), chain), PopResult::kNothing);
 }
 
 TEST_F(DeviceTest, AHeadOutsideTheRingIsFatal) {
@@ -449,7 +447,7 @@ TEST_F(DeviceTest, RingMemoryThatGoesAwayIsAMemoryFaultEverywhere) {
   EXPECT_EQ(queue.pop(ring.memory(), chain).error().kind, ErrorKind::kMemoryFault);
   EXPECT_EQ(queue.push_used(0, 0).error().kind, ErrorKind::kMemoryFault);
   EXPECT_EQ(queue.enable_notifications().error().kind, ErrorKind::kMemoryFault);
-  EXPECT_EQ(queue.disable_notifications().error().kind, ErrorKind::kMemoryFault);
+  EXPECT_EQ(queue.suppress_notifications().error().kind, ErrorKind::kMemoryFault);
   EXPECT_EQ(SplitDeviceRing::create(ring.device(), 0, 0).error().kind, ErrorKind::kMemoryFault);
 }
 
@@ -483,7 +481,7 @@ TEST_F(LongChainTest, ChainsOfAnyLengthKeepAllTheirExtents) {
        std::to_array<std::uint16_t>({1, 15, 16, 17, 127, 128, 129, 1023, 1024})) {
     SCOPED_TRACE(extents);
     add(extents);
-    ASSERT_EQ(queue.pop(ring.memory(), chain), Pop::kChain);
+    ASSERT_EQ(queue.pop(ring.memory(), chain), PopResult::kChain);
     ASSERT_EQ(chain.readable().size(), extents);
     for (std::uint16_t i = 0; i < extents; ++i) {
       ASSERT_EQ(chain.readable()[i], range(kA + i * kPageSize, i + 1u)) << i;
@@ -495,17 +493,17 @@ TEST_F(LongChainTest, Rule37WithoutRoomForALongChainItStaysInTheRing) {
   std::deque<Chain> taken;
   for (std::size_t i = 0; i < ExtentArena::kHugeBlocks; ++i) {
     add(1024);
-    ASSERT_EQ(queue.pop(ring.memory(), taken.emplace_back()), Pop::kChain);
+    ASSERT_EQ(queue.pop(ring.memory(), taken.emplace_back()), PopResult::kChain);
   }
   add(1024);
   Chain waiting;
   const std::uint16_t before = queue.next_avail();
-  EXPECT_EQ(queue.pop(ring.memory(), waiting), Pop::kNoRoom);
-  EXPECT_EQ(queue.pop(ring.memory(), waiting), Pop::kNoRoom) << "however often it is asked";
+  EXPECT_EQ(queue.pop(ring.memory(), waiting), PopResult::kNoRoom);
+  EXPECT_EQ(queue.pop(ring.memory(), waiting), PopResult::kNoRoom) << "however often it is asked";
   EXPECT_EQ(queue.next_avail(), before);
   EXPECT_TRUE(waiting.extents().empty());
   taken.front().clear();
-  ASSERT_EQ(queue.pop(ring.memory(), waiting), Pop::kChain);
+  ASSERT_EQ(queue.pop(ring.memory(), waiting), PopResult::kChain);
   EXPECT_EQ(waiting.head(), added - 1);
   EXPECT_EQ(waiting.extents().size(), 1024u);
 }
@@ -603,21 +601,22 @@ TEST_F(DeviceTest, EnablingNotificationsSaysWhatItMissed) {
 TEST_F(DeviceTest, WithEventIndexAnEventThatIsStillAheadIsTakenBack) {
   auto queue = make_queue(kFeatureEventIdx);
   EXPECT_EQ(queue.enable_notifications(), false);
-  ASSERT_TRUE(queue.disable_notifications().has_value());
-  EXPECT_FALSE(passes_event(*ring.driver().avail_event(), 0, 1)) << "the next chain brings no kick";
-  EXPECT_FALSE(passes_event(*ring.driver().avail_event(), 0, kSize)) << "nor do all at once";
+  ASSERT_TRUE(queue.suppress_notifications().has_value());
+  EXPECT_FALSE(needs_notification(*ring.driver().avail_event(), 0, 1))
+      << "the next chain brings no kick";
+  EXPECT_FALSE(needs_notification(*ring.driver().avail_event(), 0, kSize)) << "nor do all at once";
   EXPECT_EQ(queue.enable_notifications(), false);
-  EXPECT_TRUE(passes_event(*ring.driver().avail_event(), 0, 1));
+  EXPECT_TRUE(needs_notification(*ring.driver().avail_event(), 0, 1));
   ring.make_available({0, 1});
   pop_chain(queue);
   const std::uint16_t behind = *ring.driver().avail_event();
-  ASSERT_TRUE(queue.disable_notifications().has_value());
+  ASSERT_TRUE(queue.suppress_notifications().has_value());
   EXPECT_EQ(*ring.driver().avail_event(), behind) << "it was passed already";
 }
 
 TEST_F(DeviceTest, WithoutEventIndexTheFlagAsksForKicks) {
   auto queue = make_queue(0);
-  ASSERT_TRUE(queue.disable_notifications().has_value());
+  ASSERT_TRUE(queue.suppress_notifications().has_value());
   EXPECT_EQ(*ring.driver().used_flags(), kUsedNoNotify);
   EXPECT_EQ(queue.enable_notifications(), false);
   EXPECT_EQ(*ring.driver().used_flags(), 0);
@@ -630,7 +629,7 @@ TEST_F(DeviceTest, GoesOnWhereARingWasMappedAnew) {
   queue.move_to(ring.driver());
   pop_chain(queue);
   EXPECT_EQ(chain.head(), 1);
-  EXPECT_EQ(queue.pop(ring.memory(), chain), Pop::kNothing);
+  EXPECT_EQ(queue.pop(ring.memory(), chain), PopResult::kNothing);
 }
 
 using DeviceDeathTest = DeviceTest;

@@ -126,7 +126,7 @@ Result<bool> SplitDriverRing::publish() {
   std::uint16_t* const wish = by_event ? ring_.avail_event() : ring_.used_flags();
   std::uint16_t wished = 0;
   if (!mem::try_load(wish, wished)) return fail_ring_access(wish);
-  return by_event ? passes_event(wished, before, after) : (wished & kUsedNoNotify) == 0;
+  return by_event ? needs_notification(wished, before, after) : (wished & kUsedNoNotify) == 0;
 }
 
 Result<bool> SplitDriverRing::look_at_used() {
@@ -184,7 +184,7 @@ Result<bool> SplitDriverRing::enable_calls() {
   return look_at_used();
 }
 
-Result<> SplitDriverRing::disable_calls() {
+Result<> SplitDriverRing::suppress_calls() {
   // With an event index the event that was set last lies behind us and will not come again soon.
   if ((features_ & kFeatureEventIdx) != 0) return {};
   if (!mem::try_store(ring_.avail_flags(), kAvailNoInterrupt)) {

@@ -52,7 +52,7 @@ class SplitDriverRing {
   /// no call may come.
   Result<bool> enable_calls();
   /// Tells the device that the ring is looked at anyway. Calls may still come.
-  Result<> disable_calls();
+  Result<> suppress_calls();
 
   [[nodiscard]] std::uint16_t size() const noexcept { return ring_.size(); }
   [[nodiscard]] std::uint16_t free_descriptors() const noexcept { return free_count_; }

@@ -157,7 +157,7 @@ TEST_F(DriverTest, EnablingCallsSaysWhatItMissed) {
   EXPECT_EQ(*ring.device().used_event(), 1);
 
   auto by_flag = make_queue(0);
-  ASSERT_TRUE(by_flag.disable_calls().has_value());
+  ASSERT_TRUE(by_flag.suppress_calls().has_value());
   EXPECT_EQ(*ring.device().avail_flags(), kAvailNoInterrupt);
   EXPECT_EQ(by_flag.enable_calls(), false);
   EXPECT_EQ(*ring.device().avail_flags(), 0);

@@ -37,8 +37,8 @@ struct Counts {
     rings.calls += other.rings.calls;
     rings.malformed += other.rings.malformed;
     rings.broken += other.rings.broken;
-    rings.fixed_regions += other.rings.fixed_regions;
-    rings.unfixed_regions += other.rings.unfixed_regions;
+    rings.registered_regions += other.rings.registered_regions;
+    rings.unregistered_regions += other.rings.unregistered_regions;
   }
 };
 
@@ -91,8 +91,8 @@ Json to_json(const Counts& counts) {
           {"calls", counts.rings.calls.value()},
           {"malformed_chains", counts.rings.malformed.value()},
           {"broken_rings", counts.rings.broken.value()},
-          {"fixed_regions", counts.rings.fixed_regions.value()},
-          {"unfixed_regions", counts.rings.unfixed_regions.value()}};
+          {"fixed_regions", counts.rings.registered_regions.value()},
+          {"unfixed_regions", counts.rings.unregistered_regions.value()}};
 }
 
 /// What the queues of a thread add up to.

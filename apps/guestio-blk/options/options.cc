@@ -255,7 +255,8 @@ void read_threads(const ProcessOptions& said, Options& options) {
   options.has_submission_threads = said.has_submission_threads;
   options.submission_cpus = said.submission_cpus.value_or(std::vector<int>());
   const std::string poll = said.poll.value_or("adaptive");
-  const auto usual = std::chrono::duration_cast<std::chrono::microseconds>(options.polling.most);
+  const auto usual =
+      std::chrono::duration_cast<std::chrono::microseconds>(options.polling.max_window);
   const std::uint32_t most = said.poll_max_us.value_or(static_cast<std::uint32_t>(usual.count()));
   options.polling = to_policy(poll, most);
 }

@@ -57,7 +57,7 @@ Json to_json(vhost::SessionState::Inflight record, TakeoverMessage& message) {
           {"offset", record.where.mmap_offset},
           {"queues", record.where.num_queues},
           {"queue_size", record.where.queue_size},
-          {"packed", record.kind == vhost::RingKind::kPacked},
+          {"packed", record.kind == virtio::RingKind::kPacked},
           {"fd", message.add(std::move(record.file))}};
 }
 
@@ -68,7 +68,7 @@ vhost::SessionState::Inflight read_inflight(Fields fields) {
   where.num_queues = fields.number<std::uint16_t>("queues");
   where.queue_size = fields.number<std::uint16_t>("queue_size");
   const bool is_packed = fields.flag("packed");
-  return {where, is_packed ? vhost::RingKind::kPacked : vhost::RingKind::kSplit,
+  return {where, is_packed ? virtio::RingKind::kPacked : virtio::RingKind::kSplit,
           fields.needed_descriptor("fd")};
 }
 

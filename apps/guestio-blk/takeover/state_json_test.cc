@@ -20,7 +20,7 @@ vhost::SessionState full_session() {
   state.status = 15;
   state.memory.push_back({{1ULL << 40, 4096, 2, 3}, event()});
   state.inflight = {{.mmap_size = 5, .mmap_offset = 6, .num_queues = 7, .queue_size = 8},
-                    vhost::RingKind::kPacked,
+                    virtio::RingKind::kPacked,
                     event()};
   state.log = {{.size = 9, .offset = 10}, event()};
   state.log_event = event();
@@ -60,7 +60,7 @@ TEST(SessionJsonTest, WhatIsReadIsWhatWasWritten) {
   auto reading = read(json, message.descriptors);
   EXPECT_EQ(reading.complaint, "");
   EXPECT_EQ(reading.state.memory[0].where.guest_address, 1ULL << 40);
-  EXPECT_EQ(reading.state.inflight->kind, vhost::RingKind::kPacked);
+  EXPECT_EQ(reading.state.inflight->kind, virtio::RingKind::kPacked);
   EXPECT_FALSE(reading.state.rings[0].call);
   TakeoverMessage again;
   EXPECT_EQ(to_line(std::move(reading.state), again), json);

@@ -28,8 +28,8 @@ class HandMadeQueue final : public virtio::DeviceQueue {
 
   void add(std::vector<Extent> extents) { chains_.push_back(std::move(extents)); }
 
-  Popped pop(virtio::TakenChain& taken) noexcept override {
-    if (next_ == chains_.size()) return Popped::kNothing;
+  virtio::PopResult pop(virtio::PoppedChain& taken) noexcept override {
+    if (next_ == chains_.size()) return virtio::PopResult::kNothing;
     taken.chain.begin(static_cast<std::uint16_t>(next_), arena_);
     for (const Extent& extent : chains_[next_]) {
       const auto appended = taken.chain.append(extent.start, extent.length, extent.direction);
@@ -37,17 +37,17 @@ class HandMadeQueue final : public virtio::DeviceQueue {
     }
     ++next_;
     taken.epoch = &epoch_;
-    return Popped::kChain;
+    return virtio::PopResult::kChain;
   }
-  void complete(virtio::TakenChain& taken, std::uint32_t written) noexcept override {
+  void complete(virtio::PoppedChain& taken, std::uint32_t written) noexcept override {
     used.push_back({taken.chain.head(), written});
     taken.chain.clear();
   }
-  void break_on(virtio::TakenChain& taken, const Error&) noexcept override {
+  void break_on(virtio::PoppedChain& taken, const Error&) noexcept override {
     abandoned.push_back(taken.chain.head());
     taken.chain.clear();
   }
-  void abandon(virtio::TakenChain& taken) noexcept override {
+  void abandon(virtio::PoppedChain& taken) noexcept override {
     left.push_back(taken.chain.head());
     taken.chain.clear();
   }

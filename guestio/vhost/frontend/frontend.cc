@@ -74,9 +74,13 @@ Result<Frontend::Negotiated> Frontend::negotiate(std::uint64_t wanted_features,
   return negotiated_;
 }
 
-Result<> Frontend::set_owner() { return tell(std::to_underlying(FrontendRequest::kSetOwner)); }
+Result<> Frontend::set_owner() {
+  return send_message(std::to_underlying(FrontendRequest::kSetOwner));
+}
 
-Result<> Frontend::reset_owner() { return tell(std::to_underlying(FrontendRequest::kResetOwner)); }
+Result<> Frontend::reset_owner() {
+  return send_message(std::to_underlying(FrontendRequest::kResetOwner));
+}
 
 Result<std::uint64_t> Frontend::get_features() { return ask_number(FrontendRequest::kGetFeatures); }
 
@@ -108,8 +112,8 @@ Result<> Frontend::get_config(std::uint32_t offset, std::span<std::byte> to) {
   std::ranges::fill(to, std::byte{0});
   request.add_bytes(to);  // the question is as long as its answer
   Message answer;
-  const auto asked =
-      ask(std::to_underlying(FrontendRequest::kGetConfig), request.payload(), {}, answer);
+  const auto asked = send_and_receive(std::to_underlying(FrontendRequest::kGetConfig),
+                                      request.payload(), {}, answer);
   if (!asked) return asked;
   if (answer.header.size == 0) {
     return fail(ErrorKind::kUnsupported, "this part of the configuration space");
@@ -126,7 +130,7 @@ Result<> Frontend::set_config(std::uint32_t offset, std::span<const std::byte> f
   PayloadBuilder<sizeof(ConfigHeader) + kMaxConfig> request;
   request.add(ConfigHeader{offset, static_cast<std::uint32_t>(from.size()), flags});
   request.add_bytes(from);
-  return tell(std::to_underlying(FrontendRequest::kSetConfig), request.payload());
+  return send_message(std::to_underlying(FrontendRequest::kSetConfig), request.payload());
 }
 
 Result<> Frontend::set_mem_table(std::span<const Region> regions) {
@@ -137,8 +141,8 @@ Result<> Frontend::set_mem_table(std::span<const Region> regions) {
     request.add(regions[i].where);
     descriptors[i] = regions[i].fd;
   }
-  return tell(std::to_underlying(FrontendRequest::kSetMemTable), request.payload(),
-              std::span(descriptors).first(regions.size()));
+  return send_message(std::to_underlying(FrontendRequest::kSetMemTable), request.payload(),
+                      std::span(descriptors).first(regions.size()));
 }
 
 Result<> Frontend::set_vring_num(std::uint32_t queue, std::uint32_t size) {
@@ -151,8 +155,8 @@ Result<> Frontend::set_vring_base(std::uint32_t queue, std::uint32_t base) {
 
 Result<std::uint32_t> Frontend::get_vring_base(std::uint32_t queue) {
   Message answer;
-  const auto asked = ask(std::to_underlying(FrontendRequest::kGetVringBase),
-                         bytes_of(VringState{queue, 0}), {}, answer);
+  const auto asked = send_and_receive(std::to_underlying(FrontendRequest::kGetVringBase),
+                                      bytes_of(VringState{queue, 0}), {}, answer);
   if (!asked) return fail(asked.error());
   const auto state = answer.as<VringState>();
   if (!state || state->index != queue) {
@@ -162,15 +166,15 @@ Result<std::uint32_t> Frontend::get_vring_base(std::uint32_t queue) {
 }
 
 Result<> Frontend::set_vring_addr(const VringAddress& address) {
-  return tell(std::to_underlying(FrontendRequest::kSetVringAddr), bytes_of(address));
+  return send_message(std::to_underlying(FrontendRequest::kSetVringAddr), bytes_of(address));
 }
 
 Result<Frontend::Inflight> Frontend::get_inflight(std::uint16_t queues, std::uint16_t queue_size) {
   const InflightDescription wanted{
       .mmap_size = 0, .mmap_offset = 0, .num_queues = queues, .queue_size = queue_size};
   Message answer;
-  const auto asked =
-      ask(std::to_underlying(FrontendRequest::kGetInflightFd), bytes_of(wanted), {}, answer);
+  const auto asked = send_and_receive(std::to_underlying(FrontendRequest::kGetInflightFd),
+                                      bytes_of(wanted), {}, answer);
   if (!asked) return fail(asked.error());
   const auto where = answer.as<InflightDescription>();
   if (!where || answer.descriptors.size() != 1) {
@@ -181,18 +185,19 @@ Result<Frontend::Inflight> Frontend::get_inflight(std::uint16_t queues, std::uin
 
 Result<> Frontend::set_inflight(const Inflight& inflight) {
   const int file = inflight.file.get();
-  return tell(std::to_underlying(FrontendRequest::kSetInflightFd), bytes_of(inflight.where),
-              std::span(&file, 1));
+  return send_message(std::to_underlying(FrontendRequest::kSetInflightFd), bytes_of(inflight.where),
+                      std::span(&file, 1));
 }
 
 Result<> Frontend::set_backend_req_fd(int socket) {
-  return tell(std::to_underlying(FrontendRequest::kSetBackendReqFd), {}, std::span(&socket, 1));
+  return send_message(std::to_underlying(FrontendRequest::kSetBackendReqFd), {},
+                      std::span(&socket, 1));
 }
 
 Result<> Frontend::set_log_base(const LogDescription& where, int file) {
   Message answer;
-  const auto asked = ask(std::to_underlying(FrontendRequest::kSetLogBase), bytes_of(where),
-                         std::span(&file, 1), answer);
+  const auto asked = send_and_receive(std::to_underlying(FrontendRequest::kSetLogBase),
+                                      bytes_of(where), std::span(&file, 1), answer);
   if (!asked) return asked;
   if (answer.as<std::uint64_t>().value_or(0) != 0) {
     return fail(Error::peer_fault("dirty log that the backend refused"));
@@ -201,7 +206,7 @@ Result<> Frontend::set_log_base(const LogDescription& where, int file) {
 }
 
 Result<> Frontend::set_log_fd(int event) {
-  return tell(std::to_underlying(FrontendRequest::kSetLogFd), {}, std::span(&event, 1));
+  return send_message(std::to_underlying(FrontendRequest::kSetLogFd), {}, std::span(&event, 1));
 }
 
 Result<> Frontend::set_status(std::uint8_t status) {
@@ -211,7 +216,7 @@ Result<> Frontend::set_status(std::uint8_t status) {
 Result<std::uint64_t> Frontend::get_status() { return ask_number(FrontendRequest::kGetStatus); }
 
 Result<> Frontend::reset_device() {
-  return tell(std::to_underlying(FrontendRequest::kResetDevice));
+  return send_message(std::to_underlying(FrontendRequest::kResetDevice));
 }
 
 Result<> Frontend::set_vring_kick(std::uint32_t queue, std::optional<int> fd) {
@@ -230,8 +235,8 @@ Result<> Frontend::set_vring_enable(std::uint32_t queue, bool enabled) {
   return report_state(FrontendRequest::kSetVringEnable, queue, enabled ? 1 : 0);
 }
 
-Result<> Frontend::tell(std::uint32_t request, std::span<const std::byte> payload,
-                        std::span<const int> descriptors) {
+Result<> Frontend::send_message(std::uint32_t request, std::span<const std::byte> payload,
+                                std::span<const int> descriptors) {
   const bool wants_ack = (negotiated_.protocol & kProtocolReplyAck) != 0;
   const Deadline until = deadline();
   const auto sent = socket_.send(request, kMessageVersion | (wants_ack ? kMessageNeedReply : 0),
@@ -246,8 +251,8 @@ Result<> Frontend::tell(std::uint32_t request, std::span<const std::byte> payloa
   return {};
 }
 
-Result<> Frontend::ask(std::uint32_t request, std::span<const std::byte> payload,
-                       std::span<const int> descriptors, Message& answer) {
+Result<> Frontend::send_and_receive(std::uint32_t request, std::span<const std::byte> payload,
+                                    std::span<const int> descriptors, Message& answer) {
   const Deadline until = deadline();
   const auto sent = socket_.send(request, kMessageVersion, payload, descriptors, until);
   if (!sent) return sent;
@@ -265,7 +270,7 @@ Result<> Frontend::receive_answer(std::uint32_t request, Deadline deadline, Mess
 
 Result<std::uint64_t> Frontend::ask_number(FrontendRequest request) {
   Message answer;
-  const auto asked = ask(std::to_underlying(request), {}, {}, answer);
+  const auto asked = send_and_receive(std::to_underlying(request), {}, {}, answer);
   if (!asked) return fail(asked.error());
   const auto number = answer.as<std::uint64_t>();
   if (!number) return fail(Error::peer_fault("size of an answer", answer.header.size));
@@ -273,18 +278,18 @@ Result<std::uint64_t> Frontend::ask_number(FrontendRequest request) {
 }
 
 Result<> Frontend::tell_number(FrontendRequest request, std::uint64_t number) {
-  return tell(std::to_underlying(request), bytes_of(number));
+  return send_message(std::to_underlying(request), bytes_of(number));
 }
 
 Result<> Frontend::report_state(FrontendRequest request, std::uint32_t queue,
                                 std::uint32_t number) {
-  return tell(std::to_underlying(request), bytes_of(VringState{queue, number}));
+  return send_message(std::to_underlying(request), bytes_of(VringState{queue, number}));
 }
 
 Result<> Frontend::tell_fd(FrontendRequest request, std::uint32_t queue, std::optional<int> fd) {
   const std::uint64_t index = queue & kVringIndexMask;
-  if (!fd) return tell(std::to_underlying(request), bytes_of(index | kVringNoFd));
-  return tell(std::to_underlying(request), bytes_of(index), std::span(&*fd, 1));
+  if (!fd) return send_message(std::to_underlying(request), bytes_of(index | kVringNoFd));
+  return send_message(std::to_underlying(request), bytes_of(index), std::span(&*fd, 1));
 }
 
 }  // namespace guestio::vhost

@@ -49,7 +49,7 @@ class Frontend {
 
   static Result<Frontend> connect(const std::string& path, Options options);
   /// On a socket that is connected already.
-  static Frontend over(UniqueFd fd, Options options) {
+  static Frontend from_socket(UniqueFd fd, Options options) {
     return Frontend(MessageSocket(std::move(fd)), options);
   }
 
@@ -108,11 +108,11 @@ class Frontend {
   // For tests that send what no well-behaved front-end would.
 
   /// Sends any message; waits for the acknowledgement if that was negotiated.
-  Result<> tell(std::uint32_t request, std::span<const std::byte> payload = {},
-                std::span<const int> descriptors = {});
+  Result<> send_message(std::uint32_t request, std::span<const std::byte> payload = {},
+                        std::span<const int> descriptors = {});
   /// Sends any message and waits for its answer.
-  Result<> ask(std::uint32_t request, std::span<const std::byte> payload,
-               std::span<const int> descriptors, Message& answer);
+  Result<> send_and_receive(std::uint32_t request, std::span<const std::byte> payload,
+                            std::span<const int> descriptors, Message& answer);
 
   [[nodiscard]] MessageSocket& socket() noexcept { return socket_; }
   [[nodiscard]] const Negotiated& negotiated() const noexcept { return negotiated_; }

@@ -27,7 +27,7 @@ Result<> FrontendMemory::preallocate() noexcept {
   return fail_host("bring shared memory in");
 }
 
-Result<SharedPiece> FrontendMemory::allocate(std::size_t size, std::size_t alignment) {
+Result<SharedRange> FrontendMemory::allocate(std::size_t size, std::size_t alignment) {
   const std::size_t offset = align_up(used_, alignment);
   if (!fits_within(offset, size, mapping_.size())) {
     return fail(ErrorKind::kTooLarge, "allocate shared memory", size, mapping_.size() - used_);
@@ -44,7 +44,7 @@ Frontend::Region FrontendMemory::region() const noexcept {
           .fd = fd_.get()};
 }
 
-FrontendAddress FrontendMemory::frontend_address(const SharedPiece& piece) noexcept {
+FrontendAddress FrontendMemory::frontend_address(const SharedRange& piece) noexcept {
   return FrontendAddress(reinterpret_cast<std::uintptr_t>(piece.host));
 }
 

@@ -14,13 +14,13 @@
 namespace guestio::vhost {
 
 /// A piece of shared memory under its two names.
-struct SharedPiece {
+struct SharedRange {
   std::byte* host = nullptr;
   Gpa gpa;
   std::size_t size = 0;
 
   /// Requires: offset + length <= size.
-  [[nodiscard]] SharedPiece part(std::size_t offset, std::size_t length) const noexcept {
+  [[nodiscard]] SharedRange part(std::size_t offset, std::size_t length) const noexcept {
     return {host + offset, gpa.plus_unchecked(offset), length};
   }
 };
@@ -35,7 +35,7 @@ class FrontendMemory {
   static Result<FrontendMemory> create(std::size_t size, Gpa start = Gpa(0x1'0000'0000));
 
   /// Errors: too large. Requires: alignment is a power of two of at most a page.
-  Result<SharedPiece> allocate(std::size_t size, std::size_t alignment);
+  Result<SharedRange> allocate(std::size_t size, std::size_t alignment);
 
   /// Brings all pages in, as a guest's that is started with preallocated memory. Errors: host.
   Result<> preallocate() noexcept;
@@ -43,9 +43,9 @@ class FrontendMemory {
   /// What Frontend::set_mem_table() wants to know.
   [[nodiscard]] Frontend::Region region() const noexcept;
   /// The address that the backend knows a piece of ours by in ring messages.
-  [[nodiscard]] static FrontendAddress frontend_address(const SharedPiece& piece) noexcept;
+  [[nodiscard]] static FrontendAddress frontend_address(const SharedRange& piece) noexcept;
 
-  [[nodiscard]] SharedPiece whole() const noexcept {
+  [[nodiscard]] SharedRange whole() const noexcept {
     return {mapping_.data(), start_, mapping_.size()};
   }
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }

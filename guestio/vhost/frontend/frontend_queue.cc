@@ -62,7 +62,7 @@ Result<> FrontendQueue::set_logged(Frontend& frontend, bool is_logged) const {
   return frontend.set_vring_addr(told);
 }
 
-Gpa FrontendQueue::answers_at() const noexcept {
+Gpa FrontendQueue::used_ring_address() const noexcept {
   return ring_.is_packed() ? places_.descriptors.gpa : places_.used.gpa;
 }
 

@@ -41,7 +41,7 @@ class FrontendQueue {
   /// Errors: of Frontend.
   Result<> set_logged(Frontend& frontend, bool is_logged) const;
   /// Where the used ring of a split ring lies, the descriptors of a packed one.
-  [[nodiscard]] Gpa answers_at() const noexcept;
+  [[nodiscard]] Gpa used_ring_address() const noexcept;
 
   /// Shared memory that start() will take.
   [[nodiscard]] static std::size_t memory_for(std::uint16_t size) noexcept;
@@ -61,9 +61,9 @@ class FrontendQueue {
   /// Where the ring's parts are, as the messages name them: descriptors, available ring or the
   /// driver's event, used ring or the device's event.
   struct Places {
-    SharedPiece descriptors;
-    SharedPiece avail;
-    SharedPiece used;
+    SharedRange descriptors;
+    SharedRange avail;
+    SharedRange used;
   };
 
   FrontendQueue(virtio::DriverRing ring, const Places& places, Options options,

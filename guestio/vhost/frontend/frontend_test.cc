@@ -44,7 +44,7 @@ class ScriptedBackend {
   ~ScriptedBackend() { join(); }
 
   Frontend make_frontend(milliseconds deadline = std::chrono::seconds(60)) {
-    return Frontend::over(std::move(frontend_end_), {.deadline = deadline});
+    return Frontend::from_socket(std::move(frontend_end_), {.deadline = deadline});
   }
   /// Waits until the front-end has left. Returns all that it sent.
   const std::vector<Seen>& join() {

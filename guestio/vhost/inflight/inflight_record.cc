@@ -19,25 +19,27 @@ namespace {
 // Queues on different threads share no line.
 constexpr std::size_t kRegionAlignment = 64;
 
-Result<> check_numbers(RingKind kind, std::uint16_t queues, std::uint16_t queue_size) {
+Result<> check_numbers(virtio::RingKind kind, std::uint16_t queues, std::uint16_t queue_size) {
   if (queues == 0 || queues > kMaxQueues) {
     return fail(Error::peer_fault("number of queues of an in-flight record", queues));
   }
-  const bool is_size = kind == RingKind::kPacked ? virtio::is_packed_queue_size(queue_size)
-                                                 : virtio::is_split_queue_size(queue_size);
+  const bool is_size = kind == virtio::RingKind::kPacked ? virtio::is_packed_queue_size(queue_size)
+                                                         : virtio::is_split_queue_size(queue_size);
   if (!is_size) return fail(Error::peer_fault("queue size of an in-flight record", queue_size));
   return {};
 }
 
 }  // namespace
 
-std::size_t inflight_region_bytes(RingKind kind, std::uint32_t queue_size) noexcept {
-  const std::size_t bytes = kind == RingKind::kPacked ? PackedInflight::region_bytes(queue_size)
-                                                      : SplitInflight::region_bytes(queue_size);
+std::size_t inflight_region_bytes(virtio::RingKind kind, std::uint32_t queue_size) noexcept {
+  const std::size_t bytes = kind == virtio::RingKind::kPacked
+                                ? PackedInflight::region_bytes(queue_size)
+                                : SplitInflight::region_bytes(queue_size);
   return align_up(bytes, kRegionAlignment);
 }
 
-Result<std::shared_ptr<InflightRecord>> InflightRecord::create(RingKind kind, std::uint16_t queues,
+Result<std::shared_ptr<InflightRecord>> InflightRecord::create(virtio::RingKind kind,
+                                                               std::uint16_t queues,
                                                                std::uint16_t queue_size) {
   if (auto checked = check_numbers(kind, queues, queue_size); !checked) {
     return fail(checked.error());
@@ -53,7 +55,7 @@ Result<std::shared_ptr<InflightRecord>> InflightRecord::create(RingKind kind, st
 }
 
 Result<std::shared_ptr<InflightRecord>> InflightRecord::map(const InflightDescription& description,
-                                                            UniqueFd file, RingKind kind) {
+                                                            UniqueFd file, virtio::RingKind kind) {
   const auto checked = check_numbers(kind, description.num_queues, description.queue_size);
   if (!checked) return fail(checked.error());
   const std::size_t needed =
@@ -80,7 +82,7 @@ std::byte* InflightRecord::region(std::uint16_t queue, std::uint32_t size) const
   return mapping_.data() + queue * inflight_region_bytes(kind_, description_.queue_size);
 }
 
-Result<> InflightRecord::forget(std::uint16_t queue) const {
+Result<> InflightRecord::reset(std::uint16_t queue) const {
   std::byte* const start = region(queue, 0);
   if (start == nullptr) return {};
   // Regions are aligned to 64 bytes and made of integers.

@@ -15,12 +15,6 @@
 /// that comes after it, when it was killed, knows (vhost-user, "Inflight I/O tracking").
 namespace guestio::vhost {
 
-enum class RingKind : std::uint8_t { kSplit, kPacked };
-
-[[nodiscard]] constexpr RingKind kind_of(virtio::FeatureBits features) noexcept {
-  return (features & virtio::kFeatureRingPacked) != 0 ? RingKind::kPacked : RingKind::kSplit;
-}
-
 /// What the regions of both kinds begin with.
 struct InflightHeader {
   std::uint64_t features;  ///< of the region; none exist
@@ -39,25 +33,25 @@ class InflightRecord {
  public:
   /// A new file for `queues` queues of up to `queue_size` entries: nothing is in flight.
   /// Errors: peer fault (no such queues), host.
-  static Result<std::shared_ptr<InflightRecord>> create(RingKind kind, std::uint16_t queues,
+  static Result<std::shared_ptr<InflightRecord>> create(virtio::RingKind kind, std::uint16_t queues,
                                                         std::uint16_t queue_size);
   /// The file that a front-end hands back. Errors: peer fault (numbers that cannot be, or a file
   /// that is shorter than they say), host.
   static Result<std::shared_ptr<InflightRecord>> map(const InflightDescription& description,
-                                                     UniqueFd file, RingKind kind);
+                                                     UniqueFd file, virtio::RingKind kind);
 
   [[nodiscard]] const InflightDescription& description() const noexcept { return description_; }
   [[nodiscard]] int fd() const noexcept { return file_.get(); }
-  [[nodiscard]] RingKind kind() const noexcept { return kind_; }
+  [[nodiscard]] virtio::RingKind kind() const noexcept { return kind_; }
 
   /// The memory of a queue of `size` entries, or nothing when there is none in this record.
   [[nodiscard]] std::byte* region(std::uint16_t queue, std::uint32_t size) const noexcept;
   /// The queue was stopped with all answered: it may begin anew anywhere. Errors: memory fault.
-  Result<> forget(std::uint16_t queue) const;
+  Result<> reset(std::uint16_t queue) const;
 
  private:
   InflightRecord(const InflightDescription& description, UniqueFd file, Mapping mapping,
-                 RingKind kind) noexcept
+                 virtio::RingKind kind) noexcept
       : description_(description),
         file_(std::move(file)),
         mapping_(std::move(mapping)),
@@ -66,7 +60,7 @@ class InflightRecord {
   InflightDescription description_;
   UniqueFd file_;
   Mapping mapping_;  // the regions, and nothing else of the file
-  RingKind kind_;
+  virtio::RingKind kind_;
 };
 
 /// Its memory is not there: the front-end cut the file off.
@@ -75,6 +69,7 @@ class InflightRecord {
 }
 
 /// Bytes of one queue's region.
-[[nodiscard]] std::size_t inflight_region_bytes(RingKind kind, std::uint32_t queue_size) noexcept;
+[[nodiscard]] std::size_t inflight_region_bytes(virtio::RingKind kind,
+                                                std::uint32_t queue_size) noexcept;
 
 }  // namespace guestio::vhost

@@ -17,7 +17,7 @@ namespace {
 UniqueFd copy_of(const InflightRecord& record) { return UniqueFd(::dup(record.fd())); }
 
 TEST(InflightRecord, ANewOneIsEmptyAndHasRoomForEachQueue) {
-  for (const RingKind kind : {RingKind::kSplit, RingKind::kPacked}) {
+  for (const virtio::RingKind kind : {virtio::RingKind::kSplit, virtio::RingKind::kPacked}) {
     const auto record = InflightRecord::create(kind, 3, 128);
     ASSERT_TRUE(record.has_value());
     const InflightDescription& description = (*record)->description();
@@ -37,18 +37,19 @@ TEST(InflightRecord, ANewOneIsEmptyAndHasRoomForEachQueue) {
 }
 
 TEST(InflightRecord, WhatWasHandedBackIsTheSameMemory) {
-  const auto record = *InflightRecord::create(RingKind::kSplit, 1, 16);
-  const auto again = InflightRecord::map(record->description(), copy_of(*record), RingKind::kSplit);
+  const auto record = *InflightRecord::create(virtio::RingKind::kSplit, 1, 16);
+  const auto again =
+      InflightRecord::map(record->description(), copy_of(*record), virtio::RingKind::kSplit);
   ASSERT_TRUE(again.has_value());
   record->region(0, 16)[40] = std::byte{7};
   EXPECT_EQ((*again)->region(0, 16)[40], std::byte{7});
 }
 
 TEST(InflightRecord, Rule40NumbersThatCannotBeAreRefused) {
-  const auto record = *InflightRecord::create(RingKind::kSplit, 2, 128);
+  const auto record = *InflightRecord::create(virtio::RingKind::kSplit, 2, 128);
   const InflightDescription good = record->description();
   const auto is_refused = [&](const char* what, InflightDescription bad,
-                              RingKind kind = RingKind::kSplit) {
+                              virtio::RingKind kind = virtio::RingKind::kSplit) {
     SCOPED_TRACE(what);
     const auto mapped = InflightRecord::map(bad, copy_of(*record), kind);
     ASSERT_FALSE(mapped.has_value());
@@ -67,21 +68,23 @@ TEST(InflightRecord, Rule40NumbersThatCannotBeAreRefused) {
   is_refused("an offset inside a page", {good.mmap_size - 64, 64, 2, 16});
   is_refused("an end that wraps", {good.mmap_size, kMaximum - 4095, 2, 128});
   is_refused("everything there is", {kMaximum, 0, 2, 128});
-  is_refused("entries of packed rings are larger", {4096 + 4096, 0, 2, 256}, RingKind::kPacked);
+  is_refused("entries of packed rings are larger", {4096 + 4096, 0, 2, 256},
+             virtio::RingKind::kPacked);
 }
 
 TEST(InflightRecord, Rule40ADescriptorOfSomethingElseIsRefused) {
   UniqueFd event(::eventfd(0, EFD_CLOEXEC));
+  EXPECT_FALSE(InflightRecord::map({4096, 0, 1, 16}, std::move(event), virtio::RingKind::kSplit)
+                   .has_value());
   EXPECT_FALSE(
-      InflightRecord::map({4096, 0, 1, 16}, std::move(event), RingKind::kSplit).has_value());
-  EXPECT_FALSE(InflightRecord::map({4096, 0, 1, 16}, UniqueFd(), RingKind::kSplit).has_value());
+      InflightRecord::map({4096, 0, 1, 16}, UniqueFd(), virtio::RingKind::kSplit).has_value());
 }
 
 TEST(InflightRecord, Rule40ARecordThatIsCutOffAfterwardsIsAnErrorAndNoSignal) {
   ASSERT_TRUE(mem::install_fault_recovery().has_value());
-  const auto record = *InflightRecord::create(RingKind::kSplit, 1, 128);
+  const auto record = *InflightRecord::create(virtio::RingKind::kSplit, 1, 128);
   ASSERT_EQ(::ftruncate(record->fd(), 0), 0);
-  EXPECT_EQ(record->forget(0).error().kind, ErrorKind::kMemoryFault);
+  EXPECT_EQ(record->reset(0).error().kind, ErrorKind::kMemoryFault);
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 
 namespace guestio::vhost {
 
-using virtio::Pop;
+using virtio::PopResult;
 
 Result<InflightTrackedRing> InflightTrackedRing::create(Setup setup) {
   if (!setup.inflight) {
@@ -13,15 +13,15 @@ Result<InflightTrackedRing> InflightTrackedRing::create(Setup setup) {
     if (!ring) return fail(ring.error());
     return InflightTrackedRing(std::move(*ring), nullptr, NoRecord{});
   }
-  const RingKind kind = kind_of(setup.features);
+  const virtio::RingKind kind = virtio::ring_kind(setup.features);
   const std::uint16_t size =
       std::visit([](const auto& parts) { return parts.size(); }, setup.parts);
   std::byte* const region = setup.inflight->region(setup.index, size);
   if (setup.inflight->kind() != kind || region == nullptr) {
     return fail(Error::peer_fault("in-flight record without room for this ring", setup.index));
   }
-  return kind == RingKind::kPacked ? create_packed(std::move(setup), region)
-                                   : create_split(std::move(setup), region);
+  return kind == virtio::RingKind::kPacked ? create_packed(std::move(setup), region)
+                                           : create_split(std::move(setup), region);
 }
 
 Result<InflightTrackedRing> InflightTrackedRing::create_split(Setup setup, std::byte* region) {
@@ -45,7 +45,7 @@ Result<InflightTrackedRing> InflightTrackedRing::create_split(Setup setup, std::
 Result<InflightTrackedRing> InflightTrackedRing::create_packed(Setup setup, std::byte* region) {
   const auto& parts = std::get<virtio::PackedRing>(setup.parts);
   auto base = virtio::PackedBase::from_word(setup.base);
-  if (!base.is_possible(parts.size())) {
+  if (!base.is_valid(parts.size())) {
     return fail(Error::peer_fault("place outside a packed ring", setup.base));
   }
   PackedInflight::Left left;
@@ -63,7 +63,7 @@ Result<InflightTrackedRing> InflightTrackedRing::create_packed(Setup setup, std:
                              PackedRecord{std::move(*record), std::move(left.chains)});
 }
 
-std::size_t InflightTrackedRing::left_over() const noexcept {
+std::size_t InflightTrackedRing::resubmit_count() const noexcept {
   if (const auto* const split = std::get_if<SplitRecord>(&record_)) {
     return split->again.size() - next_again_;
   }
@@ -73,27 +73,28 @@ std::size_t InflightTrackedRing::left_over() const noexcept {
   return 0;
 }
 
-Result<Pop> InflightTrackedRing::pop(const mem::GuestMemory& memory, virtio::Chain& chain) {
-  if (left_over() != 0) return pop_again(memory, chain);
+Result<PopResult> InflightTrackedRing::pop(const mem::GuestMemory& memory, virtio::Chain& chain) {
+  if (resubmit_count() != 0) return pop_again(memory, chain);
   const auto popped = ring_.pop(memory, chain);
   if (!popped) return fail(popped.error());
-  if (*popped != Pop::kChain) return *popped;
+  if (*popped != PopResult::kChain) return *popped;
   if (auto noted = note_taken(chain); !noted) {
     chain.clear();
     return fail(noted.error());
   }
-  return Pop::kChain;
+  return PopResult::kChain;
 }
 
-Result<Pop> InflightTrackedRing::pop_again(const mem::GuestMemory& memory, virtio::Chain& chain) {
-  Result<Pop> popped = Pop::kNothing;
+Result<PopResult> InflightTrackedRing::pop_again(const mem::GuestMemory& memory,
+                                                 virtio::Chain& chain) {
+  Result<PopResult> popped = PopResult::kNothing;
   if (auto* const packed = std::get_if<PackedRecord>(&record_)) {
     popped = ring_.packed()->pop_again(packed->again[next_again_], memory, chain);
   } else {
     const std::uint16_t head = std::get<SplitRecord>(record_).again[next_again_];
     popped = ring_.split()->pop_again(head, memory, chain);
   }
-  if (popped && *popped == Pop::kChain) ++next_again_;
+  if (popped && *popped == PopResult::kChain) ++next_again_;
   return popped;
 }
 
@@ -142,7 +143,7 @@ Result<bool> InflightTrackedRing::publish_packed(PackedRecord& packed) {
 
 Result<bool> InflightTrackedRing::enable_notifications() {
   const auto available = ring_.enable_notifications();
-  if (available && left_over() != 0) return true;
+  if (available && resubmit_count() != 0) return true;
   return available;
 }
 

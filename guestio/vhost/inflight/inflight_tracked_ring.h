@@ -35,17 +35,17 @@ class InflightTrackedRing {
   /// Errors also: peer fault (a record that no backend can have left, or of another kind).
   static Result<InflightTrackedRing> create(Setup setup);
 
-  Result<virtio::Pop> pop(const mem::GuestMemory& memory, virtio::Chain& chain);
+  Result<virtio::PopResult> pop(const mem::GuestMemory& memory, virtio::Chain& chain);
   Result<> push_used(std::uint16_t head, std::uint32_t written);
   Result<bool> publish();
   void force_next_call() noexcept { ring_.force_next_call(); }
   Result<bool> enable_notifications();
-  Result<> disable_notifications() { return ring_.disable_notifications(); }
+  Result<> suppress_notifications() { return ring_.suppress_notifications(); }
   void move_to(const virtio::RingParts& parts) noexcept { ring_.move_to(parts); }
   [[nodiscard]] std::uint16_t size() const noexcept { return ring_.size(); }
   [[nodiscard]] std::uint32_t base() const noexcept { return ring_.base(); }
   /// Chains of the backend before that pop() has still to give.
-  [[nodiscard]] std::size_t left_over() const noexcept;
+  [[nodiscard]] std::size_t resubmit_count() const noexcept;
 
  private:
   struct NoRecord {};
@@ -67,7 +67,7 @@ class InflightTrackedRing {
 
   static Result<InflightTrackedRing> create_split(Setup setup, std::byte* region);
   static Result<InflightTrackedRing> create_packed(Setup setup, std::byte* region);
-  Result<virtio::Pop> pop_again(const mem::GuestMemory& memory, virtio::Chain& chain);
+  Result<virtio::PopResult> pop_again(const mem::GuestMemory& memory, virtio::Chain& chain);
   Result<> note_taken(const virtio::Chain& chain);
   Result<bool> publish_split(SplitRecord& split);
   Result<bool> publish_packed(PackedRecord& packed);

@@ -28,21 +28,21 @@ namespace {
 using virtio::Chain;
 using virtio::Direction;
 using virtio::DriverSegment;
-using virtio::Pop;
+using virtio::PopResult;
 using virtio::RingForTest;
 
 constexpr std::uint16_t kSize = 16;
 constexpr Gpa kA = RingForTest::kData;
 
-virtio::FeatureBits features_of(RingKind kind) {
+virtio::FeatureBits features_of(virtio::RingKind kind) {
   return virtio::kFeatureVersion1 | virtio::kFeatureIndirectDesc | virtio::kFeatureEventIdx |
-         (kind == RingKind::kPacked ? virtio::kFeatureRingPacked : 0);
+         (kind == virtio::RingKind::kPacked ? virtio::kFeatureRingPacked : 0);
 }
 
 /// A ring with a driver, and a record of what backends do with it.
 class Bench {
  public:
-  explicit Bench(RingKind kind, std::uint16_t size = kSize)
+  explicit Bench(virtio::RingKind kind, std::uint16_t size = kSize)
       : ring_(size),
         kind_(kind),
         record_(*InflightRecord::create(kind, 1, size)),
@@ -57,10 +57,10 @@ class Bench {
                                         .inflight = record_});
   }
   [[nodiscard]] std::uint32_t first_base() const {
-    return kind_ == RingKind::kPacked ? 0x80008000 : 0;
+    return kind_ == virtio::RingKind::kPacked ? 0x80008000 : 0;
   }
   [[nodiscard]] virtio::RingParts parts() const {
-    if (kind_ == RingKind::kPacked) return ring_.packed_device();
+    if (kind_ == virtio::RingKind::kPacked) return ring_.packed_device();
     return ring_.device();
   }
 
@@ -88,22 +88,22 @@ class Bench {
  private:
   virtio::DriverRing make_driver() {
     const auto features = features_of(kind_);
-    if (kind_ == RingKind::kPacked) {
+    if (kind_ == virtio::RingKind::kPacked) {
       return virtio::DriverRing(*virtio::PackedDriverRing::create(ring_.packed_driver(), features));
     }
     return virtio::DriverRing(*virtio::SplitDriverRing::create(ring_.driver(), features));
   }
 
   RingForTest ring_;
-  RingKind kind_;
+  virtio::RingKind kind_;
   std::shared_ptr<InflightRecord> record_;
   virtio::DriverRing driver_;
 };
 
-struct InflightTrackedRingTest : ::testing::TestWithParam<RingKind> {
+struct InflightTrackedRingTest : ::testing::TestWithParam<virtio::RingKind> {
   std::uint16_t pop_head(InflightTrackedRing& ring) {
     const auto popped = ring.pop(bench.memory(), chain);
-    EXPECT_TRUE(popped && *popped == Pop::kChain);
+    EXPECT_TRUE(popped && *popped == PopResult::kChain);
     return chain.head();
   }
 
@@ -116,7 +116,7 @@ TEST_P(InflightTrackedRingTest, WithNothingInFlightANewBackendGoesOnWhereTheOldO
     // The front-end does not know how far the one before had come.
     auto ring = bench.start(bench.first_base());
     ASSERT_TRUE(ring.has_value()) << ring.error().to_string();
-    EXPECT_EQ(ring->left_over(), 0u);
+    EXPECT_EQ(ring->resubmit_count(), 0u);
     const std::uint16_t head = bench.add(3);
     EXPECT_EQ(pop_head(*ring), head);
     ASSERT_TRUE(ring->push_used(head, 0) && ring->publish());
@@ -137,11 +137,11 @@ TEST_P(InflightTrackedRingTest, Rule40WhatWasTakenAndNotAnsweredComesAgainInItsO
   }
   auto ring = bench.start(bench.first_base());
   ASSERT_TRUE(ring.has_value()) << ring.error().to_string();
-  EXPECT_EQ(ring->left_over(), 3u);
+  EXPECT_EQ(ring->resubmit_count(), 3u);
   EXPECT_EQ(ring->enable_notifications(), true) << "there is something to take";
   for (const std::size_t i : {0u, 2u, 3u, 4u}) EXPECT_EQ(pop_head(*ring), heads[i]);
   EXPECT_EQ(chain.readable().size(), 2u);
-  EXPECT_EQ(ring->pop(bench.memory(), chain), Pop::kNothing);
+  EXPECT_EQ(ring->pop(bench.memory(), chain), PopResult::kNothing);
   for (const std::size_t i : {4u, 0u, 3u, 2u}) ASSERT_TRUE(ring->push_used(heads[i], 0));
   ASSERT_TRUE(ring->publish());
   EXPECT_EQ(bench.reap(),
@@ -166,8 +166,8 @@ TEST_P(InflightTrackedRingTest, AStoppedQueueBeginsWhereItIsTold) {
     EXPECT_EQ(pop_head(ring), head);
     ASSERT_TRUE(ring.push_used(head, 0) && ring.publish());
   }
-  ASSERT_TRUE(bench.record().forget(0));
-  const std::uint32_t base = GetParam() == RingKind::kPacked ? 0x00050005 : 5;
+  ASSERT_TRUE(bench.record().reset(0));
+  const std::uint32_t base = GetParam() == virtio::RingKind::kPacked ? 0x00050005 : 5;
   EXPECT_EQ(bench.start(base)->base(), base);
 }
 
@@ -201,7 +201,7 @@ TEST_P(InflightTrackedRingTest, Rule40WhateverAFrontEndWritesIntoTheRecordHurtsN
       Bench fresh(GetParam());
       auto ring = *fresh.start(fresh.first_base());
       for (int i = 0; i < 5; ++i) fresh.add(2);
-      for (int i = 0; i < 5; ++i) ASSERT_EQ(ring.pop(fresh.memory(), chain), Pop::kChain);
+      for (int i = 0; i < 5; ++i) ASSERT_EQ(ring.pop(fresh.memory(), chain), PopResult::kChain);
       chain.clear();
       // A few bytes of the record change, of its first part more often.
       for (std::uint64_t i = engine() % 6; i != 0; --i) {
@@ -217,7 +217,7 @@ TEST_P(InflightTrackedRingTest, Rule40WhateverAFrontEndWritesIntoTheRecordHurtsN
       std::deque<Chain> taken;
       for (int i = 0; i < 2 * kSize; ++i) {
         const auto popped = next->pop(fresh.memory(), taken.emplace_back());
-        if (!popped || *popped != Pop::kChain) break;
+        if (!popped || *popped != PopResult::kChain) break;
         ASSERT_LT(taken.back().head(), kSize);
         ASSERT_TRUE(next->push_used(taken.back().head(), 0));
       }
@@ -228,20 +228,20 @@ TEST_P(InflightTrackedRingTest, Rule40WhateverAFrontEndWritesIntoTheRecordHurtsN
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, InflightTrackedRingTest,
-                         ::testing::Values(RingKind::kSplit, RingKind::kPacked),
+                         ::testing::Values(virtio::RingKind::kSplit, virtio::RingKind::kPacked),
                          [](const auto& instance) {
-                           return instance.param == RingKind::kSplit ? "Split" : "Packed";
+                           return instance.param == virtio::RingKind::kSplit ? "Split" : "Packed";
                          });
 
 TEST(SplitInflight, Rule40ABatchThatWasShownIsFinishedAndIsNotDoneAgain) {
-  Bench bench(RingKind::kSplit);
+  Bench bench(virtio::RingKind::kSplit);
   Chain chain;
   {
     auto ring = *bench.start(0);
     bench.add(1);
     bench.add(1);
     bench.add(1);
-    for (int i = 0; i < 3; ++i) ASSERT_EQ(ring.pop(bench.memory(), chain), Pop::kChain);
+    for (int i = 0; i < 3; ++i) ASSERT_EQ(ring.pop(bench.memory(), chain), PopResult::kChain);
   }
   // As if the backend had died right after it moved the used index over two of them.
   SplitInflight::Left left;
@@ -254,7 +254,7 @@ TEST(SplitInflight, Rule40ABatchThatWasShownIsFinishedAndIsNotDoneAgain) {
 }
 
 TEST(SplitInflight, Rule40AListOfTheLastBatchThatLoopsIsRefused) {
-  Bench bench(RingKind::kSplit);
+  Bench bench(virtio::RingKind::kSplit);
   (void)*bench.start(0);
   SplitInflight::Left left;
   // The head of the last batch is 0, and so is what it leads to.
@@ -293,7 +293,7 @@ void die_soon(std::mt19937& engine) {
     for (auto count = engine() % 5; count != 0 && !idle.empty(); --count) {
       const auto popped = ring->pop(bench.memory(), taken[idle.back()]);
       if (!popped) ::_exit(2);
-      is_empty = *popped != Pop::kChain;
+      is_empty = *popped != PopResult::kChain;
       if (is_empty) break;
       busy.push_back(idle.back());
       idle.pop_back();
@@ -318,7 +318,7 @@ void die_soon(std::mt19937& engine) {
   }
 }
 
-struct KillTest : ::testing::TestWithParam<RingKind> {};
+struct KillTest : ::testing::TestWithParam<virtio::RingKind> {};
 
 TEST_P(KillTest, Rule41EachRequestIsAnsweredOnceHoweverOftenTheBackendIsKilled) {
   constexpr int kLives = rounds_on_one_thread(300);
@@ -381,7 +381,7 @@ TEST_P(KillTest, Rule41EachRequestIsAnsweredOnceHoweverOftenTheBackendIsKilled) 
   auto ring = bench.start(bench.first_base());
   ASSERT_TRUE(ring.has_value()) << ring.error().to_string();
   Chain chain;
-  for (auto popped = ring->pop(bench.memory(), chain); popped && *popped == Pop::kChain;
+  for (auto popped = ring->pop(bench.memory(), chain); popped && *popped == PopResult::kChain;
        popped = ring->pop(bench.memory(), chain)) {
     ASSERT_TRUE(sent.contains(chain.head()));
     sent.erase(chain.head());
@@ -396,9 +396,10 @@ TEST_P(KillTest, Rule41EachRequestIsAnsweredOnceHoweverOftenTheBackendIsKilled) 
   EXPECT_GT(done, 3u * kLives);
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, KillTest, ::testing::Values(RingKind::kSplit, RingKind::kPacked),
+INSTANTIATE_TEST_SUITE_P(Kinds, KillTest,
+                         ::testing::Values(virtio::RingKind::kSplit, virtio::RingKind::kPacked),
                          [](const auto& instance) {
-                           return instance.param == RingKind::kSplit ? "Split" : "Packed";
+                           return instance.param == virtio::RingKind::kSplit ? "Split" : "Packed";
                          });
 
 }  // namespace

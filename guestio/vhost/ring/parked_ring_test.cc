@@ -30,11 +30,11 @@ UniqueFd make_event() { return UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
 class Echo final : public virtio::QueueHandler {
  public:
   void process(virtio::DeviceQueue& queue) noexcept override {
-    while (queue.pop(taken_) == virtio::DeviceQueue::Popped::kChain) queue.complete(taken_, 1);
+    while (queue.pop(taken_) == virtio::PopResult::kChain) queue.complete(taken_, 1);
   }
 
  private:
-  virtio::TakenChain taken_;
+  virtio::PoppedChain taken_;
 };
 
 /// A ring with both its sides. Lifetime: its thread outlives it.

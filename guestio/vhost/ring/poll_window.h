@@ -15,10 +15,12 @@ struct PollPolicy {
   };
   Kind kind = Kind::kAdaptive;
   /// While only the driver can bring news: being woken by it takes about so long.
-  std::chrono::nanoseconds most = std::chrono::microseconds(32);
+  std::chrono::nanoseconds max_window = std::chrono::microseconds(32);
 
   /// The same for while the disk works too, whose completion wakes more cheaply and is further off.
-  [[nodiscard]] constexpr PollPolicy while_disk_works() const noexcept { return {kind, most / 4}; }
+  [[nodiscard]] constexpr PollPolicy while_disk_works() const noexcept {
+    return {kind, max_window / 4};
+  }
 };
 
 /// Decides how long to look this time. Looking pays when work comes before the time is over: it
@@ -35,11 +37,11 @@ class PollWindow {
 
   /// For the pause that begins now.
   [[nodiscard]] constexpr Duration next() noexcept {
-    if (policy_.kind != PollPolicy::Kind::kAdaptive) return policy_.most;
-    if (hit_share_ >= kWorthIt) return policy_.most;
+    if (policy_.kind != PollPolicy::Kind::kAdaptive) return policy_.max_window;
+    if (hit_share_ >= kWorthIt) return policy_.max_window;
     if (++pauses_without_poll_ < kTrialEvery) return Duration(0);
     pauses_without_poll_ = 0;
-    return policy_.most;
+    return policy_.max_window;
   }
 
   /// What became of a look: work came before its time was over, or not.

@@ -51,7 +51,7 @@ void RingPoller::wake(Vring& ring) noexcept {
   counters_.parked.set(parked_.size());
   rings_.push_back({&ring});
   // Where the thread slept all are asked for kicks, as this one is already.
-  if (state_ == State::kPolling) ring.suppress_kicks();
+  if (state_ == State::kPolling) ring.suppress_notifications();
 }
 
 void RingPoller::poll_all() noexcept {
@@ -75,9 +75,9 @@ void RingPoller::park(std::size_t place) noexcept {
   rings_[place].empty_polls = 0;
   if (never_sleeps_ || rings_.size() == 1 || !ring->may_park()) return;
   // As before a sleep: asked for before the last look, so that no chain can slip in between unseen.
-  const bool has_nothing = ring->enable_kicks();
+  const bool has_nothing = ring->enable_notifications();
   if (place >= rings_.size() || rings_[place].ring != ring) return;
-  if (!has_nothing) return ring->suppress_kicks();
+  if (!has_nothing) return ring->suppress_notifications();
   rings_[place] = rings_.back();
   rings_.pop_back();
   parked_.push_back(ring);
@@ -118,7 +118,7 @@ bool RingPoller::poll() noexcept {
   poll_for_ = window;
   poll_until_ = {};
   if (state_ == State::kAsleep) {
-    for (const Entry& entry : rings_) entry.ring->suppress_kicks();
+    for (const Entry& entry : rings_) entry.ring->suppress_notifications();
   }
   state_ = State::kPolling;
   return true;
@@ -128,7 +128,7 @@ bool RingPoller::poll() noexcept {
 bool RingPoller::prepare_sleep() noexcept {
   state_ = State::kAsleep;
   // Asked for before the last look, so that no chain can slip in between unseen.
-  for (std::size_t i = 0; i < rings_.size(); ++i) (void)rings_[i].ring->enable_kicks();
+  for (std::size_t i = 0; i < rings_.size(); ++i) (void)rings_[i].ring->enable_notifications();
   if (std::exchange(has_work_, false)) return true;
   ++counters_.sleeps;
   occupancy_.leave();

@@ -40,12 +40,12 @@ class RingPoller final : private uring::Poller {
   /// A ring that may have rested is to be looked at again.
   void wake(Vring& ring) noexcept;
   /// What rings tell of their chains.
-  void note_taken() noexcept {
+  void note_popped() noexcept {
     has_work_ = true;
     ++in_flight_;
     ++chains_taken_;
   }
-  void note_answered() noexcept {
+  void note_returned() noexcept {
     has_work_ = true;
     --in_flight_;
   }

@@ -52,7 +52,7 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
              InflightTrackedRing queue, uring::EventFdNotifier call, uring::EventFdNotifier error)
     : Subscriber(loop),
       loop_(loop),
-      home_(setup.home),
+      control_loop_(setup.control_loop),
       poller_(poller),
       handler_(handler),
       handover_(handler.handover()),
@@ -62,18 +62,18 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
       features_(setup.features),
       has_event_index_((setup.features & virtio::kFeatureEventIdx) != 0),
       queue_(std::move(queue)),
-      fixed_(std::move(setup.fixed)),
+      memory_registry_(std::move(setup.memory_registry)),
       counters_(std::move(setup.counters)),
       call_(std::move(call)),
       error_(std::move(error)),
       log_(std::move(setup.log)),
       is_enabled_(setup.is_enabled) {
   // Before memory is taken: what is lost from then on is told.
-  if (fixed_) fixed_->add(*this);
+  if (memory_registry_) memory_registry_->subscribe(*this);
   begin_epoch(setup.memory.with_dirty_log(log_.pages));
-  if (queue_.left_over() != 0) {
+  if (queue_.resubmit_count() != 0) {
     log::limited_info(peer_log_->visits, "{}: {} requests of the backend before are done again",
-                      label_, queue_.left_over());
+                      label_, queue_.resubmit_count());
   }
   listen_to(std::move(setup.kick));
   poller_.add(*this);
@@ -81,49 +81,52 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
 
 Vring::~Vring() {
   GUESTIO_CHECK(in_flight_ == 0, "a ring to be stopped before it goes away");
-  if (fixed_) fixed_->remove(*this);
+  if (memory_registry_) memory_registry_->unsubscribe(*this);
   poller_.remove(*this);
   while (!epochs_.empty()) end_epoch(epochs_.begin());
-  counters_->fixed_regions.set(0);
-  counters_->unfixed_regions.set(0);
+  counters_->registered_regions.set(0);
+  counters_->unregistered_regions.set(0);
   // The last call to the driver may still wait to be taken, and goes to a ring that ends with this.
   loop_.hand_over();
 }
 
 void Vring::begin_epoch(mem::GuestMemory memory) {
   epochs_.push_back({{std::move(memory), 0}, {}});
-  if (fixed_) register_memory();
+  if (memory_registry_) register_memory();
 }
 
 /// Whoever lets a mapping go takes it apart, page by page: not the thread that others' requests
 /// wait for. Registrations go here, what they stand on goes there.
 void Vring::end_epoch(std::list<Epoch>::iterator epoch) noexcept {
   struct Remains {
-    std::shared_ptr<registered::MemoryRegistry> fixed;  // outlives the areas
+    std::shared_ptr<registered::MemoryRegistry> memory_registry;  // outlives the areas
     std::list<Epoch> epochs;
   };
-  Remains remains{fixed_, {}};
+  Remains remains{memory_registry_, {}};
   remains.epochs.splice(remains.epochs.end(), epochs_, epoch);
-  for (registered::MemoryRegistry::Taken& taken : epoch->fixed) taken.registration = {};
-  if (home_ != nullptr) home_->post([remains = std::move(remains)] {});
+  for (registered::MemoryRegistry::RegisteredRegion& taken : epoch->registrations)
+    taken.registration = {};
+  if (control_loop_ != nullptr) control_loop_->post([remains = std::move(remains)] {});
 }
 
 /// What has become ready of the present memory, and no more what has been lost of it.
 void Vring::register_memory() {
-  seen_registry_changes_ = fixed_->changes();
+  seen_generation_ = memory_registry_->generation();
   Epoch& present = epochs_.back();
-  present.fixed = fixed_->take(loop_.registered_buffers(), present.memory);
+  present.registrations =
+      memory_registry_->register_ready(loop_.registered_buffers(), present.memory);
   count_registered_memory();
 }
 
 void Vring::count_registered_memory() {
   const Epoch& present = epochs_.back();
-  counters_->unfixed_regions.set(present.memory.regions().size() - present.fixed.size());
-  counters_->fixed_regions.set(present.fixed.size());
+  counters_->unregistered_regions.set(present.memory.regions().size() -
+                                      present.registrations.size());
+  counters_->registered_regions.set(present.registrations.size());
 }
 
-void Vring::unregister_lost() noexcept {
-  for (Epoch& epoch : epochs_) fixed_->drop_lost(epoch.fixed);
+void Vring::on_region_lost() noexcept {
+  for (Epoch& epoch : epochs_) memory_registry_->unregister_lost(epoch.registrations);
   count_registered_memory();
 }
 
@@ -161,7 +164,7 @@ void Vring::look() noexcept {
   // What waits from now on came without an answer, so with no batch to end.
   if (is_quiesced_) note_quiesced();
   if (!takes_chains()) return;
-  if (fixed_ && fixed_->changes() != seen_registry_changes_) register_memory();
+  if (memory_registry_ && memory_registry_->generation() != seen_generation_) register_memory();
   pops_left_ = queue_.size();
   showings_before_call_ = early_call_gap_ = 0;
   is_taking_ = true;
@@ -169,13 +172,13 @@ void Vring::look() noexcept {
   is_taking_ = false;
 }
 
-void Vring::suppress_kicks() noexcept {
+void Vring::suppress_notifications() noexcept {
   if (!takes_chains()) return;
-  if (auto ignored = queue_.disable_notifications(); !ignored) fail_ring(ignored.error());
+  if (auto ignored = queue_.suppress_notifications(); !ignored) fail_ring(ignored.error());
   log_ring_pages();
 }
 
-bool Vring::enable_kicks() noexcept {
+bool Vring::enable_notifications() noexcept {
   if (!takes_chains()) return true;
   const auto has_more = queue_.enable_notifications();
   if (!has_more) {
@@ -189,31 +192,31 @@ bool Vring::enable_kicks() noexcept {
   return has_nothing;
 }
 
-virtio::DeviceQueue::Popped Vring::pop(virtio::TakenChain& taken) noexcept {
+virtio::PopResult Vring::pop(virtio::PoppedChain& taken) noexcept {
   while (takes_chains() && pops_left_ != 0) {
     --pops_left_;
     const auto popped = queue_.pop(epochs_.back().memory, taken.chain);
     if (!popped) {
       fail_ring(popped.error());
-      return Popped::kNothing;
+      return virtio::PopResult::kNothing;
     }
-    if (*popped != virtio::Pop::kChain) return Popped::kNothing;
-    poller_.note_taken();
+    if (*popped != virtio::PopResult::kChain) return virtio::PopResult::kNothing;
+    poller_.note_popped();
     if (!taken.chain.is_malformed()) {
       taken.epoch = &epochs_.back();
       ++taken.epoch->in_flight;
       ++in_flight_;
-      if (!epochs_.back().fixed.empty()) prefetch_guards(taken.chain);
-      return Popped::kChain;
+      if (!epochs_.back().registrations.empty()) prefetch_guards(taken.chain);
+      return virtio::PopResult::kChain;
     }
     return_malformed(taken);
   }
-  return Popped::kNothing;
+  return virtio::PopResult::kNothing;
 }
 
 /// A chain whose driver cannot be told that nothing was done never comes back: what stands in its
 /// status byte may be an older success.
-void Vring::return_malformed(virtio::TakenChain& taken) noexcept {
+void Vring::return_malformed(virtio::PoppedChain& taken) noexcept {
   ++counters_->malformed;
   log::limited_warning(peer_log_->faults, "{}: malformed chain {}: {}", label_, taken.chain.head(),
                        taken.chain.fault().to_string());
@@ -228,7 +231,7 @@ void Vring::return_malformed(virtio::TakenChain& taken) noexcept {
   }
   // It may have taken long to walk; others' chains come first.
   pops_left_ = 0;
-  poller_.note_answered();
+  poller_.note_returned();
   loop_.at_batch_end(*this);
 }
 
@@ -247,7 +250,7 @@ void Vring::prefetch_guards(const virtio::Chain& chain) const noexcept {
   }
 }
 
-void Vring::complete(virtio::TakenChain& taken, std::uint32_t written) noexcept {
+void Vring::complete(virtio::PoppedChain& taken, std::uint32_t written) noexcept {
   if (!is_broken_) {
     if (auto pushed = queue_.push_used(taken.chain.head(), written); !pushed) {
       fail_ring(pushed.error());
@@ -260,15 +263,15 @@ void Vring::complete(virtio::TakenChain& taken, std::uint32_t written) noexcept 
   forget(taken);
 }
 
-void Vring::break_on(virtio::TakenChain& taken, const Error& cause) noexcept {
+void Vring::break_on(virtio::PoppedChain& taken, const Error& cause) noexcept {
   fail_ring(cause);
   forget(taken);
 }
 
-void Vring::abandon(virtio::TakenChain& taken) noexcept { forget(taken); }
+void Vring::abandon(virtio::PoppedChain& taken) noexcept { forget(taken); }
 
 /// The chain is no concern of this ring's any more.
-void Vring::forget(virtio::TakenChain& taken) noexcept {
+void Vring::forget(virtio::PoppedChain& taken) noexcept {
   taken.chain.clear();
   virtio::MemoryEpoch* const epoch = std::exchange(taken.epoch, nullptr);
   --in_flight_;
@@ -276,7 +279,7 @@ void Vring::forget(virtio::TakenChain& taken) noexcept {
     end_epoch(
         std::ranges::find_if(epochs_, [epoch](const Epoch& other) { return &other == epoch; }));
   }
-  poller_.note_answered();
+  poller_.note_returned();
   loop_.at_batch_end(*this);
 }
 
@@ -367,7 +370,7 @@ task::Task<> Vring::poll_periodically() {
 }
 
 void Vring::set_memory(mem::GuestMemory memory, const virtio::RingParts& ring,
-                       RingLog log) noexcept {
+                       RingDirtyLog log) noexcept {
   begin_epoch(std::move(memory));
   for (auto epoch = epochs_.begin(); epoch != std::prev(epochs_.end());) {
     const auto old = epoch++;
@@ -378,7 +381,7 @@ void Vring::set_memory(mem::GuestMemory memory, const virtio::RingParts& ring,
   set_log(std::move(log));
 }
 
-void Vring::set_log(RingLog log) noexcept {
+void Vring::set_log(RingDirtyLog log) noexcept {
   log_ = std::move(log);
   // In place: requests in flight look there when they are done.
   for (Epoch& epoch : epochs_) {

@@ -28,16 +28,16 @@ namespace guestio::vhost {
 
 /// What rings of a queue count, one after the other. Written by the queue's thread, read by any.
 struct VringCounters {
-  Counter kicks;            ///< wake-ups by the driver
-  Counter calls;            ///< interrupts sent to it
-  Counter malformed;        ///< chains
-  Counter broken;           ///< rings that stopped because of their content or memory
-  Counter fixed_regions;    ///< of guest memory, registered with the kernel now
-  Counter unfixed_regions;  ///< those that are not, or not yet, though registering is wanted
+  Counter kicks;                 ///< wake-ups by the driver
+  Counter calls;                 ///< interrupts sent to it
+  Counter malformed;             ///< chains
+  Counter broken;                ///< rings that stopped because of their content or memory
+  Counter registered_regions;    ///< of guest memory, registered with the kernel now
+  Counter unregistered_regions;  ///< those that are not, or not yet, though registering is wanted
 };
 
 /// Where what the device writes is noted for a live migration.
-struct RingLog {
+struct RingDirtyLog {
   std::shared_ptr<const mem::DirtyLog> pages;  ///< nothing: it is not
   /// The guest addresses of what the device writes into the ring itself; empty: not to be noted.
   std::array<mem::AddressRange, 2> ring{};
@@ -78,16 +78,16 @@ class Vring final : public virtio::DeviceQueue,
     std::uint32_t base = 0;                               ///< as SET_VRING_BASE has it
     std::shared_ptr<const InflightRecord> inflight = {};  ///< or nothing
     mem::GuestMemory memory;                              ///< without a dirty log
-    RingLog log = {};
+    RingDirtyLog log = {};
     // Eventfds; each may be empty.
     UniqueFd kick = {};  ///< without: the ring is looked at every now and then
     UniqueFd call = {};  ///< without: the driver polls
     UniqueFd error = {};
     bool is_enabled = false;
     std::shared_ptr<VringCounters> counters = std::make_shared<VringCounters>();
-    std::shared_ptr<registered::MemoryRegistry> fixed =
-        {};                       ///< or nothing: memory is not registered
-    uring::Loop* home = nullptr;  ///< where memory goes that is done with; or nothing: here
+    std::shared_ptr<registered::MemoryRegistry> memory_registry =
+        {};                               ///< or nothing: memory is not registered
+    uring::Loop* control_loop = nullptr;  ///< where memory goes that is done with; or nothing: here
     std::shared_ptr<PeerLog> peer_log = std::make_shared<PeerLog>();
     std::function<void()> on_broken = {};  ///< or nothing; before the error descriptor is written
   };
@@ -108,9 +108,10 @@ class Vring final : public virtio::DeviceQueue,
   /// Listens to another descriptor from now on and looks at the ring.
   void set_kick(UniqueFd kick) noexcept;
   /// Chains taken from now on mean this memory (without a dirty log); those in flight keep theirs.
-  void set_memory(mem::GuestMemory memory, const virtio::RingParts& ring, RingLog log) noexcept;
+  void set_memory(mem::GuestMemory memory, const virtio::RingParts& ring,
+                  RingDirtyLog log) noexcept;
   /// What is written from now on is noted there, by requests in flight too.
-  void set_log(RingLog log) noexcept;
+  void set_log(RingDirtyLog log) noexcept;
 
   /// Takes nothing more, waits until what was taken is answered, then calls `stopped` with the
   /// place where the ring goes on, as GET_VRING_BASE has it. Once.
@@ -130,14 +131,14 @@ class Vring final : public virtio::DeviceQueue,
   /// Lets the device take what is available.
   void look() noexcept;
   /// Tells the driver that it need not kick for now.
-  void suppress_kicks() noexcept;
+  void suppress_notifications() noexcept;
   /// Asks the driver to kick, then looks once more, for what came without a kick. Returns whether
   /// nothing had.
-  bool enable_kicks() noexcept;
+  bool enable_notifications() noexcept;
   /// Asks what has become of registered guest memory that no request has met. A system call a
   /// region: seldom.
   void check_registered_memory() noexcept {
-    if (fixed_) fixed_->check_residency();
+    if (memory_registry_) memory_registry_->check_residency();
   }
   /// Whether a chain that it took is not answered yet.
   [[nodiscard]] bool has_chains_in_flight() const noexcept { return in_flight_ != 0; }
@@ -145,10 +146,10 @@ class Vring final : public virtio::DeviceQueue,
   [[nodiscard]] bool may_park() const noexcept { return takes_chains() && !polls_periodically_; }
 
   // virtio::DeviceQueue
-  Popped pop(virtio::TakenChain& taken) noexcept override;
-  void complete(virtio::TakenChain& taken, std::uint32_t written) noexcept override;
-  void break_on(virtio::TakenChain& taken, const Error& cause) noexcept override;
-  void abandon(virtio::TakenChain& taken) noexcept override;
+  virtio::PopResult pop(virtio::PoppedChain& taken) noexcept override;
+  void complete(virtio::PoppedChain& taken, std::uint32_t written) noexcept override;
+  void break_on(virtio::PoppedChain& taken, const Error& cause) noexcept override;
+  void abandon(virtio::PoppedChain& taken) noexcept override;
   [[nodiscard]] virtio::FeatureBits features() const noexcept override { return features_; }
 
  private:
@@ -164,7 +165,7 @@ class Vring final : public virtio::DeviceQueue,
 
   /// Memory, and that it is registered: longer than the registration lives the mapping.
   struct Epoch : virtio::MemoryEpoch {
-    registered::MemoryRegistry::Registrations fixed;
+    registered::MemoryRegistry::Registrations registrations;
   };
 
   void begin_epoch(mem::GuestMemory memory);
@@ -172,12 +173,12 @@ class Vring final : public virtio::DeviceQueue,
   void register_memory();
   void prefetch_guards(const virtio::Chain& chain) const noexcept;
   void count_registered_memory();
-  void unregister_lost() noexcept override;  // MemoryRegistry::Taker
-  void run() noexcept override;              // uring::Deferred: the end of a batch
+  void on_region_lost() noexcept override;  // MemoryRegistry::Taker
+  void run() noexcept override;             // uring::Deferred: the end of a batch
   void listen_to(UniqueFd kick);
   void on_kick(std::int32_t events) noexcept;
-  void return_malformed(virtio::TakenChain& taken) noexcept;
-  void forget(virtio::TakenChain& taken) noexcept;
+  void return_malformed(virtio::PoppedChain& taken) noexcept;
+  void forget(virtio::PoppedChain& taken) noexcept;
   void note_quiesced() noexcept;
   [[nodiscard]] std::size_t held_chains() const noexcept {
     return handover_ == nullptr ? 0 : handover_->held_chains();
@@ -194,7 +195,7 @@ class Vring final : public virtio::DeviceQueue,
   }
 
   uring::Loop& loop_;
-  uring::Loop* const home_;  // or nothing
+  uring::Loop* const control_loop_;  // or nothing
   RingPoller& poller_;
   virtio::QueueHandler& handler_;
   virtio::HandoverHandler* const handover_;  // of handler_, or null
@@ -204,15 +205,15 @@ class Vring final : public virtio::DeviceQueue,
   const virtio::FeatureBits features_;
   const bool has_event_index_;
   InflightTrackedRing queue_;
-  std::shared_ptr<registered::MemoryRegistry> fixed_;  // or nothing
-  std::uint32_t seen_registry_changes_ = 0;            // that register_memory() has seen
+  std::shared_ptr<registered::MemoryRegistry> memory_registry_;  // or nothing
+  std::uint32_t seen_generation_ = 0;                            // that register_memory() has seen
   std::uint32_t sleeps_ = 0;
   std::list<Epoch> epochs_;  // the last one is the present
   std::list<Kick> kicks_;    // the last one is the present; others are on their way out
   const std::shared_ptr<VringCounters> counters_;
   uring::EventFdNotifier call_;
   uring::EventFdNotifier error_;
-  RingLog log_;
+  RingDirtyLog log_;
   bool is_enabled_;
   bool is_broken_ = false;
   bool is_stopping_ = false;

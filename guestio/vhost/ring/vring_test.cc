@@ -41,12 +41,12 @@ class Echo final : public virtio::QueueHandler {
  public:
   Echo(std::atomic<std::uint64_t>& served, Pause& quiesce) : served_(served), pause_(quiesce) {}
   void process(virtio::DeviceQueue& queue) noexcept override {
-    while (queue.pop(taken_) == virtio::DeviceQueue::Popped::kChain) {
+    while (queue.pop(taken_) == virtio::PopResult::kChain) {
       queue.complete(taken_, 1);
       if (++served_ == pause_.after) pause_.over.acquire();
     }
   }
-  std::optional<std::uint32_t> write_error_status(const virtio::TakenChain&) noexcept override {
+  std::optional<std::uint32_t> write_error_status(const virtio::PoppedChain&) noexcept override {
     ++served_;
     return 1;
   }
@@ -54,7 +54,7 @@ class Echo final : public virtio::QueueHandler {
  private:
   std::atomic<std::uint64_t>& served_;
   Pause& pause_;
-  virtio::TakenChain taken_;
+  virtio::PoppedChain taken_;
 };
 
 struct Case {
@@ -88,7 +88,7 @@ class VringTest : public ::testing::TestWithParam<Case> {
                                   .kick = duplicate(kick_),
                                   .call = duplicate(call_),
                                   .is_enabled = true,
-                                  .home = home_.get()});
+                                  .control_loop = control_loop_.get()});
       ASSERT_TRUE(vring) << vring.error().to_string();
       queue_->vring() = std::move(*vring);
       queue_->vring()->start();
@@ -109,7 +109,7 @@ class VringTest : public ::testing::TestWithParam<Case> {
       });
     });
     done.wait();
-    home_->run_until_quiet();
+    control_loop_->run_until_quiet();
   }
 
   void add() {
@@ -151,7 +151,7 @@ class VringTest : public ::testing::TestWithParam<Case> {
   UniqueFd call_{::eventfd(0, EFD_CLOEXEC)};
   std::atomic<std::uint64_t> served_ = 0;
   Pause pause_;
-  std::unique_ptr<uring::Loop> home_ = uring::Loop::create().value();
+  std::unique_ptr<uring::Loop> control_loop_ = uring::Loop::create().value();
   std::optional<virtio::SplitDriverRing> driver_;
   std::unique_ptr<QueueThread> thread_;
   std::unique_ptr<Queue> queue_;
@@ -259,7 +259,7 @@ TEST_P(VringTest, MemoryThatItIsDoneWithGoesOnTheControlThread) {
           .value());
   use(ring_.memory());
   EXPECT_EQ(seen.wait_for(milliseconds(0)), std::future_status::timeout);
-  home_->run_until_quiet();
+  control_loop_->run_until_quiet();
   ASSERT_EQ(seen.wait_for(milliseconds(0)), std::future_status::ready);
   EXPECT_EQ(seen.get(), std::this_thread::get_id());
 }

@@ -29,7 +29,7 @@ constexpr std::chrono::milliseconds kShortestPause(10);
 constexpr std::chrono::milliseconds kLongestPause(200);
 
 /// Regions that are registered with the kernel, of so many. Most front-ends have fewer than four.
-std::size_t fixed_regions(std::size_t memory_slots) noexcept {
+std::size_t registered_regions(std::size_t memory_slots) noexcept {
   return std::clamp<std::size_t>(memory_slots / 8, 4, registered::MemoryRegistry::kMaxRegistered);
 }
 
@@ -61,7 +61,7 @@ std::size_t Backend::descriptors_for(const Extent& extent) noexcept {
   // Each region of memory is a file; registered ones have two descriptors more.
   const std::size_t regions =
       extent.memory_slots + Session::kMaxStaleRegions +
-      (extent.registers_memory ? 2 * fixed_regions(extent.memory_slots) : 0);
+      (extent.registers_memory ? 2 * registered_regions(extent.memory_slots) : 0);
   return kSession + kRing * extent.queues + relays + regions;
 }
 
@@ -155,19 +155,20 @@ void Backend::begin_session(UniqueFd socket) {
   const bool offers_post_copy =
       offers_post_copy_ && registration_scope_ != registered::RegistrationScope::kAll;
   session_ = std::make_unique<Session>(
-      Session::Parts{.home = home_,
-                     .device = device_,
-                     .queues = queues_,
-                     .rest = rest_,
-                     .ring_features = ring_features_,
-                     .fixed = registration_scope_ && !offers_post_copy
-                                  ? std::make_shared<registered::MemoryRegistry>(
-                                        *registration_scope_, log_, fixed_regions(memory_slots_))
-                                  : nullptr,
-                     .offers_post_copy = offers_post_copy,
-                     .peer_log = log_,
-                     .relays = relays_,
-                     .memory_slots = memory_slots_},
+      Session::Parts{
+          .home = home_,
+          .device = device_,
+          .queues = queues_,
+          .rest = rest_,
+          .ring_features = ring_features_,
+          .fixed = registration_scope_ && !offers_post_copy
+                       ? std::make_shared<registered::MemoryRegistry>(
+                             *registration_scope_, log_, registered_regions(memory_slots_))
+                       : nullptr,
+          .offers_post_copy = offers_post_copy,
+          .peer_log = log_,
+          .relays = relays_,
+          .memory_slots = memory_slots_},
       std::move(socket));
 }
 

@@ -44,8 +44,7 @@ class IdleDevice final : public virtio::Device {
 class IdleQueue final : public virtio::QueueHandler {
  public:
   void process(virtio::DeviceQueue& queue) noexcept override {
-    while (count_ < held_.size() &&
-           queue.pop(held_[count_]) == virtio::DeviceQueue::Popped::kChain) {
+    while (count_ < held_.size() && queue.pop(held_[count_]) == virtio::PopResult::kChain) {
       if (holds) {
         ++count_;
       } else {
@@ -67,7 +66,7 @@ class IdleQueue final : public virtio::QueueHandler {
   bool holds = false;
 
  private:
-  std::array<virtio::TakenChain, 16> held_;
+  std::array<virtio::PoppedChain, 16> held_;
   std::size_t count_ = 0;
   virtio::DeviceQueue* queue_ = nullptr;
 };
@@ -95,7 +94,7 @@ class BackendFixture : public ::testing::Test {
       backend_->offer_memory_slots(memory_slots_);
     });
     auto [ours, theirs] = make_sockets();
-    frontend_.emplace(Frontend::over(std::move(ours), {.deadline = kLimit}));
+    frontend_.emplace(Frontend::from_socket(std::move(ours), {.deadline = kLimit}));
     home_->call([this, &theirs] { serving_.spawn(serve(std::move(theirs))); });
   }
   void TearDown() override {
@@ -120,7 +119,7 @@ class BackendFixture : public ::testing::Test {
     queue_.emplace(std::move(*FrontendQueue::start(*frontend_, memory_, {.index = 0, .size = 16})));
   }
   /// Gives the device `piece` to write to.
-  void send(const SharedPiece& piece) {
+  void send(const SharedRange& piece) {
     const virtio::DriverSegment segment{piece.gpa, static_cast<std::uint32_t>(piece.size),
                                         virtio::Direction::kWritable};
     EXPECT_TRUE(queue_->ring().add(std::span(&segment, 1)).has_value());

@@ -38,8 +38,8 @@ class BackendLogTest : public test::BackendFixture {
     return mem::DirtyLog(std::move(*bits)).is_marked(Gpn::containing(address));
   }
   /// A page of its own that the device has taken to write to.
-  SharedPiece send_page() {
-    const SharedPiece piece = *memory_.allocate(4096, 4096);
+  SharedRange send_page() {
+    const SharedRange piece = *memory_.allocate(4096, 4096);
     send(piece);
     std::size_t count = 0;
     const auto until = std::chrono::steady_clock::now() + test::kLimit;
@@ -52,7 +52,7 @@ class BackendLogTest : public test::BackendFixture {
   /// As the kernel does it: bytes that nobody sees, and a note afterwards.
   void write_and_answer(Gpa to) {
     with_handler([&](test::IdleQueue& handler) {
-      handler.finish([&](const virtio::TakenChain& taken) {
+      handler.finish([&](const virtio::PoppedChain& taken) {
         const auto range = mem::AddressRange::from_checked(to, 4096);
         EXPECT_TRUE(taken.memory().mark_written(range));
       });
@@ -63,7 +63,7 @@ class BackendLogTest : public test::BackendFixture {
 
 TEST_F(BackendLogTest, Rule42ARequestInFlightWhenLoggingBeginsIsMarked) {
   const UniqueFd log = make_log();
-  const SharedPiece page = send_page();
+  const SharedRange page = send_page();
   use(log);
   switch_on();
   EXPECT_FALSE(is_marked(log, page.gpa));
@@ -76,7 +76,7 @@ TEST_F(BackendLogTest, Rule42ARequestInFlightIsMarkedInTheLogOfItsEnd) {
   const UniqueFd second = make_log();
   use(first);
   switch_on();
-  const SharedPiece page = send_page();
+  const SharedRange page = send_page();
   use(second);
   write_and_answer(page.gpa);
   EXPECT_FALSE(is_marked(first, page.gpa));
@@ -85,7 +85,7 @@ TEST_F(BackendLogTest, Rule42ARequestInFlightIsMarkedInTheLogOfItsEnd) {
 
 TEST_F(BackendLogTest, Rule42ARequestOnTheMemoryBeforeIsMarkedToo) {
   const UniqueFd log = make_log();
-  const SharedPiece page = send_page();
+  const SharedRange page = send_page();
   const auto region = memory_.region();
   ASSERT_TRUE(frontend_->set_mem_table(std::span(&region, 1)));
   use(log);
@@ -100,16 +100,16 @@ TEST_F(BackendLogTest, Rule42WhenARingHasStoppedAllItsWritesAreMarked) {
   use(log);
   switch_on();
   ASSERT_TRUE(queue_->set_logged(*frontend_, true));
-  const SharedPiece page = send_page();
+  const SharedRange page = send_page();
   with_handler([&](test::IdleQueue& handler) {
     handler.holds = false;
-    handler.finish([&](const virtio::TakenChain& taken) {
+    handler.finish([&](const virtio::PoppedChain& taken) {
       EXPECT_TRUE(taken.memory().fill(page.gpa, std::byte{1}, 4096));
     });
   });
   ASSERT_TRUE(queue_->stop(*frontend_).has_value());
   EXPECT_TRUE(is_marked(log, page.gpa));
-  EXPECT_TRUE(is_marked(log, queue_->answers_at()));
+  EXPECT_TRUE(is_marked(log, queue_->used_ring_address()));
 }
 
 }  // namespace

@@ -171,8 +171,8 @@ TEST_F(BackendTest, Rule4ASocketThatIsNoneOrWasNotNegotiatedIsRefused) {
   ASSERT_TRUE(frontend_->set_protocol_features(kHears));
   EXPECT_FALSE(frontend_->set_backend_req_fd(memory_.fd())) << "no socket";
   constexpr auto kRequest = std::to_underlying(FrontendRequest::kSetBackendReqFd);
-  EXPECT_FALSE(frontend_->tell(kRequest)) << "no descriptor";
-  EXPECT_FALSE(frontend_->tell(kRequest, {}, std::array{theirs.get(), theirs.get()}));
+  EXPECT_FALSE(frontend_->send_message(kRequest)) << "no descriptor";
+  EXPECT_FALSE(frontend_->send_message(kRequest, {}, std::array{theirs.get(), theirs.get()}));
   EXPECT_TRUE(frontend_->set_backend_req_fd(theirs.get()));
 }
 
@@ -184,8 +184,8 @@ TEST_F(BackendTest, TheStatusIsWhatTheDriverWrote) {
     EXPECT_EQ(frontend_->get_status(), status);
   }
   const std::uint64_t too_much = 0x100;
-  EXPECT_FALSE(frontend_->tell(std::to_underlying(FrontendRequest::kSetStatus),
-                               std::as_bytes(std::span(&too_much, 1))));
+  EXPECT_FALSE(frontend_->send_message(std::to_underlying(FrontendRequest::kSetStatus),
+                                       std::as_bytes(std::span(&too_much, 1))));
   EXPECT_EQ(frontend_->get_status(), 15u);
   ASSERT_TRUE(frontend_->set_status(0));
   EXPECT_EQ(frontend_->get_status(), 0u);
@@ -293,7 +293,7 @@ TEST_F(BackendTest, Rule44ARingInARegionOfAnySizeAndOffsetIsServed) {
   EXPECT_TRUE(is_served());
   const Gpa end(region.where.guest_address + kSize);
   const auto answer_to = [&](Gpa start) {
-    SharedPiece piece = memory_.whole().part(0, 64);
+    SharedRange piece = memory_.whole().part(0, 64);
     piece.gpa = start;
     send(piece);
     return is_answered();
@@ -311,14 +311,14 @@ TEST_F(BackendTest, Rule45ATableThatIsLongerThanItsRegionsIsTaken) {
   } table{{1, 0}, {region.where, {~std::uint64_t{0}, 1, 2, 3}}};
   const auto bytes = std::as_bytes(std::span(&table, 1));
   constexpr auto kSet = std::to_underlying(FrontendRequest::kSetMemTable);
-  ASSERT_TRUE(frontend_->tell(kSet, bytes, std::span(&region.fd, 1)));
+  ASSERT_TRUE(frontend_->send_message(kSet, bytes, std::span(&region.fd, 1)));
   start_ring();
   EXPECT_TRUE(is_served());
-  EXPECT_FALSE(frontend_->tell(kSet, bytes.first(sizeof table.header + sizeof(MemoryRegion) - 1),
-                               std::span(&region.fd, 1)))
+  EXPECT_FALSE(frontend_->send_message(
+      kSet, bytes.first(sizeof table.header + sizeof(MemoryRegion) - 1), std::span(&region.fd, 1)))
       << "shorter";
   table.header.num_regions = 3;
-  EXPECT_FALSE(frontend_->tell(kSet, bytes, std::array{region.fd, region.fd, region.fd}));
+  EXPECT_FALSE(frontend_->send_message(kSet, bytes, std::array{region.fd, region.fd, region.fd}));
   EXPECT_TRUE(is_served());
 }
 
@@ -330,12 +330,13 @@ TEST_F(BackendTest, Rule45AConfigurationMessageMayBeLongerThanItsBytes) {
   } message{{.offset = 0, .size = 8, .flags = 0}, {}};
   const auto bytes = std::as_bytes(std::span(&message, 1));
   Message answer;
-  ASSERT_TRUE(frontend_->ask(std::to_underlying(FrontendRequest::kGetConfig), bytes, {}, answer));
+  ASSERT_TRUE(frontend_->send_and_receive(std::to_underlying(FrontendRequest::kGetConfig), bytes,
+                                          {}, answer));
   EXPECT_EQ(answer.header.size, sizeof message.header + 8);
   constexpr auto kSet = std::to_underlying(FrontendRequest::kSetConfig);
-  EXPECT_TRUE(frontend_->tell(kSet, bytes));
+  EXPECT_TRUE(frontend_->send_message(kSet, bytes));
   message.header.size = sizeof message.bytes + 1;
-  EXPECT_FALSE(frontend_->tell(kSet, bytes)) << "shorter";
+  EXPECT_FALSE(frontend_->send_message(kSet, bytes)) << "shorter";
 }
 
 TEST_F(BackendTest, Rule48ACallDescriptorThatCannotBeUsedEndsTheConnection) {
@@ -431,8 +432,9 @@ class FewBufferSlotsTest : public BackendTest {
     region.where.size = kPageSize;
     const SingleMemoryRegion message{0, region.where};
     const bool has_file = request == FrontendRequest::kAddMemReg;
-    return frontend_->tell(std::to_underlying(request), std::as_bytes(std::span(&message, 1)),
-                           std::span(&region.fd, has_file ? 1 : 0));
+    return frontend_->send_message(std::to_underlying(request),
+                                   std::as_bytes(std::span(&message, 1)),
+                                   std::span(&region.fd, has_file ? 1 : 0));
   }
   Result<> add(std::uint64_t number) { return tell(FrontendRequest::kAddMemReg, number); }
   Result<> remove(std::uint64_t number) { return tell(FrontendRequest::kRemMemReg, number); }
@@ -463,7 +465,7 @@ TEST_F(FewBufferSlotsTest, Rule48RegionsOfRequestsInFlightAreCounted) {
   EXPECT_TRUE(remove(number));
   with_handler([](test::IdleQueue& handler) {
     handler.holds = false;
-    handler.finish([](virtio::TakenChain&) {});
+    handler.finish([](virtio::PoppedChain&) {});
   });
   // They go on the control thread, soon.
   while (!add(number + 1)) std::this_thread::yield();

@@ -50,8 +50,8 @@ class InbandTest : public test::BackendFixture {
     return ::recv(channel_.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
   }
   Result<> kick(VringState ring = {0, 0}) {
-    return frontend_->tell(std::to_underlying(FrontendRequest::kVringKick),
-                           std::as_bytes(std::span(&ring, 1)));
+    return frontend_->send_message(std::to_underlying(FrontendRequest::kVringKick),
+                                   std::as_bytes(std::span(&ring, 1)));
   }
   /// Puts a chain into the ring and says nothing of it.
   void add_chain() {
@@ -163,10 +163,10 @@ TEST_F(InbandTest, Rule10And19ARingThatDiesSaysSo) {
 TEST_F(InbandTest, Rule46AKickStartsARingThatWasGivenNoDescriptors) {
   negotiate(kInband);
   open_channel();
-  const SharedPiece descriptors = *memory_.allocate(16 * 16, 16);
-  const SharedPiece available = *memory_.allocate(6 + 16 * 2, 2);
-  const SharedPiece used = *memory_.allocate(6 + 16 * 8, 4);
-  const SharedPiece buffer = *memory_.allocate(64, 64);
+  const SharedRange descriptors = *memory_.allocate(16 * 16, 16);
+  const SharedRange available = *memory_.allocate(6 + 16 * 2, 2);
+  const SharedRange used = *memory_.allocate(6 + 16 * 8, 4);
+  const SharedRange buffer = *memory_.allocate(64, 64);
   EXPECT_TRUE(frontend_->set_vring_num(0, 16));
   EXPECT_TRUE(frontend_->set_vring_base(0, 0));
   EXPECT_TRUE(

@@ -34,11 +34,11 @@ class PostcopyTest : public test::BackendFixture {
   void listen(ProtocolBits more = 0) {
     ASSERT_TRUE(frontend_->negotiate(0, kPostcopyProtocol | more).has_value());
     Message answer;
-    ASSERT_TRUE(frontend_->ask(kAdvise, {}, {}, answer));
+    ASSERT_TRUE(frontend_->send_and_receive(kAdvise, {}, {}, answer));
     EXPECT_EQ(answer.header.size, 0u);
     ASSERT_EQ(answer.descriptors.size(), 1u);
     faults_ = answer.descriptors.take(0);
-    ASSERT_TRUE(frontend_->tell(kListen));
+    ASSERT_TRUE(frontend_->send_message(kListen));
   }
   /// Tells of the memory, the message being `head` and the region. All of it has arrived.
   void bring_memory(std::uint32_t request, std::uint64_t head) {
@@ -48,7 +48,7 @@ class PostcopyTest : public test::BackendFixture {
     std::memcpy(bytes.data(), &head, sizeof head);
     std::memcpy(bytes.data() + sizeof head, &region.where, sizeof region.where);
     Message answer;
-    ASSERT_TRUE(frontend_->ask(request, bytes, std::span(&region.fd, 1), answer));
+    ASSERT_TRUE(frontend_->send_and_receive(request, bytes, std::span(&region.fd, 1), answer));
     ASSERT_EQ(answer.header.size, bytes.size());
     MemoryRegion told{};
     std::memcpy(&told, answer.bytes.data() + sizeof head, sizeof told);
@@ -76,7 +76,7 @@ class PostcopyTest : public test::BackendFixture {
     ASSERT_NE(count, 0u);
     device_thread_ = std::jthread([this] {
       with_handler([this](test::IdleQueue& handler) {
-        handler.finish([this](const virtio::TakenChain& taken) {
+        handler.finish([this](const virtio::PoppedChain& taken) {
           EXPECT_TRUE(taken.memory().read(page_.gpa, std::as_writable_bytes(std::span(seen_))));
         });
       });
@@ -92,13 +92,13 @@ class PostcopyTest : public test::BackendFixture {
     EXPECT_EQ(message.event, UFFD_EVENT_PAGEFAULT);
     return message.arg.pagefault.address & ~std::uint64_t{4095};
   }
-  [[nodiscard]] std::uint64_t backend_address_of(const SharedPiece& piece) const {
+  [[nodiscard]] std::uint64_t backend_address_of(const SharedRange& piece) const {
     return backend_address_ + static_cast<std::uint64_t>(piece.host - memory_.whole().host);
   }
 
   UniqueFd faults_;
   std::uint64_t backend_address_ = 0;
-  SharedPiece page_;
+  SharedRange page_;
   std::array<std::uint64_t, 2> seen_{7, 7};
   std::jthread device_thread_;
 };
@@ -119,7 +119,7 @@ TEST_F(PostcopyTest, APageThatHasNotArrivedIsWaitedForAndSeenAsItIsBrought) {
   EXPECT_TRUE(is_answered());
   EXPECT_EQ(seen_, (std::array<std::uint64_t, 2>{42, 42}));
   Message answer;
-  ASSERT_TRUE(frontend_->ask(kEnd, {}, {}, answer));
+  ASSERT_TRUE(frontend_->send_and_receive(kEnd, {}, {}, answer));
   EXPECT_EQ(answer.as<std::uint64_t>(), 0u);
   EXPECT_TRUE(frontend_->get_features().has_value()) << "there was an answer that nobody expects";
 }
@@ -132,7 +132,7 @@ TEST_F(PostcopyTest, MemoryThatComesInSlotsIsWaitedForToo) {
   EXPECT_EQ(wait_for_fault(), backend_address_of(page_));
   Message answer;
   // What has not arrived at the end never was: zeroes.
-  ASSERT_TRUE(frontend_->ask(kEnd, {}, {}, answer));
+  ASSERT_TRUE(frontend_->send_and_receive(kEnd, {}, {}, answer));
   device_thread_.join();
   EXPECT_EQ(seen_, (std::array<std::uint64_t, 2>{0, 0}));
   EXPECT_TRUE(is_answered());
@@ -153,7 +153,7 @@ TEST_F(PostcopyTest, AFrontEndThatLeavesKeepsNobodyWaiting) {
 
 TEST_F(PostcopyTest, ItIsNotBegunWithoutTheAdvice) {
   ASSERT_TRUE(frontend_->negotiate(0, kPostcopyProtocol).has_value());
-  EXPECT_FALSE(frontend_->tell(kListen));
+  EXPECT_FALSE(frontend_->send_message(kListen));
   EXPECT_TRUE(frontend_->get_features().has_value());
 }
 
@@ -163,8 +163,8 @@ TEST_F(NoPostcopyTest, WhoWasNotToldToTrustFrontEndsOffersNone) {
   const auto negotiated = frontend_->negotiate(0, kPostcopyProtocol);
   ASSERT_TRUE(negotiated.has_value());
   EXPECT_EQ(negotiated->offered_protocol & kProtocolPagefault, 0u);
-  EXPECT_FALSE(frontend_->tell(kAdvise));
-  EXPECT_FALSE(frontend_->tell(kListen));
+  EXPECT_FALSE(frontend_->send_message(kAdvise));
+  EXPECT_FALSE(frontend_->send_message(kListen));
   EXPECT_TRUE(frontend_->get_features().has_value());
 }
 

@@ -14,10 +14,6 @@ namespace {
 
 constexpr std::uint16_t kLargestRing = 32768;
 
-bool is_packed(virtio::FeatureBits features) noexcept {
-  return (features & virtio::kFeatureRingPacked) != 0;
-}
-
 bool name_the_same_places(const VringAddress& a, const VringAddress& b) noexcept {
   return a.descriptor == b.descriptor && a.used == b.used && a.available == b.available;
 }
@@ -26,8 +22,9 @@ bool name_the_same_places(const VringAddress& a, const VringAddress& b) noexcept
 
 Result<> RingSetup::set_size(std::uint32_t size, virtio::FeatureBits features) {
   if (is_running_) return fail(Error::peer_fault("the size of a ring that runs", index_));
-  if (is_packed(features) ? !virtio::is_packed_queue_size(size)
-                          : !virtio::is_split_queue_size(size)) {
+  if (virtio::ring_kind(features) == virtio::RingKind::kPacked
+          ? !virtio::is_packed_queue_size(size)
+          : !virtio::is_split_queue_size(size)) {
     return fail(Error::peer_fault("a ring's size is 1 to 32768, a power of two if split", size));
   }
   size_ = size;
@@ -36,7 +33,8 @@ Result<> RingSetup::set_size(std::uint32_t size, virtio::FeatureBits features) {
 
 Result<> RingSetup::set_base(std::uint32_t base, virtio::FeatureBits features) {
   if (is_running_) return fail(Error::peer_fault("the base of a ring that runs", index_));
-  if (!is_packed(features) && base > std::numeric_limits<std::uint16_t>::max()) {
+  if (virtio::ring_kind(features) == virtio::RingKind::kSplit &&
+      base > std::numeric_limits<std::uint16_t>::max()) {
     return fail(Error::peer_fault("a split ring's base has 16 bits", base));
   }
   base_ = base;
@@ -62,11 +60,11 @@ Result<> RingSetup::set_addresses(const VringAddress& addresses) {
 
 /// What the device writes of a ring: the used ring; of a packed one its event area and the
 /// descriptors, whose guest address no message tells.
-RingLog RingSetup::make_log(const RingContext& context) const {
-  RingLog log{.pages = context.log};
+RingDirtyLog RingSetup::make_log(const RingContext& context) const {
+  RingDirtyLog log{.pages = context.log};
   if (!log.pages || !addresses_) return log;
   if ((addresses_->flags & kVringLog) == 0) return log;
-  if (!is_packed(context.features)) {
+  if (virtio::ring_kind(context.features) == virtio::RingKind::kSplit) {
     log.ring[0] =
         mem::AddressRange::from_checked(Gpa(addresses_->log), virtio::used_ring_bytes(size_));
     return log;
@@ -155,7 +153,7 @@ void RingSetup::begin_enabled() {
 /// ring where a split one has its available and used rings.
 Result<virtio::RingParts> RingSetup::locate(const RingContext& context) const {
   if (!context.memory) return fail(ErrorKind::kOutOfRange, "memory for a ring", index_);
-  const bool packed = is_packed(context.features);
+  const bool packed = virtio::ring_kind(context.features) == virtio::RingKind::kPacked;
   const MemoryTable& memory = *context.memory;
   const auto descriptors = memory.find(
       FrontendAddress(addresses_->descriptor),
@@ -202,7 +200,7 @@ task::Task<Result<>> RingSetup::start(RingContext context) {
   if (!ring) co_return fail(ring.error());
   const auto base = find_base(*ring);
   if (!base) co_return fail(base.error());
-  RingLog log = make_log(context);
+  RingDirtyLog log = make_log(context);
   auto log_event = make_log_event(context);
   if (!log_event) co_return fail(log_event.error());
   log.event = std::move(*log_event);
@@ -225,8 +223,8 @@ task::Task<Result<>> RingSetup::start(RingContext context) {
                      .error = std::move(*error),
                      .is_enabled = is_enabled_,
                      .counters = queue_.counters(),
-                     .fixed = context.fixed,
-                     .home = &home_,
+                     .memory_registry = context.fixed,
+                     .control_loop = &home_,
                      .peer_log = context.peer_log,
                      .on_broken = context.on_broken};
   uring::CrossCall<Result<>> start(
@@ -242,9 +240,10 @@ task::Task<Result<>> RingSetup::start(RingContext context) {
   if (started) {
     is_running_ = true;
     features_ = context.features;
-    log::debug("{}: runs: {}, {} entries from {:#x}, {}", queue_.label(),
-               is_packed(context.features) ? "packed" : "split", size_, *base,
-               is_enabled_ ? "enabled" : "disabled");
+    log::debug(
+        "{}: runs: {}, {} entries from {:#x}, {}", queue_.label(),
+        virtio::ring_kind(context.features) == virtio::RingKind::kPacked ? "packed" : "split",
+        size_, *base, is_enabled_ ? "enabled" : "disabled");
   } else {
     is_kick_known_ = false;
   }
@@ -261,7 +260,7 @@ task::Task<Result<>> RingSetup::change_memory(RingContext context) {
     co_await std::move(stopping);
     co_return fail(ring.error());
   }
-  RingLog log = make_log(context);
+  RingDirtyLog log = make_log(context);
   auto log_event = make_log_event(context);
   if (!log_event) {
     auto stopping = stop_running();
@@ -282,7 +281,7 @@ task::Task<Result<>> RingSetup::change_memory(RingContext context) {
 task::Task<Result<>> RingSetup::change_log(RingContext context) {
   if (!is_running_) co_return Result<>();
   context.features = features_;
-  RingLog log = make_log(context);
+  RingDirtyLog log = make_log(context);
   auto log_event = make_log_event(context);
   // Pages are noted whether or not anybody can be told of it at once.
   if (log_event) log.event = std::move(*log_event);

@@ -110,7 +110,7 @@ class RingSetup {
  private:
   Result<virtio::RingParts> locate(const RingContext& context) const;
   Result<std::uint32_t> find_base(const virtio::RingParts& parts) const;
-  RingLog make_log(const RingContext& context) const;
+  RingDirtyLog make_log(const RingContext& context) const;
   static Result<uring::EventFdNotifier> make_log_event(const RingContext& context);
   task::Task<> stop_running();
   Result<> set_kick(UniqueFd kick);

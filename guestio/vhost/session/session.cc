@@ -409,7 +409,8 @@ Result<InflightDescription> Session::inflight_payload() const {
 Result<Session::Answer> Session::get_inflight() {
   const auto wanted = inflight_payload();
   if (!wanted) return fail(wanted.error());
-  auto made = InflightRecord::create(kind_of(features_), wanted->num_queues, wanted->queue_size);
+  auto made =
+      InflightRecord::create(virtio::ring_kind(features_), wanted->num_queues, wanted->queue_size);
   if (!made) return fail(made.error());
   // Kept until the message is out, at least; the front-end hands it back with the next one.
   made_inflight_ = std::move(*made);
@@ -432,7 +433,8 @@ Result<Session::Answer> Session::set_inflight() {
   for (const auto& ring : rings_) {
     if (ring->is_running()) return fail(Error::peer_fault("a record for rings that run"));
   }
-  auto mapped = InflightRecord::map(*description, message_.descriptors.take(0), kind_of(features_));
+  auto mapped =
+      InflightRecord::map(*description, message_.descriptors.take(0), virtio::ring_kind(features_));
   if (!mapped) return fail(mapped.error());
   inflight_ = std::move(*mapped);
   return Answer::none();
@@ -535,7 +537,7 @@ task::Task<Result<Session::Answer>> Session::get_vring_base() {
   const std::uint32_t next = co_await std::move(stopping);
   relay_.close(static_cast<std::uint16_t>(state->index), RingEvent::kKick);
   // All is answered, and where the ring goes on is the front-end's to say from now on.
-  if (inflight_) (void)inflight_->forget(static_cast<std::uint16_t>(state->index));
+  if (inflight_) (void)inflight_->reset(static_cast<std::uint16_t>(state->index));
   co_return Answer::of(VringState{state->index, next});
 }
 

@@ -100,7 +100,7 @@ task::Task<> Session::stop_rings() {
     relay_.close(static_cast<std::uint16_t>(i), RingEvent::kKick);
     auto disabling = rings_[i]->set_enabled(false);
     co_await std::move(disabling);
-    if (inflight_) (void)inflight_->forget(static_cast<std::uint16_t>(i));
+    if (inflight_) (void)inflight_->reset(static_cast<std::uint16_t>(i));
   }
   begin_rings();
 }

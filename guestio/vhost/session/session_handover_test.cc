@@ -212,7 +212,7 @@ TEST_F(SessionHandoverTest, WhatIsWorkedOnTooLongIsInTheWay) {
   resume(*backend_);
   with_handler([](test::IdleQueue& handler) {
     handler.holds = false;
-    handler.finish([](virtio::TakenChain&) {});
+    handler.finish([](virtio::PoppedChain&) {});
   });
   EXPECT_TRUE(is_answered());
   EXPECT_TRUE(is_served());
@@ -250,7 +250,7 @@ TEST_F(SessionHandoverTest, AStateThatMakesNoSenseIsRefused) {
   refused(ErrorKind::kMemoryFault, [](auto& state) { state.memory[0].where.size <<= 20; });
   refused(ErrorKind::kMemoryFault, [&](auto& state) {
     state.inflight = {{.mmap_size = 1, .mmap_offset = 0, .num_queues = 1, .queue_size = 16},
-                      RingKind::kSplit,
+                      virtio::RingKind::kSplit,
                       no_event()};
   });
   resume(*backend_);

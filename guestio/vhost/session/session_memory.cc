@@ -7,7 +7,7 @@ namespace guestio::vhost {
 
 void Session::use_memory(std::shared_ptr<const MemoryTable> memory) {
   memory_ = std::move(memory);
-  if (parts_.fixed) parts_.fixed->want(memory_ ? memory_->memory() : mem::GuestMemory());
+  if (parts_.fixed) parts_.fixed->set_memory(memory_ ? memory_->memory() : mem::GuestMemory());
 }
 
 /// Each region holds a descriptor, and requests in flight hold those of their memory: a front-end

@@ -69,7 +69,7 @@ struct SessionState {
   };
   struct Inflight {
     InflightDescription where;
-    RingKind kind;
+    virtio::RingKind kind;
     UniqueFd file;
   };
   struct Log {

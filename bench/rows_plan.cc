@@ -55,7 +55,7 @@ void add_plan_rows(Rows& rows) {
   static const std::array extents{
       AddressRange::from_checked(Gpa(kStart), kSize / 2 + kBlock / 2),
       AddressRange::from_checked(Gpa(2 * kStart + kBlock / 2), kSize / 2 - kBlock / 2)};
-  const auto joint = mem::AddressRanges::from_pieces(extents);
+  const auto joint = mem::AddressRanges::from_ranges(extents);
   require(joint);
   add_plan(rows, fmt::format("plan/one_block_bounced/{}", kSize), *joint, kBlock);
   // One byte off, in one piece and in pages.

@@ -69,7 +69,7 @@ void add_list(Rows& rows, Layout layout) {
         pages(layout, kRanges * kPagesEach).subspan(i * kPagesEach, kPagesEach));
   }
   rows.add(fmt::format("prs/16/{}", name_of(layout)), kRanges * kPagesEach * kPageSize, [pieces] {
-    auto list = PagedRanges::from_pieces({hidden(pieces.data()), kRanges});
+    auto list = PagedRanges::from_ranges({hidden(pieces.data()), kRanges});
     require(list);
     require(list->try_skip(hidden(kSkipped)));
     require(list->try_truncate(list->length() - hidden(kCut)));

@@ -4,7 +4,7 @@
 //
 // Shown here:
 //   - a Backing of one's own decides what happens when a page is not there;
-//   - LockNeed::kProbe has pages fetched before the kernel is given their addresses;
+//   - LockMode::kProbe has pages fetched before the kernel is given their addresses;
 //   - a DirtyLog collects what the device writes, for the next move.
 #include <sys/mman.h>
 #include <sys/uio.h>
@@ -50,7 +50,7 @@ class ArrivingBacking final : public mem::PlainBacking {
   std::span<std::byte> mapping() const noexcept override { return mapping_.bytes(); }
   Mapping::Access access() const noexcept override { return Mapping::Access::kReadWrite; }
   // The kernel would get EFAULT and could not ask for the page.
-  mem::LockNeed lock_need() const noexcept override { return mem::LockNeed::kProbe; }
+  mem::LockMode lock_mode() const noexcept override { return mem::LockMode::kProbe; }
 
   mem::FaultAction on_page_fault(const mem::PageFault& fault) noexcept override {
     const std::size_t page = fault.offset / kPageSize;
@@ -60,8 +60,8 @@ class ArrivingBacking final : public mem::PlainBacking {
     if (!bytes) return mem::FaultAction::kFail;
     const auto at = static_cast<off_t>(page * kPageSize);
     if (::pwrite(file_.get(), bytes->data(), kPageSize, at) != ssize_t{kPageSize} ||
-        !mapping_.place_file(page * kPageSize, file_.get(), FileOffset(page * kPageSize), kPageSize,
-                             Mapping::Access::kReadWrite)) {
+        !mapping_.map_file_at(page * kPageSize, file_.get(), FileOffset(page * kPageSize),
+                              kPageSize, Mapping::Access::kReadWrite)) {
       return mem::FaultAction::kFail;
     }
     arrived_[page] = true;

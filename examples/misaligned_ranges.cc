@@ -81,7 +81,8 @@ int main() {
   expect(plan.pieces().size() == 3, "a direct piece, a bounced one, a direct one");
   expect(plan.bounced_bytes() == 2 * kBlock, "two blocks of seven are bounced");
   expect(plan.bounced()[buf::BounceReason::kMisaligned] == kBlock, "block 3 starts off by 100");
-  expect(plan.bounced()[buf::BounceReason::kJoint] == kBlock, "block 2 has a joint inside");
+  expect(plan.bounced()[buf::BounceReason::kSegmentBoundary] == kBlock,
+         "block 2 has a joint inside");
 
   //! [execute]
   const auto bounce = value_of(

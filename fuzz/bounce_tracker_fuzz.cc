@@ -69,7 +69,7 @@ struct Request {
   std::optional<Job> job;  // goes before what it refers to
 
   [[nodiscard]] std::size_t granted() const {
-    return oversize == buf::Oversize::kCut ? std::min(size, most) : size;
+    return oversize == buf::Oversize::kTruncate ? std::min(size, most) : size;
   }
   [[nodiscard]] std::size_t pages() const { return (granted() + kPageSize - 1) / kPageSize; }
 };
@@ -118,10 +118,10 @@ class Game {
     const auto shape = program_.take<std::uint8_t>();
     request->size = (shape & 15U) * kPageSize;
     if ((shape & 16) != 0) request->size += program_.take<std::uint8_t>();
-    if ((shape & 32) != 0) request->oversize = buf::Oversize::kCut;
+    if ((shape & 32) != 0) request->oversize = buf::Oversize::kTruncate;
     request->alignment = std::size_t{1} << (shape >> 6) * 5;  // up to 32 KiB
     request->most = most(request->account);
-    GUESTIO_CHECK(request->most == accounts_[request->account]->most(), "the model's most");
+    GUESTIO_CHECK(request->most == accounts_[request->account]->max_grant(), "the model's most");
     request->mark = ++marks_;
     return request;
   }

@@ -38,7 +38,7 @@ class FuzzBacking final : public mem::Backing {
     const auto flags = program.take<std::uint8_t>();
     mapped = (flags & 1) != 0 ? program.index(kBytes) : kBytes;
     writable = (flags & 6) != 6;
-    need = static_cast<mem::LockNeed>((flags >> 3) % 3);
+    need = static_cast<mem::LockMode>((flags >> 3) % 3);
     falls_back = (flags & 32) != 0;
     const auto allowed = program.take<std::uint8_t>();
     for (const Access access : {Access::kRead, Access::kWrite}) {
@@ -55,7 +55,7 @@ class FuzzBacking final : public mem::Backing {
   std::size_t mapped = kBytes;
   bool writable = true;
   bool falls_back = false;
-  mem::LockNeed need = mem::LockNeed::kNothing;
+  mem::LockMode need = mem::LockMode::kNothing;
   bool has_bitmap[2] = {};
   std::size_t locked_bytes = 0;
 
@@ -69,9 +69,9 @@ class FuzzBacking final : public mem::Backing {
     if (!has_bitmap[of_writes]) return std::nullopt;
     return mem::AccessBitmap(&bitmaps_[of_writes], 1);
   }
-  mem::LockNeed lock_need() const noexcept override { return need; }
+  mem::LockMode lock_mode() const noexcept override { return need; }
   std::optional<std::uint64_t> base_iova() const noexcept override { return {}; }
-  std::vector<mem::Shareable> shareables() const override { return {}; }
+  std::vector<mem::ShareableRange> shareable_ranges() const override { return {}; }
   mem::FaultAction on_page_fault(const mem::PageFault& fault) noexcept override {
     check_part(fault.offset, fault.length);
     GUESTIO_CHECK(fault.cause == mem::PageFault::Cause::kDenied, "memory that does not fault");
@@ -285,7 +285,7 @@ class Game {
       if (kind == 0) {
         buffer.range = buffer.pieces.front();
       } else {
-        buffer.range = *mem::AddressRanges::from_pieces(buffer.pieces);
+        buffer.range = *mem::AddressRanges::from_ranges(buffer.pieces);
       }
       return;
     }
@@ -449,7 +449,7 @@ class Game {
     GUESTIO_CHECK(at == places.size(), "all of the range");
     for (const Place& place : places) ++to_hold[find(place.value)->backing];
     for (std::size_t i = 0; i < kBackings; ++i) {
-      const std::size_t held = backings[i]->need == mem::LockNeed::kHold ? to_hold[i] : 0;
+      const std::size_t held = backings[i]->need == mem::LockMode::kLockPages ? to_hold[i] : 0;
       GUESTIO_CHECK(backings[i]->locked_bytes == held, "what must be held, and nothing else");
     }
   }
@@ -471,7 +471,7 @@ class Game {
       const FuzzBacking& backing = *backings[part->backing];
       good = fits_within(address - part->start, length, part->length) && !backing.has_bitmap[0] &&
              !backing.has_bitmap[1] && fits_within(part->offset, part->length, backing.mapped) &&
-             backing.need == mem::LockNeed::kNothing;
+             backing.need == mem::LockMode::kNothing;
     }
     GUESTIO_CHECK(host.has_value() == good, "the model's success");
     if (host && length != 0) GUESTIO_CHECK(*host == &byte_at(truth, address), "the memory");

@@ -267,7 +267,7 @@ void run(Program program) {
     }
     pieces.push_back(held.range);
   }
-  const auto list = PagedRanges::from_pieces(pieces);
+  const auto list = PagedRanges::from_ranges(pieces);
   GUESTIO_CHECK(list.has_value(), "a list that is not too large");
   check(*list, of_list);
   std::vector<Held<PagedRanges>> lists = {{*list, of_list}};

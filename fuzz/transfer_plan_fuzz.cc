@@ -56,7 +56,7 @@ struct Move {
   /// Where byte `index` of the window lies in memory, and how many follow it in its segment.
   [[nodiscard]] IoBuffer place(std::uint64_t index) const {
     for (const IoBuffer& segment : segments) {
-      if (index < segment.length) return segment.part(index, segment.length - index);
+      if (index < segment.length) return segment.subsegment(index, segment.length - index);
       index -= segment.length;
     }
     return {};

@@ -72,7 +72,7 @@ class LogReaderTest : public BackendTest {
   /// log keeps. Each writes, and reads what the one before wrote.
   void make_lines() {
     constexpr int kVisits = 200;
-    static_assert(kVisits * 2 * kQueues > 2 * log::kMaxQueued);
+    static_assert(kVisits * 2 * kQueues > 2 * log::kMaxQueuedLines);
     std::vector<std::byte> before(4096);
     for (int i = 0; i < kVisits; ++i) {
       const auto guest = connect_once_ready();

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "guestio/base/log.h"
-#include "guestio/base/write_at_once.h"
+#include "guestio/base/write_with_timeout.h"
 
 namespace guestio::app {
 
@@ -18,8 +18,8 @@ int complain(int status, const std::string& subject, const Error& error) {
 }
 
 int complain_in_lines(int status, const std::string& lines) {
-  (void)log::flush(log::kExitLimit);
-  (void)write_at_once(STDERR_FILENO, lines, log::kExitLimit);
+  (void)log::flush(log::kExitTimeout);
+  (void)write_with_timeout(STDERR_FILENO, lines, log::kExitTimeout);
   return status;
 }
 

@@ -170,7 +170,7 @@ class Server {
         log::error("asked to stop again: ends without waiting for requests in flight");
         for (const auto& disk : context_.disks) disk->remove_socket();
         if (control_) control_->remove();
-        (void)log::flush(log::kExitLimit);
+        (void)log::flush(log::kExitTimeout);
         std::_Exit(kExitFailure);
       }
       log::info("asked to stop: finishes what is in flight");

@@ -9,7 +9,7 @@
 #include <string_view>
 
 #include "guestio/base/log.h"
-#include "guestio/base/write_at_once.h"
+#include "guestio/base/write_with_timeout.h"
 
 namespace guestio {
 
@@ -22,7 +22,7 @@ void check_failed(std::string_view condition, std::string_view expected, std::st
   const std::size_t length = end.size < text.size() ? end.size : text.size();
   // What led here may be in the queue. Neither waits for a reader that stands still.
   log::flush_before_abort();
-  (void)write_at_once(STDERR_FILENO, std::string_view(text.data(), length));
+  (void)write_with_timeout(STDERR_FILENO, std::string_view(text.data(), length));
   std::abort();
 }
 

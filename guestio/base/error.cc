@@ -9,10 +9,10 @@
 
 namespace guestio {
 
-Error Error::last_host(const char* what) noexcept { return host(errno, what); }
+Error Error::from_errno(const char* what) noexcept { return host(errno, what); }
 
 std::unexpected<Error> fail_host(const char* what) noexcept {
-  return std::unexpected(Error::last_host(what));
+  return std::unexpected(Error::from_errno(what));
 }
 
 const char* to_text(ErrorKind kind) noexcept {

@@ -48,7 +48,7 @@ struct [[nodiscard]] Error {
     return Error{ErrorKind::kHost, error_number, what, 0, 0};
   }
   /// As host(), with the calling thread's errno.
-  static Error last_host(const char* what) noexcept;
+  static Error from_errno(const char* what) noexcept;
   static constexpr Error peer_fault(const char* rule, std::uint64_t value = 0) noexcept {
     return make(ErrorKind::kPeerFault, rule, value);
   }

@@ -14,7 +14,7 @@ static_assert(std::is_trivially_copyable_v<Error> && sizeof(Error) <= 32);
 
 TEST(Error, HostFailureSaysTheOperationAndTheReason) {
   ASSERT_EQ(::open("/nonexistent/file", O_RDONLY), -1);
-  const Error error = Error::last_host("open image");
+  const Error error = Error::from_errno("open image");
   EXPECT_EQ(error.host_errno, ENOENT);
   EXPECT_EQ(error.to_string(), "open image: No such file or directory");
 }

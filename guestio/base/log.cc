@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "guestio/base/thread.h"
-#include "guestio/base/write_at_once.h"
+#include "guestio/base/write_with_timeout.h"
 
 namespace guestio::log {
 
@@ -123,12 +123,12 @@ class Writer {
 
   /// What exit() comes to.
   void end() {
-    (void)flush(kExitLimit);
+    (void)flush(kExitTimeout);
     {
       const std::scoped_lock lock(mutex_);
       is_ending_ = true;
     }
-    (void)set_sink({}, kExitLimit);
+    (void)set_sink({}, kExitTimeout);
   }
 
   // Around fork(): the child's copy of the lock is one that nobody holds.
@@ -150,7 +150,7 @@ class Writer {
   }
 
   void enqueue(Entry entry) {
-    if (queue_.size() >= kMaxQueued) return note_dropped(1);
+    if (queue_.size() >= kMaxQueuedLines) return note_dropped(1);
     queue_.push_back(std::move(entry));
     ++accepted_;
     has_lines_.notify_one();
@@ -167,10 +167,10 @@ class Writer {
   }
 
   void write_directly(const Entry& entry, std::uint64_t dropped) {
-    if (dropped != 0 && write_at_once(STDERR_FILENO, format(make_notice(dropped, false)))) {
+    if (dropped != 0 && write_with_timeout(STDERR_FILENO, format(make_notice(dropped, false)))) {
       dropped = 0;
     }
-    if (dropped == 0 && write_at_once(STDERR_FILENO, format(entry))) return;
+    if (dropped == 0 && write_with_timeout(STDERR_FILENO, format(entry))) return;
     const std::scoped_lock lock(mutex_);
     note_dropped(dropped + 1);
   }
@@ -254,7 +254,7 @@ bool enabled(Level level) noexcept { return level >= lowest; }
 void write(Level level, std::string_view text) {
   if (!enabled(level)) return;
   writer().write(
-      {std::chrono::system_clock::now(), level, std::string(text.substr(0, kLongestLine))});
+      {std::chrono::system_clock::now(), level, std::string(text.substr(0, kMaxLineBytes))});
 }
 
 Result<> start() { return writer().start(); }

@@ -21,7 +21,7 @@
 /// 2. A line that finds the queue full is dropped and counted. The count is a line of its own, at
 ///    the place of the lines that are missing.
 /// 3. Lines are delivered in the order of write(), with the time of write().
-/// 4. At exit() the lines so far are delivered, for kExitLimit at most, and the sink is reset.
+/// 4. At exit() the lines so far are delivered, for kExitTimeout at most, and the sink is reset.
 ///    _exit() and signals that kill deliver nothing: flush() first.
 ///
 /// The log thread starts with the first line, or with start(); signals are blocked in it. Where it
@@ -36,11 +36,11 @@ namespace guestio::log {
 enum class Level { kDebug, kInfo, kWarning, kError };
 
 /// The lines that wait at most: so many for the log thread, and as many in its hands.
-inline constexpr std::size_t kMaxQueued = 1024;
+inline constexpr std::size_t kMaxQueuedLines = 1024;
 /// Bytes of a line; the rest of a longer one is cut off. Whole lines of one write each stay whole
 /// in a pipe that several processes write to (PIPE_BUF).
-inline constexpr std::size_t kLongestLine = 4000;
-inline constexpr std::chrono::milliseconds kExitLimit{1000};
+inline constexpr std::size_t kMaxLineBytes = 4000;
+inline constexpr std::chrono::milliseconds kExitTimeout{1000};
 
 /// Lines below `level` are dropped. Any thread. The default is kInfo.
 void set_level(Level level) noexcept;
@@ -118,7 +118,7 @@ class RateLimit {
 
 /// A warning about a peer's fault, held back by `limit`.
 template <typename... Args>
-void limited_warning(RateLimit& limit, fmt::format_string<Args...> format, Args&&... args) {
+void rate_limited_warning(RateLimit& limit, fmt::format_string<Args...> format, Args&&... args) {
   const auto verdict = limit.ask();
   if (!verdict.allowed) return;
   if (verdict.suppressed == 0) return warning(format, std::forward<Args>(args)...);
@@ -127,7 +127,7 @@ void limited_warning(RateLimit& limit, fmt::format_string<Args...> format, Args&
 }
 /// What a peer can make happen as often as it likes, held back by `limit`.
 template <typename... Args>
-void limited_info(RateLimit& limit, fmt::format_string<Args...> format, Args&&... args) {
+void rate_limited_info(RateLimit& limit, fmt::format_string<Args...> format, Args&&... args) {
   const auto verdict = limit.ask();
   if (!verdict.allowed) return;
   if (verdict.suppressed == 0) return info(format, std::forward<Args>(args)...);

@@ -147,16 +147,16 @@ TEST(Log, WritesOneLineToStandardError) {
 TEST(Log, CountsTheLinesThatAFullQueueDropsAndTellsAtTheirPlace) {
   KeptLines lines;
   lines.stand_still();
-  for (std::size_t i = 0; i < kMaxQueued + 7; ++i) info("line {}", i);
+  for (std::size_t i = 0; i < kMaxQueuedLines + 7; ++i) info("line {}", i);
   lines.resume();
   ASSERT_TRUE(flush(kLong));
   info("later");
   ASSERT_TRUE(flush(kLong));
-  ASSERT_EQ(lines.texts().size(), kMaxQueued + 3);
+  ASSERT_EQ(lines.texts().size(), kMaxQueuedLines + 3);
   EXPECT_EQ(lines.texts()[1], "line 0");
-  EXPECT_EQ(lines.texts()[kMaxQueued], fmt::format("line {}", kMaxQueued - 1));
-  EXPECT_EQ(lines.texts()[kMaxQueued + 1], "7 log lines dropped: the sink is too slow");
-  EXPECT_EQ(lines.texts()[kMaxQueued + 2], "later");
+  EXPECT_EQ(lines.texts()[kMaxQueuedLines], fmt::format("line {}", kMaxQueuedLines - 1));
+  EXPECT_EQ(lines.texts()[kMaxQueuedLines + 1], "7 log lines dropped: the sink is too slow");
+  EXPECT_EQ(lines.texts()[kMaxQueuedLines + 2], "later");
 }
 
 TEST(Log, ALineHasTheTimeOfItsEvent) {
@@ -246,14 +246,14 @@ TEST(Log, ASinkMayResetItself) {
 
 TEST(Log, AnOverlongLineIsCutOff) {
   KeptLines lines;
-  write(Level::kInfo, std::string(3 * kLongestLine, 'x'));
+  write(Level::kInfo, std::string(3 * kMaxLineBytes, 'x'));
   ASSERT_TRUE(flush(kLong));
-  EXPECT_EQ(lines.texts().back(), std::string(kLongestLine, 'x'));
+  EXPECT_EQ(lines.texts().back(), std::string(kMaxLineBytes, 'x'));
 }
 
 TEST(Log, AReaderOfStandardErrorThatStandsStillHoldsNobodyUpAndHearsWhatItMissed) {
   const FullStandardError full;
-  for (std::size_t i = 0; i < 3 * kMaxQueued; ++i) info("line {}", i);
+  for (std::size_t i = 0; i < 3 * kMaxQueuedLines; ++i) info("line {}", i);
   EXPECT_FALSE(flush(std::chrono::milliseconds(1)));
   const std::string text = full.read_until("the reader of standard error is too slow\n");
   EXPECT_NE(text.find("log lines dropped"), std::string::npos) << text;
@@ -300,7 +300,7 @@ TEST_F(LogDeathTest, ExitDoesNotWaitForAReaderThatStandsStill) {
   EXPECT_EXIT(
       {
         const FullStandardError full;
-        for (std::size_t i = 0; i < 3 * kMaxQueued; ++i) info("line {}", i);
+        for (std::size_t i = 0; i < 3 * kMaxQueuedLines; ++i) info("line {}", i);
         std::exit(0);
       },
       testing::ExitedWithCode(0), "");

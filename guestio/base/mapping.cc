@@ -67,8 +67,8 @@ Result<Mapping> Mapping::shared_file(int fd, FileOffset offset, std::size_t size
   return Mapping(static_cast<std::byte*>(address), size);
 }
 
-Result<> Mapping::place_file(std::size_t at, int fd, FileOffset offset, std::size_t size,
-                             Access access) {
+Result<> Mapping::map_file_at(std::size_t at, int fd, FileOffset offset, std::size_t size,
+                              Access access) {
   GUESTIO_CHECK(fits_within(at, size, size_), "a place inside the mapping");
   void* address = ::mmap(data_ + at, size, to_protection(access), MAP_SHARED | MAP_FIXED, fd,
                          static_cast<off_t>(offset.raw()));
@@ -76,7 +76,7 @@ Result<> Mapping::place_file(std::size_t at, int fd, FileOffset offset, std::siz
   return {};
 }
 
-Result<> Mapping::clear(std::size_t at, std::size_t size) {
+Result<> Mapping::unmap_at(std::size_t at, std::size_t size) {
   GUESTIO_CHECK(fits_within(at, size, size_), "a place inside the mapping");
   void* address = ::mmap(data_ + at, size, PROT_NONE, kReserveFlags | MAP_FIXED, -1, 0);
   if (address == MAP_FAILED) return fail_host("replace a mapping by reserved addresses");

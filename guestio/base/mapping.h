@@ -32,9 +32,9 @@ class Mapping {
 
   /// Maps `size` bytes of a file, shared, over [at, at + size) of this range.
   /// Requires: the place lies inside. Errors: host; the place is then unchanged.
-  Result<> place_file(std::size_t at, int fd, FileOffset offset, std::size_t size, Access access);
+  Result<> map_file_at(std::size_t at, int fd, FileOffset offset, std::size_t size, Access access);
   /// Makes [at, at + size) address space without memory again.
-  Result<> clear(std::size_t at, std::size_t size);
+  Result<> unmap_at(std::size_t at, std::size_t size);
 
   [[nodiscard]] std::byte* data() const noexcept { return data_; }
   [[nodiscard]] std::size_t size() const noexcept { return size_; }

@@ -26,10 +26,10 @@ TEST(Mapping, PlacesAFileOverReservedAddressesAndClearsItAgain) {
   ASSERT_TRUE(mapping.has_value());
   const UniqueFd file = make_memfd(kPageSize);
   ASSERT_EQ(::pwrite(file.get(), "guest", 5, 0), 5);
-  ASSERT_TRUE(mapping->place_file(kPageSize, file.get(), FileOffset(0), kPageSize,
-                                  Mapping::Access::kReadWrite));
+  ASSERT_TRUE(mapping->map_file_at(kPageSize, file.get(), FileOffset(0), kPageSize,
+                                   Mapping::Access::kReadWrite));
   EXPECT_EQ(static_cast<char>(mapping->data()[kPageSize]), 'g');
-  ASSERT_TRUE(mapping->clear(kPageSize, kPageSize));
+  ASSERT_TRUE(mapping->unmap_at(kPageSize, kPageSize));
   unsigned char resident = 0;
   EXPECT_EQ(::mincore(mapping->data() + kPageSize, kPageSize, &resident), 0)
       << "the range is still ours";

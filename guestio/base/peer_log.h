@@ -16,9 +16,9 @@ namespace guestio {
 struct PeerLog {
   explicit PeerLog(std::string backend_name = "disk") : name(std::move(backend_name)) {}
 
-  const std::string name;                              ///< the backend's, for the lines
-  log::RateLimit faults{20, std::chrono::seconds(2)};  ///< against rules
-  log::RateLimit visits{50, std::chrono::seconds(1)};  ///< their coming and going
+  const std::string name;                                   ///< the backend's, for the lines
+  log::RateLimit faults{20, std::chrono::seconds(2)};       ///< against rules
+  log::RateLimit connections{50, std::chrono::seconds(1)};  ///< their coming and going
 };
 
 }  // namespace guestio

@@ -8,7 +8,7 @@
 #include <cerrno>
 #include <string_view>
 
-#include "guestio/base/write_at_once.h"
+#include "guestio/base/write_with_timeout.h"
 
 namespace guestio {
 
@@ -19,7 +19,7 @@ void open_standard_fds() noexcept {
     if (::open("/dev/null", O_RDWR) == fd) continue;
     // Standard error is the one that may still be there.
     constexpr std::string_view kText = "guestio: descriptors 0, 1 and 2: cannot open /dev/null\n";
-    if (fd != STDERR_FILENO) (void)write_at_once(STDERR_FILENO, kText);
+    if (fd != STDERR_FILENO) (void)write_with_timeout(STDERR_FILENO, kText);
     ::_exit(2);
   }
 }

@@ -19,7 +19,7 @@ BlockedSignals::BlockedSignals() noexcept {
 
 BlockedSignals::~BlockedSignals() { (void)::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
 
-void name_this_thread(const std::string& name) noexcept {
+void set_thread_name(const std::string& name) noexcept {
   constexpr std::size_t kLongest = 15;
   (void)::pthread_setname_np(::pthread_self(), name.substr(0, kLongest).c_str());
 }

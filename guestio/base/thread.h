@@ -29,7 +29,7 @@ class BlockedSignals {
 };
 
 /// For the kernel's and the debugger's lists; cut to the 15 bytes that the kernel keeps.
-void name_this_thread(const std::string& name) noexcept;
+void set_thread_name(const std::string& name) noexcept;
 
 /// Runs `function`, which may take a std::stop_token, on a thread of that name. Signals are blocked
 /// there (BlockedSignals): they go to threads that the program has for them, whether those were set
@@ -40,7 +40,7 @@ template <typename Function>
   try {
     return std::jthread([name = std::move(name),
                          function = std::move(function)](const std::stop_token& stop) mutable {
-      name_this_thread(name);
+      set_thread_name(name);
       if constexpr (std::invocable<Function, const std::stop_token&>) {
         std::invoke(function, stop);
       } else {

@@ -185,13 +185,13 @@ Result<UnixListener> UnixListener::listen_at(const std::string& path, const Sock
   return UnixListener(std::move(socket), path, *identity);
 }
 
-UnixListener UnixListener::adopt(UniqueFd socket, Place place) {
-  return UnixListener(
-      std::move(socket), std::move(place.path),
-      {.device = static_cast<dev_t>(place.device), .inode = static_cast<ino_t>(place.inode)});
+UnixListener UnixListener::adopt(UniqueFd socket, BoundPath bound_path) {
+  return UnixListener(std::move(socket), std::move(bound_path.path),
+                      {.device = static_cast<dev_t>(bound_path.device),
+                       .inode = static_cast<ino_t>(bound_path.inode)});
 }
 
-UnixListener::Place UnixListener::place() const {
+UnixListener::BoundPath UnixListener::bound_path() const {
   if (path_.empty()) return {};
   std::error_code ignored;
   return {.path = std::filesystem::absolute(path_, ignored).string(),
@@ -199,7 +199,7 @@ UnixListener::Place UnixListener::place() const {
           .inode = identity_.inode};
 }
 
-void UnixListener::announce() const noexcept {
+void UnixListener::announce_owner() const noexcept {
   // On a socket that listens already this changes whom SO_PEERCRED names.
   if (::listen(socket_.get(), kBacklog) != 0)
     log::debug("socket {}: still named after the process before", path_);

@@ -35,17 +35,17 @@ class UnixListener {
   }
 
   /// Where a listener is to be found, and which file that was.
-  struct Place {
+  struct BoundPath {
     std::string path;  ///< absolute; empty when it is not the listener's to remove
     std::uint64_t device = 0;
     std::uint64_t inode = 0;
   };
   /// Takes over the socket of a process that ends, and the task to remove its path.
-  static UnixListener adopt(UniqueFd socket, Place place);
-  [[nodiscard]] Place place() const;
+  static UnixListener adopt(UniqueFd socket, BoundPath bound_path);
+  [[nodiscard]] BoundPath bound_path() const;
   /// Says who listens now, for those that ask the socket (check of a path's listener): the other
   /// process has gone.
-  void announce() const noexcept;
+  void announce_owner() const noexcept;
 
   UnixListener(UnixListener&& other) noexcept;
   UnixListener& operator=(UnixListener&&) = delete;

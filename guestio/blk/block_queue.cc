@@ -240,10 +240,10 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
 
   void answer_error(const Error& error) noexcept {
     settle();
-    log::limited_warning(device().failure_log(),
-                         "{}: a guest's request failed (type {}, sector {}): {}", owner_->label_,
-                         static_cast<std::uint32_t>(parsed_.header.type), parsed_.header.sector,
-                         error.to_string());
+    log::rate_limited_warning(device().failure_log(),
+                              "{}: a guest's request failed (type {}, sector {}): {}",
+                              owner_->label_, static_cast<std::uint32_t>(parsed_.header.type),
+                              parsed_.header.sector, error.to_string());
     answer(to_status(error), 0);
   }
 
@@ -323,14 +323,15 @@ void BlockQueue::park(Request& request) noexcept {
 void BlockQueue::note_held(const Error& error) noexcept {
   ++held_;
   if (held_ != 1) return;
-  log::limited_warning(device_.failure_log(), "{}: the disk fails, requests wait for it: {}",
-                       label_, error.to_string());
+  log::rate_limited_warning(device_.failure_log(), "{}: the disk fails, requests wait for it: {}",
+                            label_, error.to_string());
 }
 
 void BlockQueue::note_settled() noexcept {
   held_.set(held_ - 1);
   if (held_ != 0) return;
-  log::limited_warning(device_.failure_log(), "{}: no request waits for the disk any more", label_);
+  log::rate_limited_warning(device_.failure_log(), "{}: no request waits for the disk any more",
+                            label_);
 }
 
 void BlockQueue::retry_held() noexcept {

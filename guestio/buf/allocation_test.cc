@@ -98,7 +98,7 @@ TEST_F(AllocationTest, NoneInALockOfListsOfPages) {
   for (std::size_t i = 0; i < gpns.size(); i += 4) {
     pieces.push_back(*mem::PagedRange::from_pages(100, 8000, std::span(gpns).subspan(i, 4)));
   }
-  const RequestBuffers buffers(memory_, *mem::PagedRanges::from_pieces(pieces),
+  const RequestBuffers buffers(memory_, *mem::PagedRanges::from_ranges(pieces),
                                MemoryAccess::kWritable);
   EXPECT_EQ(
       count_of([&] { ASSERT_EQ(buffers.lock(MemoryAccess::kWritable)->segments().size(), 32u); }),
@@ -184,7 +184,7 @@ TEST_F(AllocationTest, NoneInWaiting) {
   EXPECT_EQ(count_of([&] {
               task::Scope scope;
               std::array<Result<TrackedBounceBuffer>, 4> all;
-              for (auto& part : all) part = account.try_acquire(account.most() / all.size());
+              for (auto& part : all) part = account.try_acquire(account.max_grant() / all.size());
               for (std::size_t i = 0; i < 100; ++i)
                 scope.spawn(take_and_drop(account, 4096 * (1 + i % 7)));
               ASSERT_EQ(scope.running(), 100u);
@@ -202,7 +202,7 @@ TEST_F(AllocationTest, NoneInCancelling) {
               task::Scope scope;
               // In parts: a block above a slab is mapped each time.
               std::array<Result<TrackedBounceBuffer>, 4> all;
-              for (auto& part : all) part = account.try_acquire(account.most() / all.size());
+              for (auto& part : all) part = account.try_acquire(account.max_grant() / all.size());
               for (std::size_t i = 0; i < 20; ++i) {
                 scope.spawn(be_cancelled(account, 4096, stop.token()));
               }
@@ -224,10 +224,10 @@ TEST_F(AllocationTest, NoneInHandingOverflowToAnotherThread) {
   }
   EXPECT_EQ(count_of([&] {
               task::Scope scope;
-              auto most = first.try_acquire(first.most());
+              auto max_grant = first.try_acquire(first.max_grant());
               scope.spawn(take_and_drop(second, 16 * kPageSize));
               ASSERT_EQ(scope.running(), 1u);
-              *most = TrackedBounceBuffer();
+              *max_grant = TrackedBounceBuffer();
               ASSERT_TRUE(std::exchange(is_called, false));
               second.serve();
               ASSERT_EQ(scope.running(), 0u);

@@ -35,7 +35,7 @@ BounceAccount::~BounceAccount() {
   GUESTIO_CHECK(held_pages() == 0, "every bounce buffer back before its account goes away");
 }
 
-void BounceAccount::open(BounceCall call) { budget_.set_call(place_, std::move(call)); }
+void BounceAccount::open(BounceWakeup call) { budget_.set_call(place_, std::move(call)); }
 
 void BounceAccount::close() noexcept {
   serve();
@@ -58,10 +58,10 @@ BounceAccount::Acquire* BounceAccount::longest_waiter() noexcept {
   return static_cast<Acquire*>(waiters_.front());
 }
 
-Result<TrackedBounceBuffer> BounceAccount::try_acquire_slowly(std::size_t size,
-                                                              const AcquireOptions& options) {
-  if (size > most() && options.oversize == Oversize::kCut) size = most();
-  if (size > most()) return fail(ErrorKind::kTooLarge, "bounce memory", size, most());
+Result<TrackedBounceBuffer> BounceAccount::try_acquire_slow_path(std::size_t size,
+                                                                 const AcquireOptions& options) {
+  if (size > max_grant() && options.oversize == Oversize::kTruncate) size = max_grant();
+  if (size > max_grant()) return fail(ErrorKind::kTooLarge, "bounce memory", size, max_grant());
   if (size == 0) return grant(0, options.alignment);
   const std::size_t pages = internal::pages_for(size);
   if (!waiters_.is_empty()) return fail(ErrorKind::kBusy, "bounce memory");
@@ -178,10 +178,10 @@ BounceAccount::Acquire::~Acquire() {
 }
 
 bool BounceAccount::Acquire::await_ready() noexcept {
-  const std::size_t most = account_.most();
-  if (size_ > most && options_.oversize == Oversize::kCut) size_ = most;
+  const std::size_t max_grant = account_.max_grant();
+  if (size_ > max_grant && options_.oversize == Oversize::kTruncate) size_ = max_grant;
   pages_ = internal::pages_for(size_);
-  if (size_ > most) {
+  if (size_ > max_grant) {
     state_ = State::kTooLarge;
     return true;
   }
@@ -214,7 +214,7 @@ Result<TrackedBounceBuffer> BounceAccount::Acquire::await_resume() noexcept {
   switch (state) {
     case State::kServed: return account_.grant(size_, options_.alignment);
     case State::kTooLarge:
-      return fail(ErrorKind::kTooLarge, "bounce memory", size_, account_.most());
+      return fail(ErrorKind::kTooLarge, "bounce memory", size_, account_.max_grant());
     case State::kWaiting: account_.give_up(*this); break;
     case State::kNew:
     case State::kCancelled:

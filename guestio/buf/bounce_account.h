@@ -49,8 +49,8 @@ struct BounceStatistics {
 
 /// What to do with a request that not even the whole budget can serve.
 enum class Oversize : std::uint8_t {
-  kFail,  ///< too large, at once
-  kCut,   ///< grant the most that can ever be had: the caller works in parts
+  kFail,      ///< too large, at once
+  kTruncate,  ///< grant the most that can ever be had: the caller works in parts
 };
 
 struct AcquireOptions {
@@ -129,7 +129,7 @@ class BounceAccount {
                                                         const AcquireOptions& options = {}) {
     const std::size_t pages = internal::pages_for(size);
     if (pages > free_ || !waiters_.is_empty()) [[unlikely]]
-      return try_acquire_slowly(size, options);
+      return try_acquire_slow_path(size, options);
     free_ -= pages;
     return grant(size, options.alignment);
   }
@@ -139,7 +139,7 @@ class BounceAccount {
   [[nodiscard]] Acquire acquire(std::size_t size, const AcquireOptions& options = {}) noexcept;
 
   /// The most bytes that a request can ever be granted.
-  [[nodiscard]] std::size_t most() const noexcept {
+  [[nodiscard]] std::size_t max_grant() const noexcept {
     return (quota_ + budget_.reach(place_.device)) * kPageSize;
   }
   [[nodiscard]] std::size_t held() const noexcept { return held_pages() * kPageSize; }
@@ -155,7 +155,7 @@ class BounceAccount {
   /// Other threads make themselves heard by `call`: it is called from any of them, under a lock, at
   /// most once until serve() has run, and must have serve() called on this thread soon. It must not
   /// use the account itself. Needed as soon as another account of the same budget is in use.
-  void open(BounceCall call);
+  void open(BounceWakeup call);
   /// `call` is not used any more; a serve() that it asked for may still come. Requires: quiet, as
   /// for the destructor.
   void close() noexcept;
@@ -213,8 +213,8 @@ class BounceAccount {
       settle();
   }
 
-  [[nodiscard]] Result<TrackedBounceBuffer> try_acquire_slowly(std::size_t size,
-                                                               const AcquireOptions& options);
+  [[nodiscard]] Result<TrackedBounceBuffer> try_acquire_slow_path(std::size_t size,
+                                                                  const AcquireOptions& options);
   /// Takes `pages` with the help of overflow, without a line in front. False: the place in the line
   /// for overflow is kept.
   [[nodiscard]] bool take_with_overflow(std::size_t pages, Clock::time_point since) noexcept;

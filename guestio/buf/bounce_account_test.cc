@@ -9,12 +9,12 @@
 #include <deque>
 #include <random>
 
-#include "guestio/buf/test/bounce_taker.h"
+#include "guestio/buf/test/bounce_waiter.h"
 
 namespace guestio::buf {
 namespace {
 
-using test::BounceTaker;
+using test::BounceWaiter;
 using testing::ElementsAre;
 using testing::IsEmpty;
 
@@ -24,17 +24,17 @@ class BounceAccountTest : public testing::Test {
     tracker_ = std::move(*BounceBufferTracker::create(ByteCount(pages * kPageSize), 1));
     return tracker_->account(0);
   }
-  BounceTaker& taker(int name) { return takers_.emplace_back(name, served_); }
+  BounceWaiter& taker(int name) { return takers_.emplace_back(name, served_); }
 
   std::unique_ptr<BounceBufferTracker> tracker_;
   std::vector<int> served_;
   task::Scope scope_;
-  std::deque<BounceTaker> takers_;
+  std::deque<BounceWaiter> takers_;
 };
 
 TEST_F(BounceAccountTest, GivesBackWhatItTook) {
   BounceAccount& account = make(8);
-  EXPECT_EQ(account.most(), 8 * kPageSize);
+  EXPECT_EQ(account.max_grant(), 8 * kPageSize);
   {
     auto buffer = account.try_acquire(3 * kPageSize - 1);
     ASSERT_TRUE(buffer);
@@ -52,8 +52,8 @@ TEST_F(BounceAccountTest, GivesBackWhatItTook) {
 
 TEST_F(BounceAccountTest, OneThreadCanHaveAllOfIt) {
   BounceAccount& account = make(8);
-  const auto most = account.try_acquire(8 * kPageSize);
-  ASSERT_TRUE(most);
+  const auto max_grant = account.try_acquire(8 * kPageSize);
+  ASSERT_TRUE(max_grant);
   EXPECT_EQ(account.try_acquire(1).error().kind, ErrorKind::kBusy);
 }
 
@@ -80,9 +80,9 @@ TEST_F(BounceAccountTest, Fault05MoreThanTheWholeBudgetFailsAtOnce) {
 
 TEST_F(BounceAccountTest, Fault05OrIsCutByTheCallersChoice) {
   BounceAccount& account = make(4);
-  const AcquireOptions cut{.oversize = Oversize::kCut};
+  const AcquireOptions cut{.oversize = Oversize::kTruncate};
   EXPECT_EQ(account.try_acquire(~std::size_t{0}, cut)->size(), 4 * kPageSize);
-  BounceTaker& one = taker(1).start(scope_, account, 9 * kPageSize, cut);
+  BounceWaiter& one = taker(1).start(scope_, account, 9 * kPageSize, cut);
   ASSERT_TRUE(one.has_buffer());
   EXPECT_EQ(one.buffer().size(), 4 * kPageSize);
   EXPECT_TRUE(taker(2).start(scope_, account, 9 * kPageSize, cut).is_waiting());
@@ -131,7 +131,7 @@ TEST_F(BounceAccountTest, Fault07ABigRequestDoesNotStarve) {
   BounceAccount& account = make(4);
   std::deque<TrackedBounceBuffer> small;
   for (int i = 0; i < 4; ++i) small.push_back(*account.try_acquire(kPageSize));
-  BounceTaker& big = taker(0).start(scope_, account, 4 * kPageSize);
+  BounceWaiter& big = taker(0).start(scope_, account, 4 * kPageSize);
   for (int i = 1; i <= 4; ++i) taker(i).start(scope_, account, kPageSize);
   // Small ones come and go all the time; the big one gets what they give back.
   for (int i = 0; i < 3; ++i) {
@@ -163,7 +163,7 @@ TEST_F(BounceAccountTest, Fault07WhoIsWokenFindsTheMemory) {
   BounceAccount& account = make(4);
   auto all = *account.try_acquire(4 * kPageSize);
   std::byte* const memory = all.bytes().data();
-  BounceTaker& waiter = taker(1).start(scope_, account, 4 * kPageSize);
+  BounceWaiter& waiter = taker(1).start(scope_, account, 4 * kPageSize);
   all = TrackedBounceBuffer();
   ASSERT_TRUE(waiter.has_buffer());
   EXPECT_EQ(waiter.buffer().bytes().data(), memory) << "not a second piece beside the first";
@@ -173,8 +173,8 @@ TEST_F(BounceAccountTest, ACancelledWaiterLeavesTheLine) {
   BounceAccount& account = make(2);
   auto all = *account.try_acquire(2 * kPageSize);
   task::StopSource stop;
-  BounceTaker& cancelled = taker(1).start(scope_, account, kPageSize, {.token = stop.token()});
-  BounceTaker& other = taker(2).start(scope_, account, kPageSize);
+  BounceWaiter& cancelled = taker(1).start(scope_, account, kPageSize, {.token = stop.token()});
+  BounceWaiter& other = taker(2).start(scope_, account, kPageSize);
   stop.request_stop();
   EXPECT_EQ(cancelled.error().kind, ErrorKind::kCancelled);
   EXPECT_EQ(account.statistics().cancelled, 1u);
@@ -189,7 +189,7 @@ TEST_F(BounceAccountTest, ACancelledWaiterThatStoodInTheWayLetsTheNextPass) {
   const auto held = account.try_acquire(2 * kPageSize);
   task::StopSource stop;
   taker(1).start(scope_, account, 3 * kPageSize, {.token = stop.token()});
-  BounceTaker& small = taker(2).start(scope_, account, kPageSize);
+  BounceWaiter& small = taker(2).start(scope_, account, kPageSize);
   EXPECT_TRUE(small.is_waiting());
   stop.request_stop();
   EXPECT_TRUE(small.has_buffer());
@@ -209,7 +209,7 @@ TEST_F(BounceAccountTest, AStoppedTokenDoesNotWait) {
 TEST_F(BounceAccountTest, ADestroyedWaiterLeavesNoTrace) {
   BounceAccount& account = make(2);
   const auto held = account.try_acquire(kPageSize);
-  BounceTaker& behind = taker(1);
+  BounceWaiter& behind = taker(1);
   {
     auto abandoned = account.acquire(2 * kPageSize);
     ASSERT_FALSE(abandoned.await_ready());
@@ -248,10 +248,10 @@ TEST_F(BounceAccountTest, AWaiterDestroyedBetweenItsWakeUpAndItsTurnGivesBack) {
 TEST_F(BounceAccountTest, AWokenWaiterMayReleaseAndAskAgain) {
   BounceAccount& account = make(1);
   auto all = *account.try_acquire(kPageSize);
-  std::vector<BounceTaker*> line;
+  std::vector<BounceWaiter*> line;
   for (int i = 0; i < 100; ++i) line.push_back(&taker(i).start(scope_, account, kPageSize));
   all = TrackedBounceBuffer();
-  for (BounceTaker* const one : line) {
+  for (BounceWaiter* const one : line) {
     ASSERT_TRUE(one->has_buffer());
     one->give_back();
   }

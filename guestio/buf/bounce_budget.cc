@@ -95,7 +95,7 @@ std::size_t BounceBudget::collect(Place& place) noexcept {
   return std::exchange(place.handed, 0);
 }
 
-void BounceBudget::set_call(Place& place, BounceCall call) noexcept {
+void BounceBudget::set_call(Place& place, BounceWakeup call) noexcept {
   const std::lock_guard lock(mutex_);
   place.call = std::move(call);
 }

@@ -20,7 +20,7 @@ class BounceAccount;
 class BounceBufferTracker;
 
 /// Has BounceAccount::serve() called on the account's thread.
-using BounceCall = std::function<void(BounceAccount&)>;
+using BounceWakeup = std::function<void(BounceAccount&)>;
 
 namespace internal {
 
@@ -46,7 +46,7 @@ struct BouncePlace
   std::size_t wanted = 0;                       ///< pages; the place is in the line when not 0
   std::size_t handed = 0;                       ///< pages that it was given and has not collected
   bool is_called = false;                       ///< `call` has been used, collect() has not come
-  BounceCall call;                              ///< has its thread collect
+  BounceWakeup call;                            ///< has its thread collect
 };
 
 }  // namespace internal
@@ -107,7 +107,7 @@ class BounceBudget {
   /// What was handed since; ends the call.
   [[nodiscard]] std::size_t collect(Place& place) noexcept;
   /// Who calls the place's thread from now on.
-  void set_call(Place& place, BounceCall call) noexcept;
+  void set_call(Place& place, BounceWakeup call) noexcept;
 
   /// How many are in the line. Relaxed: whoever acts on it takes the lock.
   [[nodiscard]] std::size_t in_line() const noexcept {

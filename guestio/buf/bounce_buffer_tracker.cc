@@ -56,7 +56,7 @@ std::size_t BounceBufferTracker::accounts() const noexcept {
 }
 
 Result<OpenBounceAccount> BounceBufferTracker::open_account(const BounceShare& share,
-                                                            BounceCall call) {
+                                                            BounceWakeup call) {
   const std::lock_guard lock(mutex_);
   BounceAccount* account = nullptr;
   for (const auto& known : accounts_) {

@@ -67,7 +67,7 @@ class BounceBufferTracker {
 
   /// For threads that come and go: an account that nobody has open, or a new one. `call` is as for
   /// BounceAccount::open(). Errors: as add_account().
-  [[nodiscard]] Result<OpenBounceAccount> open_account(const BounceShare& share, BounceCall call);
+  [[nodiscard]] Result<OpenBounceAccount> open_account(const BounceShare& share, BounceWakeup call);
 
   /// The sum over all accounts; of high_water, an upper bound of what was held at a time.
   [[nodiscard]] BounceStatistics statistics() const noexcept;

@@ -13,7 +13,7 @@ void BounceCache::flush() noexcept {
   kept_pages_ = 0;
 }
 
-void BounceCache::release_slowly(BounceBlock block) noexcept {
+void BounceCache::release_slow_path(BounceBlock block) noexcept {
   if (block.pages > kMaxCached || block.pages > max_kept_pages_) return pool_.release(block);
   // What is kept is of sizes that are not wanted any more, or there would be room.
   flush();

@@ -46,7 +46,7 @@ class BounceCache {
   /// Requires: the block came from allocate(), of this cache or another one of the same pool.
   void release(BounceBlock block) noexcept {
     if (block.pages > kMaxCached || kept_pages_ + block.pages > max_kept_pages_) [[unlikely]]
-      return release_slowly(block);
+      return release_slow_path(block);
     keep(block);
   }
   /// Gives everything back to the pool.
@@ -83,7 +83,7 @@ class BounceCache {
     head = new (block.data) FreeBlock{head};
     kept_pages_ += block.pages;
   }
-  void release_slowly(BounceBlock block) noexcept;
+  void release_slow_path(BounceBlock block) noexcept;
 
   BouncePool& pool_;
   const std::size_t max_kept_pages_;

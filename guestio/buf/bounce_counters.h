@@ -11,12 +11,12 @@ namespace guestio::buf {
 
 /// Why a block goes through bounce memory.
 enum class BounceReason : std::uint8_t {
-  kMisaligned,  ///< the guest's bytes lie at an address that the file does not take
-  kJoint,       ///< a segment ends inside the block
-  kPadding,     ///< the request covers only a part of the block
-  kPolicy,      ///< everything does (TransferPlan::Policy::kBounceAll)
-  kManyPieces,  ///< it could go direct, but one copy costs less than so many pieces
-  kSlowCopy,    ///< it could go direct, but to where it lies the kernel copies slowly
+  kMisaligned,       ///< the guest's bytes lie at an address that the file does not take
+  kSegmentBoundary,  ///< a segment ends inside the block
+  kPadding,          ///< the request covers only a part of the block
+  kPolicy,           ///< everything does (TransferPlan::Policy::kBounceAll)
+  kManyPieces,       ///< it could go direct, but one copy costs less than so many pieces
+  kSlowCopy,         ///< it could go direct, but to where it lies the kernel copies slowly
 };
 inline constexpr std::size_t kBounceReasons = 6;
 

@@ -5,12 +5,12 @@
 
 #include <deque>
 
-#include "guestio/buf/test/bounce_taker.h"
+#include "guestio/buf/test/bounce_waiter.h"
 
 namespace guestio::buf {
 namespace {
 
-using test::BounceTaker;
+using test::BounceWaiter;
 using testing::ElementsAre;
 
 class BounceOrderTest : public testing::Test {
@@ -28,14 +28,14 @@ class BounceOrderTest : public testing::Test {
       called->serve();
     }
   }
-  BounceTaker& taker(int name) { return takers_.emplace_back(name, served_); }
+  BounceWaiter& taker(int name) { return takers_.emplace_back(name, served_); }
 
   std::deque<BounceAccount*> calls_;
   std::vector<int> served_;
   BounceBudget budget_;
   BounceBufferTracker tracker_{{.budget = &budget_}};
   task::Scope scope_;
-  std::deque<BounceTaker> takers_;
+  std::deque<BounceWaiter> takers_;
 };
 
 TEST_F(BounceOrderTest, AWaiterDoesNotInheritThePlaceOfOneThatLeft) {

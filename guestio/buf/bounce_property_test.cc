@@ -9,20 +9,20 @@
 #include <deque>
 #include <random>
 
-#include "guestio/buf/test/bounce_taker.h"
+#include "guestio/buf/test/bounce_waiter.h"
 #include "testing/rounds.h"
 
 namespace guestio::buf {
 namespace {
 
-using test::BounceTaker;
+using test::BounceWaiter;
 
 constexpr std::size_t kLimitOfSecondDevice = 4;  // pages of overflow
 
 struct Request {
   Request(int name, std::vector<int>& served, std::size_t wanted)
       : taker(name, served), pages(wanted) {}
-  BounceTaker taker;
+  BounceWaiter taker;
   std::size_t pages;
   task::StopSource stop;
 };
@@ -68,7 +68,7 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
 
   void ask() {
     Thread& thread = threads_[random_() % threads_.size()];
-    const std::size_t most = thread.account->most() / kPageSize;
+    const std::size_t most = thread.account->max_grant() / kPageSize;
     const std::size_t usual = std::min<std::size_t>(most, 3);
     const std::size_t pages = 1 + random_() % (random_() % 8 == 0 ? most : usual);
     Request& request = thread.requests.emplace_back(arrivals_++, served_, pages);
@@ -121,7 +121,7 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
   void check_line() {
     std::vector<const Thread*> line;
     for (const Thread& thread : threads_) {
-      const std::size_t reach = thread.account->most() / kPageSize - thread.quota;
+      const std::size_t reach = thread.account->max_grant() / kPageSize - thread.quota;
       if (thread.is_waiting() && thread.lack() <= reach) line.push_back(&thread);
     }
     std::ranges::sort(line, {},

@@ -6,12 +6,12 @@
 
 #include <deque>
 
-#include "guestio/buf/test/bounce_taker.h"
+#include "guestio/buf/test/bounce_waiter.h"
 
 namespace guestio::buf {
 namespace {
 
-using test::BounceTaker;
+using test::BounceWaiter;
 using testing::ElementsAre;
 
 class BounceSharingTest : public testing::Test {
@@ -32,7 +32,7 @@ class BounceSharingTest : public testing::Test {
       called->serve();
     }
   }
-  BounceTaker& taker(int name) { return takers_.emplace_back(name, served_); }
+  BounceWaiter& taker(int name) { return takers_.emplace_back(name, served_); }
   std::size_t held() const {
     std::size_t sum = 0;
     for (const BounceAccount* account : accounts_) sum += account->held();
@@ -47,7 +47,7 @@ class BounceSharingTest : public testing::Test {
   BounceBufferTracker other_tracker_{
       {.budget = &budget_, .overflow_limit = ByteCount(4 * kPageSize)}};
   task::Scope scope_;
-  std::deque<BounceTaker> takers_;
+  std::deque<BounceWaiter> takers_;
 };
 
 TEST_F(BounceSharingTest, TheSimpleFormHalvesEachLimit) {
@@ -55,7 +55,7 @@ TEST_F(BounceSharingTest, TheSimpleFormHalvesEachLimit) {
   ASSERT_EQ(tracker->accounts(), 3u);
   EXPECT_EQ(tracker->account(2).share(),
             (BounceShare{ByteCount(5 * kPageSize), ByteCount(4 * kPageSize)}));
-  EXPECT_EQ(tracker->account(0).most(), 17 * kPageSize);
+  EXPECT_EQ(tracker->account(0).max_grant(), 17 * kPageSize);
   EXPECT_EQ(tracker->budget().overflow(), ByteCount(12 * kPageSize));
 }
 
@@ -205,12 +205,12 @@ TEST_F(BounceSharingTest, ADevicesLimitHoldsUpThatDeviceOnly) {
   BounceAccount& one = add(tracker_, 1, 10);
   BounceAccount& limited = add(other_tracker_, 1, 0);
   BounceAccount& also_limited = add(other_tracker_, 1, 0);
-  EXPECT_EQ(limited.most(), 5 * kPageSize);
-  auto most = *limited.try_acquire(5 * kPageSize);
+  EXPECT_EQ(limited.max_grant(), 5 * kPageSize);
+  auto max_grant = *limited.try_acquire(5 * kPageSize);
   taker(1).start(scope_, also_limited, 2 * kPageSize);
   EXPECT_TRUE(takers_[0].is_waiting()) << "4 pages of overflow for the device, all in use";
   EXPECT_TRUE(one.try_acquire(7 * kPageSize)) << "which is no matter of the other device";
-  most = TrackedBounceBuffer();
+  max_grant = TrackedBounceBuffer();
   answer_calls();
   EXPECT_TRUE(takers_[0].has_buffer());
 }

@@ -16,7 +16,7 @@ TEST(IoBuffer, Fault01ADefaultOneIsEmptyAndSafeToUse) {
   EXPECT_TRUE(buffer.is_empty());
   EXPECT_EQ(buffer.data, nullptr);
   EXPECT_EQ(std::vector<std::byte>(buffer.data, buffer.end()).size(), 0u);
-  EXPECT_EQ(buffer.part(0, 0), buffer);
+  EXPECT_EQ(buffer.subsegment(0, 0), buffer);
   std::byte byte{};
   EXPECT_EQ(mem::try_copy(&byte, buffer.data, buffer.length), 0u);
   EXPECT_EQ(mem::try_copy(buffer.data, &byte, buffer.length), 0u);
@@ -24,7 +24,8 @@ TEST(IoBuffer, Fault01ADefaultOneIsEmptyAndSafeToUse) {
 
 TEST(IoBuffer, IsAnIovec) {
   std::array<std::byte, 8> bytes{};
-  const std::array buffers = {IoBuffer{bytes.data(), 8}, IoBuffer{bytes.data(), 8}.part(2, 3)};
+  const std::array buffers = {IoBuffer{bytes.data(), 8},
+                              IoBuffer{bytes.data(), 8}.subsegment(2, 3)};
   const auto iovecs = as_iovecs(buffers);
   ASSERT_EQ(iovecs.size(), 2u);
   EXPECT_EQ(iovecs[0].iov_base, bytes.data());

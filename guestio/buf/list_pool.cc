@@ -17,18 +17,18 @@ struct FreeBlock {
 };
 
 constexpr std::size_t kClasses =
-    std::bit_width(ListPool::kLargestKept) - std::bit_width(FramePool::kLargestFrame);
+    std::bit_width(ListPool::kMaxKeptBlock) - std::bit_width(FramePool::kMaxFrameBytes);
 
 constexpr std::size_t class_of(std::size_t size) noexcept {
   return static_cast<std::size_t>(std::bit_width(size - 1) -
-                                  std::bit_width(FramePool::kLargestFrame));
+                                  std::bit_width(FramePool::kMaxFrameBytes));
 }
 constexpr std::size_t size_of_class(std::size_t index) noexcept {
-  return 2 * FramePool::kLargestFrame << index;
+  return 2 * FramePool::kMaxFrameBytes << index;
 }
-static_assert(class_of(FramePool::kLargestFrame + 1) == 0);
-static_assert(class_of(ListPool::kLargestKept) == kClasses - 1);
-static_assert(size_of_class(kClasses - 1) == ListPool::kLargestKept);
+static_assert(class_of(FramePool::kMaxFrameBytes + 1) == 0);
+static_assert(class_of(ListPool::kMaxKeptBlock) == kClasses - 1);
+static_assert(size_of_class(kClasses - 1) == ListPool::kMaxKeptBlock);
 
 /// One thread's free blocks. Trivially destructible, so that a block may be released after the
 /// thread's destructors have run: it goes to the heap then.
@@ -56,10 +56,10 @@ struct ReleaseAtThreadExit {
   }
 };
 
-bool is_in_frame_pool(std::size_t size) noexcept { return size <= FramePool::kLargestFrame; }
+bool is_in_frame_pool(std::size_t size) noexcept { return size <= FramePool::kMaxFrameBytes; }
 
 bool is_kept(std::size_t size) noexcept {
-  return size <= ListPool::kLargestKept && FramePool::keeps_blocks();
+  return size <= ListPool::kMaxKeptBlock && FramePool::keeps_blocks();
 }
 
 }  // namespace
@@ -80,7 +80,7 @@ void ListPool::release(void* block, std::size_t size) noexcept {
   if (is_kept(size) && !free_lists.is_closed) {
     static thread_local const ReleaseAtThreadExit release_at_thread_exit;
     const std::size_t index = class_of(size);
-    if (free_lists.kept + size_of_class(index) <= kMaxKept) {
+    if (free_lists.kept + size_of_class(index) <= kMaxKeptBytes) {
       free_lists.heads[index] = new (block) FreeBlock{free_lists.heads[index]};
       free_lists.kept += size_of_class(index);
       return;

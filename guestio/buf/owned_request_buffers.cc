@@ -42,7 +42,7 @@ Result<OwnedRequestBuffers> OwnedRequestBuffers::linear(Gpa address, std::uint64
 
 Result<OwnedRequestBuffers> OwnedRequestBuffers::from_extents(
     std::span<const mem::AddressRange> extents, MemoryAccess access) {
-  const auto range = mem::AddressRanges::from_pieces(extents);
+  const auto range = mem::AddressRanges::from_ranges(extents);
   if (!range) return fail(range.error());
   return OwnedRequestBuffers(Extents(extents.begin(), extents.end()), range->length(), access);
 }
@@ -53,7 +53,7 @@ mem::AnyRange OwnedRequestBuffers::range() const noexcept {
     return *mem::PagedRange::from_pages(pages->offset, size_, pages->gpns);
   }
   if (const auto* extents = std::get_if<Extents>(&list_)) {
-    return *mem::AddressRanges::from_pieces(*extents);
+    return *mem::AddressRanges::from_ranges(*extents);
   }
   return *std::get_if<mem::AddressRange>(&list_);
 }

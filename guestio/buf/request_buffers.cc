@@ -11,7 +11,7 @@ namespace guestio::buf {
 Result<RequestBuffers> RequestBuffers::from_extents(const mem::GuestMemory& memory,
                                                     std::span<const mem::AddressRange> extents,
                                                     MemoryAccess access) noexcept {
-  const auto range = mem::AddressRanges::from_pieces(extents);
+  const auto range = mem::AddressRanges::from_ranges(extents);
   if (!range) return fail(range.error());
   return RequestBuffers(memory, *range, access);
 }

@@ -68,8 +68,8 @@ TEST_F(RequestBuffersTest, EveryKindOfRangeIsReadWrittenAndLockedAlike) {
   const PagedRange paged = *PagedRange::from_pages(100, 3 * 4096 - 200, gpns);
   const std::array pages{paged.split(5000).front, paged.split(5000).back};
   const std::array extents{range(0x9064, 3996), range(0x4000, 8092)};
-  const std::array kinds{writable(paged), writable(*PagedRanges::from_pieces(pages)),
-                         writable(*AddressRanges::from_pieces(extents))};
+  const std::array kinds{writable(paged), writable(*PagedRanges::from_ranges(pages)),
+                         writable(*AddressRanges::from_ranges(extents))};
   const auto bytes = counted(3 * 4096 - 200);
   for (const RequestBuffers& buffers : kinds) {
     ASSERT_TRUE(buffers.writer().zero(bytes.size()));
@@ -179,8 +179,8 @@ TEST_F(RequestBuffersTest, Fault04TheHostAddressIsWhatIsAligned) {
 TEST_F(RequestBuffersTest, ExtentsThatMeetInHostMemoryAreAlignedAsOne) {
   const std::array meeting{range(0, 100), range(100, 412)};
   const std::array apart{range(0, 100), range(101, 412)};
-  EXPECT_TRUE(writable(*AddressRanges::from_pieces(meeting)).is_aligned(512));
-  EXPECT_FALSE(writable(*AddressRanges::from_pieces(apart)).is_aligned(2));
+  EXPECT_TRUE(writable(*AddressRanges::from_ranges(meeting)).is_aligned(512));
+  EXPECT_FALSE(writable(*AddressRanges::from_ranges(apart)).is_aligned(2));
 }
 
 TEST_F(RequestBuffersTest, MemoryThatIsNotThereIsAlignedToNothing) {
@@ -247,7 +247,7 @@ TEST_F(RequestBuffersTest, LocksMorePiecesThanItKeepsInPlace) {
 
 TEST_F(RequestBuffersTest, AFailedLockHasTheErrorAndNothingElse) {
   const std::array extents{range(0, 8), range(8 << 20, 8)};
-  const auto locked = writable(*AddressRanges::from_pieces(extents)).lock(MemoryAccess::kWritable);
+  const auto locked = writable(*AddressRanges::from_ranges(extents)).lock(MemoryAccess::kWritable);
   EXPECT_EQ(locked.error().kind, ErrorKind::kOutOfRange);
   EXPECT_EQ(locked.error().value, 8u << 20);
 }

@@ -21,7 +21,7 @@ class SegmentCursor {
   /// The contiguous bytes from here to the end of the present segment; empty at the end.
   [[nodiscard]] IoBuffer run() const noexcept {
     if (rest_.empty()) return {};
-    return rest_.front().part(offset_, rest_.front().length - offset_);
+    return rest_.front().subsegment(offset_, rest_.front().length - offset_);
   }
 
   /// Moves on by `bytes`, at most to the end.

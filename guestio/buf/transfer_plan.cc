@@ -61,7 +61,7 @@ class TransferPlan::Builder {
   [[nodiscard]] BounceReason reason(std::optional<BounceReason> forced) const noexcept {
     if (forced) return *forced;
     if (skipped_ != 0 || left_ < limits_.block()) return BounceReason::kPadding;
-    return is_fit(run_, limits_) ? BounceReason::kJoint : BounceReason::kMisaligned;
+    return is_fit(run_, limits_) ? BounceReason::kSegmentBoundary : BounceReason::kMisaligned;
   }
 
   [[nodiscard]] bool add_direct(std::size_t size) {
@@ -82,7 +82,7 @@ class TransferPlan::Builder {
     const std::size_t most = align_down(std::min(bounce_room, room()), block);
     if (most == 0) return false;
     std::size_t size = block;
-    if (reason != BounceReason::kPadding && reason != BounceReason::kJoint) {
+    if (reason != BounceReason::kPadding && reason != BounceReason::kSegmentBoundary) {
       size = std::clamp(whole_blocks(), block, most);
     }
     plan_.add_bounced(size, reason);

@@ -202,7 +202,7 @@ TEST_F(TransferPlanTest, SaysWhyItBounces) {
   const TransferPlan result = plan(segments, 4096 - 512, kLargeBlocks);
   EXPECT_EQ(result.bounced()[BounceReason::kPadding], 8192u);
   EXPECT_EQ(result.bounced()[BounceReason::kMisaligned], 4096u);
-  EXPECT_EQ(result.bounced()[BounceReason::kJoint], 4096u);
+  EXPECT_EQ(result.bounced()[BounceReason::kSegmentBoundary], 4096u);
   EXPECT_EQ(result.bounced()[BounceReason::kPolicy], 0u);
   EXPECT_EQ(result.bounced_bytes(), 4u * 4096);
   BounceCounters counters;

@@ -76,14 +76,14 @@ class AnyRange {
   enum class Kind : std::uint64_t { kAddressRange, kPagedRange, kAddressRanges, kPagedRanges };
 
   template <typename Piece>
-  constexpr AnyRange(const PieceList<Piece>& ranges, Kind kind) noexcept
+  constexpr AnyRange(const RangeList<Piece>& ranges, Kind kind) noexcept
       : list_(ranges.pieces_),
         count_(ranges.count_),
         position_(ranges.used_),
         length_(ranges.length_),
         kind_(kind) {}
   template <typename Piece>
-  [[nodiscard]] PieceList<Piece> as_list() const noexcept {
+  [[nodiscard]] RangeList<Piece> as_list() const noexcept {
     return {static_cast<const Piece*>(list_), count_, position_, length_};
   }
 

@@ -38,15 +38,15 @@ TEST(AnyRange, HasTheRunsOfEveryKindOfRange) {
   const std::array pieces{paged, paged.subrange(0, 1)};
   EXPECT_THAT(runs(range(5, 6)), ElementsAre(range(5, 6)));
   EXPECT_THAT(runs(paged), ElementsAre(range(0x2010, 0x1ff0), range(0x7000, 0x20)));
-  EXPECT_THAT(runs(*AddressRanges::from_pieces(extents)),
+  EXPECT_THAT(runs(*AddressRanges::from_ranges(extents)),
               ElementsAre(range(5, 6), range(0x100, 7)));
-  EXPECT_THAT(runs(*PagedRanges::from_pieces(pieces)),
+  EXPECT_THAT(runs(*PagedRanges::from_ranges(pieces)),
               ElementsAre(range(0x2010, 0x1ff0), range(0x7000, 0x20), range(0x2010, 1)));
 }
 
 TEST(AnyRange, IsCutAsWhatItHolds) {
   const std::array extents{range(5, 6), range(0x100, 7)};
-  const AnyRange any = *AddressRanges::from_pieces(extents);
+  const AnyRange any = *AddressRanges::from_ranges(extents);
   EXPECT_THAT(runs(any.subrange(4, 5)), ElementsAre(range(9, 2), range(0x100, 3)));
   EXPECT_TRUE(any.try_subrange(13, 0));
   EXPECT_EQ(any.try_subrange(13, 1).error().kind, ErrorKind::kOutOfRange);

@@ -43,14 +43,14 @@ enum class FaultAction : std::uint8_t {
 };
 
 /// What a region needs before the kernel may be given host addresses of it.
-enum class LockNeed : std::uint8_t {
-  kNothing,  ///< ordinary memory: the kernel answers EFAULT if it has gone
-  kProbe,    ///< each page is touched, as reading or writing will do
-  kHold,     ///< lock_pages() and unlock_pages() around the use
+enum class LockMode : std::uint8_t {
+  kNothing,    ///< ordinary memory: the kernel answers EFAULT if it has gone
+  kProbe,      ///< each page is touched, as reading or writing will do
+  kLockPages,  ///< lock_pages() and unlock_pages() around the use
 };
 
 /// A piece of memory that another process can map.
-struct Shareable {
+struct ShareableRange {
   std::uint64_t offset;  ///< in the backing
   std::uint64_t length;
   int fd;  ///< belongs to the backing
@@ -83,10 +83,10 @@ class Backing {
   [[nodiscard]] virtual Mapping::Access access() const noexcept = 0;
   /// Nothing: every page is allowed.
   [[nodiscard]] virtual std::optional<AccessBitmap> bitmap(Access access) const noexcept = 0;
-  [[nodiscard]] virtual LockNeed lock_need() const noexcept = 0;
+  [[nodiscard]] virtual LockMode lock_mode() const noexcept = 0;
   /// Where a device finds the first byte, if the memory is mapped for devices.
   [[nodiscard]] virtual std::optional<std::uint64_t> base_iova() const noexcept = 0;
-  [[nodiscard]] virtual std::vector<Shareable> shareables() const = 0;
+  [[nodiscard]] virtual std::vector<ShareableRange> shareable_ranges() const = 0;
 
   // Accesses that the mapping cannot do. Not called for zero bytes. `offset` and the length lie
   // inside the backing and inside one page, or in the part without mapping.
@@ -105,7 +105,7 @@ class Backing {
 
   // The kernel's use.
 
-  /// With LockNeed::kHold: keeps [offset, offset + length) in place. Errors: not-lockable or the
+  /// With LockMode::kHold: keeps [offset, offset + length) in place. Errors: not-lockable or the
   /// reason; nothing of the range is then locked.
   [[nodiscard]] virtual Result<> lock_pages(std::uint64_t offset,
                                             std::uint64_t length) noexcept = 0;
@@ -120,9 +120,9 @@ class PlainBacking : public Backing {
  public:
   [[nodiscard]] ByteCount size() const noexcept override { return ByteCount(mapping().size()); }
   [[nodiscard]] std::optional<AccessBitmap> bitmap(Access) const noexcept override { return {}; }
-  [[nodiscard]] LockNeed lock_need() const noexcept override { return LockNeed::kNothing; }
+  [[nodiscard]] LockMode lock_mode() const noexcept override { return LockMode::kNothing; }
   [[nodiscard]] std::optional<std::uint64_t> base_iova() const noexcept override { return {}; }
-  [[nodiscard]] std::vector<Shareable> shareables() const override { return {}; }
+  [[nodiscard]] std::vector<ShareableRange> shareable_ranges() const override { return {}; }
 
   [[nodiscard]] FaultAction on_page_fault(const PageFault&) noexcept override {
     return FaultAction::kFail;

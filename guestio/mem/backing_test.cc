@@ -221,7 +221,7 @@ TEST(Backing, ExposesAndAddressesForDevicesByOffset) {
   EXPECT_EQ(view.iova(Gpa(0x1000)), std::nullopt);
 }
 
-constexpr GuardedBacking::Options kHeld{.lock_need = LockNeed::kHold};
+constexpr GuardedBacking::Options kHeld{.lock_mode = LockMode::kLockPages};
 
 TEST(PageLocks, AreHeldUntilTheLockGoesAway) {
   Guarded guest(kHeld);
@@ -301,8 +301,8 @@ TEST(PageLocks, Fault14ARangeThatEndsOutsideUnlocksWhatItLocked) {
 
 TEST(PageLocks, Fault11PartialLastPagesAndFullRegionsCanBeLocked) {
   for (const std::size_t size : {0x1000u, 0x1001u, 0x1fffu, 0x2000u, 0x10000u, 0xfffu, 1u}) {
-    for (const LockNeed need : {LockNeed::kNothing, LockNeed::kProbe, LockNeed::kHold}) {
-      Guarded guest({.size = size, .read_bitmap = true, .write_bitmap = true, .lock_need = need});
+    for (const LockMode need : {LockMode::kNothing, LockMode::kProbe, LockMode::kLockPages}) {
+      Guarded guest({.size = size, .read_bitmap = true, .write_bitmap = true, .lock_mode = need});
       SegmentArray<1> segments;
       EXPECT_TRUE(guest.memory.lock(range(0x100000, size), Access::kWrite, segments));
       EXPECT_THAT(segments, ElementsAre(HostSegment{guest.backing->mapping().data(), size}));
@@ -317,7 +317,7 @@ TEST(PageLocks, Fault11PartialLastPagesAndFullRegionsCanBeLocked) {
 }
 
 TEST(PageLocks, Fault11APageThatMayBeReadButNotWrittenGivesAnError) {
-  Guarded guest({.lock_need = LockNeed::kProbe});
+  Guarded guest({.lock_mode = LockMode::kProbe});
   guest.backing->protect(1, Mapping::Access::kRead);
   SegmentArray<1> segments;
   EXPECT_TRUE(guest.memory.lock(range(0x100000, 0x3000), Access::kRead, segments));
@@ -326,7 +326,7 @@ TEST(PageLocks, Fault11APageThatMayBeReadButNotWrittenGivesAnError) {
 }
 
 TEST(PageLocks, Fault15ALockForWritingProbesForWriting) {
-  Guarded guest({.lock_need = LockNeed::kProbe});
+  Guarded guest({.lock_mode = LockMode::kProbe});
   guest.backing->protect(2, Mapping::Access::kRead);
   guest.backing->bytes()[0x2000] = std::byte{0x77};
   guest.backing->fault_hook = [&](const PageFault& fault) {
@@ -354,7 +354,7 @@ TEST(PageLocks, Fault22OnlyBackingsThatNeedItAreProbed) {
   EXPECT_TRUE(guarded.memory.lock(range(0x100000, 0x3000), Access::kRead, segments))
       << "a bitmap is asked, and no page is touched";
   EXPECT_THAT(guarded.backing->faults, IsEmpty());
-  Guarded probed({.lock_need = LockNeed::kProbe});
+  Guarded probed({.lock_mode = LockMode::kProbe});
   probed.backing->protect(1, Mapping::Access::kNone);
   EXPECT_FALSE(probed.memory.lock(range(0x100000, 0x3000), Access::kRead, segments));
 }
@@ -384,7 +384,7 @@ TEST(Backing, Fault22AdjacentPagesAreCopiedInOneGo) {
 }
 
 TEST(PageLocks, LengthsAtEveryEdgeGiveExactSegments) {
-  Guarded guest({.lock_need = LockNeed::kProbe});
+  Guarded guest({.lock_mode = LockMode::kProbe});
   std::byte* const host = guest.backing->mapping().data();
   for (const std::uint64_t start : {0x0u, 0x1u, 0xfffu, 0x1000u, 0xefffu}) {
     for (const std::uint64_t length : {1u, 4095u, 4096u, 4097u}) {

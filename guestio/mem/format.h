@@ -43,7 +43,7 @@ Out put(Out out, const PagedRange& range) {
   return gpns.size() > kMaxItems ? fmt::format_to(out, " …") : out;
 }
 template <typename Out, typename Piece>
-Out put(Out out, const PieceList<Piece>& list) {
+Out put(Out out, const RangeList<Piece>& list) {
   out = fmt::format_to(out, "{} bytes {{", list.length());
   std::size_t count = 0;
   for (const Piece piece : list) {

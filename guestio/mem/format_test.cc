@@ -29,7 +29,7 @@ TEST(Format, APagedRangeShowsItsPages) {
 
 TEST(Format, AListShowsItsPieces) {
   const std::array pieces{range(0x1000, 0x1000), range(0x9000, 2000), range(0, 100)};
-  const auto list = AddressRanges::from_pieces(pieces)->subrange(0, 6000);
+  const auto list = AddressRanges::from_ranges(pieces)->subrange(0, 6000);
   EXPECT_EQ(fmt::format("{}", list), "6000 bytes {[0x1000, 0x2000), [0x9000, 0x9770)}");
   EXPECT_EQ(fmt::format("{}", AnyRange(list)), fmt::format("{}", list));
   EXPECT_EQ(fmt::format("{}", PagedRanges()), "0 bytes {}");
@@ -41,7 +41,7 @@ TEST(Format, AListOfAnyLengthIsALineOfText) {
             "409600000 bytes from 0x0 of pages 0x1 0x1 0x1 0x1 0x1 0x1 0x1 0x1 0x1 0x1 0x1 0x1 0x1 "
             "0x1 0x1 0x1 …");
   const std::vector<AddressRange> pieces(17, range(0, 1));
-  const std::string text = fmt::format("{}", *AddressRanges::from_pieces(pieces));
+  const std::string text = fmt::format("{}", *AddressRanges::from_ranges(pieces));
   EXPECT_TRUE(text.ends_with("[0x0, 0x1), …}")) << text;
 }
 

@@ -36,7 +36,7 @@ Result<Region> make_region(const RegionSpec& spec) {
     region.mapped = std::min<std::uint64_t>(mapping.size() - spec.offset, length);
   }
   region.writable = backing.access() == Mapping::Access::kReadWrite;
-  region.lock_need = backing.lock_need();
+  region.lock_mode = backing.lock_mode();
   region.read_bitmap = backing.bitmap(Access::kRead);
   region.write_bitmap = backing.bitmap(Access::kWrite);
   region.backing = spec.backing;
@@ -75,7 +75,7 @@ GuestMemory::GuestMemory(std::shared_ptr<const Table> table) noexcept : table_(s
     if (!region.is_plain() || region.length < window_.readable) continue;
     window_ = {region.start, region.host, region.length,
                region.writable && table_->log == nullptr ? region.length : 0,
-               region.lock_need == LockNeed::kNothing};
+               region.lock_mode == LockMode::kNothing};
   }
 }
 
@@ -114,7 +114,7 @@ Result<std::byte*> GuestMemory::host_range(Gpa start, std::uint64_t length) cons
     return fail(ErrorKind::kOutOfRange, "bytes of one region of guest memory", length,
                 region->length - at);
   }
-  if (!region->is_plain() || region->lock_need != LockNeed::kNothing) {
+  if (!region->is_plain() || region->lock_mode != LockMode::kNothing) {
     return fail(ErrorKind::kNotLockable, "guest memory that is accessed in place", start.raw());
   }
   return region->host + at;
@@ -177,7 +177,7 @@ std::vector<RegionSpec> GuestMemory::specs() const {
 std::vector<ShareableRegion> GuestMemory::shareable_regions() const {
   std::vector<ShareableRegion> result;
   for (const Region& region : table().regions) {
-    for (const Shareable& part : region.backing->shareables()) {
+    for (const ShareableRange& part : region.backing->shareable_ranges()) {
       // The overlap of two ranges of the backing: what can be shared and what the region shows.
       const std::uint64_t first = std::max(part.offset, region.offset);
       const std::uint64_t end = std::min(part.offset + part.length, region.offset + region.length);

@@ -43,7 +43,7 @@ struct RegionInfo {
   Mapping::Access access;
 };
 
-/// A Shareable in guest addresses. The descriptor belongs to the memory.
+/// A ShareableRange in guest addresses. The descriptor belongs to the memory.
 struct ShareableRegion {
   Gpa start;
   std::uint64_t length;
@@ -109,7 +109,7 @@ class GuestMemory {
       if (try_copy(to.data(), host, to.size()) == to.size()) [[likely]]
         return {};
     }
-    return read_slowly(from, to);
+    return read_slow_path(from, to);
   }
   [[nodiscard, gnu::always_inline]] Result<> write(Gpa to,
                                                    std::span<const std::byte> from) const noexcept {
@@ -118,7 +118,7 @@ class GuestMemory {
       if (try_copy(host, from.data(), from.size()) == from.size()) [[likely]]
         return {};
     }
-    return write_slowly(to, from);
+    return write_slow_path(to, from);
   }
   [[nodiscard]] Result<> fill(Gpa to, std::byte value, std::uint64_t length) const noexcept {
     std::byte* host = host_of(to, length, window_.writable);
@@ -126,7 +126,7 @@ class GuestMemory {
       if (try_fill(host, value, length) == length) [[likely]]
         return {};
     }
-    return fill_slowly(to, value, length);
+    return fill_slow_path(to, value, length);
   }
 
   template <GuestRange Range>
@@ -145,7 +145,8 @@ class GuestMemory {
     const std::byte* host = host_of(from, sizeof(T), window_.readable);
     internal::Bits<T> bits{};
     if (host == nullptr || !internal::load(host, bits)) [[unlikely]] {
-      if (Result<> read = load_slowly(from, object_bytes(bits)); !read) return fail(read.error());
+      if (Result<> read = load_slow_path(from, object_bytes(bits)); !read)
+        return fail(read.error());
     }
     return std::bit_cast<T>(bits);
   }
@@ -155,7 +156,7 @@ class GuestMemory {
     std::byte* host = host_of(to, sizeof(T), window_.writable);
     if (host != nullptr && internal::store(host, bits)) [[likely]]
       return {};
-    return store_slowly(to, object_bytes(bits));
+    return store_slow_path(to, object_bytes(bits));
   }
   /// Stores `desired` if the value equals `expected`, atomically; else false, and `expected`
   /// becomes what was found. Errors: also misaligned when the address is no multiple of sizeof(T).
@@ -198,7 +199,7 @@ class GuestMemory {
   /// The same for a descriptor chain as it comes.
   [[nodiscard]] Result<PageLock> lock(std::span<const AddressRange> ranges, Access access,
                                       SegmentList& segments) const {
-    const auto list = AddressRanges::from_pieces(ranges);
+    const auto list = AddressRanges::from_ranges(ranges);
     if (!list) return fail(list.error());
     return lock(*list, access, segments);
   }
@@ -211,7 +212,7 @@ class GuestMemory {
   [[nodiscard]] Result<std::byte*> host_range(Gpa start, std::uint64_t length) const noexcept;
   /// As host_range() for bytes that are only read, or nullptr where finding them takes longer than
   /// a comparison: ask host_range() then.
-  [[nodiscard]] const std::byte* quick_host_range(Gpa start, std::uint64_t length) const noexcept {
+  [[nodiscard]] const std::byte* fast_host_range(Gpa start, std::uint64_t length) const noexcept {
     return host_of(start, length, window_.readable);
   }
   /// Makes memory known to the kernel that it does not know by its mapping.
@@ -261,11 +262,12 @@ class GuestMemory {
     return std::as_bytes(std::span(&bits, 1));
   }
 
-  [[nodiscard]] Result<> read_slowly(Gpa from, std::span<std::byte> to) const noexcept;
-  [[nodiscard]] Result<> write_slowly(Gpa to, std::span<const std::byte> from) const noexcept;
-  [[nodiscard]] Result<> fill_slowly(Gpa to, std::byte value, std::uint64_t length) const noexcept;
-  [[nodiscard]] Result<> load_slowly(Gpa from, std::span<std::byte> to) const noexcept;
-  [[nodiscard]] Result<> store_slowly(Gpa to, std::span<const std::byte> from) const noexcept;
+  [[nodiscard]] Result<> read_slow_path(Gpa from, std::span<std::byte> to) const noexcept;
+  [[nodiscard]] Result<> write_slow_path(Gpa to, std::span<const std::byte> from) const noexcept;
+  [[nodiscard]] Result<> fill_slow_path(Gpa to, std::byte value,
+                                        std::uint64_t length) const noexcept;
+  [[nodiscard]] Result<> load_slow_path(Gpa from, std::span<std::byte> to) const noexcept;
+  [[nodiscard]] Result<> store_slow_path(Gpa to, std::span<const std::byte> from) const noexcept;
   [[nodiscard]] Result<bool> compare_exchange_bytes(
       Gpa at, std::span<std::byte> expected, std::span<const std::byte> desired) const noexcept;
 

@@ -195,33 +195,33 @@ Result<> access(const Table& table, Gpa start, std::uint64_t length, Operation o
 
 }  // namespace
 
-Result<> GuestMemory::read_slowly(Gpa from, std::span<std::byte> to) const noexcept {
+Result<> GuestMemory::read_slow_path(Gpa from, std::span<std::byte> to) const noexcept {
   return access(table(), from, to.size(), ReadBytes{to.data()});
 }
 
-Result<> GuestMemory::write_slowly(Gpa to, std::span<const std::byte> from) const noexcept {
+Result<> GuestMemory::write_slow_path(Gpa to, std::span<const std::byte> from) const noexcept {
   return access(table(), to, from.size(), WriteBytes{from.data()});
 }
 
-Result<> GuestMemory::fill_slowly(Gpa to, std::byte value, std::uint64_t length) const noexcept {
+Result<> GuestMemory::fill_slow_path(Gpa to, std::byte value, std::uint64_t length) const noexcept {
   return access(table(), to, length, FillBytes{value});
 }
 
-Result<> GuestMemory::load_slowly(Gpa from, std::span<std::byte> to) const noexcept {
+Result<> GuestMemory::load_slow_path(Gpa from, std::span<std::byte> to) const noexcept {
   switch (to.size()) {
     case 2: return access(table(), from, 2, LoadWord<std::uint16_t>{{to.data()}});
     case 4: return access(table(), from, 4, LoadWord<std::uint32_t>{{to.data()}});
     case 8: return access(table(), from, 8, LoadWord<std::uint64_t>{{to.data()}});
-    default: return read_slowly(from, to);
+    default: return read_slow_path(from, to);
   }
 }
 
-Result<> GuestMemory::store_slowly(Gpa to, std::span<const std::byte> from) const noexcept {
+Result<> GuestMemory::store_slow_path(Gpa to, std::span<const std::byte> from) const noexcept {
   switch (from.size()) {
     case 2: return access(table(), to, 2, StoreWord<std::uint16_t>{{from.data()}});
     case 4: return access(table(), to, 4, StoreWord<std::uint32_t>{{from.data()}});
     case 8: return access(table(), to, 8, StoreWord<std::uint64_t>{{from.data()}});
-    default: return write_slowly(to, from);
+    default: return write_slow_path(to, from);
   }
 }
 

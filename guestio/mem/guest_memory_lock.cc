@@ -61,7 +61,7 @@ Result<> check_for_lock(const Piece& piece, Access access) noexcept {
   if (piece.length > region.mapped - std::min(region.mapped, piece.at)) {
     return fail(ErrorKind::kNotLockable, "guest memory without a mapping", piece.address().raw());
   }
-  const Touch touching = region.lock_need == LockNeed::kProbe ? Touch::kYes : Touch::kNo;
+  const Touch touching = region.lock_mode == LockMode::kProbe ? Touch::kYes : Touch::kNo;
   return for_each_page(piece, [&](const Piece& page) -> Result<> {
     const auto use = check_page(page, access, touching);
     if (!use) return fail(use.error());
@@ -165,7 +165,7 @@ struct internal::LockBuilder {
       return {};
     if (Result<> writable = internal::check_writable(piece, access); !writable) return writable;
     if (Result<> good = check_for_lock(piece, access); !good) return good;
-    if (region.lock_need != LockNeed::kHold) return {};
+    if (region.lock_mode != LockMode::kLockPages) return {};
     // Written down first: after a successful lock nothing may fail before it can be undone.
     if (lock.held_ == nullptr) lock.held_ = std::make_unique<std::vector<PageLock::Held>>();
     lock.held_->push_back({region.backing, piece.backing_offset(), piece.length});

@@ -23,7 +23,7 @@ struct Region {
   std::uint64_t offset = 0;       ///< of the first byte in the backing: counts pages in bitmaps
   std::uint64_t log_address = 0;  ///< of the first byte in the dirty log; a view keeps the original
   bool writable = true;
-  LockNeed lock_need = LockNeed::kNothing;
+  LockMode lock_mode = LockMode::kNothing;
   std::optional<AccessBitmap> read_bitmap;
   std::optional<AccessBitmap> write_bitmap;
   std::shared_ptr<Backing> backing;
@@ -34,7 +34,7 @@ struct Region {
   }
   /// Whether the kernel can be given host addresses without further ado.
   [[nodiscard]] bool is_free_to_lock(Access access) const noexcept {
-    return is_plain() && lock_need == LockNeed::kNothing && (writable || access == Access::kRead);
+    return is_plain() && lock_mode == LockMode::kNothing && (writable || access == Access::kRead);
   }
   [[nodiscard]] const std::optional<AccessBitmap>& bitmap(Access access) const noexcept {
     return access == Access::kWrite ? write_bitmap : read_bitmap;

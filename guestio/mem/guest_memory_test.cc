@@ -229,7 +229,7 @@ TEST(GuestMemory, ReadsAndWritesRangesOfEveryKind) {
   const std::array gpns{Gpn(5), Gpn(6), Gpn(2)};
   const PagedRange paged = *PagedRange::from_pages(0xffe, 0x1004, gpns);
   const std::array pieces{range(0x9000, 3), range(0x9100, 0), range(0x8000, 4)};
-  const auto list = *AddressRanges::from_pieces(pieces);
+  const auto list = *AddressRanges::from_ranges(pieces);
   std::vector<std::byte> data(0x1004);
   for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::byte>(i * 31);
   ASSERT_TRUE(memory.write(paged, data));

@@ -24,8 +24,8 @@ struct HostSegment {
   /// Behind the last byte.
   [[nodiscard]] constexpr std::byte* end() const noexcept { return data + length; }
   /// The bytes [offset, offset + length) of these. Requires: they lie inside.
-  [[nodiscard]] constexpr HostSegment part(std::size_t part_offset,
-                                           std::size_t part_length) const noexcept {
+  [[nodiscard]] constexpr HostSegment subsegment(std::size_t part_offset,
+                                                 std::size_t part_length) const noexcept {
     return {data + part_offset, part_length};
   }
 

@@ -100,13 +100,13 @@ class FileBacking final : public PlainBacking {
   ~FileBacking() override {
     if (place_ == nullptr) return;
     // Should this fail, the file stays mapped until the reservation goes: safe, only wasteful.
-    (void)place_->space.clear(static_cast<std::size_t>(bytes_.data() - place_->space.data()),
-                              bytes_.size());
+    (void)place_->space.unmap_at(static_cast<std::size_t>(bytes_.data() - place_->space.data()),
+                                 bytes_.size());
   }
 
   [[nodiscard]] std::span<std::byte> mapping() const noexcept override { return bytes_; }
   [[nodiscard]] Mapping::Access access() const noexcept override { return region_.access; }
-  [[nodiscard]] std::vector<Shareable> shareables() const override {
+  [[nodiscard]] std::vector<ShareableRange> shareable_ranges() const override {
     return {{0, bytes_.size(), fd_.get(), region_.offset}};
   }
 
@@ -145,7 +145,7 @@ Result<std::shared_ptr<Backing>> map_in_place(const CheckedRegion& checked,
   if (!fd) return fail(fd.error());
   const std::uint64_t at = region.start.raw() - place->start;
   if (const auto placed =
-          place->space.place_file(at, region.fd, region.offset, region.size.raw(), region.access);
+          place->space.map_file_at(at, region.fd, region.offset, region.size.raw(), region.access);
       !placed) {
     return fail(placed.error());
   }

@@ -152,10 +152,10 @@ TEST_F(ReaderWriterTest, AFailedWriteDoesNotMoveThePosition) {
 TEST_F(ReaderWriterTest, WorkOnEveryKindOfRange) {
   const std::array chain{AddressRange::from_checked(Gpa(0x10), 2),
                          AddressRange::from_checked(Gpa(0x3000), 2)};
-  MemoryReader chained(memory_, *AddressRanges::from_pieces(chain));
+  MemoryReader chained(memory_, *AddressRanges::from_ranges(chain));
   EXPECT_EQ(*chained.read_value<std::uint32_t>(), 0x01001110u);
   const std::array pieces{range_.subrange(0xf, 2), range_.subrange(0, 1)};
-  MemoryReader scattered(memory_, *PagedRanges::from_pieces(pieces));
+  MemoryReader scattered(memory_, *PagedRanges::from_ranges(pieces));
   EXPECT_EQ(*scattered.read_value<std::uint16_t>(), 0x00ffu);
   EXPECT_EQ(scattered.remaining(), 1u);
   MemoryWriter whole(memory_, chain[0]);

@@ -25,20 +25,20 @@ namespace guestio::mem {
 ///
 /// A view, four words: it does not own the list.
 template <typename Piece>
-class PieceList {
+class RangeList {
  public:
   /// The empty window.
-  constexpr PieceList() noexcept = default;
+  constexpr RangeList() noexcept = default;
 
   /// All bytes of the pieces. Errors: too-large when the lengths do not add up in 64 bits.
-  [[nodiscard]] static Result<PieceList> from_pieces(std::span<const Piece> pieces) noexcept {
+  [[nodiscard]] static Result<RangeList> from_ranges(std::span<const Piece> pieces) noexcept {
     std::uint64_t length = 0;
     for (const Piece& piece : pieces) {
       if (__builtin_add_overflow(length, piece.length(), &length)) [[unlikely]] {
         return fail(ErrorKind::kTooLarge, "list of guest ranges", piece.length(), ~length);
       }
     }
-    PieceList list(pieces.data(), pieces.size(), 0, length);
+    RangeList list(pieces.data(), pieces.size(), 0, length);
     list.drop_used_up();
     return list;
   }
@@ -47,7 +47,7 @@ class PieceList {
   [[nodiscard]] constexpr bool is_empty() const noexcept { return length_ == 0; }
 
   /// The bytes [offset, offset + length) of the window. Errors: out-of-range.
-  [[nodiscard]] Result<PieceList> try_subrange(std::uint64_t offset,
+  [[nodiscard]] Result<RangeList> try_subrange(std::uint64_t offset,
                                                std::uint64_t length) const noexcept {
     if (!fits_within(offset, length, length_)) [[unlikely]] {
       return internal::fail_outside_window(offset, length, length_);
@@ -69,14 +69,14 @@ class PieceList {
     return {};
   }
   /// The first `at` bytes and the rest. Errors: out-of-range.
-  [[nodiscard]] Result<Split<PieceList>> try_split(std::uint64_t at) const noexcept {
+  [[nodiscard]] Result<Split<RangeList>> try_split(std::uint64_t at) const noexcept {
     if (at > length_) [[unlikely]]
       return internal::fail_outside_window(0, at, length_);
-    return Split<PieceList>{subrange_unchecked(0, at), subrange_unchecked(at, length_ - at)};
+    return Split<RangeList>{subrange_unchecked(0, at), subrange_unchecked(at, length_ - at)};
   }
 
   // The same for lengths of our own. Requires: they lie in the window; 0 and length() do.
-  [[nodiscard]] PieceList subrange(std::uint64_t offset, std::uint64_t length) const noexcept {
+  [[nodiscard]] RangeList subrange(std::uint64_t offset, std::uint64_t length) const noexcept {
     GUESTIO_CHECK(fits_within(offset, length, length_), "a subrange inside the window");
     return subrange_unchecked(offset, length);
   }
@@ -88,7 +88,7 @@ class PieceList {
     GUESTIO_CHECK(count <= length_, "to truncate inside the window");
     length_ = count;
   }
-  [[nodiscard]] Split<PieceList> split(std::uint64_t at) const noexcept {
+  [[nodiscard]] Split<RangeList> split(std::uint64_t at) const noexcept {
     GUESTIO_CHECK(at <= length_, "to split inside the window");
     return {subrange_unchecked(0, at), subrange_unchecked(at, length_ - at)};
   }
@@ -99,7 +99,7 @@ class PieceList {
     using value_type = Piece;
     using difference_type = std::ptrdiff_t;
 
-    [[gnu::always_inline]] constexpr explicit Iterator(const PieceList& list) noexcept
+    [[gnu::always_inline]] constexpr explicit Iterator(const RangeList& list) noexcept
         : behind_(list.pieces_), left_(list.length_) {
       if (left_ == 0) return;
       piece_ = list.front();
@@ -137,7 +137,7 @@ class PieceList {
  private:
   friend class AnyRange;
 
-  constexpr PieceList(const Piece* pieces, std::size_t count, std::uint64_t used,
+  constexpr RangeList(const Piece* pieces, std::size_t count, std::uint64_t used,
                       std::uint64_t length) noexcept
       : pieces_(pieces), count_(count), used_(used), length_(length) {}
 
@@ -166,9 +166,9 @@ class PieceList {
     used_ += count;
     drop_used_up();
   }
-  [[nodiscard]] constexpr PieceList subrange_unchecked(std::uint64_t offset,
+  [[nodiscard]] constexpr RangeList subrange_unchecked(std::uint64_t offset,
                                                        std::uint64_t length) const noexcept {
-    PieceList result = *this;
+    RangeList result = *this;
     result.skip_unchecked(offset);
     result.length_ = length;
     return result;
@@ -181,12 +181,12 @@ class PieceList {
 };
 
 /// Page lists one after the other.
-using PagedRanges = PieceList<PagedRange>;
+using PagedRanges = RangeList<PagedRange>;
 /// Address ranges one after the other: a virtio descriptor chain as it comes.
-using AddressRanges = PieceList<AddressRange>;
+using AddressRanges = RangeList<AddressRange>;
 
 template <typename Piece, typename Visit>
-[[nodiscard]] inline Result<> for_each_run(const PieceList<Piece>& list, Visit&& visit) {
+[[nodiscard]] inline Result<> for_each_run(const RangeList<Piece>& list, Visit&& visit) {
   for (const Piece piece : list) {
     if (Result<> visited = for_each_run(piece, visit); !visited) [[unlikely]]
       return visited;

@@ -34,7 +34,7 @@ class PagedRangesTest : public testing::Test {
  protected:
   std::array<PagedRange, 4> pieces_{PagedRange(), *PagedRange::from_pages(0x800, 0x1810, kFirst),
                                     PagedRange(), *PagedRange::from_pages(0x40, 0x20, kSecond)};
-  PagedRanges ranges_ = *PagedRanges::from_pieces(pieces_);
+  PagedRanges ranges_ = *PagedRanges::from_ranges(pieces_);
 };
 
 TEST_F(PagedRangesTest, IsOneBuffer) {
@@ -96,7 +96,7 @@ TEST_F(PagedRangesTest, ContractFormsStopTheProcess) {
 TEST_F(PagedRangesTest, AnInvalidPageEndsTheWalk) {
   const std::array bad{Gpn(1), Gpn(kTop)};
   pieces_[2] = PagedRange::from_whole_pages(bad);
-  const PagedRanges ranges = *PagedRanges::from_pieces(pieces_);
+  const PagedRanges ranges = *PagedRanges::from_ranges(pieces_);
   int runs = 0;
   const auto walked = for_each_run(ranges, [&](const AddressRange&) -> Result<> {
     ++runs;
@@ -108,7 +108,7 @@ TEST_F(PagedRangesTest, AnInvalidPageEndsTheWalk) {
 
 TEST(AddressRanges, IsAChainAsItComes) {
   const std::array chain{test::range(0x100, 0x10), test::range(0x9000, 0), test::range(0x80, 3)};
-  const AddressRanges ranges = *AddressRanges::from_pieces(chain);
+  const AddressRanges ranges = *AddressRanges::from_ranges(chain);
   EXPECT_EQ(ranges.length(), 0x13u);
   EXPECT_THAT(runs_of(ranges.subrange(0xf, 3)),
               ElementsAre(test::range(0x10f, 1), test::range(0x80, 2)));
@@ -116,11 +116,11 @@ TEST(AddressRanges, IsAChainAsItComes) {
 
 TEST(AddressRanges, RefusesLengthsThatDoNotAddUp) {
   const std::array chain{test::range(0, kTop), test::range(0, 2)};
-  EXPECT_EQ(AddressRanges::from_pieces(chain).error().kind, ErrorKind::kTooLarge);
+  EXPECT_EQ(AddressRanges::from_ranges(chain).error().kind, ErrorKind::kTooLarge);
 }
 
 TEST(AddressRanges, ACopyOfAnEmptyListIsEmpty) {
-  EXPECT_TRUE(AddressRanges::from_pieces({})->is_empty());
+  EXPECT_TRUE(AddressRanges::from_ranges({})->is_empty());
   EXPECT_THAT(runs_of(AddressRanges()), IsEmpty());
 }
 
@@ -128,7 +128,7 @@ TEST(ForEachRun, EndsWithTheFirstErrorOfTheVisitor) {
   const std::array chain{test::range(0x100, 1), test::range(0x9000, 1), test::range(0x80, 3)};
   int visits = 0;
   const auto walked =
-      for_each_run(*AddressRanges::from_pieces(chain), [&](const AddressRange&) -> Result<> {
+      for_each_run(*AddressRanges::from_ranges(chain), [&](const AddressRange&) -> Result<> {
         if (++visits == 2) return fail(ErrorKind::kCancelled, "walk");
         return {};
       });

@@ -40,7 +40,7 @@ struct MemoryRegistry::Area final : uring::BufferGuard {
       : owner(area_owner),
         backing(spec.backing),
         bytes(backing->mapping().subspan(spec.offset, spec.length.raw())) {
-    const auto files = backing->shareables();
+    const auto files = backing->shareable_ranges();
     if (files.empty()) return;
     is_elsewhere = files.size() != 1 || files.front().offset > spec.offset ||
                    !is_memory_file(files.front().fd);
@@ -362,10 +362,11 @@ void MemoryRegistry::lose(Area& area) noexcept {
   area.state = Area::State::kLost;
   generation_.fetch_add(1, std::memory_order_release);
   has_job_.notify_one();
-  log::limited_info(log_->visits,
-                    "{}: the guest gives memory back: a region of {} KiB is used unregistered from "
-                    "now on, which only costs time",
-                    log_->name, area.bytes.size() >> 10U);
+  log::rate_limited_info(
+      log_->connections,
+      "{}: the guest gives memory back: a region of {} KiB is used unregistered from "
+      "now on, which only costs time",
+      log_->name, area.bytes.size() >> 10U);
 }
 
 void MemoryRegistry::tell(const Error& refusal) noexcept {

@@ -24,7 +24,7 @@ struct FreeBlock {
   FreeBlock* next;
 };
 
-constexpr std::size_t kClasses = FramePool::kLargestFrame / FramePool::kGranule;
+constexpr std::size_t kClasses = FramePool::kMaxFrameBytes / FramePool::kGranule;
 
 // Trivially destructible, so it can still be asked after the thread's destructors have run: a
 // frame that is freed that late goes straight to the heap.
@@ -59,7 +59,7 @@ bool may_keep(std::size_t rounded) noexcept {
     static thread_local ReleaseAtThreadExit release_at_thread_exit;
   }
   return free_lists.state == FreeLists::State::kOpen &&
-         free_lists.kept + rounded <= FramePool::kMaxKept;
+         free_lists.kept + rounded <= FramePool::kMaxKeptBytes;
 }
 
 constexpr std::size_t class_of(std::size_t size) noexcept {
@@ -72,7 +72,7 @@ constexpr std::size_t size_of_class(std::size_t index) noexcept {
 }  // namespace
 
 void* FramePool::allocate(std::size_t size) noexcept {
-  if (!kKeepBlocks || size > kLargestFrame) return ::operator new(size);
+  if (!kKeepBlocks || size > kMaxFrameBytes) return ::operator new(size);
   const std::size_t index = class_of(size);
   FreeBlock* const block = free_lists.heads[index];
   if (block == nullptr) [[unlikely]]
@@ -83,7 +83,7 @@ void* FramePool::allocate(std::size_t size) noexcept {
 }
 
 void FramePool::release(void* block, std::size_t size) noexcept {
-  if (kKeepBlocks && size <= kLargestFrame) {
+  if (kKeepBlocks && size <= kMaxFrameBytes) {
     const std::size_t index = class_of(size);
     if (may_keep(size_of_class(index))) {
       free_lists.heads[index] = new (block) FreeBlock{free_lists.heads[index]};

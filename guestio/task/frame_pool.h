@@ -9,9 +9,10 @@ namespace guestio::task {
 
 /// Free lists by size, one set a thread.
 ///
-/// 1. A block of at most kLargestFrame bytes is kept when it is freed, on the thread that frees it,
+/// 1. A block of at most kMaxFrameBytes bytes is kept when it is freed, on the thread that frees
+/// it,
 ///    whichever thread allocated it; larger ones go to operator new and delete.
-/// 2. A thread keeps at most kMaxKept bytes and gives all of them back when it ends.
+/// 2. A thread keeps at most kMaxKeptBytes bytes and gives all of them back when it ends.
 /// 3. Built for the address or thread sanitizer it keeps nothing: a frame used after its end is
 ///    seen as such.
 ///
@@ -21,8 +22,8 @@ class FramePool {
  public:
   /// Sizes are rounded up to a multiple of it.
   static constexpr std::size_t kGranule = 128;
-  static constexpr std::size_t kLargestFrame = 8192;
-  static constexpr std::size_t kMaxKept = std::size_t{16} << 20;
+  static constexpr std::size_t kMaxFrameBytes = 8192;
+  static constexpr std::size_t kMaxKeptBytes = std::size_t{16} << 20;
 
   /// Aligned as by operator new.
   [[nodiscard]] static void* allocate(std::size_t size) noexcept;

@@ -25,7 +25,7 @@ TEST(FramePool, GivesTheSameBlockAgainForTheSameSizeClass) {
 TEST(FramePool, BlocksAreUsableInTheirWholeLength) {
   for (const std::size_t size :
        {std::size_t{0}, std::size_t{1}, std::size_t{127}, std::size_t{128}, std::size_t{129},
-        FramePool::kLargestFrame - 1, FramePool::kLargestFrame, FramePool::kLargestFrame + 1}) {
+        FramePool::kMaxFrameBytes - 1, FramePool::kMaxFrameBytes, FramePool::kMaxFrameBytes + 1}) {
     void* const block = FramePool::allocate(size);
     ASSERT_NE(block, nullptr);
     std::memset(block, 0xa5, size);
@@ -35,20 +35,20 @@ TEST(FramePool, BlocksAreUsableInTheirWholeLength) {
 
 TEST(FramePool, KeepsNothingAboveTheLargestClass) {
   const std::size_t before = FramePool::kept_bytes();
-  void* const block = FramePool::allocate(FramePool::kLargestFrame + 1);
-  FramePool::release(block, FramePool::kLargestFrame + 1);
+  void* const block = FramePool::allocate(FramePool::kMaxFrameBytes + 1);
+  FramePool::release(block, FramePool::kMaxFrameBytes + 1);
   EXPECT_EQ(FramePool::kept_bytes(), before);
 }
 
 TEST(FramePool, KeepsABoundedAmount) {
-  constexpr std::size_t kBlocks = 2 * FramePool::kMaxKept / FramePool::kLargestFrame;
+  constexpr std::size_t kBlocks = 2 * FramePool::kMaxKeptBytes / FramePool::kMaxFrameBytes;
   std::vector<void*> blocks;
   blocks.reserve(kBlocks);
   for (std::size_t i = 0; i < kBlocks; ++i) {
-    blocks.push_back(FramePool::allocate(FramePool::kLargestFrame));
+    blocks.push_back(FramePool::allocate(FramePool::kMaxFrameBytes));
   }
-  for (void* const block : blocks) FramePool::release(block, FramePool::kLargestFrame);
-  EXPECT_LE(FramePool::kept_bytes(), FramePool::kMaxKept);
+  for (void* const block : blocks) FramePool::release(block, FramePool::kMaxFrameBytes);
+  EXPECT_LE(FramePool::kept_bytes(), FramePool::kMaxKeptBytes);
 }
 
 TEST(FramePool, ABlockMayBeFreedOnAnotherThread) {

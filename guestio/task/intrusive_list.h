@@ -75,7 +75,7 @@ class IntrusiveList {
   }
 
   /// Moves all members of `other` behind its own, in order.
-  void take_all(IntrusiveList& other) noexcept {
+  void splice_back(IntrusiveList& other) noexcept {
     if (other.is_empty()) return;
     ListNode<T>* const first = other.head_.next_;
     ListNode<T>* const last = other.head_.previous_;

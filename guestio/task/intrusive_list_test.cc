@@ -68,8 +68,8 @@ TEST(IntrusiveList, TakesAllOfAnotherBehindItsOwn) {
   list.push_back(first);
   other.push_back(second);
   other.push_back(third);
-  list.take_all(other);
-  list.take_all(other);  // empty by now
+  list.splice_back(other);
+  list.splice_back(other);  // empty by now
   EXPECT_TRUE(other.is_empty());
   EXPECT_THAT(drain(list), ElementsAre(1, 2, 3));
 }

@@ -13,10 +13,10 @@ namespace guestio::task {
 /// from where it goes on when it is told to.
 ///
 ///     the task: while (...) {                                whoever asks:
-///                 if (point.is_wanted()) {                     point.ask();
+///                 if (point.is_requested()) {                     point.request();
 ///                   co_await point.rest();                     co_await point.reached(limit);
 ///                   continue;                                  ...
-///                 }                                            point.go_on();
+///                 }                                            point.resume();
 ///                 co_await next_step(point.token());
 ///               }
 ///               point.end();
@@ -30,7 +30,7 @@ class RestPoint {
 
   // The task.
 
-  [[nodiscard]] bool is_wanted() const noexcept { return is_wanted_; }
+  [[nodiscard]] bool is_requested() const noexcept { return is_requested_; }
   /// Stopped when rest is wanted: ends the wait for a next step that nobody has begun.
   [[nodiscard]] task::StopToken token() noexcept { return interrupts_.back()->token(); }
   [[nodiscard]] task::Event::Awaiter rest() noexcept {
@@ -45,8 +45,8 @@ class RestPoint {
 
   // Whoever asks.
 
-  void ask() {
-    is_wanted_ = true;
+  void request() {
+    is_requested_ = true;
     may_resume_.reset();
     interrupts_.back()->request_stop();
   }
@@ -57,7 +57,7 @@ class RestPoint {
   [[nodiscard]] bool is_reached() const noexcept { return at_rest_.is_set(); }
   /// Whether the task rests or not.
   void resume() {
-    is_wanted_ = false;
+    is_requested_ = false;
     // A task that has not come here may still hold a token of the last one.
     if (at_rest_.is_set()) interrupts_.clear();
     interrupts_.push_back(std::make_unique<task::StopSource>());
@@ -67,7 +67,7 @@ class RestPoint {
 
  private:
   std::vector<std::unique_ptr<task::StopSource>> interrupts_ = make_first();
-  bool is_wanted_ = false;
+  bool is_requested_ = false;
   bool has_ended_ = false;
   task::Event at_rest_;
   task::Event may_resume_;

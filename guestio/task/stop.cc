@@ -24,7 +24,7 @@ void StopSource::request_stop() noexcept {
   requested_ = true;
   // A list of our own: a listener may destroy this source.
   IntrusiveList<StopListener> told;
-  told.take_all(listeners_);
+  told.splice_back(listeners_);
   while (StopListener* const listener = told.pop_front()) listener->on_stop();
 }
 

@@ -169,7 +169,7 @@ void Loop::complete_ready() noexcept {
     finish(*operation, completion.res, completion.flags);
   }
   task::IntrusiveList<Operation> due;
-  due.take_all(cancelled_);
+  due.splice_back(cancelled_);
   while (Operation* const operation = due.pop_front()) finish(*operation, -ECANCELED, 0);
 }
 
@@ -187,7 +187,7 @@ bool Loop::ask_pollers() noexcept {
   if (pollers_.is_empty()) return false;
   bool is_busy = false;
   task::IntrusiveList<Poller> asked;  // each once, though they may add and remove one another
-  asked.take_all(pollers_);
+  asked.splice_back(pollers_);
   while (Poller* const poller = asked.pop_front()) {
     pollers_.push_back(*poller);
     is_busy |= poller->poll();
@@ -197,7 +197,7 @@ bool Loop::ask_pollers() noexcept {
 
 void Loop::run_deferred() noexcept {
   task::IntrusiveList<Deferred> due;
-  due.take_all(deferred_);
+  due.splice_back(deferred_);
   while (Deferred* const deferred = due.pop_front()) deferred->run();
 }
 

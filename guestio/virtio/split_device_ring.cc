@@ -31,7 +31,7 @@ class IndirectTable {
   IndirectTable(const mem::GuestMemory& memory, Gpa start, std::uint32_t entries) noexcept
       : memory_(memory), start_(start), entries_(entries) {
     const std::byte* const host =
-        memory.quick_host_range(start, std::uint64_t{entries} * sizeof(Descriptor));
+        memory.fast_host_range(start, std::uint64_t{entries} * sizeof(Descriptor));
     if (is_aligned(reinterpret_cast<std::uintptr_t>(host), alignof(Descriptor))) {
       in_place_ = reinterpret_cast<const Descriptor*>(host);
     }
@@ -208,7 +208,7 @@ void SplitDeviceRing::prefetch_ahead(const mem::GuestMemory& memory) const noexc
   Descriptor descriptor{};
   if (!try_fetch(ring_.descriptor(head), descriptor)) return;
   if ((descriptor.flags & kDescriptorIndirect) == 0) return;
-  const std::byte* const table = memory.quick_host_range(Gpa(descriptor.address), 1);
+  const std::byte* const table = memory.fast_host_range(Gpa(descriptor.address), 1);
   if (table != nullptr) __builtin_prefetch(table);
 }
 

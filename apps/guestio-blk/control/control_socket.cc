@@ -54,7 +54,7 @@ task::Task<> ControlSocket::serve(uring::Loop& loop, Answer answer, Conversation
   constexpr std::chrono::milliseconds kLongestPause(200);
   auto pause = kShortestPause;
   while (!stop_.stop_requested()) {
-    if (rest_.is_wanted()) {
+    if (rest_.is_requested()) {
       auto parked = rest_.rest();
       co_await parked;
       continue;
@@ -64,7 +64,7 @@ task::Task<> ControlSocket::serve(uring::Loop& loop, Answer answer, Conversation
     if (accepted == -ECANCELED) continue;
     if (accepted < 0) {
       const Error cause = Error::host(-accepted, "accept a client");
-      log::limited_warning(shortages_, "control socket: host failure: {}", cause.to_string());
+      log::rate_limited_warning(shortages_, "control socket: host failure: {}", cause.to_string());
       // The socket stays ready as long as the lack lasts.
       (void)co_await uring::sleep(loop, pause, stop_.token());
       pause = std::min(2 * pause, kLongestPause);

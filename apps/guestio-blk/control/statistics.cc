@@ -75,7 +75,7 @@ Json to_json(const Counts& counts) {
           {"direct_bytes", counts.channel.transfers.direct_bytes.value()},
           {"bounced_bytes",
            {{"misaligned", bounced[BounceReason::kMisaligned]},
-            {"joint", bounced[BounceReason::kJoint]},
+            {"joint", bounced[BounceReason::kSegmentBoundary]},
             {"padding", bounced[BounceReason::kPadding]},
             {"policy", bounced[BounceReason::kPolicy]},
             {"many_pieces", bounced[BounceReason::kManyPieces]},

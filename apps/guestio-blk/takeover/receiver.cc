@@ -316,7 +316,7 @@ task::Task<> TakeoverReceiver::start(std::span<const std::unique_ptr<ServedDisk>
   log::info("took over from process {}: I/O stood still for {} us, {} of them here", other_,
             to_us(now - since_), to_us(now - is_ours_));
   for (const auto& disk : disks) {
-    if (disk->listener() != nullptr) disk->listener()->announce();
+    if (disk->listener() != nullptr) disk->listener()->announce_owner();
   }
   socket_.reset();
 }

@@ -49,7 +49,7 @@ class TakeoverReceiver {
   /// A listening socket that is the other's until the end: its path is not ours to remove.
   struct Socket {
     UniqueFd fd;
-    UnixListener::Place place;
+    UnixListener::BoundPath place;
   };
 
   static Socket read_socket(Fields fields);

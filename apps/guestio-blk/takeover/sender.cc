@@ -39,7 +39,7 @@ std::unexpected<std::string> give_up(const Error& error, const char* what) {
 }
 
 Json describe_listener(const UnixListener& listener, TakeoverMessage& message,
-                       const UnixListener::Place& place) {
+                       const UnixListener::BoundPath& place) {
   auto socket = duplicate_fd(listener.fd());
   if (!socket) return nullptr;
   return {{"fd", message.add(std::move(*socket))},
@@ -59,7 +59,7 @@ std::expected<Json, std::string> describe_disk(const ServedDisk& disk, TakeoverM
   words.push_back({"serial", disk.serial()});
   Json listener;
   if (disk.listener() != nullptr) {
-    listener = describe_listener(*disk.listener(), message, disk.listener()->place());
+    listener = describe_listener(*disk.listener(), message, disk.listener()->bound_path());
     if (listener.is_null()) return std::unexpected("no descriptor is left to copy a socket to");
   }
   return Json{{"settings", std::move(words)},
@@ -178,7 +178,7 @@ std::expected<TakeoverMessage, std::string> TakeoverSender::describe() const {
     if (!described) return std::unexpected(described.error());
     failed.push_back(std::move(*described));
   }
-  const auto place = control_->listener().place();
+  const auto place = control_->listener().bound_path();
   Json control = describe_listener(control_->listener(), message, place);
   if (control.is_null()) return std::unexpected("no descriptor is left to copy a socket to");
   const auto version = failed.empty() ? kTakeoverVersion : kTakeoverVersionWithFailed;
@@ -223,7 +223,7 @@ task::Task<TakeoverSender::Outcome> TakeoverSender::rest() {
   for (const auto& disk : context_.disks) {
     parked.spawn(rest_disk(*disk, limit.token(), last_limit.token(), late));
   }
-  control_->rest_point().ask();
+  control_->rest_point().request();
   auto all = parked.join();
   co_await all;
   auto control = control_->rest_point().reached(last_limit.token());
@@ -326,7 +326,7 @@ task::Task<TakeoverSender::Outcome> TakeoverSender::pass_sessions(int socket) {
   log::info("another process has taken over; I/O stood still for {} us until then",
             std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since_).count());
   // Sockets and rings are the other's: nothing is shut down, removed or waited for.
-  (void)log::flush(log::kExitLimit);
+  (void)log::flush(log::kExitTimeout);
   std::_Exit(EXIT_SUCCESS);
 }
 

@@ -77,7 +77,7 @@ std::span<IoBuffer> drop_front(std::span<IoBuffer> segments, std::size_t bytes) 
   }
   if (bytes != 0) {
     IoBuffer& first = segments.front();
-    first = first.part(bytes, first.length - bytes);
+    first = first.subsegment(bytes, first.length - bytes);
   }
   return segments;
 }
@@ -116,7 +116,7 @@ FileChannel::FileChannel(FileDisk& disk, uring::Loop& loop, buf::OpenBounceAccou
       calls_(disk.calls_pay_),
       bounces_reads_(disk.bounces_reads_),
       secure_erase_(loop, disk.fd_.get(), shortages_) {
-  GUESTIO_CHECK(bounce_per_call_ <= bounce_->most(), "bounce memory for at least two pages");
+  GUESTIO_CHECK(bounce_per_call_ <= bounce_->max_grant(), "bounce memory for at least two pages");
   for (std::size_t i = 0; i < kDirectTransfers; ++i) transfers_.emplace_back(*this);
   for (DirectTransfer& transfer : transfers_) idle_.push_front(transfer);
 }

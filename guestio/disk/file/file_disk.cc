@@ -283,7 +283,7 @@ std::int32_t FileDisk::flush_by_call() const noexcept {
 }
 
 void FileDisk::report_shortage(int error_number) noexcept {
-  log::limited_warning(
+  log::rate_limited_warning(
       shortage_log_,
       "{}: the host is short of memory or threads: {}; I/O is tried again, then done by the "
       "queue's own thread, which delays the thread's other disks: raise the process's limits "

@@ -25,7 +25,7 @@ class GuardedBacking final : public Backing {
         std::nullopt;  ///< bytes that have a mapping; all when not said
     bool read_bitmap = false;
     bool write_bitmap = false;
-    LockNeed lock_need = LockNeed::kNothing;
+    LockMode lock_mode = LockMode::kNothing;
     Mapping::Access access = Mapping::Access::kReadWrite;
   };
   struct Extent {
@@ -63,9 +63,9 @@ class GuardedBacking final : public Backing {
   }
   Mapping::Access access() const noexcept override { return options_.access; }
   std::optional<AccessBitmap> bitmap(Access access) const noexcept override;
-  LockNeed lock_need() const noexcept override { return options_.lock_need; }
+  LockMode lock_mode() const noexcept override { return options_.lock_mode; }
   std::optional<std::uint64_t> base_iova() const noexcept override { return 0x8000'0000; }
-  std::vector<Shareable> shareables() const override { return {}; }
+  std::vector<ShareableRange> shareable_ranges() const override { return {}; }
   FaultAction on_page_fault(const PageFault& fault) noexcept override;
   Result<> read_fallback(std::uint64_t offset, std::span<std::byte> to) noexcept override;
   Result<> write_fallback(std::uint64_t offset, std::span<const std::byte> from) noexcept override;

@@ -64,7 +64,7 @@ bool MemoryModel::is_lockable(std::uint64_t address, Access access) const {
   if (byte->offset >= mapped_bytes(backing) || is_denied(backing, byte->offset, access)) {
     return false;
   }
-  return backing.options.lock_need != LockNeed::kProbe ||
+  return backing.options.lock_mode != LockMode::kProbe ||
          allows(backing.protection[byte->offset / kPageSize], access);
 }
 

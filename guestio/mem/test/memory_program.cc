@@ -77,7 +77,7 @@ class MemoryProgram {
     if (one_in(3)) backing.options.mapped = choose_(backing.options.size + 1);
     backing.options.read_bitmap = one_in(3);
     backing.options.write_bitmap = one_in(3);
-    backing.options.lock_need = pick({LockNeed::kNothing, LockNeed::kProbe, LockNeed::kHold});
+    backing.options.lock_mode = pick({LockMode::kNothing, LockMode::kProbe, LockMode::kLockPages});
     if (one_in(6)) backing.options.access = Mapping::Access::kRead;
     backing.policy = pick({FaultAction::kFail, FaultAction::kFallBack, FaultAction::kRetry});
     backing.real = std::make_shared<GuardedBacking>(backing.options);
@@ -183,7 +183,7 @@ class MemoryProgram {
     }
     chosen.paged = {PagedRange(), range.subrange(0, length / 3),
                     range.subrange(length / 3, length - length / 3)};
-    chosen.range = one_in(2) ? AnyRange(range) : AnyRange(*PagedRanges::from_pieces(chosen.paged));
+    chosen.range = one_in(2) ? AnyRange(range) : AnyRange(*PagedRanges::from_ranges(chosen.paged));
   }
 
   void choose_range(ChosenRange& chosen) {
@@ -200,7 +200,7 @@ class MemoryProgram {
           chosen.extents.push_back(choose_extent());
           add_addresses(chosen, chosen.extents.back());
         }
-        chosen.range = *AddressRanges::from_pieces(chosen.extents);
+        chosen.range = *AddressRanges::from_ranges(chosen.extents);
     }
   }
 

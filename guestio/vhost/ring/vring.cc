@@ -72,8 +72,9 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
   if (memory_registry_) memory_registry_->subscribe(*this);
   begin_epoch(setup.memory.with_dirty_log(log_.pages));
   if (queue_.resubmit_count() != 0) {
-    log::limited_info(peer_log_->visits, "{}: {} requests of the backend before are done again",
-                      label_, queue_.resubmit_count());
+    log::rate_limited_info(peer_log_->connections,
+                           "{}: {} requests of the backend before are done again", label_,
+                           queue_.resubmit_count());
   }
   listen_to(std::move(setup.kick));
   poller_.add(*this);
@@ -218,8 +219,8 @@ virtio::PopResult Vring::pop(virtio::PoppedChain& taken) noexcept {
 /// status byte may be an older success.
 void Vring::return_malformed(virtio::PoppedChain& taken) noexcept {
   ++counters_->malformed;
-  log::limited_warning(peer_log_->faults, "{}: malformed chain {}: {}", label_, taken.chain.head(),
-                       taken.chain.fault().to_string());
+  log::rate_limited_warning(peer_log_->faults, "{}: malformed chain {}: {}", label_,
+                            taken.chain.head(), taken.chain.fault().to_string());
   taken.epoch = &epochs_.back();
   const auto written = handler_.write_error_status(taken);
   taken.epoch = nullptr;
@@ -244,7 +245,7 @@ void Vring::prefetch_guards(const virtio::Chain& chain) const noexcept {
   std::size_t left = kExtents;
   for (const mem::AddressRange& extent : chain.extents()) {
     if (extent.length() < kSmallestData) continue;
-    const std::byte* const host = memory.quick_host_range(extent.start(), extent.length());
+    const std::byte* const host = memory.fast_host_range(extent.start(), extent.length());
     if (host != nullptr) loop_.registered_buffers().prefetch(host, extent.length());
     if (--left == 0) return;
   }
@@ -394,7 +395,7 @@ void Vring::fail_ring(const Error& error) noexcept {
   if (is_broken_) return;
   is_broken_ = true;
   ++counters_->broken;
-  log::limited_warning(peer_log_->faults, "{}: stops: {}", label_, error.to_string());
+  log::rate_limited_warning(peer_log_->faults, "{}: stops: {}", label_, error.to_string());
   if (on_broken_) on_broken_();
   error_.notify();
 }

@@ -114,8 +114,8 @@ task::Task<> BackChannel::talk() {
     const auto said = co_await std::move(saying);
     if (said || said.error().kind == ErrorKind::kCancelled) continue;
     if (stop.stop_requested() && said.error().kind == ErrorKind::kClosed) continue;
-    log::limited_warning(log_->faults, "{}: the front-end does not hear what we tell it: {}",
-                         log_->name, said.error().to_string());
+    log::rate_limited_warning(log_->faults, "{}: the front-end does not hear what we tell it: {}",
+                              log_->name, said.error().to_string());
     // Whatever comes next would be read as something else.
     if (said.error().kind == ErrorKind::kUnsupported) continue;
     conversation_->is_violated = true;

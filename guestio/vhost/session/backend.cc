@@ -89,8 +89,8 @@ task::Task<std::int32_t> Backend::accept_one(int listening_socket) {
 }
 
 void Backend::tell_shortage(const Error& cause) {
-  log::limited_warning(log_->faults, "{}: host failure: a front-end waits: {}", log_->name,
-                       cause.to_string());
+  log::rate_limited_warning(log_->faults, "{}: host failure: a front-end waits: {}", log_->name,
+                            cause.to_string());
 }
 
 task::Task<Result<>> Backend::accept_all(int listening_socket) {
@@ -101,7 +101,7 @@ task::Task<Result<>> Backend::accept_all(int listening_socket) {
   Result<> outcome;
   auto backoff = kShortestPause;
   while (!stop_.stop_requested()) {
-    if (rest_.is_wanted()) {
+    if (rest_.is_requested()) {
       auto resting = rest_.rest();
       co_await resting;
       continue;
@@ -151,7 +151,7 @@ void Backend::register_guest_memory(registered::RegistrationScope extent) noexce
 }
 
 void Backend::begin_session(UniqueFd socket) {
-  log::limited_info(log_->visits, "{}: a front-end is here", log_->name);
+  log::rate_limited_info(log_->connections, "{}: a front-end is here", log_->name);
   const bool offers_post_copy =
       offers_post_copy_ && registration_scope_ != registered::RegistrationScope::kAll;
   session_ = std::make_unique<Session>(
@@ -176,11 +176,11 @@ task::Task<> Backend::run_session() {
   auto running = session_->run();
   co_await std::move(running);
   session_.reset();
-  log::limited_info(log_->visits, "{}: the front-end is gone", log_->name);
+  log::rate_limited_info(log_->connections, "{}: the front-end is gone", log_->name);
 }
 
 task::Task<bool> Backend::rest(task::StopToken limit, task::StopToken last_limit) {
-  rest_.ask();
+  rest_.request();
   auto reached = rest_.reached(limit);
   (void)co_await reached;
   if (!rest_.is_reached() && session_ && session_->is_answering()) {

@@ -61,7 +61,7 @@ Result<std::vector<SessionState::Region>> MemoryTable::state() const {
   std::vector<SessionState::Region> regions;
   for (const mem::RegionSpec& spec : memory_.specs()) {
     const auto named = std::ranges::find(regions_, spec.start.raw(), &MemoryRegion::guest_address);
-    const auto files = spec.backing->shareables();
+    const auto files = spec.backing->shareable_ranges();
     GUESTIO_CHECK(named != regions_.end() && files.size() == 1, "a region of a table is one file");
     auto file = duplicate_fd(files.front().fd);
     if (!file) return fail(file.error());

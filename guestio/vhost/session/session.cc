@@ -74,7 +74,7 @@ task::Task<> Session::run() {
     co_await std::move(going_on);
   }
   while (true) {
-    if (parts_.rest.is_wanted()) {
+    if (parts_.rest.is_requested()) {
       auto resting = parts_.rest.rest();
       co_await resting;
       continue;
@@ -107,8 +107,9 @@ task::Task<> Session::run() {
 void Session::log_end(const Error& cause) {
   if (cause.kind == ErrorKind::kClosed) return;
   const bool is_ours = cause.kind == ErrorKind::kHost;
-  log::limited_warning(parts_.peer_log->faults, "{}: {}connection to the front-end ends: {}",
-                       parts_.peer_log->name, is_ours ? "host failure: " : "", cause.to_string());
+  log::rate_limited_warning(parts_.peer_log->faults, "{}: {}connection to the front-end ends: {}",
+                            parts_.peer_log->name, is_ours ? "host failure: " : "",
+                            cause.to_string());
 }
 
 /// One message: receive, obey, answer. Errors end the connection.
@@ -124,9 +125,9 @@ task::Task<Result<>> Session::serve_one() {
     if (leaves_ring_deaf(static_cast<FrontendRequest>(message_.header.request), outcome.error())) {
       co_return fail(outcome.error());
     }
-    log::limited_warning(parts_.peer_log->faults, "{}: refused message {} of the front-end: {}",
-                         parts_.peer_log->name, message_.header.request,
-                         outcome.error().to_string());
+    log::rate_limited_warning(parts_.peer_log->faults,
+                              "{}: refused message {} of the front-end: {}", parts_.peer_log->name,
+                              message_.header.request, outcome.error().to_string());
   }
   auto responding = respond(outcome);
   co_return co_await std::move(responding);

@@ -88,9 +88,9 @@ task::Task<> Session::resume() {
     auto resuming = resume_ring(*ring);
     const auto resumed = co_await std::move(resuming);
     if (resumed) continue;
-    log::limited_warning(parts_.peer_log->faults,
-                         "{}: a ring cannot go on, the connection ends: {}", parts_.peer_log->name,
-                         resumed.error().to_string());
+    log::rate_limited_warning(parts_.peer_log->faults,
+                              "{}: a ring cannot go on, the connection ends: {}",
+                              parts_.peer_log->name, resumed.error().to_string());
     disconnect();
   }
   for (const auto& ring : inband_) ring->resume();

@@ -61,7 +61,7 @@ void skip(std::array<iovec, 2>& parts, std::size_t count) {
 
 Error why_cut_off() noexcept {
   const UniqueFd probe(::eventfd(0, EFD_CLOEXEC));
-  if (!probe) return Error::last_host("receive descriptors");
+  if (!probe) return Error::from_errno("receive descriptors");
   return Error::host(EMFILE, "receive descriptors (or a security module refused them)");
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/base/write_at_once.h"
+#include "guestio/base/write_with_timeout.h"
 
 #include <poll.h>
 #include <sys/socket.h>
@@ -34,7 +34,7 @@ ssize_t try_write(int fd, mode_t mode, std::string_view text) noexcept {
 
 }  // namespace
 
-bool write_at_once(int fd, std::string_view text, std::chrono::milliseconds limit) noexcept {
+bool write_with_timeout(int fd, std::string_view text, std::chrono::milliseconds limit) noexcept {
   struct stat status{};
   if (::fstat(fd, &status) != 0) return false;
   while (!text.empty()) {

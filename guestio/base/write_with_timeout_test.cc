@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/base/write_at_once.h"
+#include "guestio/base/write_with_timeout.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -35,7 +35,7 @@ Ends make_sockets() {
 int fill(const UniqueFd& writer) {
   const std::string page(4096, 'x');
   int pages = 0;
-  while (write_at_once(writer.get(), page)) ++pages;
+  while (write_with_timeout(writer.get(), page)) ++pages;
   return pages;
 }
 
@@ -55,18 +55,18 @@ TEST(WriteAtOnce, ASocketTakesWhatItHasRoomForAndNobodyWaits) {
 TEST(WriteAtOnce, APeerThatIsGoneIsNoSignal) {
   Ends ends = make_sockets();
   ends.reader.reset();
-  EXPECT_FALSE(write_at_once(ends.writer.get(), "text"));
+  EXPECT_FALSE(write_with_timeout(ends.writer.get(), "text"));
 }
 
 TEST(WriteAtOnce, AFileTakesAll) {
   std::array<char, 16> bytes{};
   const UniqueFd file(::open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
   ASSERT_TRUE(file);
-  EXPECT_TRUE(write_at_once(file.get(), "some text"));
+  EXPECT_TRUE(write_with_timeout(file.get(), "some text"));
   EXPECT_EQ(::pread(file.get(), bytes.data(), bytes.size(), 0), 9);
 }
 
-TEST(WriteAtOnce, AClosedDescriptorTakesNothing) { EXPECT_FALSE(write_at_once(-1, "text")); }
+TEST(WriteAtOnce, AClosedDescriptorTakesNothing) { EXPECT_FALSE(write_with_timeout(-1, "text")); }
 
 }  // namespace
 }  // namespace guestio

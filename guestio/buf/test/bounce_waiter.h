@@ -14,10 +14,10 @@
 namespace guestio::buf::test {
 
 /// One who asks an account for memory, waits, and keeps what he gets.
-class BounceTaker {
+class BounceWaiter {
  public:
   /// Notes his name in `served` when he has got it.
-  BounceTaker(int name, std::vector<int>& served) : name_(name), served_(served) {}
+  BounceWaiter(int name, std::vector<int>& served) : name_(name), served_(served) {}
 
   task::Task<> take(BounceAccount& account, std::size_t size, AcquireOptions options) {
     auto acquiring = account.acquire(size, options);
@@ -26,8 +26,8 @@ class BounceTaker {
     result_.emplace(std::move(granted));
   }
   /// Starts in `scope`. Returns himself.
-  BounceTaker& start(task::Scope& scope, BounceAccount& account, std::size_t size,
-                     const AcquireOptions& options = {}) {
+  BounceWaiter& start(task::Scope& scope, BounceAccount& account, std::size_t size,
+                      const AcquireOptions& options = {}) {
     scope.spawn(take(account, size, options));
     return *this;
   }

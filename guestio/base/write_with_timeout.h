@@ -13,7 +13,7 @@ namespace guestio {
 ///
 /// Limits: on a terminal, and on a pipe before Linux 5.12, another writer that fills the room in
 /// between makes it wait.
-[[nodiscard]] bool write_at_once(
+[[nodiscard]] bool write_with_timeout(
     int fd, std::string_view text,
     std::chrono::milliseconds limit = std::chrono::milliseconds(0)) noexcept;
 

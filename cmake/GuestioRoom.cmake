@@ -102,12 +102,14 @@ function(guestio_test_options TARGET)
     $<$<CXX_COMPILER_ID:Clang>:SHELL:-Xclang -fno-pch-timestamp>)
 endfunction()
 
-# guestio_test(NAME SOURCES files... DEPENDS targets... [PREFIX text] [EACH] [ONE_THREAD])
+# guestio_test(NAME SOURCES files... DEPENDS targets... [PREFIX text] [LABEL text] [EACH] [ONE_THREAD])
+# LABEL: what ctest selects its tests by, the folder (without guestio/) unless another one is given.
+# The target tests_of_LABEL builds the programs of a label; `./dev test quick` uses both.
 # EACH: its tests run one by one whatever the build, so that long ones run side by side.
 # ONE_THREAD: neither the tests nor what they test start a thread: there is nothing in them for the
 # thread sanitizer.
 function(guestio_test NAME)
-  cmake_parse_arguments(TEST "EACH;ONE_THREAD" "PREFIX" "SOURCES;DEPENDS" ${ARGN})
+  cmake_parse_arguments(TEST "EACH;ONE_THREAD" "PREFIX;LABEL" "SOURCES;DEPENDS" ${ARGN})
   if(TEST_ONE_THREAD AND GUESTIO_SANITIZE STREQUAL "thread")
     return()
   endif()
@@ -116,11 +118,21 @@ function(guestio_test NAME)
   target_precompile_headers(${NAME} REUSE_FROM guestio_test_headers)
   guestio_test_options(${NAME})
   guestio_in_one_piece(${NAME} ${GUESTIO_UNITY_TESTS})
+  if(NOT TEST_LABEL)
+    file(RELATIVE_PATH TEST_LABEL ${PROJECT_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR})
+    string(REGEX REPLACE "^guestio/" "" TEST_LABEL ${TEST_LABEL})
+  endif()
+  string(REPLACE "/" "_" programs tests_of_${TEST_LABEL})
+  if(NOT TARGET ${programs})
+    add_custom_target(${programs})
+  endif()
+  add_dependencies(${programs} ${NAME})
   if(GUESTIO_QUICK_BUILD AND NOT TEST_EACH)
     add_test(NAME ${NAME} COMMAND ${NAME})
     return()
   endif()
-  gtest_discover_tests(${NAME} TEST_PREFIX "${TEST_PREFIX}" DISCOVERY_TIMEOUT 300)
+  gtest_discover_tests(${NAME} TEST_PREFIX "${TEST_PREFIX}" DISCOVERY_TIMEOUT 300
+    PROPERTIES LABELS ${TEST_LABEL})
 endfunction()
 
 # guestio_fuzzer(NAME DEPENDS targets... [SOURCES files...] [RUNS number])

@@ -21,11 +21,11 @@
 
 namespace guestio::tests {
 
-/// The guestio-blk that this build made.
+/// The guestio-blk of this build.
 inline constexpr const char* kBackendProgram = GUESTIO_BLK_PROGRAM;
 inline constexpr const char* kLoadProgram = GUESTIO_LOAD_PROGRAM;
 
-/// What became of a guestio-blk that was not meant to serve.
+/// Exit status and output of a guestio-blk that was not meant to serve.
 struct Outcome {
   int status;
   std::string output;
@@ -37,20 +37,20 @@ inline Outcome run(std::vector<std::string> arguments) {
   return {child.wait().value_or(-1), child.output()};
 }
 
-/// One clear line that holds `words`, and exit status 2.
-inline void expect_complaint(const Outcome& outcome, const std::string& words) {
+/// Expects one line with `words` and exit status 2.
+inline void expect_diagnostic(const Outcome& outcome, const std::string& words) {
   EXPECT_EQ(outcome.status, 2) << outcome.output;
   EXPECT_EQ(std::ranges::count(outcome.output, '\n'), 1) << outcome.output;
   EXPECT_NE(outcome.output.find(words), std::string::npos) << outcome.output;
 }
 
-/// How many operations a verification makes: those of a build for looking at memory take many times
-/// as long each, and those of one for looking at threads take longer still.
+/// The operations of a verification: fewer under ASan, and still fewer under TSan, where each takes
+/// many times as long.
 inline std::string operations(unsigned usual) {
   return std::to_string(usual / (kIsThreadSanitized ? 10 : GUESTIO_IS_SANITIZED ? 4 : 1));
 }
 
-/// The processors that this machine lets us run on, which need not begin at 0.
+/// The processors of this process's affinity mask, not necessarily from 0 on.
 inline std::vector<int> allowed_processors() {
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
@@ -62,8 +62,8 @@ inline std::vector<int> allowed_processors() {
   return all;
 }
 
-/// What may come to a log that is held back: a few lines a second, on a machine that is slow.
-inline std::ptrdiff_t lines_since(std::chrono::steady_clock::time_point began) {
+/// The lines a rate-limited log may hold: a few a second, on a slow machine.
+inline std::ptrdiff_t max_log_lines_since(std::chrono::steady_clock::time_point began) {
   return 4 *
          std::chrono::ceil<std::chrono::seconds>(std::chrono::steady_clock::now() - began).count();
 }
@@ -75,7 +75,7 @@ class BackendTest : public ::testing::Test {
 
   /// Starts guestio-blk with the usual options and `more`.
   void start(const std::vector<std::string>& more = {}) { start_under({}, more); }
-  /// The same as an argument of another program, such as one that sets limits.
+  /// Starts it through another program, such as one that sets limits.
   void start_under(const std::vector<std::string>& wrapper, const std::vector<std::string>& more) {
     std::vector<std::string> arguments = wrapper;
     for (const std::string& usual : {std::string(kBackendProgram), std::string("--socket-path"),
@@ -86,7 +86,7 @@ class BackendTest : public ::testing::Test {
     backend_ = std::make_unique<testing::ChildProcess>(arguments);
     ASSERT_TRUE(backend_->wait_for_output("serves ")) << backend_->output();
   }
-  /// Ends it as an operator does.
+  /// Ends it with SIGTERM, as an operator does.
   void stop() {
     backend_->send_signal(SIGTERM);
     ASSERT_EQ(backend_->wait(), 0) << backend_->output();
@@ -96,8 +96,8 @@ class BackendTest : public ::testing::Test {
     EXPECT_TRUE(guest.has_value()) << guest.error().to_string() << "\n" << backend_->output();
     return guest ? std::move(*guest) : nullptr;
   }
-  /// Starts another guestio-blk in the place of the one that runs, which has control_ as its
-  /// control socket; once more when a disk that is slow at the moment has kept it from that.
+  /// Lets another guestio-blk take over through control_, with retries while a slow disk prevents
+  /// it.
   void take_over(const std::vector<std::string>& more = {}) {
     const auto before = std::move(backend_);
     std::vector<std::string> words = {kBackendProgram, "--takeover", control_};
@@ -110,8 +110,7 @@ class BackendTest : public ::testing::Test {
     EXPECT_EQ(before->wait(), 0) << before->output();
     EXPECT_NE(before->output().find("has taken over"), std::string::npos) << before->output();
   }
-  /// How many requests the one that runs has answered, which has control_ as its control socket; 0
-  /// when it does not tell.
+  /// The requests completed by the running one, through control_; 0 without a reply.
   std::uint64_t requests_done() {
     const auto json =
         nlohmann::json::parse(run({"--ask", control_, "statistics"}).output, nullptr, false);
@@ -122,7 +121,7 @@ class BackendTest : public ::testing::Test {
     }
     return sum;
   }
-  /// A new front-end is served, and the process is the same.
+  /// Expects that the same process serves a new front-end.
   void expect_alive() {
     ASSERT_TRUE(backend_->is_running()) << backend_->output();
     const auto guest = connect();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What a guest sees of its disk.
+// The virtio-blk device as a guest sees it.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -24,7 +24,7 @@ std::vector<std::byte> make_pattern(std::size_t size, std::uint64_t seed) {
 
 class BlockDeviceTest : public BackendTest {
  protected:
-  /// What the image holds, past our own page cache's back.
+  /// Reads the image through a descriptor of its own.
   std::vector<std::byte> image_bytes(std::uint64_t offset, std::size_t size) {
     const UniqueFd fd(::open(image_.c_str(), O_RDONLY | O_CLOEXEC));
     std::vector<std::byte> bytes(size);
@@ -165,8 +165,8 @@ TEST_F(BlockDeviceTest, Rule36ReadsBeyondTheEndOfATruncatedImageFail) {
   start();
   const auto guest = connect();
   ASSERT_EQ(::truncate(image_.c_str(), kImageBytes / 2), 0);
-  EXPECT_EQ(guest->read(kImageBytes / 1024, 4096).status, 1) << "behind the end";
-  EXPECT_EQ(guest->read(kImageBytes / 1024 - 8, 8192).status, 1) << "over the end";
+  EXPECT_EQ(guest->read(kImageBytes / 1024, 4096).status, 1) << "beyond the end";
+  EXPECT_EQ(guest->read(kImageBytes / 1024 - 8, 8192).status, 1) << "across the end";
   EXPECT_EQ(guest->read(kImageBytes / 1024 - 8, 4096).status, 0);
 }
 
@@ -227,20 +227,20 @@ TEST_F(BlockDeviceTest, ARingResumesAtItsBase) {
   const auto base = guest->queue().stop(guest->frontend());
   ASSERT_TRUE(base.has_value());
   EXPECT_EQ(*base, (65530u + 10) & 0xffff);
-  EXPECT_EQ(guest->frontend().get_vring_base(0), *base) << "also when it does not run";
+  EXPECT_EQ(guest->frontend().get_vring_base(0), *base) << "also while the ring is stopped";
 }
 
 TEST_F(BlockDeviceTest, Rule13And14APackedRingResumesAtBothIndicesWithTheirWrapCounters) {
   start();
   const virtio::PackedPosition last{.index = 63, .wrap = false};
   const auto guest = connect({.features = ~std::uint64_t{0}, .first_index = last.to_word()});
-  // Three descriptors each: the ring's end is passed in the first.
+  // A chain has three descriptors: the first request wraps around the end of the ring.
   for (int i = 0; i < 10; ++i) ASSERT_EQ(guest->read(0, 512).status, 0);
   const auto base = guest->queue().stop(guest->frontend());
   ASSERT_TRUE(base.has_value());
   const std::uint32_t place = virtio::PackedPosition{.index = 29, .wrap = true}.to_word();
   EXPECT_EQ(*base, place << 16 | place);
-  EXPECT_EQ(guest->frontend().get_vring_base(0), *base) << "also when it does not run";
+  EXPECT_EQ(guest->frontend().get_vring_base(0), *base) << "also while the ring is stopped";
   ASSERT_TRUE(guest->frontend().set_vring_base(0, *base));
   ASSERT_TRUE(guest->frontend().set_vring_kick(0, std::nullopt));
   for (int i = 0; i < 30; ++i) ASSERT_EQ(guest->read(0, 512).status, 0);
@@ -347,13 +347,13 @@ TEST_F(BlockDeviceTest, Rule51LegacyDriversWriteSectorsWhateverTheBlockSize) {
   EXPECT_EQ(guest->perform(Type::kFlushOut, 0, {}, 0).status, 0);
   auto expected = pattern;
   std::ranges::copy(sector, expected.begin() + 3 * 512);
-  EXPECT_EQ(image_bytes(0, 4096), expected) << "the other sectors of the block as they were";
+  EXPECT_EQ(image_bytes(0, 4096), expected) << "the other sectors of the block are unchanged";
 }
 
-/// The device's own blocks are larger as well: what is less is read, modified and written.
+/// The device's own blocks are larger as well: smaller writes are read-modify-write.
 TEST_F(BlockDeviceTest, Rule51ConcurrentSectorWritesOfLegacyDriversLoseNoBytes) {
   const testing::LoopDevice device(image_, 4096);
-  if (device.path().empty()) GTEST_SKIP() << "no loop devices without root";
+  if (device.path().empty()) GTEST_SKIP() << "loop devices need root";
   image_ = device.path();
   start({"--block-size", "4096", "--num-queues", "2", "--threads", "2"});
   const auto guest =
@@ -361,7 +361,7 @@ TEST_F(BlockDeviceTest, Rule51ConcurrentSectorWritesOfLegacyDriversLoseNoBytes) 
   const vhost::SharedRange scratch = guest->scratch();
   constexpr int kRounds = 100;
   for (int round = 0; round < kRounds; ++round) {
-    // A sector by each queue at once, of the same block.
+    // One sector on each queue at once, in the same block.
     for (std::uint32_t queue = 0; queue < 2; ++queue) {
       const vhost::SharedRange at = scratch.part(queue * std::size_t{8192}, 8192);
       const vblk::RequestHeader header{Type::kOut, 0, queue * std::uint64_t{5}};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What guestio-blk says to its user before it serves.
+// Diagnostics of guestio-blk before it serves.
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -64,15 +64,15 @@ TEST_F(CommandLineTest, CapabilitiesAreWhatManagementLayersRead) {
 }
 
 TEST_F(CommandLineTest, InvalidArgumentsPrintOneLineAndExitWithStatusTwo) {
-  expect_complaint(run({}), "--socket-path");
-  expect_complaint(run({"--socket-path", socket_}), "--blk-file");
-  expect_complaint(run({"--nonsense"}), "--nonsense");
-  expect_complaint(run({"--socket-path", socket_, "--fd", "3", "--blk-file", image_}), "--fd");
+  expect_diagnostic(run({}), "--socket-path");
+  expect_diagnostic(run({"--socket-path", socket_}), "--blk-file");
+  expect_diagnostic(run({"--nonsense"}), "--nonsense");
+  expect_diagnostic(run({"--socket-path", socket_, "--fd", "3", "--blk-file", image_}), "--fd");
   auto arguments = with(image_, socket_);
   arguments.insert(arguments.end(), {"--num-queues", "0"});
-  expect_complaint(run(arguments), "--num-queues");
+  expect_diagnostic(run(arguments), "--num-queues");
   arguments.back() = "many";
-  expect_complaint(run(arguments), "--num-queues");
+  expect_diagnostic(run(arguments), "--num-queues");
 }
 
 TEST_F(CommandLineTest, InvalidSizesAreRejected) {
@@ -98,9 +98,8 @@ TEST_F(CommandLineTest, InvalidSizesAreRejected) {
   }
 }
 
-/// Words that an operator types, and all that the answer must hold: what is wrong, where, and what
-/// to do, a line for each.
-struct BadWords {
+/// Arguments and the expected words of each diagnostic line: the problem, the place, the fix.
+struct BadArguments {
   std::vector<std::string> arguments;
   std::vector<std::vector<std::string>> lines;
 };
@@ -127,7 +126,7 @@ TEST_F(CommandLineTest, EachDiagnosticNamesProblemPlaceAndFix) {
     more.insert(more.begin(), usual.begin(), usual.end());
     return more;
   };
-  const std::vector<BadWords> cases = {
+  const std::vector<BadArguments> cases = {
       {{}, {{"no disk to serve", "--socket-path PATH", "--blk-file PATH", "--config"}}},
       {{"--sokcet-path", "/s", "--blk-file", image_},
        {{"--sokcet-path", "no option", "did you mean --socket-path?", "--help"}}},
@@ -161,7 +160,7 @@ TEST_F(CommandLineTest, EachDiagnosticNamesProblemPlaceAndFix) {
       {{"--config", folder_.file("none")}, {{"none: cannot be read: No such file"}}},
       {{"--config", "/dev/null"}, {{"/dev/null: no disk", "a [[disk]] for each disk"}}},
   };
-  for (const BadWords& bad : cases) expect_lines(run(bad.arguments), bad.lines);
+  for (const BadArguments& bad : cases) expect_lines(run(bad.arguments), bad.lines);
   EXPECT_FALSE(std::filesystem::exists(socket_));
 }
 
@@ -172,7 +171,7 @@ TEST_F(CommandLineTest, ImagesOfUnsupportedProtocolsAreRejectedByName) {
     expect_lines(run(with(image, socket_)), {{"--blk-file", image, "not supported by this version",
                                               std::string("./") + image}});
   }
-  // A file of that name can be served.
+  // A file with such a name can be served.
   const std::filesystem::path before = std::filesystem::current_path();
   std::filesystem::current_path(folder_.path());
   std::filesystem::rename(image_, "nbd:foo");
@@ -182,7 +181,7 @@ TEST_F(CommandLineTest, ImagesOfUnsupportedProtocolsAreRejectedByName) {
   std::filesystem::current_path(before);
 }
 
-/// A configuration file, and what each line of the answer must hold.
+/// A configuration file and the expected words of each diagnostic line.
 struct BadFile {
   std::string text;
   std::vector<std::vector<std::string>> lines;
@@ -245,38 +244,38 @@ TEST_F(CommandLineTest, CpuRangesAreAcceptedOnTheCommandLineAndInAFile) {
 
 TEST_F(CommandLineTest, AMissingImageIsNotCreated) {
   const std::string missing = folder_.file("missing.img");
-  expect_complaint(run(with(missing, socket_)), "No such file");
+  expect_diagnostic(run(with(missing, socket_)), "No such file");
   EXPECT_FALSE(std::filesystem::exists(missing));
   EXPECT_FALSE(std::filesystem::exists(socket_));
 }
 
 TEST_F(CommandLineTest, ADirectoryAndACharacterDeviceAreRejected) {
-  expect_complaint(run(with(folder_.path(), socket_)), "directory");
-  expect_complaint(run(with("/dev/null", socket_)), "/dev/null");
+  expect_diagnostic(run(with(folder_.path(), socket_)), "directory");
+  expect_diagnostic(run(with("/dev/null", socket_)), "/dev/null");
 }
 
 TEST_F(CommandLineTest, ALockedImageIsRejected) {
   start();
-  expect_complaint(run(with(image_, folder_.file("other"))), "busy");
+  expect_diagnostic(run(with(image_, folder_.file("other"))), "busy");
   auto reader = with(image_, folder_.file("other"));
   reader.push_back("--read-only");
-  expect_complaint(run(reader), "busy");
+  expect_diagnostic(run(reader), "busy");
   expect_alive();
 }
 
 TEST_F(CommandLineTest, ASocketInUseIsNotReplaced) {
   start();
-  expect_complaint(run(with(folder_.make_image("other.img", 4096), socket_)), "busy");
+  expect_diagnostic(run(with(folder_.make_image("other.img", 4096), socket_)), "busy");
   expect_alive();
 }
 
 TEST_F(CommandLineTest, AnOverlongSocketPathIsRejected) {
-  expect_complaint(run(with(image_, folder_.file(std::string(120, 'x')))), "too large");
+  expect_diagnostic(run(with(image_, folder_.file(std::string(120, 'x')))), "too large");
 }
 
 TEST_F(CommandLineTest, AFileAtTheSocketPathIsNotRemoved) {
   const std::string file = folder_.make_image("precious", 10);
-  expect_complaint(run(with(image_, file)), "socket");
+  expect_diagnostic(run(with(image_, file)), "socket");
   EXPECT_EQ(std::filesystem::file_size(file), 10u);
 }
 
@@ -317,7 +316,7 @@ TEST_F(CommandLineTest, AListeningSocketIsInheritedByNumber) {
       socket.get());
   expect_alive();
   stop();
-  EXPECT_TRUE(std::filesystem::exists(socket_)) << "it is not ours to remove";
+  EXPECT_TRUE(std::filesystem::exists(socket_)) << "an inherited socket is not removed";
 }
 
 TEST_F(CommandLineTest, AConnectedSocketIsServedUntilItCloses) {
@@ -335,7 +334,7 @@ TEST_F(CommandLineTest, AConnectedSocketIsServedUntilItCloses) {
   EXPECT_EQ(child.wait(), 0) << child.output();
 }
 
-/// Has the calling thread, and what it starts, meet `error_number` at each io_uring_setup().
+/// Lets io_uring_setup() fail with `error_number` in the calling thread and its children.
 bool forbid_io_uring(int error_number) {
   std::array<sock_filter, 4> program = {
       sock_filter BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
@@ -352,7 +351,7 @@ TEST_F(CommandLineTest, WithoutIoUringTheLikelyRestrictionsAreNamed) {
   const auto run_under_filter = [&](int error_number) {
     Outcome outcome{};
     bool is_forbidden = false;
-    // The filter is its thread's for good.
+    // The filter stays with its thread.
     std::jthread([&] {
       is_forbidden = forbid_io_uring(error_number);
       if (is_forbidden) outcome = run(with(image_, socket_));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What an operator asks a running guestio-blk, and what it answers.
+// Commands at the control socket of a running guestio-blk, and their replies.
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -21,7 +21,7 @@ class ControlSocketTest : public BackendTest {
     more.insert(more.end(), {"--control", control_});
     start(more);
   }
-  /// What the command returns.
+  /// The result of the command.
   Json ask(std::vector<std::string> words) {
     words.insert(words.begin(), {"--ask", control_});
     const Outcome outcome = run(words);
@@ -30,7 +30,7 @@ class ControlSocketTest : public BackendTest {
     EXPECT_FALSE(json.is_discarded()) << outcome.output;
     return json;
   }
-  UniqueFd dial() {
+  UniqueFd connect_socket() {
     UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
@@ -41,11 +41,11 @@ class ControlSocketTest : public BackendTest {
     ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     return socket;
   }
-  static void say(const UniqueFd& socket, const std::string& text) {
+  static void send_line(const UniqueFd& socket, const std::string& text) {
     (void)!::send(socket.get(), text.data(), text.size(), MSG_NOSIGNAL);
   }
-  /// All that comes until `lines` lines are there or the connection ends.
-  static std::string hear(const UniqueFd& socket, int lines) {
+  /// Reads until `lines` lines have arrived or the connection ends.
+  static std::string receive(const UniqueFd& socket, int lines) {
     std::string text;
     char byte = 0;
     while (lines > 0 && ::recv(socket.get(), &byte, 1, 0) == 1) {
@@ -70,7 +70,7 @@ TEST_F(ControlSocketTest, StatisticsCountTheGuestsRequests) {
   ASSERT_EQ(guest->read(kImageBytes / 512, 512).status, 1);
   ASSERT_EQ(guest->flush().status, 0);
   ASSERT_EQ(guest->perform(testing::BlkGuest::Type::kIn, 0, {}, 4096, 1).status, 0);
-  // Requests that were found by looking need no kick; one that comes is noticed in its own time.
+  // Requests found by polling need no kick; a kick is counted in its own time.
   ASSERT_TRUE(guest->queue().kick());
   Json all;
   EXPECT_TRUE(comes_true([&] {
@@ -133,7 +133,7 @@ TEST_F(ControlSocketTest, AGrownFileIsUsedAfterResize) {
   const Json resized = ask({"resize", "disk0"});
   EXPECT_EQ(resized["size_before"], kImageBytes);
   EXPECT_EQ(resized["size"], 2 * kImageBytes);
-  EXPECT_EQ(resized["guest_was_told"], false) << "this front-end cannot hear";
+  EXPECT_EQ(resized["guest_was_told"], false) << "this front-end has no back channel";
   EXPECT_EQ(guest->config().capacity, 2 * kImageBytes / 512);
   EXPECT_EQ(guest->write(kImageBytes / 512, std::vector<std::byte>(4096)).status, 0);
   EXPECT_EQ(guest->read(2 * kImageBytes / 512, 512).status, 1);
@@ -142,39 +142,39 @@ TEST_F(ControlSocketTest, AGrownFileIsUsedAfterResize) {
 TEST_F(ControlSocketTest, ResizeRejectsShrunkFilesAndUnknownDisks) {
   start_with_control();
   std::filesystem::resize_file(image_, kImageBytes / 2);
-  const auto ask_in_vain = [&](const std::string& disk, const std::string& words) {
+  const auto expect_rejected = [&](const std::string& disk, const std::string& words) {
     const Outcome outcome = run({"--ask", control_, "resize", disk});
     EXPECT_EQ(outcome.status, 1);
     EXPECT_NE(outcome.output.find(words), std::string::npos) << outcome.output;
   };
-  ask_in_vain("disk0", "shrank");
-  ask_in_vain("disk1", "no disk disk1");
+  expect_rejected("disk0", "shrank");
+  expect_rejected("disk1", "no disk disk1");
   EXPECT_EQ(ask({"info"})["disks"][0]["size"], kImageBytes);
 }
 
 TEST_F(ControlSocketTest, MalformedInputGetsOneErrorAndEndsItsConnection) {
   start_with_control();
   for (const std::string text : {"hello\n", "[]\n", "{}\n", "{\"command\":1}\n", "\n", "{\n"}) {
-    const UniqueFd socket = dial();
-    say(socket, text + "{\"command\":\"info\"}\n");
-    EXPECT_NE(hear(socket, 1).find("error"), std::string::npos) << text;
+    const UniqueFd socket = connect_socket();
+    send_line(socket, text + "{\"command\":\"info\"}\n");
+    EXPECT_NE(receive(socket, 1).find("error"), std::string::npos) << text;
     EXPECT_TRUE(is_ended(socket)) << text;
   }
-  const UniqueFd endless = dial();
-  say(endless, std::string(100'000, 'x'));
-  EXPECT_NE(hear(endless, 1).find("too long"), std::string::npos);
+  const UniqueFd endless = connect_socket();
+  send_line(endless, std::string(100'000, 'x'));
+  EXPECT_NE(receive(endless, 1).find("too long"), std::string::npos);
   expect_alive();
 }
 
 TEST_F(ControlSocketTest, RejectedCommandsKeepTheConnection) {
   start_with_control();
-  const UniqueFd socket = dial();
-  say(socket, "{\"command\":\"dance\"}\n{\"command\":\"resize\",\"disk\":7}\n");
-  const std::string refusals = hear(socket, 2);
+  const UniqueFd socket = connect_socket();
+  send_line(socket, "{\"command\":\"dance\"}\n{\"command\":\"resize\",\"disk\":7}\n");
+  const std::string refusals = receive(socket, 2);
   EXPECT_NE(refusals.find("dance"), std::string::npos) << refusals;
-  say(socket, "{\"command\":");
-  say(socket, "\"help\"}\n");
-  EXPECT_NE(hear(socket, 1).find("statistics"), std::string::npos) << "in two pieces";
+  send_line(socket, "{\"command\":");
+  send_line(socket, "\"help\"}\n");
+  EXPECT_NE(receive(socket, 1).find("statistics"), std::string::npos) << "in two segments";
 }
 
 TEST_F(ControlSocketTest, IdleClientsDoNotBlockOthers) {
@@ -182,22 +182,22 @@ TEST_F(ControlSocketTest, IdleClientsDoNotBlockOthers) {
   std::vector<UniqueFd> sockets;
   constexpr int kMaxClients = 16;
   for (int i = 0; i < kMaxClients; ++i) {
-    sockets.push_back(dial());
-    say(sockets.back(), "{\"command\":\"help\"}\n");
-    ASSERT_FALSE(hear(sockets.back(), 1).empty());
+    sockets.push_back(connect_socket());
+    send_line(sockets.back(), "{\"command\":\"help\"}\n");
+    ASSERT_FALSE(receive(sockets.back(), 1).empty());
   }
-  // The first has been idle longest until now.
-  say(sockets[0], "{\"command\":\"help\"}\n");
-  ASSERT_FALSE(hear(sockets[0], 1).empty());
+  // The first client has been idle longest.
+  send_line(sockets[0], "{\"command\":\"help\"}\n");
+  ASSERT_FALSE(receive(sockets[0], 1).empty());
   EXPECT_EQ(ask({"info"})["pid"], backend_->pid());
-  EXPECT_TRUE(is_ended(sockets[1])) << "that one makes room";
+  EXPECT_TRUE(is_ended(sockets[1])) << "the client idle longest is dropped";
   for (const int kept : {0, 2, kMaxClients - 1}) {
-    say(sockets[static_cast<std::size_t>(kept)], "{\"command\":\"help\"}\n");
-    EXPECT_FALSE(hear(sockets[static_cast<std::size_t>(kept)], 1).empty()) << kept;
+    send_line(sockets[static_cast<std::size_t>(kept)], "{\"command\":\"help\"}\n");
+    EXPECT_FALSE(receive(sockets[static_cast<std::size_t>(kept)], 1).empty()) << kept;
   }
-  // Those that never say anything neither.
+  // The same with clients that send nothing at all.
   std::vector<UniqueFd> silent;
-  for (int i = 0; i < 3 * kMaxClients; ++i) silent.push_back(dial());
+  for (int i = 0; i < 3 * kMaxClients; ++i) silent.push_back(connect_socket());
   EXPECT_EQ(ask({"info"})["pid"], backend_->pid());
   sockets.clear();
   stop();
@@ -221,21 +221,21 @@ TEST_F(ControlSocketTest, UnknownFieldsOfACommandAreRejectedByName) {
       {R"({"command":"resize","disk":7})", {"a disk's name is a string"}},
   };
   start_with_control();
-  const UniqueFd socket = dial();
+  const UniqueFd socket = connect_socket();
   for (const Case& one : cases) {
-    say(socket, one.line + "\n");
-    const auto answer = Json::parse(hear(socket, 1), nullptr, false);
+    send_line(socket, one.line + "\n");
+    const auto answer = Json::parse(receive(socket, 1), nullptr, false);
     ASSERT_TRUE(answer.is_object() && answer.contains("error")) << one.line << answer;
     const auto text = answer["error"].get<std::string>();
     for (const std::string& word : one.words) {
       EXPECT_NE(text.find(word), std::string::npos) << one.line << ": " << text;
     }
   }
-  say(socket, "{\"command\":\"takeover\",\"version\":1,\"quick\":true}\n");
-  EXPECT_NE(hear(socket, 1).find("takeover takes no field"), std::string::npos);
-  const UniqueFd other = dial();
-  say(other, "resize disk0\n");
-  EXPECT_NE(hear(other, 1).find("not JSON"), std::string::npos);
+  send_line(socket, "{\"command\":\"takeover\",\"version\":1,\"quick\":true}\n");
+  EXPECT_NE(receive(socket, 1).find("takeover takes no field"), std::string::npos);
+  const UniqueFd other = connect_socket();
+  send_line(other, "resize disk0\n");
+  EXPECT_NE(receive(other, 1).find("not JSON"), std::string::npos);
   expect_alive();
 }
 
@@ -245,7 +245,7 @@ TEST_F(ControlSocketTest, AskExitsWithOneWhenRejectedAndWithTwoWithoutAServer) {
   EXPECT_EQ(run({"--ask", control_, "dance"}).status, 1);
   EXPECT_EQ(run({"--ask", folder_.file("none"), "help"}).status, 2);
   EXPECT_EQ(run({"--ask", control_}).status, 2) << "no command";
-  // Connected, and no answer comes: what listens is no control socket.
+  // It accepts connections and never replies: the listener is no control socket.
   const UniqueFd mute(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const std::string path = folder_.file("mute");
   sockaddr_un address{};
@@ -269,18 +269,18 @@ TEST_F(ControlSocketTest, TheSocketIsForItsOwnerOnlyAndRemovedOnExit) {
   backend_->send_signal(SIGKILL);
   ASSERT_EQ(backend_->wait(), 128 + SIGKILL);
   start_with_control();
-  EXPECT_EQ(ask({"info"})["pid"], backend_->pid()) << "a stale one is replaced";
+  EXPECT_EQ(ask({"info"})["pid"], backend_->pid()) << "a stale socket is replaced";
   stop();
   EXPECT_FALSE(std::filesystem::exists(control_));
 }
 
 TEST_F(ControlSocketTest, WithoutTheOptionThereIsNoControlSocket) {
   const Outcome outcome = run({"--ask", control_, "info"});
-  expect_complaint(outcome, "No such file");
-  expect_complaint(run({"--socket-path", socket_, "--blk-file", image_, "--control", socket_}),
-                   "also that of the control socket");
-  expect_complaint(run({"--socket-path", socket_, "--blk-file", image_, "--control", image_}),
-                   "no socket");
+  expect_diagnostic(outcome, "No such file");
+  expect_diagnostic(run({"--socket-path", socket_, "--blk-file", image_, "--control", socket_}),
+                    "also that of the control socket");
+  expect_diagnostic(run({"--socket-path", socket_, "--blk-file", image_, "--control", image_}),
+                    "no socket");
   EXPECT_FALSE(std::filesystem::exists(socket_));
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A process that may have few descriptors: what it says at its start, and that no front-end takes
-// those of another disk.
+// A process with a low limit of descriptors: its diagnostics at start, and the isolation of its
+// disks.
 #include <sys/resource.h>
 
 #include <charconv>
@@ -13,7 +13,7 @@ namespace {
 
 using vhost::FrontendRequest;
 
-// The undefined sanitizer comes with the address sanitizer.
+// UBSan is built together with ASan.
 #if defined(__has_feature)
 constexpr bool kIsVptrChecked = __has_feature(address_sanitizer);
 #else
@@ -38,26 +38,26 @@ class DescriptorShortageTest : public BackendTest {
     words.insert(words.end(), more.begin(), more.end());
     return words;
   }
-  /// Starts it with as many descriptors as it asks for when it has too few.
-  void start_with_what_it_needs() {
+  /// Learns the required limit from a refused start, then starts with it.
+  void start_with_required_limit() {
     testing::ChildProcess refused(limited(64, two_disks()));
     ASSERT_EQ(refused.wait(), 2) << refused.output();
-    start_with(figure_in(refused.output()));
+    start_with(required_limit_in(refused.output()));
   }
   void start_with(std::uint64_t limit) {
     backend_ = std::make_unique<testing::ChildProcess>(limited(limit, two_disks()));
     ASSERT_TRUE(backend_->wait_for_output("ready ")) << backend_->output();
   }
-  /// What the operator is told to set.
-  static std::uint64_t figure_in(const std::string& output) {
+  /// The limit that the operator is told to set.
+  static std::uint64_t required_limit_in(const std::string& output) {
     constexpr std::string_view kWords = "ulimit -n to at least ";
     const auto at = output.find(kWords);
     EXPECT_NE(at, std::string::npos) << output;
-    std::uint64_t figure = 0;
+    std::uint64_t required = 0;
     if (at != std::string::npos) {
-      std::from_chars(output.data() + at + kWords.size(), output.data() + output.size(), figure);
+      std::from_chars(output.data() + at + kWords.size(), output.data() + output.size(), required);
     }
-    return figure;
+    return required;
   }
   std::unique_ptr<testing::BlkGuest> connect_to_other() {
     auto guest = testing::BlkGuest::connect(other_socket_, {.protocol = kWithSlots});
@@ -70,7 +70,7 @@ class DescriptorShortageTest : public BackendTest {
         std::to_underlying(FrontendRequest::kGetMaxMemSlots), {}, {}, answer);
     return asked ? answer.as<std::uint64_t>().value_or(0) : 0;
   }
-  /// Regions of a page each, until one is refused. Returns how many were taken.
+  /// Adds regions of one page until one is refused. Returns the number of accepted ones.
   std::size_t fill_slots(testing::BlkGuest& guest) {
     const auto table = guest.memory().region();
     for (std::size_t count = 0;; ++count) {
@@ -82,14 +82,14 @@ class DescriptorShortageTest : public BackendTest {
       if (!told) return count;
     }
   }
-  /// What it may open from now on; it is us who say so.
+  /// Sets the process's limit from outside.
   void limit_to(std::uint64_t soft) {
     rlimit limit{};
     ASSERT_EQ(::prlimit(backend_->pid(), RLIMIT_NOFILE, nullptr, &limit), 0);
     limit.rlim_cur = soft;
     ASSERT_EQ(::prlimit(backend_->pid(), RLIMIT_NOFILE, &limit, nullptr), 0);
   }
-  bool says(const std::string& words) const {
+  bool has_logged(const std::string& words) const {
     return backend_->output().find(words) != std::string::npos;
   }
 
@@ -104,24 +104,24 @@ TEST_F(DescriptorShortageTest, Rule48ALowLimitIsRejectedAtStartWithTheRequiredVa
   EXPECT_EQ(std::ranges::count(output, '\n'), 1) << output;
   EXPECT_NE(output.find("disk one: needs "), std::string::npos) << output;
   EXPECT_NE(output.find("limit of 64"), std::string::npos) << output;
-  const std::uint64_t figure = figure_in(output);
-  ASSERT_GT(figure, 64u);
-  testing::ChildProcess still_refused(limited(figure - 1, two_disks()));
-  EXPECT_EQ(still_refused.wait(), 2) << "the figure is not too high";
-  start_with(figure);
+  const std::uint64_t required = required_limit_in(output);
+  ASSERT_GT(required, 64u);
+  testing::ChildProcess still_refused(limited(required - 1, two_disks()));
+  EXPECT_EQ(still_refused.wait(), 2) << "one less is not enough";
+  start_with(required);
   expect_alive();
   stop();
 }
 
 TEST_F(DescriptorShortageTest, Rule48AFrontEndAtItsLimitLeavesOtherDisksTheirDescriptors) {
-  start_with_what_it_needs();
+  start_with_required_limit();
   const auto greedy = connect({.protocol = kWithSlots});
   ASSERT_NE(greedy, nullptr);
   const std::uint64_t slots = offered_slots(*greedy);
   EXPECT_GE(slots, 32u);
   EXPECT_LT(slots, 509u);
-  EXPECT_EQ(fill_slots(*greedy), slots - 1) << "one holds the ring";
-  // Another one comes, and its rings and events change.
+  EXPECT_EQ(fill_slots(*greedy), slots - 1) << "the ring's region uses one slot";
+  // Another front-end connects, and its rings and eventfds change.
   const auto other = connect_to_other();
   ASSERT_NE(other, nullptr);
   for (int round = 0; round < 100; ++round) {
@@ -131,12 +131,12 @@ TEST_F(DescriptorShortageTest, Rule48AFrontEndAtItsLimitLeavesOtherDisksTheirDes
   }
   EXPECT_EQ(fill_slots(*other), slots - 1);
   EXPECT_EQ(greedy->read(0, 4096).status, 0);
-  EXPECT_FALSE(says("host failure")) << backend_->output();
+  EXPECT_FALSE(has_logged("host failure")) << backend_->output();
   stop();
 }
 
 TEST_F(DescriptorShortageTest, Rule48AShortageIsAHostFailureOfItsDiskOnly) {
-  if (kIsVptrChecked) GTEST_SKIP() << "UBSan opens a pipe to look at an object's type";
+  if (kIsVptrChecked) GTEST_SKIP() << "UBSan opens a pipe for its type checks";
   start_with(1024);
   const auto other = connect_to_other();
   ASSERT_NE(other, nullptr);
@@ -148,7 +148,7 @@ TEST_F(DescriptorShortageTest, Rule48AShortageIsAHostFailureOfItsDiskOnly) {
     }
   };
   expect_service();
-  // What is open stays; nothing more can be opened but the connection that is waited for already.
+  // Open descriptors stay; only the accept already submitted can still open one.
   limit_to(3);
   const vhost::FrontendMemory memory = std::move(*vhost::FrontendMemory::create(1 << 20));
   const auto region = memory.region();
@@ -167,10 +167,10 @@ TEST_F(DescriptorShortageTest, Rule48AShortageIsAHostFailureOfItsDiskOnly) {
   ASSERT_TRUE(second->negotiate(vhost::kFeatureProtocolFeatures, kWithSlots));
   EXPECT_TRUE(second->set_mem_table(std::span(&region, 1)));
   EXPECT_TRUE(
-      says("one: host failure: connection to the front-end ends: receive descriptors: Too "
-           "many open files (limit 3: raise LimitNOFILE= or ulimit -n)"))
+      has_logged("one: host failure: connection to the front-end ends: receive descriptors: Too "
+                 "many open files (limit 3: raise LimitNOFILE= or ulimit -n)"))
       << backend_->output();
-  EXPECT_FALSE(says("protocol violation")) << backend_->output();
+  EXPECT_FALSE(has_logged("protocol violation")) << backend_->output();
   stop();
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// guestio-blk on disks that fail: file systems that are full, files that may not grow.
+// guestio-blk on failing disks: full file systems, files with a size limit.
 #include <fcntl.h>
 #include <sys/resource.h>
 
@@ -26,13 +26,13 @@ constexpr const char* kHeld = "requests wait for it";
 
 class DiskFaultTest : public BackendTest {
  protected:
-  /// From now on the backend may write no file past `bytes`. The image's first bytes stay usable.
+  /// Limits the size of files the backend may write. The image's first `bytes` stay writable.
   void limit_files(rlim_t bytes) const {
     const rlimit limit{.rlim_cur = bytes, .rlim_max = RLIM_INFINITY};
     ASSERT_EQ(::prlimit(backend_->pid(), RLIMIT_FSIZE, &limit, nullptr), 0);
   }
 
-  /// Sends a write of a megabyte of `value` at `sector` and returns at once.
+  /// Submits a write of 1 MiB of `value` at `sector` without waiting.
   void begin_write(testing::BlkGuest& guest, std::uint64_t sector, std::byte value) {
     const vhost::SharedRange memory = guest.scratch();
     const vblk::RequestHeader header{Type::kOut, 0, sector};
@@ -48,12 +48,12 @@ class DiskFaultTest : public BackendTest {
     ASSERT_TRUE(wants_kick);
     ASSERT_TRUE(!*wants_kick || guest.queue().kick());
   }
-  /// The status of that write, once it is answered.
+  /// Waits for that write. Returns its status.
   std::uint8_t finish_write(testing::BlkGuest& guest) {
     EXPECT_EQ(guest.wait_for_used(0, kPatience), 1u) << backend_->output();
     return std::to_integer<std::uint8_t>(guest.scratch().host[64]);
   }
-  std::unique_ptr<testing::BlkGuest> start_with_a_held_write() {
+  std::unique_ptr<testing::BlkGuest> start_with_held_write() {
     start({"--on-error", "hold"});
     limit_files(kMegabyte);
     auto guest = connect();
@@ -71,14 +71,14 @@ TEST_F(DiskFaultTest, Rule37AFileSizeLimitFailsOnlyWritesBeyondIt) {
   EXPECT_EQ(guest->write(4096, std::vector<std::byte>(4096)).status, kIoError);
   EXPECT_EQ(guest->write(0, std::vector<std::byte>(4096)).status, kOk);
   EXPECT_EQ(guest->write(2 * 1024 - 8, std::vector<std::byte>(8192)).status, kIoError)
-      << "of a write that is cut short the rest is gone on with, and fails";
+      << "the rest of a short write is submitted again and fails";
   EXPECT_EQ(guest->read(4096, 4096).status, kOk);
   EXPECT_EQ(guest->flush().status, kOk);
   stop();
 }
 
 TEST_F(DiskFaultTest, AHeldWriteCompletesOnRetry) {
-  const auto guest = start_with_a_held_write();
+  const auto guest = start_with_held_write();
   limit_files(RLIM_INFINITY);
   backend_->send_signal(SIGUSR1);
   EXPECT_EQ(finish_write(*guest), kOk);
@@ -88,32 +88,32 @@ TEST_F(DiskFaultTest, AHeldWriteCompletesOnRetry) {
 }
 
 TEST_F(DiskFaultTest, AHeldWriteFailsOnTheOperatorsRequest) {
-  const auto guest = start_with_a_held_write();
+  const auto guest = start_with_held_write();
   backend_->send_signal(SIGUSR2);
   EXPECT_EQ(finish_write(*guest), kIoError);
   EXPECT_EQ(guest->read(0, 4096).status, kOk);
 }
 
 TEST_F(DiskFaultTest, Rule14AHeldWriteDoesNotBlockGetVringBase) {
-  const auto guest = start_with_a_held_write();
+  const auto guest = start_with_held_write();
   ASSERT_TRUE(guest->queue().stop(guest->frontend()));
   EXPECT_EQ(std::to_integer<std::uint8_t>(guest->scratch().host[64]), kIoError);
 }
 
 TEST_F(DiskFaultTest, AHeldWriteDoesNotBlockExit) {
-  const auto guest = start_with_a_held_write();
+  const auto guest = start_with_held_write();
   stop();
   EXPECT_EQ(std::to_integer<std::uint8_t>(guest->scratch().host[64]), kIoError);
 }
 
 TEST_F(DiskFaultTest, AHeldWriteDoesNotBlockTheNextFrontEnd) {
-  start_with_a_held_write().reset();
+  start_with_held_write().reset();
   expect_alive();
 }
 
 TEST_F(DiskFaultTest, Rule37AFullFileSystemFailsWritesOrHoldsThemUntilSpaceIsFree) {
   const testing::SmallFileSystem small(folder_.file("small"), 4 * kMegabyte);
-  if (small.path().empty()) GTEST_SKIP() << "this machine lets nobody mount";
+  if (small.path().empty()) GTEST_SKIP() << "mounting is not permitted";
   const auto full_image = [&] {
     image_ = small.path() + "/disk.img";
     std::filesystem::remove(image_);
@@ -127,7 +127,7 @@ TEST_F(DiskFaultTest, Rule37AFullFileSystemFailsWritesOrHoldsThemUntilSpaceIsFre
   {
     const auto guest = connect();
     begin_write(*guest, 0, std::byte{1});
-    EXPECT_EQ(finish_write(*guest), kIoError) << "half of it has no room";
+    EXPECT_EQ(finish_write(*guest), kIoError) << "half of it does not fit";
     EXPECT_EQ(guest->read(4096, 4096).status, kOk);
   }
   stop();
@@ -142,17 +142,17 @@ TEST_F(DiskFaultTest, Rule37AFullFileSystemFailsWritesOrHoldsThemUntilSpaceIsFre
   stop();
 }
 
-// A device in the page cache whose storage is full: only the flush finds out, and only once.
+// A buffered device on full storage: only the flush reports the error, and only once.
 TEST_F(DiskFaultTest, Rule30AllLaterFlushesFailAfterAFailedOne) {
   const testing::SmallFileSystem small(folder_.file("small"), 2 * kMegabyte);
-  if (small.path().empty()) GTEST_SKIP() << "this machine lets nobody mount";
+  if (small.path().empty()) GTEST_SKIP() << "mounting is not permitted";
   const std::string storage = small.path() + "/storage";
   {
     const UniqueFd file(::open(storage.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     ASSERT_EQ(::ftruncate(file.get(), kImageBytes), 0);
   }
   const testing::LoopDevice device(storage, 512);
-  if (device.path().empty()) GTEST_SKIP() << "this machine gives no loop devices";
+  if (device.path().empty()) GTEST_SKIP() << "no loop devices available";
   image_ = device.path();
   start({"--buffered", "--on-error", "hold"});
   {
@@ -162,16 +162,16 @@ TEST_F(DiskFaultTest, Rule30AllLaterFlushesFailAfterAFailedOne) {
       ASSERT_EQ(finish_write(*guest), kOk) << "into the cache";
     }
     EXPECT_EQ(guest->flush().status, kIoError);
-    EXPECT_EQ(guest->flush().status, kIoError) << "the kernel would say yes this time";
+    EXPECT_EQ(guest->flush().status, kIoError) << "the kernel reports success the second time";
     EXPECT_EQ(guest->read(0, 4096).status, kOk);
   }
   stop();
 }
 
-// Dirty pages of the range, which the kernel refuses to discard or zero (EBUSY).
+// The kernel refuses to discard or zero ranges with dirty pages (EBUSY).
 TEST_F(DiskFaultTest, Rule50WriteZeroesAndDiscardSucceedOnABufferedDevice) {
   const testing::LoopDevice device(image_, 512);
-  if (device.path().empty()) GTEST_SKIP() << "this machine gives no loop devices";
+  if (device.path().empty()) GTEST_SKIP() << "no loop devices available";
   image_ = device.path();
   start({"--buffered"});
   const auto guest = connect();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A disk that cannot be served stops no other one, and is served as soon as it can be.
+// A failed disk does not affect the others and is served once it is usable.
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -21,7 +21,7 @@ class FailedDiskTest : public BackendTest {
   [[nodiscard]] std::string bad_disk(const std::string& more = "") const {
     return "name=bad,socket-path=" + bad_socket_ + ",blk-file=" + bad_image_ + more;
   }
-  /// One disk that can be served, and `bad` as the other.
+  /// One usable disk, and `bad` as the other.
   [[nodiscard]] std::vector<std::string> two_disks(const std::string& bad) const {
     return {"--disk", "name=good,socket-path=" + socket_ + ",blk-file=" + image_, "--disk", bad};
   }
@@ -64,14 +64,14 @@ class FailedDiskTest : public BackendTest {
 TEST_F(FailedDiskTest, AMissingImageIsServedWhenItAppears) {
   start_two(bad_disk());
   expect_failed(bad_image_ + ": open the image: No such file or directory; make it, or correct");
-  EXPECT_FALSE(std::filesystem::exists(bad_socket_)) << "front-ends wait by connecting again";
+  EXPECT_FALSE(std::filesystem::exists(bad_socket_)) << "front-ends retry to connect";
   const Outcome resized = run({"--ask", control_, "resize", "bad"});
   EXPECT_EQ(resized.status, 1);
   EXPECT_NE(resized.output.find("disk bad: cannot be served"), std::string::npos) << resized.output;
   (void)folder_.make_image("bad.img", kImageBytes);
   expect_served();
   EXPECT_NE(backend_->output().find("may still be written"), std::string::npos)
-      << "cp takes no locks: what has just appeared is looked at once more\n"
+      << "cp takes no locks: a new file is checked once more\n"
       << backend_->output();
   stop();
   EXPECT_FALSE(std::filesystem::exists(bad_socket_));
@@ -80,9 +80,9 @@ TEST_F(FailedDiskTest, AMissingImageIsServedWhenItAppears) {
 TEST_F(FailedDiskTest, TheRetryCommandRetriesAtOnce) {
   start_two(bad_disk());
   expect_failed("No such file");
-  // Each is an attempt: none has to wait for its turn.
+  // Each command is an attempt, without a wait for its turn.
   const std::uint64_t before = ask_about_bad()["attempts"];
-  constexpr std::uint64_t kAttempts = 40;  // in their own time more than ten minutes
+  constexpr std::uint64_t kAttempts = 40;  // at their own intervals more than ten minutes
   const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(120);
   while (ask_about_bad()["attempts"] < before + kAttempts) {
     ASSERT_LT(std::chrono::steady_clock::now(), until) << backend_->output();
@@ -91,7 +91,7 @@ TEST_F(FailedDiskTest, TheRetryCommandRetriesAtOnce) {
   const std::string output = backend_->output();
   const auto first = output.find("bad: cannot be served");
   EXPECT_EQ(output.find("bad: cannot be served", first + 1), std::string::npos)
-      << "an attempt that fails as the one before is no news\n"
+      << "a repeated failure is not logged again\n"
       << output;
   (void)folder_.make_image("bad.img", kImageBytes);
   EXPECT_EQ(run({"--ask", control_, "retry", "bad"}).status, 0);
@@ -122,12 +122,11 @@ TEST_F(FailedDiskTest, ASocketInUseIsServedOnceTheOtherProcessExits) {
   expect_served();
 }
 
-/// A file that takes as long to open as a device or a server that does not answer: somebody holds a
-/// lease on it.
+/// A file with a lease of another process: open() stalls, as on a device or server without reply.
 class HeldFile {
  public:
   explicit HeldFile(const std::string& path) : fd_(::open(path.c_str(), O_RDWR | O_CLOEXEC)) {
-    std::signal(SIGIO, SIG_IGN);  // would end the holder when somebody opens the file
+    std::signal(SIGIO, SIG_IGN);  // would end the holder when the file is opened
     is_held_ = ::fcntl(fd_.get(), F_SETLEASE, F_WRLCK) == 0;
   }
   HeldFile(const HeldFile&) = delete;
@@ -173,11 +172,11 @@ TEST_F(FailedDiskTest, TheProcessExitsBeforeARetryIsDue) {
 TEST_F(FailedDiskTest, StrictServesAllDisksOrNone) {
   std::vector<std::string> words = two_disks(bad_disk());
   words.emplace_back("--strict");
-  expect_complaint(run(words), "guestio-blk: disk bad: cannot be served: " + bad_image_);
+  expect_diagnostic(run(words), "guestio-blk: disk bad: cannot be served: " + bad_image_);
   EXPECT_FALSE(std::filesystem::exists(socket_));
   words = two_disks("socket-path=" + folder_.file("none/s") + ",blk-file=null:1G");
   words.emplace_back("--strict");
-  expect_complaint(run(words), "make its folder, or correct socket-path");
+  expect_diagnostic(run(words), "make its folder, or correct socket-path");
   EXPECT_FALSE(std::filesystem::exists(socket_));
 }
 
@@ -198,8 +197,8 @@ TEST_F(FailedDiskTest, OneImageByTwoPathsIsServedTwiceOnlyReadOnly) {
     const std::string disk = "name=bad,socket-path=" + bad_socket_ + ",blk-file=" + other;
     for (const std::string more : {"", ",read-only", ",image-lock=in-use"}) {
       const Outcome outcome = run(two_disks(disk + more));
-      expect_complaint(outcome, "--disk 2: " + other + " is the same image as " + image_ +
-                                    " of disk good (--disk 1)");
+      expect_diagnostic(outcome, "--disk 2: " + other + " is the same image as " + image_ +
+                                     " of disk good (--disk 1)");
       EXPECT_NE(outcome.output.find("give both read-only"), std::string::npos) << outcome.output;
     }
     EXPECT_FALSE(std::filesystem::exists(socket_));
@@ -264,7 +263,7 @@ TEST_F(FailedDiskTest, AnInheritedSocketSurvivesAnOpenDuringATakeover) {
   const std::string line = "{\"command\":\"takeover\",\"version\":1}\n";
   ASSERT_EQ(::send(other.get(), line.data(), line.size(), MSG_NOSIGNAL), std::ssize(line));
   ASSERT_TRUE(backend_->wait_for_output("prepares to take over")) << backend_->output();
-  // The attempt under way gets its image and its socket now, and must not serve them.
+  // The attempt in flight now gets its image and its socket, and must not serve them.
   held.unregister();
   for (int asked = 0; asked < 10; ++asked) EXPECT_EQ(ask_about_bad()["state"], "failed");
   other.reset();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Front-ends that break the rules: each test ends with a well-behaved one being served by the same
+// Front-ends that violate the protocol. Each test ends with a well-behaved front-end of the same
 // process.
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -30,8 +30,8 @@ class HostileFrontendTest : public BackendTest {
     stop();
   }
 
-  /// A connection that has sent nothing yet.
-  UniqueFd dial() {
+  /// A fresh connection without messages.
+  UniqueFd connect_socket() {
     UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
@@ -41,7 +41,7 @@ class HostileFrontendTest : public BackendTest {
     return socket;
   }
   void send_bytes(std::span<const std::byte> bytes) {
-    const UniqueFd socket = dial();
+    const UniqueFd socket = connect_socket();
     (void)!::send(socket.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
   }
   void send_header(std::uint32_t request, std::uint32_t flags, std::uint32_t size) {
@@ -70,8 +70,8 @@ TEST_F(HostileFrontendTest, RandomBytesEndOnlyTheirConnection) {
 
 TEST_F(HostileFrontendTest, ATruncatedOrOversizedMessageEndsItsConnection) {
   send_header(1, 0, 0);           // no version
-  send_header(1, 1, 0xffffffff);  // a size that nothing has
-  send_header(5, 1, 100);         // a payload that never comes
+  send_header(1, 1, 0xffffffff);  // oversized
+  send_header(5, 1, 100);         // a payload that is never sent
   send_bytes(std::vector<std::byte>(5));
 }
 
@@ -119,7 +119,7 @@ TEST_F(HostileFrontendTest, RingsOutsideMemoryOrMisalignedAreRefused) {
   }
   ASSERT_TRUE(
       guest->frontend().set_vring_addr({0, 0, 0xfffffffffffff000, base + 8192, base + 16384, 0}));
-  // It is the start that fails.
+  // The start fails, not the message.
   EXPECT_TRUE(is_refused(guest->frontend().set_vring_kick(0, std::nullopt)));
   ASSERT_TRUE(guest->frontend().set_vring_addr(good));
   EXPECT_TRUE(guest->frontend().set_vring_kick(0, std::nullopt));
@@ -135,13 +135,14 @@ TEST_F(HostileFrontendTest, MalformedMemoryTablesAreRefused) {
     return guest->frontend().set_mem_table(all);
   };
   EXPECT_FALSE(table({{0, 0, 0x1000, 0}})) << "no bytes";
-  EXPECT_FALSE(table({{0, 2 * size, 0x1000, 0}})) << "behind the file's end";
-  EXPECT_FALSE(table({{0, 4096, 0x1000, size}})) << "an offset at the file's end";
+  EXPECT_FALSE(table({{0, 2 * size, 0x1000, 0}})) << "beyond the end of the file";
+  EXPECT_FALSE(table({{0, 4096, 0x1000, size}})) << "an offset at the end of the file";
   EXPECT_FALSE(table({{0, 4096, 0x1000, ~std::uint64_t{0} - 100}})) << "an offset that overflows";
-  EXPECT_FALSE(table({{~std::uint64_t{0} - 4095, 8192, 0x1000, 0}})) << "past the address space";
-  EXPECT_FALSE(table({{0, 8192, 0x1000, 0}, {4096, 8192, 0x9000, 0}})) << "two in one place";
-  EXPECT_FALSE(table({{0, 4096, ~std::uint64_t{0} - 100, 0}})) << "past the front-end's space";
-  EXPECT_EQ(guest->read(0, 512).status, 0) << "the table from before is still there";
+  EXPECT_FALSE(table({{~std::uint64_t{0} - 4095, 8192, 0x1000, 0}})) << "beyond the address space";
+  EXPECT_FALSE(table({{0, 8192, 0x1000, 0}, {4096, 8192, 0x9000, 0}})) << "overlapping regions";
+  EXPECT_FALSE(table({{0, 4096, ~std::uint64_t{0} - 100, 0}}))
+      << "beyond the front-end's address space";
+  EXPECT_EQ(guest->read(0, 512).status, 0) << "the previous table stays in use";
 }
 
 TEST_F(HostileFrontendTest, MissingAndExcessDescriptorsAreRefused) {
@@ -151,7 +152,7 @@ TEST_F(HostileFrontendTest, MissingAndExcessDescriptorsAreRefused) {
   EXPECT_TRUE(is_refused(tell(*guest, FrontendRequest::kSetVringKick, word)));
   EXPECT_TRUE(is_refused(tell(*guest, FrontendRequest::kSetVringCall, word, std::array{fd, fd})));
   EXPECT_TRUE(is_refused(tell(*guest, FrontendRequest::kSetVringKick, word, std::array{fd})))
-      << "no eventfd";
+      << "not an eventfd";
   const vhost::MemoryTableHeader empty{0, 0};
   EXPECT_TRUE(is_refused(tell(*guest, FrontendRequest::kSetMemTable, empty)));
   const vhost::MemoryTableHeader liar{8, 0};
@@ -183,12 +184,12 @@ TEST_F(HostileFrontendTest, ConfigAccessOutOfRangeGetsAnEmptyReply) {
 
 TEST_F(HostileFrontendTest, ASecondFrontEndWaitsWithoutDisturbingTheFirst) {
   auto first = connect();
-  const UniqueFd second = dial();
+  const UniqueFd second = connect_socket();
   const vhost::MessageHeader header{1, 1, 0};
   ASSERT_EQ(::send(second.get(), &header, sizeof header, 0), static_cast<ssize_t>(sizeof header));
   for (int round = 0; round < 100; ++round) ASSERT_EQ(first->read(0, 4096).status, 0);
   first.reset();
-  // Now it is the second one's turn.
+  // Now the second front-end is served.
   std::array<std::byte, 20> reply{};
   EXPECT_EQ(::recv(second.get(), reply.data(), reply.size(), MSG_WAITALL), 20);
 }
@@ -208,8 +209,8 @@ TEST_F(HostileFrontendTest, Rule12FrequentReconnectsDoNotFloodTheLog) {
     const auto guest = connect();
     for (int i = 0; i < 50; ++i) EXPECT_FALSE(guest->frontend().send_message(99, {}));
   }
-  EXPECT_LT(std::ranges::count(backend_->output(), '\n'), 300 + lines_since(began))
-      << "of two thousand lines and more";
+  EXPECT_LT(std::ranges::count(backend_->output(), '\n'), 300 + max_log_lines_since(began))
+      << "of more than two thousand lines";
 }
 
 TEST_F(HostileFrontendTest, Rule27AMalformedChainWithAStatusByteReturnsAnError) {
@@ -232,17 +233,17 @@ TEST_F(HostileFrontendTest, Rule27AMalformedChainWithAStatusByteReturnsAnError) 
   send({{Gpa(~std::uint64_t{0} - 3), 16, Direction::kReadable}, status});
   SCOPED_TRACE("more than 4 GiB");
   send({{memory, 16, Direction::kReadable}, {memory, 0xffffffff, Direction::kWritable}, status});
-  EXPECT_EQ(guest->read(0, 512).status, 0) << "the ring goes on";
+  EXPECT_EQ(guest->read(0, 512).status, 0) << "the ring keeps running";
 }
 
 TEST_F(HostileFrontendTest, MalformedRequestsGetAStatus) {
   const auto guest = connect();
   using Type = testing::BlkGuest::Type;
   const std::vector<std::byte> sector(512);
-  EXPECT_EQ(guest->read(kImageBytes / 512, 512).status, 1) << "past the end";
-  EXPECT_EQ(guest->read(kImageBytes / 512 - 1, 1024).status, 1) << "over the end";
+  EXPECT_EQ(guest->read(kImageBytes / 512, 512).status, 1) << "beyond the end";
+  EXPECT_EQ(guest->read(kImageBytes / 512 - 1, 1024).status, 1) << "across the end";
   EXPECT_EQ(guest->read(~std::uint64_t{0}, 512).status, 1) << "overflow";
-  EXPECT_EQ(guest->read(0, 100).status, 1) << "no whole block";
+  EXPECT_EQ(guest->read(0, 100).status, 1) << "not a whole block";
   EXPECT_EQ(guest->write(~std::uint64_t{0} / 512, sector).status, 1);
   EXPECT_EQ(guest->perform(Type{77}, 0, {}, 512).status, 2) << "unknown type";
   EXPECT_EQ(guest->perform(Type::kGetId, 0, {}, 19).status, 1) << "no room for the ID";
@@ -257,7 +258,7 @@ TEST_F(HostileFrontendTest, MalformedRequestsGetAStatus) {
 
 TEST_F(HostileFrontendTest, AMalformedRingStopsAndTheNextFrontEndIsServed) {
   const auto guest = connect();
-  // An available index far ahead of the ring: the queue cannot be believed any more.
+  // The available index is far ahead of the ring: the whole ring is malformed.
   std::mt19937_64 random(3);
   const vhost::SharedRange all = guest->memory().whole();
   for (int round = 0; round < 200; ++round) {
@@ -276,7 +277,7 @@ void HostileFrontendTest::truncate_under_load() {
     EXPECT_EQ(::ftruncate(fd, 0), 0);
   });
   const vhost::SharedRange scratch = guest->scratch();
-  // Until the ring itself cannot be reached any more, from either side.
+  // Until the ring itself is inaccessible from either side.
   while (true) {
     const std::array chain = {
         Segment{scratch.gpa, 16, Direction::kReadable},
@@ -286,13 +287,13 @@ void HostileFrontendTest::truncate_under_load() {
     if (!guest->send_chain(chain, 0, may_be_gone ? milliseconds(500) : patience())) break;
     ++served;
   }
-  EXPECT_GE(served, kServedBefore) << "while there was memory";
+  EXPECT_GE(served, kServedBefore) << "before the truncation";
   served = kServedBefore;
 }
 
 TEST_F(HostileFrontendTest, MemoryTruncatedUnderLoadFailsOnlyRequests) { truncate_under_load(); }
 
-/// Pages that were registered and have gone are noticed and done without.
+/// Loss of registered pages is detected; plain operations replace the registration.
 class HostileRegisteredFrontendTest : public HostileFrontendTest {
  protected:
   void SetUp() override { start({"--fixed-buffers", "on"}); }
@@ -302,7 +303,7 @@ TEST_F(HostileRegisteredFrontendTest, RegisteredMemoryTruncatedUnderLoadFailsOnl
   truncate_under_load();
 }
 
-/// The protocol features with an in-flight record among them.
+/// The protocol features including the in-flight record.
 constexpr std::uint64_t kWithRecord = vhost::kProtocolMq | vhost::kProtocolConfig |
                                       vhost::kProtocolReplyAck | vhost::kProtocolInflightShmfd;
 
@@ -317,7 +318,7 @@ TEST_F(HostileFrontendTest, Rule40AMalformedInflightRecordIsRefusedAndNotFatal) 
     const auto guest = connect({.protocol = kWithRecord, .queues = 0});
     auto record = guest->frontend().get_inflight(1, 64);
     ASSERT_TRUE(record.has_value()) << record.error().to_string();
-    EXPECT_FALSE(guest->frontend().get_inflight(2, 64).has_value()) << "of queues not offered";
+    EXPECT_FALSE(guest->frontend().get_inflight(2, 64).has_value()) << "more queues than offered";
     EXPECT_FALSE(guest->frontend().get_inflight(1, 0).has_value());
     EXPECT_FALSE(guest->frontend().get_inflight(0, 64).has_value());
     const auto good = record->where;

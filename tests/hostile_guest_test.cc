@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Guests that write anything into their rings while the device reads them, and owners of guest
-// memory that take it away under load. Others are served meanwhile.
+// Guests that overwrite their rings while the device reads them, and front-ends that truncate guest
+// memory under load. Other guests are served meanwhile.
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -36,21 +36,22 @@ class HostileGuestTest : public BackendTest {
     expect_alive();
     stop();
     const auto lines = std::ranges::count(backend_->output(), '\n');
-    EXPECT_LT(lines, 200 + lines_since(began_)) << "what a guest does is no reason to fill the log";
+    EXPECT_LT(lines, 200 + max_log_lines_since(began_)) << "a guest cannot flood the log";
   }
 
  private:
   const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
 };
 
-/// Writes anything into a ring, the headers of its requests, and the memory that they mean.
+/// Overwrites a ring, its request headers and their buffers with random contents.
 class Attacker {
  public:
-  /// `ring`: pages of descriptors, available and used ring, or their like in a packed ring.
+  /// `ring`: the pages of descriptors, available and used ring, or their counterparts in a packed
+  /// ring.
   Attacker(vhost::SharedRange ring, vhost::SharedRange area, int kick, std::uint64_t seed)
       : ring_(ring), area_(area), kick_(kick), random_(seed) {}
 
-  void strike(int times) {
+  void overwrite(int times) {
     for (int i = 0; i < times; ++i) {
       switch (random_() % 8) {
         case 0: put_header(); break;
@@ -75,7 +76,7 @@ class Attacker {
                                      random_() % (kSectors * 2)};
     std::memcpy(area_.host + random_() % 16 * 64, &header, sizeof header);
   }
-  /// One that means something in either kind of ring now and then.
+  /// A descriptor with a fair chance to be valid in either kind of ring.
   void put_descriptor() {
     const std::uint64_t address =
         random_() % 16 == 0 ? random_() : area_.gpa.raw() + random_() % 32 * 64;
@@ -107,19 +108,19 @@ TEST_P(HostileRingTest, RandomRingContentsHarmNoOtherRingAndAllowGetVringBase) {
   const auto guest = connect({.features = GetParam().features, .queues = 2});
   ASSERT_NE(guest, nullptr);
   vhost::Frontend& frontend = guest->frontend();
-  // The first queue's three parts begin guest memory, a page each.
+  // The first queue's three areas begin guest memory, a page each.
   const vhost::SharedRange ring = guest->memory().whole().part(0, 3 * kPageSize);
   const auto area = guest->memory().allocate(std::size_t{1} << 20, kPageSize);
   ASSERT_TRUE(area);
   const UniqueFd kick(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   const bool is_packed = (GetParam().features & virtio::kFeatureRingPacked) != 0;
   for (std::uint64_t round = 0; round < 25; ++round) {
-    ASSERT_TRUE(guest->queue(0).stop(frontend)) << "whatever it has taken is answered";
+    ASSERT_TRUE(guest->queue(0).stop(frontend)) << "GET_VRING_BASE drains the ring";
     std::memset(ring.host, 0, ring.size);
     ASSERT_TRUE(frontend.set_vring_base(0, is_packed ? 0x80008000 : 0));
     ASSERT_TRUE(frontend.set_vring_kick(0, kick.get()));
     Attacker attacker(ring, *area, kick.get(), round);
-    std::jthread attack([&] { attacker.strike(2000); });
+    std::jthread attack([&] { attacker.overwrite(2000); });
     for (int i = 0; i < 10; ++i) {
       const auto answer = guest->perform(BlkGuest::Type::kGetId, 0, {}, 20, 0, 1);
       ASSERT_EQ(answer.status, 0);
@@ -133,20 +134,20 @@ INSTANTIATE_TEST_SUITE_P(, HostileRingTest,
                                            RingKind{"Packed", ~std::uint64_t{0}}),
                          [](const auto& instance) { return instance.param.name; });
 
-/// A descriptor of either kind of ring; the links of a split one are made in order.
+/// A descriptor of either kind of ring; the links of a split one are set in order.
 struct RawDescriptor {
   std::uint64_t address;
   std::uint32_t length;
   std::uint16_t flags;
 };
 
-/// A ring that a test writes byte by byte, in the place of the guest's first queue.
+/// A ring written byte by byte by the test, in place of the guest's first queue.
 class RawRing {
  public:
   RawRing(BlkGuest& guest, bool is_packed)
       : guest_(guest), ring_(guest.memory().whole().part(0, 3 * kPageSize)), packed_(is_packed) {}
 
-  /// From the start, with nothing in it, on a device that was reset.
+  /// Starts an empty ring on a reset device.
   void restart() {
     vhost::Frontend& frontend = guest_.frontend();
     ASSERT_TRUE(frontend.get_vring_base(0));
@@ -159,7 +160,7 @@ class RawRing {
     ASSERT_TRUE(frontend.set_vring_kick(0, kick_.get()));
     ASSERT_TRUE(frontend.set_vring_enable(0, true));
   }
-  /// A chain of these, one behind the other.
+  /// Adds a chain of consecutive descriptors.
   void send(const std::vector<RawDescriptor>& descriptors) {
     for (std::size_t i = descriptors.size(); i-- > 0;) {
       put(ring_.host + 16 * i, descriptors[i], i, packed_ ? virtio::kPackedAvail : 0);
@@ -172,8 +173,8 @@ class RawRing {
   void put_table(std::byte* at, const std::vector<RawDescriptor>& entries) const {
     for (std::size_t i = 0; i < entries.size(); ++i) put(at + 16 * i, entries[i], i, 0);
   }
-  /// Waits until the chain has come back, or the ring has stopped. Returns whether it came back.
-  [[nodiscard]] bool comes_back() const {
+  /// Waits until the chain is in the used ring or the ring has stopped. Returns whether it is.
+  [[nodiscard]] bool is_returned() const {
     const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
     while (std::chrono::steady_clock::now() < until) {
       eventfd_t count = 0;
@@ -182,7 +183,7 @@ class RawRing {
       if (has_stopped) return false;
       std::this_thread::yield();
     }
-    ADD_FAILURE() << "neither an answer nor the ring's end";
+    ADD_FAILURE() << "neither a used entry nor VringErr";
     return false;
   }
 
@@ -250,9 +251,9 @@ class MalformedChainTest : public HostileGuestTest, public ::testing::WithParamI
         {"no writable byte in a table", table(16), {{header_, 16, 0}}, kNever, kNever},
         {"a status outside memory", {header, {0, 1, kWrite}}, {}, kNever, kNever},
         {"a status outside memory in a table", table(32), {header, {0, 1, kWrite}}, kNever, kNever},
-        {"readable behind writable", {data, header, status}, {}, kError, kError},
-        {"readable behind writable in a table", table(48), {data, header, status}, kError, kError},
-        {"readable behind the status",
+        {"readable after writable", {data, header, status}, {}, kError, kError},
+        {"readable after writable in a table", table(48), {data, header, status}, kError, kError},
+        {"readable after the status",
          {{status_, 1, kNext | kWrite}, {header_, 16, 0}},
          {},
          kError,
@@ -283,7 +284,7 @@ class MalformedChainTest : public HostileGuestTest, public ::testing::WithParamI
          good,
          kError,
          kError},
-        // Where a packed chain ends its descriptors say, or the size of its table.
+        // Flags end a packed chain, or the size of its indirect table.
         {"next at the end of a table", table(32), {header, data}, kNever, kError},
     };
   }
@@ -312,12 +313,12 @@ TEST_P(MalformedChainTest, Rule27ItReturnsWithAnErrorOrNeverButNotWithAStaleSucc
   for (const Case& c : cases()) {
     SCOPED_TRACE(c.name);
     ASSERT_NO_FATAL_FAILURE(ring.restart());
-    status = std::byte{0};  // of the request before
+    status = std::byte{0};  // of the previous request
     const bool is_data_status =
         is_packed() && c.packed_outcome != c.outcome && c.packed_outcome == Outcome::kError;
     ring.put_table(scratch.host + 2 * kPageSize, c.table);
     ring.send(c.ring);
-    const Outcome outcome = ring.comes_back() ? Outcome::kError : Outcome::kNever;
+    const Outcome outcome = ring.is_returned() ? Outcome::kError : Outcome::kNever;
     ASSERT_EQ(outcome, is_packed() ? c.packed_outcome : c.outcome);
     if (outcome == Outcome::kError && !is_data_status) {
       EXPECT_EQ(status, std::byte{1});
@@ -334,7 +335,7 @@ INSTANTIATE_TEST_SUITE_P(, MalformedChainTest,
                                            RingKind{"Packed", ~std::uint64_t{0}}),
                          [](const auto& instance) { return instance.param.name; });
 
-/// Rings of few entries, and requests of as many segments as are offered.
+/// Rings of few entries, and requests of all offered segments.
 class ShortRingTest : public BackendTest, public ::testing::WithParamInterface<RingKind> {};
 
 TEST_P(ShortRingTest, Rule23And52RequestsOfAllOfferedSegmentsAreServedOnAQueueOfSixteen) {
@@ -345,7 +346,7 @@ TEST_P(ShortRingTest, Rule23And52RequestsOfAllOfferedSegmentsAreServedOnAQueueOf
   ASSERT_GT(segments, 16U);
   const vhost::SharedRange scratch = guest->scratch();
   constexpr std::size_t kSegment = 512;
-  constexpr std::size_t kStep = 1024;  // they do not touch
+  constexpr std::size_t kStep = 1024;  // segments do not touch
   const auto table_at = scratch.part(kPageSize, (segments + 2) * sizeof(virtio::Descriptor));
   const virtio::DriverTable table{reinterpret_cast<virtio::Descriptor*>(table_at.host),
                                   table_at.gpa, segments + 2};
@@ -385,7 +386,7 @@ INSTANTIATE_TEST_SUITE_P(, ShortRingTest,
                                            RingKind{"Packed", ~std::uint64_t{0}}),
                          [](const auto& instance) { return instance.param.name; });
 
-/// Data in memory of its own, whose owner takes it away; rings, headers and status stay.
+/// Data in a region of its own, which the front-end truncates; rings, headers and status stay.
 class RevokedMemoryTest : public HostileGuestTest {
  protected:
   static constexpr std::size_t kDataBytes = std::size_t{64} << 10;
@@ -409,7 +410,7 @@ class RevokedMemoryTest : public HostileGuestTest {
     HostileGuestTest::TearDown();
   }
 
-  /// One request of kDataBytes with its data `misalignment` bytes into the memory that goes.
+  /// One request of kDataBytes with its data `misalignment` bytes into the revoked region.
   std::byte perform(BlkGuest::Type type, std::uint64_t sector, std::size_t misalignment) {
     const vhost::SharedRange scratch = guest_->scratch();
     const vblk::RequestHeader header{type, 0, sector};
@@ -424,13 +425,13 @@ class RevokedMemoryTest : public HostileGuestTest {
     return scratch.host[64];
   }
 
-  /// Reads and writes while `take_away` is called again and again. What was written may be the
-  /// pattern, or zeroes that memory held which was given back.
-  void serve_under(const std::function<void(int file)>& take_away) {
-    constexpr std::uint64_t kTarget = 4096;  // a sector that nothing else writes to
+  /// Reads and writes while `revoke` is called repeatedly. A written sector holds the pattern, or
+  /// zeroes from restored memory.
+  void serve_under(const std::function<void(int file)>& revoke) {
+    constexpr std::uint64_t kTarget = 4096;  // a sector without other writers
     std::atomic<bool> is_done = false;
     std::jthread owner([&] {
-      while (!is_done) take_away(data_->fd());
+      while (!is_done) revoke(data_->fd());
     });
     for (int round = 0; round < 200; ++round) {
       const std::size_t misalignment = round % 2 == 0 ? 0 : 3;
@@ -441,13 +442,14 @@ class RevokedMemoryTest : public HostileGuestTest {
     owner.join();
     const auto kept = guest_->read(0, 2 * kDataBytes);
     ASSERT_EQ(kept.status, 0);
-    EXPECT_EQ(std::ranges::count(kept.data, kPattern), 2 * kDataBytes) << "what nobody wrote to";
+    EXPECT_EQ(std::ranges::count(kept.data, kPattern), 2 * kDataBytes)
+        << "a sector without writers";
     const auto target = guest_->read(kTarget, kDataBytes);
     ASSERT_EQ(target.status, 0);
     EXPECT_TRUE(std::ranges::all_of(
         target.data, [](std::byte byte) { return byte == kPattern || byte == std::byte{0}; }));
     const auto behind = guest_->read(kTarget + kDataBytes / 512, kDataBytes);
-    EXPECT_EQ(std::ranges::count(behind.data, std::byte{0}), kDataBytes) << "behind it";
+    EXPECT_EQ(std::ranges::count(behind.data, std::byte{0}), kDataBytes) << "after it";
   }
 
   std::unique_ptr<BlkGuest> guest_;

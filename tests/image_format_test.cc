@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// guestio-blk on images that are not raw, as the programs that own those formats make them.
+// guestio-blk on images of other formats, made by the programs of those formats.
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -11,8 +11,8 @@ namespace {
 
 struct ForeignImage {
   std::string test;
-  std::string format;   ///< as the refusal calls it
-  std::string command;  ///< makes the file $1
+  std::string format;   ///< its name in the diagnostic
+  std::string command;  ///< creates the file $1
 };
 
 const std::vector<ForeignImage> kForeignImages = {
@@ -45,12 +45,12 @@ class ForeignImageTest : public BackendTest, public ::testing::WithParamInterfac
  protected:
   void SetUp() override {
     if (run_shell("command -v qemu-img && command -v cryptsetup") != 0) {
-      GTEST_SKIP() << "this machine has no qemu-img or no cryptsetup";
+      GTEST_SKIP() << "qemu-img or cryptsetup is missing";
     }
     image_ = folder_.file("foreign");
     ASSERT_EQ(run_shell(GetParam().command), 0);
   }
-  /// With the image's path as $1.
+  /// Runs it with the image's path as $1.
   int run_shell(const std::string& command) const {
     testing::ChildProcess shell({"/bin/sh", "-c", command, "sh", image_});
     return shell.wait().value_or(-1);
@@ -61,12 +61,12 @@ TEST_P(ForeignImageTest, IsRejectedUnmodifiedUnlessTheFormatIsRaw) {
   const std::string before = content_of(image_);
   for (const char* const mode : {"--max-ranges=1", "--buffered", "--read-only"}) {
     const Outcome outcome = run({"--socket-path", socket_, "--blk-file", image_, mode});
-    expect_complaint(outcome, GetParam().format + " does");
-    expect_complaint(outcome, "format=raw");
-    expect_complaint(outcome, image_);
+    expect_diagnostic(outcome, GetParam().format + " does");
+    expect_diagnostic(outcome, "format=raw");
+    expect_diagnostic(outcome, image_);
   }
   EXPECT_EQ(content_of(image_), before);
-  if (before.size() < 512) return;  // of a VMDK in two files the small one
+  if (before.size() < 512) return;  // the small one of the two files of a VMDK
   start({"--format", "raw"});
   EXPECT_EQ(std::memcmp(connect()->read(0, 512).data.data(), before.data(), 512), 0);
   stop();
@@ -77,8 +77,8 @@ INSTANTIATE_TEST_SUITE_P(Formats, ForeignImageTest, ::testing::ValuesIn(kForeign
 
 class RawImageTest : public BackendTest {
  protected:
-  /// As encryption of the whole disk does inside the guest.
-  void write_signature_as_the_guest() {
+  /// As full-disk encryption in the guest does.
+  void write_signature_from_guest() {
     const auto guest = connect();
     std::vector<std::byte> sector(512);
     std::memcpy(sector.data(), "LUKS\xba\xbe\0\2", 8);
@@ -89,14 +89,14 @@ class RawImageTest : public BackendTest {
 
 TEST_F(RawImageTest, ASignatureWrittenByTheGuestMattersOnlyAtTheNextStart) {
   start({"--control", control_});
-  write_signature_as_the_guest();
+  write_signature_from_guest();
   expect_alive();
   take_over();
   expect_alive();
   stop();
   const Outcome outcome = run({"--socket-path", socket_, "--blk-file", image_});
-  expect_complaint(outcome, "LUKS 2");
-  expect_complaint(outcome, "the guest wrote");
+  expect_diagnostic(outcome, "LUKS 2");
+  expect_diagnostic(outcome, "the guest wrote");
   start({"--format", "raw"});
   expect_alive();
   stop();
@@ -104,10 +104,10 @@ TEST_F(RawImageTest, ASignatureWrittenByTheGuestMattersOnlyAtTheNextStart) {
 
 TEST_F(RawImageTest, FormatIsAcceptedWhereverADiskIsConfigured) {
   start({"--format", "raw"});
-  write_signature_as_the_guest();
+  write_signature_from_guest();
   stop();
   const std::string disk = "socket-path=" + socket_ + ",blk-file=" + image_;
-  expect_complaint(run({"--disk", disk}), "LUKS 2");
+  expect_diagnostic(run({"--disk", disk}), "LUKS 2");
   const auto serves = [](const std::vector<std::string>& arguments) {
     std::vector<std::string> words = {kBackendProgram};
     words.insert(words.end(), arguments.begin(), arguments.end());
@@ -128,30 +128,30 @@ TEST_F(RawImageTest, AnUnsupportedFormatIsRejectedWithTheSupportedOnes) {
   auto words = usual;
   words.insert(words.end(), {"--format", "qcow2"});
   const Outcome outcome = run(words);
-  expect_complaint(outcome, "--format takes raw");
-  expect_complaint(outcome, "qemu-img convert -O raw");
-  expect_complaint(run({"--disk", "socket-path=" + socket_ + ",blk-file=" + image_ + ",format="}),
-                   "format takes raw");
+  expect_diagnostic(outcome, "--format takes raw");
+  expect_diagnostic(outcome, "qemu-img convert -O raw");
+  expect_diagnostic(run({"--disk", "socket-path=" + socket_ + ",blk-file=" + image_ + ",format="}),
+                    "format takes raw");
 }
 
 TEST_F(RawImageTest, AnEmptyImageIsRejectedWhateverItsFormat) {
   image_ = folder_.make_image("empty.img", 0);
   const Outcome outcome = run({"--socket-path", socket_, "--blk-file", image_});
-  expect_complaint(outcome, image_);
-  expect_complaint(outcome, "less than one block");
-  expect_complaint(run({"--socket-path", socket_, "--blk-file", image_, "--format", "raw"}),
-                   "less than one block");
+  expect_diagnostic(outcome, image_);
+  expect_diagnostic(outcome, "less than one block");
+  expect_diagnostic(run({"--socket-path", socket_, "--blk-file", image_, "--format", "raw"}),
+                    "less than one block");
 }
 
 TEST_F(RawImageTest, ABlockDeviceIsProbedLikeAFile) {
   const testing::LoopDevice device(image_, 4096);
-  if (device.path().empty()) GTEST_SKIP() << "this machine gives no loop devices";
+  if (device.path().empty()) GTEST_SKIP() << "no loop devices available";
   image_ = device.path();
   start();
-  write_signature_as_the_guest();
+  write_signature_from_guest();
   stop();
-  expect_complaint(run({"--socket-path", socket_, "--blk-file", image_}), "LUKS 2");
-  expect_complaint(run({"--socket-path", socket_, "--blk-file", image_, "--buffered"}), "LUKS 2");
+  expect_diagnostic(run({"--socket-path", socket_, "--blk-file", image_}), "LUKS 2");
+  expect_diagnostic(run({"--socket-path", socket_, "--blk-file", image_, "--buffered"}), "LUKS 2");
 }
 
 TEST_F(RawImageTest, ANullDiskHasNoFormat) {

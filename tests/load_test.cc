@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The ways in which `guestio-load run` loads a backend, each against guestio-blk.
+// The modes of `guestio-load run`, each against guestio-blk.
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -9,16 +9,16 @@
 namespace guestio::tests {
 namespace {
 
-/// How a backend is loaded.
-struct Way {
+/// A set of load options.
+struct LoadOptions {
   const char* name;
   std::vector<std::string> options;
 };
 
-class LoadTest : public BackendTest, public ::testing::WithParamInterface<Way> {
+class LoadTest : public BackendTest, public ::testing::WithParamInterface<LoadOptions> {
  protected:
-  /// Writes the image once: the first write to each block of a sparse file waits for the file
-  /// system's journal, on a busy machine for longer than the measurement takes.
+  /// Writes the whole image: the first write to each block of a sparse file waits for the file
+  /// system's journal, on a busy machine longer than the measurement takes.
   void fill_image() const {
     const std::vector<char> zeroes(std::size_t{1} << 20);
     std::ofstream image(image_, std::ios::in | std::ios::out | std::ios::binary);
@@ -29,8 +29,8 @@ class LoadTest : public BackendTest, public ::testing::WithParamInterface<Way> {
     ASSERT_TRUE(image.flush());
   }
 
-  /// A short run, and longer ones when the disk did not get round to both directions in that time:
-  /// disks that others use stand still for seconds now and then.
+  /// Runs briefly, and again for longer when the disk completed nothing in one of the directions:
+  /// shared disks stall for seconds at times.
   nlohmann::json load(const std::vector<std::string>& options) {
     nlohmann::json json;
     const auto has_done = [&](const char* direction) {
@@ -82,18 +82,20 @@ TEST_P(LoadTest, ReachesANullDisk) {
 INSTANTIATE_TEST_SUITE_P(
     , LoadTest,
     ::testing::Values(
-        Way{"Sleeping", {"--iodepth", "4"}}, Way{"Polling", {"--iodepth", "4", "--poll"}},
-        Way{"PollingOneAtATime", {"--poll"}},
-        Way{"PollingWithoutEventIndex", {"--poll", "--no-event-idx"}},
-        Way{"OffByOneByte", {"--iodepth", "4", "--buffer-offset", "1"}},
-        Way{"OffByOneSector", {"--iodepth", "4", "--buffer-offset", "512"}},
-        Way{"InSixteenSegments", {"--iodepth", "4", "--bs", "64k", "--segments", "16"}},
-        Way{"InSegmentsOffByOneByte", {"--bs", "16k", "--segments", "4", "--buffer-offset", "1"}},
-        Way{"OnTwoQueues", {"--iodepth", "4", "--numjobs", "2"}},
-        Way{"PollingOnTwoQueues", {"--poll", "--numjobs", "2"}},
-        Way{"AsDeepAsTheRing", {"--iodepth", "1024", "--queue-size", "1024", "--poll"}},
-        Way{"AsDeepAsTheRingWithoutIndirectTables",
-            {"--iodepth", "256", "--queue-size", "1024", "--no-indirect"}}),
+        LoadOptions{"Sleeping", {"--iodepth", "4"}},
+        LoadOptions{"Polling", {"--iodepth", "4", "--poll"}},
+        LoadOptions{"PollingOneAtATime", {"--poll"}},
+        LoadOptions{"PollingWithoutEventIndex", {"--poll", "--no-event-idx"}},
+        LoadOptions{"OffByOneByte", {"--iodepth", "4", "--buffer-offset", "1"}},
+        LoadOptions{"OffByOneSector", {"--iodepth", "4", "--buffer-offset", "512"}},
+        LoadOptions{"InSixteenSegments", {"--iodepth", "4", "--bs", "64k", "--segments", "16"}},
+        LoadOptions{"InSegmentsOffByOneByte",
+                    {"--bs", "16k", "--segments", "4", "--buffer-offset", "1"}},
+        LoadOptions{"OnTwoQueues", {"--iodepth", "4", "--numjobs", "2"}},
+        LoadOptions{"PollingOnTwoQueues", {"--poll", "--numjobs", "2"}},
+        LoadOptions{"AsDeepAsTheRing", {"--iodepth", "1024", "--queue-size", "1024", "--poll"}},
+        LoadOptions{"AsDeepAsTheRingWithoutIndirectTables",
+                    {"--iodepth", "256", "--queue-size", "1024", "--no-indirect"}}),
     [](const auto& instance) { return std::string(instance.param.name); });
 
 }  // namespace

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The log of a process that serves: whoever reads it, or does not, and what its lines are about.
+// The log of a serving process: stalled readers, and the disk each line names.
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/resource.h>
@@ -17,7 +17,7 @@
 namespace guestio::tests {
 namespace {
 
-/// A pipe with a name, for the standard error of a program, which is full from the start.
+/// A named pipe for the standard error of a program, full from the start.
 class FullPipe {
  public:
   explicit FullPipe(std::string path) : path_(std::move(path)) {
@@ -32,7 +32,7 @@ class FullPipe {
   [[nodiscard]] std::vector<std::string> wrapper() const {
     return {"/bin/sh", "-c", "exec \"$@\" 2>'" + path_ + "'", "sh"};
   }
-  /// Reads until `text` came; false when nothing comes for a minute.
+  /// Reads until `text` arrives; false after a minute without data.
   bool reads_until(const std::string& text) {
     std::array<char, 4096> bytes;
     while (all_.find(text) == std::string::npos) {
@@ -68,8 +68,8 @@ class LogReaderTest : public BackendTest {
     EXPECT_TRUE(guest.has_value()) << backend_->output();
     return guest ? std::move(*guest) : nullptr;
   }
-  /// Front-ends that come and go: a line for each ring that starts or stops, more in all than the
-  /// log keeps. Each writes, and reads what the one before wrote.
+  /// Successive front-ends: one line for each ring start and stop, in all more than the log keeps.
+  /// Each writes, and reads its predecessor's data.
   void make_lines() {
     constexpr int kVisits = 200;
     static_assert(kVisits * 2 * kQueues > 2 * log::kMaxQueuedLines);
@@ -80,7 +80,7 @@ class LogReaderTest : public BackendTest {
       ASSERT_EQ(guest->read(8, 4096).data, before);
       before.assign(before.size(), static_cast<std::byte>(i));
       ASSERT_EQ(guest->write(8, before).status, 0);
-      ASSERT_EQ(guest->read(kImageBytes, 512).status, 1) << "beyond the end: a line as well";
+      ASSERT_EQ(guest->read(kImageBytes, 512).status, 1) << "beyond the end: another log line";
     }
   }
 
@@ -104,7 +104,7 @@ TEST_F(LogReaderTest, AResumedOneGetsTheDropCountAndAllLaterLines) {
   EXPECT_EQ(backend_->wait(), 0);
 }
 
-/// Two disks of one process, and everything that can go wrong with a disk.
+/// Two disks of one process, and every failure of a disk.
 class LinesOfTwoDisksTest : public BackendTest {
  protected:
   struct Disk {
@@ -114,7 +114,7 @@ class LinesOfTwoDisksTest : public BackendTest {
   };
 
   Disk make_disk(const std::string& name) {
-    // Not a whole number of blocks: a line about it.
+    // Not a whole number of blocks: one log line.
     return {name, folder_.file(name + ".sock"), folder_.make_image(name + ".img", kBytes + 100)};
   }
   void start_both(const std::string& more) {
@@ -131,7 +131,7 @@ class LinesOfTwoDisksTest : public BackendTest {
     EXPECT_TRUE(guest.has_value()) << backend_->output();
     return guest ? std::move(*guest) : nullptr;
   }
-  /// What the process itself says; all else is about a disk, and begins with its name.
+  /// Lines about the process itself; all others begin with the name of a disk.
   void expect_each_line_names_its_disk() {
     const std::regex of_a_disk("disk (red|blue)(, queue [0-9]+)?: .*");
     const std::regex of_the_process("(ready|asked to) .*");
@@ -144,7 +144,7 @@ class LinesOfTwoDisksTest : public BackendTest {
           << line;
     }
   }
-  /// Both disks have a line that holds `text`.
+  /// Waits until both disks have a line with `text`.
   void expect_of_both(const std::string& text) {
     for (const Disk& disk : disks_) {
       const std::regex line(" disk " + disk.name + "(, queue 0)?: [^\n]*" + text);
@@ -170,8 +170,8 @@ TEST_F(LinesOfTwoDisksTest, EachFailureNamesItsDisk) {
   for (const Disk& disk : disks_) {
     const auto guest = guest_of(disk);
     ASSERT_NE(guest, nullptr);
-    // Held, until a person says that it is not to be tried again.
-    const std::jthread deciding([this, &disk] {
+    // Held until the operator ends the retries.
+    const std::jthread operator_command([this, &disk] {
       const std::string held = "disk " + disk.name + ", queue 0: the disk fails";
       EXPECT_TRUE(backend_->wait_for_output(held)) << backend_->output();
       backend_->send_signal(SIGUSR2);

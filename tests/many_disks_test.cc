@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Several disks in one guestio-blk: each is served as if it were alone.
+// Several disks in one guestio-blk, each served in isolation.
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -99,7 +99,7 @@ TEST_F(ManyDisksTest, AConfigFileIsEquivalentToTheCommandLine) {
   stop();
 }
 
-UniqueFd dial(const std::string& path) {
+UniqueFd connect_socket(const std::string& path) {
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -111,19 +111,19 @@ UniqueFd dial(const std::string& path) {
 
 constexpr int kHostileRounds = 300;
 
-/// What a front-end may say wrong, over and over.
-void talk_nonsense(const std::string& path) {
+/// Repeated protocol violations of a front-end.
+void send_malformed_messages(const std::string& path) {
   std::mt19937_64 random(5);
   for (int round = 0; round < kHostileRounds; ++round) {
-    const UniqueFd socket = dial(path);
+    const UniqueFd socket = connect_socket(path);
     std::array<std::byte, 200> bytes{};
     for (auto& byte : bytes) byte = static_cast<std::byte>(random());
     (void)!::send(socket.get(), bytes.data(), 1 + random() % bytes.size(), MSG_NOSIGNAL);
   }
 }
 
-/// A driver that fills its ring and tables with anything at all.
-void scribble(testing::BlkGuest& guest) {
+/// A driver that fills its ring and tables with random contents.
+void overwrite_rings(testing::BlkGuest& guest) {
   std::mt19937_64 random(7);
   const vhost::SharedRange all = guest.memory().whole();
   for (int round = 0; round < kHostileRounds; ++round) {
@@ -138,7 +138,7 @@ TEST_F(ManyDisksTest, RateLimitsOfOneDiskSuppressNoLineOfAnother) {
   start_with({"--threads", "1", "--disk", quiet.option(",name=quiet"), "--disk",
               noisy.option(",name=noisy")});
   wait_for(noisy);
-  talk_nonsense(noisy.socket);
+  send_malformed_messages(noisy.socket);
   EXPECT_NE(guest_of(noisy), nullptr);
   EXPECT_NE(guest_of(quiet), nullptr);
   EXPECT_TRUE(backend_->wait_for_output("quiet: the front-end is gone")) << backend_->output();
@@ -154,20 +154,20 @@ TEST_F(ManyDisksTest, HostileFrontEndsOfOtherDisksDoNotDisturbADisk) {
   start_with({"--threads", "1", "--disk", good.option(), "--disk", noisy.option(), "--disk",
               wild.option(), "--disk", silent.option()});
   wait_for(silent);
-  const auto scribbler = guest_of(wild);
-  // In the middle of a message for as long as the test runs.
-  const UniqueFd half_said = dial(silent.socket);
-  ASSERT_EQ(::send(half_said.get(), "abc", 3, MSG_NOSIGNAL), 3);
+  const auto wild_guest = guest_of(wild);
+  // In the middle of a message for the whole test.
+  const UniqueFd incomplete = connect_socket(silent.socket);
+  ASSERT_EQ(::send(incomplete.get(), "abc", 3, MSG_NOSIGNAL), 3);
 
   {
-    const std::jthread noise([&] { talk_nonsense(noisy.socket); });
-    const std::jthread nonsense([&] { scribble(*scribbler); });
+    const std::jthread malformed([&] { send_malformed_messages(noisy.socket); });
+    const std::jthread overwriting([&] { overwrite_rings(*wild_guest); });
     testing::ChildProcess load({kLoadProgram, "verify", "--ops", "2000", "--seed", "7", "--iodepth",
                                 "16", "--socket-path", good.socket});
     EXPECT_EQ(load.wait(std::chrono::seconds(240)), 0) << load.output() << backend_->output();
   }
   EXPECT_LT(count_lines("disk1: a front-end is here"), kHostileRounds) << "the log is bounded";
-  // And who behaves is served on their disks afterwards.
+  // Well-behaved front-ends are served on these disks afterwards.
   EXPECT_EQ(guest_of(noisy)->read(0, 4096).status, 0);
   stop();
 }
@@ -202,39 +202,39 @@ TEST_F(ManyDisksTest, InvalidSettingsPrintOneLineAndLeaveNoSocket) {
     return run({"--strict", "--disk", first.option(), "--disk", text});
   };
   const std::string other_socket = "socket-path=" + second.socket;
-  expect_complaint(with(other_socket + ",blk-file=" + folder_.file("none")), "No such file");
-  expect_complaint(with(other_socket), "blk-file");
-  expect_complaint(with("blk-file=" + second.image), "socket-path");
-  expect_complaint(with(second.option(",colour=red")), "colour");
-  expect_complaint(with(second.option(",num-queues=0")), "num-queues");
-  expect_complaint(with(second.option(",read-only=perhaps")), "read-only");
-  expect_complaint(with(second.option(",name=a b")), "name");
-  expect_complaint(with(second.option(",name=disk0")), "name disk0 is taken");
-  expect_complaint(with("socket-path=" + first.socket + ",blk-file=" + second.image),
-                   "give each its own");
-  expect_complaint(with(other_socket + ",blk-file=" + first.image), first.image);
-  expect_complaint(with("socket-path=" + first.image + ",blk-file=null:1G"), "no socket");
-  expect_complaint(run({"--disk", first.option(), "--read-only"}), "--read-only");
+  expect_diagnostic(with(other_socket + ",blk-file=" + folder_.file("none")), "No such file");
+  expect_diagnostic(with(other_socket), "blk-file");
+  expect_diagnostic(with("blk-file=" + second.image), "socket-path");
+  expect_diagnostic(with(second.option(",colour=red")), "colour");
+  expect_diagnostic(with(second.option(",num-queues=0")), "num-queues");
+  expect_diagnostic(with(second.option(",read-only=perhaps")), "read-only");
+  expect_diagnostic(with(second.option(",name=a b")), "name");
+  expect_diagnostic(with(second.option(",name=disk0")), "name disk0 is taken");
+  expect_diagnostic(with("socket-path=" + first.socket + ",blk-file=" + second.image),
+                    "give each its own");
+  expect_diagnostic(with(other_socket + ",blk-file=" + first.image), first.image);
+  expect_diagnostic(with("socket-path=" + first.image + ",blk-file=null:1G"), "no socket");
+  expect_diagnostic(run({"--disk", first.option(), "--read-only"}), "--read-only");
   EXPECT_FALSE(std::filesystem::exists(first.socket));
   EXPECT_FALSE(std::filesystem::exists(second.socket));
 }
 
 TEST_F(ManyDisksTest, AMalformedConfigFilePrintsOneLineWithThePlace) {
   const auto with = [&](const std::string& text) { return run({"--config", config(text)}); };
-  expect_complaint(run({"--config", folder_.file("none")}), "cannot be read");
-  expect_complaint(with(""), "guestio.toml: no disk: add --socket-path");
-  expect_complaint(with("[[disk"), "guestio.toml:1: syntax error");
-  expect_complaint(with("\ncolour = 1"), "guestio.toml:2: colour is no setting");
-  expect_complaint(with("threads = \"two\""), "threads");
-  expect_complaint(with("threads = -1"), "threads");
-  expect_complaint(with("cpus = [2.5]"), "cpus takes a plain value");
-  expect_complaint(with("disk = 1"), "[[disk]]");
-  expect_complaint(with("[[disk]]\nblk-file = \"null:1G\""), "socket-path");
+  expect_diagnostic(run({"--config", folder_.file("none")}), "cannot be read");
+  expect_diagnostic(with(""), "guestio.toml: no disk: add --socket-path");
+  expect_diagnostic(with("[[disk"), "guestio.toml:1: syntax error");
+  expect_diagnostic(with("\ncolour = 1"), "guestio.toml:2: colour is no setting");
+  expect_diagnostic(with("threads = \"two\""), "threads");
+  expect_diagnostic(with("threads = -1"), "threads");
+  expect_diagnostic(with("cpus = [2.5]"), "cpus takes a plain value");
+  expect_diagnostic(with("disk = 1"), "[[disk]]");
+  expect_diagnostic(with("[[disk]]\nblk-file = \"null:1G\""), "socket-path");
   const std::string disk = "[[disk]]\nblk-file = \"null:1G\"\nsocket-path = \"/none/s\"\n";
-  expect_complaint(with(disk + "num-queues = 65"),
-                   "guestio.toml:4: num-queues takes 1 to 64, not '65'");
-  expect_complaint(with(disk + "serial = [1]"), "serial");
-  expect_complaint(with(disk + "read-only = 1"), "read-only");
+  expect_diagnostic(with(disk + "num-queues = 65"),
+                    "guestio.toml:4: num-queues takes 1 to 64, not '65'");
+  expect_diagnostic(with(disk + "serial = [1]"), "serial");
+  expect_diagnostic(with(disk + "read-only = 1"), "read-only");
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Guest memory that comes and goes in pieces (ADD_MEM_REG, REM_MEM_REG) while rings run.
+// Regions of guest memory added and removed (ADD_MEM_REG, REM_MEM_REG) while rings run.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -27,7 +27,7 @@ constexpr std::size_t kMoreBytes = std::size_t{64} << 10;
 
 constexpr auto kAdd = std::to_underlying(vhost::FrontendRequest::kAddMemReg);
 constexpr auto kRemove = std::to_underlying(vhost::FrontendRequest::kRemMemReg);
-/// As it is told.
+/// The payload of the messages.
 constexpr std::uint64_t kSlots = 509;
 
 class MemorySlotsTest : public BackendTest {
@@ -42,7 +42,7 @@ class MemorySlotsTest : public BackendTest {
     more_ = std::make_unique<vhost::FrontendMemory>(std::move(*more));
   }
   void TearDown() override {
-    if (!backend_) return;  // it was skipped
+    if (!backend_) return;  // skipped
     guest_.reset();
     expect_alive();
     stop();
@@ -64,7 +64,7 @@ class MemorySlotsTest : public BackendTest {
         std::to_underlying(vhost::FrontendRequest::kGetMaxMemSlots), {}, {}, answer);
     return asked ? answer.as<std::uint64_t>() : std::nullopt;
   }
-  /// Reads the image's first bytes into the memory that comes and goes. Returns the status.
+  /// Reads the image's first bytes into the removable region. Returns the status.
   std::byte read_into_more() {
     const vhost::SharedRange scratch = guest_->scratch();
     const virtio::blk::RequestHeader header{virtio::blk::RequestType::kIn, 0, 0};
@@ -86,13 +86,13 @@ class MemorySlotsTest : public BackendTest {
 TEST_F(MemorySlotsTest, Rule6ARegionIsMappedFromAddMemRegToRemMemReg) {
   const std::vector<std::byte> pattern(kMoreBytes, std::byte{0x5a});
   ASSERT_EQ(guest_->write(0, pattern).status, 0);
-  EXPECT_EQ(read_into_more(), std::byte{1}) << "not yet there";
+  EXPECT_EQ(read_into_more(), std::byte{1}) << "not yet mapped";
   const auto region = more_->region();
   ASSERT_TRUE(add(region));
   EXPECT_EQ(read_into_more(), std::byte{0});
   EXPECT_EQ(std::memcmp(more_->whole().host, pattern.data(), kMoreBytes), 0);
   ASSERT_TRUE(remove(region.where));
-  EXPECT_EQ(read_into_more(), std::byte{1}) << "gone";
+  EXPECT_EQ(read_into_more(), std::byte{1}) << "unmapped";
   EXPECT_EQ(guest_->read(0, 4096).status, 0);
 }
 
@@ -104,7 +104,7 @@ TEST_F(MemorySlotsTest, Rule6AllAdvertisedSlotsAreUsable) {
     region.where.guest_address = more_->whole().gpa.raw() + slot * 4096;
     return add(region);
   };
-  // One holds the ring.
+  // The ring's own region uses one slot.
   for (std::size_t slot = 1; slot < kSlots; ++slot) ASSERT_TRUE(fill(slot)) << slot;
   EXPECT_FALSE(fill(kSlots));
   region.where.guest_address = more_->whole().gpa.raw() + 4096;
@@ -128,7 +128,7 @@ void MemorySlotsTest::change_under_load() {
   int served = 0;
   for (int round = 0; (round < 300 || changed < kEnoughChanges) && !HasFailure(); ++round) {
     EXPECT_EQ(guest_->read(0, 65536).status, 0);
-    // Served on the memory that the chain was taken under, or told that there is none.
+    // Served on the memory map of the chain, or failed without one.
     const std::byte status = read_into_more();
     EXPECT_LE(status, std::byte{1});
     if (status == std::byte{0}) ++served;
@@ -141,20 +141,20 @@ void MemorySlotsTest::change_under_load() {
 
 TEST_F(MemorySlotsTest, Rule6RegionChangesUnderLoadFailNoUnrelatedRequest) { change_under_load(); }
 
-/// Every region is registered with the ring as it comes, and forgotten as it goes.
+/// Each region is registered with the ring when added and unregistered when removed.
 class RegisteredBuffersSlotsTest : public MemorySlotsTest {
  protected:
   void SetUp() override { begin({"--fixed-buffers", "on", "--verbose"}); }
-  /// Reads again and again until the backend says `text`.
-  bool reads_until_output(const std::string& text) {
+  /// Reads repeatedly until the backend logs `text`.
+  bool read_until_logged(const std::string& text) {
     bool is_read = true;
-    const auto is_said = [&] { return backend_->output().find(text) != std::string::npos; };
+    const auto is_logged = [&] { return backend_->output().find(text) != std::string::npos; };
     (void)comes_true([&] {
-      if (is_said()) return true;
+      if (is_logged()) return true;
       is_read = read_into_more() == std::byte{0};
       return !is_read;
     });
-    return is_read && is_said();
+    return is_read && is_logged();
   }
   static constexpr const char* kPinned = "64 KiB of guest memory are pinned";
 };
@@ -165,24 +165,23 @@ TEST_F(RegisteredBuffersSlotsTest, PagesReleasedByTheGuestAreAccessedAsTheyAreNo
   ASSERT_TRUE(add(more_->region()));
   ASSERT_TRUE(backend_->wait_for_output(kPinned)) << backend_->output();
   ASSERT_EQ(read_into_more(), std::byte{0});
-  // A balloon takes a page, and lets another come in its place.
+  // A balloon takes a page, and another page replaces it.
   ASSERT_EQ(::fallocate(more_->fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4096, 4096), 0);
   std::memset(more_->whole().host, 0, kMoreBytes);
   ASSERT_EQ(read_into_more(), std::byte{0});
   EXPECT_EQ(std::memcmp(more_->whole().host, pattern.data(), kMoreBytes), 0);
-  EXPECT_TRUE(reads_until_output("the guest gives memory back")) << backend_->output();
+  EXPECT_TRUE(read_until_logged("the guest gives memory back")) << backend_->output();
   std::memset(more_->whole().host, 0, kMoreBytes);
   ASSERT_EQ(read_into_more(), std::byte{0});
   EXPECT_EQ(std::memcmp(more_->whole().host, pattern.data(), kMoreBytes), 0);
 }
 
-/// By default memory is registered once all of it is there.
+/// By default memory is registered once it is resident.
 class AutoRegisteredBuffersTest : public RegisteredBuffersSlotsTest {
  protected:
   void SetUp() override {
-    if (!uring::may_lock_any_memory()) GTEST_SKIP() << "it would come out of a limit";
-    if (!uring::PinnedBuffers::can_be_shared())
-      GTEST_SKIP() << "this kernel shares no registration";
+    if (!uring::may_lock_any_memory()) GTEST_SKIP() << "the memory-lock limit applies";
+    if (!uring::PinnedBuffers::can_be_shared()) GTEST_SKIP() << "no support to share registrations";
     begin({"--verbose"});
   }
 };
@@ -190,8 +189,8 @@ class AutoRegisteredBuffersTest : public RegisteredBuffersSlotsTest {
 TEST_F(AutoRegisteredBuffersTest, MemoryIsPinnedOnceResident) {
   ASSERT_TRUE(add(more_->region()));
   EXPECT_EQ(backend_->output().find("are pinned"), std::string::npos) << backend_->output();
-  // The first read brings all of it.
-  EXPECT_TRUE(reads_until_output(kPinned)) << backend_->output();
+  // The first read populates the region.
+  EXPECT_TRUE(read_until_logged(kPinned)) << backend_->output();
   EXPECT_EQ(read_into_more(), std::byte{0});
 }
 
@@ -210,7 +209,7 @@ TEST_F(MemorySlotsTest, Rule6ARingResumesWhenItsRemovedRegionIsAddedAgain) {
   for (int round = 0; round < 20; ++round) {
     ASSERT_EQ(guest_->read(0, 4096).status, 0);
     ASSERT_TRUE(remove(region.where)) << "the last one";
-    ASSERT_FALSE(remove(region.where)) << "there is none any more";
+    ASSERT_FALSE(remove(region.where)) << "no region left";
     ASSERT_TRUE(add(region));
   }
   EXPECT_EQ(guest_->read(0, 4096).status, 0);
@@ -222,9 +221,9 @@ TEST_F(MemorySlotsTest, Rule6MalformedRegionsAreRefused) {
   EXPECT_TRUE(is_refused(good)) << "twice";
   auto region = good;
   region.guest_address += 4096;
-  EXPECT_TRUE(is_refused(region)) << "over another";
+  EXPECT_TRUE(is_refused(region)) << "overlaps another";
   region = guest_->memory().region().where;
-  EXPECT_TRUE(is_refused(region)) << "over the ring's";
+  EXPECT_TRUE(is_refused(region)) << "overlaps the ring's";
   region = good;
   region.guest_address += 2 * kMoreBytes;
   const vhost::MemoryRegion elsewhere = region;
@@ -232,17 +231,17 @@ TEST_F(MemorySlotsTest, Rule6MalformedRegionsAreRefused) {
   EXPECT_TRUE(is_refused(region)) << "no bytes";
   region = elsewhere;
   region.mmap_offset = 4096;
-  EXPECT_TRUE(is_refused(region)) << "over the file's end";
+  EXPECT_TRUE(is_refused(region)) << "across the end of the file";
   region.mmap_offset = ~std::uint64_t{0} - 4095;
   EXPECT_TRUE(is_refused(region)) << "an offset that overflows";
   region = elsewhere;
   region.guest_address = ~std::uint64_t{0} - 4095;
-  EXPECT_TRUE(is_refused(region)) << "past the address space";
+  EXPECT_TRUE(is_refused(region)) << "beyond the address space";
   region = elsewhere;
   region.user_address = ~std::uint64_t{0} - 4095;
-  EXPECT_TRUE(is_refused(region)) << "past the front-end's space";
-  EXPECT_FALSE(remove(elsewhere)) << "that was never added";
-  EXPECT_EQ(read_into_more(), std::byte{0}) << "the good one is still there";
+  EXPECT_TRUE(is_refused(region)) << "beyond the front-end's address space";
+  EXPECT_FALSE(remove(elsewhere)) << "never added";
+  EXPECT_EQ(read_into_more(), std::byte{0}) << "the valid region stays mapped";
 }
 
 TEST_F(MemorySlotsTest, Rule6DescriptorsAreCountedAndClosedInEveryCase) {
@@ -258,8 +257,9 @@ TEST_F(MemorySlotsTest, Rule6DescriptorsAreCountedAndClosedInEveryCase) {
   EXPECT_EQ(backend_->descriptors_of(fd), 1);
   EXPECT_FALSE(frontend().send_message(kAdd, payload, std::array{fd}));
   EXPECT_FALSE(frontend().send_message(kRemove, payload, std::array{fd, fd}));
-  EXPECT_TRUE(frontend().send_message(kRemove, payload, std::array{fd})) << "QEMU has sent one";
-  // What ran on the old memory lets go of it in its own time.
+  EXPECT_TRUE(frontend().send_message(kRemove, payload, std::array{fd}))
+      << "QEMU has sent such a descriptor";
+  // The last reference of the old map goes asynchronously.
   EXPECT_EQ(guest_->read(0, 4096).status, 0);
   EXPECT_TRUE(backend_->comes_to_descriptors_of(fd, 0));
 }
@@ -290,7 +290,7 @@ TEST_F(MemorySlotsTest, Rule44RegionsOfAnySizeAreAddedAndRemoved) {
     EXPECT_EQ(read_at_end(0), std::byte{0}) << offset;
     EXPECT_EQ(std::memcmp(more_->whole().host + offset + 7568 - 512, pattern.data(), 512), 0);
     EXPECT_EQ(more_->whole().host[offset + 7568], std::byte{0});
-    EXPECT_EQ(read_at_end(1), std::byte{1}) << "a byte behind it, of the same page";
+    EXPECT_EQ(read_at_end(1), std::byte{1}) << "the next byte, in the same page";
     EXPECT_EQ(more_->whole().host[offset + 7568], std::byte{0});
     ASSERT_TRUE(remove(region.where)) << offset;
   }

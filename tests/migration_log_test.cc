@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The dirty log of a live migration, from the front-end's side: what the device writes into guest
-// memory is marked, and nothing else.
+// The dirty log of a live migration from the front-end's side: it marks the pages the device
+// writes, and no others.
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -24,17 +24,17 @@ using Pages = std::set<std::uint64_t>;
 constexpr vhost::ProtocolBits kLogs = vhost::kProtocolMq | vhost::kProtocolConfig |
                                       vhost::kProtocolReplyAck | vhost::kProtocolLogShmfd;
 constexpr auto kSetLogBase = std::to_underlying(vhost::FrontendRequest::kSetLogBase);
-constexpr std::uint64_t kBytesOfAPage = 4096;
+constexpr std::uint64_t kPageBytes = 4096;
 
-/// A log as a front-end keeps it, in a file that it shares.
+/// A dirty log in a shared file, as a front-end keeps it.
 struct SharedLog {
   explicit SharedLog(std::size_t bytes) : size(bytes) {
     EXPECT_EQ(::ftruncate(file.get(), static_cast<off_t>(size)), 0);
     bits.emplace(std::move(
         *Mapping::shared_file(file.get(), FileOffset(0), size, Mapping::Access::kReadWrite)));
   }
-  /// Takes the marks; the pages are counted from the guest address 0.
-  Pages take() {
+  /// Collects and clears the marks; page numbers count from guest address 0.
+  Pages collect() {
     Pages pages;
     for (std::size_t i = 0; i < size; ++i) {
       auto& byte = reinterpret_cast<std::uint8_t&>(bits->data()[i]);
@@ -78,26 +78,26 @@ class MigrationLogTest : public BackendTest, public ::testing::WithParamInterfac
     ASSERT_TRUE(frontend().set_features(is_on ? without | vhost::kFeatureLogAll : without));
     ASSERT_TRUE(guest_->queue().set_logged(frontend(), is_on));
   }
-  /// The marks, counted from the first page of the guest.
-  Pages take(SharedLog& log) {
-    // Answers are seen before the ring's page is marked: after this all that was shown is.
+  /// The marks, counted from the guest's first page.
+  Pages collect(SharedLog& log) {
+    // A used entry is visible before its ring page is marked: after this, all visible entries are.
     EXPECT_TRUE(frontend().set_vring_enable(0, true));
-    return take_now(log);
+    return collect_now(log);
   }
-  Pages take_now(SharedLog& log) {
+  Pages collect_now(SharedLog& log) {
     Pages pages;
-    const std::uint64_t first = guest_->memory().whole().gpa.raw() / kBytesOfAPage;
-    for (const std::uint64_t page : log.take()) pages.insert(page - first);
+    const std::uint64_t first = guest_->memory().whole().gpa.raw() / kPageBytes;
+    for (const std::uint64_t page : log.collect()) pages.insert(page - first);
     return pages;
   }
   [[nodiscard]] std::uint64_t page_of(Gpa address) {
-    return (address.raw() - guest_->memory().whole().gpa.raw()) / kBytesOfAPage;
+    return (address.raw() - guest_->memory().whole().gpa.raw()) / kPageBytes;
   }
-  /// The pages where header and status lie, and where answers are shown.
+  /// The pages of header and status, and of the used ring.
   [[nodiscard]] std::uint64_t status_page() { return page_of(guest_->scratch().gpa); }
   Pages ring_pages() {
     const std::uint64_t answers = page_of(guest_->queue().used_ring_address());
-    // The device's event area of a packed ring lies two parts behind its descriptors.
+    // The device event area of a packed ring follows two areas after its descriptors.
     return GetParam() ? Pages{answers, answers + 2} : Pages{answers};
   }
   Pages with_ring(Pages pages) {
@@ -106,8 +106,8 @@ class MigrationLogTest : public BackendTest, public ::testing::WithParamInterfac
   }
 
   std::unique_ptr<testing::BlkGuest> guest_;
-  /// As long as the guest's address space needs.
-  SharedLog log_{(0x1'0000'0000 + (std::size_t{8} << 20)) / kBytesOfAPage / 8};
+  /// As long as the guest's address space requires.
+  SharedLog log_{(0x1'0000'0000 + (std::size_t{8} << 20)) / kPageBytes / 8};
 };
 
 INSTANTIATE_TEST_SUITE_P(Rings, MigrationLogTest, ::testing::Bool(),
@@ -117,18 +117,18 @@ TEST_P(MigrationLogTest, Rule5And42LoggingIsSwitchedOnAndOffWhileTheRingRuns) {
   constexpr std::size_t kFourPages = 16384;
   ASSERT_TRUE(use(log_));
   EXPECT_EQ(guest_->read(0, kFourPages).status, 0);
-  EXPECT_EQ(take(log_), Pages{}) << "not switched on";
+  EXPECT_EQ(collect(log_), Pages{}) << "logging is off";
   switch_logging(true);
-  EXPECT_EQ(take(log_), ring_pages()) << "what is not known of the ring";
+  EXPECT_EQ(collect(log_), ring_pages()) << "the whole ring is marked at first";
   EXPECT_EQ(guest_->read(0, kFourPages).status, 0);
   const std::uint64_t page = status_page();
-  EXPECT_EQ(take(log_), with_ring({page, page + 1, page + 2, page + 3, page + 4}));
+  EXPECT_EQ(collect(log_), with_ring({page, page + 1, page + 2, page + 3, page + 4}));
   EXPECT_EQ(guest_->write(0, std::vector<std::byte>(kFourPages)).status, 0);
-  EXPECT_EQ(take(log_), with_ring({page})) << "a write gives nothing but its status";
+  EXPECT_EQ(collect(log_), with_ring({page})) << "a write marks only its status";
   switch_logging(false);
-  (void)take(log_);
+  (void)collect(log_);
   EXPECT_EQ(guest_->read(0, kFourPages).status, 0);
-  EXPECT_EQ(take(log_), Pages{});
+  EXPECT_EQ(collect(log_), Pages{});
 }
 
 TEST_P(MigrationLogTest, WritesAfterATakeoverAreLogged) {
@@ -137,14 +137,14 @@ TEST_P(MigrationLogTest, WritesAfterATakeoverAreLogged) {
   switch_logging(true);
   EXPECT_EQ(guest_->read(0, kFourPages).status, 0);
   take_over();
-  EXPECT_TRUE(take(log_).contains(status_page() + 4)) << "what was marked before stays so";
+  EXPECT_TRUE(collect(log_).contains(status_page() + 4)) << "earlier marks stay";
   EXPECT_EQ(guest_->read(0, kFourPages).status, 0);
   const std::uint64_t page = status_page();
-  EXPECT_EQ(take(log_), with_ring({page, page + 1, page + 2, page + 3, page + 4}));
+  EXPECT_EQ(collect(log_), with_ring({page, page + 1, page + 2, page + 3, page + 4}));
   switch_logging(false);
-  (void)take(log_);
+  (void)collect(log_);
   EXPECT_EQ(guest_->read(0, kFourPages).status, 0);
-  EXPECT_EQ(take(log_), Pages{});
+  EXPECT_EQ(collect(log_), Pages{});
 }
 
 TEST_P(MigrationLogTest, Rule42DataOfAnyLayoutIsLogged) {
@@ -152,25 +152,26 @@ TEST_P(MigrationLogTest, Rule42DataOfAnyLayoutIsLogged) {
   switch_logging(true);
   const std::uint64_t page = status_page();
   for (const std::size_t misalignment : {1U, 512U, 4095U}) {
-    (void)take(log_);
+    (void)collect(log_);
     EXPECT_EQ(guest_->perform(Type::kIn, 1, {}, 4096 + 512, misalignment).status, 0);
-    EXPECT_EQ(take(log_), with_ring(misalignment > 3584 ? Pages{page, page + 1, page + 2, page + 3}
-                                                        : Pages{page, page + 1, page + 2}));
+    EXPECT_EQ(collect(log_),
+              with_ring(misalignment > 3584 ? Pages{page, page + 1, page + 2, page + 3}
+                                            : Pages{page, page + 1, page + 2}));
   }
   EXPECT_EQ(guest_->perform(Type::kGetId, 0, {}, 20).status, 0);
-  EXPECT_EQ(take(log_), with_ring({page, page + 1}));
+  EXPECT_EQ(collect(log_), with_ring({page, page + 1}));
 }
 
 TEST_P(MigrationLogTest, Rule42ASecondLogReplacesTheFirst) {
   ASSERT_TRUE(use(log_));
   switch_logging(true);
-  SharedLog another(log_.size + 4096);
-  ASSERT_TRUE(use(another));
-  (void)take(log_);
-  (void)take(another);
+  SharedLog second_log(log_.size + 4096);
+  ASSERT_TRUE(use(second_log));
+  (void)collect(log_);
+  (void)collect(second_log);
   EXPECT_EQ(guest_->read(0, 512).status, 0);
-  EXPECT_EQ(take(log_), Pages{});
-  EXPECT_EQ(take(another), with_ring({status_page(), status_page() + 1}));
+  EXPECT_EQ(collect(log_), Pages{});
+  EXPECT_EQ(collect(second_log), with_ring({status_page(), status_page() + 1}));
 }
 
 TEST_P(MigrationLogTest, Rule42AShortLogFailsRequestsBeyondIt) {
@@ -180,10 +181,10 @@ TEST_P(MigrationLogTest, Rule42AShortLogFailsRequestsBeyondIt) {
   ASSERT_TRUE(use(brief));
   const std::uint64_t features = frontend().negotiated().features | vhost::kFeatureLogAll;
   ASSERT_TRUE(frontend().set_features(features));
-  EXPECT_NE(guest_->read(0, 4096).status, 0) << "never a success that a migration would lose";
+  EXPECT_NE(guest_->read(0, 4096).status, 0) << "no success without a mark";
   ASSERT_TRUE(guest_->queue().set_logged(frontend(), true));
   std::uint64_t count = 0;
-  EXPECT_EQ(::read(error.get(), &count, sizeof count), 8) << "the ring stops and says so";
+  EXPECT_EQ(::read(error.get(), &count, sizeof count), 8) << "the ring stops and signals VringErr";
 }
 
 TEST_P(MigrationLogTest, Rule42ATruncatedLogIsNotFatal) {
@@ -205,11 +206,11 @@ TEST_P(MigrationLogTest, Rule42MalformedLogsAreRefused) {
   EXPECT_FALSE(frontend().set_log_base({.size = 4096, .offset = 1}, file));
   EXPECT_FALSE(frontend().set_log_base({.size = 4096, .offset = ~std::uint64_t{0} - 4095}, file));
   EXPECT_FALSE(frontend().set_log_base({.size = 0, .offset = 0}, guest_->queue().call_fd()));
-  EXPECT_FALSE(frontend().set_log_fd(file)) << "no eventfd";
+  EXPECT_FALSE(frontend().set_log_fd(file)) << "not an eventfd";
   const auto addresses = [this](std::uint64_t log) {
     return frontend().set_vring_addr({0, vhost::kVringLog, 0, 0, 0, log});
   };
-  EXPECT_FALSE(addresses(~std::uint64_t{0} - 16)) << "past the address space";
+  EXPECT_FALSE(addresses(~std::uint64_t{0} - 16)) << "beyond the address space";
   vhost::Message answer;
   const vhost::LogDescription where{.size = size, .offset = 0};
   const auto payload = std::as_bytes(std::span(&where, 1));
@@ -232,8 +233,8 @@ TEST_P(MigrationLogTest, Rule42TheLogEventIsSignalled) {
   EXPECT_EQ(::read(event.get(), &count, sizeof count), 8);
 }
 
-/// A migration in small: pages are copied while the device writes them, those that are marked
-/// again and again; when the ring has stopped, one round more makes the copy whole.
+/// A small migration: dirty pages are copied repeatedly while the device writes them; a last round
+/// after the ring has stopped completes the copy.
 TEST_P(MigrationLogTest, Rule42ACopyMadeUnderLoadMissesNoPage) {
   constexpr std::size_t kArea = std::size_t{1} << 20;
   ASSERT_TRUE(use(log_));
@@ -242,13 +243,13 @@ TEST_P(MigrationLogTest, Rule42ACopyMadeUnderLoadMissesNoPage) {
   std::mt19937_64 random(5);
   std::vector<std::byte> pattern(kArea);
   for (auto& byte : pattern) byte = static_cast<std::byte>(random());
-  // The guest's own doing, which the device's log says nothing of.
+  // The guest's own writes, absent from the device's log.
   ASSERT_EQ(guest_->write(0, pattern).status, 0);
   std::vector<std::byte> copy(area.host, area.host + kArea);
   const auto copy_marked = [&] {
-    for (const std::uint64_t page : take_now(log_)) {
-      const std::uint64_t at = (page - page_of(area.gpa)) * kBytesOfAPage;
-      if (at < kArea) std::memcpy(&copy[at], area.host + at, kBytesOfAPage);
+    for (const std::uint64_t page : collect_now(log_)) {
+      const std::uint64_t at = (page - page_of(area.gpa)) * kPageBytes;
+      if (at < kArea) std::memcpy(&copy[at], area.host + at, kPageBytes);
     }
   };
   std::atomic<bool> is_done = false;

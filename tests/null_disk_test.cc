@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// guestio-blk's disk that does nothing: null:SIZE.
+// The null disk of guestio-blk: null:SIZE.
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
@@ -33,7 +33,7 @@ TEST_F(NullDiskTest, DropsWritesAndLeavesReadBuffersUnchanged) {
   const auto guest = connect();
   EXPECT_EQ(guest->write(8, bytes_of(1)).status, 0);
   EXPECT_EQ(guest->flush().status, 0);
-  // What lies where the data of the next request will be.
+  // Fills the data buffer of the next request.
   EXPECT_EQ(guest->write(16, bytes_of(2)).status, 0);
   const auto read = guest->read(8, 4096);
   EXPECT_EQ(read.status, 0);
@@ -52,7 +52,7 @@ TEST_F(NullDiskTest, HonorsReadOnlyAndBlockSize) {
   EXPECT_EQ(guest->read(1, 4096).status, 1);
 }
 
-/// Such a thread stays, and wakes every few seconds for nothing: an idle process would run.
+/// Such a thread stays and wakes every few seconds: an idle process would use the processor.
 TEST_F(NullDiskTest, StartsNoIoUringWorkers) {
   image_ = "null:1G";
   start();
@@ -67,7 +67,7 @@ TEST_F(NullDiskTest, StartsNoIoUringWorkers) {
     EXPECT_FALSE(name.starts_with("iou-wrk")) << name;
     ++threads;
   }
-  EXPECT_GE(threads, 2) << "the control thread and a queue's";
+  EXPECT_GE(threads, 2) << "the control thread and a queue thread";
 }
 
 TEST_F(NullDiskTest, TwoMayHaveTheSameName) {

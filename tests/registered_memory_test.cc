@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Guest memory that is registered with the kernel (--fixed-buffers) while guests give it back.
+// Guest memory registered with the kernel (--fixed-buffers) while guests release pages.
 #include <fcntl.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
@@ -19,7 +19,7 @@ namespace {
 constexpr std::size_t kRegionBytes = std::size_t{1} << 20;
 constexpr std::uint64_t kRegionAt = 0x4'0000'0000;
 
-/// A region that is all there.
+/// A resident region.
 struct Region {
   Region(UniqueFd file, std::uint64_t gpa)
       : fd(std::move(file)),
@@ -30,7 +30,7 @@ struct Region {
     EXPECT_EQ(::ftruncate(fd.get(), kRegionBytes), 0);
     EXPECT_EQ(::fallocate(fd.get(), 0, 0, kRegionBytes), 0);
   }
-  /// Gives a page back, as a guest with a balloon.
+  /// Releases a page, as a balloon does.
   void punch() const {
     EXPECT_EQ(::fallocate(fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4096, 4096), 0);
   }
@@ -41,10 +41,9 @@ struct Region {
 
 class RegisteredMemoryTest : public BackendTest {
  protected:
-  /// The region is registered beside another, until it loses a page; nobody asks the disk for
-  /// anything meanwhile.
-  void expect_to_be_let_go(const Region& region) {
-    // Little, for the memory-lock limits of those who have no privileges.
+  /// The region is registered beside another until it loses a page; the disk stays idle meanwhile.
+  void expect_unregistered(const Region& region) {
+    // Small, for the memory-lock limit of unprivileged users.
     const auto guest = connect({.memory = std::size_t{5} << 20});
     ASSERT_NE(guest, nullptr);
     const std::array regions = {guest->memory().region(),
@@ -57,7 +56,7 @@ class RegisteredMemoryTest : public BackendTest {
       EXPECT_EQ(guest->read(0, 4096).status, 0);
       return is_refused() || registered() == 2;
     })) << backend_->output();
-    if (is_refused()) GTEST_SKIP() << "this user may not lock as much beside what he has locked";
+    if (is_refused()) GTEST_SKIP() << "the user's memory-lock limit is too low";
     const std::uint64_t pinned = pinned_kib();
     EXPECT_GE(pinned, kRegionBytes / 1024);
     region.punch();
@@ -67,7 +66,7 @@ class RegisteredMemoryTest : public BackendTest {
         << pinned_kib() << " of " << pinned << " KiB stay pinned";
     EXPECT_EQ(guest->read(0, 4096).status, 0);
   }
-  /// What the kernel keeps in place for the backend.
+  /// The memory pinned for the backend.
   [[nodiscard]] std::uint64_t pinned_kib() const {
     std::ifstream status("/proc/" + std::to_string(backend_->pid()) + "/status");
     std::string line;
@@ -86,19 +85,19 @@ class RegisteredMemoryTest : public BackendTest {
 };
 
 TEST_F(RegisteredMemoryTest, AnIdleDiskUnregistersMemoryReleasedByTheGuest) {
-  // In a tree, as of memory-backend-file: that makes news.
+  // A file in a directory tree, as of memory-backend-file: inotify reports its changes.
   UniqueFd file(::open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
   if (!file || !UniqueFd(::inotify_init1(IN_CLOEXEC))) {
-    GTEST_SKIP() << "no shared memory in a tree, or no inotify left for this user";
+    GTEST_SKIP() << "no tmpfs or no inotify instance available";
   }
   start({"--fixed-buffers", "on", "--control", control_});
-  expect_to_be_let_go({std::move(file), kRegionAt});
+  expect_unregistered({std::move(file), kRegionAt});
 }
 
-/// Which would have to look by itself for memory that makes no news.
+/// Memory without change notifications has to be checked by the thread itself.
 TEST_F(RegisteredMemoryTest, AThreadThatNeverSleepsChecksPeriodically) {
   start({"--fixed-buffers", "on", "--poll", "always", "--control", control_});
-  expect_to_be_let_go({UniqueFd(::memfd_create("region", MFD_CLOEXEC)), kRegionAt});
+  expect_unregistered({UniqueFd(::memfd_create("region", MFD_CLOEXEC)), kRegionAt});
 }
 
 TEST_F(RegisteredMemoryTest, ALowMemlockLimitIsReportedWithTheRequiredValue) {
@@ -110,7 +109,7 @@ TEST_F(RegisteredMemoryTest, ALowMemlockLimitIsReportedWithTheRequiredValue) {
   ASSERT_NE(guest, nullptr);
   EXPECT_TRUE(backend_->wait_for_output("RLIMIT_MEMLOCK is 8.0 MiB: raise it (LimitMEMLOCK= "))
       << backend_->output();
-  EXPECT_EQ(guest->read(0, 4096).status, 0) << "it only costs time";
+  EXPECT_EQ(guest->read(0, 4096).status, 0) << "slower, but served";
 }
 
 }  // namespace

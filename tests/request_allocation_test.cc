@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Many requests on their whole way, from the driver's ring to the file and back, take nothing from
-// the heap once the queue is warm. Its own program, because it replaces operator new.
+// Many requests from the driver's ring to the file and back allocate nothing once the queue is
+// warm. A program of its own, because it replaces operator new.
 #include <gtest/gtest.h>
 #include <sys/eventfd.h>
 
@@ -33,18 +33,18 @@ constexpr std::uint64_t kDiskBytes = std::uint64_t{16} << 20;
 constexpr std::uint32_t kBytes = 4096;
 constexpr std::uint16_t kDepth = 32;
 
-/// What is read and written, and how its data lies in guest memory.
+/// Kind and layout of the requests.
 struct Load {
   const char* name;
-  bool is_in_memory;          ///< the file; else it is on a real file system
-  std::uint64_t data_offset;  ///< from a page boundary; what is not 0 is bounced
+  bool is_in_memory;          ///< the file; else on a real file system
+  std::uint64_t data_offset;  ///< from a page boundary; all but 0 is bounced
   std::uint64_t requests;
 };
 
 class RequestAllocationTest : public ::testing::TestWithParam<Load> {
  protected:
   void SetUp() override {
-    if (!task::FramePool::keeps_blocks()) GTEST_SKIP() << "this build keeps no blocks";
+    if (!task::FramePool::keeps_blocks()) GTEST_SKIP() << "this build pools no frames";
     auto disk =
         disk::FileDisk::open({.path = GetParam().is_in_memory ? memory_file_.path() : image_});
     ASSERT_TRUE(disk) << disk.error().to_string();
@@ -80,7 +80,7 @@ class RequestAllocationTest : public ::testing::TestWithParam<Load> {
     done.wait();
   }
 
-  /// How much the queue's thread has taken from the heap so far.
+  /// The heap allocations of the queue's thread so far.
   std::uint64_t count() {
     std::uint64_t now = 0;
     thread_->call([&] { now = testing::allocations(); });
@@ -88,7 +88,7 @@ class RequestAllocationTest : public ::testing::TestWithParam<Load> {
   }
 
   void add(std::uint64_t number) {
-    // Slots of guest memory follow the ring's descriptors: what is free there is free here.
+    // Slots of guest memory follow the ring's descriptors: both are free at the same time.
     const std::uint64_t slot = free_slots_.back();
     free_slots_.pop_back();
     const Gpa header = virtio::RingForTest::kData.plus_unchecked(slot * 64);
@@ -122,7 +122,7 @@ class RequestAllocationTest : public ::testing::TestWithParam<Load> {
         free_slots_.push_back(slot);
         ++done;
       }
-      // On one processor it is the other thread's turn.
+      // On a single processor the other thread has to run.
       std::this_thread::yield();
     }
   }
@@ -155,7 +155,7 @@ INSTANTIATE_TEST_SUITE_P(Loads, RequestAllocationTest,
 TEST_P(RequestAllocationTest, AWarmQueueAllocatesNothing) {
   run(5'000);
   const std::uint64_t before = count();
-  EXPECT_GT(before, 0U) << "the counter does not count";
+  EXPECT_GT(before, 0U) << "the counter counts nothing";
   run(GetParam().requests);
   EXPECT_EQ(count() - before, 0U);
 }

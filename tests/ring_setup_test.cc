@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// How rings start, stop and die, message by message.
+// Start, stop and failure of rings, message by message.
 #include <poll.h>
 #include <sys/eventfd.h>
 
@@ -19,23 +19,23 @@ using namespace std::chrono_literals;
 using virtio::Direction;
 
 constexpr auto kPatience = 60s;
-// For what must not happen, however long one waits.
-constexpr auto kAWhile = 100ms;
+// The wait for an event that must not happen.
+constexpr auto kShortWait = 100ms;
 constexpr std::uint64_t kFeatures = virtio::kFeatureVersion1 | vblk::kFeatureFlush;
 
-/// A split ring of a test's own in the guest's scratch memory, which tells the backend of itself
-/// piece by piece.
-class HandMadeRing {
+/// A split ring of the test's own in the guest's scratch memory, announced to the backend message
+/// by message.
+class RawSplitRing {
  public:
   static constexpr std::uint16_t kSize = 16;
 
-  HandMadeRing(testing::BlkGuest& guest, std::uint32_t index)
+  RawSplitRing(testing::BlkGuest& guest, std::uint32_t index)
       : frontend_(guest.frontend()),
         index_(index),
         memory_(guest.scratch().part(std::size_t{index} * 65536, 65536)),
         driver_(*virtio::SplitDriverRing::create(parts(), kFeatures)) {}
 
-  /// All but the descriptors.
+  /// Sends everything but the descriptors.
   void describe() {
     const auto address = [this](std::size_t at) {
       return vhost::FrontendMemory::frontend_address(memory_.part(at, 4096)).raw();
@@ -45,19 +45,19 @@ class HandMadeRing {
     ASSERT_TRUE(
         frontend_.set_vring_addr({index_, 0, address(0), address(kUsed), address(kAvail), 0}));
   }
-  Result<> give_kick() { return frontend_.set_vring_kick(index_, kick_.get()); }
-  Result<> give_call() { return frontend_.set_vring_call(index_, call_.get()); }
-  Result<> give_error() { return frontend_.set_vring_err(index_, error_.get()); }
+  Result<> set_kick() { return frontend_.set_vring_kick(index_, kick_.get()); }
+  Result<> set_call() { return frontend_.set_vring_call(index_, call_.get()); }
+  Result<> set_err() { return frontend_.set_vring_err(index_, error_.get()); }
   Result<> enable(bool enabled = true) { return frontend_.set_vring_enable(index_, enabled); }
   void start() {
     describe();
-    ASSERT_TRUE(give_call());
-    ASSERT_TRUE(give_error());
-    ASSERT_TRUE(give_kick());
+    ASSERT_TRUE(set_call());
+    ASSERT_TRUE(set_err());
+    ASSERT_TRUE(set_kick());
     ASSERT_TRUE(enable());
   }
 
-  /// Puts a flush into the ring and tells nobody.
+  /// Adds a flush without a kick.
   void put_flush() {
     const vblk::RequestHeader header{vblk::RequestType::kFlush, 0, 0};
     std::memcpy(memory_.host + kHeader, &header, sizeof header);
@@ -73,7 +73,7 @@ class HandMadeRing {
     kick();
   }
   void kick() { ASSERT_EQ(::eventfd_write(kick_.get(), 1), 0); }
-  /// Whether a chain comes back within `limit`.
+  /// Whether a chain completes within `limit`.
   bool is_answered(std::chrono::milliseconds limit = kPatience) {
     bool has_come = false;
     (void)comes_true(
@@ -87,8 +87,8 @@ class HandMadeRing {
   }
   bool is_called() const { return is_signalled(call_); }
   bool has_failed() const { return is_signalled(error_); }
-  /// The driver says that it has put more into the ring than the ring holds.
-  void break_it() {
+  /// Publishes an available index beyond the size of the ring.
+  void publish_invalid_index() {
     const std::uint16_t index = 1000;
     std::memcpy(memory_.host + kAvail + 2, &index, sizeof index);
     kick();
@@ -102,7 +102,7 @@ class HandMadeRing {
   [[nodiscard]] virtio::SplitRing parts() const {
     return *virtio::SplitRing::at(memory_.host, memory_.host + kAvail, memory_.host + kUsed, kSize);
   }
-  /// Waits for a signal and takes it.
+  /// Waits for a signal and consumes it.
   static bool is_signalled(const UniqueFd& event) {
     pollfd poller{.fd = event.get(), .events = POLLIN, .revents = 0};
     const auto limit = std::chrono::duration_cast<std::chrono::milliseconds>(kPatience);
@@ -131,8 +131,8 @@ class RingSetupTest : public BackendTest {
 
 TEST_F(RingSetupTest, Rule14StoppingARingLeavesTheOthersRunning) {
   const auto guest = connect_without_rings();
-  HandMadeRing first(*guest, 0);
-  HandMadeRing second(*guest, 1);
+  RawSplitRing first(*guest, 0);
+  RawSplitRing second(*guest, 1);
   first.start();
   second.start();
   first.send_flush();
@@ -143,63 +143,63 @@ TEST_F(RingSetupTest, Rule14StoppingARingLeavesTheOthersRunning) {
     ASSERT_TRUE(second.is_answered());
   }
   first.send_flush();
-  EXPECT_FALSE(first.is_answered(kAWhile));
+  EXPECT_FALSE(first.is_answered(kShortWait));
   ASSERT_TRUE(guest->frontend().set_vring_base(0, 1));
-  ASSERT_TRUE(first.give_kick());
-  EXPECT_TRUE(first.is_answered()) << "what came meanwhile is done when it starts again";
+  ASSERT_TRUE(first.set_kick());
+  EXPECT_TRUE(first.is_answered()) << "requests submitted meanwhile complete after the restart";
 }
 
 TEST_F(RingSetupTest, Rule15KickCallAndEnableComeInAnyOrder) {
   std::array order = {0, 1, 2};
   do {
     const auto guest = connect_without_rings();
-    HandMadeRing ring(*guest, 0);
+    RawSplitRing ring(*guest, 0);
     ring.describe();
     for (const int step : order) {
-      ASSERT_TRUE(step == 0 ? ring.give_kick() : step == 1 ? ring.give_call() : ring.enable());
+      ASSERT_TRUE(step == 0 ? ring.set_kick() : step == 1 ? ring.set_call() : ring.enable());
     }
     ring.send_flush();
     EXPECT_TRUE(ring.is_answered());
     EXPECT_TRUE(ring.is_called());
     ASSERT_TRUE(ring.enable(false));
     ring.send_flush();
-    EXPECT_FALSE(ring.is_answered(kAWhile));
+    EXPECT_FALSE(ring.is_answered(kShortWait));
     ASSERT_TRUE(ring.enable());
-    EXPECT_TRUE(ring.is_answered()) << "it goes on where it stopped";
+    EXPECT_TRUE(ring.is_answered()) << "it resumes at its base";
   } while (std::ranges::next_permutation(order).found);
 }
 
 TEST_F(RingSetupTest, Rule16WithoutProtocolFeaturesRingsBeginEnabled) {
   const auto guest = connect_without_rings();
   ASSERT_TRUE(guest->frontend().set_features(kFeatures));
-  HandMadeRing ring(*guest, 0);
+  RawSplitRing ring(*guest, 0);
   ring.describe();
-  ASSERT_TRUE(ring.give_call());
-  ASSERT_TRUE(ring.give_kick());
+  ASSERT_TRUE(ring.set_call());
+  ASSERT_TRUE(ring.set_kick());
   ring.send_flush();
   EXPECT_TRUE(ring.is_answered());
 }
 
 TEST_F(RingSetupTest, Rule16WithProtocolFeaturesRingsBeginDisabled) {
   const auto guest = connect_without_rings();
-  HandMadeRing ring(*guest, 0);
+  RawSplitRing ring(*guest, 0);
   ring.describe();
-  ASSERT_TRUE(ring.give_call());
-  ASSERT_TRUE(ring.give_kick());
+  ASSERT_TRUE(ring.set_call());
+  ASSERT_TRUE(ring.set_kick());
   ring.send_flush();
-  EXPECT_FALSE(ring.is_answered(kAWhile));
+  EXPECT_FALSE(ring.is_answered(kShortWait));
   ASSERT_TRUE(ring.enable());
   EXPECT_TRUE(ring.is_answered());
 }
 
 TEST_F(RingSetupTest, Rule17StartAndEnablePollTheRingAndCallItsDriver) {
   const auto guest = connect_without_rings();
-  HandMadeRing ring(*guest, 0);
+  RawSplitRing ring(*guest, 0);
   ring.describe();
-  ASSERT_TRUE(ring.give_call());
+  ASSERT_TRUE(ring.set_call());
   ASSERT_TRUE(ring.enable());
   ring.put_flush();
-  ASSERT_TRUE(ring.give_kick());
+  ASSERT_TRUE(ring.set_kick());
   EXPECT_TRUE(ring.is_answered()) << "without a kick";
   EXPECT_TRUE(ring.is_called());
   ASSERT_TRUE(ring.enable(false));
@@ -210,46 +210,46 @@ TEST_F(RingSetupTest, Rule17StartAndEnablePollTheRingAndCallItsDriver) {
 
 TEST_F(RingSetupTest, Rule17TheDriverIsCalledWithoutAnyRequest) {
   const auto guest = connect_without_rings();
-  HandMadeRing ring(*guest, 0);
+  RawSplitRing ring(*guest, 0);
   ring.describe();
-  ASSERT_TRUE(ring.give_call());
-  ASSERT_TRUE(ring.give_kick());
-  EXPECT_TRUE(ring.is_called()) << "when it starts";
+  ASSERT_TRUE(ring.set_call());
+  ASSERT_TRUE(ring.set_kick());
+  EXPECT_TRUE(ring.is_called()) << "at the start";
   ASSERT_TRUE(ring.enable());
-  EXPECT_TRUE(ring.is_called()) << "when it is enabled";
+  EXPECT_TRUE(ring.is_called()) << "when enabled";
 }
 
 TEST_F(RingSetupTest, Rule18ARingWithoutACallDescriptorIsServed) {
   {
     const auto guest = connect_without_rings();
-    HandMadeRing ring(*guest, 0);
+    RawSplitRing ring(*guest, 0);
     ring.describe();
-    ASSERT_TRUE(ring.give_kick());
+    ASSERT_TRUE(ring.set_kick());
     ASSERT_TRUE(ring.enable());
     ring.send_flush();
-    EXPECT_TRUE(ring.is_answered()) << "none was ever told of";
+    EXPECT_TRUE(ring.is_answered()) << "without SET_VRING_CALL";
   }
   const auto guest = connect_without_rings();
-  HandMadeRing ring(*guest, 0);
+  RawSplitRing ring(*guest, 0);
   ring.start();
   ASSERT_TRUE(guest->frontend().set_vring_call(0, std::nullopt));
   ring.send_flush();
-  EXPECT_TRUE(ring.is_answered()) << "the front-end says that there is none any more";
+  EXPECT_TRUE(ring.is_answered()) << "SET_VRING_CALL without a descriptor";
 }
 
 TEST_F(RingSetupTest, Rule19ABrokenRingSignalsVringErrAndOthersKeepRunning) {
   const auto guest = connect_without_rings();
-  HandMadeRing bad(*guest, 0);
-  HandMadeRing good(*guest, 1);
+  RawSplitRing bad(*guest, 0);
+  RawSplitRing good(*guest, 1);
   bad.start();
   good.start();
-  bad.break_it();
+  bad.publish_invalid_index();
   EXPECT_TRUE(bad.has_failed());
   for (int i = 0; i < 10; ++i) {
     good.send_flush();
     ASSERT_TRUE(good.is_answered());
   }
-  EXPECT_TRUE(guest->frontend().get_vring_base(0)) << "it can still be stopped";
+  EXPECT_TRUE(guest->frontend().get_vring_base(0)) << "GET_VRING_BASE still works";
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// guestio-blk where the host is short of something: its disks are as good as ever.
+// guestio-blk on a host short of resources: its disks work as before.
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,11 +18,11 @@ constexpr std::size_t kChunk = std::size_t{256} << 10;
 
 class ShortageTest : public BackendTest {
  protected:
-  /// A backend for which the kernel makes no thread from now on, and so no worker of its ring: root
-  /// has no such limit, so it runs as somebody else, who may read and write what root may.
+  /// A backend that gets no more threads from the kernel, hence no io_uring workers. The limit does
+  /// not bind root, so it runs as another user with access to root's files.
   void start_without_workers(std::vector<std::string> more) {
-    if (::geteuid() != 0) GTEST_SKIP() << "only root can start it as somebody else";
-    // No thread of its own either, which registering memory would need.
+    if (::geteuid() != 0) GTEST_SKIP() << "only root can start it as another user";
+    // Memory registration would need a thread of its own.
     more.insert(more.end(), {"--control", control_, "--fixed-buffers", "off"});
     start_under(as_nobody({}), more);
     // Only the same user may set the limits of a process.
@@ -31,7 +31,7 @@ class ShortageTest : public BackendTest {
     ASSERT_EQ(setter.wait(), 0) << setter.output();
   }
   static std::vector<std::string> as_nobody(const std::vector<std::string>& command) {
-    // LeakSanitizer would want a thread at the end.
+    // LeakSanitizer would need a thread at exit.
     std::vector<std::string> words = {"/usr/bin/env",
                                       "ASAN_OPTIONS=detect_leaks=0",
                                       "/usr/bin/setpriv",
@@ -58,8 +58,8 @@ class ShortageTest : public BackendTest {
   static std::vector<std::byte> content_of(std::size_t chunk) {
     return std::vector<std::byte>(kChunk, static_cast<std::byte>(chunk + 1));
   }
-  /// Every kind of request, on an image that is all holes.
-  void use_the_disk() {
+  /// Every kind of request, on a sparse image.
+  void send_all_request_types() {
     const auto guest = connect();
     ASSERT_NE(guest, nullptr);
     constexpr std::size_t kChunks = 32;
@@ -69,7 +69,7 @@ class ShortageTest : public BackendTest {
         ASSERT_EQ(guest->flush().status, kDone) << i;
       }
     }
-    // To memory that must be bounced.
+    // To a buffer that is bounced.
     ASSERT_EQ(guest->perform(Type::kOut, kChunks * kChunk / 512, content_of(kChunks), 0, 3).status,
               kDone);
     ASSERT_EQ(change_range(*guest, Type::kWriteZeroes, kChunk / 512, kChunk / 512), kDone);
@@ -81,7 +81,7 @@ class ShortageTest : public BackendTest {
       if (i == 2) continue;  // discarded
       ASSERT_EQ(read.data, i == 1 ? std::vector<std::byte>(kChunk) : content_of(i)) << i;
     }
-    EXPECT_GT(shortages(), 0U) << "the kernel had its workers: this showed nothing";
+    EXPECT_GT(shortages(), 0U) << "io_uring workers were available: nothing was tested";
     const std::string output = backend_->output();
     EXPECT_NE(output.find("short of memory or threads"), std::string::npos) << output;
     EXPECT_EQ(output.find("a guest's request failed"), std::string::npos) << output;
@@ -91,14 +91,14 @@ class ShortageTest : public BackendTest {
 TEST_F(ShortageTest, Rule49DirectIoWorksWithoutIoUringWorkers) {
   start_without_workers({});
   if (IsSkipped() || HasFatalFailure()) return;
-  use_the_disk();
+  send_all_request_types();
   stop();
 }
 
 TEST_F(ShortageTest, Rule49BufferedIoWorksWithoutIoUringWorkersAndLosesNoWrite) {
   start_without_workers({"--buffered"});
   if (IsSkipped() || HasFatalFailure()) return;
-  use_the_disk();
+  send_all_request_types();
   EXPECT_EQ(connect()->flush().status, kDone);
   EXPECT_EQ(backend_->output().find("data may be lost"), std::string::npos);
   stop();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// How guestio-blk and guestio-load end when they are asked to, and what they leave behind.
+// Termination of guestio-blk and guestio-load by signals, and their cleanup.
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -74,7 +74,7 @@ class SocketPathTest : public BackendTest {};
 
 TEST_F(SocketPathTest, IsRemovedWhenASecondSignalForcesTheExit) {
   start({"--control", control_});
-  // Both come at once; whether the first has drained by then is left to chance.
+  // Both signals arrive at once; the drain after the first may or may not be complete.
   backend_->send_signal(SIGSTOP);
   backend_->send_signal(SIGTERM);
   backend_->send_signal(SIGINT);
@@ -96,9 +96,9 @@ TEST_F(SocketPathTest, StaysWhenAnotherProcessOwnsIt) {
 }
 
 TEST_F(SocketPathTest, IsRemovedWhenAnotherSocketFails) {
-  expect_complaint(run({"--socket-path", socket_, "--blk-file", image_, "--control",
-                        folder_.file("no/such/folder")}),
-                   "No such file");
+  expect_diagnostic(run({"--socket-path", socket_, "--blk-file", image_, "--control",
+                         folder_.file("no/such/folder")}),
+                    "No such file");
   EXPECT_FALSE(std::filesystem::exists(socket_));
 }
 

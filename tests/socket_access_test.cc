@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Who may connect to a disk's socket: --socket-mode, --socket-owner and --socket-group.
+// Permissions of a disk's socket: --socket-mode, --socket-owner and --socket-group.
 #include <grp.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -19,7 +19,7 @@
 namespace guestio::tests {
 namespace {
 
-// Of nobody's on any machine.
+// Unused on any machine.
 constexpr uid_t kOwner = 54321;
 constexpr gid_t kGroup = 54322;
 
@@ -39,8 +39,8 @@ class SocketAccessTest : public BackendTest {
     EXPECT_EQ(status.st_gid, group);
   }
 
-  /// What connect() says to a process of that user and group: 0 or an errno; -1: the process was
-  /// not there.
+  /// The result of connect() for a process of that user and group: 0 or an errno; -1 without such a
+  /// process.
   [[nodiscard]] int connect_as(uid_t user, gid_t group) const {
     const pid_t child = ::fork();
     if (child == 0) ::_exit(connect_in_child(user, group));
@@ -94,13 +94,13 @@ TEST_F(SocketAccessTest, UsersAndGroupsAreFoundByName) {
          std::to_string(::getegid())});
   expect_access(0660, ::geteuid(), ::getegid());
   stop();
-  if (::geteuid() != 0) GTEST_SKIP() << "only root may give a socket away";
+  if (::geteuid() != 0) GTEST_SKIP() << "only root may change the owner of a socket";
   start({"--socket-owner", "nobody", "--socket-group", "nogroup"});
   expect_access(0660, 65534, 65534);
 }
 
 TEST_F(SocketAccessTest, TheGroupMayConnectAndOthersMayNot) {
-  if (::geteuid() != 0) GTEST_SKIP() << "only root may give a socket away";
+  if (::geteuid() != 0) GTEST_SKIP() << "only root may change the owner of a socket";
   ASSERT_EQ(::chmod(folder_.path().c_str(), 0755), 0);
   start({"--socket-group", std::to_string(kGroup)});
   expect_access(0660, 0, kGroup);
@@ -155,26 +155,26 @@ TEST_F(SocketAccessTest, InvalidValuesPrintOneLineAndExitWithStatusTwo) {
            {"--socket-owner", "4294967295", "number, not '4294967295'"},
            {"--socket-group", "no-such-group", "number, not 'no-such-group'"},
            {"--socket-group", "-1", "number, not '-1'"}}) {
-    expect_complaint(run({"--socket-path", socket_, "--blk-file", image_, option + "=" + value}),
-                     words);
+    expect_diagnostic(run({"--socket-path", socket_, "--blk-file", image_, option + "=" + value}),
+                      words);
     EXPECT_FALSE(std::filesystem::exists(socket_));
   }
-  expect_complaint(run({"--disk", "socket-path=" + socket_ + ",blk-file=" + image_ +
-                                      ",socket-group=no-such-group"}),
-                   "number, not 'no-such-group'");
-  expect_complaint(run({"--fd", "3", "--blk-file", image_, "--socket-mode", "0660"}),
-                   "socket-mode does not go with fd");
+  expect_diagnostic(run({"--disk", "socket-path=" + socket_ + ",blk-file=" + image_ +
+                                       ",socket-group=no-such-group"}),
+                    "number, not 'no-such-group'");
+  expect_diagnostic(run({"--fd", "3", "--blk-file", image_, "--socket-mode", "0660"}),
+                    "socket-mode does not go with fd");
 }
 
 TEST_F(SocketAccessTest, ADecimalModeInAFileIsRejected) {
   const std::string config = folder_.file("config.toml");
   std::ofstream(config) << "[[disk]]\nsocket-path = \"" << socket_ << "\"\nblk-file = \"" << image_
                         << "\"\nsocket-mode = 660\n";
-  expect_complaint(run({"--config", config}), "config.toml:4: socket-mode takes");
+  expect_diagnostic(run({"--config", config}), "config.toml:4: socket-mode takes");
   EXPECT_FALSE(std::filesystem::exists(socket_));
 }
 
-/// The names of the system calls in what strace wrote, in their order, less what failed.
+/// The names of the successful system calls in strace's output, in order.
 std::vector<std::string> calls_in(const std::string& trace) {
   std::vector<std::string> names;
   std::ifstream lines(trace);
@@ -190,7 +190,7 @@ std::vector<std::string> calls_in(const std::string& trace) {
 TEST_F(SocketAccessTest, ModeAndOwnerAreSetBeforeTheSocketListens) {
   if (GUESTIO_IS_SANITIZED) GTEST_SKIP() << "LeakSanitizer does not work under strace";
   const std::string trace = folder_.file("trace");
-  // With -D it is guestio-blk that the test started, and ends.
+  // With -D the child of the test is guestio-blk, not strace.
   const std::vector<std::string> strace = {
       "/usr/bin/env", "strace", "-D", "-f",
       "-o",           trace,    "-e", "trace=bind,chmod,fchmodat,chown,lchown,fchownat,listen"};
@@ -198,9 +198,9 @@ TEST_F(SocketAccessTest, ModeAndOwnerAreSetBeforeTheSocketListens) {
     std::vector<std::string> probe = strace;
     probe.emplace_back("true");
     testing::ChildProcess child(probe);
-    if (child.wait() != 0) GTEST_SKIP() << "no process may be traced here";
+    if (child.wait() != 0) GTEST_SKIP() << "tracing is not permitted";
   }
-  // The second path is too long to be bound under another name first.
+  // The second path is too long to be bound under a temporary name first.
   for (const std::string& path :
        {folder_.file("s"), folder_.file(std::string(106 - folder_.path().size(), 'x'))}) {
     socket_ = path;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Programs that are started with standard input, output or error closed.
+// Programs started with standard input, output or error closed.
 #include <fcntl.h>
 #include <sys/socket.h>
 
@@ -12,7 +12,7 @@
 namespace guestio::tests {
 namespace {
 
-/// Starts a program with those of descriptors 0, 1 and 2 closed whose bit is set in `closed`.
+/// Starts a program with descriptor 0, 1 or 2 closed for each bit set in `closed`.
 std::vector<std::string> with_closed(unsigned closed, std::vector<std::string> words) {
   std::string line = "exec \"$@\"";
   for (const int fd : {0, 1, 2}) {
@@ -34,7 +34,7 @@ class ClosedDescriptorsTest : public BackendTest, public ::testing::WithParamInt
   void start_with_closed(const std::vector<std::string>& words) {
     backend_ = std::make_unique<testing::ChildProcess>(with_closed(GetParam(), words));
   }
-  /// Of a backend that may have nothing to say its readiness through.
+  /// Waits for a backend without a descriptor to report its readiness on.
   std::unique_ptr<testing::BlkGuest> connect_once_ready() {
     auto guest = testing::BlkGuest::connect(socket_);
     while (!guest && backend_->is_running()) guest = testing::BlkGuest::connect(socket_);
@@ -48,12 +48,12 @@ class ClosedDescriptorsTest : public BackendTest, public ::testing::WithParamInt
       }
     }
   }
-  /// Writes all of the image, and has lines logged meanwhile.
+  /// Writes the whole image while lines are logged.
   static void fill(testing::BlkGuest& guest) {
     for (std::uint64_t sector = 0; sector < kImageBytes / 512; sector += kPart / 512) {
       EXPECT_EQ(guest.write(sector, std::vector<std::byte>(kPart, std::byte{0x5a})).status, 0);
     }
-    EXPECT_EQ(guest.read(kImageBytes, 512).status, 1) << "beyond the end: a line in the log";
+    EXPECT_EQ(guest.read(kImageBytes, 512).status, 1) << "beyond the end: one log line";
     EXPECT_EQ(guest.flush().status, 0);
   }
   void expect_filled() {
@@ -114,16 +114,16 @@ class DescriptorByNumberTest : public BackendTest {
 };
 
 TEST_F(DescriptorByNumberTest, StandardDescriptorsAreRejectedAsSockets) {
-  for (const char* fd : {"0", "1", "2"}) expect_complaint(serve(fd), "--fd");
+  for (const char* fd : {"0", "1", "2"}) expect_diagnostic(serve(fd), "--fd");
 }
 
-// Whatever is opened first gets the lowest number, which would be taken for the socket.
+// The first descriptor opened gets the lowest number and would be taken for the socket.
 TEST_F(DescriptorByNumberTest, ADescriptorClosedAtStartIsRejectedByName) {
   for (int fd = 3; fd < 13; ++fd) {
-    // Whoever started this test may have left one open.
+    // The parent of this test may have left one open.
     (void)::fcntl(fd, F_SETFD, FD_CLOEXEC);
     const Outcome outcome = serve(std::to_string(fd));
-    expect_complaint(outcome, "--fd " + std::to_string(fd));
+    expect_diagnostic(outcome, "--fd " + std::to_string(fd));
     EXPECT_NE(outcome.output.find("Bad file descriptor"), std::string::npos) << outcome.output;
   }
 }
@@ -133,7 +133,7 @@ TEST_F(DescriptorByNumberTest, ADescriptorOtherThanASocketIsRejectedByName) {
   testing::ChildProcess child(
       {kBackendProgram, "--fd", std::to_string(file.get()), "--blk-file", image_}, file.get());
   const auto status = child.wait();
-  expect_complaint({status.value_or(-1), child.output()}, "Socket operation on non-socket");
+  expect_diagnostic({status.value_or(-1), child.output()}, "Socket operation on non-socket");
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// One guestio-blk takes the place of another (--takeover), and no guest notices.
+// One guestio-blk takes over from another (--takeover), unnoticed by the guest.
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -26,7 +26,7 @@ sockaddr_un address_of(const std::string& path) {
   return address;
 }
 
-UniqueFd dial(const std::string& path) {
+UniqueFd connect_control(const std::string& path) {
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const sockaddr_un address = address_of(path);
   EXPECT_EQ(::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address),
@@ -36,21 +36,21 @@ UniqueFd dial(const std::string& path) {
   return socket;
 }
 
-void say(const UniqueFd& socket, const std::string& line) {
+void send_line(const UniqueFd& socket, const std::string& line) {
   const std::string text = line + "\n";
   (void)!::send(socket.get(), text.data(), text.size(), MSG_NOSIGNAL);
 }
 
-/// One line; descriptors beside it are not taken.
-std::string hear(const UniqueFd& socket) {
+/// Reads one line, without its descriptors.
+std::string receive_line(const UniqueFd& socket) {
   std::string text;
   char byte = 0;
   while (::recv(socket.get(), &byte, 1, 0) == 1 && byte != '\n') text.push_back(byte);
   return text;
 }
 
-/// With one descriptor beside it.
-void say_with(const UniqueFd& socket, const std::string& line, int fd) {
+/// Sends one line with a descriptor.
+void send_line_with_fd(const UniqueFd& socket, const std::string& line, int fd) {
   std::string text = line + "\n";
   iovec piece{.iov_base = text.data(), .iov_len = text.size()};
   alignas(cmsghdr) char room[CMSG_SPACE(sizeof fd)] = {};
@@ -73,18 +73,17 @@ class TakeoverTest : public BackendTest {
     more.insert(more.end(), {"--control", control_});
     start(more);
   }
-  /// Says one line after the other as one who takes over, and leaves after the last. Returns false
-  /// when the other one did not get round to resting in time, or to going on after the last
-  /// attempt.
-  bool give_up_after(const Words& lines) {
-    const UniqueFd socket = dial(control_);
-    say(socket, R"({"command":"takeover","version":1})");
+  /// Sends the lines of a receiver one by one and disconnects after the last. Returns false when
+  /// the sender did not quiesce in time, or had not resumed after the last attempt.
+  bool abort_after(const Words& lines) {
+    const UniqueFd socket = connect_control(control_);
+    send_line(socket, R"({"command":"takeover","version":1})");
     for (const std::string& line : lines) {
-      const std::string answer = hear(socket);
+      const std::string answer = receive_line(socket);
       if (answer.find("\"disks\"") == std::string::npos) return false;
-      say(socket, line);
+      send_line(socket, line);
     }
-    return !lines.empty() || hear(socket).find("\"disks\"") != std::string::npos;
+    return !lines.empty() || receive_line(socket).find("\"disks\"") != std::string::npos;
   }
   Json ask(const std::string& command) {
     const Outcome outcome = run({"--ask", control_, command});
@@ -106,7 +105,7 @@ TEST_P(TakeoverUnderLoadTest, NoRequestIsLostOrCompletedTwice) {
                  "--ops",         operations(60000)};
   words.insert(words.end(), GetParam().begin(), GetParam().end());
   testing::ChildProcess load(words);
-  // Once for each twelfth of its work, so that some of it is left for the last.
+  // Once for each twelfth of the load, so that some is left after the last takeover.
   const std::uint64_t part = std::stoul(operations(60000)) / 12;
   int takeovers = 0;
   for (; takeovers < 5 && !HasFatalFailure(); ++takeovers) {
@@ -115,10 +114,11 @@ TEST_P(TakeoverUnderLoadTest, NoRequestIsLostOrCompletedTwice) {
     if (!load.is_running()) break;
     take_over();
   }
-  // How far a fast machine gets while it is asked differs, but not that far.
+  // The progress of a fast machine between the queries varies, but not that much.
   EXPECT_GE(takeovers, 2);
   EXPECT_EQ(load.wait(std::chrono::seconds(200)), 0) << load.output() << backend_->output();
-  EXPECT_EQ(load.output().find("backends came after"), std::string::npos) << "it noticed nothing";
+  EXPECT_EQ(load.output().find("backends came after"), std::string::npos)
+      << "the load did not notice";
   stop();
   EXPECT_FALSE(std::filesystem::exists(socket_));
   EXPECT_FALSE(std::filesystem::exists(control_));
@@ -134,7 +134,7 @@ TEST_F(TakeoverTest, AnIdleFrontEndStaysConnectedAndWaitingOnesAreServedNext) {
   auto guest = connect();
   const std::vector<std::byte> data(4096, std::byte{7});
   ASSERT_EQ(guest->write(8, data).status, 0);
-  const UniqueFd in_line = dial(socket_);
+  const UniqueFd in_line = connect_control(socket_);
   take_over();
   EXPECT_EQ(guest->read(8, 4096).data, data);
   EXPECT_EQ(guest->flush().status, 0);
@@ -147,7 +147,7 @@ TEST_F(TakeoverTest, AnIdleFrontEndStaysConnectedAndWaitingOnesAreServedNext) {
 
 TEST_F(TakeoverTest, APartialMessageIsCompletedAfterwards) {
   start_with_control();
-  const UniqueFd socket = dial(socket_);
+  const UniqueFd socket = connect_control(socket_);
   const vhost::MessageHeader question{1, vhost::kMessageVersion, 0};
   const auto bytes = std::as_bytes(std::span(&question, 1));
   ASSERT_EQ(::send(socket.get(), bytes.data(), 5, MSG_NOSIGNAL), 5);
@@ -176,18 +176,18 @@ TEST_F(TakeoverTest, SettingsOfGuestAndOperatorPersist) {
   EXPECT_EQ(info["threads"], 1);
   EXPECT_EQ(info["disks"][0]["name"], "one");
   const auto guest = connect();
-  EXPECT_EQ(guest->config().writeback, 0) << "its choice, while it was away";
+  EXPECT_EQ(guest->config().writeback, 0) << "set before the takeover";
   EXPECT_EQ(guest->config().num_queues, 3);
   EXPECT_EQ(guest->config().blk_size, 4096U);
   const auto id = guest->perform(testing::BlkGuest::Type::kGetId, 0, {}, 20).data;
   EXPECT_EQ(std::memcmp(id.data(), "mine", 5), 0);
-  EXPECT_EQ(guest->read(0, 4096).status, 0) << "an image that was renamed is the same image";
+  EXPECT_EQ(guest->read(0, 4096).status, 0) << "a renamed image is the same image";
 }
 
-/// It stands in the in-flight record, and in no process.
+/// The request is in the in-flight record and in no process.
 TEST_F(TakeoverTest, AHeldRequestIsCompletedByTheReceiver) {
   start_with_control({"--on-error", "hold"});
-  // The disk's fault is that the old process may write nothing behind this.
+  // The disk's fault: the old process may write nothing beyond this size.
   const rlimit limit{.rlim_cur = 1 << 20, .rlim_max = RLIM_INFINITY};
   ASSERT_EQ(::prlimit(backend_->pid(), RLIMIT_FSIZE, &limit, nullptr), 0);
   const auto guest = connect({.protocol = vhost::kProtocolMq | vhost::kProtocolConfig |
@@ -244,7 +244,7 @@ TEST_F(TakeoverTest, SeveralDisksAreHandedOverTogether) {
 
 TEST_F(TakeoverTest, TheImageStaysLockedThroughout) {
   start_with_control();
-  // Each asks for the locks all the time for a second.
+  // Each tries the locks continuously for a second.
   for (int i = 0; i < 2; ++i) {
     testing::ChildProcess rival(
         {kBackendProgram, "--socket-path", folder_.file("rival"), "--blk-file", image_});
@@ -254,7 +254,7 @@ TEST_F(TakeoverTest, TheImageStaysLockedThroughout) {
   }
 }
 
-/// How far one gets that then gives up, by what it says.
+/// The last line sent by a receiver that aborts.
 TEST_F(TakeoverTest, AnAbortedOneChangesNothing) {
   start_with_control();
   const auto guest = connect();
@@ -266,7 +266,7 @@ TEST_F(TakeoverTest, AnAbortedOneChangesNothing) {
                                        {"nonsense"},
                                        {std::string(100'000, ' ')}};
   for (std::size_t i = 0; i < attempts.size(); ++i) {
-    EXPECT_TRUE(comes_true([&] { return give_up_after(attempts[i]); }))
+    EXPECT_TRUE(comes_true([&] { return abort_after(attempts[i]); }))
         << i << ": " << backend_->output();
     EXPECT_EQ(guest->write(8 * i, std::vector<std::byte>(4096)).status, 0) << i;
   }
@@ -278,38 +278,38 @@ TEST_F(TakeoverTest, AnAbortedOneChangesNothing) {
 TEST_F(TakeoverTest, AStalledReceiverDelaysTheGuestForALimitedTime) {
   start_with_control();
   const auto guest = connect();
-  const UniqueFd socket = dial(control_);
-  say(socket, R"({"command":"takeover","version":1})");
-  EXPECT_FALSE(hear(socket).empty());
-  const UniqueFd second = dial(control_);
-  say(second, R"({"command":"takeover","version":1})");
-  EXPECT_NE(hear(second).find("already"), std::string::npos);
+  const UniqueFd socket = connect_control(control_);
+  send_line(socket, R"({"command":"takeover","version":1})");
+  EXPECT_FALSE(receive_line(socket).empty());
+  const UniqueFd second = connect_control(control_);
+  send_line(second, R"({"command":"takeover","version":1})");
+  EXPECT_NE(receive_line(second).find("already"), std::string::npos);
   EXPECT_EQ(guest->read(0, 4096).status, 0);
-  say(socket, R"({"ready":true})");
-  std::string answer = hear(socket);
+  send_line(socket, R"({"ready":true})");
+  std::string answer = receive_line(socket);
   EXPECT_FALSE(answer.empty());
   EXPECT_EQ(guest->read(0, 4096).status, 0);
-  // Said at once by one that could not rest in time.
-  if (answer.find("\"disks\"") != std::string::npos) answer = hear(socket);
+  // Sent at once by a sender that could not quiesce in time.
+  if (answer.find("\"disks\"") != std::string::npos) answer = receive_line(socket);
   EXPECT_NE(answer.find("error"), std::string::npos);
 }
 
 TEST_F(TakeoverTest, AnotherVersionIsRefusedInOneLine) {
   start_with_control();
   for (const std::string version : {"0", "2", "\"1\"", "-1", "null", "[1]"}) {
-    const UniqueFd socket = dial(control_);
-    say(socket, R"({"command":"takeover","version":)" + version + "}");
-    EXPECT_NE(hear(socket).find("version 1"), std::string::npos) << version;
+    const UniqueFd socket = connect_control(control_);
+    send_line(socket, R"({"command":"takeover","version":)" + version + "}");
+    EXPECT_NE(receive_line(socket).find("version 1"), std::string::npos) << version;
   }
   expect_alive();
 }
 
-/// One that knows nothing of failed disks would serve without them.
+/// A version without support for failed disks would serve without them.
 TEST_F(TakeoverTest, FailedDisksAreSentInAReplyThatOlderVersionsReject) {
   const auto answered_version = [&] {
-    const UniqueFd socket = dial(control_);
-    say(socket, R"({"command":"takeover","version":1})");
-    const Json answer = Json::parse(hear(socket), nullptr, false);
+    const UniqueFd socket = connect_control(control_);
+    send_line(socket, R"({"command":"takeover","version":1})");
+    const Json answer = Json::parse(receive_line(socket), nullptr, false);
     return answer.is_object() ? answer.value("version", 0) : 0;
   };
   start_with_control();
@@ -342,7 +342,7 @@ TEST_F(TakeoverTest, FailuresAreReportedInOneLine) {
   expect_alive();
 }
 
-/// A process that is not what it says it is.
+/// A process that pretends to be a guestio-blk.
 TEST_F(TakeoverTest, MalformedMessagesOfTheOtherProcessAreRejected) {
   const UniqueFd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const sockaddr_un address = address_of(control_);
@@ -359,13 +359,13 @@ TEST_F(TakeoverTest, MalformedMessagesOfTheOtherProcessAreRejected) {
         R"({"version":1,"disks":{},)" + options + "}"}) {
     testing::ChildProcess child({kBackendProgram, "--takeover", control_});
     const UniqueFd socket(::accept(listener.get(), nullptr, nullptr));
-    EXPECT_NE(hear(socket).find("takeover"), std::string::npos);
-    say(socket, answer);
+    EXPECT_NE(receive_line(socket).find("takeover"), std::string::npos);
+    send_line(socket, answer);
     EXPECT_EQ(child.wait(), 1) << answer << child.output();
     const std::string output = child.output();
     EXPECT_EQ(std::ranges::count(output, '\n'), 1) << answer << output;
   }
-  EXPECT_TRUE(std::filesystem::exists(control_)) << "a path that was never ours";
+  EXPECT_TRUE(std::filesystem::exists(control_)) << "a path of another process";
 }
 
 TEST_F(TakeoverTest, DescriptorNumbersOfTheOtherProcessAreNotCompared) {
@@ -386,9 +386,9 @@ TEST_F(TakeoverTest, DescriptorNumbersOfTheOtherProcessAreNotCompared) {
       disk("a") + "," + disk("b") + "]}";
   testing::ChildProcess child({kBackendProgram, "--takeover", control_});
   const UniqueFd socket(::accept(listener.get(), nullptr, nullptr));
-  EXPECT_NE(hear(socket).find("takeover"), std::string::npos);
-  say_with(socket, line, listener.get());
-  EXPECT_NE(hear(socket).find("ready"), std::string::npos) << child.output();
+  EXPECT_NE(receive_line(socket).find("takeover"), std::string::npos);
+  send_line_with_fd(socket, line, listener.get());
+  EXPECT_NE(receive_line(socket).find("ready"), std::string::npos) << child.output();
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Programs that are given fewer threads than they need.
+// Programs with fewer threads than they need.
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,12 +11,11 @@
 namespace guestio::tests {
 namespace {
 
-/// Everything in a folder that an unprivileged user can reach: the limit on processes binds no
-/// root.
+/// All files in a folder for an unprivileged user: the process limit does not bind root.
 class ThreadLimitTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (kIsThreadSanitized) GTEST_SKIP() << "the sanitizer has a thread of its own";
+    if (kIsThreadSanitized) GTEST_SKIP() << "the sanitizer starts a thread of its own";
     std::string pattern = "/tmp/guestio-limit-XXXXXX";
     ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
     folder_ = pattern;
@@ -35,10 +34,10 @@ class ThreadLimitTest : public ::testing::Test {
     if (!folder_.empty()) std::filesystem::remove_all(folder_, ignored);
   }
 
-  /// The words that start one of the programs as a user who has no other processes but ours.
+  /// The command line of a program under a user without other processes.
   [[nodiscard]] std::vector<std::string> as_user(std::vector<std::string> words) const {
     words.front() = folder_ / std::filesystem::path(words.front()).filename();
-    // What looks for leaks at the end wants a process of its own.
+    // LeakSanitizer needs a process of its own at exit.
     words.insert(words.begin(), {"/usr/bin/env", "ASAN_OPTIONS=detect_leaks=0"});
     if (::getuid() != 0) return words;
     const std::string user = std::to_string(user_);
@@ -46,7 +45,7 @@ class ThreadLimitTest : public ::testing::Test {
                  {"/usr/bin/setpriv", "--reuid=" + user, "--regid=" + user, "--clear-groups"});
     return words;
   }
-  /// The same with `threads` for all processes of the user.
+  /// The same with a limit of `threads` for all processes of the user.
   [[nodiscard]] std::vector<std::string> limited(std::size_t threads,
                                                  std::vector<std::string> words) const {
     words = as_user(std::move(words));
@@ -81,10 +80,10 @@ class ThreadLimitTest : public ::testing::Test {
 
 TEST_F(ThreadLimitTest, ABackendWithoutAThreadReportsItAndExits) {
   const std::string socket = folder_ / "s";
-  // One that writes the log and two for the queues are needed beside the first.
+  // Beside the main thread it needs one for the log and two for the queues.
   for (const std::size_t threads : {1U, 2U, 3U}) {
     const Outcome outcome = run_words(limited(threads, serve(socket)));
-    expect_complaint(outcome, "cannot start: start a thread");
+    expect_diagnostic(outcome, "cannot start: start a thread");
     EXPECT_FALSE(std::filesystem::exists(socket));
   }
   testing::ChildProcess enough(limited(4, serve(socket)));
@@ -123,7 +122,7 @@ TEST_F(ThreadLimitTest, ALoadWithoutAThreadReportsItAndExits) {
       const Outcome outcome =
           run_words(limited(threads_of(backend) + more,
                             {kLoadProgram, command, "--socket-path", socket, "--numjobs", "4"}));
-      expect_complaint(outcome, "start a thread");
+      expect_diagnostic(outcome, "start a thread");
     }
   }
   backend.send_signal(SIGTERM);

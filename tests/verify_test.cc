@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// guestio-load against guestio-blk and against QEMU's storage daemon: the same program, unchanged.
+// guestio-load against guestio-blk and against QEMU's storage daemon, unchanged.
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,8 +12,8 @@
 namespace guestio::tests {
 namespace {
 
-/// Runs `words` for a second, and for longer when the disk did not get round to all `directions` in
-/// that time: disks that others use stand still for seconds now and then.
+/// Runs `words` for a second, and again for longer when the disk completed nothing in one of the
+/// `directions`: shared disks stall for seconds at times.
 nlohmann::json measure(const std::function<std::string(std::vector<std::string>)>& load,
                        std::vector<std::string> words, const std::vector<std::string>& directions) {
   words.insert(words.end(), {"--output-format=json", "--runtime", ""});
@@ -29,8 +29,8 @@ nlohmann::json measure(const std::function<std::string(std::vector<std::string>)
   return json;
 }
 
-/// Whether connections to `path` are accepted; that it exists does not say so yet.
-bool is_listened_at(const std::string& path) {
+/// Whether connections to `path` are accepted; a socket file alone is no proof.
+bool is_accepting(const std::string& path) {
   std::ifstream sockets("/proc/net/unix");
   for (std::string line; std::getline(sockets, line);) {
     if (line.ends_with(" " + path)) return line.find(" 00010000 ") != std::string::npos;
@@ -38,7 +38,7 @@ bool is_listened_at(const std::string& path) {
   return false;
 }
 
-/// Which of the two a test runs against.
+/// The backend under test.
 enum class Peer { kGuestioBlk, kQemuStorageDaemon };
 
 class VerifyTest : public BackendTest, public ::testing::WithParamInterface<Peer> {
@@ -55,7 +55,7 @@ class VerifyTest : public BackendTest, public ::testing::WithParamInterface<Peer
         "--export",
         "type=vhost-user-blk,id=e0,node-name=f0,addr.type=unix,addr.path=" + socket_ +
             ",writable=on,num-queues=2"});
-    ASSERT_TRUE(comes_true([&] { return is_listened_at(socket_); })) << backend_->output();
+    ASSERT_TRUE(comes_true([&] { return is_accepting(socket_); })) << backend_->output();
   }
 
   std::string load(std::vector<std::string> arguments, int expected_status = 0) {
@@ -98,7 +98,7 @@ INSTANTIATE_TEST_SUITE_P(, VerifyTest,
                                                                       : "QemuStorageDaemon";
                          });
 
-/// Ours alone: packed rings, which QEMU's storage daemon does not have.
+/// Only guestio-blk: QEMU's storage daemon has no packed rings.
 class VerifyPackedTest : public BackendTest {
  protected:
   std::string load(std::vector<std::string> arguments, int expected_status = 0) {
@@ -134,7 +134,7 @@ TEST_F(VerifyPackedTest, PackedRingOffWithdrawsTheFeature) {
   load({"info"}, 1);
 }
 
-/// Ours alone: other kinds of image.
+/// Only guestio-blk: other kinds of image.
 class VerifyImageTest : public BackendTest {
  protected:
   void verify(const std::vector<std::string>& options = {}) {
@@ -148,8 +148,8 @@ class VerifyImageTest : public BackendTest {
 
 TEST_F(VerifyImageTest, Buffered) { verify({"--buffered"}); }
 
-/// The memory of guestio-load is registered, or the machine's memory-lock limit forbids it; then
-/// the log says so and the same bytes arrive.
+/// guestio-load's memory is registered, or the memory-lock limit forbids it; then the log says so
+/// and the same bytes arrive.
 class VerifyRegisteredTest : public BackendTest, public ::testing::WithParamInterface<const char*> {
  protected:
   void SetUp() override { start({"--num-queues", "2", "--fixed-buffers", "on", "--verbose"}); }
@@ -179,12 +179,13 @@ std::size_t count(const std::string& text, const std::string& part) {
   return found;
 }
 
-/// Two queues on two threads. The limit is enough for their rings, which count, and too little for
-/// any guest memory and for a slab of bounce memory (2 MiB).
+/// Two queues on two threads. The limit suffices for their rings, but not for guest memory or a
+/// slab of bounce memory (2 MiB).
 class VerifyWithoutLockedMemoryTest : public BackendTest {
  protected:
   void SetUp() override {
-    if (::geteuid() != 0) GTEST_SKIP() << "what others of this user lock counts as well";
+    if (::geteuid() != 0)
+      GTEST_SKIP() << "memory locked by the user's other processes counts as well";
     start_under({"/usr/bin/prlimit", "--memlock=1966080:1966080", "/usr/bin/setpriv",
                  "--bounding-set", "-ipc_lock"},
                 {"--num-queues", "2", "--fixed-buffers", "on"});
@@ -206,7 +207,7 @@ TEST_F(VerifyImageTest, WithSubmissionThreads) {
   verify({"--num-queues", "2", "--threads", "1", "--sqpoll"});
 }
 
-/// Whether the image's device can be polled or not: then that is told once.
+/// Whether or not the image's device supports polling; without support one line is logged.
 TEST_F(VerifyImageTest, WithPollingOfTheDevice) {
   verify({"--iopoll"});
   EXPECT_LE(count(backend_->output(), "--iopoll"), 1U) << backend_->output();
@@ -224,7 +225,7 @@ TEST_F(VerifyImageTest, InMemory) {
 
 TEST_F(VerifyImageTest, SectorsOnADeviceOfFourKibibyteBlocks) {
   const testing::LoopDevice device(image_, 4096);
-  if (device.path().empty()) GTEST_SKIP() << "no loop devices without root";
+  if (device.path().empty()) GTEST_SKIP() << "loop devices need root";
   image_ = device.path();
   verify();
 }

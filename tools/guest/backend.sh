@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=bash
-# The vhost-user-blk backend under a guest: guestio-blk, or qemu-storage-daemon to compare with.
+# The vhost-user-blk backend of a guest: guestio-blk, or qemu-storage-daemon for comparison.
 # Source it after tools/lib/common.sh.
 
-# backend_command IMAGE SOCKET QUEUES: the command that serves the image, into `backend_words`.
-# GUESTIO_BACKEND chooses; guestio-blk itself is $GUESTIO_BLK, with more options in
-# $GUESTIO_BLK_OPTIONS.
+# backend_command IMAGE SOCKET QUEUES: sets `backend_words` to the command that serves the image, by
+# GUESTIO_BACKEND. guestio-blk is $GUESTIO_BLK with the options of $GUESTIO_BLK_OPTIONS.
 # shellcheck disable=SC2034  # the caller's array
 backend_command() {
   local image=$1 socket=$2 queues=$3
@@ -25,7 +24,7 @@ backend_command() {
   esac
 }
 
-# backend_name: for messages.
+# backend_name: its name in messages.
 backend_name() {
   if [ "${GUESTIO_BACKEND:-guestio-blk}" = qsd ]; then
     echo qemu-storage-daemon
@@ -34,11 +33,11 @@ backend_name() {
   fi
 }
 
-# wait_for_socket SOCKET PID: until somebody listens there; fails when the process ends first.
+# wait_for_socket SOCKET PID: waits for a listener; fails when the process ends first.
 wait_for_socket() {
   local socket=$1 pid=$2 attempt
   for ((attempt = 0; attempt < 1200 * ${GUESTIO_TEST_PATIENCE:-1}; attempt++)); do
-    # qemu-storage-daemon's has its path before it takes connections (0x10000: __SO_ACCEPTCON).
+    # qemu-storage-daemon binds the path before it listens (0x10000: __SO_ACCEPTCON).
     if [ -S "$socket" ] && ! grep " $socket\$" /proc/net/unix | grep -qv ' 00010000 '; then
       return 0
     fi

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=bash
-# One guest from start to verdict: serves an image, boots a Linux guest on it, lets it run its checks
-# and looks at the image afterwards. Source it after tools/lib/common.sh and tools/lib/packages.sh;
-# it owns the EXIT, INT and TERM traps.
+# Boots one guest: serves an image, runs a Linux guest on it with its checks, and checks the image
+# afterwards. Source it after tools/lib/common.sh and tools/lib/packages.sh; it owns the EXIT, INT
+# and TERM traps.
 #
-#   boot_guest IMAGE LOGS    returns only when everything went well; otherwise the script ends with
-#                            status 1 and one line that names the step that failed.
+#   boot_guest IMAGE LOGS    returns on success only; a failure ends the script with status 1 and a
+#                            line that names the failed step.
 #
-# Read from the environment: GUESTIO_BLK (the program), GUESTIO_BACKEND, GUESTIO_BLK_OPTIONS,
-# GUESTIO_QUEUES (1), GUESTIO_PACKED (off; on: the rings have to be packed), GUESTIO_QUEUE_SIZE
-# (QEMU's default; the rings have to be as large), GUESTIO_ACCEL (tcg), GUESTIO_QEMU,
-# GUESTIO_GUEST_TIMEOUT (seconds), GUESTIO_GUEST_FILES (600).
+# Environment: GUESTIO_BLK (the program), GUESTIO_BACKEND, GUESTIO_BLK_OPTIONS, GUESTIO_QUEUES (1),
+# GUESTIO_PACKED (off; on requires packed rings), GUESTIO_QUEUE_SIZE (QEMU's default; a size is
+# required of the rings), GUESTIO_ACCEL (tcg), GUESTIO_QEMU, GUESTIO_GUEST_TIMEOUT (seconds),
+# GUESTIO_GUEST_FILES (600).
 #
-# The guest talks to us in lines on its console that begin with @guestio: `step TEXT`, `fact NAME
-# VALUE`, `pass CHECK TEXT`, `fail CHECK TEXT`, `done`. A check counts as passed only if its line is
-# there.
+# The guest reports in lines on its console that begin with @guestio: `step DESCRIPTION`, `fact NAME
+# VALUE`, `pass CHECK RESULT`, `fail CHECK REASON`, `done`. A check without its `pass` line has
+# failed.
 
 # shellcheck source=tools/guest/kernel.sh
 . "$GUESTIO_ROOT/tools/guest/kernel.sh"
@@ -29,10 +29,10 @@
 
 GUEST_MEMORY=512M
 GUEST_FILES=${GUESTIO_GUEST_FILES:-600}
-# Every check that the guest has to pass, in its order.
+# The checks of the guest, in their order.
 GUEST_CHECKS=(disk raw parallel discard throughput format tree remount churn fsck errors)
 
-# What runs the guest, in messages and in the name of its log.
+# The machine of the guest, in messages and in the name of its log.
 MACHINE=QEMU
 backend_pid=
 qemu_pid=
@@ -41,13 +41,13 @@ socket_directory=
 logs=
 current_step=
 
-# begin TEXT: a step that a failure is attributed to.
+# begin STEP: the step to name in a failure.
 begin() {
   current_step=$1
   step "$1"
 }
 
-# fail_step TEXT: the end, with what a person needs to go on.
+# fail_step REASON: ends the script with the step, the reason and the logs.
 fail_step() {
   {
     printf '\nFAILED in step "%s": %s\n' "$current_step" "$1"
@@ -57,7 +57,7 @@ fail_step() {
   exit 1
 }
 
-# stop_process PID: TERM, and KILL when that did not help within a minute.
+# stop_process PID: TERM, and KILL after a minute.
 stop_process() {
   local pid=$1 attempt
   kill "$pid" 2>/dev/null || return 0
@@ -83,7 +83,7 @@ set_traps() {
   trap 'echo "terminated" >&2; exit 143' TERM
 }
 
-# make_socket_directory: a short one, since a socket's path may have no more than 107 bytes.
+# make_socket_directory: with a short path, since a socket's path has at most 107 bytes.
 make_socket_directory() { socket_directory=$(mktemp -d /tmp/guestio.XXXXXX); }
 
 # start_backend IMAGE QUEUES: afterwards it listens on $socket_directory/disk.sock.
@@ -94,7 +94,7 @@ start_backend() {
   command -v "${backend_words[0]}" >/dev/null ||
     fail_step "there is no program '${backend_words[0]}'"
   printf '%q ' "${backend_words[@]}" >"$logs/backend.command"
-  # Dies with this script, even when that is killed the hard way.
+  # It ends with this script, even on SIGKILL.
   setpriv --pdeathsig TERM "${backend_words[@]}" </dev/null >"$logs/backend.log" 2>&1 &
   backend_pid=$!
   wait_for_socket "$socket" "$backend_pid" || {
@@ -103,7 +103,7 @@ start_backend() {
   }
 }
 
-# stop_backend: it has to end by itself on SIGTERM, with status 0.
+# stop_backend: it must exit on SIGTERM with status 0.
 stop_backend() {
   local status=0
   stop_process "$backend_pid"
@@ -131,14 +131,14 @@ guestio_bytes=$((IMAGE_MIB << 20)) guestio_fs_mib=$FILE_SYSTEM_MIB guestio_files
   follow_console
 }
 
-# follow_console: prints the guest's steps as they come, until the machine has ended.
+# follow_console: prints the guest's steps until the machine has ended.
 follow_console() {
   tail -n +1 -s 0.2 -f --pid="$qemu_pid" "$logs/console.log" |
     sed -un 's/\r$//; s/^@guestio step /    guest: /p; s/^@guestio fail /    guest: FAILED: /p' &
   follower_pid=$!
 }
 
-# wait_for_guest TIMEOUT: until QEMU has ended; a backend that ends before it is a failure.
+# wait_for_guest TIMEOUT: waits until QEMU has ended. An earlier end of the backend is a failure.
 wait_for_guest() {
   local timeout=$1 ended='' status=0
   wait -n -p ended "$qemu_pid" "$backend_pid" || status=$?
@@ -160,7 +160,8 @@ wait_for_guest() {
   esac
 }
 
-# guest_line KIND [NAME]: the text of the guest's last line of that kind and name; fails without one.
+# guest_line KIND [NAME]: the rest of the guest's last line of that kind and name; fails without
+# one.
 guest_line() {
   tr -d '\r' <"$logs/console.log" | awk -v kind="$1" -v name="${2:-}" '
     $1 == "@guestio" && $2 == kind && (name == "" || $3 == name) {
@@ -172,12 +173,12 @@ guest_line() {
     END { if (!found) exit 1; print line }'
 }
 
-# guest_fact NAME: what the guest told under that name; a failure of the step when it told nothing.
+# guest_fact NAME: the value of that fact; without one the step fails.
 guest_fact() {
-  guest_line fact "$1" || fail_step "the guest told no '$1'"
+  guest_line fact "$1" || fail_step "the guest reported no '$1'"
 }
 
-# judge_guest: every check passed, and the guest came to its end.
+# judge_guest: every check has passed, and the guest has reached its end.
 judge_guest() {
   local check text
   if text=$(guest_line fail); then fail_step "guest check: $text"; fi
@@ -191,13 +192,13 @@ judge_guest() {
   guest_line "done" >/dev/null || fail_step "the guest did not reach its end"
 }
 
-# asks_for_rings: whether a kind or a size of ring was asked for.
-asks_for_rings() { [ "${GUESTIO_PACKED:-off}" = on ] || [ -n "${GUESTIO_QUEUE_SIZE:-}" ]; }
+# requires_rings: whether the environment requires a kind or a size of ring.
+requires_rings() { [ "${GUESTIO_PACKED:-off}" = on ] || [ -n "${GUESTIO_QUEUE_SIZE:-}" ]; }
 
-# judge_rings: those that were asked for were used. guestio-blk's log tells with --verbose.
+# judge_rings: the required rings were in use, by guestio-blk's log with --verbose.
 judge_rings() {
   local kind=split size=${GUESTIO_QUEUE_SIZE:-[0-9]+}
-  asks_for_rings && [ "$(backend_name)" = guestio-blk ] || return 0
+  requires_rings && [ "$(backend_name)" = guestio-blk ] || return 0
   [ "${GUESTIO_PACKED:-off}" = off ] || kind=packed
   grep -qE "runs: $kind, $size entries" "$logs/backend.log" ||
     fail_step "no $kind ring of $size entries in the backend's log"
@@ -238,7 +239,7 @@ print_table() {
     "write throughput" "$write_speed MiB/s (1 MiB direct, one at a time)"
 }
 
-# begin_logs: $logs is a directory of this guest alone, without the logs of another time.
+# begin_logs: $logs is a directory for this guest only, without old logs.
 begin_logs() {
   mkdir -p "$logs"
   logs=$(cd "$logs" && pwd)
@@ -247,32 +248,29 @@ begin_logs() {
   find "$logs" -maxdepth 1 -name '*.log' -delete
 }
 
-boot_guest() {
-  local image=$1
-  logs=$2
-  local queues=${GUESTIO_QUEUES:-1} timeout=${GUESTIO_GUEST_TIMEOUT:-240}
-  local -a results=() accelerator_words=()
-  accelerator_words
-  require_number GUESTIO_QUEUES "$queues"
+# begin_boot LOGS: the options that every machine has, checked; $timeout, $logs and the traps.
+begin_boot() {
+  logs=$1
+  timeout=${GUESTIO_GUEST_TIMEOUT:-240}
   [ -z "${GUESTIO_QUEUE_SIZE:-}" ] || require_number GUESTIO_QUEUE_SIZE "$GUESTIO_QUEUE_SIZE"
-  # For judge_rings.
-  ! asks_for_rings || GUESTIO_BLK_OPTIONS="${GUESTIO_BLK_OPTIONS:-} --verbose"
   require_number GUESTIO_GUEST_TIMEOUT "$timeout"
   timeout=$((timeout * ${GUESTIO_TEST_PATIENCE:-1}))
+  # For judge_rings.
+  ! requires_rings || GUESTIO_BLK_OPTIONS="${GUESTIO_BLK_OPTIONS:-} --verbose"
   set_traps
   begin_logs
+}
 
-  begin "Preparing the guest's kernel and initramfs"
-  ensure_kernel
-  make_initramfs "$GUEST_CACHE/kernel" "$logs/initramfs.cpio"
-  ensure_image "$image"
-
-  begin "Starting $(backend_name) on $image"
+# serve_image IMAGE QUEUES
+serve_image() {
+  ensure_image "$1"
+  begin "Starting $(backend_name) on $1"
   make_socket_directory
-  start_backend "$image" "$queues"
+  start_backend "$1" "$2"
+}
 
-  begin "Running the guest: Linux $(cat "$GUEST_CACHE/kernel/release") in QEMU (${GUESTIO_ACCEL:-tcg})"
-  start_guest "$queues" "$timeout" "$logs/initramfs.cpio"
+# finish_boot IMAGE QUEUES: waits for the guest and judges it, its rings and the image.
+finish_boot() {
   wait_for_guest "$timeout"
   judge_guest
   judge_rings
@@ -281,6 +279,23 @@ boot_guest() {
   stop_backend
 
   begin "Checking the image from the host"
-  judge_image "$image"
-  print_table "$queues"
+  judge_image "$1"
+  print_table "$2"
+}
+
+boot_guest() {
+  local image=$1 queues=${GUESTIO_QUEUES:-1} timeout
+  local -a results=() accelerator_words=()
+  accelerator_words
+  require_number GUESTIO_QUEUES "$queues"
+  begin_boot "$2"
+
+  begin "Preparing the guest's kernel and initramfs"
+  ensure_kernel
+  make_initramfs "$GUEST_CACHE/kernel" "$logs/initramfs.cpio"
+  serve_image "$image" "$queues"
+
+  begin "Running the guest: Linux $(cat "$GUEST_CACHE/kernel/release") in QEMU (${GUESTIO_ACCEL:-tcg})"
+  start_guest "$queues" "$timeout" "$logs/initramfs.cpio"
+  finish_boot "$image" "$queues"
 }

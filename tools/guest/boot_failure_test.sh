@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# Shows that the guest test cannot pass by accident: every way in which it can go wrong has to end it
-# with another status than 0 and the right reason. For ctest; takes about twenty seconds.
+# Shows that the guest test cannot pass by accident: each failure ends it with a status other than 0
+# and the right reason. For ctest; about twenty seconds.
 #
 # Usage: boot_failure_test.sh SCRATCH_DIRECTORY
 #
@@ -20,7 +20,7 @@ failures=0
 unset GUESTIO_BACKEND GUESTIO_ACCEL GUESTIO_QUEUES GUESTIO_GUEST_TIMEOUT GUESTIO_BLK_OPTIONS \
   GUESTIO_PACKED GUESTIO_QUEUE_SIZE
 
-# expect_failure NAME TEXT COMMAND...: the command fails, and says the text.
+# expect_failure NAME REASON COMMAND...: the command fails and prints the reason.
 expect_failure() {
   local name=$1 text=$2 status=0
   shift 2
@@ -34,7 +34,7 @@ expect_failure() {
   fi
 }
 
-# program NAME: makes an executable of standard input, in the scratch directory.
+# program NAME: makes standard input an executable in the scratch directory.
 program() {
   { echo '#!/bin/bash' && cat; } >"$scratch/$1"
   chmod +x "$scratch/$1"
@@ -42,8 +42,8 @@ program() {
 
 boot() { "$GUESTIO_ROOT/tools/guest/boot_test.sh" "$@" "$scratch/boot"; }
 
-# What a backend is called with: --socket-path SOCKET --blk-file IMAGE --num-queues QUEUES.
-# It ends when the guest has said something.
+# A backend's arguments: --socket-path SOCKET --blk-file IMAGE --num-queues QUEUES.
+# It ends after the first line of the guest.
 program short_lived <<'EOF'
 qemu-storage-daemon \
   --blockdev driver=file,node-name=file0,filename="$4" \
@@ -86,7 +86,7 @@ boot_failures() {
   GUESTIO_QEMU=/bin/false expect_failure 'a QEMU that fails' 'QEMU ended with status 1' boot none
 }
 
-# An image as the guest leaves it, made without one.
+# An image as left by the guest, made without a guest.
 make_image() {
   local files=$scratch/made
   rm -rf "$files"
@@ -101,7 +101,7 @@ make_image() {
   raw_md5=$(head -c "${RAW_CHECKED_MIB}M" /dev/zero | md5sum | cut -d ' ' -f 1)
 }
 
-# overwrite OFFSET TEXT: in the image.
+# overwrite OFFSET STRING: in the image.
 overwrite() {
   printf '%s' "$2" | dd of="$scratch/disk.img" bs=1 seek="$1" conv=notrunc status=none
 }

@@ -1,12 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# Boots a Linux guest on a fresh image that guestio-blk serves, as `./dev run` does; for ctest.
+# Boots a Linux guest on a fresh image of guestio-blk, as `./dev run` does; for ctest.
 #
 # Usage: boot_test.sh PATH_OF_GUESTIO_BLK SCRATCH_DIRECTORY
 #
-# GUESTIO_QUEUES chooses the number of queues and processors (1), GUESTIO_QUEUE_SIZE the size of
-# each and GUESTIO_PACKED=on packed rings: boot.sh. The logs stay in the scratch
-# directory, the image only when something failed.
+# GUESTIO_QUEUES sets the number of queues and processors (1), GUESTIO_QUEUE_SIZE their size,
+# GUESTIO_PACKED=on packed rings: boot.sh. The logs stay in the scratch directory, the image only
+# after a failure.
 set -euo pipefail
 
 # shellcheck source=tools/lib/common.sh

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Changes a machine while its guest runs: the disk grows, memory goes and comes.
+"""Changes a machine while its guest runs: the disk grows, memory is removed and added.
 
 Usage: changes.py GUESTIO_BLK KERNEL INITRAMFS LOGS IMAGE READ_ONLY_IMAGE
 
-One guest, two processors, a disk with two queues and one that is read-only. It does the checks that
-it is told to (inside/changes). For changes_test.sh.
+One guest with two processors, a disk with two queues and a read-only one. It runs the checks by
+name (inside/changes). For changes_test.sh.
 """
 
 import os
@@ -13,16 +13,16 @@ import re
 import resource
 import sys
 
-from machine import Backend, Console, Failure, Machine, disk_words, main, wait_until
+from machine import KERNEL_OPTIONS, Backend, Console, Failure, Machine, disk_words, main, wait_until
 
 MEMORY_KIB = 256 * 1024
 MORE_KIB = 256 * 1024
 GROWN = 192 << 20
-GUEST_OPTIONS = "console=ttyS0 quiet no_timer_check panic=-1 oops=panic memhp_default_state=online"
+GUEST_OPTIONS = f"{KERNEL_OPTIONS} memhp_default_state=online"
 
 
 class Guest:
-    """The guest, and the checks that it does."""
+    """The guest and its checks."""
 
     def __init__(self, workshop, machine):
         self.machine, self.console = machine, Console(workshop)
@@ -37,7 +37,7 @@ class Guest:
 
 
 def may_lock_any_memory():
-    """Whether nothing that is registered comes out of a limit, which guestio-blk leaves alone."""
+    """Whether no memory-lock limit applies; guestio-blk registers no memory within one."""
     with open("/proc/self/status", encoding="utf-8") as status:
         capabilities = int(re.search(r"CapEff:\s*([0-9a-f]+)", status.read())[1], 16)
     has_limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY
@@ -45,7 +45,7 @@ def may_lock_any_memory():
 
 
 def count_requests(backend, *kinds):
-    """How many requests of these kinds each queue of the disk has had."""
+    """The requests of these kinds on each queue of the disk."""
     statistics = backend.ask("statistics")
     return [sum(queue["requests"][kind]["requests"] for kind in kinds)
             for queue in statistics["disks"][0]["queues"]]  # fmt: skip
@@ -69,7 +69,7 @@ def run(workshop, guestio_blk, kernel, initramfs, image, read_only_image):
 
     guest.check("discard")
 
-    # Memory that is all there is registered, until the guest gives some of it back.
+    # Resident memory is registered until the guest releases some of it.
     is_registered = may_lock_any_memory()
     if is_registered:
         disk.wait_for("of guest memory are pinned", machine.process)

@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# Boots one Linux guest and changes its machine: the disk grows, memory is plugged in; it has several
-# queues, discards, and a second disk that is read-only. For ctest.
+# Boots a Linux guest and changes its machine: the disk grows, memory is added. It has several
+# queues, discards, and a second, read-only disk. For ctest.
 #
 # Usage: changes_test.sh PATH_OF_GUESTIO_BLK SCRATCH_DIRECTORY
 #
-# The logs stay in the scratch directory, the images only when something failed.
+# The logs stay in the scratch directory, the images only after a failure.
 set -euo pipefail
 
 # shellcheck source=tools/lib/common.sh
@@ -26,7 +26,7 @@ head -c 3000000 /dev/urandom >"$files/a"
 truncate -s 16M "$read_only"
 mkfs.ext4 -q -F -d "$files" "$read_only"
 before=$(md5sum <"$read_only")
-step "Changing the machine of a guest that runs"
+step "Changing the machine of a running guest"
 python3 "$GUESTIO_ROOT/tools/guest/changes.py" "$1" "$kernel" "$initramfs" \
   "$scratch" "$image" "$read_only"
 [ "$(md5sum <"$read_only")" = "$before" ] || die "the read-only image was changed"

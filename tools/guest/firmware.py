@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Has QEMU's firmware boot from a disk that guestio-blk serves, with each kind of virtio device.
+"""Boots QEMU's firmware from a disk of guestio-blk, with each kind of virtio device.
 
 Usage: firmware.py GUESTIO_BLK BOOT_SECTOR IMAGE LOGS
 
-SeaBIOS has a driver of its own for virtio disks: it polls, has no interrupts, and speaks to legacy
-devices too. With it the boot sector (inside/boot_sector.S) reads and writes. For firmware_test.sh.
+SeaBIOS has its own virtio-blk driver: it polls, uses no interrupts, and supports legacy devices.
+The boot sector (inside/boot_sector.S) reads and writes through it. For firmware_test.sh.
 """
 
 import os
@@ -23,7 +23,7 @@ DEVICES = {
 
 
 def boot(workshop, backend, image, boot_sector, kind):
-    """One boot: what is read is told, and written to the other place."""
+    """One boot: it reports the sectors read and writes them at another offset."""
     word = f"{kind} {os.urandom(8).hex()}"
     data = word.encode() + b"\0" + os.urandom(SECTORS * 512 - len(word) - 1)
     with open(boot_sector, "rb") as code, open(image, "r+b") as disk:
@@ -37,7 +37,7 @@ def boot(workshop, backend, image, boot_sector, kind):
     with open(image, "rb") as disk:
         disk.seek(WRITTEN_AT * 512)
         if disk.read(len(data)) != data:
-            raise Failure(f"{kind}: what the firmware wrote is not in the image")
+            raise Failure(f"{kind}: the firmware's writes are not in the image")
     print(f"    {kind}: booted, {SECTORS} sectors read and written", flush=True)
 
 

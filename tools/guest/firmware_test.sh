@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# Has SeaBIOS boot from a disk that guestio-blk serves, with its own virtio driver, and write to it:
-# a modern, a transitional and a legacy device. For ctest; some seconds.
+# Boots SeaBIOS from a disk of guestio-blk with its own virtio driver, and lets it write to the
+# disk: a modern, a transitional and a legacy device. For ctest; some seconds.
 #
 # Usage: firmware_test.sh PATH_OF_GUESTIO_BLK SCRATCH_DIRECTORY
 #
-# The logs stay in the scratch directory, the image only when something failed.
+# The logs stay in the scratch directory, the image only after a failure.
 set -euo pipefail
 
 # shellcheck source=tools/lib/common.sh

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=bash
-# The image under the guest's disk, and what the host finds in it after the guest is gone: a second
-# opinion that went through neither the guest's kernel nor the backend. Source it after
-# tools/lib/common.sh. The checks print a line for the table and return 1 when they fail.
+# The image of the guest's disk, and its checks on the host after the guest has ended, independent
+# of the guest's kernel and the backend. Source it after tools/lib/common.sh. The checks print a
+# line for the table and return 1 on failure.
 
 IMAGE_MIB=1024
-# The file system lies at the start of the disk, raw blocks behind it.
+# The file system is at the start of the disk, raw blocks follow it.
 FILE_SYSTEM_MIB=704
-# The range of raw blocks whose checksum the guest tells.
+# The range of raw blocks with a checksum from the guest.
 RAW_CHECKED_MIB=128
 
-# ensure_image FILE: a sparse image of IMAGE_MIB, made if it is not there.
+# ensure_image FILE: a sparse image of IMAGE_MIB, created if missing.
 ensure_image() {
   local image=$1
   [ -e "$image" ] || note "making $image"
@@ -26,12 +26,12 @@ check_image_fsck() {
   tail -n 1 "$2" | sed "s|^$1: ||"
 }
 
-# check_image_files IMAGE LOG SUMS_MD5 COUNT DIRECTORY: all files are there, as the guest wrote them.
+# check_image_files IMAGE LOG SUMS_MD5 COUNT DIRECTORY: all files have the guest's contents.
 check_image_files() {
   local image=$1 log=$2 sums_md5=$3 count=$4 directory=$5
   rm -rf "$directory"
   mkdir -p "$directory"
-  # Its own complaints are in the log: an ordinary user cannot give the files to root, which is fine.
+  # Its errors are in the log: an ordinary user cannot chown the files to root, which is harmless.
   debugfs -R "rdump /tree /sums $directory" "$image" >"$log" 2>&1 || true
   [ "$(md5sum <"$directory/sums" | cut -d ' ' -f 1)" = "$sums_md5" ] || {
     echo "the list of checksums is not the guest's, see $log"
@@ -49,7 +49,7 @@ check_image_files() {
   echo "$count files have the guest's checksums"
 }
 
-# check_image_raw IMAGE MD5: the raw blocks are what the guest read last.
+# check_image_raw IMAGE MD5: the raw blocks are those last read by the guest.
 check_image_raw() {
   local md5
   md5=$(dd if="$1" bs=1M skip="$FILE_SYSTEM_MIB" count="$RAW_CHECKED_MIB" status=none |

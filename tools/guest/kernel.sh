@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=bash
-# Fetches Debian's cloud kernel for the guest, without installing it: the package is downloaded
-# through apt (which checks its signature) and unpacked into a cache. Source it after
+# Fetches Debian's cloud kernel for the guest without installing it: apt downloads the package and
+# checks its signature, and the package is unpacked into a cache. Source it after
 # tools/lib/common.sh and tools/lib/packages.sh.
 
-# The kernel and its modules are kept here, for all guests of this tree.
+# The cache of the kernel and its modules, for all guests of this tree.
 GUEST_CACHE=$GUESTIO_ROOT/build/guest
 
-# The modules that the guest loads, in the order in which they need each other. What the package
-# does not have as a module is taken to be built into the kernel.
+# The guest's modules in the order of their dependencies. Those missing in the package are built
+# into the kernel.
 GUEST_MODULES=(
   crc16 crc32c-intel libcrc32c mbcache jbd2 ext4
   virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk
   virtio_balloon
 )
 
-# kernel_package: the package that Debian's linux-image-cloud-amd64 stands for at present.
+# kernel_package: the current dependency of Debian's linux-image-cloud-amd64.
 kernel_package() {
   apt-cache show --no-all-versions linux-image-cloud-amd64 2>/dev/null |
     sed -n 's/^Depends: *\(linux-image-[^ ,]*\).*/\1/p'
@@ -38,7 +38,7 @@ unpack_kernel() {
   rm -rf "$everything"
 }
 
-# fetch_kernel: downloads and unpacks into the cache; a half-done one is never left in place.
+# fetch_kernel: downloads and unpacks into the cache, atomically.
 fetch_kernel() {
   local package fresh=$GUEST_CACHE/kernel.new
   package=$(kernel_package)
@@ -52,7 +52,7 @@ fetch_kernel() {
   mkdir -p "$fresh"
   if ! (cd "$fresh" && apt-get -qq -o APT::Sandbox::User="$(id -un)" -o Acquire::Retries=3 \
     download "$package"); then
-    # The list of packages may be older than what the mirror still has.
+    # The package list may be older than the mirror.
     run_apt update
     (cd "$fresh" && apt-get -qq -o APT::Sandbox::User="$(id -un)" download "$package") ||
       die "apt-get could not download $package"
@@ -63,13 +63,13 @@ fetch_kernel() {
   mv "$fresh" "$GUEST_CACHE/kernel"
 }
 
-# has_kernel: the cache holds it, with the modules that are wanted today.
+# has_kernel: the cache holds it with the current list of modules.
 has_kernel() {
   [ "$(cat "$GUEST_CACHE/kernel/wanted-modules" 2>/dev/null)" = "${GUEST_MODULES[*]}" ]
 }
 
-# ensure_kernel: $GUEST_CACHE/kernel holds a kernel afterwards. Safe to call at once from several
-# guests.
+# ensure_kernel: makes sure that $GUEST_CACHE/kernel holds a kernel. Several guests may call it at
+# once.
 ensure_kernel() {
   ! has_kernel || return 0
   step "Fetching Debian's cloud kernel for the guest"

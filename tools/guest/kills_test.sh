@@ -1,12 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# Kills guestio-blk under a Linux guest with verified load, six times at random moments for split and
-# for packed rings, then replaces it in place (--takeover) half as often, and looks at the file systems
-# afterwards. For ctest, and for `./dev soak kills`.
+# Kills guestio-blk under a Linux guest with verified load at random moments, six times for split
+# and for packed rings, then replaces it in place (--takeover) half as often, and checks the file
+# systems. For ctest, and for `./dev soak kills`.
 #
 # Usage: kills_test.sh PATH_OF_GUESTIO_BLK SCRATCH_DIRECTORY [ROUNDS]
 #
-# The logs stay in the scratch directory, the images only when something failed.
+# The logs stay in the scratch directory, the images only after a failure.
 set -euo pipefail
 
 # shellcheck source=tools/lib/common.sh

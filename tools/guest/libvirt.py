@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""A guest of libvirt's on a disk that guestio-blk serves: killed and replaced backends, resize,
-managed save.
+"""A libvirt domain on a disk of guestio-blk: killed and replaced backends, resize, managed save.
 
 Usage: libvirt.py GUESTIO_BLK KERNEL INITRAMFS LOGS IMAGE ROUNDS
 
-libvirt runs QEMU as a user of its own, who reaches the socket as a member of its group
-(`--socket-group`). The domain is the one of docs/libvirt.md, with the guest's kernel and console
-added. The guest compares what it reads with what it wrote (inside/changes). For libvirt_test.sh.
+libvirt runs QEMU as another user, who may connect as a member of the socket's group
+(`--socket-group`). The domain is the one of docs/libvirt.md plus the guest's kernel and console.
+The guest compares data read with the data written (inside/changes). For libvirt_test.sh.
 """
 
 import os
@@ -17,21 +16,20 @@ import subprocess
 import sys
 import tempfile
 
-from machine import LIMIT_S, Backend, Console, Failure, connect, main, wait_until
+from machine import KERNEL_OPTIONS, LIMIT_S, Backend, Console, Failure, connect, main, wait_until
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 GUIDE = os.path.join(HERE, "..", "..", "docs", "libvirt.md")
 NAME = "vm1"
 MEMORY_MIB = 160
-# Of nobody's on this host.
+# Unused on this host.
 QEMU_USER, QEMU_GROUP = 54321, 54322
 MIB = 1 << 20
 GROWN = 64 * MIB
-GUEST_OPTIONS = "console=ttyS0 quiet no_timer_check panic=-1 oops=panic"
 
 
 class Libvirt:
-    """A libvirtd of our own, asked by virsh."""
+    """A private libvirtd and its virsh."""
 
     def __init__(self, workshop):
         logs = os.path.join(workshop.logs, "libvirt")
@@ -45,7 +43,7 @@ class Libvirt:
         connect(self.socket, self.process).close()
 
     def virsh(self, *words):
-        """Gives what it prints."""
+        """Returns its output."""
         command = ["virsh", "--quiet", "--connect", f"qemu+unix:///system?socket={self.socket}",
                    *words]  # fmt: skip
         try:
@@ -61,7 +59,7 @@ class Libvirt:
 
 
 def domain_xml(backend, files, console):
-    """The guide's domain, for this host and guest."""
+    """The guide's domain, adapted to this host and guest."""
     with open(GUIDE, encoding="utf-8") as guide:
         domain = re.search(r"^ *<domain .*?</domain>", guide.read(), re.DOTALL | re.MULTILINE)[0]
 
@@ -77,7 +75,7 @@ def domain_xml(backend, files, console):
     put("<memory [^>]*>.*?</memory>", f"<memory unit='MiB'>{MEMORY_MIB}</memory>")
     put("<cpu mode='host-passthrough'/>", "")
     put("<os>(.*?)</os>", rf"<os>\1<kernel>{kernel}</kernel><initrd>{initramfs}</initrd>"
-        f"<cmdline>{GUEST_OPTIONS}</cmdline></os>")  # fmt: skip
+        f"<cmdline>{KERNEL_OPTIONS}</cmdline></os>")  # fmt: skip
     put("(<source type='unix' path=)'[^']*'", rf"\1'{backend.socket}'")
     put("</devices>", f"<serial type='unix'><source mode='bind' path='{console}'/></serial>"
         "<controller type='usb' model='none'/><memballoon model='none'/></devices>")  # fmt: skip
@@ -85,7 +83,7 @@ def domain_xml(backend, files, console):
 
 
 class Guest:
-    """The domain, and what it tells on its console, which is another one after each start."""
+    """The domain and its console, a new one after each start."""
 
     def __init__(self, workshop, libvirt, backend):
         self.libvirt, self.backend = libvirt, backend
@@ -93,13 +91,13 @@ class Guest:
         self.end, self.checks = None, 0
 
     def start(self):
-        """Starts it, or restores it; it has the console before it runs."""
+        """Starts or restores it; the console is connected before it runs."""
         self.libvirt.virsh("start", NAME, "--paused")
         self.end = connect(self.path, self.libvirt.process)
         self.libvirt.virsh("resume", NAME)
 
     def wait_for(self, line):
-        wait_until(f"the guest says '{line}'", lambda: self.console.has(self.end, line),
+        wait_until(f"the guest's line '{line}'", lambda: self.console.has(self.end, line),
                    [self.libvirt.process, self.backend.process])  # fmt: skip
 
     def say(self, line):
@@ -107,7 +105,7 @@ class Guest:
         self.end.sendall(line.encode() + b"\n")
 
     def begin(self, name, *arguments):
-        """Has it begin a check, whose result finish() waits for."""
+        """Begins a check; finish() waits for its result."""
         self.checks += 1
         self.say(" ".join([name, *(str(argument) for argument in arguments)]))
 
@@ -125,10 +123,10 @@ class Guest:
         self.finish(name, what)
 
     def begin_writing(self):
-        """Has it begin to write and compare, and returns while it does."""
+        """Begins to write and compare. Returns meanwhile."""
         before = self.count_writes()
         self.begin("queues")
-        wait_until("it writes", lambda: self.count_writes() > before + 16,
+        wait_until("its writes", lambda: self.count_writes() > before + 16,
                    [self.libvirt.process, self.backend.process])  # fmt: skip
 
     def count_writes(self):
@@ -136,7 +134,7 @@ class Guest:
         return sum(queue["requests"]["write"]["requests"] for queue in queues)
 
     def save(self):
-        """Managed save: the domain is gone until it is started again."""
+        """Managed save: the domain is off until its next start."""
         self.libvirt.virsh("managedsave", NAME)
         self.console.listen(self.end)
         self.end.close()
@@ -146,7 +144,7 @@ class Guest:
 
 
 def copy_for_qemu(workshop, *files):
-    """Copies that QEMU's user can read, wherever this tree lies."""
+    """Copies readable by QEMU's user, wherever this tree is."""
     os.chmod(workshop.sockets, 0o711)
     copies = []
     for file in files:
@@ -183,15 +181,15 @@ def run(workshop, guestio_blk, files, image, rounds):
     for turn in range(rounds):
         guest.begin_writing()
         kill_and_start(guest)
-        guest.finish("queues", "killed while the guest wrote: all is there")
+        guest.finish("queues", "killed while the guest wrote: nothing is lost")
         guest.begin_writing()
         guest.save()
         kill_and_start(guest)
         guest.start()
-        guest.finish("queues", "saved while the guest wrote, killed, restored: all is there")
+        guest.finish("queues", "saved while the guest wrote, killed, restored: nothing is lost")
         guest.begin_writing()
         backend.take_over()
-        guest.finish("queues", "replaced in place while the guest wrote: all is there")
+        guest.finish("queues", "replaced in place while the guest wrote: nothing is lost")
         if turn == 0:
             grow(guest, image)
     guest.check("nothing is lost at the end", "same", 0, 16 * MIB, GROWN - 8 * MIB)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""QEMU guests and their backends for the scripts beside this one: started, watched, asked, ended.
+"""QEMU guests and their backends for the scripts beside this one.
 
-A script makes a `Workshop`, whose processes all end with it, and in it `Backend`s and `Machine`s.
-Whatever goes wrong is a `Failure`, whose text is what a person has to know; `main()` prints it.
-Nothing waits for a time to pass: each wait is for an event, with a generous limit, and ends early
-when a process that has to bring it about is gone.
+A script makes a `Workshop` with `Backend`s and `Machine`s; their processes end with it. An error
+is a `Failure` with a line for the developer; `main()` prints it. Each wait is for an event, never
+for a time: it has a generous limit, and ends early when the process responsible for the event has
+ended.
 """
 
 import json
@@ -16,16 +16,18 @@ import sys
 import tempfile
 import time
 
-# For whatever is waited for: busy machines are slow.
+# The kernel command line of every guest.
+KERNEL_OPTIONS = "console=ttyS0 quiet no_timer_check panic=-1 oops=panic"
+# The limit of each wait: busy machines are slow.
 LIMIT_S = 180 * int(os.environ.get("GUESTIO_TEST_PATIENCE", "1"))
 
 
 class Failure(Exception):
-    """What a person has to know."""
+    """Ends the test with a line for the developer."""
 
 
 def wait_until(what, condition, processes=()):
-    """Looks until the condition holds, and gives what it gave."""
+    """Polls the condition until it holds. Returns its value."""
     deadline = time.monotonic() + LIMIT_S
     while True:
         result = condition()
@@ -33,7 +35,7 @@ def wait_until(what, condition, processes=()):
             return result
         for process in processes:
             if process.poll() is not None:
-                result = condition()  # it may have been its last deed
+                result = condition()  # perhaps its last action
                 if result:
                     return result
                 raise Failure(f"{process.args[0]} ended with {process.returncode} before {what}")
@@ -43,7 +45,7 @@ def wait_until(what, condition, processes=()):
 
 
 class Workshop:
-    """A directory for logs, a short one for sockets, and the processes that were started."""
+    """A directory for logs, one with a short path for sockets, and the started processes."""
 
     def __init__(self, logs):
         os.makedirs(logs, exist_ok=True)
@@ -52,7 +54,7 @@ class Workshop:
         self.processes = []
 
     def start(self, command, log):
-        """Starts a program; its output goes to the end of that log."""
+        """Starts a program; its output is appended to that log."""
         with open(os.path.join(self.logs, log), "a", encoding="utf-8") as output:
             output.write(f"$ {' '.join(command)}\n")
             output.flush()
@@ -84,7 +86,7 @@ class Backend:
         self.process, self.told = None, 0
 
     def start(self):
-        """Starts it, for the first time or again. Gives the milliseconds until it serves."""
+        """Starts or restarts it. Returns the milliseconds until it serves."""
         self.told = self._size()
         since = time.monotonic()
         self.process = self.workshop.start(self.command, self.log)
@@ -96,18 +98,18 @@ class Backend:
         return os.path.getsize(path) if os.path.exists(path) else 0
 
     def output(self):
-        """What this process has logged."""
+        """The log of this process."""
         with open(os.path.join(self.workshop.logs, self.log), "rb") as log:
             log.seek(self.told)
             return log.read().decode(errors="replace")
 
     def whole_output(self):
-        """What it and those before it have logged."""
+        """The log of this process and its predecessors."""
         with open(os.path.join(self.workshop.logs, self.log), encoding="utf-8") as log:
             return log.read()
 
     def wait_for(self, text, *others):
-        """Until this process has logged that text."""
+        """Waits until this process has logged that text."""
         wait_until(f"{self.name} logs '{text}'", lambda: text in self.output(),
                    [self.process, *others])  # fmt: skip
 
@@ -116,8 +118,8 @@ class Backend:
         self.process.wait()
 
     def take_over(self):
-        """Has another guestio-blk take this one's place, which ends by itself with status 0. A disk
-        that is slow at the moment may keep it from that: then it is tried again."""
+        """Another guestio-blk takes over; this one exits with status 0. Retries while a slow disk
+        prevents it."""
         before = self.process
         command = [self.command[0], "--takeover", self.control, "--verbose"]
 
@@ -130,7 +132,7 @@ class Backend:
             return other if done in self.output() else None
 
         self.process = wait_until(f"{self.name} is replaced", attempt, [before])
-        wait_until(f"{self.name} has left its place", lambda: before.poll() is not None)
+        wait_until(f"{self.name} has exited", lambda: before.poll() is not None)
         if before.returncode != 0:
             raise Failure(f"{self.name} ended with {before.returncode} when it was replaced")
 
@@ -143,29 +145,29 @@ class Backend:
         return json.loads(done.stdout)
 
     def requests(self):
-        """How many requests it has answered since it was started."""
+        """The requests completed since its start."""
         kinds = self.ask("statistics")["disks"][0]["requests"]
         return sum(kind["requests"] for kind in kinds.values())
 
-    def let_work(self, requests, *others):
-        """Until it has answered so many more."""
+    def wait_for_requests(self, requests, *others):
+        """Waits until it has completed so many more."""
         enough = self.requests() + requests
-        wait_until(f"{self.name} answers {requests} requests",
+        wait_until(f"{self.name} completes {requests} requests",
                    lambda: self.requests() >= enough, [self.process, *others])  # fmt: skip
 
     def stop(self):
-        """It has to end by itself on SIGTERM, with status 0."""
+        """Ends it with SIGTERM; its status must be 0."""
         self.process.send_signal(signal.SIGTERM)
         try:
             status = self.process.wait(LIMIT_S)
         except subprocess.TimeoutExpired as late:
-            raise Failure(f"{self.name} does not end on SIGTERM") from late
+            raise Failure(f"{self.name} does not exit on SIGTERM") from late
         if status != 0:
             raise Failure(f"{self.name} ended with {status} on SIGTERM")
 
 
 def connect(path, process):
-    """A connection to a Unix socket that is about to be there."""
+    """Connects to a Unix socket, once it listens."""
 
     def attempt():
         end = socket.socket(socket.AF_UNIX)
@@ -176,7 +178,7 @@ def connect(path, process):
             end.close()
             return None
 
-    return wait_until(f"it listens at {path}", attempt, [process])
+    return wait_until(f"a listener at {path}", attempt, [process])
 
 
 class Monitor:
@@ -196,11 +198,11 @@ class Monitor:
                 return answer["return"]
             if "error" in answer:
                 raise Failure(f"{command}: {answer['error']['desc']}")
-        raise Failure(f"{command}: QEMU is gone")
+        raise Failure(f"{command}: QEMU has disconnected")
 
 
 class Console:
-    """What a guest tells, from whichever QEMU it runs in: lines that begin with @guestio."""
+    """The lines of a guest that begin with @guestio, from any of its QEMU processes."""
 
     def __init__(self, workshop):
         self.text = ""
@@ -220,22 +222,22 @@ class Console:
                 raise Failure(f"the guest: {line.removeprefix('@guestio fail ')}")
 
     def has(self, end, line):
-        """Whether a whole line that begins so is there."""
+        """Whether a complete line with this beginning has arrived."""
         self.listen(end)
         place = self.text.find(f"\n@guestio {line}")
         return place >= 0 and "\n" in self.text[place + 1 :]
 
     def fact(self, name):
-        """What the guest told under that name last."""
+        """The guest's last fact of that name."""
         start = f"@guestio fact {name} "
         facts = [line for line in self.text.splitlines() if line.startswith(start)]
         if not facts:
-            raise Failure(f"the guest told no '{name}'")
+            raise Failure(f"the guest reported no '{name}'")
         return facts[-1].removeprefix(start)
 
 
 def disk_words(identity, path, *options):
-    """QEMU's options for a disk behind a vhost-user socket, which it looks for again once a second."""
+    """QEMU's options for a disk behind a vhost-user socket; QEMU reconnects once a second."""
     return ["-chardev", f"socket,id={identity},path={path},reconnect=1",
             "-device", ",".join(["vhost-user-blk-pci", f"chardev={identity}", *options])]  # fmt: skip
 
@@ -259,17 +261,17 @@ class Machine:
         self.monitor = Monitor(f"{base}.qmp", self.process)
 
     def wait_for(self, console, line, *others):
-        """Until the guest has told a line that begins so."""
-        wait_until(f"the guest says '{line}'", lambda: console.has(self.end, line),
+        """Waits for a line of the guest with this beginning."""
+        wait_until(f"the guest's line '{line}'", lambda: console.has(self.end, line),
                    [self.process, *others])  # fmt: skip
 
     def say(self, line):
-        """A line for the guest's console."""
+        """Writes a line to the guest's console."""
         self.end.setblocking(True)
         self.end.sendall(line.encode() + b"\n")
 
     def wait(self):
-        """Until the guest has switched itself off."""
+        """Waits until the guest has powered off."""
         wait_until("QEMU ends", lambda: self.process.poll() is not None)
         if self.process.returncode != 0:
             raise Failure(f"QEMU ended with {self.process.returncode}")
@@ -281,7 +283,7 @@ class Machine:
 
 
 def main(logs, run):
-    """Runs it in a workshop. Gives the exit status."""
+    """Runs it in a workshop. Returns the exit status."""
     workshop = Workshop(logs)
     try:
         run(workshop)

@@ -4,32 +4,30 @@
 
 Usage: migration.py GUESTIO_BLK KERNEL INITRAMFS IMAGE LOGS [ROUNDS]
 
-The last migration there and the last one back are post-copy, where the kernel lets this user do
-that: the guest runs on while most of its memory has not arrived, and the backend waits for each
-page that it needs.
+The last migration there and the last one back are post-copy, where the kernel permits it for this
+user: the guest runs before most of its memory has arrived, and the backend waits for the pages it
+needs.
 
-Two guestio-blk serve one image; each QEMU process has one of them. The guest compares all that it
-reads with what it wrote (inside/load) and says at the end whether anything was lost. For
-migration_test.sh.
+Two guestio-blk serve one image, one for each QEMU process. The guest compares all data read with
+the data written (inside/load) and reports any loss at the end. For migration_test.sh.
 """
 
 import ctypes
 import os
 import sys
 
-from machine import Backend, Console, Failure, Machine, disk_words, main, wait_until
+from machine import KERNEL_OPTIONS, Backend, Console, Failure, Machine, disk_words, main, wait_until
 
-# The 8 KiB are there for QEMU before 9.0: collecting the marks of memory that is a multiple of
-# 256 KiB, its emulator goes on storing to pages that it has taken the marks of without marking them
-# again (docs/migration.md). Any other size takes a way of its own that is right.
+# The 8 KiB are for QEMU before 9.0: with memory of a multiple of 256 KiB its emulator stores to
+# pages without marking them again after their marks were collected (docs/migration.md). Other sizes
+# take another, correct code path.
 MEMORY_KIB = 192 * 1024 + 8
-# A kernel that zeroes pages before the device writes them would hide that the device's writes are
-# not logged.
-GUEST_OPTIONS = "console=ttyS0 quiet no_timer_check panic=-1 oops=panic init_on_alloc=0"
+# A kernel that zeroes pages before the device writes them would hide missing marks of these writes.
+GUEST_OPTIONS = f"{KERNEL_OPTIONS} init_on_alloc=0"
 
 
 class Host:
-    """One backend, and the QEMU that runs the guest on it now and then."""
+    """One backend and its QEMU, which runs the guest half of the time."""
 
     def __init__(self, workshop, name, guestio_blk, kernel, initramfs, image):
         self.workshop, self.name = workshop, name
@@ -47,7 +45,7 @@ class Host:
 
 
 def has_userfaultfd():
-    """Whether the kernel lets this user wait for faults, those of the kernel's own among them."""
+    """Whether this user may use a userfaultfd, for faults of the kernel as well."""
     end = ctypes.CDLL(None).syscall(323, os.O_CLOEXEC)
     if end >= 0:
         os.close(end)
@@ -60,13 +58,13 @@ def allow_post_copy(monitor):
 
 
 def migrate(source, target, turn, console, is_post_copy):
-    """Moves the guest; gives what QEMU tells about it."""
+    """Migrates the guest. Returns QEMU's statistics."""
     channel = f"unix:{target.workshop.sockets}/m{turn}"
     target.start(turn, "-incoming", "defer")
     monitor = source.machine.monitor
     if is_post_copy:
-        # On a busy machine too it is not done before it has changed over, and the guest has a turn
-        # before the last page has arrived.
+        # Slow enough to change over before the end and to let the guest run before the last page,
+        # on a busy machine as well.
         monitor.ask("migrate-set-parameters", **{"max-bandwidth": 1 << 20, "downtime-limit": 1,
                                                  "max-postcopy-bandwidth": 32 << 20})  # fmt: skip
         allow_post_copy(monitor)
@@ -108,12 +106,12 @@ def run(workshop, files, rounds):
         state = migrate(source, target, turn, console, is_post_copy)
         pages = state["ram"]["postcopy-requests"]
         if is_post_copy and pages == 0:
-            raise Failure("no page was asked for after the guest had begun to run")
+            raise Failure("no page was requested after the guest had started")
         print(f"    migration {turn}: {state['total-time']} ms, of which {state['downtime']} ms"
               f" still, {state['ram']['dirty-sync-count']} rounds"
-              + (f", post-copy: {pages} pages asked for" if is_post_copy else ""),
+              + (f", post-copy: {pages} pages requested" if is_post_copy else ""),
               flush=True)  # fmt: skip
-        # The load goes on before the next one begins.
+        # The load continues before the next migration.
         target.machine.say("alive")
         target.machine.wait_for(console, f"alive {turn}")
     machine = hosts[0].machine

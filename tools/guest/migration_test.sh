@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # Migrates a Linux guest under verified load between two QEMU processes and back, three times, and
-# looks at its file system afterwards; half a minute. For ctest, and for `./dev soak migration`.
+# checks its file system; half a minute. For ctest, and for `./dev soak migration`.
 #
 # Usage: migration_test.sh PATH_OF_GUESTIO_BLK SCRATCH_DIRECTORY [ROUNDS]
 #
-# The logs stay in the scratch directory, the image only when something failed.
+# The logs stay in the scratch directory, the image only after a failure.
 set -euo pipefail
 
 # shellcheck source=tools/lib/common.sh

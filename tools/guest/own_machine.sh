@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=bash
-# What the tests that start a guest's machine by themselves (machine.py) begin with. Source it after
-# common.sh.
+# The beginning of the tests that start machines through machine.py. Source it after common.sh.
 
 # shellcheck source=tools/lib/packages.sh
 . "$GUESTIO_ROOT/tools/lib/packages.sh"
@@ -10,8 +9,8 @@
 # shellcheck source=tools/guest/initramfs.sh
 . "$GUESTIO_ROOT/tools/guest/initramfs.sh"
 
-# prepare_machine SCRATCH_DIRECTORY KIND: the path of the directory is $scratch, without the logs of
-# another time, the guest's kernel is $kernel, its initramfs of that kind $initramfs.
+# prepare_machine SCRATCH_DIRECTORY INIT: sets $scratch to the directory, without old logs, $kernel
+# to the guest's kernel and $initramfs to an initramfs with that first process.
 prepare_machine() {
   mkdir -p "$1"
   scratch=$(cd "$1" && pwd)
@@ -23,8 +22,8 @@ prepare_machine() {
   make_initramfs "$GUEST_CACHE/kernel" "$initramfs" "$2"
 }
 
-# check_file_system IMAGE: what e2fsck says of it is in the log, and its last line printed.
+# check_file_system IMAGE: logs the output of e2fsck and prints its last line.
 check_file_system() {
   e2fsck -fn "$1" >"$scratch/fsck.log" 2>&1 || die "e2fsck found errors, see $scratch/fsck.log"
-  note "the file system is whole: $(tail -n 1 "$scratch/fsck.log" | sed "s|^$1: ||")"
+  note "the file system is consistent: $(tail -n 1 "$scratch/fsck.log" | sed "s|^$1: ||")"
 }

@@ -1,13 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# libvirtd with directories of its own and QEMU's driver alone: it sees nothing of the host's libvirt,
-# the host sees nothing of it, and it has no networks, D-Bus, polkit, cgroups or virtlogd. All of it
-# goes with this process. For libvirt.py, in namespaces of its own:
+# A libvirtd with private directories and only QEMU's driver, isolated from the host's libvirt. It
+# has no networks, D-Bus, polkit, cgroups or virtlogd, and ends with this process. For libvirt.py,
+# in namespaces of its own:
 #
 #   unshare --mount --pid --fork --kill-child --mount-proc private_libvirtd.sh DIRECTORY LOGS USER GROUP
 #
-# It listens on DIRECTORY/libvirt-sock, logs into LOGS and runs QEMU as the user and group of these
-# numbers, which are called libvirt-qemu here.
+# It listens on DIRECTORY/libvirt-sock, logs into LOGS, and runs QEMU with this numeric user and
+# group, named libvirt-qemu here.
 set -euo pipefail
 
 directory=$1 logs=$2 user=$3 group=$4
@@ -21,7 +21,7 @@ done
 mkdir -p /var/log/libvirt
 mount --bind "$logs" /var/log/libvirt
 
-# Debian's libvirtd does not start without the user and group that it runs QEMU as.
+# Debian's libvirtd does not start without QEMU's user and group.
 for own in passwd group; do
   grep -v '^libvirt-qemu:' "/etc/$own" >"/run/$own"
 done
@@ -49,6 +49,6 @@ mkdir "$LIBVIRT_DRIVER_DIR"
 for driver in /usr/lib/*/libvirt/connection-driver/libvirt_driver_qemu.so; do
   ln -s "$driver" "$LIBVIRT_DRIVER_DIR"
 done
-# This shell is process 1 here, and waits for QEMU processes too, whose parent is gone.
+# This shell is process 1 here, and reaps orphaned QEMU processes as well.
 libvirtd --config /etc/libvirt/libvirtd.conf &
 wait $!

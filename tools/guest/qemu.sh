@@ -5,10 +5,10 @@
 # shellcheck disable=SC2034  # for the scripts that source this one
 QEMU=${GUESTIO_QEMU:-qemu-system-x86_64}
 
-# disk_words SOCKET QUEUES MEMORY: what attaches the disk behind the socket to a guest, into
-# `disk_words`. Its memory has to be a shared memory file: the backend maps it. GUESTIO_PACKED (off)
-# says whether the guest is offered packed rings, GUESTIO_QUEUE_SIZE how many entries each ring has
-# (QEMU's default, 128). QEMU looks once a second for another backend when this one is gone.
+# disk_words SOCKET QUEUES MEMORY: sets `disk_words` to the options that attach the socket's disk.
+# Guest memory is a shared file for the backend to map. GUESTIO_PACKED=on offers packed rings (off),
+# GUESTIO_QUEUE_SIZE sets the entries of each ring (QEMU's default, 128). After a disconnect QEMU
+# reconnects once a second.
 # shellcheck disable=SC2034  # the caller's array
 disk_words() {
   local socket=$1 queues=$2 memory=$3
@@ -20,19 +20,19 @@ disk_words() {
   )
 }
 
-# accelerator_words: into `accelerator_words`. KVM is used when asked for and never because it is
-# there: a /dev/kvm that answers may still hang its guests.
+# accelerator_words: sets `accelerator_words`. KVM is used only on request: guests may hang even
+# where /dev/kvm works.
 # shellcheck disable=SC2034  # the caller's array
 accelerator_words() {
   case ${GUESTIO_ACCEL:-tcg} in
     tcg) accelerator_words=(-accel tcg -cpu max) ;;
-    # Some hosts offer ARCH_CAPABILITIES and then refuse what QEMU sets there; no guest needs it.
+    # Some hosts offer ARCH_CAPABILITIES and then reject QEMU's settings; no guest needs it.
     kvm) accelerator_words=(-accel kvm -cpu "host,-arch-capabilities") ;;
     *) die_usage "GUESTIO_ACCEL is '$GUESTIO_ACCEL'; it can be tcg or kvm" ;;
   esac
 }
 
-# print_command WORD...: as it can be pasted into a shell, an option a line.
+# print_command WORD...: quoted for a shell, one option per line.
 print_command() {
   local word
   printf '    %s' "$1"

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=bash
 # User Mode Linux as the guest: Debian's kernel as an ordinary process, without QEMU. Its virtio
-# driver is a vhost-user front-end of its own. Source it after boot.sh.
+# driver is a vhost-user front-end. Source it after boot.sh.
+
+# shellcheck disable=SC2154  # logs: boot.sh
 
 UML_MODULES=/usr/lib/uml/modules
 UML_MEMORY=256M
 
-# make_uml_initramfs LOGS: $uml_initramfs, with the modules of UML's kernel.
+# make_uml_initramfs LOGS: makes $uml_initramfs with the modules of UML's kernel.
 make_uml_initramfs() {
   local kernel=$1/uml-kernel module
   rm -rf "$kernel"
@@ -19,8 +21,8 @@ make_uml_initramfs() {
   rm -rf "$kernel"
 }
 
-# start_uml TIMEOUT: on $socket_directory/disk.sock, with $uml_initramfs. Its console is its standard
-# output. Guest memory is a file in TMPDIR; a block device is virtio device 2.
+# start_uml TIMEOUT: on $socket_directory/disk.sock, with $uml_initramfs. Its console is its
+# standard output. Guest memory is a file in TMPDIR; a block device is virtio device 2.
 start_uml() {
   local -a words=(linux.uml "mem=$UML_MEMORY" "initrd=$uml_initramfs"
     "virtio_uml.device=$socket_directory/disk.sock:2" "con0=null,fd:1" con=null quiet oops=panic
@@ -30,13 +32,13 @@ start_uml() {
   : >"$logs/console.log"
   TMPDIR=/dev/shm setpriv --pdeathsig TERM timeout --kill-after=5 "$1" "${words[@]}" \
     </dev/null >"$logs/console.log" 2>"$logs/uml.log" &
-  # shellcheck disable=SC2034  # as the functions of boot.sh know the machine
+  # shellcheck disable=SC2034  # the machine's process in boot.sh
   qemu_pid=$!
   follow_console
 }
 
-# end_machine: none of its processes stays. A process of its own runs each of the guest's programs,
-# and one that stands still in its kernel ends by SIGKILL only.
+# end_machine: kills all its processes. Each program of the guest is a process of the host; one that
+# hangs in its kernel ends by SIGKILL only.
 end_machine() {
   local directory
   [ -n "$socket_directory" ] || return 0
@@ -52,36 +54,17 @@ end_machine() {
 # boot_uml IMAGE LOGS: as boot_guest.
 # shellcheck disable=SC2034  # read by the functions of boot.sh
 boot_uml() {
-  local image=$1 timeout=${GUESTIO_GUEST_TIMEOUT:-240}
+  local image=$1 timeout
   local -a results=()
-  logs=$2
   MACHINE=UML
   GUESTIO_ACCEL='User Mode Linux'
-  require_number GUESTIO_GUEST_TIMEOUT "$timeout"
-  timeout=$((timeout * ${GUESTIO_TEST_PATIENCE:-1}))
-  # For judge_rings.
-  GUESTIO_BLK_OPTIONS="${GUESTIO_BLK_OPTIONS:-} --verbose"
-  set_traps
-  begin_logs
+  begin_boot "$2"
 
   begin "Preparing the initramfs for User Mode Linux"
   make_uml_initramfs "$logs"
-  ensure_image "$image"
-
-  begin "Starting $(backend_name) on $image"
-  make_socket_directory
-  start_backend "$image" 1
+  serve_image "$image" 1
 
   begin "Running the guest: User Mode Linux"
   start_uml "$timeout"
-  wait_for_guest "$timeout"
-  judge_guest
-  judge_rings
-
-  begin "Stopping $(backend_name)"
-  stop_backend
-
-  begin "Checking the image from the host"
-  judge_image "$image"
-  print_table 1
+  finish_boot "$image" 1
 }

@@ -1,12 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# Boots User Mode Linux on a fresh image that guestio-blk serves, and has it run the guest's checks;
-# for ctest. It is another front-end than QEMU's: tables of memory with trailing room, kicks and
-# calls as messages.
+# Boots User Mode Linux on a fresh image of guestio-blk with the guest's checks; for ctest. Its
+# front-end differs from QEMU's: memory tables with trailing space, in-band kicks and calls.
 #
 # Usage: uml_test.sh PATH_OF_GUESTIO_BLK SCRATCH_DIRECTORY
 #
-# The logs stay in the scratch directory, the image only when something failed.
+# The logs stay in the scratch directory, the image only after a failure.
 set -euo pipefail
 
 # shellcheck source=tools/lib/common.sh

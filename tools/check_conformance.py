@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 """Checks docs/conformance.md against the tree.
 
-The rules are 1 to 43, and later ones that are tested, in order; every result is held, partly (with what is missing) or not yet;
-what is held, in whole or in part, names tests; every test that is named exists, and one whose name
-says a rule stands in the row of that rule. Exit status 1 and one line for each mistake.
+The rules are 1 to 43 and later ones with tests, in order. Every result is held, partly (with the
+missing part) or not yet. A rule held in whole or in part names tests. Every named test exists, and a
+test with a rule in its name is in the row of that rule. Exit status 1 and one line for each mistake.
 """
 import re
 import sys
@@ -18,7 +18,7 @@ NAMED_RULES = re.compile(r"\.Rules?((?:\d+(?:And)?)+)")
 
 
 def mistakes_in_row(cells, tests):
-    """What is wrong with a row: rule, its words, tests, result."""
+    """The mistakes in a row: rule, its words, tests, result."""
     names = CODE.findall(cells[2])
     if not RESULT.fullmatch(cells[3]):
         yield f"there is no result '{cells[3]}'"
@@ -46,7 +46,7 @@ def mistakes(text, tests):
 
 
 def self_test():
-    """Shows that each kind of mistake is found."""
+    """Checks that each kind of mistake is found."""
     tests = {"A.Works", "A.Rule05Works", "A.Rule5And7Work"}
     head = "| rule | what | tests | result |\n| --- | --- | --- | --- |\n"
     good = head + "".join(f"| {n} | it | `A.Works` | held |\n" for n in range(1, RULES + 1))

@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Checks that every front-end that the tree shows or starts comes back to a restarted backend.
+"""Checks that every front-end shown or started by the tree reconnects to a restarted backend.
 
-QEMU connects to a vhost-user socket once, unless its character device has `reconnect`: a guest
-whose backend was killed and started again waits forever. In libvirt's XML it is `<reconnect
-enabled='yes' .../>` in the source of a vhostuser disk. Exit status 1 and one line for each place
-that lacks it.
+QEMU connects to a vhost-user socket once, unless its character device has `reconnect`: after a
+restart of the backend the guest would wait forever. In libvirt's XML it is `<reconnect enabled='yes'
+.../>` in the source of a vhostuser disk. Exit status 1 and one line for each place without it.
 """
 import pathlib
 import re
@@ -14,14 +13,14 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PLACES = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "dev", "apps", "bench",
           "cmake", "docs", "examples", "guestio", "testing", "tests", "tools"]  # fmt: skip
-# The words of one option end at a blank, a quote or a bracket; names in braces stand for values.
+# An option ends at a blank, a quote or a bracket; names in braces stand for values.
 CHARDEV = re.compile(r"(?:-chardev[\s\"',]+|[\"'])socket,(?:[^\s\"'`)\\{]|\{\w*\})*")
 DISK = re.compile(r"<disk\b[^>]*\btype=(['\"])vhostuser\1.*?</disk>", re.DOTALL)
 RECONNECT = re.compile(r"<reconnect\b[^>]*\benabled=(['\"])yes\1")
 
 
 def lacks(text):
-    """The offsets of what lacks it."""
+    """Offset and kind of each front-end without it."""
     for match in CHARDEV.finditer(text):
         option = match[0]
         connects = "path=" in option and not re.search(r",server\b(?!=off)", option)
@@ -46,7 +45,7 @@ def mistakes():
 
 
 def self_test():
-    """Shows that each kind of mistake is found, and that nothing else is one."""
+    """Checks that each kind of mistake is found, and nothing else."""
     disk = "<disk type='vhostuser'>\n <source type='unix' path='/s'>{}</source>\n</disk>"
     cases = [("-chardev socket,id=c,path=/s", 1), ("-chardev socket,id=c,path=/s,reconnect=1", 0),
              ("-chardev socket,path=/s,id=c \\\n -device x,reconnect=1", 1),

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 """Checks docs/seed-map.md against the tree.
 
-Every header and every test that a table names exists, the functions in its second column are in the
-headers of the same row, every row has a test, the faults are 1 to 22, each with its own tests, and
-no test of a named fault in the tree is left out. Exit status 1 and one line for each mistake.
+Every named header and test exists. The functions in the second column are in the headers of the same
+row. Every row has a test. The faults are 1 to 22, each with its own tests, and the tables name every
+test of a fault in the tree. Exit status 1 and one line for each mistake.
 """
 import pathlib
 import re
@@ -27,7 +27,7 @@ def tests_in_tree(root):
     for folder in ("guestio", "tests", "apps"):
         for path in (root / folder).rglob("*_test.cc"):
             found.update(f"{suite}.{name}" for suite, name in TEST.findall(path.read_text()))
-        # Those that are scripts.
+        # Scripts.
         for path in (root / folder).rglob("CMakeLists.txt"):
             found.update(CTEST.findall(path.read_text()))
     return found
@@ -43,7 +43,7 @@ def rows(text):
 
 
 def mistakes_in_item(cells, tests, read_header):
-    """What is wrong with the row of an item: its name, ours, headers, tests, difference."""
+    """The mistakes in the row of an item: its name, ours, headers, tests, difference."""
     headers = CODE.findall(cells[2])
     text = ""
     for header in headers:
@@ -67,7 +67,7 @@ def mistakes_in_tests(cell, tests):
 
 
 def mistakes_in_fault(cells, tests):
-    """What is wrong with the row of a fault: its number, the original's, tests."""
+    """The mistakes in the row of a fault: its number, the original's, tests."""
     yield from mistakes_in_tests(cells[2], tests)
     for name in CODE.findall(cells[2]):
         number = FAULT.search(name)
@@ -100,7 +100,7 @@ def read_header(header):
 
 
 def self_test():
-    """Shows that each kind of mistake is found."""
+    """Checks that each kind of mistake is found."""
     tests = {"A.Works"} | {f"A.Fault{n:02}X" for n in range(1, FAULTS + 1)}
     faults = "".join(f"| {n} | it | `A.Fault{n:02}X` |\n" for n in range(1, FAULTS + 1))
     head = "| seed | ours | header | test | difference |\n| --- | --- | --- | --- | --- |\n"

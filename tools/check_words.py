@@ -83,6 +83,8 @@ RENAME = re.compile(r"`?[\w:]+(?:\(\))?`? →")
 RETIRED = [(re.compile(pattern), words) for pattern, words in NAMES.items()]
 RETIRED += [(re.compile(pattern.replace(" ", GAP), re.IGNORECASE), words)
             for pattern, words in PHRASES.items()]
+# The placeholders that CLI11 writes by itself.
+UNTYPED = re.compile(r"\b(?:TEX[T]|U?INT|FLOAT|BOOLEAN)\b")
 CODE = re.compile(r"`[^`]*`")
 # A full stop, not that of an abbreviation, before the next sentence or the end.
 SENTENCE_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)(?<!\bcf)[.!?][)\"”*]*(?=\s|$)")
@@ -166,13 +168,13 @@ def help_texts(program):
 def untyped_help(programs):
     for program in programs:
         for text in help_texts(program):
-            lines = [line for line in text.splitlines() if re.search(r"\bTEX[T]\b", line)]
+            lines = [line for line in text.splitlines() if UNTYPED.search(line)]
             yield from (f"{pathlib.Path(program).name} --help: {line.strip()}" for line in lines)
 
 
 def self_test():
-    """Shows that findings are found, and that nothing else is one. A ~ in a sample is left out: this
-    file is checked, too."""
+    """Checks that retired words are found, and nothing else. A ~ in a sample is left out: this file
+    is checked as well."""
     retired = [("class Memory~News {", 1), ("a chain that make~s no sense", 1), ("k~MostBytes", 1),
                ("/// a chain that makes\n/// no~ sense", 1), ("# makes\n  # no~ sense", 1),
                ("Memory~News and Vring~Control", 2), ("`Memory~News` → `MemoryMonitor`", 0),

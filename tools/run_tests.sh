@@ -4,9 +4,8 @@
 #
 # Usage: run_tests.sh BUILD_DIRECTORY [CTEST_ARGUMENT...]
 #
-# One more at a time than there are processors: some wait for things. A test that does not end is
-# ended after 15 minutes; GUESTIO_TEST_PATIENCE=N makes that N times as long, as it does all that
-# tests wait for, on machines that have other things to do.
+# It runs one test more than there are processors, since some tests wait. A test is ended after 15
+# minutes. On busy machines GUESTIO_TEST_PATIENCE=N multiplies this limit and all waits of the tests.
 set -euo pipefail
 
 [ $# -ge 1 ] || { echo "usage: run_tests.sh BUILD_DIRECTORY [CTEST_ARGUMENT...]" >&2 && exit 2; }

@@ -2,13 +2,13 @@
 # shellcheck shell=bash
 # Configures and builds CMake presets. Source it after common.sh.
 
-# use_ccache: lets the presets go through ccache when it is installed and nobody chose otherwise.
+# use_ccache: sets GUESTIO_CCACHE to ccache where it is installed, unless set already.
 use_ccache() {
   if [ -z "${GUESTIO_CCACHE+set}" ] && command -v ccache >/dev/null; then
     GUESTIO_CCACHE=ccache
   fi
   export GUESTIO_CCACHE="${GUESTIO_CCACHE:-}"
-  # What tests share is a compiled header, which ccache refuses without this.
+  # ccache refuses the tests' precompiled header without this.
   export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros}
 }
 
@@ -19,8 +19,8 @@ configure_preset() {
     die "configuring the preset '$1' failed"
 }
 
-# build_preset PRESET [TARGET...]: all targets when none is named. Each line of ninja's tells the
-# preset, for those who build several at once.
+# build_preset PRESET [TARGET...]: without a target all of them. Each line of ninja names the
+# preset, for concurrent builds.
 build_preset() {
   local preset=$1
   shift

@@ -5,8 +5,8 @@
 # cpp_files: our tracked C++ files, one a line.
 cpp_files() { git -C "$GUESTIO_ROOT" ls-files -- '*.h' '*.cc'; }
 
-# read_lines ARRAY COMMAND...: what the command prints; nothing is a failure, since a check of no
-# files would pass.
+# read_lines ARRAY COMMAND...: the output of the command. Empty output is a failure, since a check
+# of no files would pass.
 read_lines() {
   local -n lines=$1
   local text
@@ -17,7 +17,7 @@ read_lines() {
   mapfile -t lines <<<"$text"
 }
 
-# shell_files: our tracked shell files, known by their name or by their first line.
+# shell_files: our tracked shell files, by name or first line.
 shell_files() {
   local file
   git -C "$GUESTIO_ROOT" ls-files | while IFS= read -r file; do
@@ -53,26 +53,26 @@ lint_shell() {
 }
 
 lint_tidy() {
-  # The preset dev, but with a command for each source.
+  # The preset dev with one compile command per source.
   configure_preset dev -B build/tidy -DGUESTIO_UNITY=OFF -DGUESTIO_UNITY_TESTS=OFF
   (cd "$GUESTIO_ROOT" && python3 tools/lib/tidy.py build/tidy build/dev)
 }
 
-# run_lint [CHECK...]: every check, or those named, even after one has failed; fails when one has.
+# run_lint [CHECK...]: all checks, or those named, even after a failure; fails when one has failed.
 run_lint() {
   local failed=() name
   [ $# -gt 0 ] || set -- format includes shell tidy
   for name in "$@"; do
     declare -F "lint_$name" >/dev/null || die_usage "no such check: $name"
     step "Lint: $name"
-    # A sub-shell of its own: `set -e` and `cd` inside a check stay there.
+    # In a subshell: `set -e` and `cd` of a check stay there.
     if ! (lint_"$name"); then failed+=("$name"); fi
   done
   [ "${#failed[@]}" -eq 0 ] || die "lint failed: ${failed[*]}"
   step "Lint is clean"
 }
 
-# format_tree: rewrites our C++ files the way lint wants them.
+# format_tree: formats our C++ files for lint.
 format_tree() {
   local -a files
   read_lines files cpp_files

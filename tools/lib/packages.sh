@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=bash
-# Installs the Debian packages of tools/packages.txt that are missing. Source it after common.sh.
+# Installs missing Debian packages of tools/packages.txt. Source it after common.sh.
 
 # packages_of GROUP...: the packages of these groups, one a line, each once.
 packages_of() {
@@ -15,7 +15,7 @@ packages_of() {
   ' "$GUESTIO_ROOT/tools/packages.txt"
 }
 
-# missing_packages PACKAGE...: those of them that are not installed, one a line.
+# missing_packages PACKAGE...: those not installed, one a line.
 missing_packages() {
   local installed
   installed=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "$@" 2>/dev/null |
@@ -23,7 +23,7 @@ missing_packages() {
   printf '%s\n' "$@" | grep -vxF -f <(printf '%s\n' "$installed") || true
 }
 
-# as_root COMMAND...: runs it with the rights that installing needs.
+# as_root COMMAND...: runs it as root.
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then
     "$@"
@@ -32,8 +32,8 @@ as_root() {
   fi
 }
 
-# run_apt ARGUMENTS...: apt-get without questions, patient with another apt that holds the lock. What
-# it says is in build/apt.log; its end is shown when it fails, and the script ends.
+# run_apt ARGUMENTS...: apt-get without questions; waits for the lock of another apt. Its output is
+# in build/apt.log; on failure its end is shown and the script exits.
 run_apt() {
   local log=$GUESTIO_ROOT/build/apt.log
   mkdir -p "$GUESTIO_ROOT/build"
@@ -41,13 +41,13 @@ run_apt() {
     -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 "$@" \
     </dev/null >"$log" 2>&1 || {
     tail -n 15 "$log" >&2
-    die "apt-get $1 failed; all it said is in $log"
+    die "apt-get $1 failed; its output is in $log"
   }
 }
 
 # install_groups GROUP...: makes sure that every package of these groups is installed.
 install_groups() {
-  command -v dpkg-query >/dev/null || die "this is not Debian: dpkg-query is not there"
+  command -v dpkg-query >/dev/null || die "this is not Debian: there is no dpkg-query"
   local names
   names=$(packages_of "$@")
   local -a packages missing
@@ -58,7 +58,7 @@ install_groups() {
   step "Installing ${#missing[@]} Debian packages (${*})"
   note "${missing[*]}"
   if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then
-    die "these packages are missing and neither root nor sudo is at hand; as root, run:
+    die "these packages are missing, and installing them needs root or sudo; as root, run:
   apt-get update && apt-get install --no-install-recommends ${missing[*]}"
   fi
   run_apt update

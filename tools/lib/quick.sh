@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=bash
-# `./dev test quick`: the tests of some rooms and the cheap tests of the programs, in the preset dev.
-# Source it after common.sh, packages.sh and build.sh.
+# `./dev test quick`: the tests of some rooms and the cheap tests of the programs, in the preset
+# dev. Source it after common.sh, packages.sh and build.sh.
 
 # rooms_with_tests: the folders that have unit tests, one a line, without the leading guestio/.
 rooms_with_tests() {
@@ -37,8 +37,8 @@ nearest_of() {
     END { if (best != "" && word != "" && fewest * 3 <= length(word)) print best }'
 }
 
-# rooms_named WORD...: the rooms of these folders, one a line. A folder of rooms (vhost) stands for all
-# of them.
+# rooms_named WORD...: the rooms of these folders, one a line. A folder of rooms (vhost) stands for
+# all of them.
 rooms_named() {
   local word all found nearest
   all=$(rooms_with_tests)

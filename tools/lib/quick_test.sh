@@ -21,7 +21,8 @@ expect() {
   fi
 }
 
-# refusal WORD...: the exit status of `./dev test quick WORD...` and the first line of its complaint.
+# refusal WORD...: the exit status of `./dev test quick WORD...` and the first line of its
+# complaint.
 refusal() {
   local text status=0
   text=$("$GUESTIO_ROOT/dev" test quick "$@" 2>&1) || status=$?

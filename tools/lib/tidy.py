@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: MIT
 """Runs clang-tidy-19 over our own sources of a build directory.
 
-A source that passed is skipped until something that it is made of changes: its text, the text of any
-file it includes (as ninja recorded them at the last build), its compile command, .clang-tidy or the
-version of clang-tidy. Sources that were never built have no such record and are always checked.
+A source that has passed is skipped until one of its inputs changes: its text, the text of an included
+file (as recorded by ninja at the last build), its compile command, .clang-tidy or the version of
+clang-tidy. Sources never built have no such record and are always checked.
 
 Usage: tidy.py BUILD_DIRECTORY BUILT_DIRECTORY
 
-The compile commands are those of the former, ninja's records those of the latter, which is built.
+The compile commands come from the former, ninja's records from the latter, a built one.
 """
 
 import concurrent.futures
@@ -33,8 +33,8 @@ def digest_of(path):
 
 
 def recorded_inputs(build):
-    """Source -> the files that its object was made of, from ninja's record of dependencies. An object
-    may be made of several sources."""
+    """Source -> the inputs of its object, from ninja's record of dependencies. An object may have
+    several sources."""
     inputs, current, is_valid = {}, [], False
     listing = subprocess.run(
         ["ninja", "-C", str(build), "-t", "deps"], check=False, capture_output=True, text=True
@@ -52,7 +52,7 @@ def recorded_inputs(build):
 
 
 def key_of(entry, inputs, common):
-    """What the verdict on this source depends on, or None when that is not known."""
+    """The digest of this source's inputs; None without a record of them."""
     files = inputs.get(entry["file"])
     if not files:
         return None
@@ -67,7 +67,7 @@ def key_of(entry, inputs, common):
 
 
 def check(build, source):
-    # The compile commands are g++'s: flags that only it knows are no finding.
+    # The compile commands are g++'s: unknown flags are no finding.
     result = subprocess.run(
         [TIDY, "-p", str(build), "--quiet", "--warnings-as-errors=*",
          "--extra-arg-before=-Wno-unknown-warning-option",
@@ -87,7 +87,7 @@ def main():
     entries = [entry for entry in entries if entry["file"] in tracked]
     config = root / ".clang-tidy"
     if not config.exists():
-        sys.exit("error: there is no .clang-tidy")
+        sys.exit("error: .clang-tidy is missing")
     common = digest_of(config) + output_of(TIDY, "--version")
     inputs = recorded_inputs(built)
     stamps = build / "tidy-passed"

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: MIT
-# What `cmake --install BUILD --prefix PLACE` puts where: headers, one static library for each room,
-# the CMake package (guestio::base … guestio::vhost_session), guestio.pc, and the programs that were built.
-# Included last, when all rooms and programs are known. Everything may be moved afterwards, but for
-# the path in the description of guestio-blk that management layers read.
+# What `cmake --install BUILD --prefix PREFIX` installs: the declared headers and one static library
+# of each room, the CMake package (guestio::base to guestio::vhost_session), guestio.pc, and the
+# programs that were built. Included last, when all rooms and programs are known.
+# The installation can be moved, except for the absolute path in guestio-blk's description for
+# management layers.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 get_property(rooms GLOBAL PROPERTY GUESTIO_ROOMS)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/guestio)
 
-install(DIRECTORY ${PROJECT_SOURCE_DIR}/guestio DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
-  FILES_MATCHING PATTERN "*.h" PATTERN "*_test.h" EXCLUDE PATTERN test EXCLUDE)
 install(TARGETS ${rooms} EXPORT guestio-targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
+  FILE_SET HEADERS DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
+  FILE_SET internal DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
   INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT guestio-targets NAMESPACE guestio:: DESTINATION ${package_dir})
 
@@ -23,7 +24,7 @@ write_basic_package_version_file(${CMAKE_BINARY_DIR}/install/guestio-config-vers
 install(FILES ${CMAKE_BINARY_DIR}/install/guestio-config.cmake
   ${CMAKE_BINARY_DIR}/install/guestio-config-version.cmake DESTINATION ${package_dir})
 
-# A library stands before those that it needs, which is the reverse of the order of declaration.
+# The linker wants a library before its dependencies: the reverse of the order of declaration.
 set(pc_libraries "")
 foreach(room IN LISTS rooms)
   set(pc_libraries "-l${room} ${pc_libraries}")
@@ -36,8 +37,8 @@ configure_file(${PROJECT_SOURCE_DIR}/cmake/guestio.pc.in
 install(FILES ${CMAKE_BINARY_DIR}/install/guestio.pc
   DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 
-# Only the very version of g++ that wrote its intermediate form can read it, and any other one that
-# meets it stops: what is installed does not have it.
+# The installed libraries hold no intermediate form: only the g++ version that wrote it can read it,
+# and any other version stops with an error.
 if(CMAKE_INTERPROCEDURAL_OPTIMIZATION AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   foreach(room IN LISTS rooms)
     install(CODE "execute_process(COMMAND_ERROR_IS_FATAL ANY COMMAND ${CMAKE_OBJCOPY}
@@ -51,7 +52,7 @@ foreach(program guestio-blk guestio-load)
     install(TARGETS ${program} OPTIONAL RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
   endif()
 endforeach()
-# Where the programs go is known only now, and the description wants an absolute path.
+# The description needs an absolute path, and the prefix is known only at installation.
 install(CODE "set(bindir [[${CMAKE_INSTALL_BINDIR}]])
 set(datadir [[${CMAKE_INSTALL_DATADIR}]])
 set(template [[${PROJECT_SOURCE_DIR}/cmake/50-guestio-blk.json.in]])")

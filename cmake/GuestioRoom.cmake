@@ -10,30 +10,30 @@ set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 
 option(GUESTIO_WERROR "Treat warnings as errors" ON)
 set(GUESTIO_SANITIZE "" CACHE STRING "Sanitizers to build with, as for -fsanitize=")
-# For builds that are made to be run once: tests are not optimised, and run all at once.
-string(COMPARE NOTEQUAL "${GUESTIO_SANITIZE}" "" is_run_once)
-option(GUESTIO_QUICK_BUILD "Spend as little of the compiler's time as possible" ${is_run_once})
-# Most of what it takes to compile a file is what it includes, so rooms and programs are one
-# translation unit each; where people work on them (preset dev), some files make one.
-option(GUESTIO_UNITY "Compile rooms and programs in few pieces" ON)
-set(files_of_a_piece 6)
+# For builds that run once: each test program is compiled without optimisation and is one ctest.
+string(COMPARE NOTEQUAL "${GUESTIO_SANITIZE}" "" is_quick_build)
+option(GUESTIO_QUICK_BUILD "Minimise compile time" ${is_quick_build})
+# Includes dominate compile time, so each room and program is one translation unit. Preset dev makes
+# units of some files, for quick rebuilds after an edit.
+option(GUESTIO_UNITY "Compile rooms and programs as unity builds" ON)
+set(files_per_unit 6)
 if(GUESTIO_QUICK_BUILD OR CMAKE_BUILD_TYPE STREQUAL "Release")
-  set(files_of_a_piece 0)
+  set(files_per_unit 0)
 endif()
-# The tests of a room are one everywhere.
-option(GUESTIO_UNITY_TESTS "Compile each program of tests in one piece" ON)
+# The tests of a room are one unit in every preset.
+option(GUESTIO_UNITY_TESTS "Compile each test program as one translation unit" ON)
 
-# guestio_in_one_piece(TARGET IS_WANTED [FILES]): so many of its sources are one translation unit, or
-# all of them.
-function(guestio_in_one_piece TARGET IS_WANTED)
+# guestio_unity_build(TARGET IS_ENABLED [FILES]): FILES sources make one translation unit; without
+# FILES all sources make one.
+function(guestio_unity_build TARGET IS_ENABLED)
   set(files 0)
   if(ARGC GREATER 2)
     set(files ${ARGV2})
   endif()
   set_target_properties(${TARGET} PROPERTIES
-    UNITY_BUILD "${IS_WANTED}" UNITY_BUILD_BATCH_SIZE ${files})
-  # Coroutines keep types of their file's own: g++ warns when that file is not the main one.
-  if(IS_WANTED AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    UNITY_BUILD "${IS_ENABLED}" UNITY_BUILD_BATCH_SIZE ${files})
+  # Coroutine frames hold types of unnamed namespaces: g++ warns about them outside the main file.
+  if(IS_ENABLED AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     target_compile_options(${TARGET} PRIVATE -Wno-subobject-linkage)
   endif()
 endfunction()
@@ -49,7 +49,7 @@ if(GUESTIO_SANITIZE)
     -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${GUESTIO_SANITIZE})
 endif()
-# Everywhere or nowhere: what both a room and its test instantiate is linked once.
+# In all targets or in none: a template that a room and its test instantiate is linked once.
 if(GUESTIO_LIBRARY_CHECKS)
   add_compile_definitions(_GLIBCXX_ASSERTIONS)
 endif()
@@ -58,32 +58,42 @@ if(GUESTIO_COVERAGE)
   add_link_options(--coverage)
 endif()
 
-# guestio_room(NAME SOURCES files... [DEPENDS targets...] [TESTS files...] [TEST_DEPENDS targets...]
+# guestio_room(NAME [PUBLIC_HEADERS files...] [INTERNAL_HEADERS files...] SOURCES files...
+#   [DEPENDS targets...] [TESTS files...] [TEST_DEPENDS targets...]
 #   [TEST_OPTIONS options of guestio_test...])
 # NAME may hold a slash (disk/file); the target is guestio_disk_file, its alias guestio::disk_file.
-# Every header of the folder is part of the interface. TESTS become one program, run by ctest.
-# Rooms are installed (GuestioInstall.cmake), so a room is declared after those that it depends on.
+# PUBLIC_HEADERS are for users: installed, documented, stable as docs/embedding.md says.
+# INTERNAL_HEADERS are installed because public headers include them, and promise nothing.
+# All other headers stay in the tree. tools/check_includes.py checks both lists.
+# TESTS become one program, run by ctest. A room is declared after the rooms that it depends on,
+# because rooms are installed (GuestioInstall.cmake).
 function(guestio_room NAME)
-  cmake_parse_arguments(ROOM "" "" "SOURCES;DEPENDS;TESTS;TEST_DEPENDS;TEST_OPTIONS" ${ARGN})
+  cmake_parse_arguments(ROOM "" ""
+    "PUBLIC_HEADERS;INTERNAL_HEADERS;SOURCES;DEPENDS;TESTS;TEST_DEPENDS;TEST_OPTIONS" ${ARGN})
   string(REPLACE "/" "_" flat ${NAME})
   set(target guestio_${flat})
   add_library(${target} STATIC ${ROOM_SOURCES})
   add_library(guestio::${flat} ALIAS ${target})
   target_include_directories(${target} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
+  # Not PROJECT_SOURCE_DIR: tests/aarch64 builds rooms from a project of its own.
+  cmake_path(GET CMAKE_CURRENT_FUNCTION_LIST_DIR PARENT_PATH tree)
+  target_sources(${target}
+    PUBLIC FILE_SET HEADERS BASE_DIRS ${tree} FILES ${ROOM_PUBLIC_HEADERS}
+    PUBLIC FILE_SET internal TYPE HEADERS BASE_DIRS ${tree} FILES ${ROOM_INTERNAL_HEADERS})
   target_compile_features(${target} PUBLIC cxx_std_23)
   target_link_libraries(${target} PUBLIC ${ROOM_DEPENDS} PRIVATE $<BUILD_INTERFACE:guestio_flags>)
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${flat})
   set_property(GLOBAL APPEND PROPERTY GUESTIO_ROOMS ${target})
-  # With link-time optimisation (release) the objects hold machine code beside g++'s intermediate
-  # form: our programs are linked from the latter, the installed libraries keep the former only.
-  # Other compilers' intermediate form has no such twin, so with them rooms do without.
+  # With link-time optimisation (release) objects hold machine code and g++'s intermediate form. Our
+  # programs are linked from the intermediate form; installed libraries keep the machine code only.
+  # Other compilers have no such fat objects, so their rooms are built without it.
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     target_compile_options(${target} PRIVATE
       $<$<BOOL:$<TARGET_PROPERTY:INTERPROCEDURAL_OPTIMIZATION>>:-ffat-lto-objects>)
   else()
     set_target_properties(${target} PROPERTIES INTERPROCEDURAL_OPTIMIZATION OFF)
   endif()
-  guestio_in_one_piece(${target} ${GUESTIO_UNITY} ${files_of_a_piece})
+  guestio_unity_build(${target} ${GUESTIO_UNITY} ${files_per_unit})
   if(GUESTIO_FUZZERS)
     target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)
   endif()
@@ -93,8 +103,8 @@ function(guestio_room NAME)
   endif()
 endfunction()
 
-# guestio_test_options(TARGET): what tests and the headers that they share are compiled with. The
-# last two let ccache see through compiled headers.
+# guestio_test_options(TARGET): compile options of tests and of their precompiled headers. The last
+# two let ccache handle precompiled headers.
 function(guestio_test_options TARGET)
   target_compile_options(${TARGET} PRIVATE
     $<$<BOOL:${GUESTIO_QUICK_BUILD}>:-O0>
@@ -103,11 +113,10 @@ function(guestio_test_options TARGET)
 endfunction()
 
 # guestio_test(NAME SOURCES files... DEPENDS targets... [PREFIX text] [LABEL text] [EACH] [ONE_THREAD])
-# LABEL: what ctest selects its tests by, the folder (without guestio/) unless another one is given.
-# The target tests_of_LABEL builds the programs of a label; `./dev test quick` uses both.
-# EACH: its tests run one by one whatever the build, so that long ones run side by side.
-# ONE_THREAD: neither the tests nor what they test start a thread: there is nothing in them for the
-# thread sanitizer.
+# LABEL: the ctest label of its tests, by default the folder without guestio/. The target
+# tests_of_LABEL builds the programs of a label. `./dev test quick` uses both.
+# EACH: each test is a ctest of its own in every build, so that long ones run in parallel.
+# ONE_THREAD: neither the tests nor the tested code start a thread; the thread sanitizer skips them.
 function(guestio_test NAME)
   cmake_parse_arguments(TEST "EACH;ONE_THREAD" "PREFIX;LABEL" "SOURCES;DEPENDS" ${ARGN})
   if(TEST_ONE_THREAD AND GUESTIO_SANITIZE STREQUAL "thread")
@@ -117,7 +126,7 @@ function(guestio_test NAME)
   target_link_libraries(${NAME} PRIVATE ${TEST_DEPENDS} guestio_flags GTest::gmock_main)
   target_precompile_headers(${NAME} REUSE_FROM guestio_test_headers)
   guestio_test_options(${NAME})
-  guestio_in_one_piece(${NAME} ${GUESTIO_UNITY_TESTS})
+  guestio_unity_build(${NAME} ${GUESTIO_UNITY_TESTS})
   if(NOT TEST_LABEL)
     file(RELATIVE_PATH TEST_LABEL ${PROJECT_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR})
     string(REGEX REPLACE "^guestio/" "" TEST_LABEL ${TEST_LABEL})
@@ -137,7 +146,7 @@ endfunction()
 
 # guestio_fuzzer(NAME DEPENDS targets... [SOURCES files...] [RUNS number])
 # The libFuzzer program bin/fuzz_NAME of NAME_fuzz.cc, part of the target `fuzzers`. Its test makes
-# RUNS (3000) of it from the inputs in corpus/NAME; what it finds stays in the build directory.
+# RUNS runs (3000) from the inputs in corpus/NAME. New inputs stay in the build directory.
 function(guestio_fuzzer NAME)
   cmake_parse_arguments(FUZZER "" "RUNS" "DEPENDS;SOURCES" ${ARGN})
   if(NOT FUZZER_RUNS)

@@ -1,11 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# Uses guestio the way others do: from where it was installed. For ctest.
+# Uses guestio from its installation, as a user does. For ctest.
 #
 # Usage: consumer_test.sh install BUILD PREFIX     installs a finished build
-#        consumer_test.sh cmake PREFIX SCRATCH     builds and runs a program by find_package
+#        consumer_test.sh cmake PREFIX SCRATCH     builds and runs a program by find_package, and
+#                                                  compiles each public header by itself
 #        consumer_test.sh pkg-config PREFIX        by pkg-config, with g++ and clang++
-#        consumer_test.sh description PREFIX       asks the guestio-blk that management layers find
+#        consumer_test.sh description PREFIX       runs the guestio-blk of the description for
+#                                                  management layers
 set -euo pipefail
 
 # shellcheck source=tools/lib/common.sh
@@ -17,13 +19,13 @@ install_build() {
   local build=$1 prefix=$2
   rm -rf "$prefix"
   cmake --install "$build" --prefix "$prefix" >/dev/null
-  # What was found in the tree instead of the prefix would show later only, elsewhere.
+  # A path into the tree would work here and fail on another machine.
   if grep -rlF "$GUESTIO_ROOT/guestio" "$prefix/lib/cmake" "$prefix/lib/pkgconfig"; then
     die "these installed files name the source tree"
   fi
 }
 
-# The program is built where nothing of the tree is near.
+# Built from a copy outside the tree, so that no header of the tree is found.
 build_by_cmake() {
   local prefix=$1 scratch=$2
   rm -rf "$scratch"
@@ -38,7 +40,7 @@ build_by_cmake() {
   "$scratch/build/consumer"
 }
 
-# Unused sections are dropped: the table of recoverable instructions must not be among them.
+# Drops unused sections: the table of recoverable instructions must survive.
 build_by_pkg_config() {
   local prefix=$1 compiler words
   local -a flags

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A program of somebody else's: it has guestio from where it was installed only. It maps a page of
-// guest memory, has it taken away, and expects an error where an ordinary program would die.
+// A user's program, built from the installed guestio only. It maps a page of guest memory,
+// truncates the memory's file, and expects an error instead of a SIGBUS.
 #include <fmt/core.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -21,7 +21,7 @@
 
 namespace {
 
-int complain(const char* step, const guestio::Error& error) {
+int report(const char* step, const guestio::Error& error) {
   fmt::print(stderr, "{}: {}\n", step, error.to_string());
   return 1;
 }
@@ -30,26 +30,25 @@ int run() {
   using namespace guestio;
   const UniqueFd file(::memfd_create("consumer", MFD_CLOEXEC));
   if (::ftruncate(file.get(), kPageSize) != 0) return 1;
-  if (const auto done = mem::install_fault_recovery(); !done)
-    return complain("set-up", done.error());
+  if (const auto done = mem::install_fault_recovery(); !done) return report("set-up", done.error());
   const mem::FileRegion region{Gpa(0x10000), ByteCount(kPageSize), file.get(), FileOffset(0)};
   const auto memory = mem::map_file_regions(std::span(&region, 1));
-  if (!memory) return complain("map", memory.error());
+  if (!memory) return report("map", memory.error());
 
   std::array<std::byte, 64> bytes{};
   if (const auto read = memory->read(region.start, bytes); !read)
-    return complain("read", read.error());
+    return report("read", read.error());
   if (::ftruncate(file.get(), 0) != 0) return 1;
   const auto fault = memory->read(region.start, bytes);
   if (fault || fault.error().kind != ErrorKind::kMemoryFault ||
       fault.error().value != region.start.raw()) {
-    fmt::print(stderr, "no memory fault where the memory was taken away\n");
+    fmt::print(stderr, "no memory fault in truncated memory\n");
     return 1;
   }
 
-  // The other rooms' libraries are there, and in an order that links.
+  // The other rooms' libraries link.
   const auto loop = uring::Loop::create();
-  if (!loop) return complain("loop", loop.error());
+  if (!loop) return report("loop", loop.error());
   const auto disk = disk::FileDisk::open({.path = "/nonexistent"});
   if (disk) return 1;
   log::info("guestio {}: {}; {}", kVersion, fault.error().to_string(), disk.error().to_string());

@@ -20,7 +20,7 @@ namespace {
 
 /// Beside the disks: the control socket and its clients, the next one to be accepted, news of
 /// memory, a takeover, files that are open for a moment.
-constexpr std::size_t kSpare = ControlSocket::kMaxConnections + 16;
+constexpr std::size_t kReservedDescriptors = ControlSocket::kMaxConnections + 16;
 
 /// RLIMIT_NOFILE, or nothing where there is none.
 std::uint64_t descriptor_limit() {
@@ -36,7 +36,7 @@ std::size_t open_descriptors() {
 }
 
 /// What is still to be opened for a disk.
-struct Share {
+struct DescriptorShare {
   const DiskOptions* options;
   std::size_t image;  ///< where it is not open yet
 
@@ -50,8 +50,8 @@ struct Share {
   }
 };
 
-std::vector<Share> shares_of(const Disks& disks) {
-  std::vector<Share> shares;
+std::vector<DescriptorShare> shares_of(const Disks& disks) {
+  std::vector<DescriptorShare> shares;
   for (const auto& disk : disks.served) shares.push_back({&disk->options(), 0});
   for (const auto& disk : disks.failed) {
     // The image, its claim and what looks at it; a ring for each queue that polls.
@@ -60,9 +60,9 @@ std::vector<Share> shares_of(const Disks& disks) {
   return shares;
 }
 
-std::size_t needed_by_all(std::span<const Share> shares, std::size_t slots) {
+std::size_t needed_by_all(std::span<const DescriptorShare> shares, std::size_t slots) {
   std::size_t sum = 0;
-  for (const Share& share : shares) sum += share.needed(slots);
+  for (const DescriptorShare& share : shares) sum += share.needed(slots);
   return sum;
 }
 
@@ -77,10 +77,10 @@ void raise_descriptor_limit() {
 
 std::expected<void, std::string> share_descriptors(Disks& disks) {
   const std::uint64_t limit = descriptor_limit();
-  const std::size_t taken = open_descriptors() + kSpare;
-  const std::vector<Share> shares = shares_of(disks);
+  const std::size_t taken = open_descriptors() + kReservedDescriptors;
+  const std::vector<DescriptorShare> shares = shares_of(disks);
   std::size_t sum = taken;
-  for (const Share& share : shares) {
+  for (const DescriptorShare& share : shares) {
     const std::size_t needed = share.needed(vhost::kMinMemorySlots);
     const std::uint64_t left = limit - std::min<std::uint64_t>(limit, sum);
     sum += needed;

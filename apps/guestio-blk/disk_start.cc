@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <chrono>
 
-#include "complain.h"
 #include "options/diagnostics.h"
+#include "report_error.h"
 
 namespace guestio::app {
 
@@ -17,14 +17,14 @@ using Clock = std::chrono::steady_clock;
 using Listening = Background<Result<ServedDisk::Socket>>;
 
 /// How long disks that could be served wait for one that does not answer.
-constexpr std::chrono::seconds kLongestStart(2);
-constexpr std::chrono::milliseconds kGlance(100);
+constexpr std::chrono::seconds kStartTimeout(2);
+constexpr std::chrono::milliseconds kPollInterval(100);
 
 /// Calls `collect(i)` for each of `calls` that returns, until `kLongestStart` is over, and beyond
 /// that while `needs_more()`. What has not returned stays in `calls`.
 template <typename Call, typename Collect, typename NeedsMore>
 void wait_for_all(std::vector<std::optional<Call>>& calls, Collect collect, NeedsMore needs_more) {
-  const auto deadline = Clock::now() + kLongestStart;
+  const auto deadline = Clock::now() + kStartTimeout;
   const auto is_pending = [](const std::optional<Call>& call) { return call.has_value(); };
   const auto collect_until = [&](Clock::time_point until) {
     for (std::size_t i = 0; i < calls.size(); ++i) {
@@ -35,7 +35,7 @@ void wait_for_all(std::vector<std::optional<Call>>& calls, Collect collect, Need
   };
   collect_until(deadline);
   while (std::ranges::any_of(calls, is_pending) && needs_more()) {
-    collect_until(Clock::now() + kGlance);
+    collect_until(Clock::now() + kPollInterval);
   }
 }
 
@@ -66,7 +66,7 @@ std::expected<std::vector<StartingDisk>, int> open_images(const Options& options
   for (const DiskOptions& disk : options.disks) disks.push_back({disk, std::nullopt, nullptr});
   std::vector<std::optional<ImageIdentity>> identities(disks.size());
   bool is_any_open = false;
-  const auto take = [&](std::size_t i, Opening opening) {
+  const auto take = [&](std::size_t i, OpenedImage opening) {
     identities[i] = opening.identity;
     if (opening.image) {
       disks[i].image.emplace(std::move(*opening.image));
@@ -75,12 +75,12 @@ std::expected<std::vector<StartingDisk>, int> open_images(const Options& options
       fail_disk(disks[i], describe_image_failure(disks[i].options, opening.image.error()));
     }
   };
-  std::vector<std::optional<Background<Opening>>> openings(disks.size());
+  std::vector<std::optional<Background<OpenedImage>>> openings(disks.size());
   if (disks.size() == 1) {
     take(0, open_image(disks.front().options));
   } else {
     for (std::size_t i = 0; i < disks.size(); ++i) {
-      auto started = Background<Opening>::start(
+      auto started = Background<OpenedImage>::start(
           [disk_options = disks[i].options] { return open_image(disk_options); });
       if (started) {
         openings[i].emplace(std::move(*started));
@@ -94,7 +94,7 @@ std::expected<std::vector<StartingDisk>, int> open_images(const Options& options
       [&] { return options.is_strict || !is_any_open; });
 
   if (const Diagnostics shared = check_identities(disks, identities); !shared.empty()) {
-    return std::unexpected(complain_in_lines(kExitUsage, shared.to_lines()));
+    return std::unexpected(report_lines(kExitUsage, shared.to_lines()));
   }
   const bool has_failed =
       std::ranges::any_of(disks, [](const StartingDisk& disk) { return disk.failed != nullptr; });
@@ -109,8 +109,8 @@ std::expected<std::vector<StartingDisk>, int> open_images(const Options& options
     if (!openings[i]) continue;
     fail_disk(disks[i], fmt::format("{}: it does not open within {} s; see to the device or the "
                                     "file system it is on",
-                                    disks[i].options.image, kLongestStart.count()));
-    disks[i].failed->go_on_with(std::move(*openings[i]));
+                                    disks[i].options.image, kStartTimeout.count()));
+    disks[i].failed->resume_attempt(std::move(*openings[i]));
   }
   return disks;
 }
@@ -152,14 +152,14 @@ int open_sockets(const Options& options, Disks& disks) {
       served.push_back(std::move(disks.served[i]));
     } else if (!listenings[i]) {
       disks.failed.push_back(std::make_unique<FailedDisk>(disk.options(), causes[i]));
-      disks.failed.back()->had_image();
+      disks.failed.back()->set_image_was_open();
     } else {
       disks.failed.push_back(std::make_unique<FailedDisk>(
           disk.options(), fmt::format("{}: it is not known within {} s whether another process "
                                       "listens there",
-                                      disk.place(), kLongestStart.count())));
-      disks.failed.back()->had_image();
-      disks.failed.back()->go_on_with(disk.image(), std::move(*listenings[i]));
+                                      disk.place(), kStartTimeout.count())));
+      disks.failed.back()->set_image_was_open();
+      disks.failed.back()->resume_attempt(disk.image(), std::move(*listenings[i]));
     }
   }
   disks.served = std::move(served);
@@ -169,8 +169,8 @@ int open_sockets(const Options& options, Disks& disks) {
 
 int report_failed(std::span<const std::unique_ptr<FailedDisk>> failed) {
   for (const auto& disk : failed) {
-    (void)complain(kExitUsage,
-                   fmt::format("disk {}: cannot be served: {}", disk->name(), disk->cause()));
+    (void)report_error(kExitUsage,
+                       fmt::format("disk {}: cannot be served: {}", disk->name(), disk->cause()));
   }
   return kExitUsage;
 }

@@ -16,7 +16,7 @@ namespace guestio::app {
 
 namespace {
 
-constexpr std::chrono::seconds kLongestDelay(30);
+constexpr std::chrono::seconds kMaxRetryDelay(30);
 
 std::string image_remedy(const Error& error) {
   if (error.kind == ErrorKind::kBusy) {
@@ -76,7 +76,7 @@ std::optional<FileVersion> version_of(const struct stat& status) {
 
 }  // namespace
 
-Opening open_image(const DiskOptions& options) {
+OpenedImage open_image(const DiskOptions& options) {
   std::optional<ImageIdentity> identity;
   std::optional<FileVersion> version;
   struct stat status{};
@@ -93,8 +93,9 @@ Opening open_image(const DiskOptions& options) {
 namespace {
 
 /// Not a file of another version than `before`.
-Opening open_unchanged_image(const DiskOptions& options, const std::optional<FileVersion>& before) {
-  Opening opening = open_image(options);
+OpenedImage open_unchanged_image(const DiskOptions& options,
+                                 const std::optional<FileVersion>& before) {
+  OpenedImage opening = open_image(options);
   if (opening.image && opening.version && opening.version != before) {
     opening.image = fail(ErrorKind::kBusy, "open an image that may still be written");
     opening.may_be_written = true;
@@ -109,15 +110,14 @@ Opening open_unchanged_image(const DiskOptions& options, const std::optional<Fil
 
 }  // namespace
 
-task::Task<std::unique_ptr<ServedDisk>> FailedDisk::bring_up(uring::Loop& loop,
-                                                             vhost::QueueThreads& threads,
-                                                             std::function<bool()> is_held,
-                                                             task::StopToken stop) {
+task::Task<std::unique_ptr<ServedDisk>> FailedDisk::retry_until_served(
+    uring::Loop& loop, vhost::QueueThreads& threads, std::function<bool()> is_blocked,
+    task::StopToken stop) {
   while (!stop.stop_requested()) {
     if (!opening_ && !listening_) {
-      auto waiting = wait(loop, stop);
+      auto waiting = wait_for_retry(loop, stop);
       co_await std::move(waiting);
-      if (is_held()) continue;
+      if (is_blocked()) continue;
       ++attempts_;
     }
     bool is_open = image_.has_value();
@@ -130,7 +130,7 @@ task::Task<std::unique_ptr<ServedDisk>> FailedDisk::bring_up(uring::Loop& loop,
     const bool has_socket = co_await std::move(listening);
     Image image = std::move(*image_);
     image_.reset();
-    if (!has_socket || is_held()) {
+    if (!has_socket || is_blocked()) {
       socket_.reset();
       continue;
     }
@@ -150,10 +150,11 @@ task::Task<std::unique_ptr<ServedDisk>> FailedDisk::bring_up(uring::Loop& loop,
 /// Returns whether image_ is open.
 task::Task<bool> FailedDisk::open(uring::Loop& loop, task::StopToken stop) {
   if (!opening_) {
-    const bool is_asked = std::exchange(is_asked_, false);
-    auto started = Background<Opening>::start([options = options_, before = version_, is_asked] {
-      return is_asked ? open_image(options) : open_unchanged_image(options, before);
-    });
+    const bool is_requested = std::exchange(is_retry_requested_, false);
+    auto started =
+        Background<OpenedImage>::start([options = options_, before = version_, is_requested] {
+          return is_requested ? open_image(options) : open_unchanged_image(options, before);
+        });
     if (!started) {
       fail_attempt(describe_image_failure(options_, started.error()));
       co_return false;
@@ -161,12 +162,12 @@ task::Task<bool> FailedDisk::open(uring::Loop& loop, task::StopToken stop) {
     opening_.emplace(std::move(*started));
   }
   if (co_await uring::poll(loop, uring::File(opening_->fd()), POLLIN, stop) <= 0) co_return false;
-  Opening opened = opening_->take();
+  OpenedImage opened = opening_->take();
   opening_.reset();
   version_ = opened.version;
   if (opened.may_be_written) {
     delay_ = std::chrono::seconds(1);
-    if (std::exchange(had_image_, false)) co_return false;
+    if (std::exchange(was_image_open_, false)) co_return false;
     fail_attempt(
         fmt::format("{}: it has changed since the last attempt and may still be written; "
                     "wait until it stays as it is",
@@ -203,16 +204,16 @@ task::Task<bool> FailedDisk::listen(uring::Loop& loop, task::StopToken stop) {
   co_return true;
 }
 
-task::Task<> FailedDisk::wait(uring::Loop& loop, task::StopToken stop) {
+task::Task<> FailedDisk::wait_for_retry(uring::Loop& loop, task::StopToken stop) {
   waiting_.emplace(stop);
   const std::int32_t slept = co_await uring::sleep(loop, delay_, waiting_->token());
   waiting_.reset();
   // Whoever asks for an attempt wants the next ones soon, too.
-  delay_ = slept == 0 ? std::min(2 * delay_, kLongestDelay) : std::chrono::seconds(1);
+  delay_ = slept == 0 ? std::min(2 * delay_, kMaxRetryDelay) : std::chrono::seconds(1);
 }
 
 void FailedDisk::retry_now() noexcept {
-  is_asked_ = true;
+  is_retry_requested_ = true;
   if (waiting_) waiting_->request_stop();
 }
 

@@ -40,13 +40,13 @@ struct FileVersion {
 };
 
 /// An image that was opened, or not.
-struct Opening {
+struct OpenedImage {
   Result<Image> image;
   std::optional<ImageIdentity> identity;
   std::optional<FileVersion> version;  ///< of a regular file, before it was opened
   bool may_be_written = false;         ///< why it is not open: it was another version before
 };
-Opening open_image(const DiskOptions& options);
+OpenedImage open_image(const DiskOptions& options);
 
 /// A disk of the process that cannot be served, and is tried again until it can: after 1 s, and
 /// ever later up to 30 s. A file that was not the same at the attempt before may still be written
@@ -68,26 +68,27 @@ class FailedDisk {
   [[nodiscard]] std::uint64_t attempts() const noexcept { return attempts_; }
 
   /// Its image is not the cause: that it has to be looked at twice is no news.
-  void had_image() noexcept { had_image_ = true; }
+  void set_image_was_open() noexcept { was_image_open_ = true; }
   /// Attempts that have begun already, and are waited for instead of beginning anew.
-  void go_on_with(Background<Opening> opening) { opening_.emplace(std::move(opening)); }
-  void go_on_with(Image image, Background<Result<ServedDisk::Socket>> listening) {
+  void resume_attempt(Background<OpenedImage> opening) { opening_.emplace(std::move(opening)); }
+  void resume_attempt(Image image, Background<Result<ServedDisk::Socket>> listening) {
     image_.emplace(std::move(image));
     listening_.emplace(std::move(listening));
   }
 
   /// Tries until the disk can be served; nullptr when `stop` comes first. While `is_held` nothing
   /// comes of an attempt.
-  task::Task<std::unique_ptr<ServedDisk>> bring_up(uring::Loop& loop, vhost::QueueThreads& threads,
-                                                   std::function<bool()> is_held,
-                                                   task::StopToken stop);
+  task::Task<std::unique_ptr<ServedDisk>> retry_until_served(uring::Loop& loop,
+                                                             vhost::QueueThreads& threads,
+                                                             std::function<bool()> is_blocked,
+                                                             task::StopToken stop);
   /// Does not wait any longer before the next attempt.
   void retry_now() noexcept;
 
  private:
   task::Task<bool> open(uring::Loop& loop, task::StopToken stop);
   task::Task<bool> listen(uring::Loop& loop, task::StopToken stop);
-  task::Task<> wait(uring::Loop& loop, task::StopToken stop);
+  task::Task<> wait_for_retry(uring::Loop& loop, task::StopToken stop);
   void fail_attempt(std::string cause);
 
   const DiskOptions options_;
@@ -96,10 +97,10 @@ class FailedDisk {
   std::chrono::seconds delay_ = std::chrono::seconds(1);
   std::optional<task::StopSource> waiting_;  // while bring_up() waits
   std::optional<FileVersion> version_;       // of its image at the last attempt
-  bool had_image_ = false;
-  bool is_asked_ = false;  // for the attempt that comes next
+  bool was_image_open_ = false;
+  bool is_retry_requested_ = false;  // for the attempt that comes next
   // The attempt under way.
-  std::optional<Background<Opening>> opening_;
+  std::optional<Background<OpenedImage>> opening_;
   std::optional<Image> image_;
   std::optional<Background<Result<ServedDisk::Socket>>> listening_;
   std::optional<ServedDisk::Socket> socket_;

@@ -6,7 +6,7 @@ namespace guestio::app {
 void HeldRequests::decide(Decision decision) {
   for (const Place& place : queues_) {
     place.loop->post([queue = place.queue, decision] {
-      if (decision == Decision::kResume) {
+      if (decision == Decision::kRetry) {
         queue->retry_held();
       } else {
         queue->fail_held();

@@ -15,8 +15,8 @@ namespace guestio::app {
 class HeldRequests {
  public:
   enum class Decision {
-    kResume,  ///< they go to the disk now
-    kGiveUp,  ///< the guest is told of the error that they met
+    kRetry,  ///< they go to the disk now
+    kFail,   ///< the guest is told of the error that they met
   };
 
   void add(uring::Loop& loop, blk::BlockQueue& queue) { queues_.push_back({&loop, &queue}); }

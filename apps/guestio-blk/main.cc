@@ -7,14 +7,14 @@
 #include <cstdio>
 #include <vector>
 
-#include "complain.h"
-#include "control/ask.h"
+#include "control/client.h"
 #include "descriptors.h"
 #include "disk_start.h"
 #include "guestio/base/log.h"
 #include "guestio/base/standard_fds.h"
 #include "guestio/mem/recover.h"
 #include "options/options.h"
+#include "report_error.h"
 #include "served_disk.h"
 #include "server.h"
 #include "takeover/receiver.h"
@@ -23,10 +23,10 @@
 namespace guestio::app {
 namespace {
 
-int take_over_and_serve(const Options& said) {
-  auto takeover = TakeoverReceiver::begin(said);
+int take_over_and_serve(const Options& as_given) {
+  auto takeover = TakeoverReceiver::connect(as_given);
   if (!takeover) {
-    return complain(takeover.error().status, said.takeover + ": " + takeover.error().text);
+    return report_error(takeover.error().status, as_given.takeover + ": " + takeover.error().text);
   }
   log::set_level(takeover->options().is_verbose ? log::Level::kDebug : log::Level::kInfo);
   auto disks = takeover->take_disks();
@@ -35,19 +35,19 @@ int take_over_and_serve(const Options& said) {
 }
 
 int run(const Options& options) {
-  if (!options.ask.empty()) return ask(options.ask);
+  if (!options.ask.empty()) return run_client(options.ask);
   log::set_level(options.is_verbose ? log::Level::kDebug : log::Level::kInfo);
   if (auto installed = mem::install_fault_recovery(); !installed) {
-    return complain(kExitUsage, "cannot start", installed.error());
+    return report_error(kExitUsage, "cannot start", installed.error());
   }
   if (auto started = log::start(); !started) {
-    return complain(kExitUsage, "cannot start", started.error());
+    return report_error(kExitUsage, "cannot start", started.error());
   }
   // Before anything is opened that could have the number of a socket that is not there.
   for (const DiskOptions& disk : options.disks) {
     if (auto checked = ServedDisk::check_descriptor(disk); !checked) {
-      return complain(kExitUsage, fmt::format("{}: --{}", disk.label(), disk.place()),
-                      checked.error());
+      return report_error(kExitUsage, fmt::format("{}: --{}", disk.label(), disk.place()),
+                          checked.error());
     }
   }
   raise_descriptor_limit();
@@ -65,7 +65,7 @@ int main(int argc, char** argv) {
   const auto options = guestio::app::parse_options(argc, argv);
   if (options) return guestio::app::run(*options);
   const auto& [text, status] = options.error();
-  if (status != 0) return guestio::app::complain_in_lines(status, text);
+  if (status != 0) return guestio::app::report_lines(status, text);
   std::fputs(text.c_str(), stdout);
   return 0;
 }

@@ -12,7 +12,6 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "complain.h"
 #include "control/commands.h"
 #include "control/control_socket.h"
 #include "descriptors.h"
@@ -23,6 +22,7 @@
 #include "guestio/uring/awaitables.h"
 #include "guestio/uring/loop.h"
 #include "guestio/uring/remedy.h"
+#include "report_error.h"
 #include "served_disk.h"
 #include "takeover/sender.h"
 
@@ -37,16 +37,16 @@ bool is_ignored(int signal) noexcept {
 }
 
 /// As complain(), with what can be done when this host lets nobody use io_uring: kExitUsage then.
-int complain_of_uring(const Error& error) {
+int report_uring_error(const Error& error) {
   const std::string remedy = uring::explain_setup_failure(error);
-  if (remedy.empty()) return complain(kExitFailure, "cannot start", error);
-  return complain(kExitUsage,
-                  fmt::format("cannot use io_uring: {}; {}", error.to_string(), remedy));
+  if (remedy.empty()) return report_error(kExitFailure, "cannot start", error);
+  return report_error(kExitUsage,
+                      fmt::format("cannot use io_uring: {}; {}", error.to_string(), remedy));
 }
 
 /// SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 as a descriptor. Other threads have them blocked
 /// from their start (start_thread()).
-Result<UniqueFd> take_signals() {
+Result<UniqueFd> open_signal_fd() {
   std::signal(SIGPIPE, SIG_IGN);
   // A write past a limit on files is a failed request (EFBIG), not the end of the process.
   std::signal(SIGXFSZ, SIG_IGN);
@@ -69,26 +69,26 @@ using Clock = std::chrono::steady_clock;
 class Server {
  public:
   Server(uring::Loop& loop, Disks& disks, vhost::QueueThreads& threads,
-         const ServerContext& subjects, UniqueFd signals, std::unique_ptr<ControlSocket> control)
+         const ServerContext& context, UniqueFd signals, std::unique_ptr<ControlSocket> control)
       : loop_(loop),
         disks_(disks),
         threads_(threads),
-        context_(subjects),
+        context_(context),
         signals_(std::move(signals)),
         control_(std::move(control)),
-        hand_over_(loop, subjects, control_.get(), [this] { stop_disks_if_asked(); }) {}
+        takeover_sender_(loop, context, control_.get(), [this] { stop_disks_if_stopping(); }) {}
 
-  int run(TakeoverReceiver* takeover, Clock::time_point began) {
-    serving_.spawn(begin(takeover, began));
-    others_.spawn(watch_signals());
-    ending_.spawn(end());
+  int run(TakeoverReceiver* takeover, Clock::time_point started_at) {
+    serving_.spawn(start(takeover, started_at));
+    services_.spawn(watch_signals());
+    finishing_.spawn(finish());
     loop_.run();
     return status_;
   }
 
  private:
   /// Rings that were taken over come before anything else: their guests wait.
-  task::Task<> begin(TakeoverReceiver* takeover, Clock::time_point began) {
+  task::Task<> start(TakeoverReceiver* takeover, Clock::time_point started_at) {
     if (takeover != nullptr) {
       auto starting = takeover->start(context_.disks);
       co_await std::move(starting);
@@ -97,27 +97,27 @@ class Server {
     for (const auto& disk : context_.failed) {
       log::error("disk {}: cannot be served: {} (it is tried again until it can)", disk->name(),
                  disk->cause());
-      serving_.spawn(bring_up(*disk));
+      serving_.spawn(retry_until_served(*disk));
     }
-    if (control_) others_.spawn(serve_control());
+    if (control_) services_.spawn(serve_control());
     using Milliseconds = std::chrono::duration<double, std::milli>;
-    log::info("ready {:.1f} ms after the start", Milliseconds(Clock::now() - began).count());
+    log::info("ready {:.1f} ms after the start", Milliseconds(Clock::now() - started_at).count());
   }
 
   task::Task<> serve_control() {
     auto serving = control_->serve(
         loop_, [this](const nlohmann::json& command) { return answer(command); },
         [this](nlohmann::json command, int socket, task::StopToken stop) {
-          return hand_over_.converse(std::move(command), socket, stop);
+          return takeover_sender_.hand_over(std::move(command), socket, stop);
         });
     co_await std::move(serving);
   }
 
   nlohmann::json answer(const nlohmann::json& command) {
-    if (hand_over_.is_under_way() && command["command"] == "resize") {
+    if (takeover_sender_.is_under_way() && command["command"] == "resize") {
       return {{"error", "another process is taking over: ask that one"}};
     }
-    return answer_command(context_, command);
+    return handle_command(context_, command);
   }
 
   task::Task<> serve(ServedDisk& disk) {
@@ -129,9 +129,9 @@ class Server {
   }
 
   /// What was taken over must not change while another process takes it.
-  task::Task<> bring_up(FailedDisk& failed) {
-    auto bringing = failed.bring_up(
-        loop_, threads_, [this] { return hand_over_.is_under_way(); }, stop_retries_.token());
+  task::Task<> retry_until_served(FailedDisk& failed) {
+    auto bringing = failed.retry_until_served(
+        loop_, threads_, [this] { return takeover_sender_.is_under_way(); }, stop_retries_.token());
     auto disk = co_await std::move(bringing);
     if (!disk || is_stopping_) co_return;
     log::info("disk {}: can be served now, at attempt {}", disk->name(), failed.attempts());
@@ -142,12 +142,12 @@ class Server {
     co_await std::move(serving);
   }
 
-  task::Task<> end() {
+  task::Task<> finish() {
     auto all = serving_.join();
     co_await all;
-    stop_others_.request_stop();
+    stop_services_.request_stop();
     if (control_) control_->stop();
-    auto quiet = others_.join();
+    auto quiet = services_.join();
     co_await quiet;
     loop_.stop();
   }
@@ -157,13 +157,13 @@ class Server {
     while (true) {
       signalfd_siginfo info{};
       const auto to = std::as_writable_bytes(std::span(&info, 1));
-      auto reading =
-          uring::read(loop_, uring::File(signals_.get()), to, FileOffset(0), stop_others_.token());
+      auto reading = uring::read(loop_, uring::File(signals_.get()), to, FileOffset(0),
+                                 stop_services_.token());
       const std::int32_t got = co_await reading;
       if (got != static_cast<std::int32_t>(sizeof info)) co_return;
       if (info.ssi_signo == SIGUSR1 || info.ssi_signo == SIGUSR2) {
-        decide(info.ssi_signo == SIGUSR1 ? HeldRequests::Decision::kResume
-                                         : HeldRequests::Decision::kGiveUp);
+        decide(info.ssi_signo == SIGUSR1 ? HeldRequests::Decision::kRetry
+                                         : HeldRequests::Decision::kFail);
         continue;
       }
       if (std::exchange(is_stopping_, true)) {
@@ -174,12 +174,12 @@ class Server {
         std::_Exit(kExitFailure);
       }
       log::info("asked to stop: finishes what is in flight");
-      if (!hand_over_.is_quiescing()) stop_disks_if_asked();
+      if (!takeover_sender_.is_quiescing()) stop_disks_if_stopping();
     }
   }
 
   /// Not while front-ends change hands: that would end their connections.
-  void stop_disks_if_asked() {
+  void stop_disks_if_stopping() {
     if (!is_stopping_) return;
     stop_retries_.request_stop();
     for (const auto& disk : context_.disks) disk->stop();
@@ -187,7 +187,7 @@ class Server {
 
   void decide(HeldRequests::Decision decision) {
     log::info("asked to {} what waits for the disk",
-              decision == HeldRequests::Decision::kResume ? "try again" : "give up");
+              decision == HeldRequests::Decision::kRetry ? "try again" : "give up");
     for (const auto& disk : context_.disks) disk->decide(decision);
   }
 
@@ -197,14 +197,14 @@ class Server {
   const ServerContext context_;
   UniqueFd signals_;
   std::unique_ptr<ControlSocket> control_;  // or nothing
-  task::StopSource stop_others_;
+  task::StopSource stop_services_;
   task::StopSource stop_retries_;
   task::Scope serving_;
-  task::Scope others_;
-  task::Scope ending_;
+  task::Scope services_;
+  task::Scope finishing_;
   int status_ = 0;
   bool is_stopping_ = false;
-  TakeoverSender hand_over_;
+  TakeoverSender takeover_sender_;
 };
 
 /// Devices and queues for all images that are open. A disk without them has failed if others can be
@@ -227,7 +227,7 @@ std::expected<void, std::string> make_disks(std::vector<StartingDisk> starting, 
     if (!may_fail) return std::unexpected(cause);
     disks.failed.push_back(std::make_unique<FailedDisk>(
         one.options, describe_image_failure(one.options, disk.error())));
-    disks.failed.back()->had_image();
+    disks.failed.back()->set_image_was_open();
   }
   if (disks.served.empty() && !cause.empty()) return std::unexpected(cause);
   return {};
@@ -239,7 +239,7 @@ int open_all_sockets(const Options& options, Disks& disks,
                      std::unique_ptr<ControlSocket>& control) {
   if (!options.control_path.empty()) {
     auto made = ControlSocket::listen_at(options.control_path);
-    if (!made) return complain(kExitUsage, options.control_path, made.error());
+    if (!made) return report_error(kExitUsage, options.control_path, made.error());
     control = std::move(*made);
   }
   return open_sockets(options, disks);
@@ -248,10 +248,10 @@ int open_all_sockets(const Options& options, Disks& disks,
 }  // namespace
 
 int serve(const Options& options, std::vector<StartingDisk> starting, TakeoverReceiver* takeover) {
-  auto signals = take_signals();
-  if (!signals) return complain(kExitFailure, "cannot start", signals.error());
+  auto signals = open_signal_fd();
+  if (!signals) return report_error(kExitFailure, "cannot start", signals.error());
   auto loop = uring::Loop::create();
-  if (!loop) return complain_of_uring(loop.error());
+  if (!loop) return report_uring_error(loop.error());
   auto threads =
       vhost::QueueThreads::start({.count = options.threads,
                                   .polling = options.polling,
@@ -261,30 +261,32 @@ int serve(const Options& options, std::vector<StartingDisk> starting, TakeoverRe
   if (!threads) {
     // Of what limits leave no room for; the error names them.
     const bool is_limited = threads.error().host_errno == EAGAIN;
-    return is_limited ? complain(kExitUsage, "cannot start", threads.error())
-                      : complain_of_uring(threads.error());
+    return is_limited ? report_error(kExitUsage, "cannot start", threads.error())
+                      : report_uring_error(threads.error());
   }
 
   Disks disks;
   const bool may_fail = takeover == nullptr && !options.is_strict;
   if (auto made = make_disks(std::move(starting), may_fail, **loop, *threads, disks); !made) {
-    return complain(kExitFailure, "cannot start: " + made.error());
+    return report_error(kExitFailure, "cannot start: " + made.error());
   }
   if (auto shared = share_descriptors(disks); !shared) {
-    return complain(takeover != nullptr ? kExitFailure : kExitUsage, shared.error());
+    return report_error(takeover != nullptr ? kExitFailure : kExitUsage, shared.error());
   }
   std::unique_ptr<ControlSocket> control;
   if (takeover != nullptr) {
     if (auto finished = takeover->finish(disks.served, control); !finished) {
-      return complain(kExitFailure, options.takeover + ": " + finished.error());
+      return report_error(kExitFailure, options.takeover + ": " + finished.error());
     }
   } else if (const int status = open_all_sockets(options, disks, control); status != 0) {
     return status;
   }
-  const ServerContext subjects{
-      .disks = disks.served, .failed = disks.failed, .threads = *threads, .said = options.said};
-  return Server(**loop, disks, *threads, subjects, std::move(*signals), std::move(control))
-      .run(takeover, options.began);
+  const ServerContext context{.disks = disks.served,
+                              .failed = disks.failed,
+                              .threads = *threads,
+                              .as_given = options.as_given};
+  return Server(**loop, disks, *threads, context, std::move(*signals), std::move(control))
+      .run(takeover, options.started_at);
 }
 
 }  // namespace guestio::app

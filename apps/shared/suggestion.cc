@@ -12,7 +12,7 @@ namespace guestio::app {
 namespace {
 
 /// Nobody mistypes a longer name, and the comparison takes the product of both lengths.
-constexpr std::size_t kLongestName = 64;
+constexpr std::size_t kMaxNameLength = 64;
 
 }  // namespace
 
@@ -39,16 +39,16 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 
 std::string suggest(std::string_view wanted, std::span<const std::string> names,
                     std::string_view prefix) {
-  if (wanted.empty() || wanted.size() > kLongestName) return {};
+  if (wanted.empty() || wanted.size() > kMaxNameLength) return {};
   const std::size_t limit = std::clamp<std::size_t>(wanted.size() / 3, 1, 3);
   const std::string* best = nullptr;
-  std::size_t least = limit + 1;
+  std::size_t smallest = limit + 1;
   for (const std::string& name : names) {
     // A beginning is as good as one wrong letter.
     const bool is_beginning = wanted.size() >= 3 && name.starts_with(wanted);
     const std::size_t distance = is_beginning ? 1 : edit_distance(wanted, name);
-    if (distance >= least) continue;
-    least = distance;
+    if (distance >= smallest) continue;
+    smallest = distance;
     best = &name;
   }
   return best == nullptr ? std::string() : fmt::format(" (did you mean {}{}?)", prefix, *best);

@@ -26,24 +26,23 @@ struct Named {
 };
 
 /// Which disk a command names: by "disk", or the only one there is.
-std::expected<Named, std::string> find_any_disk(const ServerContext& subjects,
-                                                const Json& command) {
+std::expected<Named, std::string> find_any_disk(const ServerContext& context, const Json& command) {
   const auto name = command.find("disk");
   if (name == command.end()) {
-    if (subjects.disks.size() + subjects.failed.size() != 1) {
+    if (context.disks.size() + context.failed.size() != 1) {
       return std::unexpected("which disk? (\"disk\": its name, as info lists them)");
     }
-    if (subjects.failed.empty()) return Named{.served = subjects.disks.front().get()};
-    return Named{.failed = subjects.failed.front().get()};
+    if (context.failed.empty()) return Named{.served = context.disks.front().get()};
+    return Named{.failed = context.failed.front().get()};
   }
   if (!name->is_string()) return std::unexpected("a disk's name is a string");
   const auto& wanted = name->get_ref<const std::string&>();
   std::vector<std::string> names;
-  for (const auto& disk : subjects.disks) {
+  for (const auto& disk : context.disks) {
     if (disk->name() == wanted) return Named{.served = disk.get()};
     names.push_back(disk->name());
   }
-  for (const auto& disk : subjects.failed) {
+  for (const auto& disk : context.failed) {
     if (disk->name() == wanted) return Named{.failed = disk.get()};
     names.push_back(disk->name());
   }
@@ -52,18 +51,18 @@ std::expected<Named, std::string> find_any_disk(const ServerContext& subjects,
 }
 
 /// The same for what only a disk that is served can do.
-std::expected<ServedDisk*, std::string> find_disk(const ServerContext& subjects,
+std::expected<ServedDisk*, std::string> find_disk(const ServerContext& context,
                                                   const Json& command) {
-  const auto named = find_any_disk(subjects, command);
+  const auto named = find_any_disk(context, command);
   if (!named) return std::unexpected(named.error());
   if (named->served != nullptr) return named->served;
   return std::unexpected(
       fmt::format("disk {}: cannot be served: {}", named->failed->name(), named->failed->cause()));
 }
 
-Json info(const ServerContext& subjects, const Json&) {
+Json info(const ServerContext& context, const Json&) {
   Json disks = Json::array();
-  for (const auto& disk : subjects.disks) {
+  for (const auto& disk : context.disks) {
     const disk::DiskInfo& facts = disk->info();
     disks.push_back({{"name", disk->name()},
                      {"state", "served"},
@@ -76,7 +75,7 @@ Json info(const ServerContext& subjects, const Json&) {
                      {"connected", disk->backend().is_connected()},
                      {"hears_of_changes", disk->backend().hears_of_changes()}});
   }
-  for (const auto& disk : subjects.failed) {
+  for (const auto& disk : context.failed) {
     disks.push_back({{"name", disk->name()},
                      {"state", "failed"},
                      {"error", disk->cause()},
@@ -90,16 +89,16 @@ Json info(const ServerContext& subjects, const Json&) {
   return {{"return",
            {{"version", kVersion},
             {"pid", ::getpid()},
-            {"threads", subjects.threads.all().size()},
+            {"threads", context.threads.all().size()},
             {"disks", std::move(disks)}}}};
 }
 
-Json statistics(const ServerContext& subjects, const Json&) {
-  return {{"return", make_statistics(subjects)}};
+Json statistics(const ServerContext& context, const Json&) {
+  return {{"return", make_statistics(context)}};
 }
 
-Json resize(const ServerContext& subjects, const Json& command) {
-  const auto disk = find_disk(subjects, command);
+Json resize(const ServerContext& context, const Json& command) {
+  const auto disk = find_disk(context, command);
   if (!disk) return error(disk.error());
   const auto before = (*disk)->info().size.raw();
   const auto resized = (*disk)->refresh_size();
@@ -112,33 +111,33 @@ Json resize(const ServerContext& subjects, const Json& command) {
         {"guest_was_told", resized->raw() != before && (*disk)->backend().hears_of_changes()}}}};
 }
 
-Json decide(const ServerContext& subjects, const Json& command, HeldRequests::Decision decision) {
-  const auto disk = find_disk(subjects, command);
+Json decide(const ServerContext& context, const Json& command, HeldRequests::Decision decision) {
+  const auto disk = find_disk(context, command);
   if (!disk) return error(disk.error());
   (*disk)->decide(decision);
   return {{"return", {{"disk", (*disk)->name()}}}};
 }
 
 /// Of a disk that cannot be served the disk itself is tried, else what it holds.
-Json retry(const ServerContext& subjects, const Json& command) {
-  if (const auto named = find_any_disk(subjects, command); named && named->failed != nullptr) {
+Json retry(const ServerContext& context, const Json& command) {
+  if (const auto named = find_any_disk(context, command); named && named->failed != nullptr) {
     named->failed->retry_now();
     return {{"return", {{"disk", named->failed->name()}, {"state", "failed"}}}};
   }
-  return decide(subjects, command, HeldRequests::Decision::kResume);
+  return decide(context, command, HeldRequests::Decision::kRetry);
 }
 
-Json give_up(const ServerContext& subjects, const Json& command) {
-  return decide(subjects, command, HeldRequests::Decision::kGiveUp);
+Json give_up(const ServerContext& context, const Json& command) {
+  return decide(context, command, HeldRequests::Decision::kFail);
 }
 
-Json help(const ServerContext& subjects, const Json& command);
+Json help(const ServerContext& context, const Json& command);
 
 struct Command {
   const char* name;
   const char* help;
   bool takes_disk;
-  Json (*answer)(const ServerContext& subjects, const Json& command);
+  Json (*answer)(const ServerContext& context, const Json& command);
 };
 
 constexpr std::array kCommands = {
@@ -175,7 +174,7 @@ Json help(const ServerContext&, const Json&) {
 
 }  // namespace
 
-Json answer_command(const ServerContext& subjects, const Json& command) {
+Json handle_command(const ServerContext& context, const Json& command) {
   const auto& name = command["command"].get_ref<const std::string&>();
   const auto found = std::ranges::find(kCommands, name, &Command::name);
   if (found == kCommands.end()) {
@@ -187,7 +186,7 @@ Json answer_command(const ServerContext& subjects, const Json& command) {
   if (std::string unknown = find_unknown_field(*found, command); !unknown.empty()) {
     return error(std::move(unknown));
   }
-  return found->answer(subjects, command);
+  return found->answer(context, command);
 }
 
 }  // namespace guestio::app

@@ -17,13 +17,13 @@ struct ServerContext {
   const std::vector<std::unique_ptr<ServedDisk>>& disks;
   const std::vector<std::unique_ptr<FailedDisk>>& failed;
   const vhost::QueueThreads& threads;
-  const ProcessOptions& said;  ///< how the process was told to run
+  const ProcessOptions& as_given;  ///< how the process was told to run
 };
 
 /// Answers one command: {"return": ...} or {"error": "..."}. The control thread.
-nlohmann::json answer_command(const ServerContext& subjects, const nlohmann::json& command);
+nlohmann::json handle_command(const ServerContext& context, const nlohmann::json& command);
 
 /// All that is counted, for programs: each number since the process started.
-nlohmann::json make_statistics(const ServerContext& subjects);
+nlohmann::json make_statistics(const ServerContext& context);
 
 }  // namespace guestio::app

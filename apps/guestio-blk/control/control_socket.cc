@@ -47,12 +47,13 @@ std::unique_ptr<ControlSocket> ControlSocket::adopt(UnixListener listener) {
   return std::unique_ptr<ControlSocket>(new ControlSocket(std::move(listener)));
 }
 
-task::Task<> ControlSocket::serve(uring::Loop& loop, Answer answer, Conversation takeover) {
-  answer_ = std::move(answer);
-  takeover_ = std::move(takeover);
-  constexpr std::chrono::milliseconds kShortestPause(10);
-  constexpr std::chrono::milliseconds kLongestPause(200);
-  auto pause = kShortestPause;
+task::Task<> ControlSocket::serve(uring::Loop& loop, CommandHandler handle_command,
+                                  TakeoverHandler handle_takeover) {
+  handle_command_ = std::move(handle_command);
+  handle_takeover_ = std::move(handle_takeover);
+  constexpr std::chrono::milliseconds kMinPause(10);
+  constexpr std::chrono::milliseconds kMaxPause(200);
+  auto pause = kMinPause;
   while (!stop_.stop_requested()) {
     if (rest_.is_requested()) {
       auto parked = rest_.rest();
@@ -67,12 +68,12 @@ task::Task<> ControlSocket::serve(uring::Loop& loop, Answer answer, Conversation
       log::rate_limited_warning(shortages_, "control socket: host failure: {}", cause.to_string());
       // The socket stays ready as long as the lack lasts.
       (void)co_await uring::sleep(loop, pause, stop_.token());
-      pause = std::min(2 * pause, kLongestPause);
+      pause = std::min(2 * pause, kMaxPause);
       continue;
     }
-    pause = kShortestPause;
+    pause = kMinPause;
     UniqueFd socket(accepted);
-    if (!make_room()) continue;
+    if (!evict_idlest()) continue;
     auto connection = std::make_shared<Connection>(std::move(socket), stop_.token(), ++commands_);
     connections_.push_back(connection);
     serving_.spawn(serve_one(loop, std::move(connection)));
@@ -89,7 +90,7 @@ task::Task<std::int32_t> ControlSocket::accept_one(uring::Loop& loop) {
 }
 
 /// Returns whether one more can be served.
-bool ControlSocket::make_room() {
+bool ControlSocket::evict_idlest() {
   if (connections_.size() < kMaxConnections) return true;
   auto idlest = connections_.end();
   for (auto one = connections_.begin(); one != connections_.end(); ++one) {
@@ -108,12 +109,12 @@ bool ControlSocket::make_room() {
 }
 
 task::Task<> ControlSocket::serve_one(uring::Loop& loop, std::shared_ptr<Connection> connection) {
-  auto conversing = converse(loop, *connection);
+  auto conversing = serve_commands(loop, *connection);
   co_await std::move(conversing);
   std::erase(connections_, connection);
 }
 
-task::Task<> ControlSocket::converse(uring::Loop& loop, Connection& connection) {
+task::Task<> ControlSocket::serve_commands(uring::Loop& loop, Connection& connection) {
   std::string pending;
   std::array<char, 4096> bytes;
   while (true) {
@@ -129,16 +130,16 @@ task::Task<> ControlSocket::converse(uring::Loop& loop, Connection& connection) 
       const auto command = parse(line);
       if (command && (*command)["command"] == "takeover") {
         connection.is_takeover = true;
-        auto conversing = takeover_(*command, connection.socket.get(), stop_.token());
+        auto conversing = handle_takeover_(*command, connection.socket.get(), stop_.token());
         co_await std::move(conversing);
         co_return;
       }
-      const Json answer = command ? answer_(*command) : Json{{"error", command.error()}};
+      const Json answer = command ? handle_command_(*command) : Json{{"error", command.error()}};
       auto sending = send_line(loop, connection, to_line(answer));
       const bool was_sent = co_await std::move(sending);
       if (!was_sent || !command) co_return;
     }
-    if (pending.size() > kLongestLine) {
+    if (pending.size() > kMaxLineBytes) {
       auto sending = send_line(loop, connection, to_line(Json{{"error", "the line is too long"}}));
       co_await std::move(sending);
       co_return;

@@ -33,11 +33,11 @@ namespace guestio::app {
 /// Threads: the control thread. Lifetime: serve() has returned when it is destroyed.
 class ControlSocket {
  public:
-  static constexpr std::size_t kLongestLine = 64 << 10;
+  static constexpr std::size_t kMaxLineBytes = 64 << 10;
   static constexpr std::size_t kMaxConnections = 16;
 
   /// Answers one command, an object with a string "command".
-  using Answer = std::function<nlohmann::json(const nlohmann::json& command)>;
+  using CommandHandler = std::function<nlohmann::json(const nlohmann::json& command)>;
 
   /// Errors: those of vhost::Listener::listen_at().
   static Result<std::unique_ptr<ControlSocket>> listen_at(const std::string& path);
@@ -48,11 +48,12 @@ class ControlSocket {
 
   /// Takes a connection over from the command "takeover" on; the connection ends with it. Stops
   /// when `stop` does.
-  using Conversation =
+  using TakeoverHandler =
       std::function<task::Task<>(nlohmann::json command, int socket, task::StopToken stop)>;
 
   /// Until stop().
-  task::Task<> serve(uring::Loop& loop, Answer answer, Conversation takeover);
+  task::Task<> serve(uring::Loop& loop, CommandHandler handle_command,
+                     TakeoverHandler handle_takeover);
   [[nodiscard]] const UnixListener& listener() const noexcept { return listener_; }
   /// Removes its path, if that is still its own.
   void remove() noexcept { listener_.remove(); }
@@ -74,14 +75,14 @@ class ControlSocket {
     bool is_takeover = false;
   };
 
-  bool make_room();
+  bool evict_idlest();
   task::Task<> serve_one(uring::Loop& loop, std::shared_ptr<Connection> connection);
-  task::Task<> converse(uring::Loop& loop, Connection& connection);
+  task::Task<> serve_commands(uring::Loop& loop, Connection& connection);
   task::Task<bool> send_line(uring::Loop& loop, Connection& connection, std::string line);
 
   UnixListener listener_;
-  Answer answer_;
-  Conversation takeover_;
+  CommandHandler handle_command_;
+  TakeoverHandler handle_takeover_;
   task::StopSource stop_;
   task::RestPoint rest_;
   task::Scope serving_;

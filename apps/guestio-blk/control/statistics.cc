@@ -123,10 +123,10 @@ Json to_json(const vhost::QueueThread& thread, const ThreadLoad& load) {
 
 }  // namespace
 
-Json make_statistics(const ServerContext& subjects) {
+Json make_statistics(const ServerContext& context) {
   Json disks = Json::array();
   ThreadLoads loads;
-  for (const auto& disk : subjects.disks) {
+  for (const auto& disk : context.disks) {
     Json queues = Json::array();
     Counts all;
     for (std::size_t i = 0; i < disk->queues().size(); ++i) {
@@ -143,7 +143,7 @@ Json make_statistics(const ServerContext& subjects) {
     disks.back()["queues"] = std::move(queues);
   }
   Json threads = Json::array();
-  for (const auto& thread : subjects.threads.all()) {
+  for (const auto& thread : context.threads.all()) {
     threads.push_back(to_json(*thread, loads[thread->name()]));
   }
   return {{"disks", std::move(disks)}, {"threads", std::move(threads)}};

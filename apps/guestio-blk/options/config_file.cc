@@ -23,7 +23,7 @@ namespace guestio::app {
 
 namespace {
 
-constexpr std::size_t kLargestFile = std::size_t{4} << 20;
+constexpr std::size_t kMaxFileBytes = std::size_t{4} << 20;
 
 /// The file's text, or why there is none.
 std::expected<std::string, std::string> read_text(const std::string& path) {
@@ -45,7 +45,7 @@ std::expected<std::string, std::string> read_text(const std::string& path) {
     if (got < 0) return fail_with_errno();
     if (got == 0) return text;
     text.append(bytes.data(), static_cast<std::size_t>(got));
-    if (text.size() > kLargestFile) {
+    if (text.size() > kMaxFileBytes) {
       return std::unexpected("is larger than 4 MiB: --config takes a file in TOML");
     }
   }
@@ -110,7 +110,7 @@ class Reader {
     std::string text;
   };
 
-  void complain(const toml::source_region& region, std::string text) {
+  void report(const toml::source_region& region, std::string text) {
     // A table has its keys in the order of the alphabet: sorted here, by line.
     const auto behind = std::ranges::upper_bound(found_, region.begin.line, {}, &Finding::line);
     found_.insert(behind, {region.begin.line, place(region), std::move(text)});
@@ -118,12 +118,12 @@ class Reader {
 
   void read_disks(const toml::node& node) {
     const toml::array* const list = node.as_array();
-    if (list == nullptr) return complain(node.source(), "disk: a disk begins with [[disk]]");
+    if (list == nullptr) return report(node.source(), "disk: a disk begins with [[disk]]");
     for (const toml::node& disk : *list) {
       if (const toml::table* const table = disk.as_table(); table != nullptr) {
         read_disk(*table);
       } else {
-        complain(disk.source(), "disk: a disk begins with [[disk]]");
+        report(disk.source(), "disk: a disk begins with [[disk]]");
       }
     }
   }
@@ -136,42 +136,42 @@ class Reader {
       const bool is_mode = key.str() == "socket-mode";
       const auto text = is_mode ? mode_to_text(value) : to_text(value);
       if (!text) {
-        complain(key.source(),
-                 fmt::format("{} takes {}", key.str(),
-                             is_mode ? "text or an octal number, such as \"0660\" or 0o660"
-                                     : "a plain value"));
-      } else if (is_of_process(key.str())) {
-        complain(key.source(),
-                 fmt::format("{} is a setting of the process: it stands above the first [[disk]]",
-                             key.str()));
+        report(key.source(),
+               fmt::format("{} takes {}", key.str(),
+                           is_mode ? "text or an octal number, such as \"0660\" or 0o660"
+                                   : "a plain value"));
+      } else if (is_process_setting(key.str())) {
+        report(key.source(),
+               fmt::format("{} is a setting of the process: it stands above the first [[disk]]",
+                           key.str()));
       } else if (auto set = set_disk_option(disk, key.str(), *text); !set) {
-        complain(key.source(), set.error());
+        report(key.source(), set.error());
       }
     }
     config_.disks.push_back(std::move(disk));
   }
 
   void read_setting(const toml::key& key, const toml::node& value) {
-    const std::vector<std::string> of_disk = disk_setting_names();
-    if (std::ranges::find(of_disk, key.str()) != of_disk.end()) {
-      return complain(key.source(), fmt::format("{} is a setting of a disk: it stands under "
-                                                "[[disk]]",
-                                                key.str()));
+    const std::vector<std::string> disk_names = disk_setting_names();
+    if (std::ranges::find(disk_names, key.str()) != disk_names.end()) {
+      return report(key.source(), fmt::format("{} is a setting of a disk: it stands under "
+                                              "[[disk]]",
+                                              key.str()));
     }
-    if (!is_of_process(key.str())) {
+    if (!is_process_setting(key.str())) {
       std::vector<std::string> known = process_setting_names();
-      known.insert(known.end(), of_disk.begin(), of_disk.end());
-      return complain(key.source(), fmt::format("{} is no setting{}: --help shows all", key.str(),
-                                                suggest(key.str(), known)));
+      known.insert(known.end(), disk_names.begin(), disk_names.end());
+      return report(key.source(), fmt::format("{} is no setting{}: --help shows all", key.str(),
+                                              suggest(key.str(), known)));
     }
     const auto text = to_list_text(value);
-    if (!text) return complain(key.source(), fmt::format("{} takes a plain value", key.str()));
+    if (!text) return report(key.source(), fmt::format("{} takes a plain value", key.str()));
     if (auto set = set_process_option(config_.process, key.str(), *text); !set) {
-      complain(key.source(), set.error());
+      report(key.source(), set.error());
     }
   }
 
-  static bool is_of_process(std::string_view name) {
+  static bool is_process_setting(std::string_view name) {
     return std::ranges::find(process_settings(), name, &ProcessSetting::name) !=
            process_settings().end();
   }

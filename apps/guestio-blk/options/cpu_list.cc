@@ -18,7 +18,7 @@ namespace {
 constexpr int kMaxCpus = 65536;
 
 /// Takes a number from the front of `text`.
-std::optional<int> take_number(std::string_view& text) {
+std::optional<int> consume_number(std::string_view& text) {
   int number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (error != std::errc() || number < 0 || number >= kMaxCpus) return std::nullopt;
@@ -26,7 +26,7 @@ std::optional<int> take_number(std::string_view& text) {
   return number;
 }
 
-bool take(std::string_view& text, char wanted) {
+bool consume(std::string_view& text, char wanted) {
   if (!text.starts_with(wanted)) return false;
   text.remove_prefix(1);
   return true;
@@ -34,13 +34,13 @@ bool take(std::string_view& text, char wanted) {
 
 /// "2", "0-3" or "0-6:2".
 bool read_range(std::string_view text, std::vector<int>& cpus) {
-  const auto first = take_number(text);
+  const auto first = consume_number(text);
   if (!first) return false;
   auto last = first;
   std::optional<int> stride = 1;
-  if (take(text, '-')) {
-    last = take_number(text);
-    if (take(text, ':')) stride = take_number(text);
+  if (consume(text, '-')) {
+    last = consume_number(text);
+    if (consume(text, ':')) stride = consume_number(text);
   }
   if (!last || *last < *first || !stride || *stride == 0 || !text.empty()) return false;
   for (int cpu = *first; cpu <= *last; cpu += *stride) cpus.push_back(cpu);

@@ -36,8 +36,8 @@ Diagnostic set_size(ByteCount& to, std::string_view value, const char* complaint
 Diagnostic set_name(DiskOptions& disk, std::string_view value) {
   constexpr std::string_view kAllowed =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
-  constexpr std::size_t kLongest = 32;
-  if (value.empty() || value.size() > kLongest ||
+  constexpr std::size_t kMaxLength = 32;
+  if (value.empty() || value.size() > kMaxLength ||
       value.find_first_not_of(kAllowed) != std::string_view::npos) {
     return refuse("takes 1 to 32 letters, digits, dots, dashes and underscores");
   }
@@ -72,15 +72,15 @@ Diagnostic set_socket_mode(DiskOptions& disk, std::string_view value) {
 template <typename Entry, typename LookUp>
 std::optional<std::uint32_t> find_id(std::string_view value, std::uint32_t Entry::* id,
                                      LookUp look_up) {
-  constexpr std::size_t kRoomAtFirst = 1024;
-  constexpr std::size_t kMaxRoom = std::size_t{1} << 20;  // a group can have very many members
+  constexpr std::size_t kInitialBytes = 1024;
+  constexpr std::size_t kMaxBytes = std::size_t{1} << 20;  // a group can have very many members
   const std::string name(value);
   Entry entry{};
   Entry* found = nullptr;
-  std::vector<char> room(kRoomAtFirst);
-  while (look_up(name.c_str(), &entry, room.data(), room.size(), &found) == ERANGE &&
-         room.size() < kMaxRoom) {
-    room.resize(room.size() * 2);
+  std::vector<char> buffer(kInitialBytes);
+  while (look_up(name.c_str(), &entry, buffer.data(), buffer.size(), &found) == ERANGE &&
+         buffer.size() < kMaxBytes) {
+    buffer.resize(buffer.size() * 2);
   }
   if (found != nullptr) return entry.*id;
   const auto number = parse_number<std::uint32_t>(value);
@@ -117,9 +117,9 @@ Diagnostic set_serial(DiskOptions& disk, std::string_view value) {
 }
 
 Diagnostic set_bounce_limit(DiskOptions& disk, std::string_view value) {
-  constexpr std::uint64_t kLeast = 64 << 10;
+  constexpr std::uint64_t kMin = 64 << 10;
   auto set = set_size(disk.bounce_limit, value, "takes a size such as 8M");
-  if (set && disk.bounce_limit.raw() < kLeast) return refuse("takes at least 64k");
+  if (set && disk.bounce_limit.raw() < kMin) return refuse("takes at least 64k");
   return set;
 }
 
@@ -271,7 +271,7 @@ constexpr std::array kSettings = {
 };
 
 /// Takes the text up to the next comma that is not doubled.
-std::string take_field(std::string_view& text) {
+std::string consume_field(std::string_view& text) {
   std::string field;
   while (!text.empty()) {
     const char first = text.front();
@@ -299,7 +299,7 @@ std::string_view find_protocol(std::string_view image) {
 /// Mode and owner are those of a socket that we make.
 void check_socket_access(const DiskOptions& disk, Diagnostics& diagnostics) {
   if (!disk.socket_fd) return;
-  for (const auto& [name, value] : disk.said) {
+  for (const auto& [name, value] : disk.as_given) {
     if (name != "socket-mode" && name != "socket-owner" && name != "socket-group") continue;
     diagnostics.add(
         disk.origin_of(name),
@@ -329,7 +329,7 @@ Diagnostic set_disk_option(DiskOptions& disk, std::string_view name, std::string
   }
   auto set = setting->set(disk, value);
   if (!set) return refuse(describe_refusal(name, set.error(), value));
-  disk.said.emplace_back(name, value);
+  disk.as_given.emplace_back(name, value);
   return {};
 }
 
@@ -343,7 +343,7 @@ DiskOptions parse_disk(std::string_view text, std::string origin, Diagnostics& d
   DiskOptions disk;
   disk.origin = std::move(origin);
   while (!text.empty()) {
-    const std::string field = take_field(text);
+    const std::string field = consume_field(text);
     const auto equals = std::string_view(field).find('=');
     const std::string_view name = std::string_view(field).substr(0, equals);
     const auto setting = std::ranges::find(kSettings, name, &DiskSetting::name);
@@ -363,34 +363,32 @@ DiskOptions parse_disk(std::string_view text, std::string origin, Diagnostics& d
 void check_disk(const DiskOptions& disk, Diagnostics& diagnostics) {
   // On the command line settings are options.
   const std::string_view dashes = disk.origin.empty() ? "--" : "";
-  const auto complain_of = [&](std::string_view setting, std::string_view text) {
+  const auto add = [&](std::string_view setting, std::string_view text) {
     diagnostics.add(disk.origin_of(setting), text);
   };
   if (!disk.socket_path.empty() && disk.socket_fd) {
-    complain_of("fd", fmt::format("{0}fd and {0}socket-path are both given, and a disk has one "
-                                  "socket: leave one of the two out",
-                                  dashes));
+    add("fd", fmt::format("{0}fd and {0}socket-path are both given, and a disk has one "
+                          "socket: leave one of the two out",
+                          dashes));
   }
   check_socket_access(disk, diagnostics);
   if (disk.socket_path.empty() && !disk.socket_fd) {
-    complain_of(
-        "socket-path",
+    add("socket-path",
         fmt::format("socket-path or fd is needed: add {0}socket-path PATH, where front-ends "
                     "connect, or {0}fd N",
                     dashes));
   }
   if (disk.image.empty()) {
-    complain_of("blk-file",
-                fmt::format("blk-file is needed: add {}blk-file PATH, an image file or a block "
-                            "device",
-                            dashes));
+    add("blk-file", fmt::format("blk-file is needed: add {}blk-file PATH, an image file or a block "
+                                "device",
+                                dashes));
     return;
   }
   if (const auto protocol = find_protocol(disk.image); !protocol.empty()) {
-    complain_of("blk-file",
-                fmt::format("{}: {} images are not supported by this version: serve a file or a "
-                            "block device (a file of that name is reached as ./{})",
-                            disk.image, protocol, disk.image));
+    add("blk-file",
+        fmt::format("{}: {} images are not supported by this version: serve a file or a "
+                    "block device (a file of that name is reached as ./{})",
+                    disk.image, protocol, disk.image));
   }
 }
 

@@ -50,7 +50,7 @@ struct DiskOptions {
   blk::OnError on_error = blk::OnError::kReport;
   disk::ClaimMode claim_mode = disk::ClaimMode::kWhileOpen;
   /// All of that in words, as set_disk_option() took them.
-  std::vector<std::pair<std::string, std::string>> said;
+  std::vector<std::pair<std::string, std::string>> as_given;
 
   /// Where that was said: "--disk 2", "/etc/guestio.toml:12", or empty for the options of the
   /// command line; and where single settings were, if that is known more closely.

@@ -38,24 +38,26 @@ EarlyExit usage_error(const Diagnostics& diagnostics) {
 }
 
 /// What was said, before it is put together.
-struct Words {
+struct CommandLine {
   using Setting = std::pair<std::string, std::string>;
-  std::vector<Setting> of_one_disk;
-  std::vector<Setting> of_process;  ///< win over the file
-  std::vector<std::string> disks;   ///< one text for each --disk
+  std::vector<Setting> disk_values;
+  std::vector<Setting> process_values;  ///< win over the file
+  std::vector<std::string> disks;       ///< one text for each --disk
   std::string config_path;
   std::vector<std::string> ask;
   std::string takeover;
-  bool wants_capabilities = false;
+  bool prints_capabilities = false;
   std::vector<std::string> unexpected;  ///< what is no option, and what follows it
 };
 
 template <typename Setting>
 void add_settings(CLI::App& app, std::span<const Setting> settings,
-                  std::vector<Words::Setting>& words) {
+                  std::vector<CommandLine::Setting>& command_line) {
   for (const Setting& setting : settings) {
     const std::string name = setting.name;
-    const auto add = [&words, name](const std::string& value) { words.emplace_back(name, value); };
+    const auto add = [&command_line, name](const std::string& value) {
+      command_line.emplace_back(name, value);
+    };
     if (setting.is_switch) {
       app.add_flag_callback("--" + name, [add] { add("on"); }, setting.help);
     } else {
@@ -64,42 +66,43 @@ void add_settings(CLI::App& app, std::span<const Setting> settings,
   }
 }
 
-void add_other_options(CLI::App& app, Words& words) {
-  app.add_option("--disk", words.disks,
+void add_other_options(CLI::App& app, CommandLine& command_line) {
+  app.add_option("--disk", command_line.disks,
                  "one of several disks: the options above without their dashes, as in "
                  "socket-path=PATH,blk-file=IMAGE,read-only=on; once for each disk")
       ->type_name("KEY=VALUE,...")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->expected(1)
       ->allow_extra_args(false);
-  app.add_option("--config", words.config_path,
+  app.add_option("--config", command_line.config_path,
                  "file in TOML with a [[disk]] for each disk and, above them, the options below, "
                  "from --threads to --verbose, without their dashes")
       ->type_name("PATH");
-  add_settings(app, process_settings(), words.of_process);
-  app.add_option("--takeover", words.takeover,
+  add_settings(app, process_settings(), command_line.process_values);
+  app.add_option("--takeover", command_line.takeover,
                  "take the place of the process whose --control is this path, without an "
                  "interruption for its guests: its disks, sockets, front-ends and options; only "
                  "--threads, --cpus, --poll, --poll-max-us, --sqpoll, --sqpoll-cpus and --verbose "
                  "go with it, and win over what that process was told")
       ->type_name("PATH");
-  app.add_option("--ask", words.ask,
+  app.add_option("--ask", command_line.ask,
                  "does not serve, but sends a command to the process whose --control is PATH and "
                  "prints the answer; the command help lists them")
       ->option_text("PATH COMMAND [DISK]")
       ->expected(2, 3);
-  app.add_flag("--print-capabilities", words.wants_capabilities,
+  app.add_flag("--print-capabilities", command_line.prints_capabilities,
                "print what this backend can do as JSON and exit");
 }
 
 /// What is no option, each with the one that may have been meant.
-void check_unexpected(const CLI::App& app, const Words& words, Diagnostics& diagnostics) {
+void check_unexpected(const CLI::App& app, const CommandLine& command_line,
+                      Diagnostics& diagnostics) {
   std::vector<std::string> names;
   for (const CLI::Option* const option : app.get_options()) {
     for (const std::string& name : option->get_lnames()) names.push_back(name);
   }
   bool follows_option = false;
-  for (const std::string& word : words.unexpected) {
+  for (const std::string& word : command_line.unexpected) {
     const bool is_option = word.starts_with('-') && word != "-" && word != "--";
     if (is_option) {
       const std::string typed = word.substr(0, word.find('='));
@@ -113,10 +116,10 @@ void check_unexpected(const CLI::App& app, const Words& words, Diagnostics& diag
   }
 }
 
-void read_one_disk(const Words& words, Options& options, Diagnostics& diagnostics) {
-  if (words.of_one_disk.empty()) return;
-  if (!options.disks.empty() || !words.config_path.empty() || !words.disks.empty()) {
-    for (const auto& [name, value] : words.of_one_disk) {
+void read_one_disk(const CommandLine& command_line, Options& options, Diagnostics& diagnostics) {
+  if (command_line.disk_values.empty()) return;
+  if (!options.disks.empty() || !command_line.config_path.empty() || !command_line.disks.empty()) {
+    for (const auto& [name, value] : command_line.disk_values) {
       diagnostics.add("--" + name,
                       "is about one disk, and there are --disk or --config: it belongs into "
                       "--disk, or under [[disk]]");
@@ -124,16 +127,17 @@ void read_one_disk(const Words& words, Options& options, Diagnostics& diagnostic
     return;
   }
   DiskOptions disk;
-  for (const auto& [name, value] : words.of_one_disk) {
+  for (const auto& [name, value] : command_line.disk_values) {
     if (auto set = set_disk_option(disk, name, value); !set) diagnostics.add("--" + set.error());
   }
   options.disks.push_back(std::move(disk));
 }
 
 /// Of the file, then of the command line.
-void read_process_options(const Words& words, Options& options, Diagnostics& diagnostics) {
-  for (const auto& [name, value] : words.of_process) {
-    if (auto set = set_process_option(options.said, name, value); !set) {
+void read_process_options(const CommandLine& command_line, Options& options,
+                          Diagnostics& diagnostics) {
+  for (const auto& [name, value] : command_line.process_values) {
+    if (auto set = set_process_option(options.as_given, name, value); !set) {
       diagnostics.add("--" + set.error());
     }
   }
@@ -145,42 +149,43 @@ void name_disks(std::vector<DiskOptions>& disks) {
   }
 }
 
-void read_disks(const Words& words, Options& options, Diagnostics& diagnostics) {
-  if (!words.config_path.empty()) {
-    ConfigFile file = read_config_file(words.config_path, diagnostics);
+void read_disks(const CommandLine& command_line, Options& options, Diagnostics& diagnostics) {
+  if (!command_line.config_path.empty()) {
+    ConfigFile file = read_config_file(command_line.config_path, diagnostics);
     options.disks = std::move(file.disks);
-    options.said = std::move(file.process);
+    options.as_given = std::move(file.process);
   }
-  for (std::size_t i = 0; i < words.disks.size(); ++i) {
+  for (std::size_t i = 0; i < command_line.disks.size(); ++i) {
     options.disks.push_back(
-        parse_disk(words.disks[i], fmt::format("--disk {}", i + 1), diagnostics));
+        parse_disk(command_line.disks[i], fmt::format("--disk {}", i + 1), diagnostics));
   }
-  read_one_disk(words, options, diagnostics);
+  read_one_disk(command_line, options, diagnostics);
   if (options.disks.empty() && diagnostics.empty()) {
     diagnostics.add(
-        words.config_path.empty() ? "no disk to serve" : words.config_path + ": no disk",
+        command_line.config_path.empty() ? "no disk to serve"
+                                         : command_line.config_path + ": no disk",
         "add --socket-path PATH and --blk-file PATH, or --disk, or a --config file with "
         "a [[disk]] for each disk that has socket-path and blk-file");
   }
   // What is missing may be what was mistyped.
-  if (words.unexpected.empty()) {
+  if (command_line.unexpected.empty()) {
     for (const DiskOptions& disk : options.disks) check_disk(disk, diagnostics);
   }
   name_disks(options.disks);
 }
 
 /// What --takeover leaves no room for, because it comes from the other process.
-void check_takeover(const Words& words, Diagnostics& diagnostics) {
-  const auto complain = [&](std::string_view option) {
+void check_takeover(const CommandLine& command_line, Diagnostics& diagnostics) {
+  const auto reject = [&](std::string_view option) {
     diagnostics.add(fmt::format("--{}", option),
                     "does not go with --takeover, which brings disks and control socket of the "
                     "process whose place is taken: leave it out");
   };
-  for (const auto& [name, value] : words.of_one_disk) complain(name);
-  if (!words.disks.empty()) complain("disk");
-  if (!words.config_path.empty()) complain("config");
-  for (const auto& [name, value] : words.of_process) {
-    if (name == "control" || name == "strict") complain(name);
+  for (const auto& [name, value] : command_line.disk_values) reject(name);
+  if (!command_line.disks.empty()) reject("disk");
+  if (!command_line.config_path.empty()) reject("config");
+  for (const auto& [name, value] : command_line.process_values) {
+    if (name == "control" || name == "strict") reject(name);
   }
 }
 
@@ -191,7 +196,7 @@ bool share_an_image(const DiskOptions& a, const DiskOptions& b) {
 }
 
 /// Whose a setting is that two disks must not share.
-std::string describe_other(const DiskOptions& disk, std::string_view setting) {
+std::string describe_owner(const DiskOptions& disk, std::string_view setting) {
   return fmt::format("also that of disk {} ({})", disk.name, disk.origin_of(setting));
 }
 
@@ -209,15 +214,15 @@ void check_pair(const DiskOptions& one, const DiskOptions& other, bool is_takeov
   if (is_comparable && one.place() == other.place()) {
     diagnostics.add(other.origin_of(socket),
                     fmt::format("{} of disk {} is {}: give each its own", other.place(), other.name,
-                                describe_other(one, socket)));
+                                describe_owner(one, socket)));
   }
   if (share_an_image(one, other)) {
     diagnostics.add(other.origin_of("blk-file"), describe_shared_image(one, other));
   }
 }
 
-void check_together(const std::vector<DiskOptions>& disks, const std::string& control,
-                    bool is_takeover, Diagnostics& diagnostics) {
+void check_conflicts(const std::vector<DiskOptions>& disks, const std::string& control,
+                     bool is_takeover, Diagnostics& diagnostics) {
   if (disks.size() > kMaxDisks) {
     diagnostics.add(fmt::format("{} disks: a process serves at most {}, start another one",
                                 disks.size(), kMaxDisks));
@@ -243,37 +248,39 @@ std::size_t count_processors(const std::vector<int>& pinned_to) {
   return allowed != 0 ? allowed : std::max<std::size_t>(std::thread::hardware_concurrency(), 1);
 }
 
-void read_threads(const ProcessOptions& said, Options& options) {
+void read_threads(const ProcessOptions& as_given, Options& options) {
   const auto queues =
       std::accumulate(options.disks.begin(), options.disks.end(), std::size_t{0},
                       [](std::size_t sum, const DiskOptions& disk) { return sum + disk.queues; });
-  options.cpus = said.cpus.value_or(std::vector<int>());
+  options.cpus = as_given.cpus.value_or(std::vector<int>());
   // Queues that would share a processor share a thread: it looks at both at once, and neither waits
   // for the other's turn.
   options.threads =
-      said.threads.value_or(std::min({queues, count_processors(options.cpus), kMaxThreads}));
-  options.has_submission_threads = said.has_submission_threads;
-  options.submission_cpus = said.submission_cpus.value_or(std::vector<int>());
-  const std::string poll = said.poll.value_or("adaptive");
+      as_given.threads.value_or(std::min({queues, count_processors(options.cpus), kMaxThreads}));
+  options.has_submission_threads = as_given.has_submission_threads;
+  options.submission_cpus = as_given.submission_cpus.value_or(std::vector<int>());
+  const std::string poll = as_given.poll.value_or("adaptive");
   const auto usual =
       std::chrono::duration_cast<std::chrono::microseconds>(options.polling.max_window);
-  const std::uint32_t most = said.poll_max_us.value_or(static_cast<std::uint32_t>(usual.count()));
+  const std::uint32_t most =
+      as_given.poll_max_us.value_or(static_cast<std::uint32_t>(usual.count()));
   options.polling = to_policy(poll, most);
 }
 
-std::expected<Options, EarlyExit> put_together(const CLI::App& app, const Words& words) {
+std::expected<Options, EarlyExit> build_options(const CLI::App& app,
+                                                const CommandLine& command_line) {
   Options options;
   Diagnostics diagnostics;
-  check_unexpected(app, words, diagnostics);
-  if (!words.takeover.empty()) {
-    check_takeover(words, diagnostics);
-    read_process_options(words, options, diagnostics);
-    options.takeover = words.takeover;
-    options.is_verbose = options.said.is_verbose;
+  check_unexpected(app, command_line, diagnostics);
+  if (!command_line.takeover.empty()) {
+    check_takeover(command_line, diagnostics);
+    read_process_options(command_line, options, diagnostics);
+    options.takeover = command_line.takeover;
+    options.is_verbose = options.as_given.is_verbose;
   } else {
-    read_disks(words, options, diagnostics);
-    read_process_options(words, options, diagnostics);
-    complete(options, diagnostics);
+    read_disks(command_line, options, diagnostics);
+    read_process_options(command_line, options, diagnostics);
+    resolve_options(options, diagnostics);
   }
   if (!diagnostics.empty()) return std::unexpected(usage_error(diagnostics));
   return options;
@@ -290,17 +297,17 @@ std::string describe_shared_image(const DiskOptions& one, const DiskOptions& oth
                      what, one.origin_of("blk-file"));
 }
 
-void complete(Options& options, Diagnostics& diagnostics) {
-  const ProcessOptions& said = options.said;
-  check_together(options.disks, said.control_path, !options.takeover.empty(), diagnostics);
-  read_threads(said, options);
-  options.control_path = said.control_path;
-  options.is_strict = said.is_strict;
-  options.is_verbose = said.is_verbose;
+void resolve_options(Options& options, Diagnostics& diagnostics) {
+  const ProcessOptions& as_given = options.as_given;
+  check_conflicts(options.disks, as_given.control_path, !options.takeover.empty(), diagnostics);
+  read_threads(as_given, options);
+  options.control_path = as_given.control_path;
+  options.is_strict = as_given.is_strict;
+  options.is_verbose = as_given.is_verbose;
 }
 
 std::expected<Options, EarlyExit> parse_options(int argc, const char* const* argv) {
-  Words words;
+  CommandLine command_line;
   CLI::App app(
       "Serves disk images to virtual machines as vhost-user-blk devices.\n"
       "Runs in the foreground until SIGTERM or SIGINT; the front-ends (QEMU, libvirt, "
@@ -311,8 +318,8 @@ std::expected<Options, EarlyExit> parse_options(int argc, const char* const* arg
       "guestio-blk");
   app.set_version_flag("--version", std::string("guestio-blk ") + kVersion);
   app.allow_extras();
-  add_settings(app, disk_settings(), words.of_one_disk);
-  add_other_options(app, words);
+  add_settings(app, disk_settings(), command_line.disk_values);
+  add_other_options(app, command_line);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
@@ -324,14 +331,14 @@ std::expected<Options, EarlyExit> parse_options(int argc, const char* const* arg
     diagnostics.add(fmt::format("{} (--help shows the options)", error.what()));
     return std::unexpected(usage_error(diagnostics));
   }
-  words.unexpected = app.remaining();
-  if (words.wants_capabilities) return std::unexpected(EarlyExit{capabilities(), 0});
-  if (!words.ask.empty() && words.unexpected.empty()) {
+  command_line.unexpected = app.remaining();
+  if (command_line.prints_capabilities) return std::unexpected(EarlyExit{capabilities(), 0});
+  if (!command_line.ask.empty() && command_line.unexpected.empty()) {
     Options options;
-    options.ask = std::move(words.ask);
+    options.ask = std::move(command_line.ask);
     return options;
   }
-  return put_together(app, words);
+  return build_options(app, command_line);
 }
 
 }  // namespace guestio::app

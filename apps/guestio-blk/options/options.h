@@ -27,9 +27,9 @@ struct Options {
   std::string takeover;          ///< control socket of the process whose place to take, or empty
   bool is_verbose = false;
   /// When the program began.
-  std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point started_at = std::chrono::steady_clock::now();
   bool is_strict = false;
-  ProcessOptions said;  ///< all of that but the disks, in words
+  ProcessOptions as_given;  ///< all of that but the disks, in words
 };
 
 /// Why the program ends before it serves: text for standard output or error, and exit status.
@@ -43,7 +43,7 @@ inline constexpr int kExitUsage = 2;
 inline constexpr std::size_t kMaxDisks = 256;
 
 /// Puts together what `options.said` says and the disks, which are named.
-void complete(Options& options, Diagnostics& diagnostics);
+void resolve_options(Options& options, Diagnostics& diagnostics);
 
 /// How two disks share an image that one of them writes to.
 std::string describe_shared_image(const DiskOptions& one, const DiskOptions& other);

@@ -16,13 +16,11 @@ namespace guestio::app {
 namespace {
 
 template <typename Number>
-Diagnostic set_number(std::optional<Number>& to, std::string_view value, Number least,
-                      Number most) {
+Diagnostic set_number(std::optional<Number>& to, std::string_view value, Number min, Number max) {
   Number number{};
   const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
-  if (error != std::errc() || end != value.data() + value.size() || number < least ||
-      number > most) {
-    return refuse(fmt::format("takes {} to {}", least, most));
+  if (error != std::errc() || end != value.data() + value.size() || number < min || number > max) {
+    return refuse(fmt::format("takes {} to {}", min, max));
   }
   to = number;
   return {};

@@ -14,74 +14,74 @@ const Json kEmptyList = Json::array();
 
 }  // namespace
 
-Fields::Fields(const Json& object, const char* what, std::span<UniqueFd> descriptors,
-               std::string& complaint)
-    : object_(object), what_(what), descriptors_(descriptors), complaint_(complaint) {
-  if (!object.is_object() && complaint_.empty()) complaint_ = fmt::format("{} is no object", what_);
+JsonFields::JsonFields(const Json& object, const char* what, std::span<UniqueFd> descriptors,
+                       std::string& error)
+    : object_(object), what_(what), descriptors_(descriptors), error_(error) {
+  if (!object.is_object() && error_.empty()) error_ = fmt::format("{} is no object", what_);
 }
 
-void Fields::complain(const char* key) {
-  if (complaint_.empty()) complaint_ = fmt::format("{}: {} makes no sense", what_, key);
+void JsonFields::reject(const char* key) {
+  if (error_.empty()) error_ = fmt::format("{}: {} makes no sense", what_, key);
 }
 
-const Json& Fields::find(const char* key) {
+const Json& JsonFields::find(const char* key) {
   const auto found = object_.is_object() ? object_.find(key) : object_.end();
   if (object_.is_object() && found != object_.end()) return *found;
-  complain(key);
+  reject(key);
   return kNull;
 }
 
-std::uint64_t Fields::number_up_to(const char* key, std::uint64_t most) {
+std::uint64_t JsonFields::number_up_to(const char* key, std::uint64_t max) {
   const Json& value = find(key);
-  if (value.is_number_unsigned() && value.get<std::uint64_t>() <= most) {
+  if (value.is_number_unsigned() && value.get<std::uint64_t>() <= max) {
     return value.get<std::uint64_t>();
   }
-  complain(key);
+  reject(key);
   return 0;
 }
 
-bool Fields::flag(const char* key) {
+bool JsonFields::flag(const char* key) {
   const Json& value = find(key);
   if (value.is_boolean()) return value.get<bool>();
-  complain(key);
+  reject(key);
   return false;
 }
 
-std::string Fields::text(const char* key) {
+std::string JsonFields::text(const char* key) {
   const Json& value = find(key);
   if (value.is_string()) return value.get<std::string>();
-  complain(key);
+  reject(key);
   return {};
 }
 
-UniqueFd Fields::descriptor(const char* key) {
+UniqueFd JsonFields::descriptor(const char* key) {
   const Json& value = find(key);
   if (value.is_null()) return {};
   const bool is_there = value.is_number_unsigned() &&
                         value.get<std::uint64_t>() < descriptors_.size() &&
                         descriptors_[value.get<std::size_t>()];
   if (is_there) return std::move(descriptors_[value.get<std::size_t>()]);
-  complain(key);
+  reject(key);
   return {};
 }
 
-UniqueFd Fields::needed_descriptor(const char* key) {
+UniqueFd JsonFields::required_descriptor(const char* key) {
   UniqueFd taken = descriptor(key);
-  if (!taken) complain(key);
+  if (!taken) reject(key);
   return taken;
 }
 
-const Json& Fields::list(const char* key, std::size_t most) {
+const Json& JsonFields::list(const char* key, std::size_t max) {
   const Json& value = find(key);
-  if (value.is_array() && value.size() <= most) return value;
-  complain(key);
+  if (value.is_array() && value.size() <= max) return value;
+  reject(key);
   return kEmptyList;
 }
 
-const Json* Fields::part(const char* key) {
+const Json* JsonFields::object_or_null(const char* key) {
   const Json& value = find(key);
   if (value.is_object()) return &value;
-  if (!value.is_null()) complain(key);
+  if (!value.is_null()) reject(key);
   return nullptr;
 }
 

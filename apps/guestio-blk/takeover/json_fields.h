@@ -19,31 +19,31 @@ namespace guestio::app {
 ///     ring.size = fields.number<std::uint32_t>("size");
 ///     ...
 ///     if (!complaint.empty()) return std::unexpected(complaint);
-class Fields {
+class JsonFields {
  public:
   /// Every descriptor may be taken once. `object` may be anything.
-  Fields(const nlohmann::json& object, const char* what, std::span<UniqueFd> descriptors,
-         std::string& complaint);
+  JsonFields(const nlohmann::json& object, const char* what, std::span<UniqueFd> descriptors,
+             std::string& error);
 
   template <typename Number>
   Number number(const char* key) {
     return static_cast<Number>(number_up_to(key, std::numeric_limits<Number>::max()));
   }
-  std::uint64_t number_up_to(const char* key, std::uint64_t most);
+  std::uint64_t number_up_to(const char* key, std::uint64_t max);
   bool flag(const char* key);
   std::string text(const char* key);
   /// Null is none.
   UniqueFd descriptor(const char* key);
   /// The same where there has to be one.
-  UniqueFd needed_descriptor(const char* key);
+  UniqueFd required_descriptor(const char* key);
   /// An empty one when there is none, or more than `most`.
-  const nlohmann::json& list(const char* key, std::size_t most);
+  const nlohmann::json& list(const char* key, std::size_t max);
   /// An object, or nullptr for null.
-  const nlohmann::json* part(const char* key);
-  [[nodiscard]] Fields inside(const nlohmann::json& object, const char* what) const {
-    return Fields(object, what, descriptors_, complaint_);
+  const nlohmann::json* object_or_null(const char* key);
+  [[nodiscard]] JsonFields nested(const nlohmann::json& object, const char* what) const {
+    return JsonFields(object, what, descriptors_, error_);
   }
-  void complain(const char* key);
+  void reject(const char* key);
 
  private:
   const nlohmann::json& find(const char* key);
@@ -51,7 +51,7 @@ class Fields {
   const nlohmann::json& object_;
   const char* what_;
   std::span<UniqueFd> descriptors_;
-  std::string& complaint_;
+  std::string& error_;
 };
 
 }  // namespace guestio::app

@@ -18,11 +18,11 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::size_t kMaxAtOnce = 253;  // SCM_MAX_FD of the kernel
+constexpr std::size_t kMaxDescriptorsPerCall = 253;  // SCM_MAX_FD of the kernel
 
 /// Room for the control message of as many descriptors as one call takes.
 struct alignas(cmsghdr) RightsBuffer {
-  std::array<std::byte, CMSG_SPACE(sizeof(int) * kMaxAtOnce)> bytes{};
+  std::array<std::byte, CMSG_SPACE(sizeof(int) * kMaxDescriptorsPerCall)> bytes{};
 };
 
 bool is_gone(int error_number) noexcept {
@@ -30,10 +30,10 @@ bool is_gone(int error_number) noexcept {
 }
 
 /// Waits until `events` hold. Errors: host with ETIMEDOUT.
-Result<> wait_for(int socket, short events, TakeoverMessageDeadline deadline) {
+Result<> wait_for(int socket, short events, MessageDeadline deadline) {
   while (true) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(
-        deadline - TakeoverMessageDeadline::clock::now());
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline - MessageDeadline::clock::now());
     pollfd poller{.fd = socket, .events = events, .revents = 0};
     const auto limit = std::clamp<std::int64_t>(left.count(), 0, 3'600'000);
     const int ready = ::poll(&poller, 1, static_cast<int>(limit));
@@ -59,21 +59,22 @@ TakeoverMessageWriter::TakeoverMessageWriter(TakeoverMessage message)
 
 Result<bool> TakeoverMessageWriter::send_some(int socket) {
   while (sent_ < line_.size()) {
-    const std::size_t descriptors = std::min(descriptors_.size() - passed_, kMaxAtOnce);
-    const bool is_last = passed_ + descriptors == descriptors_.size();
+    const std::size_t descriptors =
+        std::min(descriptors_.size() - sent_descriptors_, kMaxDescriptorsPerCall);
+    const bool is_last = sent_descriptors_ + descriptors == descriptors_.size();
     // The line is longer than there are descriptors: each has its place in it.
-    const auto sent = send_piece(socket, is_last ? line_.size() - sent_ : 1, descriptors);
+    const auto sent = send_segment(socket, is_last ? line_.size() - sent_ : 1, descriptors);
     if (!sent) return fail(sent.error());
     if (*sent == 0) return false;
     sent_ += static_cast<std::size_t>(*sent);
-    passed_ += descriptors;
+    sent_descriptors_ += descriptors;
   }
   return true;
 }
 
 /// Returns 0 when the socket takes nothing now.
-Result<ssize_t> TakeoverMessageWriter::send_piece(int socket, std::size_t bytes,
-                                                  std::size_t descriptors) {
+Result<ssize_t> TakeoverMessageWriter::send_segment(int socket, std::size_t bytes,
+                                                    std::size_t descriptors) {
   iovec part{line_.data() + sent_, bytes};
   msghdr message{};
   message.msg_iov = &part;
@@ -87,7 +88,7 @@ Result<ssize_t> TakeoverMessageWriter::send_piece(int socket, std::size_t bytes,
     rights->cmsg_type = SCM_RIGHTS;
     rights->cmsg_len = CMSG_LEN(sizeof(int) * descriptors);
     for (std::size_t i = 0; i < descriptors; ++i) {
-      const int fd = descriptors_[passed_ + i].get();
+      const int fd = descriptors_[sent_descriptors_ + i].get();
       std::memcpy(CMSG_DATA(rights) + i * sizeof fd, &fd, sizeof fd);
     }
   }
@@ -117,20 +118,20 @@ Result<std::optional<TakeoverMessage>> TakeoverMessageReader::receive_some(int s
       return fail(ErrorKind::kClosed, "hear from the other process");
     }
     if (got < 0) return fail_host("hear from the other process");
-    if (auto collected = collect(message); !collected) return fail(collected.error());
+    if (auto collected = collect_descriptors(message); !collected) return fail(collected.error());
     line_.append(bytes.data(), static_cast<std::size_t>(got));
     if (line_.ends_with('\n')) {
-      auto message = open();
+      auto message = parse_line();
       if (!message) return fail(message.error());
       return std::move(*message);
     }
-    if (line_.size() > kLongestParcel) {
+    if (line_.size() > kMaxMessageBytes) {
       return fail(Error::peer_fault("length of a line", line_.size()));
     }
   }
 }
 
-Result<> TakeoverMessageReader::collect(msghdr& received) {
+Result<> TakeoverMessageReader::collect_descriptors(msghdr& received) {
   for (cmsghdr* header = CMSG_FIRSTHDR(&received); header != nullptr;
        header = CMSG_NXTHDR(&received, header)) {
     if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
@@ -141,7 +142,7 @@ Result<> TakeoverMessageReader::collect(msghdr& received) {
       descriptors_.emplace_back(fd);
     }
   }
-  if (descriptors_.size() > kMaxParcelDescriptors) {
+  if (descriptors_.size() > kMaxMessageDescriptors) {
     return fail(Error::peer_fault("number of descriptors", descriptors_.size()));
   }
   if ((received.msg_flags & MSG_CTRUNC) != 0) return fail(vhost::why_cut_off());
@@ -149,7 +150,7 @@ Result<> TakeoverMessageReader::collect(msghdr& received) {
 }
 
 /// Each side waits for the other's line before it says its next: one line is all there is.
-Result<TakeoverMessage> TakeoverMessageReader::open() {
+Result<TakeoverMessage> TakeoverMessageReader::parse_line() {
   TakeoverMessage message{Json::parse(line_, nullptr, false), std::move(descriptors_)};
   line_.clear();
   descriptors_.clear();
@@ -166,7 +167,7 @@ Result<TakeoverMessage> TakeoverMessageReader::open() {
   return message;
 }
 
-Result<> send_message(int socket, TakeoverMessage message, TakeoverMessageDeadline deadline) {
+Result<> send_message(int socket, TakeoverMessage message, MessageDeadline deadline) {
   TakeoverMessageWriter sender(std::move(message));
   while (true) {
     const auto done = sender.send_some(socket);
@@ -176,7 +177,7 @@ Result<> send_message(int socket, TakeoverMessage message, TakeoverMessageDeadli
   }
 }
 
-Result<TakeoverMessage> receive_message(int socket, TakeoverMessageDeadline deadline) {
+Result<TakeoverMessage> receive_message(int socket, MessageDeadline deadline) {
   TakeoverMessageReader receiver;
   while (true) {
     auto message = receiver.receive_some(socket);

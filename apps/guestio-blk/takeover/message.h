@@ -28,8 +28,8 @@ struct TakeoverMessage {
   nlohmann::json add(UniqueFd descriptor);
 };
 
-inline constexpr std::size_t kLongestParcel = std::size_t{32} << 20;
-inline constexpr std::size_t kMaxParcelDescriptors = 65536;
+inline constexpr std::size_t kMaxMessageBytes = std::size_t{32} << 20;
+inline constexpr std::size_t kMaxMessageDescriptors = 65536;
 
 /// A parcel on its way out.
 class TakeoverMessageWriter {
@@ -39,12 +39,12 @@ class TakeoverMessageWriter {
   Result<bool> send_some(int socket);
 
  private:
-  Result<ssize_t> send_piece(int socket, std::size_t bytes, std::size_t descriptors);
+  Result<ssize_t> send_segment(int socket, std::size_t bytes, std::size_t descriptors);
 
   std::string line_;
   std::vector<UniqueFd> descriptors_;
   std::size_t sent_ = 0;
-  std::size_t passed_ = 0;  // descriptors
+  std::size_t sent_descriptors_ = 0;  // descriptors
 };
 
 /// A parcel on its way in. After a whole one it is ready for the next.
@@ -55,19 +55,19 @@ class TakeoverMessageReader {
   Result<std::optional<TakeoverMessage>> receive_some(int socket);
 
  private:
-  Result<> collect(msghdr& received);
-  Result<TakeoverMessage> open();
+  Result<> collect_descriptors(msghdr& received);
+  Result<TakeoverMessage> parse_line();
 
   std::string line_;
   std::vector<UniqueFd> descriptors_;
 };
 
-using TakeoverMessageDeadline = std::chrono::steady_clock::time_point;
+using MessageDeadline = std::chrono::steady_clock::time_point;
 
 // For a thread that may wait. Errors also: host with ETIMEDOUT.
 
-Result<> send_message(int socket, TakeoverMessage message, TakeoverMessageDeadline deadline);
-Result<TakeoverMessage> receive_message(int socket, TakeoverMessageDeadline deadline);
+Result<> send_message(int socket, TakeoverMessage message, MessageDeadline deadline);
+Result<TakeoverMessage> receive_message(int socket, MessageDeadline deadline);
 
 // For a loop that others share. Errors also: cancelled, when `limit` is stopped.
 

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "control/ask.h"
+#include "control/client.h"
 #include "guestio/base/log.h"
 #include "guestio/base/version.h"
 #include "guestio/task/scope.h"
@@ -25,48 +25,48 @@ using std::chrono::seconds;
 using Outcome = std::expected<void, std::string>;
 
 // Longer than the other one takes to give up, so that there is never nobody.
-constexpr seconds kAnswerAwaited(10);
-constexpr seconds kPauseAwaited(30);
+constexpr seconds kSenderReplyTimeout(10);
+constexpr seconds kSenderQuiesceTimeout(30);
 
-std::unexpected<std::string> give_up(const std::string& text) { return std::unexpected(text); }
+std::unexpected<std::string> fail_with(const std::string& text) { return std::unexpected(text); }
 
 /// A plain value, checked as the setting of that name is.
-void read_setting(Fields& fields, const Json& options, const char* key, const char* setting,
-                  ProcessOptions& said) {
+void read_setting(JsonFields& fields, const Json& options, const char* key, const char* setting,
+                  ProcessOptions& as_given) {
   const Json value = options.value(key, Json());
   if (value.is_null()) return;
   const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
-  if (!set_process_option(said, setting, text)) fields.complain(key);
+  if (!set_process_option(as_given, setting, text)) fields.reject(key);
 }
 
-void read_cpus(Fields& fields, const Json& options, const char* key,
+void read_cpus(JsonFields& fields, const Json& options, const char* key,
                std::optional<std::vector<int>>& to) {
   if (to || !options.contains(key) || options[key].is_null()) return;
   to.emplace();
   for (const Json& cpu : fields.list(key, 4096)) {
     if (!cpu.is_number_unsigned() || cpu.get<std::uint64_t>() > 65535)
-      fields.complain(key);
+      fields.reject(key);
     else
       to->push_back(cpu.get<int>());
   }
 }
 
 /// Where the command line says nothing, the other process's word holds.
-void read_options(Fields fields, const Json& options, ProcessOptions& said) {
-  if (!options.is_object()) return fields.complain("options");
-  if (!said.threads) read_setting(fields, options, "threads", "threads", said);
-  read_cpus(fields, options, "cpus", said.cpus);
-  if (!said.poll) read_setting(fields, options, "poll", "poll", said);
-  if (!said.poll_max_us) read_setting(fields, options, "poll_max_us", "poll-max-us", said);
-  said.has_submission_threads |= fields.flag("sqpoll");
-  read_cpus(fields, options, "sqpoll_cpus", said.submission_cpus);
-  said.is_verbose |= fields.flag("verbose");
+void read_options(JsonFields fields, const Json& options, ProcessOptions& as_given) {
+  if (!options.is_object()) return fields.reject("options");
+  if (!as_given.threads) read_setting(fields, options, "threads", "threads", as_given);
+  read_cpus(fields, options, "cpus", as_given.cpus);
+  if (!as_given.poll) read_setting(fields, options, "poll", "poll", as_given);
+  if (!as_given.poll_max_us) read_setting(fields, options, "poll_max_us", "poll-max-us", as_given);
+  as_given.has_submission_threads |= fields.flag("sqpoll");
+  read_cpus(fields, options, "sqpoll_cpus", as_given.submission_cpus);
+  as_given.is_verbose |= fields.flag("verbose");
 }
 
 }  // namespace
 
-TakeoverReceiver::Socket TakeoverReceiver::read_socket(Fields fields) {
-  Socket socket{fields.needed_descriptor("fd"), {}};
+TakeoverReceiver::Socket TakeoverReceiver::read_socket(JsonFields fields) {
+  Socket socket{fields.required_descriptor("fd"), {}};
   socket.place.path = fields.text("path");
   socket.place.device = fields.number<std::uint64_t>("device");
   socket.place.inode = fields.number<std::uint64_t>("inode");
@@ -74,13 +74,13 @@ TakeoverReceiver::Socket TakeoverReceiver::read_socket(Fields fields) {
   socklen_t size = sizeof is_listening;
   if (::getsockopt(socket.fd.get(), SOL_SOCKET, SO_ACCEPTCONN, &is_listening, &size) != 0 ||
       is_listening == 0) {
-    fields.complain("fd");
+    fields.reject("fd");
   }
   return socket;
 }
 
-std::expected<TakeoverReceiver, EarlyExit> TakeoverReceiver::begin(const Options& said) {
-  auto socket = connect_to_control(said.takeover);
+std::expected<TakeoverReceiver, EarlyExit> TakeoverReceiver::connect(const Options& as_given) {
+  auto socket = connect_to_control(as_given.takeover);
   if (!socket) {
     return std::unexpected(
         EarlyExit{fmt::format("{} (--takeover takes the path that the running process was given "
@@ -88,66 +88,67 @@ std::expected<TakeoverReceiver, EarlyExit> TakeoverReceiver::begin(const Options
                               socket.error().to_string()),
                   kExitUsage});
   }
-  TakeoverReceiver self(said, std::move(*socket));
-  if (auto heard = self.hear_description(); !heard) {
+  TakeoverReceiver self(as_given, std::move(*socket));
+  if (auto heard = self.receive_description(); !heard) {
     return std::unexpected(EarlyExit{heard.error(), kExitFailure});
   }
   return self;
 }
 
-Outcome TakeoverReceiver::hear_description() {
+Outcome TakeoverReceiver::receive_description() {
   const auto told = send_message(
       socket_.get(),
       {.body = {{"command", "takeover"}, {"version", kTakeoverVersion}}, .descriptors = {}},
-      Clock::now() + kAnswerAwaited);
-  if (!told) return give_up(told.error().to_string());
-  auto message = hear("disks", kAnswerAwaited);
-  if (!message) return give_up(message.error());
+      Clock::now() + kSenderReplyTimeout);
+  if (!told) return fail_with(told.error().to_string());
+  auto message = receive("disks", kSenderReplyTimeout);
+  if (!message) return fail_with(message.error());
   return read_description(std::move(*message));
 }
 
 /// What the other process says, which is a refusal unless it has `key`.
-std::expected<TakeoverMessage, std::string> TakeoverReceiver::hear(const char* key, seconds limit) {
+std::expected<TakeoverMessage, std::string> TakeoverReceiver::receive(const char* key,
+                                                                      seconds limit) {
   auto message = receive_message(socket_.get(), Clock::now() + limit);
   if (!message) {
     const bool is_gone = message.error().kind == ErrorKind::kClosed;
-    return give_up(is_gone ? "the other process has ended the conversation"
-                           : message.error().to_string());
+    return fail_with(is_gone ? "the other process has ended the conversation"
+                             : message.error().to_string());
   }
   if (message->body.contains(key)) return std::move(*message);
   const auto error = message->body.find("error");
   const bool is_told = error != message->body.end() && error->is_string();
-  return give_up(is_told ? "the other process refuses: " + error->get<std::string>()
-                         : "the other process's answer makes no sense");
+  return fail_with(is_told ? "the other process refuses: " + error->get<std::string>()
+                           : "the other process's answer makes no sense");
 }
 
-Outcome TakeoverReceiver::tell(const char* what) {
+Outcome TakeoverReceiver::send(const char* what) {
   const auto told = send_message(socket_.get(), {.body = {{what, true}}, .descriptors = {}},
-                                 Clock::now() + kAnswerAwaited);
-  if (!told) return give_up(told.error().to_string());
+                                 Clock::now() + kSenderReplyTimeout);
+  if (!told) return fail_with(told.error().to_string());
   return {};
 }
 
 Outcome TakeoverReceiver::read_description(TakeoverMessage message) {
-  std::string complaint;
-  Fields fields(message.body, "the takeover", message.descriptors, complaint);
+  std::string error;
+  JsonFields fields(message.body, "the takeover", message.descriptors, error);
   const auto version = fields.number<std::uint64_t>("version");
   if (version != kTakeoverVersion && version != kTakeoverVersionWithFailed) {
-    return give_up(fmt::format("guestio-blk {} knows takeovers of versions {} and {} only",
-                               kVersion, kTakeoverVersion, kTakeoverVersionWithFailed));
+    return fail_with(fmt::format("guestio-blk {} knows takeovers of versions {} and {} only",
+                                 kVersion, kTakeoverVersion, kTakeoverVersionWithFailed));
   }
-  other_ = fields.number<std::uint32_t>("pid");
-  if (const Json* const options = fields.part("options"); options != nullptr) {
-    read_options(fields.inside(*options, "the options"), *options, options_.said);
+  sender_pid_ = fields.number<std::uint32_t>("pid");
+  if (const Json* const options = fields.object_or_null("options"); options != nullptr) {
+    read_options(fields.nested(*options, "the options"), *options, options_.as_given);
   }
-  if (const Json* const control = fields.part("control"); control != nullptr) {
-    control_ = read_socket(fields.inside(*control, "the control socket"));
-    options_.said.control_path = control_->place.path;
+  if (const Json* const control = fields.object_or_null("control"); control != nullptr) {
+    control_ = read_socket(fields.nested(*control, "the control socket"));
+    options_.as_given.control_path = control_->place.path;
   } else {
-    fields.complain("control");
+    fields.reject("control");
   }
   const Json& disks = fields.list("disks", kMaxDisks);
-  if (!complaint.empty()) return give_up(complaint);
+  if (!error.empty()) return fail_with(error);
   for (const Json& disk : disks) {
     if (auto read = read_disk(disk, message.descriptors); !read) return read;
   }
@@ -156,17 +157,17 @@ Outcome TakeoverReceiver::read_description(TakeoverMessage message) {
     for (const Json& disk : fields.list("failed", kMaxDisks)) {
       if (auto read = read_failed(disk, message.descriptors); !read) return read;
     }
-    if (!complaint.empty()) return give_up(complaint);
+    if (!error.empty()) return fail_with(error);
   }
   Diagnostics diagnostics;
-  complete(options_, diagnostics);
-  if (!diagnostics.empty()) return give_up(diagnostics.to_line());
+  resolve_options(options_, diagnostics);
+  if (!diagnostics.empty()) return fail_with(diagnostics.to_line());
   return {};
 }
 
 namespace {
 
-std::expected<DiskOptions, std::string> read_disk_options(Fields& fields) {
+std::expected<DiskOptions, std::string> read_disk_options(JsonFields& fields) {
   DiskOptions options;
   options.origin = "a disk of the other process";
   for (const Json& setting : fields.list("settings", 1000)) {
@@ -180,28 +181,28 @@ std::expected<DiskOptions, std::string> read_disk_options(Fields& fields) {
   Diagnostics diagnostics;
   check_disk(options, diagnostics);
   if (!diagnostics.empty()) return std::unexpected(diagnostics.to_line());
-  if (options.name.empty()) fields.complain("name");
+  if (options.name.empty()) fields.reject("name");
   return options;
 }
 
 }  // namespace
 
 Outcome TakeoverReceiver::read_disk(const Json& json, std::span<UniqueFd> descriptors) {
-  std::string complaint;
-  Fields fields(json, "a disk", descriptors, complaint);
+  std::string error;
+  JsonFields fields(json, "a disk", descriptors, error);
   auto options = read_disk_options(fields);
-  if (!options) return give_up(options.error());
+  if (!options) return fail_with(options.error());
   disk::DiskSnapshot state;
   state.io = fields.descriptor("io");
   state.claim = fields.descriptor("claim");
   state.size = ByteCount(fields.number<std::uint64_t>("size"));
   std::optional<Socket> socket;
-  if (const Json* const place = fields.part("listener"); place != nullptr) {
-    socket = read_socket(fields.inside(*place, "a listening socket"));
+  if (const Json* const place = fields.object_or_null("listener"); place != nullptr) {
+    socket = read_socket(fields.nested(*place, "a listening socket"));
   }
-  if (!complaint.empty()) return give_up(complaint);
+  if (!error.empty()) return fail_with(error);
   auto image = Image::adopt(*options, std::move(state));
-  if (!image) return give_up(fmt::format("{}: {}", options->image, image.error().to_string()));
+  if (!image) return fail_with(fmt::format("{}: {}", options->image, image.error().to_string()));
   images_.push_back(std::move(*image));
   sockets_.push_back(std::move(socket));
   options_.disks.push_back(std::move(*options));
@@ -210,14 +211,14 @@ Outcome TakeoverReceiver::read_disk(const Json& json, std::span<UniqueFd> descri
 
 /// What the other process could not serve, as it was told to.
 Outcome TakeoverReceiver::read_failed(const Json& json, std::span<UniqueFd> descriptors) {
-  std::string complaint;
-  Fields fields(json, "a disk", descriptors, complaint);
+  std::string error;
+  JsonFields fields(json, "a disk", descriptors, error);
   auto options = read_disk_options(fields);
-  if (!options) return give_up(options.error());
+  if (!options) return fail_with(options.error());
   UniqueFd socket = fields.descriptor("socket");
   std::string cause = fields.text("cause");
-  if (options->socket_fd.has_value() != static_cast<bool>(socket)) fields.complain("socket");
-  if (!complaint.empty()) return give_up(complaint);
+  if (options->socket_fd.has_value() != static_cast<bool>(socket)) fields.reject("socket");
+  if (!error.empty()) return fail_with(error);
   if (socket) options->socket_fd = socket.release();
   causes_.push_back(std::move(cause));
   options_.disks.push_back(std::move(*options));
@@ -240,17 +241,17 @@ std::vector<StartingDisk> TakeoverReceiver::take_disks() {
 
 Outcome TakeoverReceiver::finish(std::span<const std::unique_ptr<ServedDisk>> disks,
                                  std::unique_ptr<ControlSocket>& control) {
-  if (auto told = tell("ready"); !told) return told;
-  auto message = hear("disks", kPauseAwaited);
-  if (!message) return give_up(message.error());
+  if (auto told = send("ready"); !told) return told;
+  auto message = receive("disks", kSenderQuiesceTimeout);
+  if (!message) return fail_with(message.error());
   if (auto read = read_sessions(std::move(*message), disks); !read) {
     (void)send_message(socket_.get(), {.body = {{"error", read.error()}}, .descriptors = {}},
-                       Clock::now() + kAnswerAwaited);
+                       Clock::now() + kSenderReplyTimeout);
     return read;
   }
-  if (auto told = tell("prepared"); !told) return told;
-  if (auto yours = hear("yours", kPauseAwaited); !yours) return give_up(yours.error());
-  is_ours_ = Clock::now();
+  if (auto told = send("prepared"); !told) return told;
+  if (auto yours = receive("yours", kSenderQuiesceTimeout); !yours) return fail_with(yours.error());
+  owned_since_ = Clock::now();
   const auto to_listener = [](Socket& socket) {
     return UnixListener::adopt(std::move(socket.fd), std::move(socket.place));
   };
@@ -263,35 +264,35 @@ Outcome TakeoverReceiver::finish(std::span<const std::unique_ptr<ServedDisk>> di
 
 Outcome TakeoverReceiver::read_sessions(TakeoverMessage message,
                                         std::span<const std::unique_ptr<ServedDisk>> disks) {
-  std::string complaint;
-  Fields fields(message.body, "the takeover", message.descriptors, complaint);
-  since_ = Clock::time_point(Clock::duration(fields.number<std::int64_t>("since")));
+  std::string error;
+  JsonFields fields(message.body, "the takeover", message.descriptors, error);
+  quiesced_at_ = Clock::time_point(Clock::duration(fields.number<std::int64_t>("since")));
   const Json& list = fields.list("disks", kMaxDisks);
-  if (list.size() != disks.size()) fields.complain("disks");
-  for (std::size_t i = 0; i < disks.size() && complaint.empty(); ++i) {
-    Fields disk = fields.inside(list[i], disks[i]->name().c_str());
+  if (list.size() != disks.size()) fields.reject("disks");
+  for (std::size_t i = 0; i < disks.size() && error.empty(); ++i) {
+    JsonFields disk = fields.nested(list[i], disks[i]->name().c_str());
     std::optional<vhost::SessionState> session;
-    if (const Json* const part = disk.part("session"); part != nullptr) {
-      session = read_session(disk.inside(*part, "a session"));
+    if (const Json* const object = disk.object_or_null("session"); object != nullptr) {
+      session = read_session(disk.nested(*object, "a session"));
     }
     const bool has_write_cache = disk.flag("write_cache");
     UniqueFd claim = disk.descriptor("claim");
     const auto lost_by = disk.number<int>("lost_by");
-    if (!complaint.empty()) break;
+    if (!error.empty()) break;
     disks[i]->device().set_write_cache(has_write_cache);
     if (auto caught_up = disks[i]->image().restore(std::move(claim), lost_by); !caught_up) {
-      return give_up(fmt::format("disk {}: {}", disks[i]->name(), caught_up.error().to_string()));
+      return fail_with(fmt::format("disk {}: {}", disks[i]->name(), caught_up.error().to_string()));
     }
     if (!session) continue;
     const auto adopted = disks[i]->backend().adopt(std::move(*session));
     if (adopted) continue;
     const std::string text = fmt::format("disk {}: its front-end's session: {}", disks[i]->name(),
                                          adopted.error().to_string());
-    if (adopted.error().kind != ErrorKind::kMemoryFault) return give_up(text);
+    if (adopted.error().kind != ErrorKind::kMemoryFault) return fail_with(text);
     // No front-end can keep an operator from an upgrade by cutting its memory off.
     log::warning("{}: its connection ends", text);
   }
-  if (!complaint.empty()) return give_up(complaint);
+  if (!error.empty()) return fail_with(error);
   return {};
 }
 
@@ -313,8 +314,8 @@ task::Task<> TakeoverReceiver::start(std::span<const std::unique_ptr<ServedDisk>
   const auto to_us = [](Clock::duration time) {
     return std::chrono::duration_cast<std::chrono::microseconds>(time).count();
   };
-  log::info("took over from process {}: I/O stood still for {} us, {} of them here", other_,
-            to_us(now - since_), to_us(now - is_ours_));
+  log::info("took over from process {}: I/O stood still for {} us, {} of them here", sender_pid_,
+            to_us(now - quiesced_at_), to_us(now - owned_since_));
   for (const auto& disk : disks) {
     if (disk->listener() != nullptr) disk->listener()->announce_owner();
   }

@@ -32,7 +32,7 @@ class TakeoverReceiver {
  public:
   /// Connects, and hears of disks and options. `said` is what the command line says. The error's
   /// status is kExitUsage when there is nobody to connect to, else kExitFailure.
-  static std::expected<TakeoverReceiver, EarlyExit> begin(const Options& said);
+  static std::expected<TakeoverReceiver, EarlyExit> connect(const Options& as_given);
 
   /// What to serve: the other's disks, and its other options where the command line says nothing.
   [[nodiscard]] const Options& options() const noexcept { return options_; }
@@ -52,11 +52,11 @@ class TakeoverReceiver {
     UnixListener::BoundPath place;
   };
 
-  static Socket read_socket(Fields fields);
-  TakeoverReceiver(Options said, UniqueFd socket) noexcept
-      : options_(std::move(said)), socket_(std::move(socket)) {}
+  static Socket read_socket(JsonFields fields);
+  TakeoverReceiver(Options as_given, UniqueFd socket) noexcept
+      : options_(std::move(as_given)), socket_(std::move(socket)) {}
 
-  std::expected<void, std::string> hear_description();
+  std::expected<void, std::string> receive_description();
   std::expected<void, std::string> read_description(TakeoverMessage message);
   std::expected<void, std::string> read_failed(const nlohmann::json& json,
                                                std::span<UniqueFd> descriptors);
@@ -64,18 +64,18 @@ class TakeoverReceiver {
                                              std::span<UniqueFd> descriptors);
   std::expected<void, std::string> read_sessions(
       TakeoverMessage message, std::span<const std::unique_ptr<ServedDisk>> disks);
-  std::expected<TakeoverMessage, std::string> hear(const char* key, std::chrono::seconds limit);
-  std::expected<void, std::string> tell(const char* what);
+  std::expected<TakeoverMessage, std::string> receive(const char* key, std::chrono::seconds limit);
+  std::expected<void, std::string> send(const char* what);
 
   Options options_;
   UniqueFd socket_;
-  std::uint64_t other_ = 0;                     // its process
+  std::uint64_t sender_pid_ = 0;                // its process
   std::vector<Image> images_;                   // of the first of the options' disks
   std::vector<std::string> causes_;             // of the others, which have failed
   std::vector<std::optional<Socket>> sockets_;  // of disks that have one
   std::optional<Socket> control_;
-  std::chrono::steady_clock::time_point since_;    // the guests' I/O stands still
-  std::chrono::steady_clock::time_point is_ours_;  // all of it
+  std::chrono::steady_clock::time_point quiesced_at_;  // the guests' I/O stands still
+  std::chrono::steady_clock::time_point owned_since_;  // all of it
 };
 
 }  // namespace guestio::app

@@ -27,14 +27,14 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 // While the guests' I/O goes on: threads, queues and images of the other process take their time.
-constexpr milliseconds kLongestPreparation = seconds(60);
-constexpr milliseconds kLongestRest = seconds(2);
-constexpr milliseconds kLongestLastRest = seconds(4);
+constexpr milliseconds kPrepareTimeout = seconds(60);
+constexpr milliseconds kParkTimeout = seconds(2);
+constexpr milliseconds kFinalParkTimeout = seconds(4);
 // While it stands still.
-constexpr milliseconds kPauseLimit = seconds(2);
-constexpr milliseconds kAnswerLimit = seconds(5);
+constexpr milliseconds kQuiesceTimeout = seconds(2);
+constexpr milliseconds kReplyTimeout = seconds(5);
 
-std::unexpected<std::string> give_up(const Error& error, const char* what) {
+std::unexpected<std::string> fail_with(const Error& error, const char* what) {
   return std::unexpected(fmt::format("{}: {}", what, error.to_string()));
 }
 
@@ -50,9 +50,9 @@ Json describe_listener(const UnixListener& listener, TakeoverMessage& message,
 
 std::expected<Json, std::string> describe_disk(const ServedDisk& disk, TakeoverMessage& message) {
   auto image = disk.image().state();
-  if (!image) return give_up(image.error(), disk.options().label().c_str());
+  if (!image) return fail_with(image.error(), disk.options().label().c_str());
   Json words = Json::array();
-  for (const auto& [name, value] : disk.options().said) {
+  for (const auto& [name, value] : disk.options().as_given) {
     // Made from a path that may be relative, or not there any more.
     if (name != "serial") words.push_back({name, value});
   }
@@ -72,7 +72,7 @@ std::expected<Json, std::string> describe_disk(const ServedDisk& disk, TakeoverM
 /// What the other process is to try in its turn, wherever that one runs.
 std::expected<Json, std::string> describe_failed(const FailedDisk& disk, TakeoverMessage& message) {
   Json words = Json::array();
-  for (const auto& [name, value] : disk.options().said) {
+  for (const auto& [name, value] : disk.options().as_given) {
     const bool is_path =
         name == "socket-path" || (name == "blk-file" && !value.starts_with("null:"));
     std::error_code ignored;
@@ -82,7 +82,7 @@ std::expected<Json, std::string> describe_failed(const FailedDisk& disk, Takeove
   Json socket;
   if (disk.options().socket_fd) {
     auto copy = duplicate_fd(*disk.options().socket_fd);
-    if (!copy) return give_up(copy.error(), disk.name().c_str());
+    if (!copy) return fail_with(copy.error(), disk.name().c_str());
     socket = message.add(std::move(*copy));
   }
   return Json{
@@ -98,23 +98,23 @@ std::string find_unknown_field(const Json& command) {
 }
 
 template <typename Value>
-Json or_null(const std::optional<Value>& value) {
+Json number_or_null(const std::optional<Value>& value) {
   return value ? Json(*value) : Json(nullptr);
 }
 
-Json describe_options(const ProcessOptions& said) {
-  return {{"threads", or_null(said.threads)},
-          {"cpus", or_null(said.cpus)},
-          {"poll", or_null(said.poll)},
-          {"poll_max_us", or_null(said.poll_max_us)},
-          {"sqpoll", said.has_submission_threads},
-          {"sqpoll_cpus", or_null(said.submission_cpus)},
-          {"verbose", said.is_verbose}};
+Json describe_options(const ProcessOptions& as_given) {
+  return {{"threads", number_or_null(as_given.threads)},
+          {"cpus", number_or_null(as_given.cpus)},
+          {"poll", number_or_null(as_given.poll)},
+          {"poll_max_us", number_or_null(as_given.poll_max_us)},
+          {"sqpoll", as_given.has_submission_threads},
+          {"sqpoll_cpus", number_or_null(as_given.submission_cpus)},
+          {"verbose", as_given.is_verbose}};
 }
 
 }  // namespace
 
-task::Task<> TakeoverSender::converse(Json command, int socket, task::StopToken stop) {
+task::Task<> TakeoverSender::hand_over(Json command, int socket, task::StopToken stop) {
   Outcome outcome;
   const auto version = command.find("version");
   const std::string unknown = find_unknown_field(command);
@@ -131,7 +131,7 @@ task::Task<> TakeoverSender::converse(Json command, int socket, task::StopToken 
     auto preparing = prepare(socket, stop);
     outcome = co_await std::move(preparing);
     if (outcome) {
-      auto giving = give_away(socket);
+      auto giving = transfer(socket);
       outcome = co_await std::move(giving);
     }
     is_under_way_ = false;
@@ -150,7 +150,7 @@ task::Task<> TakeoverSender::converse(Json command, int socket, task::StopToken 
 task::Task<TakeoverSender::Outcome> TakeoverSender::prepare(int socket, task::StopToken stop) {
   auto description = describe();
   if (!description) co_return std::unexpected(description.error());
-  uring::Deadline limit(loop_, kLongestPreparation, stop);
+  uring::Deadline limit(loop_, kPrepareTimeout, stop);
   auto sending = send_message(loop_, socket, std::move(*description), limit.token());
   const auto sent = co_await std::move(sending);
   auto hearing = receive_message(loop_, socket, limit.token());
@@ -158,8 +158,8 @@ task::Task<TakeoverSender::Outcome> TakeoverSender::prepare(int socket, task::St
   if (sent) ready = co_await std::move(hearing);
   auto ending = limit.end();
   co_await std::move(ending);
-  if (!sent) co_return give_up(sent.error(), "the other process");
-  if (!ready) co_return give_up(ready.error(), "the other process");
+  if (!sent) co_return fail_with(sent.error(), "the other process");
+  if (!ready) co_return fail_with(ready.error(), "the other process");
   if (!ready->body.contains("ready")) co_return std::unexpected("the other process is not ready");
   co_return Outcome();
 }
@@ -184,7 +184,7 @@ std::expected<TakeoverMessage, std::string> TakeoverSender::describe() const {
   const auto version = failed.empty() ? kTakeoverVersion : kTakeoverVersionWithFailed;
   message.body = {{"version", version},
                   {"pid", ::getpid()},
-                  {"options", describe_options(context_.said)},
+                  {"options", describe_options(context_.as_given)},
                   {"control", std::move(control)},
                   {"disks", std::move(disks)},
                   {"failed", std::move(failed)}};
@@ -192,19 +192,19 @@ std::expected<TakeoverMessage, std::string> TakeoverSender::describe() const {
 }
 
 /// Ends the process, or returns why it goes on.
-task::Task<TakeoverSender::Outcome> TakeoverSender::give_away(int socket) {
+task::Task<TakeoverSender::Outcome> TakeoverSender::transfer(int socket) {
   is_quiescing_ = true;
-  auto parked = rest();
+  auto parked = park();
   Outcome outcome = co_await std::move(parked);
   if (outcome) {
-    since_ = Clock::now();
+    quiesced_at_ = Clock::now();
     auto pausing = quiesce();
     outcome = co_await std::move(pausing);
   }
   if (outcome) {
     auto suspending = freeze();
     co_await std::move(suspending);
-    auto passing = pass_sessions(socket);
+    auto passing = send_sessions(socket);
     outcome = co_await std::move(passing);
   }
   auto going_on = resume();
@@ -215,38 +215,38 @@ task::Task<TakeoverSender::Outcome> TakeoverSender::give_away(int socket) {
 }
 
 /// Nobody is accepted and no message taken any more; rings run on.
-task::Task<TakeoverSender::Outcome> TakeoverSender::rest() {
+task::Task<TakeoverSender::Outcome> TakeoverSender::park() {
   std::string late;
-  uring::Deadline limit(loop_, kLongestRest);
-  uring::Deadline last_limit(loop_, kLongestLastRest);
+  uring::Deadline limit(loop_, kParkTimeout);
+  uring::Deadline final_limit(loop_, kFinalParkTimeout);
   task::Scope parked;
   for (const auto& disk : context_.disks) {
-    parked.spawn(rest_disk(*disk, limit.token(), last_limit.token(), late));
+    parked.spawn(park_disk(*disk, limit.token(), final_limit.token(), late));
   }
   control_->rest_point().request();
   auto all = parked.join();
   co_await all;
-  auto control = control_->rest_point().reached(last_limit.token());
+  auto control = control_->rest_point().reached(final_limit.token());
   co_await control;
   auto ending = limit.end();
   co_await std::move(ending);
-  auto last_ending = last_limit.end();
+  auto last_ending = final_limit.end();
   co_await std::move(last_ending);
   if (late.empty()) co_return Outcome();
   co_return std::unexpected(
       fmt::format("disk {}: a message of its front-end is not done yet", late));
 }
 
-task::Task<> TakeoverSender::rest_disk(ServedDisk& disk, task::StopToken limit,
-                                       task::StopToken last_limit, std::string& late) {
-  auto parked = disk.backend().rest(limit, last_limit);
+task::Task<> TakeoverSender::park_disk(ServedDisk& disk, task::StopToken limit,
+                                       task::StopToken final_limit, std::string& late) {
+  auto parked = disk.backend().rest(limit, final_limit);
   const bool rests = co_await std::move(parked);
   if (!rests) late = disk.name();
 }
 
 task::Task<TakeoverSender::Outcome> TakeoverSender::quiesce() {
   std::string obstacle;
-  uring::Deadline limit(loop_, kPauseLimit);
+  uring::Deadline limit(loop_, kQuiesceTimeout);
   task::Scope pausing;
   for (const auto& disk : context_.disks) {
     pausing.spawn(quiesce_disk(*disk, limit.token(), obstacle));
@@ -268,7 +268,7 @@ task::Task<> TakeoverSender::quiesce_disk(ServedDisk& disk, task::StopToken limi
                  ? fmt::format("disk {}: {} requests wait for the disk: retry or give-up first",
                                disk.name(), found->waiting)
                  : fmt::format("disk {}: the disk takes longer than {} ms for what it is at",
-                               disk.name(), kPauseLimit.count());
+                               disk.name(), kQuiesceTimeout.count());
 }
 
 task::Task<> TakeoverSender::freeze() {
@@ -288,23 +288,23 @@ std::expected<TakeoverMessage, std::string> TakeoverSender::describe_sessions() 
   Json disks = Json::array();
   for (const auto& disk : context_.disks) {
     auto session = disk->backend().state();
-    if (!session) return give_up(session.error(), disk->options().label().c_str());
+    if (!session) return fail_with(session.error(), disk->options().label().c_str());
     auto image = disk->image().state();
-    if (!image) return give_up(image.error(), disk->options().label().c_str());
+    if (!image) return fail_with(image.error(), disk->options().label().c_str());
     disks.push_back({{"session", *session ? to_json(std::move(**session), message) : Json(nullptr)},
                      {"write_cache", disk->device().has_write_cache()},
                      {"claim", message.add(std::move(image->claim))},
                      {"lost_by", image->lost_by}});
   }
-  message.body = {{"disks", std::move(disks)}, {"since", since_.time_since_epoch().count()}};
+  message.body = {{"disks", std::move(disks)}, {"since", quiesced_at_.time_since_epoch().count()}};
   return message;
 }
 
 /// Does not return when the other process has what is passed.
-task::Task<TakeoverSender::Outcome> TakeoverSender::pass_sessions(int socket) {
+task::Task<TakeoverSender::Outcome> TakeoverSender::send_sessions(int socket) {
   auto sessions = describe_sessions();
   if (!sessions) co_return std::unexpected(sessions.error());
-  uring::Deadline limit(loop_, kAnswerLimit);
+  uring::Deadline limit(loop_, kReplyTimeout);
   auto sending = send_message(loop_, socket, std::move(*sessions), limit.token());
   const auto sent = co_await std::move(sending);
   Result<TakeoverMessage> prepared = fail(ErrorKind::kCancelled, "hear from the other process");
@@ -312,8 +312,8 @@ task::Task<TakeoverSender::Outcome> TakeoverSender::pass_sessions(int socket) {
   if (sent) prepared = co_await std::move(hearing);
   auto ending = limit.end();
   co_await std::move(ending);
-  if (!sent) co_return give_up(sent.error(), "the other process");
-  if (!prepared) co_return give_up(prepared.error(), "the other process");
+  if (!sent) co_return fail_with(sent.error(), "the other process");
+  if (!prepared) co_return fail_with(prepared.error(), "the other process");
   if (!prepared->body.contains("prepared")) {
     const auto error = prepared->body.find("error");
     const bool is_told = error != prepared->body.end() && error->is_string();
@@ -322,9 +322,10 @@ task::Task<TakeoverSender::Outcome> TakeoverSender::pass_sessions(int socket) {
   }
   // A line this short goes out whole or not at all.
   auto told = send_message(socket, {.body = {{"yours", true}}, .descriptors = {}}, Clock::now());
-  if (!told) co_return give_up(told.error(), "the other process");
-  log::info("another process has taken over; I/O stood still for {} us until then",
-            std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - since_).count());
+  if (!told) co_return fail_with(told.error(), "the other process");
+  log::info(
+      "another process has taken over; I/O stood still for {} us until then",
+      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - quiesced_at_).count());
   // Sockets and rings are the other's: nothing is shut down, removed or waited for.
   (void)log::flush(log::kExitTimeout);
   std::_Exit(EXIT_SUCCESS);
@@ -332,13 +333,13 @@ task::Task<TakeoverSender::Outcome> TakeoverSender::pass_sessions(int socket) {
 
 task::Task<> TakeoverSender::resume() {
   task::Scope going_on;
-  for (const auto& disk : context_.disks) going_on.spawn(go_on_disk(*disk));
+  for (const auto& disk : context_.disks) going_on.spawn(resume_disk(*disk));
   auto all = going_on.join();
   co_await all;
   control_->rest_point().resume();
 }
 
-task::Task<> TakeoverSender::go_on_disk(ServedDisk& disk) {
+task::Task<> TakeoverSender::resume_disk(ServedDisk& disk) {
   auto going_on = disk.backend().resume();
   co_await std::move(going_on);
 }

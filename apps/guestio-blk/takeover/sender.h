@@ -42,13 +42,13 @@ inline constexpr std::uint64_t kTakeoverVersionWithFailed = 2;
 class TakeoverSender {
  public:
   /// `resumed` is called when a pause has ended without the other process taking over.
-  TakeoverSender(uring::Loop& loop, const ServerContext& subjects, ControlSocket* control,
+  TakeoverSender(uring::Loop& loop, const ServerContext& context, ControlSocket* control,
                  std::function<void()> resumed) noexcept
-      : loop_(loop), context_(subjects), control_(control), resumed_(std::move(resumed)) {}
+      : loop_(loop), context_(context), control_(control), resumed_(std::move(resumed)) {}
 
   /// The whole conversation. Does not return when the other process has taken over: this one has
   /// ended then.
-  task::Task<> converse(nlohmann::json command, int socket, task::StopToken stop);
+  task::Task<> hand_over(nlohmann::json command, int socket, task::StopToken stop);
   /// Whether another process has begun to take over: what was told to it must not change.
   [[nodiscard]] bool is_under_way() const noexcept { return is_under_way_; }
   /// Whether sessions rest: nothing may touch them.
@@ -58,17 +58,17 @@ class TakeoverSender {
   using Outcome = std::expected<void, std::string>;
 
   task::Task<Outcome> prepare(int socket, task::StopToken stop);
-  task::Task<Outcome> give_away(int socket);
-  task::Task<Outcome> rest();
-  task::Task<> rest_disk(ServedDisk& disk, task::StopToken limit, task::StopToken last_limit,
+  task::Task<Outcome> transfer(int socket);
+  task::Task<Outcome> park();
+  task::Task<> park_disk(ServedDisk& disk, task::StopToken limit, task::StopToken final_limit,
                          std::string& late);
   task::Task<Outcome> quiesce();
   task::Task<> quiesce_disk(ServedDisk& disk, task::StopToken limit, std::string& obstacle);
   task::Task<> freeze();
   task::Task<> freeze_disk(ServedDisk& disk);
-  task::Task<Outcome> pass_sessions(int socket);
+  task::Task<Outcome> send_sessions(int socket);
   task::Task<> resume();
-  task::Task<> go_on_disk(ServedDisk& disk);
+  task::Task<> resume_disk(ServedDisk& disk);
   std::expected<TakeoverMessage, std::string> describe() const;
   std::expected<TakeoverMessage, std::string> describe_sessions() const;
 
@@ -76,7 +76,7 @@ class TakeoverSender {
   const ServerContext& context_;
   ControlSocket* const control_;
   const std::function<void()> resumed_;
-  std::chrono::steady_clock::time_point since_;  // the guests' I/O stands still
+  std::chrono::steady_clock::time_point quiesced_at_;  // the guests' I/O stands still
   bool is_under_way_ = false;
   bool is_quiescing_ = false;
 };

@@ -21,16 +21,16 @@ Json to_json(vhost::PartialMessage partial, TakeoverMessage& message) {
   return {{"bytes", std::move(bytes)}, {"fds", std::move(descriptors)}};
 }
 
-vhost::PartialMessage read_partial(Fields fields) {
+vhost::PartialMessage read_partial(JsonFields fields) {
   constexpr std::size_t kLongest = sizeof(vhost::MessageHeader) + vhost::kMaxPayload;
   vhost::PartialMessage message;
   for (const Json& byte : fields.list("bytes", kLongest)) {
-    if (!byte.is_number_unsigned() || byte.get<std::uint64_t>() > 0xff) fields.complain("bytes");
+    if (!byte.is_number_unsigned() || byte.get<std::uint64_t>() > 0xff) fields.reject("bytes");
     message.bytes.push_back(
         static_cast<std::byte>(byte.is_number_unsigned() ? byte.get<std::uint64_t>() : 0));
   }
   for (const Json& item : fields.list("fds", vhost::kMaxDescriptors)) {
-    message.descriptors.push_back(fields.inside(item, "a descriptor").needed_descriptor("fd"));
+    message.descriptors.push_back(fields.nested(item, "a descriptor").required_descriptor("fd"));
   }
   return message;
 }
@@ -43,13 +43,13 @@ Json to_json(vhost::SessionState::Region region, TakeoverMessage& message) {
           {"fd", message.add(std::move(region.file))}};
 }
 
-vhost::SessionState::Region read_region(Fields fields) {
+vhost::SessionState::Region read_region(JsonFields fields) {
   vhost::MemoryRegion where{};
   where.guest_address = fields.number<std::uint64_t>("guest");
   where.size = fields.number<std::uint64_t>("size");
   where.user_address = fields.number<std::uint64_t>("user");
   where.mmap_offset = fields.number<std::uint64_t>("offset");
-  return {where, fields.needed_descriptor("fd")};
+  return {where, fields.required_descriptor("fd")};
 }
 
 Json to_json(vhost::SessionState::Inflight record, TakeoverMessage& message) {
@@ -61,7 +61,7 @@ Json to_json(vhost::SessionState::Inflight record, TakeoverMessage& message) {
           {"fd", message.add(std::move(record.file))}};
 }
 
-vhost::SessionState::Inflight read_inflight(Fields fields) {
+vhost::SessionState::Inflight read_inflight(JsonFields fields) {
   vhost::InflightDescription where{};
   where.mmap_size = fields.number<std::uint64_t>("size");
   where.mmap_offset = fields.number<std::uint64_t>("offset");
@@ -69,7 +69,7 @@ vhost::SessionState::Inflight read_inflight(Fields fields) {
   where.queue_size = fields.number<std::uint16_t>("queue_size");
   const bool is_packed = fields.flag("packed");
   return {where, is_packed ? virtio::RingKind::kPacked : virtio::RingKind::kSplit,
-          fields.needed_descriptor("fd")};
+          fields.required_descriptor("fd")};
 }
 
 Json to_json(vhost::SessionState::Log log, TakeoverMessage& message) {
@@ -78,10 +78,10 @@ Json to_json(vhost::SessionState::Log log, TakeoverMessage& message) {
           {"fd", message.add(std::move(log.file))}};
 }
 
-vhost::SessionState::Log read_log(Fields fields) {
+vhost::SessionState::Log read_log(JsonFields fields) {
   const auto size = fields.number<std::uint64_t>("size");
   const auto offset = fields.number<std::uint64_t>("offset");
-  return {{.size = size, .offset = offset}, fields.needed_descriptor("fd")};
+  return {{.size = size, .offset = offset}, fields.required_descriptor("fd")};
 }
 
 Json to_json(vhost::BackChannelState channel, TakeoverMessage& message) {
@@ -95,19 +95,19 @@ Json to_json(vhost::BackChannelState channel, TakeoverMessage& message) {
           {"broken", channel.broken}};
 }
 
-vhost::BackChannelState read_channel(Fields fields) {
+vhost::BackChannelState read_channel(JsonFields fields) {
   vhost::BackChannelState channel;
-  channel.socket = fields.needed_descriptor("fd");
+  channel.socket = fields.required_descriptor("fd");
   channel.wants_acknowledgement = fields.flag("wants_acknowledgement");
   channel.is_usable = fields.flag("is_usable");
   channel.has_config_changed = fields.flag("has_config_changed");
   channel.awaits_answer = fields.flag("awaits_answer");
   channel.said = fields.number<std::uint32_t>("said");
-  const Json* const answer = fields.part("answer");
-  if (answer != nullptr) channel.answer = read_partial(fields.inside(*answer, "an answer"));
+  const Json* const answer = fields.object_or_null("answer");
+  if (answer != nullptr) channel.answer = read_partial(fields.nested(*answer, "an answer"));
   for (const Json& ring : fields.list("broken", vhost::kMaxQueues)) {
     if (!ring.is_number_unsigned() || ring.get<std::uint64_t>() >= vhost::kMaxQueues) {
-      fields.complain("broken");
+      fields.reject("broken");
       break;
     }
     channel.broken.push_back(ring.get<std::uint16_t>());
@@ -124,7 +124,7 @@ Json to_json(const std::optional<vhost::VringAddress>& addresses) {
           {"log", addresses->log}};
 }
 
-vhost::VringAddress read_addresses(Fields fields, std::uint32_t index) {
+vhost::VringAddress read_addresses(JsonFields fields, std::uint32_t index) {
   vhost::VringAddress addresses{};
   addresses.index = index;
   addresses.flags = fields.number<std::uint32_t>("flags");
@@ -151,13 +151,13 @@ Json to_json(vhost::RingState ring, TakeoverMessage& message) {
           {"inband_error", message.add(std::move(ring.inband.error))}};
 }
 
-vhost::RingState read_ring(Fields fields, std::uint32_t index) {
+vhost::RingState read_ring(JsonFields fields, std::uint32_t index) {
   vhost::RingState ring;
   ring.size = fields.number<std::uint32_t>("size");
   ring.base = fields.number<std::uint32_t>("base");
-  const Json* const addresses = fields.part("addresses");
+  const Json* const addresses = fields.object_or_null("addresses");
   if (addresses != nullptr) {
-    ring.addresses = read_addresses(fields.inside(*addresses, "a ring's addresses"), index);
+    ring.addresses = read_addresses(fields.nested(*addresses, "a ring's addresses"), index);
   }
   ring.is_kick_known = fields.flag("is_kick_known");
   ring.is_enabled = fields.flag("is_enabled");
@@ -197,31 +197,31 @@ Json to_json(vhost::SessionState state, TakeoverMessage& message) {
           {"rings", std::move(rings)}};
 }
 
-vhost::SessionState read_session(Fields fields) {
+vhost::SessionState read_session(JsonFields fields) {
   vhost::SessionState state;
-  state.socket = fields.needed_descriptor("fd");
+  state.socket = fields.required_descriptor("fd");
   state.features = fields.number<std::uint64_t>("features");
   state.protocol_features = fields.number<std::uint64_t>("protocol_features");
   state.status = fields.number<std::uint8_t>("status");
   for (const Json& region : fields.list("memory", vhost::kMaxMemorySlots)) {
-    state.memory.push_back(read_region(fields.inside(region, "a region of memory")));
+    state.memory.push_back(read_region(fields.nested(region, "a region of memory")));
   }
-  if (const Json* const inflight = fields.part("inflight"); inflight != nullptr) {
-    state.inflight = read_inflight(fields.inside(*inflight, "an in-flight record"));
+  if (const Json* const inflight = fields.object_or_null("inflight"); inflight != nullptr) {
+    state.inflight = read_inflight(fields.nested(*inflight, "an in-flight record"));
   }
-  if (const Json* const log = fields.part("log"); log != nullptr) {
-    state.log = read_log(fields.inside(*log, "a dirty log"));
+  if (const Json* const log = fields.object_or_null("log"); log != nullptr) {
+    state.log = read_log(fields.nested(*log, "a dirty log"));
   }
   state.log_event = fields.descriptor("log_event");
-  if (const Json* const channel = fields.part("channel"); channel != nullptr) {
-    state.channel = read_channel(fields.inside(*channel, "a way back"));
+  if (const Json* const channel = fields.object_or_null("channel"); channel != nullptr) {
+    state.channel = read_channel(fields.nested(*channel, "a way back"));
   }
-  if (const Json* const incoming = fields.part("incoming"); incoming != nullptr) {
-    state.incoming = read_partial(fields.inside(*incoming, "a message"));
+  if (const Json* const incoming = fields.object_or_null("incoming"); incoming != nullptr) {
+    state.incoming = read_partial(fields.nested(*incoming, "a message"));
   }
   std::uint32_t index = 0;
   for (const Json& ring : fields.list("rings", vhost::kMaxQueues)) {
-    state.rings.push_back(read_ring(fields.inside(ring, "a ring"), index++));
+    state.rings.push_back(read_ring(fields.nested(ring, "a ring"), index++));
   }
   return state;
 }

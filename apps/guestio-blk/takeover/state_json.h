@@ -12,6 +12,6 @@ nlohmann::json to_json(vhost::SessionState state, TakeoverMessage& message);
 
 /// The same backwards. What makes no sense is complained about by `fields`; what sense it makes to
 /// a session is for vhost::Session::adopt() to say.
-vhost::SessionState read_session(Fields fields);
+vhost::SessionState read_session(JsonFields fields);
 
 }  // namespace guestio::app

@@ -44,12 +44,12 @@ Json to_line(vhost::SessionState state, TakeoverMessage& message) {
 
 struct Reading {
   vhost::SessionState state;
-  std::string complaint;
+  std::string error;
 };
 
 Reading read(const Json& json, std::vector<UniqueFd>& descriptors) {
   Reading reading;
-  reading.state = read_session(Fields(json, "a session", descriptors, reading.complaint));
+  reading.state = read_session(JsonFields(json, "a session", descriptors, reading.error));
   return reading;
 }
 
@@ -58,7 +58,7 @@ TEST(SessionJsonTest, WhatIsReadIsWhatWasWritten) {
   const Json json = to_line(full_session(), message);
   const std::size_t count = message.descriptors.size();
   auto reading = read(json, message.descriptors);
-  EXPECT_EQ(reading.complaint, "");
+  EXPECT_EQ(reading.error, "");
   EXPECT_EQ(reading.state.memory[0].where.guest_address, 1ULL << 40);
   EXPECT_EQ(reading.state.inflight->kind, virtio::RingKind::kPacked);
   EXPECT_FALSE(reading.state.rings[0].call);
@@ -75,11 +75,11 @@ TEST(SessionJsonTest, EachFieldOfAnotherKindOrRangeIsComplainedAbout) {
     if (value.is_null()) continue;  // none: may be, or not be, a descriptor
     for (const Json& wrong :
          {Json("x"), Json(-1), Json(1.5), Json(Json::array({Json()})), Json{{"a", 1}}}) {
-      Json spoiled = json;
-      spoiled[Json::json_pointer(place)] = wrong;
+      Json invalid = json;
+      invalid[Json::json_pointer(place)] = wrong;
       std::vector<UniqueFd> descriptors;
       for (std::size_t i = 0; i < message.descriptors.size(); ++i) descriptors.push_back(event());
-      EXPECT_NE(read(spoiled, descriptors).complaint, "") << place << " as " << wrong.dump();
+      EXPECT_NE(read(invalid, descriptors).error, "") << place << " as " << wrong.dump();
     }
   }
 }
@@ -88,19 +88,19 @@ TEST(SessionJsonTest, WhatIsMissingOrNamesNoDescriptorIsComplainedAbout) {
   TakeoverMessage message;
   const Json json = to_line(full_session(), message);
   for (const auto& [key, value] : json.items()) {
-    Json spoiled = json;
-    spoiled.erase(key);
+    Json invalid = json;
+    invalid.erase(key);
     std::vector<UniqueFd> descriptors;
     for (std::size_t i = 0; i < message.descriptors.size(); ++i) descriptors.push_back(event());
-    EXPECT_NE(read(spoiled, descriptors).complaint, "") << key;
+    EXPECT_NE(read(invalid, descriptors).error, "") << key;
   }
   std::vector<UniqueFd> none;
-  EXPECT_NE(read(json, none).complaint, "") << "no descriptors at all";
+  EXPECT_NE(read(json, none).error, "") << "no descriptors at all";
   Json twice = json;
   twice["log_event"] = twice["fd"];
-  EXPECT_NE(read(twice, message.descriptors).complaint, "") << "one descriptor for two";
+  EXPECT_NE(read(twice, message.descriptors).error, "") << "one descriptor for two";
   for (const Json& nothing : {Json(), Json::array(), Json(7)}) {
-    EXPECT_NE(read(nothing, none).complaint, "") << nothing.dump();
+    EXPECT_NE(read(nothing, none).error, "") << nothing.dump();
   }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "control/ask.h"
+#include "control/client.h"
 
 #include <fmt/format.h>
 #include <sys/socket.h>
@@ -44,7 +44,7 @@ Result<UniqueFd> connect_to_control(const std::string& path) {
 namespace {
 
 /// More than any answer has: what stands at the path may be anything.
-constexpr std::size_t kLargestAnswer = std::size_t{64} << 20;
+constexpr std::size_t kMaxReplyBytes = std::size_t{64} << 20;
 
 /// One line each way.
 Result<std::string> exchange(const UniqueFd& socket, const std::string& line) {
@@ -56,8 +56,8 @@ Result<std::string> exchange(const UniqueFd& socket, const std::string& line) {
     const auto got = ::recv(socket.get(), bytes.data(), bytes.size(), 0);
     if (got < 0) return fail_host("receive the answer");
     if (got == 0) return fail(ErrorKind::kClosed, "receive the answer");
-    if (answer.size() > kLargestAnswer) {
-      return fail(ErrorKind::kTooLarge, "length of the answer", answer.size(), kLargestAnswer);
+    if (answer.size() > kMaxReplyBytes) {
+      return fail(ErrorKind::kTooLarge, "length of the answer", answer.size(), kMaxReplyBytes);
     }
     answer.append(bytes.data(), static_cast<std::size_t>(got));
   }
@@ -66,21 +66,21 @@ Result<std::string> exchange(const UniqueFd& socket, const std::string& line) {
 
 }  // namespace
 
-int ask(const std::vector<std::string>& words) {
-  Json command = {{"command", words[1]}};
-  if (words.size() > 2) command["disk"] = words[2];
+int run_client(const std::vector<std::string>& arguments) {
+  Json command = {{"command", arguments[1]}};
+  if (arguments.size() > 2) command["disk"] = arguments[2];
   const auto line = command.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-  const auto socket = connect_to_control(words[0]);
+  const auto socket = connect_to_control(arguments[0]);
   if (!socket) {
     fmt::print(stderr,
                "guestio-blk: {}: {} (--ask takes the path that the running process was given with "
                "--control)\n",
-               words[0], socket.error().to_string());
+               arguments[0], socket.error().to_string());
     return kExitUsage;
   }
   const auto answer = exchange(*socket, line);
   if (!answer) {
-    fmt::print(stderr, "guestio-blk: {}: {}\n", words[0], answer.error().to_string());
+    fmt::print(stderr, "guestio-blk: {}: {}\n", arguments[0], answer.error().to_string());
     return kExitFailure;
   }
   const auto json = Json::parse(*answer, nullptr, false);

@@ -23,9 +23,9 @@ namespace guestio::app {
 /// Nobody has to wait for it: when the object goes, the call goes on, and its result is destroyed
 /// on that thread, or with the process.
 ///
-///     auto opening = Background<Result<Image>>::start([options] { return Image::open(options); });
+///     auto opening = Background<OpenedImage>::start([options] { return open_image(options); });
 ///     ... poll for opening->fd() to be readable ...
-///     Result<Image> image = opening->take();
+///     OpenedImage opened = opening->take();
 ///
 /// Threads: the function runs on its own, which takes no signals; the rest is its owner's.
 template <typename T>

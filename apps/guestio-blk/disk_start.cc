@@ -63,16 +63,16 @@ Diagnostics check_identities(const std::vector<StartingDisk>& disks,
 
 std::expected<std::vector<StartingDisk>, int> open_images(const Options& options) {
   std::vector<StartingDisk> disks;
-  for (const DiskOptions& disk : options.disks) disks.push_back({disk, std::nullopt, nullptr});
+  for (const DiskOptions& disk : options.disks) disks.push_back({disk, nullptr, nullptr});
   std::vector<std::optional<ImageIdentity>> identities(disks.size());
   bool is_any_open = false;
   const auto take = [&](std::size_t i, OpenedImage opening) {
     identities[i] = opening.identity;
-    if (opening.image) {
-      disks[i].image.emplace(std::move(*opening.image));
+    if (opening.disk) {
+      disks[i].disk = std::move(*opening.disk);
       is_any_open = true;
     } else {
-      fail_disk(disks[i], describe_image_failure(disks[i].options, opening.image.error()));
+      fail_disk(disks[i], describe_image_failure(disks[i].options, opening.disk.error()));
     }
   };
   std::vector<std::optional<Background<OpenedImage>>> openings(disks.size());
@@ -159,7 +159,7 @@ int open_sockets(const Options& options, Disks& disks) {
                                       "listens there",
                                       disk.place(), kStartTimeout.count())));
       disks.failed.back()->set_image_was_open();
-      disks.failed.back()->resume_attempt(disk.image(), std::move(*listenings[i]));
+      disks.failed.back()->resume_attempt(disk.disk(), std::move(*listenings[i]));
     }
   }
   disks.served = std::move(served);

@@ -7,7 +7,6 @@
 
 #include "failed_disk.h"
 #include "guestio/vhost/session/memory_table.h"
-#include "image.h"
 #include "options/options.h"
 #include "served_disk.h"
 
@@ -16,7 +15,7 @@ namespace guestio::app {
 /// One disk's way from its options to being served, as far as it has come.
 struct StartingDisk {
   DiskOptions options;
-  std::optional<Image> image;
+  std::shared_ptr<disk::Disk> disk;    ///< empty: it has failed
   std::unique_ptr<FailedDisk> failed;  ///< instead
 };
 

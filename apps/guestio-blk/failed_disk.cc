@@ -11,6 +11,7 @@
 
 #include "guestio/base/log.h"
 #include "guestio/uring/awaitables.h"
+#include "open_disk.h"
 
 namespace guestio::app {
 
@@ -87,7 +88,7 @@ OpenedImage open_image(const DiskOptions& options) {
                              .inode = is_device ? 0 : status.st_ino};
     version = version_of(status);
   }
-  return {.image = Image::open(options), .identity = identity, .version = version};
+  return {.disk = open_disk(options), .identity = identity, .version = version};
 }
 
 namespace {
@@ -96,8 +97,8 @@ namespace {
 OpenedImage open_unchanged_image(const DiskOptions& options,
                                  const std::optional<FileVersion>& before) {
   OpenedImage opening = open_image(options);
-  if (opening.image && opening.version && opening.version != before) {
-    opening.image = fail(ErrorKind::kBusy, "open an image that may still be written");
+  if (opening.disk && opening.version && opening.version != before) {
+    opening.disk = fail(ErrorKind::kBusy, "open an image that may still be written");
     opening.may_be_written = true;
   }
   // To find out what the file can do changes its time, too.
@@ -120,7 +121,7 @@ task::Task<std::unique_ptr<ServedDisk>> FailedDisk::retry_until_served(
       if (is_blocked()) continue;
       ++attempts_;
     }
-    bool is_open = image_.has_value();
+    bool is_open = disk_ != nullptr;
     if (!is_open) {
       auto opening = open(loop, stop);
       is_open = co_await std::move(opening);
@@ -128,13 +129,12 @@ task::Task<std::unique_ptr<ServedDisk>> FailedDisk::retry_until_served(
     if (!is_open) continue;
     auto listening = listen(loop, stop);
     const bool has_socket = co_await std::move(listening);
-    Image image = std::move(*image_);
-    image_.reset();
+    std::shared_ptr<disk::Disk> opened = std::exchange(disk_, nullptr);
     if (!has_socket || is_blocked()) {
       socket_.reset();
       continue;
     }
-    auto disk = ServedDisk::create(loop, threads, options_, std::move(image));
+    auto disk = ServedDisk::create(loop, threads, options_, std::move(opened));
     if (!disk) {
       socket_.reset();
       fail_attempt(describe_image_failure(options_, disk.error()));
@@ -147,7 +147,7 @@ task::Task<std::unique_ptr<ServedDisk>> FailedDisk::retry_until_served(
   co_return nullptr;
 }
 
-/// Returns whether image_ is open.
+/// Returns whether disk_ is open.
 task::Task<bool> FailedDisk::open(uring::Loop& loop, task::StopToken stop) {
   if (!opening_) {
     const bool is_requested = std::exchange(is_retry_requested_, false);
@@ -174,11 +174,11 @@ task::Task<bool> FailedDisk::open(uring::Loop& loop, task::StopToken stop) {
                     options_.image));
     co_return false;
   }
-  if (!opened.image) {
-    fail_attempt(describe_image_failure(options_, opened.image.error()));
+  if (!opened.disk) {
+    fail_attempt(describe_image_failure(options_, opened.disk.error()));
     co_return false;
   }
-  image_.emplace(std::move(*opened.image));
+  disk_ = std::move(*opened.disk);
   co_return true;
 }
 

@@ -12,7 +12,6 @@
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
 #include "guestio/vhost/ring/queue_thread.h"
-#include "image.h"
 #include "options/disk_options.h"
 #include "served_disk.h"
 
@@ -41,7 +40,7 @@ struct FileVersion {
 
 /// An image that was opened, or not.
 struct OpenedImage {
-  Result<Image> image;
+  Result<std::shared_ptr<disk::Disk>> disk;
   std::optional<ImageIdentity> identity;
   std::optional<FileVersion> version;  ///< of a regular file, before it was opened
   bool may_be_written = false;         ///< why it is not open: it was another version before
@@ -71,8 +70,9 @@ class FailedDisk {
   void set_image_was_open() noexcept { was_image_open_ = true; }
   /// Attempts that have begun already, and are waited for instead of beginning anew.
   void resume_attempt(Background<OpenedImage> opening) { opening_.emplace(std::move(opening)); }
-  void resume_attempt(Image image, Background<Result<ServedDisk::Socket>> listening) {
-    image_.emplace(std::move(image));
+  void resume_attempt(std::shared_ptr<disk::Disk> disk,
+                      Background<Result<ServedDisk::Socket>> listening) {
+    disk_ = std::move(disk);
     listening_.emplace(std::move(listening));
   }
 
@@ -101,7 +101,7 @@ class FailedDisk {
   bool is_retry_requested_ = false;  // for the attempt that comes next
   // The attempt under way.
   std::optional<Background<OpenedImage>> opening_;
-  std::optional<Image> image_;
+  std::shared_ptr<disk::Disk> disk_;
   std::optional<Background<Result<ServedDisk::Socket>>> listening_;
   std::optional<ServedDisk::Socket> socket_;
 };

@@ -38,24 +38,25 @@ Result<SocketKind> ask_kind(int socket) {
 
 }  // namespace
 
-ServedDisk::ServedDisk(DiskOptions options, Image image)
+ServedDisk::ServedDisk(DiskOptions options, std::shared_ptr<disk::Disk> disk)
     : options_(std::move(options)),
-      image_(std::move(image)),
-      device_({.disk = image_.info(),
+      disk_(std::move(disk)),
+      device_({.disk = disk_->info(),
                .queues = options_.queues,
                .serial = options_.serial.empty() ? make_serial(options_.image) : options_.serial,
                .max_ranges = options_.max_ranges,
                .name = options_.label(),
-               .begin_use = [this] { return image_.claim(); },
-               .end_use = [this] { image_.release(); }}) {}
+               .begin_use = [this] { return disk_->claim(); },
+               .end_use = [this] { disk_->release(); }}) {}
 
 Result<std::unique_ptr<ServedDisk>> ServedDisk::create(uring::Loop& home,
                                                        vhost::QueueThreads& threads,
-                                                       const DiskOptions& options, Image image) {
-  std::unique_ptr<ServedDisk> self(new ServedDisk(options, std::move(image)));
+                                                       const DiskOptions& options,
+                                                       std::shared_ptr<disk::Disk> disk) {
+  std::unique_ptr<ServedDisk> self(new ServedDisk(options, std::move(disk)));
   const auto make_queue =
       [&](uring::Loop& loop, std::uint16_t index) -> Result<std::unique_ptr<virtio::QueueHandler>> {
-    auto channel = self->image_.open_channel(loop);
+    auto channel = self->disk_->open_channel(loop, options.bounce_limit);
     if (!channel) return fail(channel.error());
     blk::FailurePolicy policy{.on_error = options.on_error,
                               .timer = std::make_unique<uring::LoopTimer>(loop)};
@@ -114,7 +115,7 @@ void ServedDisk::take_socket(Socket socket) {
 }
 
 Result<ByteCount> ServedDisk::refresh_size() {
-  const auto size = image_.refresh_size();
+  const auto size = disk_->refresh_size();
   if (!size || *size == device_.disk().size) return size;
   // The disk takes the new sectors already: now the guest may hear of them.
   log::info("{}: grows from {} to {}", options_.label(), format_byte_count(device_.disk().size),
@@ -136,7 +137,7 @@ std::string ServedDisk::serial() const {
 
 task::Task<Result<>> ServedDisk::serve() {
   log::info("{}: serves {} ({}{}) at {}", options_.label(), options_.image,
-            format_byte_count(image_.info().size), options_.is_read_only ? ", read-only" : "",
+            format_byte_count(disk_->info().size), options_.is_read_only ? ", read-only" : "",
             options_.place());
   if (listener_) {
     auto accepting = backend_->accept_all(listener_->fd());

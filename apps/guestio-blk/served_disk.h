@@ -11,12 +11,12 @@
 #include "guestio/base/unix_listener.h"
 #include "guestio/blk/block_device.h"
 #include "guestio/blk/block_queue.h"
+#include "guestio/disk/disk.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
 #include "guestio/vhost/ring/queue_thread.h"
 #include "guestio/vhost/session/backend.h"
 #include "held_requests.h"
-#include "image.h"
 #include "options/disk_options.h"
 
 namespace guestio::app {
@@ -29,7 +29,8 @@ class ServedDisk {
  public:
   /// Makes all but the socket. Errors: host (memory, descriptors, rings).
   static Result<std::unique_ptr<ServedDisk>> create(uring::Loop& home, vhost::QueueThreads& threads,
-                                                    const DiskOptions& options, Image image);
+                                                    const DiskOptions& options,
+                                                    std::shared_ptr<disk::Disk> disk);
   ServedDisk(const ServedDisk&) = delete;
   ServedDisk& operator=(const ServedDisk&) = delete;
 
@@ -69,7 +70,7 @@ class ServedDisk {
   [[nodiscard]] const vhost::Backend& backend() const noexcept { return *backend_; }
   [[nodiscard]] vhost::Backend& backend() noexcept { return *backend_; }
   [[nodiscard]] blk::BlockDevice& device() noexcept { return device_; }
-  [[nodiscard]] const Image& image() const noexcept { return image_; }
+  [[nodiscard]] const std::shared_ptr<disk::Disk>& disk() const noexcept { return disk_; }
   /// Or nullptr: it has a connection only.
   [[nodiscard]] const UnixListener* listener() const noexcept {
     return listener_ ? &*listener_ : nullptr;
@@ -80,10 +81,10 @@ class ServedDisk {
   [[nodiscard]] std::span<const blk::BlockQueue* const> queues() const noexcept { return queues_; }
 
  private:
-  ServedDisk(DiskOptions options, Image image);
+  ServedDisk(DiskOptions options, std::shared_ptr<disk::Disk> disk);
 
   const DiskOptions options_;
-  const Image image_;
+  const std::shared_ptr<disk::Disk> disk_;
   blk::BlockDevice device_;
   std::vector<const blk::BlockQueue*> queues_;
   HeldRequests held_;

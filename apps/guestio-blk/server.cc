@@ -214,11 +214,11 @@ std::expected<void, std::string> make_disks(std::vector<StartingDisk> starting, 
                                             Disks& disks) {
   std::string cause;
   for (StartingDisk& one : starting) {
-    if (!one.image) {
+    if (!one.disk) {
       disks.failed.push_back(std::move(one.failed));
       continue;
     }
-    auto disk = ServedDisk::create(loop, threads, one.options, std::move(*one.image));
+    auto disk = ServedDisk::create(loop, threads, one.options, std::move(one.disk));
     if (disk) {
       disks.served.push_back(std::move(*disk));
       continue;

@@ -15,6 +15,7 @@
 #include "guestio/base/units.h"
 #include "guestio/buf/bounce_budget.h"
 #include "guestio/buf/bounce_cache.h"
+#include "guestio/buf/bounce_counters.h"
 #include "guestio/buf/bounce_placement.h"
 #include "guestio/buf/io_buffer.h"
 #include "guestio/task/stop.h"
@@ -34,17 +35,6 @@ struct BounceShare {
   [[nodiscard]] static BounceShare of(ByteCount limit) noexcept;
   [[nodiscard]] std::uint64_t limit() const noexcept { return quota.raw() + overflow.raw(); }
   friend bool operator==(const BounceShare&, const BounceShare&) = default;
-};
-
-/// Counts since the account was made. Written by its thread, readable from any: each is exact, all
-/// together need not be of one moment.
-struct BounceStatistics {
-  std::uint64_t grants = 0;
-  std::uint64_t waits = 0;      ///< requests that had to wait
-  std::uint64_t cancelled = 0;  ///< of these, those that ended without a buffer
-  std::chrono::nanoseconds wait_time{};
-  std::chrono::nanoseconds longest_wait{};
-  ByteCount high_water;  ///< the most that was held at a time
 };
 
 /// What to do with a request that not even the whole budget can serve.

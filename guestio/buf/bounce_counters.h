@@ -2,10 +2,12 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 
 #include "guestio/base/counter.h"
+#include "guestio/base/units.h"
 
 namespace guestio::buf {
 
@@ -47,6 +49,17 @@ struct BounceCounters {
   Counter plans;  ///< vectored calls
   Counter direct_bytes;
   BouncedBytes bounced;  ///< padding included
+};
+
+/// Counts since the account was made. Written by its thread, readable from any: each is exact, all
+/// together need not be of one moment.
+struct BounceStatistics {
+  std::uint64_t grants = 0;
+  std::uint64_t waits = 0;      ///< requests that had to wait
+  std::uint64_t cancelled = 0;  ///< of these, those that ended without a buffer
+  std::chrono::nanoseconds wait_time{};
+  std::chrono::nanoseconds longest_wait{};
+  ByteCount high_water;  ///< the most that was held at a time
 };
 
 }  // namespace guestio::buf

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/disk/disk.h"
 
+#include <bit>
+
+#include "guestio/base/align.h"
+
 namespace guestio::disk {
 
 const char* to_text(IoKind kind) noexcept {
@@ -40,9 +44,18 @@ Result<> check_range_operation(const DiskInfo& info, const Io& io,
 
 }  // namespace
 
+Result<> Disk::restore(DiskSnapshot) { return {}; }
+
+Result<> check_block_size(ByteCount size) noexcept {
+  if (std::has_single_bit(size.raw()) && size.raw() >= Sector::kSize && size.raw() <= kPageSize) {
+    return {};
+  }
+  return fail(ErrorKind::kInvalidArgument, "block size (512, 1024, 2048 or 4096)", size.raw());
+}
+
 Result<> check_io(const DiskInfo& info, const Io& io) noexcept {
-  const bool changes = io.kind != IoKind::kRead && io.kind != IoKind::kFlush;
-  if (changes && info.is_read_only) return fail(ErrorKind::kReadOnly, to_text(io.kind));
+  const bool modifies = io.kind != IoKind::kRead && io.kind != IoKind::kFlush;
+  if (modifies && info.is_read_only) return fail(ErrorKind::kReadOnly, to_text(io.kind));
   switch (io.kind) {
     case IoKind::kFlush: return {};
     case IoKind::kRead:
@@ -56,7 +69,7 @@ Result<> check_io(const DiskInfo& info, const Io& io) noexcept {
     case IoKind::kSecureErase: {
       const auto checked = check_range_operation(info, io, info.secure_erase);
       if (!checked) return checked;
-      // What would be left over at the ends could be read again.
+      // The remainders at the ends would stay readable.
       const std::uint64_t unit = info.secure_erase->alignment.raw();
       if (is_aligned(io.offset.raw() | io.length, unit)) return {};
       return fail(ErrorKind::kMisaligned, to_text(io.kind), io.offset.raw() | io.length, unit);

@@ -8,13 +8,17 @@
 
 #include "guestio/base/counter.h"
 #include "guestio/base/error.h"
+#include "guestio/base/unique_fd.h"
 #include "guestio/base/units.h"
-#include "guestio/buf/bounce_account.h"
 #include "guestio/buf/bounce_counters.h"
 #include "guestio/buf/request_buffers.h"
 
-/// What a disk is, whatever stands behind it. A Disk holds the facts that all threads share; a
-/// Channel is one thread's way to it and does the work.
+namespace guestio::uring {
+class Loop;
+}  // namespace guestio::uring
+
+/// The interfaces of every disk backend. A Disk holds the facts and the state that all threads
+/// share. A Channel does the I/O of one thread.
 namespace guestio::disk {
 
 enum class IoKind : std::uint8_t {
@@ -23,38 +27,38 @@ enum class IoKind : std::uint8_t {
   kFlush,
   kDiscard,
   kWriteZeroes,
-  kSecureErase,  ///< nothing that stood there can be read again, not even from the bare medium
+  kSecureErase,  ///< the old contents cannot be read again, not even from the bare medium
 };
 
 [[nodiscard]] const char* to_text(IoKind kind) noexcept;
 
-/// When a write counts as done.
+/// When a write is complete.
 enum class Durability : std::uint8_t {
-  kCached,  ///< in the disk's cache; a flush makes it lasting
+  kCached,  ///< in the disk's cache; a flush makes it durable
   kStable,  ///< on stable storage (write-through, FUA)
 };
 
-/// What an operation's offset and length must be a multiple of.
+/// Alignment of an operation's offset and length.
 enum class Granularity : std::uint8_t {
   kBlocks,   ///< DiskInfo::block_size
-  kSectors,  ///< 512 bytes: whoever asks has not heard of larger blocks
+  kSectors,  ///< 512 bytes, for drivers without knowledge of larger blocks
 };
 
-/// Whether zeroed blocks may be given back to the storage below.
+/// Whether write-zeroes may deallocate blocks.
 enum class Unmap : std::uint8_t { kForbidden, kAllowed };
 
-/// What an operation that works on a range may take; absent when the disk cannot do it at all.
+/// Limits of a range operation; absent when the disk does not support it.
 struct RangeLimits {
   ByteCount max_bytes;
-  ByteCount alignment;  ///< ranges not aligned to it work but may free nothing
+  ByteCount alignment;  ///< unaligned ranges are valid but may free nothing
 };
 
-/// How large a disk is. Set by one thread when the disk grows, read by any. Relaxed: whoever hears
-/// of the new size hears of it through a message between threads.
+/// Size of a disk. Written by one thread when the disk grows, read by any. Relaxed: a message
+/// between threads announces the new size.
 class DiskSize {
  public:
   constexpr DiskSize() noexcept = default;
-  // Implicit both ways: it is used as the number that it is at that moment.
+  // Implicit both ways: it stands for its present value.
   constexpr DiskSize(ByteCount size) noexcept : bytes_(size.raw()) {}
   operator ByteCount() const noexcept { return ByteCount(raw()); }
   [[nodiscard]] std::uint64_t raw() const noexcept { return bytes_.value(); }
@@ -64,42 +68,41 @@ class DiskSize {
   Counter bytes_;
 };
 
-/// The facts that a guest is told. Constant while a front-end is connected, except `size`.
+/// The facts of a disk for its guest. Constant while a front-end is connected, except `size`.
 struct DiskInfo {
   DiskSize size;                                   ///< a multiple of 512
-  ByteCount block_size = ByteCount(512);           ///< what requests must be a multiple of
-  ByteCount physical_block_size = ByteCount(512);  ///< what the storage does at least cost
+  ByteCount block_size = ByteCount(512);           ///< alignment of requests
+  ByteCount physical_block_size = ByteCount(512);  ///< smallest unit the storage writes at once
   bool is_read_only = false;
   std::optional<RangeLimits> discard;
   std::optional<RangeLimits> write_zeroes;
-  std::optional<RangeLimits> secure_erase;  ///< ranges not aligned to it are refused
-  bool has_lifetime = false;                ///< Channel::lifetime() has an answer
+  std::optional<RangeLimits> secure_erase;  ///< unaligned ranges are refused
+  bool has_lifetime = false;                ///< Channel::lifetime() is supported
 };
 
-/// How far a device is worn, as eMMC devices tell it (JEDEC JESD84; virtio 1.2, section 5.2.6).
+/// Wear of an eMMC device (JEDEC JESD84; virtio 1.2, section 5.2.6).
 struct Lifetime {
-  std::uint16_t pre_eol_info = 0;  ///< of reserved blocks: 1 normal, 2 80 % used, 3 90 %; 0 unknown
-  std::uint16_t estimate_type_a =
-      0;  ///< of SLC cells' life, in tenths from 1 on; 11 exceeded; 0 unknown
+  std::uint16_t pre_eol_info = 0;     ///< reserved blocks: 1 normal, 2 80 % used, 3 90 %; 0 unknown
+  std::uint16_t estimate_type_a = 0;  ///< used life of SLC cells: 1 to 10 tenths, 11 exceeded
   std::uint16_t estimate_type_b = 0;  ///< the same of MLC cells
 };
 
-/// One piece of work for a disk. Made by the caller, which keeps it alive and unchanged from
-/// Channel::start() until on_done().
+/// One request to a disk. The caller makes it, and keeps it alive and unchanged from
+/// Channel::start() to on_done().
 class Io {
  public:
   IoKind kind = IoKind::kRead;
-  Durability durability = Durability::kCached;  ///< of all that changes the disk
+  Durability durability = Durability::kCached;  ///< of all kinds that modify the disk
   Unmap unmap = Unmap::kForbidden;              ///< of kWriteZeroes
-  /// The same of all that are in flight at a time: parts of blocks are read, modified and written,
-  /// which has to be kept from happening to a block that another one writes as a whole.
+  /// The same for all requests in flight: a read-modify-write of part of a block excludes writes
+  /// of the whole block.
   Granularity granularity = Granularity::kBlocks;
-  FileOffset offset;            ///< not used by kFlush
+  FileOffset offset;            ///< unused by kFlush
   std::uint64_t length = 0;     ///< bytes; equals buffers.size() for kRead and kWrite
   buf::RequestBuffers buffers;  ///< of kRead (writable) and kWrite
 
-  /// The work is over; the channel does not touch this object any more, which may be started again
-  /// or destroyed here. Called on the channel's thread, perhaps from inside start().
+  /// Completes the request. The channel no longer uses this object, so the callback may start it
+  /// again or destroy it. Called on the channel's thread, possibly from inside start().
   virtual void on_done(Result<> result) noexcept = 0;
 
  protected:
@@ -109,26 +112,25 @@ class Io {
   ~Io() = default;
 };
 
-/// What a channel counts; zeroes where there is nothing to count.
+/// Counters of a channel; zero where a backend has nothing to count.
 struct ChannelStatistics {
   buf::BounceCounters transfers;
   buf::BounceStatistics bounce;    ///< waits for bounce memory
-  std::uint64_t direct_calls = 0;  ///< requests by a system call of their own
-  std::uint64_t shortages = 0;     ///< attempts that the host was short of something for
+  std::uint64_t direct_calls = 0;  ///< requests by a system call of the thread itself
+  std::uint64_t shortages = 0;     ///< attempts that met a resource shortage of the host
 };
 
-/// One thread's way to a disk. All calls and completions on that thread. Quiet (nothing in flight)
-/// when destroyed.
+/// One thread's access to a disk. All calls and completions on that thread. Nothing is in flight
+/// when it is destroyed.
 class Channel {
  public:
   virtual ~Channel() = default;
 
-  /// Begins `io`. Never fails and never blocks; too much at once waits in order. A range outside
-  /// the disk, a write to a read-only disk, and kinds that DiskInfo does not offer end with an
-  /// error. Requests may be done in any order; a flush covers the writes that were done before it
-  /// started.
+  /// Starts `io`. Never fails and never blocks; excess requests wait in order. Requests complete in
+  /// any order; a flush covers the writes completed before it started. Errors, by on_done(): those
+  /// of check_io(), and the backend's own.
   virtual void start(Io& io) noexcept = 0;
-  /// Errors: unsupported, where DiskInfo does not offer it.
+  /// Errors: unsupported without DiskInfo::has_lifetime.
   virtual Result<Lifetime> lifetime() {
     return fail(ErrorKind::kUnsupported, "the lifetime of this disk");
   }
@@ -136,8 +138,65 @@ class Channel {
   [[nodiscard]] virtual ChannelStatistics statistics() const noexcept { return {}; }
 };
 
-/// Checks that every disk makes before it starts anything. Errors: out of range, read-only,
-/// unsupported, misaligned.
+/// State of a disk on its way from a process to its successor. The successor gets the same open
+/// files: the claim has no gap, a renamed image stays the image, and the page cache still reports
+/// its lost writes.
+struct DiskSnapshot {
+  UniqueFd io;     ///< empty for a disk without a file
+  UniqueFd claim;  ///< empty while the disk is not claimed
+  ByteCount size{0};
+  int flush_errno = 0;  ///< of a flush that lost data, after which none succeeds; 0: no such flush
+};
+
+/// A disk of any backend.
+///
+///     auto disk = FileDisk::open(options);
+///     auto channel = (*disk)->open_channel(loop, bounce_limit);
+///     (*channel)->start(io);
+///
+/// Threads: info() and open_channel() from any; the rest from one at a time. Lifetime: outlives its
+/// channels.
+class Disk {
+ public:
+  Disk() = default;
+  Disk(const Disk&) = delete;
+  Disk& operator=(const Disk&) = delete;
+  virtual ~Disk() = default;
+
+  [[nodiscard]] virtual const DiskInfo& info() const noexcept = 0;
+  /// A channel for the thread that runs `loop`. `bounce_limit` is the bounce memory that the
+  /// channel adds to the disk's: half for this channel alone, half for any of them. Errors: host.
+  ///
+  /// The loop is declared here and not included: a disk only passes it on to its backend, so this
+  /// room and the disks without a file stay free of io_uring.
+  virtual Result<std::unique_ptr<Channel>> open_channel(uring::Loop& loop,
+                                                        ByteCount bounce_limit) = 0;
+
+  /// Queries the present size of the storage and takes over growth: the disk serves the new blocks
+  /// at return. A disk that shrank keeps its size. Returns the size. Errors: unsupported (fixed
+  /// size; storage that shrank), misaligned, host.
+  virtual Result<ByteCount> refresh_size() = 0;
+
+  /// Claims the disk, which keeps other processes from it until release(). Does nothing for
+  /// disks without claims, or with a claim of their own. Errors: busy (in use by another process),
+  /// host.
+  virtual Result<> claim() { return {}; }
+  /// Flushes, then ends claim(). Requires: nothing is in flight.
+  virtual void release() noexcept {}
+
+  /// Copies the state for another process. Errors: host.
+  [[nodiscard]] virtual Result<DiskSnapshot> snapshot() const { return DiskSnapshot(); }
+  /// Brings a disk made from an earlier snapshot of another process up to `latest`: its claim and
+  /// its flush error. The size and the file stay. Errors: invalid argument (claim of another file).
+  /// Requires: nothing was in flight since.
+  virtual Result<> restore(DiskSnapshot latest);
+};
+
+/// Checks a block size for DiskInfo. Errors: invalid argument.
+Result<> check_block_size(ByteCount size) noexcept;
+
+/// Checks of every disk before it starts a request. Errors: out of range, read-only, unsupported,
+/// misaligned, too large.
 Result<> check_io(const DiskInfo& info, const Io& io) noexcept;
 
 }  // namespace guestio::disk

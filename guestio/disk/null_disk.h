@@ -5,8 +5,8 @@
 
 namespace guestio::disk {
 
-/// A disk that forgets what is written and leaves what is read as it is: for measuring what the way
-/// to a disk costs. Every request is done before start() returns.
+/// Discards writes and leaves the buffers of reads unchanged: measures the cost of the path to a
+/// disk. Every request completes before start() returns.
 class NullChannel final : public Channel {
  public:
   explicit NullChannel(const DiskInfo& info) noexcept : info_(info) {}
@@ -16,7 +16,30 @@ class NullChannel final : public Channel {
   const DiskInfo info_;
 };
 
-/// Facts of a null disk of `size` bytes, which can do everything.
+/// Facts of a null disk of `size` bytes with discard and write-zeroes.
 [[nodiscard]] DiskInfo make_null_disk_info(ByteCount size) noexcept;
+
+struct NullDiskOptions {
+  ByteCount size;
+  ByteCount block_size = ByteCount(512);
+  bool is_read_only = false;
+};
+
+/// A disk of null channels.
+class NullDisk final : public Disk {
+ public:
+  /// Rounds the size down to whole blocks. Errors: invalid argument (block size; less than one
+  /// block).
+  static Result<std::unique_ptr<NullDisk>> create(const NullDiskOptions& options);
+
+  [[nodiscard]] const DiskInfo& info() const noexcept override { return info_; }
+  Result<std::unique_ptr<Channel>> open_channel(uring::Loop& loop, ByteCount bounce_limit) override;
+  Result<ByteCount> refresh_size() override;
+
+ private:
+  explicit NullDisk(const DiskInfo& info) noexcept : info_(info) {}
+
+  const DiskInfo info_;
+};
 
 }  // namespace guestio::disk

@@ -11,6 +11,7 @@
 #include "guestio/base/log.h"
 #include "guestio/base/version.h"
 #include "guestio/task/scope.h"
+#include "open_disk.h"
 #include "takeover/json_fields.h"
 #include "takeover/sender.h"
 #include "takeover/state_json.h"
@@ -192,18 +193,18 @@ Outcome TakeoverReceiver::read_disk(const Json& json, std::span<UniqueFd> descri
   JsonFields fields(json, "a disk", descriptors, error);
   auto options = read_disk_options(fields);
   if (!options) return fail_with(options.error());
-  disk::DiskSnapshot state;
-  state.io = fields.descriptor("io");
-  state.claim = fields.descriptor("claim");
-  state.size = ByteCount(fields.number<std::uint64_t>("size"));
+  disk::DiskSnapshot snapshot;
+  snapshot.io = fields.descriptor("io");
+  snapshot.claim = fields.descriptor("claim");
+  snapshot.size = ByteCount(fields.number<std::uint64_t>("size"));
   std::optional<Socket> socket;
   if (const Json* const place = fields.object_or_null("listener"); place != nullptr) {
     socket = read_socket(fields.nested(*place, "a listening socket"));
   }
   if (!error.empty()) return fail_with(error);
-  auto image = Image::adopt(*options, std::move(state));
-  if (!image) return fail_with(fmt::format("{}: {}", options->image, image.error().to_string()));
-  images_.push_back(std::move(*image));
+  auto opened = take_over_disk(*options, std::move(snapshot));
+  if (!opened) return fail_with(fmt::format("{}: {}", options->image, opened.error().to_string()));
+  opened_.push_back(std::move(*opened));
   sockets_.push_back(std::move(socket));
   options_.disks.push_back(std::move(*options));
   return {};
@@ -228,12 +229,12 @@ Outcome TakeoverReceiver::read_failed(const Json& json, std::span<UniqueFd> desc
 std::vector<StartingDisk> TakeoverReceiver::take_disks() {
   std::vector<StartingDisk> disks;
   for (std::size_t i = 0; i < options_.disks.size(); ++i) {
-    disks.push_back({options_.disks[i], std::nullopt, nullptr});
-    if (i < images_.size()) {
-      disks.back().image.emplace(std::move(images_[i]));
+    disks.push_back({options_.disks[i], nullptr, nullptr});
+    if (i < opened_.size()) {
+      disks.back().disk = std::move(opened_[i]);
     } else {
       disks.back().failed =
-          std::make_unique<FailedDisk>(options_.disks[i], std::move(causes_[i - images_.size()]));
+          std::make_unique<FailedDisk>(options_.disks[i], std::move(causes_[i - opened_.size()]));
     }
   }
   return disks;
@@ -276,12 +277,13 @@ Outcome TakeoverReceiver::read_sessions(TakeoverMessage message,
       session = read_session(disk.nested(*object, "a session"));
     }
     const bool has_write_cache = disk.flag("write_cache");
-    UniqueFd claim = disk.descriptor("claim");
-    const auto lost_by = disk.number<int>("lost_by");
+    disk::DiskSnapshot latest;
+    latest.claim = disk.descriptor("claim");
+    latest.flush_errno = disk.number<int>("lost_by");
     if (!error.empty()) break;
     disks[i]->device().set_write_cache(has_write_cache);
-    if (auto caught_up = disks[i]->image().restore(std::move(claim), lost_by); !caught_up) {
-      return fail_with(fmt::format("disk {}: {}", disks[i]->name(), caught_up.error().to_string()));
+    if (auto restored = disks[i]->disk()->restore(std::move(latest)); !restored) {
+      return fail_with(fmt::format("disk {}: {}", disks[i]->name(), restored.error().to_string()));
     }
     if (!session) continue;
     const auto adopted = disks[i]->backend().adopt(std::move(*session));

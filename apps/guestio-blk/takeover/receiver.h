@@ -15,7 +15,6 @@
 #include "guestio/base/unique_fd.h"
 #include "guestio/base/unix_listener.h"
 #include "guestio/task/task.h"
-#include "image.h"
 #include "options/options.h"
 #include "served_disk.h"
 #include "takeover/json_fields.h"
@@ -69,10 +68,10 @@ class TakeoverReceiver {
 
   Options options_;
   UniqueFd socket_;
-  std::uint64_t sender_pid_ = 0;                // its process
-  std::vector<Image> images_;                   // of the first of the options' disks
-  std::vector<std::string> causes_;             // of the others, which have failed
-  std::vector<std::optional<Socket>> sockets_;  // of disks that have one
+  std::uint64_t sender_pid_ = 0;                     // its process
+  std::vector<std::shared_ptr<disk::Disk>> opened_;  // of the first of the options' disks
+  std::vector<std::string> causes_;                  // of the others, which have failed
+  std::vector<std::optional<Socket>> sockets_;       // of disks that have one
   std::optional<Socket> control_;
   std::chrono::steady_clock::time_point quiesced_at_;  // the guests' I/O stands still
   std::chrono::steady_clock::time_point owned_since_;  // all of it

@@ -49,8 +49,8 @@ Json describe_listener(const UnixListener& listener, TakeoverMessage& message,
 }
 
 std::expected<Json, std::string> describe_disk(const ServedDisk& disk, TakeoverMessage& message) {
-  auto image = disk.image().state();
-  if (!image) return fail_with(image.error(), disk.options().label().c_str());
+  auto snapshot = disk.disk()->snapshot();
+  if (!snapshot) return fail_with(snapshot.error(), disk.options().label().c_str());
   Json words = Json::array();
   for (const auto& [name, value] : disk.options().as_given) {
     // Made from a path that may be relative, or not there any more.
@@ -63,8 +63,8 @@ std::expected<Json, std::string> describe_disk(const ServedDisk& disk, TakeoverM
     if (listener.is_null()) return std::unexpected("no descriptor is left to copy a socket to");
   }
   return Json{{"settings", std::move(words)},
-              {"io", message.add(std::move(image->io))},
-              {"claim", message.add(std::move(image->claim))},
+              {"io", message.add(std::move(snapshot->io))},
+              {"claim", message.add(std::move(snapshot->claim))},
               {"size", disk.info().size.raw()},
               {"listener", std::move(listener)}};
 }
@@ -289,12 +289,12 @@ std::expected<TakeoverMessage, std::string> TakeoverSender::describe_sessions() 
   for (const auto& disk : context_.disks) {
     auto session = disk->backend().state();
     if (!session) return fail_with(session.error(), disk->options().label().c_str());
-    auto image = disk->image().state();
-    if (!image) return fail_with(image.error(), disk->options().label().c_str());
+    auto snapshot = disk->disk()->snapshot();
+    if (!snapshot) return fail_with(snapshot.error(), disk->options().label().c_str());
     disks.push_back({{"session", *session ? to_json(std::move(**session), message) : Json(nullptr)},
                      {"write_cache", disk->device().has_write_cache()},
-                     {"claim", message.add(std::move(image->claim))},
-                     {"lost_by", image->lost_by}});
+                     {"claim", message.add(std::move(snapshot->claim))},
+                     {"lost_by", snapshot->flush_errno}});
   }
   message.body = {{"disks", std::move(disks)}, {"since", quiesced_at_.time_since_epoch().count()}};
   return message;

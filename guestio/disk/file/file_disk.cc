@@ -92,7 +92,7 @@ bool is_same_file(const UniqueFd& a, const UniqueFd& b) noexcept {
 }
 
 /// Ok when another process' files are what `options` would have opened.
-Result<> check_adopted(const FileDiskOptions& options, const DiskSnapshot& state) {
+Result<> check_snapshot(const FileDiskOptions& options, const DiskSnapshot& state) {
   const auto mode = ask_kind(path_of(state.io));
   if (!mode) return fail(mode.error());
   const int flags = ::fcntl(state.io.get(), F_GETFL);
@@ -111,10 +111,8 @@ Result<> check_adopted(const FileDiskOptions& options, const DiskSnapshot& state
 }
 
 Result<DiskInfo> describe(int fd, const FileFacts& facts, const FileDiskOptions& options) {
+  if (auto checked = check_block_size(options.block_size); !checked) return fail(checked.error());
   const std::uint64_t block = options.block_size.raw();
-  if (!std::has_single_bit(block) || block < Sector::kSize || block > kPageSize) {
-    return fail(ErrorKind::kInvalidArgument, "block size (512, 1024, 2048 or 4096)", block);
-  }
   // The last blocks of direct I/O must not reach behind the end: a write would make the file grow.
   const std::uint64_t direct_block = facts.direct.block();
   if (direct_block > Sector::kSize && !is_aligned(facts.size.raw(), direct_block)) {
@@ -168,7 +166,7 @@ Completion choose_completion(int fd, const FileFacts& facts, const FileDiskOptio
 FileDisk::FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const DiskInfo& info,
                    const FileDiskOptions& options) noexcept
     : name_(options.subject()),
-      claiming_(options.claim_mode),
+      claim_mode_(options.claim_mode),
       claim_(std::move(claim)),
       fd_(std::move(io)),
       facts_(facts),
@@ -205,45 +203,45 @@ Result<std::unique_ptr<FileDisk>> FileDisk::open(const FileDiskOptions& options)
       new FileDisk(std::move(image->claim), std::move(image->io), *facts, *info, options));
 }
 
-Result<std::unique_ptr<FileDisk>> FileDisk::adopt(const FileDiskOptions& options,
-                                                  DiskSnapshot state) {
-  if (auto checked = check_adopted(options, state); !checked) return fail(checked.error());
-  auto facts = probe_file(state.io.get());
+Result<std::unique_ptr<FileDisk>> FileDisk::take_over(const FileDiskOptions& options,
+                                                      DiskSnapshot snapshot) {
+  if (auto checked = check_snapshot(options, snapshot); !checked) return fail(checked.error());
+  auto facts = probe_file(snapshot.io.get());
   if (!facts) return fail(facts.error());
   // The guest was told of this size. A file that has changed since is refresh_size()'s concern.
-  facts->size = state.size;
-  const auto info = describe(state.io.get(), *facts, options);
+  facts->size = snapshot.size;
+  const auto info = describe(snapshot.io.get(), *facts, options);
   if (!info) return fail(info.error());
-  if (info->size != state.size) {
-    return fail(ErrorKind::kInvalidArgument, "the image's size", state.size.raw());
+  if (info->size != snapshot.size) {
+    return fail(ErrorKind::kInvalidArgument, "the image's size", snapshot.size.raw());
   }
   std::unique_ptr<FileDisk> self(
-      new FileDisk(std::move(state.claim), std::move(state.io), *facts, *info, options));
-  self->lost_by_ = state.lost_by;
+      new FileDisk(std::move(snapshot.claim), std::move(snapshot.io), *facts, *info, options));
+  self->flush_errno_ = snapshot.flush_errno;
   return self;
 }
 
-Result<DiskSnapshot> FileDisk::state() const {
+Result<DiskSnapshot> FileDisk::snapshot() const {
   auto io = duplicate_fd(fd_);
   if (!io) return fail(io.error());
   auto claim = duplicate_fd(claim_);
   if (!claim) return fail(claim.error());
-  return DiskSnapshot{std::move(*io), std::move(*claim), info_.size, lost_by_};
+  return DiskSnapshot{std::move(*io), std::move(*claim), info_.size, flush_errno_};
 }
 
-Result<> FileDisk::restore(UniqueFd claim, int lost_by) {
-  if (claiming_ == ClaimMode::kWhileInUse) {
-    if (claim && !is_same_file(claim, fd_)) {
+Result<> FileDisk::restore(DiskSnapshot latest) {
+  if (claim_mode_ == ClaimMode::kWhileInUse) {
+    if (latest.claim && !is_same_file(latest.claim, fd_)) {
       return fail(ErrorKind::kInvalidArgument, "the claim to the image");
     }
-    claim_ = std::move(claim);
+    claim_ = std::move(latest.claim);
   }
-  lost_by_ = lost_by;
+  flush_errno_ = latest.flush_errno;
   return {};
 }
 
 Result<> FileDisk::claim() {
-  if (claiming_ == ClaimMode::kWhileOpen || claim_) return {};
+  if (claim_mode_ == ClaimMode::kWhileOpen || claim_) return {};
   auto claimed = open_claim(
       path_of(fd_), info_.is_read_only ? ImageAccess::kRead : ImageAccess::kReadWrite, name_);
   if (!claimed) return fail(claimed.error());
@@ -252,7 +250,7 @@ Result<> FileDisk::claim() {
 }
 
 void FileDisk::release() noexcept {
-  if (claiming_ == ClaimMode::kWhileOpen || !claim_) return;
+  if (claim_mode_ == ClaimMode::kWhileOpen || !claim_) return;
   const int result = info_.is_read_only ? 0 : ::fdatasync(fd_.get());
   if (auto flushed = check_flush(result == 0 ? 0 : -errno); !flushed) {
     log::error("{}: the image is given to others before all is on the disk: {}", name_,
@@ -268,13 +266,13 @@ Result<> FileDisk::check_flush(std::int32_t result) noexcept {
     return {};
   }
   int expected = 0;
-  if (result < 0 && lost_by_.compare_exchange_strong(expected, -result)) {
+  if (result < 0 && flush_errno_.compare_exchange_strong(expected, -result)) {
     log::error("{}: data may be lost, no flush succeeds until the image is opened anew: {}", name_,
                Error::host(-result, kWhat).to_string());
   }
-  const int lost_by = lost_by_.load();
-  if (lost_by == 0) return {};
-  return fail(Error{ErrorKind::kDataLost, lost_by, kWhat, 0, 0});
+  const int flush_errno = flush_errno_.load();
+  if (flush_errno == 0) return {};
+  return fail(Error{ErrorKind::kDataLost, flush_errno, kWhat, 0, 0});
 }
 
 std::int32_t FileDisk::flush_by_call() const noexcept {

@@ -57,21 +57,11 @@ struct FileDiskOptions {
   [[nodiscard]] std::string subject() const { return name.empty() ? "disk " + path : name; }
 };
 
-/// What another process needs to go on with a disk: the very same open files, so that the claim has
-/// no gap, an image that was renamed stays the image, and what the page cache could not write is
-/// still reported.
-struct DiskSnapshot {
-  UniqueFd io;
-  UniqueFd claim;  ///< empty while the image is not claimed
-  ByteCount size{0};
-  int lost_by = 0;  ///< errno of a flush that failed, after which none succeeds; or 0
-};
-
 /// A raw image: a regular file or a block device. Holds what its channels share.
 ///
 /// Threads: everything here may be used from any thread; a channel belongs to the thread whose loop
 /// it was made with. Lifetime: outlives its channels.
-class FileDisk {
+class FileDisk final : public Disk {
  public:
   /// Opens and locks the image and finds out what it can do; changes nothing in it.
   /// Errors: host (no such file, permission …), busy (in use by another process), unsupported (not
@@ -84,21 +74,21 @@ class FileDisk {
   /// Goes on with the files of another process, whatever the guest has written to them meanwhile.
   /// What is said by `options` has to be what the other was made with; the path is for people.
   /// Errors: as open(), but for the format; invalid argument (other files than `options` says).
-  static Result<std::unique_ptr<FileDisk>> adopt(const FileDiskOptions& options,
-                                                 DiskSnapshot state);
+  static Result<std::unique_ptr<FileDisk>> take_over(const FileDiskOptions& options,
+                                                     DiskSnapshot snapshot);
   /// Errors: host. One thread.
-  [[nodiscard]] Result<DiskSnapshot> state() const;
+  [[nodiscard]] Result<DiskSnapshot> snapshot() const override;
   /// What may have changed since adopt(): the claim, and what a flush lost. Errors: invalid
   /// argument (a claim of another file). Requires: nothing was in flight since then.
-  Result<> restore(UniqueFd claim, int lost_by);
+  Result<> restore(DiskSnapshot latest) override;
 
-  [[nodiscard]] const DiskInfo& info() const noexcept { return info_; }
+  [[nodiscard]] const DiskInfo& info() const noexcept override { return info_; }
   /// The subject of log lines.
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
   /// Asks the file or device how large it is now. What it has grown by is part of the disk when
   /// this returns; one that has shrunk is left as it was. Returns the size, in whole blocks. One
   /// thread at a time. Errors: unsupported (it shrank), misaligned (as in open()), host.
-  Result<ByteCount> refresh_size();
+  Result<ByteCount> refresh_size() override;
   /// What was possible of what was asked for.
   [[nodiscard]] Completion completion() const noexcept { return completion_; }
   [[nodiscard]] const buf::DirectIoLimits& limits() const noexcept { return facts_.direct; }
@@ -106,15 +96,15 @@ class FileDisk {
   // With ClaimMode::kWhileInUse; otherwise they do nothing. One thread.
 
   /// Errors: busy (in use by another process), host.
-  Result<> claim();
+  Result<> claim() override;
   /// What was written is brought to the disk first, since whoever comes next cannot flush our
   /// host's cache. Requires: nothing is in flight.
-  void release() noexcept;
+  void release() noexcept override;
 
   /// A way to this disk for the thread that runs `loop`. `bounce_limit` is how much bounce memory
   /// it adds to what the disk's channels have: half of it for this one alone, the other half for
   /// whichever needs it. Errors: host.
-  Result<std::unique_ptr<Channel>> open_channel(uring::Loop& loop, ByteCount bounce_limit);
+  Result<std::unique_ptr<Channel>> open_channel(uring::Loop& loop, ByteCount bounce_limit) override;
 
  private:
   friend class FileChannel;
@@ -134,7 +124,7 @@ class FileDisk {
   void report_shortage(int error_number) noexcept;
 
   const std::string name_;
-  const ClaimMode claiming_;
+  const ClaimMode claim_mode_;
   UniqueFd claim_;  // holds the image's locks, is used for nothing else
   const UniqueFd fd_;
   const FileFacts facts_;
@@ -145,7 +135,7 @@ class FileDisk {
   const BounceRegistration bounce_registration_;
   const Caching caching_;
   const std::optional<std::string> lifetime_;  // the folder that tells of it
-  std::atomic<int> lost_by_ = 0;  // errno of the first flush of the page cache that failed
+  std::atomic<int> flush_errno_ = 0;  // errno of the first flush of the page cache that failed
   log::RateLimit shortage_log_{1, std::chrono::minutes(1)};
   BlockGuard block_guard_;
   buf::BounceBufferTracker bounce_{buf::BounceBufferTracker::Options{}};

@@ -178,9 +178,9 @@ TEST(ImageFormat, AGuestThatWritesASignatureChangesNothingForWhoeverTakesItsDisk
   auto before = FileDisk::open(options).value();
   const UniqueFd file(::open(options.path.c_str(), O_WRONLY | O_CLOEXEC));
   ASSERT_EQ(::pwrite(file.get(), "LUKS\xba\xbe\0\2", 8, 0), 8);
-  auto state = before->state();
-  ASSERT_TRUE(state);
-  EXPECT_TRUE(FileDisk::adopt(options, std::move(*state)));
+  auto snapshot = before->snapshot();
+  ASSERT_TRUE(snapshot);
+  EXPECT_TRUE(FileDisk::take_over(options, std::move(*snapshot)));
   before.reset();
   EXPECT_EQ(FileDisk::open(options).error().kind, ErrorKind::kForeignFormat) << "a new start";
 }

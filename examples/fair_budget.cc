@@ -105,7 +105,7 @@ int main() {
   const uring::File device_file = loop->register_file(file.get());
   Device device(*loop, device_file, account);
   uring::run_task(*loop, serve_all(device, requests));
-  loop->release_file(device_file);
+  loop->unregister_file(device_file);
 
   std::vector<std::byte> seen(kBudget);
   for (const Request& request : requests) {

@@ -392,7 +392,7 @@ class World {
   void check_bystander() {
     auto connection = Connection::make();
     auto left = bystander_.serve(std::move(connection.theirs));
-    auto guest = std::move(*testing::BlkGuest::over(std::move(connection.ours), {}));
+    auto guest = std::move(*testing::BlkGuest::from_socket(std::move(connection.ours), {}));
     const auto answer = guest->read(0, kPattern.size());
     GUESTIO_CHECK(answer.status == 0 && std::ranges::equal(answer.data, kPattern),
                   "the other disk as it was");

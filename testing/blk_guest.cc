@@ -26,10 +26,10 @@ Result<std::unique_ptr<BlkGuest>> BlkGuest::connect(const std::string& path,
   if (!socket) return fail(socket.error());
   auto copy = duplicate_fd(socket->fd());
   if (!copy) return fail(copy.error());
-  return over(std::move(*copy), options);
+  return from_socket(std::move(*copy), options);
 }
 
-Result<std::unique_ptr<BlkGuest>> BlkGuest::over(UniqueFd socket, const Options& options) {
+Result<std::unique_ptr<BlkGuest>> BlkGuest::from_socket(UniqueFd socket, const Options& options) {
   auto memory = vhost::FrontendMemory::create(options.memory);
   if (!memory) return fail(memory.error());
   std::unique_ptr<BlkGuest> guest(new BlkGuest(
@@ -69,9 +69,9 @@ vblk::Config BlkGuest::config() {
   return config;
 }
 
-BlkGuest::Answer BlkGuest::perform(Type type, std::uint64_t sector, std::span<const std::byte> out,
-                                   std::size_t in_bytes, std::size_t misalignment,
-                                   std::uint32_t queue) {
+BlkGuest::Completion BlkGuest::perform(Type type, std::uint64_t sector,
+                                       std::span<const std::byte> out, std::size_t in_bytes,
+                                       std::size_t misalignment, std::uint32_t queue) {
   const auto header = scratch_.part(kHeaderAt, sizeof(vblk::RequestHeader));
   const auto status = scratch_.part(kStatusAt, 1);
   const auto data = scratch_.part(kDataAt + misalignment, std::max(out.size(), in_bytes));
@@ -88,7 +88,7 @@ BlkGuest::Answer BlkGuest::perform(Type type, std::uint64_t sector, std::span<co
   chain.push_back({status.gpa, 1, virtio::Direction::kWritable});
   const auto used = send_chain(chain, queue);
   GUESTIO_CHECK(used.has_value(), "an answer within the time limit");
-  Answer answer;
+  Completion answer;
   answer.used_length = *used;
   answer.status = static_cast<std::uint8_t>(*status.host);
   answer.data.assign(data.host, data.host + in_bytes);

@@ -31,7 +31,7 @@ class BlkGuest {
     /// What is in flight stands in a record. Needs its protocol feature.
     bool has_inflight_record = false;
   };
-  struct Answer {
+  struct Completion {
     std::uint8_t status = 0xff;
     std::uint32_t used_length = 0;
     std::vector<std::byte> data;
@@ -43,7 +43,7 @@ class BlkGuest {
   static Result<std::unique_ptr<BlkGuest>> connect(const std::string& path) {
     return connect(path, Options{});
   }
-  static Result<std::unique_ptr<BlkGuest>> over(UniqueFd socket, const Options& options);
+  static Result<std::unique_ptr<BlkGuest>> from_socket(UniqueFd socket, const Options& options);
 
   [[nodiscard]] vhost::Frontend& frontend() noexcept { return frontend_; }
   [[nodiscard]] vhost::FrontendMemory& memory() noexcept { return memory_; }
@@ -52,17 +52,17 @@ class BlkGuest {
   }
   [[nodiscard]] virtio::blk::Config config();
 
-  Answer read(std::uint64_t sector, std::size_t bytes) {
+  Completion read(std::uint64_t sector, std::size_t bytes) {
     return perform(Type::kIn, sector, {}, bytes);
   }
-  Answer write(std::uint64_t sector, std::span<const std::byte> data) {
+  Completion write(std::uint64_t sector, std::span<const std::byte> data) {
     return perform(Type::kOut, sector, data, 0);
   }
-  Answer flush() { return perform(Type::kFlush, 0, {}, 0); }
+  Completion flush() { return perform(Type::kFlush, 0, {}, 0); }
   /// One request with header, data and status each in one descriptor; the data lies
   /// `misalignment` bytes behind a page boundary.
-  Answer perform(Type type, std::uint64_t sector, std::span<const std::byte> out,
-                 std::size_t in_bytes, std::size_t misalignment = 0, std::uint32_t queue = 0);
+  Completion perform(Type type, std::uint64_t sector, std::span<const std::byte> out,
+                     std::size_t in_bytes, std::size_t misalignment = 0, std::uint32_t queue = 0);
 
   /// Sends a chain as it is; nothing when the backend does not answer in time.
   std::optional<std::uint32_t> send_chain(

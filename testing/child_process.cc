@@ -11,7 +11,7 @@
 #include <filesystem>
 
 #include "guestio/base/check.h"
-#include "testing/comes_true.h"
+#include "testing/wait_until.h"
 
 namespace guestio::testing {
 
@@ -62,7 +62,7 @@ bool ChildProcess::has_ended() {
 void ChildProcess::send_signal(int number) const { ::kill(pid_, number); }
 
 std::optional<int> ChildProcess::wait(milliseconds limit) {
-  (void)comes_true([this] { return has_ended(); }, limit);
+  (void)wait_until([this] { return has_ended(); }, limit);
   return status_;
 }
 
@@ -75,11 +75,11 @@ std::string ChildProcess::output() const {
 
 bool ChildProcess::wait_for_output(const std::string& text, milliseconds limit) {
   const auto is_there = [&] { return output().find(text) != std::string::npos; };
-  (void)comes_true([&] { return is_there() || has_ended(); }, limit);
+  (void)wait_until([&] { return is_there() || has_ended(); }, limit);
   return is_there();
 }
 
-int ChildProcess::descriptors_of(int fd) const {
+int ChildProcess::descriptor_count(int fd) const {
   struct stat wanted{};
   GUESTIO_CHECK(::fstat(fd, &wanted) == 0, "a file of the test's own");
   int count = 0;
@@ -94,9 +94,9 @@ int ChildProcess::descriptors_of(int fd) const {
   return count;
 }
 
-bool ChildProcess::comes_to_descriptors_of(int fd, int count) {
-  const auto has_so_many = [&] { return descriptors_of(fd) == count; };
-  (void)comes_true([&] { return has_so_many() || has_ended(); });
+bool ChildProcess::wait_for_descriptor_count(int fd, int count) {
+  const auto has_so_many = [&] { return descriptor_count(fd) == count; };
+  (void)wait_until([&] { return has_so_many() || has_ended(); });
   return !has_ended() && has_so_many();
 }
 

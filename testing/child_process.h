@@ -25,7 +25,7 @@ class ChildProcess {
   [[nodiscard]] bool is_running();
   void send_signal(int number) const;
   /// The exit status, 128 + the signal that ended it, or nothing when it still runs after `limit`.
-  /// `limit` is times GUESTIO_TEST_PATIENCE (testing/comes_true.h).
+  /// `limit` is times GUESTIO_TEST_PATIENCE (testing/wait_until.h).
   std::optional<int> wait(std::chrono::milliseconds limit = std::chrono::seconds(60));
   /// Standard output and error so far.
   [[nodiscard]] std::string output() const;
@@ -33,9 +33,9 @@ class ChildProcess {
   [[nodiscard]] bool wait_for_output(const std::string& text,
                                      std::chrono::milliseconds limit = std::chrono::seconds(60));
   /// How many of its descriptors are of the file that `fd` is here.
-  [[nodiscard]] int descriptors_of(int fd) const;
+  [[nodiscard]] int descriptor_count(int fd) const;
   /// Waits until it has `count` of them: closing them may take it a moment after its answer.
-  [[nodiscard]] bool comes_to_descriptors_of(int fd, int count);
+  [[nodiscard]] bool wait_for_descriptor_count(int fd, int count);
 
  private:
   bool has_ended();

@@ -13,18 +13,18 @@ namespace guestio::testing {
 class ManualTimer final : public task::Timer {
  public:
   task::Task<> sleep(std::chrono::nanoseconds duration, task::StopToken token) override {
-    asked.push_back(duration);
+    durations.push_back(duration);
     (void)co_await sleepers_.wait(token);
   }
 
   /// Ends the pauses that are being waited for; false when there are none.
-  bool ring() noexcept {
+  bool fire() noexcept {
     const bool is_awaited = !sleepers_.is_empty();
     sleepers_.wake_all();
     return is_awaited;
   }
 
-  std::vector<std::chrono::nanoseconds> asked;
+  std::vector<std::chrono::nanoseconds> durations;
 
  private:
   task::WaitQueue sleepers_;

@@ -24,7 +24,7 @@ inline constexpr bool kIsEmulated = false;
 
 /// Rounds of a test with one thread only: what a sanitizer finds in it, it finds in the first of
 /// them, and they are the same everywhere. The preset dev makes them all.
-constexpr int rounds_on_one_thread(int all) {
+constexpr int single_threaded_rounds(int all) {
   if (kIsThreadSanitized || kIsEmulated) return all / 10;
   return kIsAddressSanitized ? all / 4 : all;
 }

@@ -34,19 +34,19 @@ std::string output_of(const std::string& command) {
 
 }  // namespace
 
-TemporaryFolder::TemporaryFolder() {
+TemporaryDirectory::TemporaryDirectory() {
   // Beside the build rather than in /tmp, which may be a tmpfs without direct I/O.
   std::string pattern = (std::filesystem::current_path() / "guestio-test-XXXXXX").string();
   GUESTIO_CHECK(::mkdtemp(pattern.data()) != nullptr, "a temporary folder");
   path_ = pattern;
 }
 
-TemporaryFolder::~TemporaryFolder() {
+TemporaryDirectory::~TemporaryDirectory() {
   std::error_code ignored;
   std::filesystem::remove_all(path_, ignored);
 }
 
-std::string TemporaryFolder::make_image(const std::string& name, std::uint64_t size) const {
+std::string TemporaryDirectory::make_image(const std::string& name, std::uint64_t size) const {
   const std::string path = file(name);
   const UniqueFd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   GUESTIO_CHECK(fd && ::ftruncate(fd.get(), static_cast<off_t>(size)) == 0, "a test image");
@@ -59,13 +59,13 @@ MemoryFile::MemoryFile(std::uint64_t size) : fd_(::memfd_create("guestio-test", 
 
 std::string MemoryFile::path() const { return fmt::format("/proc/{}/fd/{}", ::getpid(), fd()); }
 
-SmallFileSystem::SmallFileSystem(const std::string& folder, std::uint64_t bytes) : path_(folder) {
+TmpfsMount::TmpfsMount(const std::string& folder, std::uint64_t bytes) : path_(folder) {
   std::filesystem::create_directory(path_);
   const std::string options = fmt::format("size={}", bytes);
   if (::mount("none", path_.c_str(), "tmpfs", 0, options.c_str()) != 0) path_.clear();
 }
 
-SmallFileSystem::~SmallFileSystem() {
+TmpfsMount::~TmpfsMount() {
   if (!path_.empty()) ::umount2(path_.c_str(), MNT_DETACH);
 }
 
@@ -77,7 +77,7 @@ LoopDevice::~LoopDevice() {
   if (!path_.empty()) (void)output_of("losetup -d " + path_);
 }
 
-ZramDevice::ZramDevice(const TemporaryFolder& folder, std::uint64_t bytes) {
+ZramDevice::ZramDevice(const TemporaryDirectory& folder, std::uint64_t bytes) {
   std::ifstream("/sys/class/zram-control/hot_add") >> number_;
   if (number_ < 0) return;
   const std::string control = fmt::format("/sys/block/zram{}/", number_);

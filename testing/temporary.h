@@ -9,12 +9,12 @@
 namespace guestio::testing {
 
 /// A folder of its own for one test, removed with everything in it.
-class TemporaryFolder {
+class TemporaryDirectory {
  public:
-  TemporaryFolder();
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder();
+  TemporaryDirectory();
+  TemporaryDirectory(const TemporaryDirectory&) = delete;
+  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+  ~TemporaryDirectory();
 
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
   [[nodiscard]] std::string file(const std::string& name) const { return path_ + "/" + name; }
@@ -37,13 +37,13 @@ class MemoryFile {
 };
 
 /// A file system of its own in memory, which is full when `bytes` are used. Needs root.
-class SmallFileSystem {
+class TmpfsMount {
  public:
   /// The path is empty when this machine lets nobody mount.
-  SmallFileSystem(const std::string& folder, std::uint64_t bytes);
-  SmallFileSystem(const SmallFileSystem&) = delete;
-  SmallFileSystem& operator=(const SmallFileSystem&) = delete;
-  ~SmallFileSystem();
+  TmpfsMount(const std::string& folder, std::uint64_t bytes);
+  TmpfsMount(const TmpfsMount&) = delete;
+  TmpfsMount& operator=(const TmpfsMount&) = delete;
+  ~TmpfsMount();
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
 
  private:
@@ -68,7 +68,7 @@ class LoopDevice {
 class ZramDevice {
  public:
   /// The path is empty when this machine gives no such device.
-  ZramDevice(const TemporaryFolder& folder, std::uint64_t bytes);
+  ZramDevice(const TemporaryDirectory& folder, std::uint64_t bytes);
   ZramDevice(const ZramDevice&) = delete;
   ZramDevice& operator=(const ZramDevice&) = delete;
   ~ZramDevice();

@@ -15,9 +15,9 @@
 
 #include "testing/blk_guest.h"
 #include "testing/child_process.h"
-#include "testing/comes_true.h"
 #include "testing/rounds.h"
 #include "testing/temporary.h"
+#include "testing/wait_until.h"
 
 namespace guestio::tests {
 
@@ -102,7 +102,7 @@ class BackendTest : public ::testing::Test {
     const auto before = std::move(backend_);
     std::vector<std::string> words = {kBackendProgram, "--takeover", control_};
     words.insert(words.end(), more.begin(), more.end());
-    ASSERT_TRUE(comes_true([&] {
+    ASSERT_TRUE(wait_until([&] {
       backend_ = std::make_unique<testing::ChildProcess>(words);
       return backend_->wait_for_output("took over");
     })) << backend_->output()
@@ -129,7 +129,7 @@ class BackendTest : public ::testing::Test {
     EXPECT_EQ(guest->read(0, 4096).status, 0);
   }
 
-  testing::TemporaryFolder folder_;
+  testing::TemporaryDirectory folder_;
   std::string socket_ = folder_.file("s");
   std::string control_ = folder_.file("control");
   std::string image_ = folder_.make_image("disk.img", kImageBytes);

@@ -323,7 +323,7 @@ TEST_F(CommandLineTest, AConnectedSocketIsServedUntilItCloses) {
   const UniqueFd theirs(ends[1]);
   testing::ChildProcess child(
       {kBackendProgram, "--fd", std::to_string(theirs.get()), "--blk-file", image_}, theirs.get());
-  auto guest = testing::BlkGuest::over(std::move(ours), {});
+  auto guest = testing::BlkGuest::from_socket(std::move(ours), {});
   ASSERT_TRUE(guest.has_value());
   EXPECT_EQ((*guest)->read(0, 512).status, 0);
   guest->reset();

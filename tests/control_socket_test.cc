@@ -73,7 +73,7 @@ TEST_F(ControlSocketTest, StatisticsCountTheGuestsRequests) {
   // Requests found by polling need no kick; a kick is counted in its own time.
   ASSERT_TRUE(guest->queue().kick());
   Json all;
-  EXPECT_TRUE(comes_true([&] {
+  EXPECT_TRUE(wait_until([&] {
     all = ask({"statistics"});
     return all["disks"][0]["kicks"] != 0;
   }));

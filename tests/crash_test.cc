@@ -52,12 +52,12 @@ class CrashTest : public BackendTest, public ::testing::WithParamInterface<Kind>
   void wait_for_requests(std::uint64_t requests) {
     ASSERT_TRUE(backend_->wait_for_output("queue 1: runs"))
         << load_->output() << backend_->output();
-    EXPECT_TRUE(comes_true([&] { return !load_->is_running() || requests_done() >= requests; }))
+    EXPECT_TRUE(wait_until([&] { return !load_->is_running() || requests_done() >= requests; }))
         << load_->output() << backend_->output();
   }
   /// Waits until the backend has logged so much, possibly before the load has connected to it.
   void wait_for_lines(std::ptrdiff_t lines) {
-    EXPECT_TRUE(comes_true([&] {
+    EXPECT_TRUE(wait_until([&] {
       const std::string output = backend_->output();
       return std::ranges::count(output, '\n') >= lines || output.contains("queue 1: runs") ||
              !load_->is_running();

@@ -112,7 +112,7 @@ TEST_F(DiskFaultTest, AHeldWriteDoesNotBlockTheNextFrontEnd) {
 }
 
 TEST_F(DiskFaultTest, Rule37AFullFileSystemFailsWritesOrHoldsThemUntilSpaceIsFree) {
-  const testing::SmallFileSystem small(folder_.file("small"), 4 * kMegabyte);
+  const testing::TmpfsMount small(folder_.file("small"), 4 * kMegabyte);
   if (small.path().empty()) GTEST_SKIP() << "mounting is not permitted";
   const auto full_image = [&] {
     image_ = small.path() + "/disk.img";
@@ -144,7 +144,7 @@ TEST_F(DiskFaultTest, Rule37AFullFileSystemFailsWritesOrHoldsThemUntilSpaceIsFre
 
 // A buffered device on full storage: only the flush reports the error, and only once.
 TEST_F(DiskFaultTest, Rule30AllLaterFlushesFailAfterAFailedOne) {
-  const testing::SmallFileSystem small(folder_.file("small"), 2 * kMegabyte);
+  const testing::TmpfsMount small(folder_.file("small"), 2 * kMegabyte);
   if (small.path().empty()) GTEST_SKIP() << "mounting is not permitted";
   const std::string storage = small.path() + "/storage";
   {

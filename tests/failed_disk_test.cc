@@ -235,7 +235,7 @@ TEST_F(FailedDiskTest, ATakeoverIncludesFailedDisks) {
   (void)folder_.make_image("bad.img", kImageBytes);
   (void)folder_.make_image("handed.img", kImageBytes);
   expect_served();
-  const auto handed = testing::BlkGuest::over(std::move(ours), {});
+  const auto handed = testing::BlkGuest::from_socket(std::move(ours), {});
   ASSERT_TRUE(handed.has_value()) << backend_->output();
   EXPECT_EQ((*handed)->read(0, 512).status, 0);
 }
@@ -269,7 +269,7 @@ TEST_F(FailedDiskTest, AnInheritedSocketSurvivesAnOpenDuringATakeover) {
   other.reset();
   ASSERT_TRUE(backend_->wait_for_output("nothing is taken over")) << backend_->output();
   ASSERT_TRUE(backend_->wait_for_output("disk bad: can be served now")) << backend_->output();
-  const auto guest = testing::BlkGuest::over(std::move(ours), {});
+  const auto guest = testing::BlkGuest::from_socket(std::move(ours), {});
   ASSERT_TRUE(guest.has_value()) << guest.error().to_string() << backend_->output();
   EXPECT_EQ((*guest)->read(0, 512).status, 0);
 }

@@ -162,14 +162,14 @@ TEST_F(HostileFrontendTest, MissingAndExcessDescriptorsAreRefused) {
 TEST_F(HostileFrontendTest, DescriptorsOfRefusedMessagesAreClosed) {
   const auto guest = connect();
   const int fd = guest->memory().fd();
-  const int before = backend_->descriptors_of(fd);
+  const int before = backend_->descriptor_count(fd);
   ASSERT_GT(before, 0) << "the memory itself";
   for (int round = 0; round < 50; ++round) {
     EXPECT_FALSE(guest->frontend().send_message(99, {}, std::array{fd, fd, fd}));
     EXPECT_FALSE(
         tell(*guest, FrontendRequest::kSetVringCall, std::uint64_t{0}, std::array{fd, fd}));
   }
-  EXPECT_TRUE(backend_->comes_to_descriptors_of(fd, before)) << backend_->descriptors_of(fd);
+  EXPECT_TRUE(backend_->wait_for_descriptor_count(fd, before)) << backend_->descriptor_count(fd);
 }
 
 TEST_F(HostileFrontendTest, ConfigAccessOutOfRangeGetsAnEmptyReply) {
@@ -284,7 +284,7 @@ void HostileFrontendTest::truncate_under_load() {
         Segment{scratch.gpa.plus_unchecked(4096), 1 << 20, Direction::kWritable},
         Segment{scratch.gpa.plus_unchecked(64), 1, Direction::kWritable}};
     const bool may_be_gone = served >= kServedBefore;
-    if (!guest->send_chain(chain, 0, may_be_gone ? milliseconds(500) : patience())) break;
+    if (!guest->send_chain(chain, 0, may_be_gone ? milliseconds(500) : scaled_timeout())) break;
     ++served;
   }
   EXPECT_GE(served, kServedBefore) << "before the truncation";

@@ -185,7 +185,7 @@ TEST_F(ManyDisksTest, TheEndOfOneConnectionLeavesOtherDisksRunning) {
           "name=handed,fd=" + std::to_string(theirs.get()) + ",blk-file=" + connected.image},
       theirs.get());
   {
-    const auto guest = testing::BlkGuest::over(std::move(ours), {});
+    const auto guest = testing::BlkGuest::from_socket(std::move(ours), {});
     ASSERT_TRUE(guest.has_value());
     EXPECT_EQ((*guest)->read(0, 512).status, 0);
   }

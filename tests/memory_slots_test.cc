@@ -149,7 +149,7 @@ class RegisteredBuffersSlotsTest : public MemorySlotsTest {
   bool read_until_logged(const std::string& text) {
     bool is_read = true;
     const auto is_logged = [&] { return backend_->output().find(text) != std::string::npos; };
-    (void)comes_true([&] {
+    (void)wait_until([&] {
       if (is_logged()) return true;
       is_read = read_into_more() == std::byte{0};
       return !is_read;
@@ -180,8 +180,8 @@ TEST_F(RegisteredBuffersSlotsTest, PagesReleasedByTheGuestAreAccessedAsTheyAreNo
 class AutoRegisteredBuffersTest : public RegisteredBuffersSlotsTest {
  protected:
   void SetUp() override {
-    if (!uring::may_lock_any_memory()) GTEST_SKIP() << "the memory-lock limit applies";
-    if (!uring::PinnedBuffers::can_be_shared()) GTEST_SKIP() << "no support to share registrations";
+    if (!uring::is_memlock_unlimited()) GTEST_SKIP() << "the memory-lock limit applies";
+    if (!uring::PinnedBuffers::can_clone()) GTEST_SKIP() << "no support to share registrations";
     begin({"--verbose"});
   }
 };
@@ -248,20 +248,20 @@ TEST_F(MemorySlotsTest, Rule6DescriptorsAreCountedAndClosedInEveryCase) {
   const vhost::SingleMemoryRegion message{0, more_->region().where};
   const auto payload = std::as_bytes(std::span(&message, 1));
   const int fd = more_->fd();
-  ASSERT_EQ(backend_->descriptors_of(fd), 0);
+  ASSERT_EQ(backend_->descriptor_count(fd), 0);
   EXPECT_FALSE(frontend().send_message(kAdd, payload));
   EXPECT_FALSE(frontend().send_message(kAdd, payload, std::array{fd, fd}));
   EXPECT_FALSE(frontend().send_message(kAdd, payload.first(32), std::array{fd}));
-  EXPECT_TRUE(backend_->comes_to_descriptors_of(fd, 0));
+  EXPECT_TRUE(backend_->wait_for_descriptor_count(fd, 0));
   EXPECT_TRUE(frontend().send_message(kAdd, payload, std::array{fd}));
-  EXPECT_EQ(backend_->descriptors_of(fd), 1);
+  EXPECT_EQ(backend_->descriptor_count(fd), 1);
   EXPECT_FALSE(frontend().send_message(kAdd, payload, std::array{fd}));
   EXPECT_FALSE(frontend().send_message(kRemove, payload, std::array{fd, fd}));
   EXPECT_TRUE(frontend().send_message(kRemove, payload, std::array{fd}))
       << "QEMU has sent such a descriptor";
   // The last reference of the old map goes asynchronously.
   EXPECT_EQ(guest_->read(0, 4096).status, 0);
-  EXPECT_TRUE(backend_->comes_to_descriptors_of(fd, 0));
+  EXPECT_TRUE(backend_->wait_for_descriptor_count(fd, 0));
 }
 
 TEST_F(MemorySlotsTest, Rule44RegionsOfAnySizeAreAddedAndRemoved) {

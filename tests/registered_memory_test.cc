@@ -52,7 +52,7 @@ class RegisteredMemoryTest : public BackendTest {
     const auto is_refused = [&] {
       return backend_->output().find("RLIMIT_MEMLOCK is") != std::string::npos;
     };
-    ASSERT_TRUE(comes_true([&] {
+    ASSERT_TRUE(wait_until([&] {
       EXPECT_EQ(guest->read(0, 4096).status, 0);
       return is_refused() || registered() == 2;
     })) << backend_->output();
@@ -60,9 +60,9 @@ class RegisteredMemoryTest : public BackendTest {
     const std::uint64_t pinned = pinned_kib();
     EXPECT_GE(pinned, kRegionBytes / 1024);
     region.punch();
-    EXPECT_TRUE(comes_true([&] { return registered() == 1; })) << backend_->output();
-    EXPECT_TRUE(comes_true([&] { return count("unfixed_regions") == 1; }));
-    EXPECT_TRUE(comes_true([&] { return pinned_kib() <= pinned - kRegionBytes / 1024; }))
+    EXPECT_TRUE(wait_until([&] { return registered() == 1; })) << backend_->output();
+    EXPECT_TRUE(wait_until([&] { return count("unfixed_regions") == 1; }));
+    EXPECT_TRUE(wait_until([&] { return pinned_kib() <= pinned - kRegionBytes / 1024; }))
         << pinned_kib() << " of " << pinned << " KiB stay pinned";
     EXPECT_EQ(guest->read(0, 4096).status, 0);
   }

@@ -133,7 +133,7 @@ class RequestAllocationTest : public ::testing::TestWithParam<Load> {
     return slots;
   }
 
-  testing::TemporaryFolder folder_;
+  testing::TemporaryDirectory folder_;
   std::string image_ = folder_.make_image("disk.img", kDiskBytes);
   testing::MemoryFile memory_file_{kDiskBytes};
   virtio::RingForTest ring_{128};

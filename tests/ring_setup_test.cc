@@ -76,7 +76,7 @@ class RawSplitRing {
   /// Whether a chain completes within `limit`.
   bool is_answered(std::chrono::milliseconds limit = kPatience) {
     bool has_come = false;
-    (void)comes_true(
+    (void)wait_until(
         [&] {
           const auto used = driver_.reap();
           has_come = used && *used;

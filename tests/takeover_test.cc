@@ -110,7 +110,7 @@ TEST_P(TakeoverUnderLoadTest, NoRequestIsLostOrCompletedTwice) {
   int takeovers = 0;
   for (; takeovers < 5 && !HasFatalFailure(); ++takeovers) {
     const std::uint64_t before = takeovers == 0 ? 0 : requests_done();
-    (void)comes_true([&] { return !load.is_running() || requests_done() >= before + part; });
+    (void)wait_until([&] { return !load.is_running() || requests_done() >= before + part; });
     if (!load.is_running()) break;
     take_over();
   }
@@ -139,7 +139,8 @@ TEST_F(TakeoverTest, AnIdleFrontEndStaysConnectedAndWaitingOnesAreServedNext) {
   EXPECT_EQ(guest->read(8, 4096).data, data);
   EXPECT_EQ(guest->flush().status, 0);
   guest.reset();
-  auto next = testing::BlkGuest::over(UniqueFd(::fcntl(in_line.get(), F_DUPFD_CLOEXEC, 0)), {});
+  auto next =
+      testing::BlkGuest::from_socket(UniqueFd(::fcntl(in_line.get(), F_DUPFD_CLOEXEC, 0)), {});
   ASSERT_TRUE(next.has_value()) << next.error().to_string() << backend_->output();
   EXPECT_EQ((*next)->read(8, 4096).data, data);
   EXPECT_EQ((*next)->read(8, 4096).status, 0);
@@ -266,7 +267,7 @@ TEST_F(TakeoverTest, AnAbortedOneChangesNothing) {
                                        {"nonsense"},
                                        {std::string(100'000, ' ')}};
   for (std::size_t i = 0; i < attempts.size(); ++i) {
-    EXPECT_TRUE(comes_true([&] { return abort_after(attempts[i]); }))
+    EXPECT_TRUE(wait_until([&] { return abort_after(attempts[i]); }))
         << i << ": " << backend_->output();
     EXPECT_EQ(guest->write(8 * i, std::vector<std::byte>(4096)).status, 0) << i;
   }

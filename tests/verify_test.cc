@@ -55,7 +55,7 @@ class VerifyTest : public BackendTest, public ::testing::WithParamInterface<Peer
         "--export",
         "type=vhost-user-blk,id=e0,node-name=f0,addr.type=unix,addr.path=" + socket_ +
             ",writable=on,num-queues=2"});
-    ASSERT_TRUE(comes_true([&] { return is_accepting(socket_); })) << backend_->output();
+    ASSERT_TRUE(wait_until([&] { return is_accepting(socket_); })) << backend_->output();
   }
 
   std::string load(std::vector<std::string> arguments, int expected_status = 0) {

@@ -76,7 +76,7 @@ Result<std::unique_ptr<ServedDisk>> ServedDisk::create(uring::Loop& home,
   if (options.has_post_copy) self->backend_->offer_post_copy();
   if (options.fixed_buffers == FixedBuffers::kOn) {
     self->backend_->register_guest_memory(registered::RegistrationScope::kAll);
-  } else if (options.fixed_buffers == FixedBuffers::kAuto && uring::may_lock_any_memory()) {
+  } else if (options.fixed_buffers == FixedBuffers::kAuto && uring::is_memlock_unlimited()) {
     self->backend_->register_guest_memory(registered::RegistrationScope::kResidentOnly);
   }
   return self;

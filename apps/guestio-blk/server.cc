@@ -21,7 +21,7 @@
 #include "guestio/task/task.h"
 #include "guestio/uring/awaitables.h"
 #include "guestio/uring/loop.h"
-#include "guestio/uring/remedy.h"
+#include "guestio/uring/setup_hint.h"
 #include "report_error.h"
 #include "served_disk.h"
 #include "takeover/sender.h"
@@ -38,7 +38,7 @@ bool is_ignored(int signal) noexcept {
 
 /// As complain(), with what can be done when this host lets nobody use io_uring: kExitUsage then.
 int report_uring_error(const Error& error) {
-  const std::string remedy = uring::explain_setup_failure(error);
+  const std::string remedy = uring::setup_failure_hint(error);
   if (remedy.empty()) return report_error(kExitFailure, "cannot start", error);
   return report_error(kExitUsage,
                       fmt::format("cannot use io_uring: {}; {}", error.to_string(), remedy));

@@ -37,7 +37,7 @@ class UnixListenerTest : public ::testing::Test {
     return ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) ==
            0;
   }
-  testing::TemporaryFolder folder_;
+  testing::TemporaryDirectory folder_;
   std::string path_ = folder_.file("socket");
 };
 

@@ -136,14 +136,14 @@ TEST_F(BlockFailureTest, RetryAsksAgainEverLaterAndReportsInTheEnd) {
   for (std::uint32_t i = 0; i < FailurePolicy::kMaxRetries; ++i) {
     ASSERT_EQ(at(status), kUnanswered);
     ASSERT_EQ(blk_->held(), 1u);
-    ASSERT_TRUE(timer_->ring());
+    ASSERT_TRUE(timer_->fire());
   }
   EXPECT_EQ(at(status), kIoError);
   EXPECT_EQ(blk_->held(), 0u);
-  EXPECT_FALSE(timer_->ring());
-  EXPECT_TRUE(std::ranges::is_sorted(timer_->asked));
-  EXPECT_EQ(timer_->asked.front(), milliseconds(10));
-  EXPECT_EQ(timer_->asked.back(), milliseconds(1000));
+  EXPECT_FALSE(timer_->fire());
+  EXPECT_TRUE(std::ranges::is_sorted(timer_->durations));
+  EXPECT_EQ(timer_->durations.front(), milliseconds(10));
+  EXPECT_EQ(timer_->durations.back(), milliseconds(1000));
 }
 
 TEST_F(BlockFailureTest, WhatADiskTakesTheSecondTimeIsASuccess) {
@@ -153,7 +153,7 @@ TEST_F(BlockFailureTest, WhatADiskTakesTheSecondTimeIsASuccess) {
   ASSERT_TRUE(memory_.write(kData, data));
   const Gpa status = send(RequestType::kOut, 8);
   fault_.reset();
-  ASSERT_TRUE(timer_->ring());
+  ASSERT_TRUE(timer_->fire());
   EXPECT_EQ(at(status), kOk);
   EXPECT_EQ(std::memcmp(ram_->bytes().data() + 4096, data.data(), data.size()), 0);
 }
@@ -163,11 +163,11 @@ TEST_F(BlockFailureTest, HoldWaitsAsLongAsItTakesAndOthersGoOn) {
   fault_ = kNoSpace;
   only_at_ = FileOffset(0);
   const Gpa held = send(RequestType::kOut, 0);
-  for (int i = 0; i < 100; ++i) ASSERT_TRUE(timer_->ring());
+  for (int i = 0; i < 100; ++i) ASSERT_TRUE(timer_->fire());
   EXPECT_EQ(at(held), kUnanswered);
   EXPECT_EQ(at(send(RequestType::kOut, 8)), kOk);
   fault_.reset();
-  ASSERT_TRUE(timer_->ring());
+  ASSERT_TRUE(timer_->fire());
   EXPECT_EQ(at(held), kOk);
 }
 
@@ -260,7 +260,7 @@ TEST_F(BlockFailureTest, OnlyAWantOfSpaceIsHeldWhereThatIsAskedFor) {
   const Gpa held = send(RequestType::kOut);
   EXPECT_EQ(at(held), kUnanswered);
   fault_ = kBroken;
-  ASSERT_TRUE(timer_->ring());
+  ASSERT_TRUE(timer_->fire());
   EXPECT_EQ(at(held), kIoError) << "another failure is reported";
 }
 
@@ -275,7 +275,7 @@ TEST_F(BlockFailureTest, OfSeveralRangesTheOneThatFailedIsAskedForAgain) {
   EXPECT_EQ(at(status), kUnanswered);
   EXPECT_EQ(attempts_, 2);
   fault_.reset();
-  ASSERT_TRUE(timer_->ring());
+  ASSERT_TRUE(timer_->fire());
   EXPECT_EQ(at(status), kOk);
   EXPECT_EQ(attempts_, 4);
   EXPECT_TRUE(std::ranges::all_of(ram_->bytes().first(std::size_t{24} * 512),
@@ -303,9 +303,9 @@ TEST(DelayChannel, RequestsThatWaitAreOvertaken) {
   blk.process(queue);
   ASSERT_EQ(queue.used.size(), 1u);
   EXPECT_EQ(queue.used[0].head, 1u);
-  ASSERT_TRUE(timer.ring());
+  ASSERT_TRUE(timer.fire());
   ASSERT_EQ(queue.used.size(), 2u);
-  EXPECT_EQ(timer.asked.at(0), milliseconds(5));
+  EXPECT_EQ(timer.durations.at(0), milliseconds(5));
 }
 
 }  // namespace

@@ -56,10 +56,10 @@ class FileSubject final : public Subject {
   std::unique_ptr<disk::Channel> open() override {
     return std::move(*disk_->open_channel(*loop_, kBounce));
   }
-  void finish() override { loop_->run_until_quiet(); }
+  void finish() override { loop_->run_until_idle(); }
 
  private:
-  testing::TemporaryFolder folder_;
+  testing::TemporaryDirectory folder_;
   std::unique_ptr<uring::Loop> loop_ = std::move(*uring::Loop::create());
   std::unique_ptr<disk::FileDisk> disk_ =
       std::move(*disk::FileDisk::open({.path = folder_.make_image("disk.img", kDiskBytes.raw())}));

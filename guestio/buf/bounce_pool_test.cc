@@ -121,7 +121,7 @@ TEST(BouncePool, RandomBlocksNeverOverlapAndAllComeBack) {
     pool.release(one.block);
     held.erase(held.begin() + static_cast<std::ptrdiff_t>(index));
   };
-  for (int round = 0; round < rounds_on_one_thread(20000); ++round) {
+  for (int round = 0; round < single_threaded_rounds(20000); ++round) {
     if (held.size() < 40 && random() % 2 == 0) {
       const BounceBlock block = *pool.allocate(1 + random() % (random() % 8 == 0 ? 700 : 70));
       const auto mark = static_cast<std::byte>(round);

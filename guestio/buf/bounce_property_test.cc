@@ -161,7 +161,7 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
 };
 
 TEST_P(BouncePropertyTest, EveryPromiseIsKept) {
-  for (int round = 0; round < rounds_on_one_thread(3000); ++round) {
+  for (int round = 0; round < single_threaded_rounds(3000); ++round) {
     random_() % 2 == 0 ? ask() : end_one();
     answer_calls();
     ASSERT_NO_FATAL_FAILURE(check()) << "round " << round;

@@ -313,7 +313,7 @@ TEST_F(TransferPlanTest, RandomWindowsMoveExactlyTheirBytes) {
   std::mt19937_64 random(7);
   std::vector<std::byte> file(1 << 18);
   for (auto& byte : file) byte = static_cast<std::byte>(random());
-  for (int round = 0; round < rounds_on_one_thread(3000); ++round) {
+  for (int round = 0; round < single_threaded_rounds(3000); ++round) {
     DirectIoLimits limits;
     limits.memory_alignment = 1U << (random() % 13);
     limits.offset_alignment = 512U << (random() % 4);

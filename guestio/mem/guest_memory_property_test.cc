@@ -11,7 +11,7 @@ namespace guestio::mem {
 namespace {
 
 constexpr int kOperations = 120;
-constexpr unsigned kProgramsPerTest = rounds_on_one_thread(200);
+constexpr unsigned kProgramsPerTest = single_threaded_rounds(200);
 
 class GuestMemoryProperty : public testing::TestWithParam<unsigned> {};
 

@@ -11,7 +11,7 @@
 #include <memory>
 #include <optional>
 
-#include "testing/comes_true.h"
+#include "testing/wait_until.h"
 
 namespace guestio::registered {
 namespace {
@@ -26,7 +26,7 @@ class CountingSubscriber final : public MemoryMonitor::Subscriber {
   }
   /// Whether it was called more often than before, or is within a generous time.
   bool hears(int before = 0) const {
-    return comes_true([&] { return count_.load() > before; });
+    return wait_until([&] { return count_.load() > before; });
   }
   [[nodiscard]] int count() const { return count_.load(); }
 

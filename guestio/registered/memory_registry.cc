@@ -14,7 +14,7 @@
 #include "guestio/base/log.h"
 #include "guestio/base/thread.h"
 #include "guestio/registered/page_guard.h"
-#include "guestio/uring/remedy.h"
+#include "guestio/uring/setup_hint.h"
 
 namespace guestio::registered {
 
@@ -53,13 +53,13 @@ struct MemoryRegistry::Area final : uring::BufferGuard {
     return spec.backing == backing && backing->mapping().data() + spec.offset == bytes.data() &&
            spec.length == ByteCount(bytes.size());
   }
-  [[nodiscard]] bool holds(const std::byte* data, std::size_t size) const noexcept override {
+  [[nodiscard]] bool is_resident(const std::byte* data, std::size_t size) const noexcept override {
     return watch->holds(static_cast<std::size_t>(data - bytes.data()), size);
   }
   void prefetch(const std::byte* data, std::size_t size) const noexcept override {
     watch->prefetch(static_cast<std::size_t>(data - bytes.data()), size);
   }
-  void note_lost() noexcept override {
+  void on_unregistered() noexcept override {
     const std::scoped_lock lock(owner.mutex_);
     owner.lose(*this);
   }
@@ -111,7 +111,7 @@ MemoryRegistry::MemoryRegistry(RegistrationScope extent, std::shared_ptr<PeerLog
                                std::size_t max_regions) noexcept
     : extent_(extent),
       max_regions_(max_regions),
-      can_be_shared_(uring::PinnedBuffers::can_be_shared()),
+      can_be_shared_(uring::PinnedBuffers::can_clone()),
       log_(std::move(log)) {}
 
 MemoryRegistry::~MemoryRegistry() {
@@ -306,8 +306,9 @@ Result<uring::RegisteredBuffers::Registration> MemoryRegistry::register_with(
     uring::RegisteredBuffers& table, Area& area) {
   // As another ring of the thread did, or this one before.
   if (auto shared = table.share(area.bytes)) return shared;
-  const std::size_t left = table.fair_slots() - std::min(table.fair_slots(), table.slots_of(this));
-  if (const std::size_t needed = table.slots_for(area.bytes); needed > left) {
+  const std::size_t left =
+      table.slot_quota() - std::min(table.slot_quota(), table.slots_used_by(this));
+  if (const std::size_t needed = table.slots_needed(area.bytes); needed > left) {
     return fail(ErrorKind::kTooLarge, "one disk's share of the registered memory of a thread",
                 needed, left);
   }
@@ -377,7 +378,7 @@ void MemoryRegistry::tell(const Error& refusal) noexcept {
       "{}: guest memory stays unregistered, which only costs time: {}; {}, use shared memory in "
       "few regions, give many disks more --threads, or choose --fixed-buffers off",
       log_->name, refusal.to_string(),
-      is_short ? uring::explain_memory_lock_limit() : "raise the memory-lock limit");
+      is_short ? uring::memlock_limit_hint() : "raise the memory-lock limit");
 }
 
 /// Somebody else answers for its pages, a FUSE server or a disk, and may take his time over it:

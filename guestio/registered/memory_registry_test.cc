@@ -26,8 +26,8 @@
 #include "guestio/mem/mapped_memory.h"
 #include "guestio/uring/pinned_buffers.h"
 #include "guestio/uring/ring.h"
-#include "testing/comes_true.h"
-#include "testing/file_on_disk.h"
+#include "testing/unlinked_file.h"
+#include "testing/wait_until.h"
 
 namespace guestio::registered {
 namespace {
@@ -81,10 +81,10 @@ class MemoryRegistryTest : public ::testing::Test {
     return mem::GuestMemory::create(specs).value();
   }
   static bool changes_from(const MemoryRegistry& fixed, std::uint32_t before) {
-    return comes_true([&] { return fixed.generation() != before; });
+    return wait_until([&] { return fixed.generation() != before; });
   }
   static bool comes_to(const MemoryRegistry& fixed, std::uint32_t generation) {
-    return comes_true([&] { return fixed.generation() >= generation; });
+    return wait_until([&] { return fixed.generation() >= generation; });
   }
   bool finds(const mem::GuestMemory& memory, std::uint64_t gpa, std::size_t size = kMiB) {
     return table_.find(host(memory, gpa), size).has_value();
@@ -92,7 +92,7 @@ class MemoryRegistryTest : public ::testing::Test {
 
   const SharedMemory low_{Gpa(0)};
   const SharedMemory high_{Gpa(4 * kMiB)};
-  uring::Ring ring_ = uring::Ring::create({.submission_entries = 4}).value();
+  uring::Ring ring_ = uring::Ring::create({.sq_entries = 4}).value();
   uring::RegisteredBuffers table_{ring_, 4};
 };
 
@@ -109,8 +109,7 @@ std::uint64_t pinned_kib() {
 class AutoRegistrationTest : public MemoryRegistryTest {
  protected:
   void SetUp() override {
-    if (!uring::PinnedBuffers::can_be_shared())
-      GTEST_SKIP() << "this kernel shares no registration";
+    if (!uring::PinnedBuffers::can_clone()) GTEST_SKIP() << "this kernel shares no registration";
     MemoryRegistryTest::SetUp();
   }
 };
@@ -127,7 +126,7 @@ TEST_F(AutoRegistrationTest, EveryRegionIsRegisteredOnceItIsReadyUntilTheRegistr
     EXPECT_TRUE(finds(memory, 0));
     EXPECT_TRUE(finds(memory, 4 * kMiB));
   }
-  EXPECT_EQ(table_.pieces(), 0U);
+  EXPECT_EQ(table_.buffers(), 0U);
 }
 
 TEST_F(MemoryRegistryTest, TwoRingsOfOneThreadShareTheRegistration) {
@@ -136,7 +135,7 @@ TEST_F(MemoryRegistryTest, TwoRingsOfOneThreadShareTheRegistration) {
   ASSERT_TRUE(changes_from(registry, 0));
   auto first = registry.register_ready(table_, low_.memory);
   const auto second = registry.register_ready(table_, low_.memory);
-  EXPECT_EQ(table_.pieces(), 1U);
+  EXPECT_EQ(table_.buffers(), 1U);
   first.clear();
   EXPECT_TRUE(finds(low_.memory, 0));
 }
@@ -250,7 +249,7 @@ TEST_F(AutoRegistrationTest, ARingThatIsIdleLetsMemoryGoThatTheGuestGivesBack) {
   fixed.set_memory(memory);
   ASSERT_TRUE(comes_to(fixed, 2));
   const IdleSubscriber taker(*loop, fixed, memory);
-  EXPECT_EQ(loop->registered_buffers().pieces(), 2U);
+  EXPECT_EQ(loop->registered_buffers().buffers(), 2U);
   std::promise<void> unregister;
   const std::jthread patience([&loop, done = unregister.get_future()] {
     if (done.wait_for(kAnswerLimit) != std::future_status::ready) loop->stop();
@@ -259,7 +258,7 @@ TEST_F(AutoRegistrationTest, ARingThatIsIdleLetsMemoryGoThatTheGuestGivesBack) {
   loop->run();
   unregister.set_value();
   EXPECT_EQ(taker.taken(), 1U);
-  EXPECT_EQ(loop->registered_buffers().pieces(), 1U);
+  EXPECT_EQ(loop->registered_buffers().buffers(), 1U);
   EXPECT_TRUE(loop->registered_buffers().find(host(memory, 4 * kMiB), kMiB))
       << "which lost nothing";
 }
@@ -313,12 +312,12 @@ TEST_F(MemoryRegistryTest, MemoryThatGoesWhileItIsPinnedWaitsForNewsAndNobodyFor
   MemoryRegistry fixed(RegistrationScope::kAll);
   fixed.set_memory(both(low_.memory, large));
   // The largest is the first. When news of it is heard, the pinning is what comes next.
-  ASSERT_TRUE(comes_true([] { return watched_files() >= 2; }));
+  ASSERT_TRUE(wait_until([] { return watched_files() >= 2; }));
   ASSERT_EQ(::ftruncate(told_file.get(), 4096), 0);
   slow.was_told_.acquire();
   fixed.set_memory(low_.memory);
   // There is more to do for the thread that pinned it, so it sleeps only where it waits for news.
-  ASSERT_TRUE(comes_true([] { return state_of_thread("guestio-pin") == 'S'; }));
+  ASSERT_TRUE(wait_until([] { return state_of_thread("guestio-pin") == 'S'; }));
   auto asked = std::async(std::launch::async, [&fixed] { fixed.check_residency(); });
   EXPECT_EQ(asked.wait_for(kAnswerLimit), std::future_status::ready);
   slow.may_resume_.release();
@@ -355,8 +354,8 @@ TEST_F(MemoryRegistryTest, ARingThatEndsIsToldNothingMore) {
       shared.punch(0);
       fixed.check_residency();
     }
-    loop->run_until_quiet();
-    EXPECT_EQ(loop->registered_buffers().pieces(), 0U);
+    loop->run_until_idle();
+    EXPECT_EQ(loop->registered_buffers().buffers(), 0U);
   }
 }
 
@@ -399,7 +398,7 @@ TEST_F(MemoryRegistryTest, MemoryThatIsNoFileIsRegisteredIfAllIs) {
 }
 
 TEST_F(AutoRegistrationTest, AFileOnDiskIsNotAskedHowMuchOfItIsThere) {
-  const UniqueFd file = file_on_disk(O_CLOEXEC);
+  const UniqueFd file = make_unlinked_file(O_CLOEXEC);
   if (!file) GTEST_SKIP() << "there is no disk here";
   ASSERT_EQ(::posix_fallocate(file.get(), 0, kMiB), 0);
   const auto memory = mem::map_file_regions(std::array{mem::FileRegion{Gpa(0), ByteCount(kMiB),
@@ -445,9 +444,9 @@ TEST_F(MemoryRegistryTest, AFrontEndWithManyRegionsLeavesTheOthersOfItsThreadThe
   regions.push_back({Gpa(8 * kMiB), ByteCount(kMiB), file.get(), FileOffset(kMiB)});
   const auto many = mem::map_file_regions(regions).value();
   uring::RegisteredBuffers table(ring_, 16);
-  table.join();
-  table.join();
-  ASSERT_EQ(table.fair_slots(), 6U);
+  table.add_tenant();
+  table.add_tenant();
+  ASSERT_EQ(table.slot_quota(), 6U);
   MemoryRegistry greedy(RegistrationScope::kAll);
   greedy.set_memory(many);
   ASSERT_TRUE(comes_to(greedy, kTiny + 1));
@@ -456,7 +455,7 @@ TEST_F(MemoryRegistryTest, AFrontEndWithManyRegionsLeavesTheOthersOfItsThreadThe
   EXPECT_TRUE(table.find(host(many, 8 * kMiB), kMiB)) << "the largest first";
   // As another ring of the same disk, and again under another table of memory.
   EXPECT_EQ(greedy.register_ready(table, many).size(), 6U);
-  EXPECT_EQ(table.pieces(), 6U);
+  EXPECT_EQ(table.buffers(), 6U);
   MemoryRegistry modest(RegistrationScope::kAll);
   modest.set_memory(both(low_.memory, high_.memory));
   ASSERT_TRUE(comes_to(modest, 2));
@@ -483,7 +482,7 @@ TEST_F(MemoryRegistryTest, MemoryThatIsWantedNoMoreIsNotBroughtInToItsEnd) {
   constexpr std::uint64_t kStepBytes = 16 * kMiB;
   const UniqueFd faults(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
   if (!faults) GTEST_SKIP() << "no userfaultfd for this user";
-  if (!uring::PinnedBuffers::can_be_shared()) GTEST_SKIP() << "rings pin for themselves";
+  if (!uring::PinnedBuffers::can_clone()) GTEST_SKIP() << "rings pin for themselves";
   uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
   ASSERT_EQ(::ioctl(faults.get(), UFFDIO_API, &api), 0);
   const auto large = mem::GuestMemory::allocate(ByteCount(3 * kStepBytes)).value();
@@ -508,12 +507,12 @@ TEST_F(MemoryRegistryTest, MemoryThatIsWantedNoMoreIsNotBroughtInToItsEnd) {
 
 TEST_F(MemoryRegistryTest, ItEndsInTheMiddleOfItsWorkAndNothingStaysPinned) {
   // The kernel takes its time to let go, of what other tests had as well.
-  ASSERT_TRUE(comes_true([] { return pinned_kib() == 0; }));
+  ASSERT_TRUE(wait_until([] { return pinned_kib() == 0; }));
   for (int round = 0; round < 20; ++round) {
     MemoryRegistry registry(RegistrationScope::kAll);
     registry.set_memory(both(low_.memory, high_.memory));
   }
-  EXPECT_TRUE(comes_true([] { return pinned_kib() == 0; })) << pinned_kib() << " KiB";
+  EXPECT_TRUE(wait_until([] { return pinned_kib() == 0; })) << pinned_kib() << " KiB";
 }
 
 }  // namespace

@@ -12,7 +12,7 @@
 #include <utility>
 
 #include "guestio/mem/recover.h"
-#include "testing/file_on_disk.h"
+#include "testing/unlinked_file.h"
 
 namespace guestio::registered {
 namespace {
@@ -112,7 +112,7 @@ TEST_F(PageGuardTest, PartsAreCoveredOneAfterAnother) {
 }
 
 TEST_F(PageGuardTest, FilesOnDiskAreRefused) {
-  const UniqueFd file = file_on_disk(O_CLOEXEC);
+  const UniqueFd file = make_unlinked_file(O_CLOEXEC);
   if (!file) GTEST_SKIP() << "there is no disk here";
   ASSERT_EQ(::ftruncate(file.get(), kPageSize), 0);
   auto watch = PageGuard::create(file.get(), FileOffset(0), ByteCount(kPageSize));

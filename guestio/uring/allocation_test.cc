@@ -40,11 +40,11 @@ void run_requests(Loop& loop, File file, int& failed) {
   task::StopSource stop;
   task::Scope scope;
   for (int i = 0; i < 64; ++i) scope.spawn(serve(loop, file, stop.token(), 20, failed));
-  loop.run_until_quiet();
+  loop.run_until_idle();
 }
 
 TEST(Allocation, NoneForAnOperationOnceTheThreadHasWarmedUp) {
-  auto loop = Loop::create({.ring = {.submission_entries = 16}}).value();
+  auto loop = Loop::create({.ring = {.sq_entries = 16}}).value();
   const UniqueFd fd(::memfd_create("test", MFD_CLOEXEC));
   ASSERT_EQ(::ftruncate(fd.get(), 4096), 0);
   const File file = loop->register_file(fd.get());
@@ -55,7 +55,7 @@ TEST(Allocation, NoneForAnOperationOnceTheThreadHasWarmedUp) {
   run_requests(*loop, file, failed);
   EXPECT_EQ(testing::allocations() - before, 0U);
   EXPECT_EQ(failed, 0);
-  EXPECT_GT(loop->statistics().queue_full, 0U);
+  EXPECT_GT(loop->statistics().sq_full, 0U);
 }
 
 TEST(Allocation, NoneForKicksAndCalls) {
@@ -76,7 +76,7 @@ TEST(Allocation, NoneForKicksAndCalls) {
   loop->run();
   EXPECT_EQ(testing::allocations() - before, 0U);
   (void)poll.stop();
-  loop->run_until_quiet();
+  loop->run_until_idle();
 }
 
 }  // namespace

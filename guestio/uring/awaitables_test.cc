@@ -84,7 +84,7 @@ TEST_P(Awaitables, RegisteredFilesWorkLikePlainOnes) {
   EXPECT_TRUE(registered.is_registered());
   const RoundTrip result = run_task(*loop_, write_then_read(*loop_, registered, data));
   EXPECT_EQ(result.bytes, data);
-  loop_->release_file(registered);
+  loop_->unregister_file(registered);
 }
 
 Task<RoundTrip> write_then_read_vectored(Loop& loop, File file, std::vector<std::byte>& data) {
@@ -192,7 +192,7 @@ TEST_P(Awaitables, ConnectMeetsAccept) {
     task::Scope scope;
     scope.spawn(accept_one(*loop_, File(listener.get()), accepted));
     EXPECT_EQ(run_task(*loop_, connect_to(*loop_, File(client.get()), address)), 0);
-    loop_->run_until_quiet();
+    loop_->run_until_idle();
   }
   const UniqueFd server(accepted);
   ASSERT_GE(accepted, 0);

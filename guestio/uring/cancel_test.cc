@@ -23,8 +23,8 @@ namespace {
 using task::Task;
 using ::testing::Each;
 
-std::unique_ptr<Loop> loop_of(RingMode mode, unsigned submission_entries = 256) {
-  auto loop = Loop::create({.ring = {.submission_entries = submission_entries, .mode = mode}});
+std::unique_ptr<Loop> loop_of(RingMode mode, unsigned sq_entries = 256) {
+  auto loop = Loop::create({.ring = {.sq_entries = sq_entries, .mode = mode}});
   return std::move(loop).value();
 }
 
@@ -54,7 +54,7 @@ TEST_P(CancelTest, CompletesLaterAndOnlyOnce) {
   loop_->cancel(operation);
   loop_->cancel(operation);
   EXPECT_EQ(operation.completions, 0U);
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(operation.completions, 1U);
   EXPECT_EQ(operation.last_result, -ECANCELED);
 }
@@ -63,7 +63,7 @@ TEST_P(CancelTest, OfAnIdleOperationDoesNothing) {
   TestOperation operation(do_nothing());
   loop_->cancel(operation);
   loop_->start(operation);
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(operation.last_result, 0);
 }
 
@@ -79,7 +79,7 @@ TEST_P(CancelTest, OfAnOperationThatWaitsForAnEntryNeverReachesTheKernel) {
   loop->start(second);
   loop->cancel(second);
   EXPECT_EQ(second.completions, 0U);
-  loop->run_until_quiet();
+  loop->run_until_idle();
   EXPECT_EQ(second.last_result, -ECANCELED);
   EXPECT_EQ(prepared, 0);
   EXPECT_EQ(first.last_result, 0);
@@ -95,7 +95,7 @@ TEST_P(CancelTest, ThatFindsNoEntryIsMadeLater) {
   TestOperation fills_the_ring(do_nothing());
   loop->start(fills_the_ring);
   loop->cancel(operation);
-  loop->run_until_quiet();
+  loop->run_until_idle();
   EXPECT_EQ(operation.last_result, -ECANCELED);
 }
 
@@ -113,7 +113,7 @@ TEST_P(CancelTest, DoesNotReachALaterOperationAtTheSameAddress) {
   });
   again = &operation;
   loop_->start(operation);
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(results.size(), 100U);
   EXPECT_THAT(results, Each(0));  // a nop is over before it can be cancelled
 }
@@ -128,7 +128,7 @@ TEST_P(CancelTest, TenThousandOperationsAreAllCancelled) {
     for (TestOperation& operation : operations) loop->cancel(operation);
   });
   loop->start(last);
-  loop->run_until_quiet();
+  loop->run_until_idle();
   std::vector<std::int32_t> results;
   for (const TestOperation& operation : operations) results.push_back(operation.last_result);
   EXPECT_THAT(results, Each(-ECANCELED));
@@ -161,7 +161,7 @@ TEST_P(CancelTest, AStormOfStartsCancelsAndEventsEndsEachOperationOnce) {
     if (random() % 4 == 0) loop->run();
   }
   for (TestOperation* operation : all) loop->cancel(*operation);
-  loop->run_until_quiet();
+  loop->run_until_idle();
   std::uint64_t completed = 0;
   for (const TestOperation& operation : operations) completed += operation.completions;
   EXPECT_EQ(completed, started);
@@ -178,7 +178,7 @@ TEST_P(CancelTest, AStoppedTokenEndsABlockedRead) {
   task::Scope scope;
   scope.spawn(read_pipe(*loop_, File(pipe_reader_.get()), stop.token(), result));
   loop_->post([&] { stop.request_stop(); });
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(result, -ECANCELED);
 }
 
@@ -200,7 +200,7 @@ TEST_P(CancelTest, AResultThatWasFasterThanTheStopIsKept) {
   ASSERT_EQ(::write(pipe_writer_.get(), "abc", 3), 3);
   scope.spawn(read_pipe(*loop_, File(pipe_reader_.get()), stop.token(), result));
   stop.request_stop();
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(result, 3);
 }
 
@@ -214,7 +214,7 @@ TEST_P(CancelTest, AStoppedTokenEndsASleep) {
   task::Scope scope;
   scope.spawn(sleep_long(*loop_, stop.token(), result));
   loop_->post([&] { stop.request_stop(); });
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(result, -ECANCELED);
 }
 

@@ -10,7 +10,7 @@ task::Task<> Deadline::wait(uring::Loop& loop, std::chrono::milliseconds duratio
   if (slept == 0) limit_.request_stop();
 }
 
-task::Task<> Deadline::end() {
+task::Task<> Deadline::disarm() {
   done_.request_stop();
   auto ended = waiting_.join();
   co_await ended;

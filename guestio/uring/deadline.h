@@ -14,7 +14,7 @@ namespace guestio::uring {
 ///
 ///     Deadline limit(loop, seconds(2), stop);
 ///     ... co_await something(limit.token());
-///     auto ending = limit.end();
+///     auto ending = limit.disarm();
 ///     co_await std::move(ending);
 ///
 /// Threads: the loop's. Lifetime: end() has been waited for when it is destroyed.
@@ -29,7 +29,7 @@ class Deadline {
   ~Deadline() = default;
 
   [[nodiscard]] task::StopToken token() noexcept { return limit_.token(); }
-  task::Task<> end();
+  task::Task<> disarm();
 
  private:
   task::Task<> wait(uring::Loop& loop, std::chrono::milliseconds duration);

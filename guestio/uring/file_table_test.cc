@@ -11,7 +11,7 @@ namespace {
 
 class FileTableTest : public ::testing::Test {
  protected:
-  Ring ring_ = Ring::create({.submission_entries = 4}).value();
+  Ring ring_ = Ring::create({.sq_entries = 4}).value();
   UniqueFd null_{::open("/dev/null", O_RDWR | O_CLOEXEC)};
 };
 

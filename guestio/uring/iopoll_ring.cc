@@ -25,11 +25,11 @@ void IopollRing::start(Operation& operation) noexcept {
     operation.state_ = Operation::State::kQueued;
     waiting_.push_back(operation);
   }
-  loop_.at_batch_end(*this);
+  loop_.defer(*this);
 }
 
 bool IopollRing::try_prepare(Operation& operation) noexcept {
-  io_uring_sqe* const entry = ring_.next_entry();
+  io_uring_sqe* const entry = ring_.next_sqe();
   if (entry == nullptr) return false;
   operation.state_ = Operation::State::kSubmitted;
   operation.prepare(*entry);
@@ -45,7 +45,7 @@ void IopollRing::run() noexcept {
   // Submits, and asks the device.
   ring_.enter(Ring::Wait::kNo);
   for (unsigned left = ring_.completions_ready(); left > 0; --left) {
-    const io_uring_cqe completion = ring_.take_completion();
+    const io_uring_cqe completion = ring_.pop_completion();
     // Safe: every entry has the address of an operation, which lives until it is complete.
     auto* const operation =
         std::bit_cast<Operation*>(static_cast<std::uintptr_t>(completion.user_data));
@@ -53,7 +53,7 @@ void IopollRing::run() noexcept {
     --in_flight_;
     operation->complete(completion.res, completion.flags);
   }
-  if (in_flight_ != 0) loop_.at_batch_end(*this);
+  if (in_flight_ != 0) loop_.defer(*this);
 }
 
 }  // namespace guestio::uring

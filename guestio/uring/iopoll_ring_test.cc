@@ -13,7 +13,7 @@
 
 #include "guestio/base/unique_fd.h"
 #include "guestio/uring/operation_test.h"
-#include "testing/file_on_disk.h"
+#include "testing/unlinked_file.h"
 
 namespace guestio::uring {
 namespace {
@@ -33,7 +33,7 @@ class IopollRingTest : public ::testing::Test {
   }
   std::byte* buffer() { return reinterpret_cast<std::byte*>(buffer_); }
 
-  UniqueFd file_ = file_on_disk(O_DIRECT | O_CLOEXEC);
+  UniqueFd file_ = make_unlinked_file(O_DIRECT | O_CLOEXEC);
   alignas(kBytes) char buffer_[kBytes] = "before";
   std::unique_ptr<Loop> loop_ = Loop::create().value();
   std::unique_ptr<IopollRing> ring_ = IopollRing::create(*loop_).value();
@@ -44,7 +44,7 @@ TEST_F(IopollRingTest, AReadIsCompleteOnceTheLoopHasLooked) {
   ring_->start(operation);
   EXPECT_EQ(operation.completions, 0U);
   EXPECT_EQ(ring_->in_flight(), 1U);
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(operation.completions, 1U);
   EXPECT_EQ(ring_->in_flight(), 0U);
   if (operation.last_result == static_cast<std::int32_t>(kBytes)) {
@@ -58,14 +58,14 @@ TEST_F(IopollRingTest, AReadIsCompleteOnceTheLoopHasLooked) {
 TEST_F(IopollRingTest, MoreThanTheRingHoldsWaitAndAllAreComplete) {
   std::deque<TestOperation> operations;
   for (int i = 0; i < 1000; ++i) ring_->start(operations.emplace_back(read(buffer())));
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   for (const TestOperation& operation : operations) ASSERT_EQ(operation.completions, 1U);
 }
 
 TEST_F(IopollRingTest, WhatOnlyInterruptsCanFinishIsRefused) {
   TestOperation operation([](io_uring_sqe& entry) { ::io_uring_prep_poll_add(&entry, 0, 1); });
   ring_->start(operation);
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(operation.last_result, -EINVAL);
 }
 

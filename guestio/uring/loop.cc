@@ -29,7 +29,7 @@ Result<std::unique_ptr<Loop>> Loop::create(const LoopOptions& options) {
 Loop::Loop(Ring ring, Mailbox mailbox, const LoopOptions& options) noexcept
     : ring_(std::move(ring)),
       files_(ring_, options.file_slots),
-      registered_buffers_(ring_, options.fixed_pieces),
+      registered_buffers_(ring_, options.buffer_slots),
       mailbox_(std::move(mailbox)),
       wake_up_(*this) {
   start(wake_up_);
@@ -50,7 +50,7 @@ void Loop::start(Operation& operation) noexcept {
   ++in_flight_;
   operation.cancel_requested_ = false;
   if (waiting_.is_empty() && try_prepare(operation)) return;
-  ++statistics_.queue_full;
+  ++statistics_.sq_full;
   operation.state_ = Operation::State::kQueued;
   waiting_.push_back(operation);
 }
@@ -75,7 +75,7 @@ void Loop::cancel(Operation& operation) noexcept {
 
 std::size_t Loop::in_flight() const noexcept { return in_flight_ - (wake_up_.in_flight() ? 1 : 0); }
 
-void Loop::at_batch_end(Deferred& deferred) noexcept {
+void Loop::defer(Deferred& deferred) noexcept {
   if (!deferred.is_linked()) deferred_.push_back(deferred);
 }
 
@@ -88,7 +88,7 @@ void Loop::run() noexcept {
   // Acquire: pairs with the release in stop(), what its caller did before is seen after run().
   do {
     iterate(Idle::kSleeps);
-  } while (!stop_requested_.load(std::memory_order_acquire) || mailbox_.has_mail());
+  } while (!stop_requested_.load(std::memory_order_acquire) || mailbox_.has_messages());
   stop_requested_.store(false, std::memory_order_relaxed);
 }
 
@@ -97,8 +97,8 @@ void Loop::stop() noexcept {
   mailbox_.wake();
 }
 
-void Loop::run_until_quiet() noexcept {
-  while (in_flight() != 0 || mailbox_.has_mail() || !deferred_.is_empty()) {
+void Loop::run_until_idle() noexcept {
+  while (in_flight() != 0 || mailbox_.has_messages() || !deferred_.is_empty()) {
     iterate(Idle::kReturns);
   }
 }
@@ -106,30 +106,30 @@ void Loop::run_until_quiet() noexcept {
 void Loop::iterate(Idle idle) noexcept {
   GUESTIO_CHECK(is_own_thread(), "a loop to run on the thread that made it");
   ++statistics_.iterations;
-  if (mailbox_.has_mail()) statistics_.posts += mailbox_.run_all();
-  complete_ready();
-  const bool is_busy = ask_pollers();
+  if (mailbox_.has_messages()) statistics_.posts += mailbox_.run_messages();
+  reap_completions();
+  const bool is_busy = run_pollers();
   run_deferred();
   prepare_waiting();
   const bool has_reason_to_sleep = idle == Idle::kSleeps || in_flight() != 0;
-  if (!is_busy && has_reason_to_sleep && may_sleep()) {
+  if (!is_busy && has_reason_to_sleep && can_sleep()) {
     ring_.enter(Ring::Wait::kForOne);
   } else if (ring_.has_work_for_kernel()) {
     ring_.enter(Ring::Wait::kNo);
-    if (!waiting_.is_empty()) ring_.wait_for_entry();
+    if (!waiting_.is_empty()) ring_.wait_for_sqe();
   }
 }
 
-bool Loop::may_sleep() const noexcept {
+bool Loop::can_sleep() const noexcept {
   // A post or stop that comes after this look signals the mailbox's descriptor, which ends the
   // sleep.
   return waiting_.is_empty() && to_cancel_.is_empty() && cancelled_.is_empty() &&
-         deferred_.is_empty() && !mailbox_.has_mail() &&
+         deferred_.is_empty() && !mailbox_.has_messages() &&
          !stop_requested_.load(std::memory_order_acquire);
 }
 
 bool Loop::try_prepare(Operation& operation) noexcept {
-  io_uring_sqe* const entry = ring_.next_entry();
+  io_uring_sqe* const entry = ring_.next_sqe();
   if (entry == nullptr) return false;
   operation.state_ = Operation::State::kSubmitted;
   operation.prepare(*entry);
@@ -142,7 +142,7 @@ bool Loop::try_prepare(Operation& operation) noexcept {
 // entry behind this one.
 bool Loop::try_prepare_cancel(Operation& operation) noexcept {
   // Its own success does not matter, the operation's completion does.
-  return start_for_nobody([&operation](io_uring_sqe& entry) {
+  return start_detached([&operation](io_uring_sqe& entry) {
     ::io_uring_prep_cancel64(&entry, to_user_data(operation), 0);
   });
 }
@@ -158,10 +158,10 @@ void Loop::prepare_waiting() noexcept {
   }
 }
 
-void Loop::complete_ready() noexcept {
+void Loop::reap_completions() noexcept {
   // Only those that are there now: a peer that signals without end must not keep us here.
   for (unsigned left = ring_.completions_ready(); left > 0; --left) {
-    const io_uring_cqe completion = ring_.take_completion();
+    const io_uring_cqe completion = ring_.pop_completion();
     if (completion.user_data == kNobody) continue;
     // Safe: every other entry has the address of an operation, which lives until finish().
     auto* const operation =
@@ -183,7 +183,7 @@ void Loop::finish(Operation& operation, std::int32_t result, std::uint32_t flags
   operation.complete(result, flags);
 }
 
-bool Loop::ask_pollers() noexcept {
+bool Loop::run_pollers() noexcept {
   if (pollers_.is_empty()) return false;
   bool is_busy = false;
   task::IntrusiveList<Poller> asked;  // each once, though they may add and remove one another

@@ -24,7 +24,7 @@ namespace guestio::uring {
 struct LoopOptions {
   RingOptions ring;
   unsigned file_slots = 64;      ///< Files that can be registered; those beyond it stay plain.
-  unsigned fixed_pieces = 4096;  ///< Pieces of memory that can be registered, up to 1 GiB each.
+  unsigned buffer_slots = 4096;  ///< Pieces of memory that can be registered, up to 1 GiB each.
 };
 
 /// Counts since the loop was made.
@@ -34,8 +34,8 @@ struct LoopStatistics {
   Counter operations;   ///< start() calls
   Counter completions;  ///< complete() calls
   Counter cancellations;
-  Counter queue_full;  ///< operations that had to wait for a submission entry
-  Counter posts;       ///< posted functions that ran
+  Counter sq_full;  ///< operations that had to wait for a submission entry
+  Counter posts;    ///< posted functions that ran
 };
 
 /// Work that is done once for a whole batch of completions. Destroying it takes it off the list.
@@ -91,15 +91,15 @@ class Loop {
   /// device that would stand idle meanwhile. Calls nobody back.
   void submit() noexcept;
   /// The same, and returns when the kernel has taken all: what they name may go then.
-  void hand_over() noexcept { ring_.hand_over(); }
+  void flush_submissions() noexcept { ring_.flush_submissions(); }
   /// Operations that were started since the kernel was last handed some.
   [[nodiscard]] unsigned unsubmitted() const noexcept { return ring_.unsubmitted(); }
   /// Submits with the others something whose completion nobody wants. `prepare` fills in the entry,
   /// which points to nothing that must live on. Returns false, without a call, when no entry is
   /// free.
   template <typename Prepare>
-  [[nodiscard]] bool start_for_nobody(Prepare prepare) noexcept {
-    io_uring_sqe* const entry = ring_.next_entry();
+  [[nodiscard]] bool start_detached(Prepare prepare) noexcept {
+    io_uring_sqe* const entry = ring_.next_sqe();
     if (entry == nullptr) return false;
     prepare(*entry);
     // A success that is reported would only end a sleep.
@@ -117,7 +117,7 @@ class Loop {
 
   /// Runs `deferred` once, at the end of the present batch of completions and before what they have
   /// started is submitted. Does nothing when it is on the list already.
-  void at_batch_end(Deferred& deferred) noexcept;
+  void defer(Deferred& deferred) noexcept;
 
   /// Has `poller` asked from the next iteration on. Requires: not added.
   void add_poller(Poller& poller) noexcept;
@@ -134,13 +134,13 @@ class Loop {
   /// Any thread, signal handlers too. The present run(), or else the next one, returns.
   void stop() noexcept;
   /// Runs iterations until no operation is in flight and no posted function is left.
-  void run_until_quiet() noexcept;
+  void run_until_idle() noexcept;
 
   /// Registers `fd`, which stays the caller's and open. Never fails: without a free slot, or on a
   /// kernel that refuses, the file stays plain.
   [[nodiscard]] File register_file(int fd) noexcept { return files_.add(fd); }
   /// Undoes it, for registered and plain files alike. Operations in flight are not disturbed.
-  void release_file(File file) noexcept { files_.remove(file); }
+  void unregister_file(File file) noexcept { files_.remove(file); }
 
   /// Memory that is registered with this loop's ring.
   [[nodiscard]] RegisteredBuffers& registered_buffers() noexcept { return registered_buffers_; }
@@ -148,9 +148,7 @@ class Loop {
   /// Whether the running kernel knows an IORING_OP_*. Slow; for set-up.
   [[nodiscard]] bool supports(int opcode) noexcept { return ring_.supports(opcode); }
   [[nodiscard]] RingMode mode() const noexcept { return ring_.mode(); }
-  [[nodiscard]] bool has_submission_thread() const noexcept {
-    return ring_.has_submission_thread();
-  }
+  [[nodiscard]] bool has_sq_poll_thread() const noexcept { return ring_.has_sq_poll_thread(); }
   /// Any thread.
   [[nodiscard]] LoopStatistics statistics() const noexcept;
   [[nodiscard]] bool is_own_thread() const noexcept {
@@ -180,11 +178,11 @@ class Loop {
   bool try_prepare(Operation& operation) noexcept;
   bool try_prepare_cancel(Operation& operation) noexcept;
   void prepare_waiting() noexcept;
-  void complete_ready() noexcept;
+  void reap_completions() noexcept;
   void finish(Operation& operation, std::int32_t result, std::uint32_t flags) noexcept;
-  bool ask_pollers() noexcept;
+  bool run_pollers() noexcept;
   void run_deferred() noexcept;
-  bool may_sleep() const noexcept;
+  bool can_sleep() const noexcept;
 
   const std::thread::id thread_ = std::this_thread::get_id();
   Ring ring_;

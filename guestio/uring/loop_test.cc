@@ -17,11 +17,10 @@ namespace {
 using ::testing::Each;
 using ::testing::ElementsAre;
 
-std::unique_ptr<Loop> make_loop(RingMode mode, unsigned submission_entries = 256,
-                                unsigned completion_entries = 4096) {
-  auto loop = Loop::create({.ring = {.submission_entries = submission_entries,
-                                     .completion_entries = completion_entries,
-                                     .mode = mode}});
+std::unique_ptr<Loop> make_loop(RingMode mode, unsigned sq_entries = 256,
+                                unsigned cq_entries = 4096) {
+  auto loop =
+      Loop::create({.ring = {.sq_entries = sq_entries, .cq_entries = cq_entries, .mode = mode}});
   return std::move(loop).value();
 }
 
@@ -41,7 +40,7 @@ TEST_P(LoopTest, CompletesAnOperationOnce) {
   EXPECT_TRUE(operation.in_flight());
   EXPECT_EQ(loop_->in_flight(), 1U);
   EXPECT_EQ(operation.completions, 0U);
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(operation.completions, 1U);
   EXPECT_FALSE(operation.in_flight());
   EXPECT_EQ(loop_->in_flight(), 0U);
@@ -51,9 +50,9 @@ TEST_P(LoopTest, SubmitsABatchWithOneSystemCall) {
   std::list<TestOperation> operations;
   for (int i = 0; i < 32; ++i) loop_->start(operations.emplace_back(do_nothing()));
   const std::uint64_t before = loop_->statistics().enter_calls;
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(loop_->statistics().enter_calls - before, 1U);
-  EXPECT_EQ(loop_->statistics().queue_full, 0U);
+  EXPECT_EQ(loop_->statistics().sq_full, 0U);
 }
 
 TEST_P(LoopTest, TenThousandOperationsPassThroughEightEntriesInOrder) {
@@ -66,10 +65,10 @@ TEST_P(LoopTest, TenThousandOperationsPassThroughEightEntriesInOrder) {
         do_nothing(), [&order, i](std::int32_t, std::uint32_t) { order.push_back(i); }));
   }
   EXPECT_EQ(loop->in_flight(), kOperations);
-  loop->run_until_quiet();
+  loop->run_until_idle();
   ASSERT_EQ(order.size(), kOperations);
   EXPECT_TRUE(std::ranges::is_sorted(order));
-  EXPECT_GE(loop->statistics().queue_full, kOperations - 8);
+  EXPECT_GE(loop->statistics().sq_full, kOperations - 8);
   EXPECT_EQ(loop->statistics().completions, kOperations);
 }
 
@@ -82,7 +81,7 @@ TEST_P(LoopTest, MoreCompletionsAtOnceThanTheRingHoldsAreNotLost) {
     loop->start(operations.emplace_back(poll_once(event.get())));
   }
   loop->post([&] { ::eventfd_write(event.get(), 1); });
-  loop->run_until_quiet();
+  loop->run_until_idle();
   std::vector<std::uint64_t> completions;
   for (const TestOperation& operation : operations) completions.push_back(operation.completions);
   EXPECT_THAT(completions, Each(1));
@@ -100,7 +99,7 @@ TEST_P(LoopTest, AllPollsArmedBeforeOneEventComplete) {
   TestOperation last(do_nothing(),
                      [&](std::int32_t, std::uint32_t) { ::eventfd_write(event.get(), 1); });
   loop->start(last);
-  loop->run_until_quiet();
+  loop->run_until_idle();
   std::vector<std::uint64_t> completions;
   for (const TestOperation& operation : operations) completions.push_back(operation.completions);
   EXPECT_THAT(completions, Each(1));
@@ -114,7 +113,7 @@ TEST_P(LoopTest, ACompletionMayStartTheSameOperationAgain) {
   });
   again = &operation;
   loop_->start(operation);
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(operation.completions, 1000U);
 }
 
@@ -123,7 +122,7 @@ TEST_P(LoopTest, ACompletionMayDestroyItsOperation) {
   operation = std::make_unique<TestOperation>(
       do_nothing(), [&](std::int32_t, std::uint32_t) { loop_->post([&] { operation.reset(); }); });
   loop_->start(*operation);
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(operation, nullptr);
 }
 
@@ -138,7 +137,7 @@ struct SelfDestroying final : Operation {
 TEST_P(LoopTest, AnOperationMayDeleteItselfWhenComplete) {
   bool gone = false;
   loop_->start(*new SelfDestroying(gone));
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_TRUE(gone);
 }
 
@@ -150,7 +149,7 @@ TEST_P(LoopTest, StopReturnsWithOperationsStillInFlight) {
   loop_->run();
   EXPECT_TRUE(waits.in_flight());
   loop_->cancel(waits);
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(waits.last_result, -ECANCELED);
 }
 
@@ -185,9 +184,9 @@ TEST_P(LoopTest, DeferredWorkRunsOnceForABatch) {
   std::list<TestOperation> operations;
   for (int i = 0; i < 10; ++i) {
     loop_->start(operations.emplace_back(
-        do_nothing(), [&](std::int32_t, std::uint32_t) { loop_->at_batch_end(deferred); }));
+        do_nothing(), [&](std::int32_t, std::uint32_t) { loop_->defer(deferred); }));
   }
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(deferred.runs, 1);
 }
 
@@ -200,11 +199,11 @@ TEST_P(LoopTest, DeferredWorkRunsBeforeWhatTheBatchStartedIsSubmitted) {
   });
   TestOperation first(do_nothing(), [&](std::int32_t, std::uint32_t) {
     order.push_back(0);
-    loop_->at_batch_end(deferred);
+    loop_->defer(deferred);
   });
   loop_->start(first);
   const std::uint64_t before = loop_->statistics().enter_calls;
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_THAT(order, ElementsAre(0, 1, 2));
   EXPECT_EQ(loop_->statistics().enter_calls - before, 2U);
 }
@@ -213,15 +212,15 @@ TEST_P(LoopTest, DeferredWorkThatPutsItselfBackRunsInTheNextIteration) {
   int left = 3;
   CountingDeferred* again = nullptr;
   CountingDeferred deferred([&] {
-    if (--left > 0) loop_->at_batch_end(*again);
+    if (--left > 0) loop_->defer(*again);
   });
   again = &deferred;
-  loop_->at_batch_end(deferred);
-  loop_->at_batch_end(deferred);
+  loop_->defer(deferred);
+  loop_->defer(deferred);
   loop_->stop();
   loop_->run();
   EXPECT_EQ(deferred.runs, 1);
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(deferred.runs, 3);
 }
 
@@ -229,10 +228,10 @@ TEST_P(LoopTest, ForgetsDeferredWorkThatIsDestroyed) {
   int runs = 0;
   CountingDeferred other([&] { ++runs; });
   auto deferred = std::make_unique<CountingDeferred>([&] { runs += 100; });
-  loop_->at_batch_end(*deferred);
-  loop_->at_batch_end(other);
+  loop_->defer(*deferred);
+  loop_->defer(other);
   deferred.reset();
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(runs, 1) << "of the other one";
 }
 
@@ -255,7 +254,7 @@ TEST_P(LoopTest, DoesNotSleepOrCallTheKernelWhileAPollerIsBusy) {
   loop_->add_poller(poller);
   TestOperation first(do_nothing());
   loop_->start(first);  // with it goes what the loop itself needs
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   const int polls_before = poller.polls;
   const std::uint64_t before = loop_->statistics().enter_calls;
   loop_->run();
@@ -276,7 +275,7 @@ TEST_P(LoopTest, CompletesOperationsWhileAPollerIsBusy) {
   loop_->start(operation);
   loop_->start(waits);
   loop_->add_poller(poller);
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(operation.completions, 1U);
   EXPECT_EQ(waits.completions, 1U);
 }

@@ -15,11 +15,11 @@ Result<Mailbox> Mailbox::create() noexcept {
 }
 
 Mailbox::Mailbox(Mailbox&& other) noexcept : event_(std::move(other.event_)) {
-  GUESTIO_CHECK(!other.has_mail(), "a mailbox to be moved before it is shared");
+  GUESTIO_CHECK(!other.has_messages(), "a mailbox to be moved before it is shared");
 }
 
 Mailbox::~Mailbox() {
-  GUESTIO_CHECK(!has_mail(), "every posted function to have run when a loop ends");
+  GUESTIO_CHECK(!has_messages(), "every posted function to have run when a loop ends");
 }
 
 void Mailbox::post(Message message) {
@@ -28,7 +28,7 @@ void Mailbox::post(Message message) {
     const std::scoped_lock lock(mutex_);
     is_first = arrived_.empty();
     arrived_.push_back(std::move(message));
-    has_mail_.store(true, std::memory_order_release);
+    has_messages_.store(true, std::memory_order_release);
   }
   // Later ones arrive before the receiver has looked, or it would have emptied the box.
   if (is_first) wake();
@@ -41,11 +41,11 @@ void Mailbox::wake() noexcept {
   GUESTIO_CHECK(written == sizeof(one), "an eventfd of our own to take a write");
 }
 
-std::size_t Mailbox::run_all() {
+std::size_t Mailbox::run_messages() {
   {
     const std::scoped_lock lock(mutex_);
     running_.swap(arrived_);
-    has_mail_.store(false, std::memory_order_release);
+    has_messages_.store(false, std::memory_order_release);
   }
   for (Message& message : running_) message();
   const std::size_t count = running_.size();

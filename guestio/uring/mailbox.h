@@ -30,9 +30,11 @@ class Mailbox {
 
   // The receiver's.
   [[nodiscard]] int descriptor() const noexcept { return event_.get(); }
-  [[nodiscard]] bool has_mail() const noexcept { return has_mail_.load(std::memory_order_acquire); }
+  [[nodiscard]] bool has_messages() const noexcept {
+    return has_messages_.load(std::memory_order_acquire);
+  }
   /// Runs what has arrived; what arrives meanwhile is for the next call. Returns how many ran.
-  std::size_t run_all();
+  std::size_t run_messages();
 
  private:
   explicit Mailbox(UniqueFd event) noexcept : event_(std::move(event)) {}
@@ -41,9 +43,10 @@ class Mailbox {
   std::mutex mutex_;
   // protected by mutex_
   std::vector<Message> arrived_;
-  // Mirrors !arrived_.empty(). Written under mutex_; has_mail() reads it without, and needs no more
-  // than to see it at some time after the post: a post that it misses has also signalled event_.
-  std::atomic<bool> has_mail_ = false;
+  // Mirrors !arrived_.empty(). Written under mutex_; has_messages() reads it without, and needs no
+  // more than to see it at some time after the post: a post that it misses has also signalled
+  // event_.
+  std::atomic<bool> has_messages_ = false;
   // the receiver's
   std::vector<Message> running_;
 };

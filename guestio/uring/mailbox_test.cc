@@ -20,9 +20,9 @@ TEST(Mailbox, RunsMessagesInOrder) {
   ASSERT_TRUE(mailbox);
   mailbox->post([&] { order.push_back(1); });
   mailbox->post([&] { order.push_back(2); });
-  EXPECT_TRUE(mailbox->has_mail());
-  EXPECT_EQ(mailbox->run_all(), 2U);
-  EXPECT_FALSE(mailbox->has_mail());
+  EXPECT_TRUE(mailbox->has_messages());
+  EXPECT_EQ(mailbox->run_messages(), 2U);
+  EXPECT_FALSE(mailbox->has_messages());
   EXPECT_THAT(order, ElementsAre(1, 2));
 }
 
@@ -31,9 +31,9 @@ TEST(Mailbox, AMessagePostedByAMessageRunsInTheNextTurn) {
   auto mailbox = Mailbox::create();
   ASSERT_TRUE(mailbox);
   mailbox->post([&] { mailbox->post([&] { ++runs; }); });
-  EXPECT_EQ(mailbox->run_all(), 1U);
+  EXPECT_EQ(mailbox->run_messages(), 1U);
   EXPECT_EQ(runs, 0);
-  EXPECT_EQ(mailbox->run_all(), 1U);
+  EXPECT_EQ(mailbox->run_messages(), 1U);
   EXPECT_EQ(runs, 1);
 }
 

@@ -4,8 +4,7 @@
 namespace guestio::uring {
 
 Result<EventFdNotifier> EventFdNotifier::create(int eventfd) noexcept {
-  auto ring =
-      Ring::create({.submission_entries = 1, .completion_entries = 8, .mode = RingMode::kPlain});
+  auto ring = Ring::create({.sq_entries = 1, .cq_entries = 8, .mode = RingMode::kPlain});
   if (!ring) return fail(ring.error());
   const int result = ::io_uring_register_eventfd(ring->raw(), eventfd);
   if (result != 0) return fail(Error::host(-result, "registering a peer's eventfd"));
@@ -19,13 +18,13 @@ EventFdNotifier::EventFdNotifier(Ring ring) noexcept : ring_(std::move(ring)) {
 void EventFdNotifier::notify() noexcept {
   if (!ring_) return;
   // No entry is free only when the kernel was short of memory the last time: the old one serves.
-  if (io_uring_sqe* const entry = ring_->next_entry()) ::io_uring_prep_nop(entry);
+  if (io_uring_sqe* const entry = ring_->next_sqe()) ::io_uring_prep_nop(entry);
   drop_completions();
 }
 
 void EventFdNotifier::drop_completions() noexcept {
   while (ring_->has_work_for_kernel()) ring_->enter(Ring::Wait::kNo);
-  while (ring_->completions_ready() != 0) (void)ring_->take_completion();
+  while (ring_->completions_ready() != 0) (void)ring_->pop_completion();
 }
 
 void EventFdNotifier::notify_with(Loop& loop) noexcept {
@@ -33,7 +32,7 @@ void EventFdNotifier::notify_with(Loop& loop) noexcept {
   // Those of earlier calls: a full ring would keep what comes in the kernel's memory.
   drop_completions();
   // A message to a ring is a completion there, which signals its eventfd.
-  const bool is_on_its_way = takes_messages_ && loop.start_for_nobody([this](io_uring_sqe& entry) {
+  const bool is_on_its_way = takes_messages_ && loop.start_detached([this](io_uring_sqe& entry) {
     ::io_uring_prep_msg_ring(&entry, ring_->raw()->ring_fd, 0, 0, 0);
   });
   if (!is_on_its_way) notify();

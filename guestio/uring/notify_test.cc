@@ -96,7 +96,7 @@ TEST_P(EventFdNotifierTest, SignalsWithTheNextSubmissionOfALoop) {
   auto loop = Loop::create().value();
   auto notifier = EventFdNotifier::create(event_.get());
   ASSERT_TRUE(notifier);
-  loop->run_until_quiet();
+  loop->run_until_idle();
   const auto calls = loop->statistics().enter_calls;
   notifier->notify_with(*loop);
   EXPECT_EQ(take(), 0U) << "not before";
@@ -111,7 +111,7 @@ TEST_P(EventFdNotifierTest, SignalsWithTheNextSubmissionOfALoop) {
 }
 
 TEST_P(EventFdNotifierTest, SignalsEvenWhenTheLoopHasNoEntryLeft) {
-  auto loop = Loop::create({.ring = {.submission_entries = 4}}).value();
+  auto loop = Loop::create({.ring = {.sq_entries = 4}}).value();
   auto notifier = EventFdNotifier::create(event_.get());
   ASSERT_TRUE(notifier);
   for (int i = 0; i < 100; ++i) notifier->notify_with(*loop);

@@ -29,10 +29,10 @@ struct CloneBuffers {
   std::array<std::uint32_t, 3> reserved;
 };
 
-Result<> clone(int source, unsigned piece, Ring& ring, unsigned slot) noexcept {
+Result<> clone(int source, unsigned buffer, Ring& ring, unsigned slot) noexcept {
   CloneBuffers request{.source_fd = static_cast<std::uint32_t>(source),
                        .flags = kReplaceInDestination,
-                       .source_offset = piece,
+                       .source_offset = buffer,
                        .destination_offset = slot,
                        .count = 1,
                        .reserved = {}};
@@ -49,19 +49,18 @@ bool is_there(Ring& ring, std::span<std::byte> memory, unsigned slot) noexcept {
   if (::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK) != 0) return false;
   const UniqueFd output(ends[0]);
   const UniqueFd input(ends[1]);
-  io_uring_sqe* const entry = ring.next_entry();
+  io_uring_sqe* const entry = ring.next_sqe();
   if (entry == nullptr) return false;
   ::io_uring_prep_write_fixed(entry, input.get(), memory.data(), 1, ~std::uint64_t{0},
                               static_cast<int>(slot));
   do ring.enter(Ring::Wait::kForOne);
   while (ring.completions_ready() == 0);
-  return ring.take_completion().res == 1;
+  return ring.pop_completion().res == 1;
 }
 
-/// Takes a piece over into the first of two slots, and asks for both.
+/// Takes a buffer over into the first of two slots, and asks for both.
 bool try_to_share() noexcept {
-  constexpr RingOptions kSmall = {
-      .submission_entries = 1, .completion_entries = 2, .mode = RingMode::kPlain};
+  constexpr RingOptions kSmall = {.sq_entries = 1, .cq_entries = 2, .mode = RingMode::kPlain};
   auto source = Ring::create(kSmall);
   auto ring = Ring::create(kSmall);
   auto memory = Mapping::anonymous(2 * kPageSize);
@@ -70,7 +69,7 @@ bool try_to_share() noexcept {
   const auto second = memory->bytes().subspan(kPageSize);
   return ::io_uring_register_buffers_sparse(source->raw(), 1) == 0 &&
          ::io_uring_register_buffers_sparse(ring->raw(), 2) == 0 &&
-         register_piece(*source, first, 0) && register_piece(*ring, second, 1) &&
+         register_buffer(*source, first, 0) && register_buffer(*ring, second, 1) &&
          clone(source->raw()->ring_fd, 0, *ring, 0) && is_there(*ring, first, 0) &&
          is_there(*ring, second, 1);
 }
@@ -85,9 +84,9 @@ std::unexpected<Error> fail_to_register(int error) noexcept {
   }
 }
 
-/// Registering brings pages in as well, but cannot be stopped in the middle of a piece, which may
+/// Registering brings pages in as well, but cannot be stopped in the middle of a buffer, which may
 /// take seconds. What goes wrong here goes wrong there, where it is told.
-Result<> bring_in(std::span<std::byte> memory, const std::stop_token& stop) noexcept {
+Result<> prefault(std::span<std::byte> memory, const std::stop_token& stop) noexcept {
   constexpr std::size_t kStep = std::size_t{16} << 20;
   for (std::size_t at = 0; at < memory.size(); at += kStep) {
     if (stop.stop_requested()) return fail(ErrorKind::kCancelled, "bring memory in");
@@ -99,14 +98,14 @@ Result<> bring_in(std::span<std::byte> memory, const std::stop_token& stop) noex
 
 }  // namespace
 
-Result<> register_piece(Ring& ring, std::span<std::byte> memory, unsigned slot) noexcept {
+Result<> register_buffer(Ring& ring, std::span<std::byte> memory, unsigned slot) noexcept {
   const iovec bytes{memory.data(), memory.size()};
   const int updated = ::io_uring_register_buffers_update_tag(ring.raw(), slot, &bytes, nullptr, 1);
   if (updated != 1) return fail_to_register(-updated);
   return {};
 }
 
-bool PinnedBuffers::can_be_shared() noexcept {
+bool PinnedBuffers::can_clone() noexcept {
   static const bool can = try_to_share();
   return can;
 }
@@ -114,25 +113,24 @@ bool PinnedBuffers::can_be_shared() noexcept {
 Result<PinnedBuffers> PinnedBuffers::pin(std::span<std::byte> memory, const std::stop_token& stop) {
   if (memory.empty()) return fail(ErrorKind::kInvalidArgument, "registering no bytes");
   // Used for its table only, by whichever thread.
-  auto ring =
-      Ring::create({.submission_entries = 1, .completion_entries = 2, .mode = RingMode::kPlain});
+  auto ring = Ring::create({.sq_entries = 1, .cq_entries = 2, .mode = RingMode::kPlain});
   if (!ring) return fail(ring.error());
-  const auto pieces = static_cast<unsigned>((memory.size() - 1) / kPieceBytes + 1);
-  const int made = ::io_uring_register_buffers_sparse(ring->raw(), pieces);
+  const auto buffers = static_cast<unsigned>((memory.size() - 1) / kMaxBufferBytes + 1);
+  const int made = ::io_uring_register_buffers_sparse(ring->raw(), buffers);
   if (made < 0) return fail(Error::host(-made, "make a table of registered memory"));
-  for (unsigned piece = 0; piece < pieces; ++piece) {
-    const std::size_t at = piece * kPieceBytes;
-    const auto bytes = memory.subspan(at, std::min(memory.size() - at, kPieceBytes));
-    if (auto there = bring_in(bytes, stop); !there) return fail(there.error());
-    if (auto registered = register_piece(*ring, bytes, piece); !registered) {
+  for (unsigned buffer = 0; buffer < buffers; ++buffer) {
+    const std::size_t at = buffer * kMaxBufferBytes;
+    const auto bytes = memory.subspan(at, std::min(memory.size() - at, kMaxBufferBytes));
+    if (auto there = prefault(bytes, stop); !there) return fail(there.error());
+    if (auto registered = register_buffer(*ring, bytes, buffer); !registered) {
       return fail(registered.error());
     }
   }
   return PinnedBuffers(memory, std::move(*ring));
 }
 
-Result<> PinnedBuffers::clone_to(Ring& ring, unsigned piece, unsigned slot) const noexcept {
-  return clone(fd_, piece, ring, slot);
+Result<> PinnedBuffers::clone_to(Ring& ring, unsigned buffer, unsigned slot) const noexcept {
+  return clone(fd_, buffer, ring, slot);
 }
 
 }  // namespace guestio::uring

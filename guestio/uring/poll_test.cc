@@ -25,7 +25,7 @@ using task::Task;
 class MultishotPollTest : public ::testing::TestWithParam<RingMode> {
  protected:
   void SetUp() override {
-    auto loop = Loop::create({.ring = {.completion_entries = 512, .mode = GetParam()}});
+    auto loop = Loop::create({.ring = {.cq_entries = 512, .mode = GetParam()}});
     ASSERT_TRUE(loop);
     loop_ = std::move(*loop);
   }
@@ -101,7 +101,7 @@ TEST_P(MultishotPollTest, WorksOnARegisteredFile) {
   loop_->run();
   EXPECT_EQ(calls, 1);
   run_task(*loop_, stop_poll(poll));
-  loop_->release_file(registered);
+  loop_->unregister_file(registered);
 }
 
 TEST_P(MultishotPollTest, MissesNoEventOfAnotherThread) {
@@ -151,7 +151,7 @@ TEST_P(MultishotPollTest, SurvivesACompletionQueueThatOverflows) {
   EXPECT_EQ(told, kPolls);
   task::Scope scope;
   for (MultishotPoll& poll : polls) scope.spawn(stop_poll(poll));
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(scope.running(), 0U);
 }
 
@@ -177,10 +177,10 @@ TEST_P(MultishotPollTest, MayBeStoppedByItsCallBackAndStartedAgain) {
   itself = &poll;
   poll.start();
   signal();
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(calls, 1);
   poll.start();
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(calls, 2);
 }
 
@@ -207,7 +207,7 @@ TEST_P(MultishotPollTest, TellsOnceThatADescriptorCannotBePolled) {
   MultishotPoll poll(*loop_, File(-1), POLLIN,
                      [&](std::int32_t events) { calls.push_back(events); });
   poll.start();
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_THAT(calls, ::testing::ElementsAre(-EBADF));
   EXPECT_FALSE(poll.is_active());
 }

@@ -40,7 +40,7 @@ bool is_in_first_user_namespace() noexcept {
 
 }  // namespace
 
-bool may_lock_any_memory() noexcept {
+bool is_memlock_unlimited() noexcept {
   rlimit limit{};
   if (::getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur == RLIM_INFINITY) return true;
   return has_lock_capability() && is_in_first_user_namespace();
@@ -57,7 +57,7 @@ Result<> RegisteredBuffers::make_table() {
   if (made == -EINVAL) return fail(ErrorKind::kUnsupported, "a sparse table of registered memory");
   if (made < 0) return fail(Error::host(-made, "make a table of registered memory"));
   is_made_ = true;
-  takes_lists_ = ring_.supports(kOpReadvFixed) && ring_.supports(kOpWritevFixed);
+  supports_vectored_fixed_ = ring_.supports(kOpReadvFixed) && ring_.supports(kOpWritevFixed);
   for (unsigned slot = slots_; slot > 0; --slot) {
     free_.push_back(static_cast<std::uint16_t>(slot - 1));
   }
@@ -74,11 +74,11 @@ RegisteredBuffers::Registration RegisteredBuffers::share(
   return {};
 }
 
-std::size_t RegisteredBuffers::fair_slots() const noexcept {
-  return std::max<std::size_t>(slots_ / 4 * 3 / std::max(parties_, 1U), 1);
+std::size_t RegisteredBuffers::slot_quota() const noexcept {
+  return std::max<std::size_t>(slots_ / 4 * 3 / std::max(tenants_, 1U), 1);
 }
 
-std::size_t RegisteredBuffers::slots_of(const void* owner) const noexcept {
+std::size_t RegisteredBuffers::slots_used_by(const void* owner) const noexcept {
   std::size_t slots = 0;
   for (const Area& area : areas_) slots += area.owner == owner ? area.slots.size() : 0;
   return slots;
@@ -93,7 +93,7 @@ Result<RegisteredBuffers::Registration> RegisteredBuffers::add(std::span<std::by
 Result<RegisteredBuffers::Registration> RegisteredBuffers::add(const PinnedBuffers& pinned,
                                                                BufferGuard* guard,
                                                                const void* owner) {
-  GUESTIO_CHECK(piece_bytes_ == kPieceBytes, "pieces of the same size to take memory over");
+  GUESTIO_CHECK(buffer_bytes_ == kMaxBufferBytes, "buffers of the same size to take memory over");
   return add_counted(pinned.memory(), &pinned, guard, owner);
 }
 
@@ -117,15 +117,15 @@ Result<RegisteredBuffers::Registration> RegisteredBuffers::add_new(std::span<std
                                                                    BufferGuard* guard,
                                                                    const void* owner) {
   if (auto made = make_table(); !made) return fail(made.error());
-  const std::size_t needed = slots_for(memory);
+  const std::size_t needed = slots_needed(memory);
   if (needed > free_.size()) {
     return fail(ErrorKind::kTooLarge, "slots for registered memory", needed, free_.size());
   }
   Area& area = areas_.emplace_back(memory, guard, owner);
-  for (std::size_t at = 0; at < memory.size(); at += piece_bytes_) {
-    const auto piece = memory.subspan(at, std::min(memory.size() - at, piece_bytes_));
-    if (auto added = add_piece(at, piece, pinned, area); !added) {
-      remove_pieces(area);
+  for (std::size_t at = 0; at < memory.size(); at += buffer_bytes_) {
+    const auto buffer = memory.subspan(at, std::min(memory.size() - at, buffer_bytes_));
+    if (auto added = add_buffer(at, buffer, pinned, area); !added) {
+      remove_buffers(area);
       areas_.pop_back();
       return fail(added.error());
     }
@@ -134,57 +134,57 @@ Result<RegisteredBuffers::Registration> RegisteredBuffers::add_new(std::span<std
   return Registration(*this, area);
 }
 
-Result<> RegisteredBuffers::add_piece(std::size_t at, std::span<std::byte> memory,
-                                      const PinnedBuffers* pinned, Area& area) {
+Result<> RegisteredBuffers::add_buffer(std::size_t at, std::span<std::byte> memory,
+                                       const PinnedBuffers* pinned, Area& area) {
   const std::uint16_t slot = free_.back();
   // A kernel that cannot take it over can pin it once more.
   if (pinned == nullptr ||
-      !pinned->clone_to(ring_, static_cast<unsigned>(at / piece_bytes_), slot)) {
-    if (auto registered = register_piece(ring_, memory, slot); !registered) {
+      !pinned->clone_to(ring_, static_cast<unsigned>(at / buffer_bytes_), slot)) {
+    if (auto registered = register_buffer(ring_, memory, slot); !registered) {
       return fail(registered.error());
     }
   }
   free_.pop_back();
   area.slots.push_back(slot);
-  const Piece piece{reinterpret_cast<std::uintptr_t>(memory.data()), memory.size(), slot, &area};
-  pieces_.insert(std::ranges::upper_bound(pieces_, piece.start, {}, &Piece::start), piece);
+  const Buffer buffer{reinterpret_cast<std::uintptr_t>(memory.data()), memory.size(), slot, &area};
+  buffers_.insert(std::ranges::upper_bound(buffers_, buffer.start, {}, &Buffer::start), buffer);
   last_ = 0;
   return {};
 }
 
 void RegisteredBuffers::release(Area& area) noexcept {
   if (--area.uses != 0) return;
-  remove_pieces(area);
+  remove_buffers(area);
   areas_.remove_if([&area](const Area& other) { return &other == &area; });
   count_registered();
 }
 
 void RegisteredBuffers::unregister(Area& area) noexcept {
   BufferGuard& guard = *area.guard;
-  remove_pieces(area);
+  remove_buffers(area);
   count_registered();
-  guard.note_lost();
+  guard.on_unregistered();
 }
 
 void RegisteredBuffers::count_registered() noexcept {
   std::uint64_t bytes = 0;
-  for (const Piece& piece : pieces_) bytes += piece.size;
+  for (const Buffer& buffer : buffers_) bytes += buffer.size;
   registered_bytes_.store(bytes, std::memory_order_relaxed);
-  registered_pieces_.store(pieces_.size(), std::memory_order_relaxed);
+  registered_buffers_.store(buffers_.size(), std::memory_order_relaxed);
 }
 
 RegisteredBufferStatistics RegisteredBuffers::statistics() const noexcept {
   return {.registered_bytes = registered_bytes_.load(std::memory_order_relaxed),
-          .pieces = registered_pieces_.load(std::memory_order_relaxed),
+          .buffers = registered_buffers_.load(std::memory_order_relaxed),
           .operations = operations_.load(std::memory_order_relaxed),
           .refusals = refusals_.load(std::memory_order_relaxed),
           .last_errno = last_errno_.load(std::memory_order_relaxed)};
 }
 
-void RegisteredBuffers::remove_pieces(Area& area) noexcept {
+void RegisteredBuffers::remove_buffers(Area& area) noexcept {
   const iovec nothing{};
   for (const std::uint16_t slot : area.slots) {
-    std::erase_if(pieces_, [slot](const Piece& piece) { return piece.slot == slot; });
+    std::erase_if(buffers_, [slot](const Buffer& buffer) { return buffer.slot == slot; });
     // A slot that could not be emptied still holds the memory: it is lost, not used again.
     const int updated =
         ::io_uring_register_buffers_update_tag(ring_.raw(), slot, &nothing, nullptr, 1);
@@ -195,12 +195,12 @@ void RegisteredBuffers::remove_pieces(Area& area) noexcept {
 }
 
 /// Of areas that overlap, one that begins earlier may be missed: that costs time only.
-bool RegisteredBuffers::find_slowly(std::uintptr_t start, std::size_t size) noexcept {
-  const auto behind = std::ranges::upper_bound(pieces_, start, {}, &Piece::start);
-  if (behind == pieces_.begin()) return false;
+bool RegisteredBuffers::find_uncached(std::uintptr_t start, std::size_t size) noexcept {
+  const auto behind = std::ranges::upper_bound(buffers_, start, {}, &Buffer::start);
+  if (behind == buffers_.begin()) return false;
   const auto found = behind - 1;
-  if (!found->holds(start, size)) return false;
-  last_ = static_cast<std::size_t>(found - pieces_.begin());
+  if (!found->contains(start, size)) return false;
+  last_ = static_cast<std::size_t>(found - buffers_.begin());
   return true;
 }
 

@@ -18,7 +18,7 @@
 /// pages each time.
 namespace guestio::uring {
 
-/// Reads and writes of a list of segments that lie in one registered piece; `buf_index` names it.
+/// Reads and writes of a list of segments that lie in one registered buffer; `buf_index` names it.
 /// In Linux since 6.15 (include/uapi/linux/io_uring.h: IORING_OP_READV_FIXED, _WRITEV_FIXED); the
 /// headers we build with are older.
 inline constexpr int kOpReadvFixed = 60;
@@ -27,7 +27,7 @@ inline constexpr int kOpWritevFixed = 61;
 /// Whether this process may lock as much memory as it likes: it has CAP_IPC_LOCK where the kernel
 /// looks for it, or no limit. Where it may not, all processes of a user share one limit, from which
 /// the rings themselves are taken too: who registers much keeps others from starting.
-[[nodiscard]] bool may_lock_any_memory() noexcept;
+[[nodiscard]] bool is_memlock_unlimited() noexcept;
 
 /// Somebody who knows whether registered pages are still those of the memory.
 class BufferGuard {
@@ -36,11 +36,13 @@ class BufferGuard {
   BufferGuard(const BufferGuard&) = delete;
   BufferGuard& operator=(const BufferGuard&) = delete;
   /// Whether these bytes, which lie in the registered memory, do. Quick. Any ring's thread.
-  [[nodiscard]] virtual bool holds(const std::byte* data, std::size_t size) const noexcept = 0;
-  /// Has the processor fetch what holds() will look at. For any bytes of the registered memory.
+  [[nodiscard]] virtual bool is_resident(const std::byte* data,
+                                         std::size_t size) const noexcept = 0;
+  /// Has the processor fetch what is_resident() will look at. For any bytes of the registered
+  /// memory.
   virtual void prefetch(const std::byte* data, std::size_t size) const noexcept = 0;
   /// Some do not: a table has let the memory go. Any ring's thread, from each table.
-  virtual void note_lost() noexcept = 0;
+  virtual void on_unregistered() noexcept = 0;
 
  protected:
   ~BufferGuard() = default;
@@ -49,8 +51,8 @@ class BufferGuard {
 /// What became of the wish to have memory registered.
 struct RegisteredBufferStatistics {
   std::uint64_t registered_bytes = 0;  ///< now
-  std::uint64_t pieces = 0;            ///< now
-  std::uint64_t operations = 0;        ///< that named a piece, so far
+  std::uint64_t buffers = 0;           ///< now
+  std::uint64_t operations = 0;        ///< that named a buffer, so far
   std::uint64_t refusals = 0;          ///< of add(), so far
   int last_errno = 0;                  ///< of the last refusal that had one
 };
@@ -58,23 +60,24 @@ struct RegisteredBufferStatistics {
 /// The ring's table of registered memory.
 ///
 ///     memory:  [       1 GiB       |       1 GiB       | rest ]     one area, one Registration
-///     slots:          7                    3              12        one each piece
+///     slots:          7                    3              12        one each buffer
 ///
-/// 1. Registration pins the pages that are there when it is made, and operations that name a piece
+/// 1. Registration pins the pages that are there when it is made, and operations that name a buffer
 ///    use those, whatever became of the mapping since. Where memory is discarded or truncated
 ///    meanwhile, they move bytes to and from pages that nobody else sees, *without an error*. Where
 ///    that can happen, a BufferGuard is asked before each operation.
 /// 2. What is added twice is registered once, until its last Registration goes.
 /// 3. Parties that do not trust each other share the table: each may have so many slots that there
-///    are some for all. Who adds counts itself (slots_of()); what has no owner counts for nobody.
+///    are some for all. Who adds counts itself (slots_used_by()); what has no owner counts for
+///    nobody.
 ///
 /// Threads: the ring's; statistics() any. Lifetime: outlives its Registrations (checked).
 class RegisteredBuffers {
   struct Area;
 
  public:
-  /// What the kernel takes as one piece.
-  static constexpr std::size_t kPieceBytes = PinnedBuffers::kPieceBytes;
+  /// What the kernel takes as one buffer.
+  static constexpr std::size_t kMaxBufferBytes = PinnedBuffers::kMaxBufferBytes;
 
   /// Memory stays registered as long as this lives. Requires: goes before the mapping does.
   /// Operations in flight are not disturbed when it goes: the kernel keeps their pages.
@@ -100,81 +103,82 @@ class RegisteredBuffers {
     Area* area_ = nullptr;
   };
 
-  /// `slots`: most pieces. The kernel's table is made when it is first needed.
-  RegisteredBuffers(Ring& ring, unsigned slots, std::size_t piece_bytes = kPieceBytes) noexcept
-      : ring_(ring), slots_(slots), piece_bytes_(piece_bytes) {}
+  /// `slots`: most buffers. The kernel's table is made when it is first needed.
+  RegisteredBuffers(Ring& ring, unsigned slots, std::size_t buffer_bytes = kMaxBufferBytes) noexcept
+      : ring_(ring), slots_(slots), buffer_bytes_(buffer_bytes) {}
   RegisteredBuffers(const RegisteredBuffers&) = delete;
   RegisteredBuffers& operator=(const RegisteredBuffers&) = delete;
   ~RegisteredBuffers();
 
   /// Registers all of `memory`, or nothing of it. Takes milliseconds a GiB, seconds where its pages
   /// are not there yet: for set-up.
-  /// Errors: invalid-argument (no bytes), too-large (pieces needed, slots left), unsupported
+  /// Errors: invalid-argument (no bytes), too-large (buffers needed, slots left), unsupported
   /// (memory of a kind that cannot be pinned: read-only, of a file on disk, not mapped; or a kernel
   /// before 5.19), host (ENOMEM: the memory-lock limit, or no memory).
   [[nodiscard]] Result<Registration> add(std::span<std::byte> memory, BufferGuard* guard = nullptr,
                                          const void* owner = nullptr);
-  /// The same for memory that is pinned already: in microseconds. Requires: pieces of kPieceBytes.
-  /// `guard` (of both): outlives the Registrations.
+  /// The same for memory that is pinned already: in microseconds. Requires: buffers of
+  /// kMaxBufferBytes. `guard` (of both): outlives the Registrations.
   [[nodiscard]] Result<Registration> add(const PinnedBuffers& pinned, BufferGuard* guard,
                                          const void* owner = nullptr);
 
   // Whoever shares the table.
 
-  void join() noexcept { ++parties_; }
-  void leave() noexcept { --parties_; }
+  void add_tenant() noexcept { ++tenants_; }
+  void remove_tenant() noexcept { --tenants_; }
   /// What one of them may have, at least 1. A quarter of the table is left for what has no owner.
-  [[nodiscard]] std::size_t fair_slots() const noexcept;
+  [[nodiscard]] std::size_t slot_quota() const noexcept;
   /// What somebody has.
-  [[nodiscard]] std::size_t slots_of(const void* owner) const noexcept;
+  [[nodiscard]] std::size_t slots_used_by(const void* owner) const noexcept;
   /// What some memory takes. Requires: bytes.
-  [[nodiscard]] std::size_t slots_for(std::span<const std::byte> memory) const noexcept {
-    return (memory.size() - 1) / piece_bytes_ + 1;
+  [[nodiscard]] std::size_t slots_needed(std::span<const std::byte> memory) const noexcept {
+    return (memory.size() - 1) / buffer_bytes_ + 1;
   }
 
   /// One Registration more for memory that is registered already, or none. Of memory that was let
   /// go too: it stays so until its last Registration goes.
   [[nodiscard]] Registration share(std::span<const std::byte> memory) noexcept;
 
-  /// The index of a piece that holds all of these bytes, with the pages that the memory has now.
-  /// One comparison for the piece that was found last. Memory whose guard finds a page gone is let
+  /// The index of a buffer that holds all of these bytes, with the pages that the memory has now.
+  /// One comparison for the buffer that was found last. Memory whose guard finds a page gone is let
   /// go as a whole. Requires: size > 0.
   [[nodiscard]] std::optional<std::uint16_t> find(const void* data, std::size_t size) noexcept {
-    if (pieces_.empty()) return std::nullopt;
+    if (buffers_.empty()) return std::nullopt;
     const auto start = reinterpret_cast<std::uintptr_t>(data);
-    if (!pieces_[last_].holds(start, size) && !find_slowly(start, size)) return std::nullopt;
-    const Piece& piece = pieces_[last_];
-    BufferGuard* const guard = piece.area->guard;
-    if (guard == nullptr || guard->holds(static_cast<const std::byte*>(data), size)) [[likely]]
-      return piece.slot;
-    unregister(*piece.area);
+    if (!buffers_[last_].contains(start, size) && !find_uncached(start, size)) return std::nullopt;
+    const Buffer& buffer = buffers_[last_];
+    BufferGuard* const guard = buffer.area->guard;
+    if (guard == nullptr || guard->is_resident(static_cast<const std::byte*>(data), size))
+        [[likely]]
+      return buffer.slot;
+    unregister(*buffer.area);
     return std::nullopt;
   }
   /// Has the processor fetch what find() will look at. A hint, for any bytes.
   void prefetch(const std::byte* data, std::size_t size) const noexcept {
-    if (pieces_.empty()) return;
-    const Piece& piece = pieces_[last_];
-    if (!piece.holds(reinterpret_cast<std::uintptr_t>(data), size)) return;
-    if (piece.area->guard != nullptr) piece.area->guard->prefetch(data, size);
+    if (buffers_.empty()) return;
+    const Buffer& buffer = buffers_[last_];
+    if (!buffer.contains(reinterpret_cast<std::uintptr_t>(data), size)) return;
+    if (buffer.area->guard != nullptr) buffer.area->guard->prefetch(data, size);
   }
-  /// An operation names a piece.
+  /// An operation names a buffer.
   void count_operation() noexcept {
     operations_.store(operations_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   }
   /// Whether kOpReadvFixed and kOpWritevFixed work. False before something is registered.
-  [[nodiscard]] bool takes_lists() const noexcept { return takes_lists_; }
+  [[nodiscard]] bool supports_vectored_fixed() const noexcept { return supports_vectored_fixed_; }
   /// That are registered.
-  [[nodiscard]] std::size_t pieces() const noexcept { return pieces_.size(); }
+  [[nodiscard]] std::size_t buffers() const noexcept { return buffers_.size(); }
   [[nodiscard]] RegisteredBufferStatistics statistics() const noexcept;
 
  private:
-  struct Piece {
+  struct Buffer {
     std::uintptr_t start;
     std::size_t size;
     std::uint16_t slot;
     Area* area;
 
-    [[nodiscard]] bool holds(std::uintptr_t at, std::size_t length) const noexcept {
+    [[nodiscard]] bool contains(std::uintptr_t at, std::size_t length) const noexcept {
       return at >= start && length <= size && at - start <= size - length;
     }
   };
@@ -192,28 +196,28 @@ class RegisteredBuffers {
                                BufferGuard* guard, const void* owner);
   Result<> make_table();
   void count_registered() noexcept;
-  Result<> add_piece(std::size_t at, std::span<std::byte> memory, const PinnedBuffers* pinned,
-                     Area& area);
+  Result<> add_buffer(std::size_t at, std::span<std::byte> memory, const PinnedBuffers* pinned,
+                      Area& area);
   void release(Area& area) noexcept;
   void unregister(Area& area) noexcept;
-  void remove_pieces(Area& area) noexcept;
-  /// Makes the piece that holds these bytes the last one. Returns whether there is one.
-  bool find_slowly(std::uintptr_t start, std::size_t size) noexcept;
+  void remove_buffers(Area& area) noexcept;
+  /// Makes the buffer that holds these bytes the last one. Returns whether there is one.
+  bool find_uncached(std::uintptr_t start, std::size_t size) noexcept;
 
   Ring& ring_;
   const unsigned slots_;
-  const std::size_t piece_bytes_;
-  unsigned parties_ = 0;
+  const std::size_t buffer_bytes_;
+  unsigned tenants_ = 0;
   bool is_made_ = false;
-  bool takes_lists_ = false;
+  bool supports_vectored_fixed_ = false;
   std::vector<std::uint16_t> free_;
-  std::vector<Piece> pieces_;  // by start
-  std::size_t last_ = 0;       // into pieces_, if there are any
+  std::vector<Buffer> buffers_;  // by start
+  std::size_t last_ = 0;         // into buffers_, if there are any
   std::list<Area> areas_;
 
   // Written by the ring's thread, for people to look at from any: relaxed.
   std::atomic<std::uint64_t> registered_bytes_{0};
-  std::atomic<std::uint64_t> registered_pieces_{0};
+  std::atomic<std::uint64_t> registered_buffers_{0};
   std::atomic<std::uint64_t> operations_{0};
   std::atomic<std::uint64_t> refusals_{0};
   std::atomic<int> last_errno_{0};

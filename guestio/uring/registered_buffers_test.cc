@@ -66,7 +66,7 @@ class RegisteredBuffersTest : public ::testing::Test {
   std::int32_t move(int opcode, int fd, const void* data, std::size_t count, std::uint16_t index) {
     TestOperation operation(prepare(opcode, fd, data, count, index));
     loop_->start(operation);
-    loop_->run_until_quiet();
+    loop_->run_until_idle();
     return operation.last_result;
   }
   static TestOperation::Prepare prepare(int opcode, int fd, const void* data, std::size_t count,
@@ -77,7 +77,7 @@ class RegisteredBuffersTest : public ::testing::Test {
     };
   }
 
-  std::unique_ptr<Loop> loop_ = Loop::create({.ring = {}, .fixed_pieces = 2}).value();
+  std::unique_ptr<Loop> loop_ = Loop::create({.ring = {}, .buffer_slots = 2}).value();
   RegisteredBuffers& table_ = loop_->registered_buffers();
   SharedBytes memory_{4 * kPage};
   SharedBytes file_{4 * kPage};
@@ -107,8 +107,8 @@ TEST_F(RegisteredBuffersTest, ListsOfSegmentsWorkExactlyWhereTheTableSaysSo) {
   const std::uint16_t index = *table_.find(memory_.bytes().data(), kPage);
   const std::int32_t result =
       move(kOpReadvFixed, file_.fd(), segments.data(), segments.size(), index);
-  EXPECT_EQ(result, table_.takes_lists() ? 1024 : -EINVAL);
-  EXPECT_EQ(text_at(memory_.bytes()), table_.takes_lists() ? "second" : "");
+  EXPECT_EQ(result, table_.supports_vectored_fixed() ? 1024 : -EINVAL);
+  EXPECT_EQ(text_at(memory_.bytes()), table_.supports_vectored_fixed() ? "second" : "");
 }
 
 TEST_F(RegisteredBuffersTest, FindsWhatLiesInOnePieceOnly) {
@@ -122,7 +122,7 @@ TEST_F(RegisteredBuffersTest, FindsWhatLiesInOnePieceOnly) {
   ASSERT_TRUE(in_low && in_high);
   EXPECT_NE(in_low, in_high);
   EXPECT_EQ(table_.find(&all[2 * kPage - 1], 1), in_low);
-  EXPECT_EQ(table_.find(&all[2 * kPage - 1], 2), std::nullopt) << "in two pieces";
+  EXPECT_EQ(table_.find(&all[2 * kPage - 1], 2), std::nullopt) << "in two buffers";
   EXPECT_EQ(table_.find(&all[kPage - 1], 2), std::nullopt) << "begins before";
   EXPECT_EQ(table_.find(&all[3 * kPage - 1], 2), std::nullopt) << "ends behind";
   EXPECT_EQ(table_.find(&all[kPage], SIZE_MAX), std::nullopt) << "longer than all memory";
@@ -139,7 +139,7 @@ TEST_F(RegisteredBuffersTest, WhatIsAddedTwiceIsRegisteredOnceUntilTheLastGoes) 
   auto first = table_.add(memory_.bytes());
   auto second = table_.add(memory_.bytes());
   ASSERT_TRUE(first && second);
-  EXPECT_EQ(table_.pieces(), 1U);
+  EXPECT_EQ(table_.buffers(), 1U);
   *first = {};
   EXPECT_TRUE(table_.find(memory_.bytes().data(), kPage).has_value());
   *second = {};
@@ -160,7 +160,7 @@ TEST_F(RegisteredBuffersTest, AnOperationInFlightKeepsItsMemoryWhenTheRegistrati
   *registration = {};
   ASSERT_TRUE(operation.in_flight());
   ASSERT_EQ(::write(writes.get(), "late", 4), 4);
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(operation.last_result, 4);
   EXPECT_EQ(text_at(memory_.bytes()), "late");
 }
@@ -173,7 +173,7 @@ TEST_F(RegisteredBuffersTest, AFullTableRefusesAndGoesOnOnceThereIsRoom) {
   ASSERT_FALSE(third.has_value());
   EXPECT_EQ(third.error(), Error::make(ErrorKind::kTooLarge, "", 1, 0));
   EXPECT_EQ(table_.statistics().refusals, 1U);
-  EXPECT_EQ(table_.statistics().pieces, 2U);
+  EXPECT_EQ(table_.statistics().buffers, 2U);
   EXPECT_EQ(table_.statistics().registered_bytes, 2 * kPage);
   *first = {};
   EXPECT_TRUE(table_.add(memory_.bytes().subspan(2 * kPage, kPage)).has_value());
@@ -187,19 +187,19 @@ TEST_F(RegisteredBuffersTest, MemoryThatCannotBeWrittenIsRefused) {
   const SharedBytes hole(kPage, PROT_NONE);
   EXPECT_FALSE(table_.add(hole.bytes()).has_value());
   EXPECT_FALSE(table_.add({}).has_value());
-  EXPECT_EQ(table_.pieces(), 0U);
+  EXPECT_EQ(table_.buffers(), 0U);
 }
 
 /// Says what the test wants it to say.
 class Guard final : public BufferGuard {
  public:
-  [[nodiscard]] bool holds(const std::byte* data, std::size_t size) const noexcept override {
+  [[nodiscard]] bool is_resident(const std::byte* data, std::size_t size) const noexcept override {
     return lost == nullptr || lost < data || lost >= data + size;
   }
   void prefetch(const std::byte* data, std::size_t size) const noexcept override {
     fetched = {data, size};
   }
-  void note_lost() noexcept override { ++losses; }
+  void on_unregistered() noexcept override { ++losses; }
 
   const std::byte* lost = nullptr;
   int losses = 0;
@@ -299,42 +299,42 @@ TEST_F(RegisteredBuffersTest, PinningEndsInTheMiddleOfAPiece) {
 }
 
 TEST_F(RegisteredBuffersTest, WhoSharesTheTableMayHaveAFairPartOfIt) {
-  Ring ring = Ring::create({.submission_entries = 4}).value();
+  Ring ring = Ring::create({.sq_entries = 4}).value();
   RegisteredBuffers table(ring, 16, kPage);
-  EXPECT_EQ(table.fair_slots(), 12U) << "the rest is for what has no owner";
-  table.join();
-  EXPECT_EQ(table.fair_slots(), 12U);
-  table.join();
-  table.join();
-  EXPECT_EQ(table.fair_slots(), 4U);
-  for (int i = 0; i < 40; ++i) table.join();
-  EXPECT_EQ(table.fair_slots(), 1U);
-  for (int i = 0; i < 41; ++i) table.leave();
-  EXPECT_EQ(table.fair_slots(), 6U);
+  EXPECT_EQ(table.slot_quota(), 12U) << "the rest is for what has no owner";
+  table.add_tenant();
+  EXPECT_EQ(table.slot_quota(), 12U);
+  table.add_tenant();
+  table.add_tenant();
+  EXPECT_EQ(table.slot_quota(), 4U);
+  for (int i = 0; i < 40; ++i) table.add_tenant();
+  EXPECT_EQ(table.slot_quota(), 1U);
+  for (int i = 0; i < 41; ++i) table.remove_tenant();
+  EXPECT_EQ(table.slot_quota(), 6U);
   const SharedBytes memory(3 * kPage + 1);
-  EXPECT_EQ(table.slots_for(memory.bytes()), 4U);
+  EXPECT_EQ(table.slots_needed(memory.bytes()), 4U);
   const auto counted = table.add(memory.bytes(), nullptr, this);
   const auto of_nobody = table.add(memory_.bytes());
   ASSERT_TRUE(counted.has_value() && of_nobody.has_value());
-  EXPECT_EQ(table.slots_of(this), 4U);
-  EXPECT_EQ(table.slots_of(&table), 0U);
+  EXPECT_EQ(table.slots_used_by(this), 4U);
+  EXPECT_EQ(table.slots_used_by(&table), 0U);
 }
 
 TEST(RegisteredBuffersPieceTest, WhatIsLargerThanAPieceBecomesSeveralOrNothingAtAll) {
-  Ring ring = Ring::create({.submission_entries = 4}).value();
+  Ring ring = Ring::create({.sq_entries = 4}).value();
   RegisteredBuffers table(ring, 3, 2 * kPage);
   const SharedBytes memory(5 * kPage);
   const auto all = memory.bytes();
   {
     const auto registration = table.add(all);
     ASSERT_TRUE(registration.has_value());
-    EXPECT_EQ(table.pieces(), 3U);
+    EXPECT_EQ(table.buffers(), 3U);
     EXPECT_EQ(table.find(&all[kPage], 2 * kPage), std::nullopt) << "over a border";
     EXPECT_TRUE(table.find(&all[4 * kPage], kPage).has_value());
   }
   ASSERT_EQ(::mprotect(&all[4 * kPage], kPage, PROT_NONE), 0);
-  EXPECT_FALSE(table.add(all).has_value()) << "the last piece cannot be";
-  EXPECT_EQ(table.pieces(), 0U);
+  EXPECT_FALSE(table.add(all).has_value()) << "the last buffer cannot be";
+  EXPECT_EQ(table.buffers(), 0U);
   ASSERT_EQ(::mprotect(&all[4 * kPage], kPage, PROT_READ | PROT_WRITE), 0);
   EXPECT_TRUE(table.add(all).has_value()) << "all slots are free again";
 }
@@ -355,7 +355,7 @@ void drop_lock_capability() {
   // Afterwards: kernels may count the ring itself as well.
   const rlimit none{0, 0};
   if (::setrlimit(RLIMIT_MEMLOCK, &none) != 0) std::_Exit(4);
-  if (may_lock_any_memory()) std::_Exit(9);
+  if (is_memlock_unlimited()) std::_Exit(9);
   const auto refused = loop->registered_buffers().add(memory.bytes());
   if (refused) std::_Exit(5);
   if (refused.error().host_errno != ENOMEM) std::_Exit(6);
@@ -370,10 +370,10 @@ TEST(RegisteredBuffersLimitDeathTest, MoreThanMayBeLockedIsRefusedAsALackOfMemor
 
 [[noreturn]] void lift_the_limit() {
   drop_lock_capability();
-  if (may_lock_any_memory()) std::_Exit(2);
+  if (is_memlock_unlimited()) std::_Exit(2);
   const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
   if (::setrlimit(RLIMIT_MEMLOCK, &unlimited) != 0) std::_Exit(errno == EPERM ? 0 : 3);
-  std::_Exit(may_lock_any_memory() ? 0 : 4);
+  std::_Exit(is_memlock_unlimited() ? 0 : 4);
 }
 
 TEST(RegisteredBuffersLimitTest, WhoHasNoLimitMayLockAnyMemory) {

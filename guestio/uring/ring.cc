@@ -32,19 +32,19 @@ constexpr std::array kAttempts = {
 int set_up(const RingOptions& options, unsigned flags, io_uring& ring) noexcept {
   io_uring_params parameters{};
   parameters.flags = flags | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
-  parameters.cq_entries = options.completion_entries;
+  parameters.cq_entries = options.cq_entries;
   if (options.completion == Completion::kPolled) parameters.flags |= IORING_SETUP_IOPOLL;
   if ((flags & IORING_SETUP_SQPOLL) != 0) {
-    parameters.sq_thread_idle = static_cast<unsigned>(options.submission_thread->idle.count());
-    if (options.submission_thread->cpu) {
+    parameters.sq_thread_idle = static_cast<unsigned>(options.sq_poll_thread->idle.count());
+    if (options.sq_poll_thread->cpu) {
       parameters.flags |= IORING_SETUP_SQ_AFF;
-      parameters.sq_thread_cpu = *options.submission_thread->cpu;
+      parameters.sq_thread_cpu = *options.sq_poll_thread->cpu;
     }
   }
-  return ::io_uring_queue_init_params(options.submission_entries, &ring, &parameters);
+  return ::io_uring_queue_init_params(options.sq_entries, &ring, &parameters);
 }
 
-void pause_for_memory() noexcept {
+void sleep_before_retry() noexcept {
   const timespec millisecond{0, 1'000'000};
   ::nanosleep(&millisecond, nullptr);
 }
@@ -64,7 +64,7 @@ Result<Ring> Ring::create(const RingOptions& options) noexcept {
   int result = -EINVAL;
   io_uring threaded{};
   // The other modes say when the submitting thread finishes work; here that is another thread.
-  if (options.submission_thread &&
+  if (options.sq_poll_thread &&
       set_up(options, IORING_SETUP_SQPOLL | IORING_SETUP_SUBMIT_ALL, threaded) == 0) {
     return Ring(threaded, RingMode::kPlain);
   }
@@ -111,13 +111,13 @@ void Ring::close() noexcept {
   ::io_uring_queue_exit(&ring_);
 }
 
-io_uring_sqe* Ring::next_entry() noexcept {
+io_uring_sqe* Ring::next_sqe() noexcept {
   io_uring_sqe* const entry = ::io_uring_get_sqe(&ring_);
   if (entry != nullptr) std::memset(entry, 0, sizeof(*entry));
   return entry;
 }
 
-io_uring_cqe Ring::take_completion() noexcept {
+io_uring_cqe Ring::pop_completion() noexcept {
   const unsigned head = *ring_.cq.khead;
   // Our own copy of the fixed part; the ring is not set up with large entries.
   const io_uring_cqe& shared = ring_.cq.cqes[head & ring_.cq.ring_mask];
@@ -146,16 +146,16 @@ bool Ring::has_work_for_kernel() const noexcept {
 
 /// With a submission thread most submissions are none.
 bool Ring::is_call_needed(Wait wait) const noexcept {
-  if (wait == Wait::kForOne || !has_submission_thread()) return true;
+  if (wait == Wait::kForOne || !has_sq_poll_thread()) return true;
   // Relaxed: only to count.
   const unsigned flags = __atomic_load_n(ring_.sq.kflags, __ATOMIC_RELAXED);
   return (flags & (IORING_SQ_NEED_WAKEUP | IORING_SQ_CQ_OVERFLOW)) != 0;
 }
 
-void Ring::hand_over() noexcept {
+void Ring::flush_submissions() noexcept {
   while (unsubmitted() != 0) {
     enter(Wait::kNo);
-    if (has_submission_thread() && unsubmitted() != 0) ::sched_yield();
+    if (has_sq_poll_thread() && unsubmitted() != 0) ::sched_yield();
   }
 }
 
@@ -170,7 +170,7 @@ void Ring::enter(Wait wait) noexcept {
     case EBUSY:  // completions must be taken first
       return;
     case EAGAIN:
-    case ENOMEM: return pause_for_memory();
+    case ENOMEM: return sleep_before_retry();
     default: break;
   }
   // EBADR: the kernel dropped completions, whose operations would never end. Anything else: we

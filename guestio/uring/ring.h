@@ -26,7 +26,7 @@ enum class RingMode : std::uint8_t {
 
 /// A thread of the kernel's that takes what is started by itself: as long as it is awake,
 /// submitting is no system call. It uses a processor while it looks.
-struct SubmissionThread {
+struct SqPollThread {
   std::chrono::milliseconds idle{10};  ///< how long it looks in vain before it sleeps
   std::optional<unsigned> cpu = std::nullopt;
 };
@@ -38,15 +38,15 @@ enum class Completion : std::uint8_t {
 };
 
 struct RingOptions {
-  unsigned submission_entries = 256;
+  unsigned sq_entries = 256;
   /// More than submission entries, because those are free again as soon as they are submitted. What
   /// does not fit is kept by the kernel, at a price, and not lost.
-  unsigned completion_entries = 4096;
+  unsigned cq_entries = 4096;
   /// Modes better than this one are not tried.
   RingMode mode = RingMode::kDeferred;
   Completion completion = Completion::kInterrupt;  ///< kPolled: together with kPlain only
   /// Together with kInterrupt only. A kernel that refuses gives a ring without.
-  std::optional<SubmissionThread> submission_thread = std::nullopt;
+  std::optional<SqPollThread> sq_poll_thread = std::nullopt;
 };
 
 /// Owns one ring.
@@ -64,7 +64,7 @@ class Ring {
   /// For registrations.
   [[nodiscard]] io_uring* raw() noexcept { return &ring_; }
   [[nodiscard]] RingMode mode() const noexcept { return mode_; }
-  [[nodiscard]] bool has_submission_thread() const noexcept {
+  [[nodiscard]] bool has_sq_poll_thread() const noexcept {
     return (ring_.flags & IORING_SETUP_SQPOLL) != 0;
   }
 
@@ -74,18 +74,18 @@ class Ring {
   }
 
   /// A submission entry of all zeroes, or nullptr when all are in use until the next enter().
-  [[nodiscard]] io_uring_sqe* next_entry() noexcept;
+  [[nodiscard]] io_uring_sqe* next_sqe() noexcept;
 
   /// Whether the running kernel knows an IORING_OP_*. Slow; for set-up.
   [[nodiscard]] bool supports(int opcode) noexcept;
 
-  /// Entries that were taken with next_entry() and not by the kernel yet.
+  /// Entries that were taken with next_sqe() and not by the kernel yet.
   [[nodiscard]] unsigned unsubmitted() const noexcept { return ::io_uring_sq_ready(&ring_); }
 
   /// Completions that can be taken without a system call.
   [[nodiscard]] unsigned completions_ready() const noexcept { return ::io_uring_cq_ready(&ring_); }
   /// Takes the oldest. Requires: completions_ready() > 0.
-  [[nodiscard]] io_uring_cqe take_completion() noexcept;
+  [[nodiscard]] io_uring_cqe pop_completion() noexcept;
 
   /// Whether the kernel has something to take or to hand over without being waited for.
   [[nodiscard]] bool has_work_for_kernel() const noexcept;
@@ -99,9 +99,9 @@ class Ring {
   void enter(Wait wait) noexcept;
 
   /// Submits, and returns when the kernel has taken every entry.
-  void hand_over() noexcept;
+  void flush_submissions() noexcept;
   /// Sleeps until a submission thread, if there is one, has made an entry free.
-  void wait_for_entry() noexcept { (void)::io_uring_sqring_wait(&ring_); }
+  void wait_for_sqe() noexcept { (void)::io_uring_sqring_wait(&ring_); }
 
   /// Calls of io_uring_enter. Any thread.
   [[nodiscard]] std::uint64_t enter_calls() const noexcept { return enter_calls_; }

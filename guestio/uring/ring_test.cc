@@ -22,46 +22,46 @@ TEST(Ring, DoesNotTryBetterModesThanAskedFor) {
 }
 
 TEST(Ring, ClampsEntriesToWhatTheKernelAllows) {
-  EXPECT_TRUE(Ring::create({.submission_entries = 1U << 20, .completion_entries = 1U << 21}));
+  EXPECT_TRUE(Ring::create({.sq_entries = 1U << 20, .cq_entries = 1U << 21}));
 }
 
 TEST(Ring, RefusesARingOfNoEntries) {
-  const auto ring = Ring::create({.submission_entries = 0});
+  const auto ring = Ring::create({.sq_entries = 0});
   ASSERT_FALSE(ring);
   EXPECT_EQ(ring.error().host_errno, EINVAL);
 }
 
 TEST(Ring, SaysWhenItsEntriesAreUsedUp) {
-  auto ring = Ring::create({.submission_entries = 2, .completion_entries = 4});
+  auto ring = Ring::create({.sq_entries = 2, .cq_entries = 4});
   ASSERT_TRUE(ring);
   for (int round = 0; round < 10; ++round) {
-    io_uring_sqe* const first = ring->next_entry();
-    io_uring_sqe* const second = ring->next_entry();
+    io_uring_sqe* const first = ring->next_sqe();
+    io_uring_sqe* const second = ring->next_sqe();
     ASSERT_NE(first, nullptr);
     ASSERT_NE(second, nullptr);
     ::io_uring_prep_nop(first);
     ::io_uring_prep_nop(second);
     first->user_data = 1;
     second->user_data = 2;
-    EXPECT_EQ(ring->next_entry(), nullptr);
+    EXPECT_EQ(ring->next_sqe(), nullptr);
     ring->enter(Ring::Wait::kForOne);
     ASSERT_EQ(ring->completions_ready(), 2U);
-    EXPECT_EQ(ring->take_completion().user_data, 1U);
-    EXPECT_EQ(ring->take_completion().user_data, 2U);
+    EXPECT_EQ(ring->pop_completion().user_data, 1U);
+    EXPECT_EQ(ring->pop_completion().user_data, 2U);
   }
   EXPECT_EQ(ring->enter_calls(), 10U);
 }
 
 TEST(Ring, OneBadEntryDoesNotHoldUpTheNext) {
-  auto ring = Ring::create({.submission_entries = 4});
+  auto ring = Ring::create({.sq_entries = 4});
   ASSERT_TRUE(ring);
-  io_uring_sqe* const bad = ring->next_entry();
+  io_uring_sqe* const bad = ring->next_sqe();
   bad->opcode = 250;
-  ::io_uring_prep_nop(ring->next_entry());
+  ::io_uring_prep_nop(ring->next_sqe());
   ring->enter(Ring::Wait::kForOne);
   ASSERT_EQ(ring->completions_ready(), 2U);
-  EXPECT_EQ(ring->take_completion().res, -EINVAL);
-  EXPECT_EQ(ring->take_completion().res, 0);
+  EXPECT_EQ(ring->pop_completion().res, -EINVAL);
+  EXPECT_EQ(ring->pop_completion().res, 0);
 }
 
 }  // namespace

@@ -53,7 +53,7 @@ TEST_P(PackedSides, EveryChainArrivesInOrderAndComesBackOnce) {
   const PackedPosition last{.index = static_cast<std::uint16_t>(GetParam().size - 1),
                             .wrap = false};
   Game<PackedKind> game(ring, GetParam(), last.to_word());
-  const int rounds = rounds_on_one_thread(20000);
+  const int rounds = single_threaded_rounds(20000);
   for (int round = 0; round < rounds && !HasFatalFailure(); ++round) {
     game.driver_adds();
     game.device_takes();
@@ -93,7 +93,7 @@ TEST(HostilePackedDriver, RandomBytesInTheRingNeverHurtTheDevice) {
   std::mt19937_64 engine(7);
   const auto random = [&engine](std::uint64_t limit) { return engine() % limit; };
   const PackedRing driver = ring.packed_driver();
-  for (int iteration = 0; iteration < rounds_on_one_thread(20000); ++iteration) {
+  for (int iteration = 0; iteration < single_threaded_rounds(20000); ++iteration) {
     const PackedPosition start{.index = static_cast<std::uint16_t>(random(kSize)),
                                .wrap = random(2) == 0};
     PackedPosition place = start;

@@ -49,7 +49,7 @@ struct BothSides : testing::TestWithParam<Setting> {};
 TEST_P(BothSides, EveryChainArrivesInOrderAndComesBackOnce) {
   const RingForTest ring(GetParam().size);
   Game<SplitKind> game(ring, GetParam(), 65000);
-  const int rounds = rounds_on_one_thread(20000);
+  const int rounds = single_threaded_rounds(20000);
   for (int round = 0; round < rounds && !HasFatalFailure(); ++round) {
     game.driver_adds();
     game.device_takes();
@@ -87,7 +87,7 @@ TEST(HostileDriver, RandomBytesInTheRingNeverHurtTheDevice) {
   const RingForTest ring(64);
   std::mt19937_64 engine(7);
   const auto random = [&engine](std::uint64_t limit) { return engine() % limit; };
-  for (int iteration = 0; iteration < rounds_on_one_thread(20000); ++iteration) {
+  for (int iteration = 0; iteration < single_threaded_rounds(20000); ++iteration) {
     const SplitRing driver = ring.driver();
     for (std::uint16_t i = 0; i < 64; ++i) {
       // Plausible often enough that walks go deep.

@@ -113,7 +113,7 @@ Json to_json(const vhost::QueueThread& thread, const ThreadLoad& load) {
                {"polls_hit", poller.poll_hits.value()},
                {"polls_missed", poller.empty_polls.value()},
                {"resting_rings", poller.parked.value()},
-               {"submission_queue_full", loop.queue_full.value()}};
+               {"submission_queue_full", loop.sq_full.value()}};
   if (load.requests != 0) {
     json["system_calls_per_request"] =
         static_cast<double>(calls) / static_cast<double>(load.requests);

@@ -142,7 +142,7 @@ task::Task<> TakeoverSender::hand_over(Json command, int socket, task::StopToken
   auto telling = send_message(
       loop_, socket, {.body = {{"error", outcome.error()}}, .descriptors = {}}, limit.token());
   (void)co_await std::move(telling);
-  auto ending = limit.end();
+  auto ending = limit.disarm();
   co_await std::move(ending);
 }
 
@@ -156,7 +156,7 @@ task::Task<TakeoverSender::Outcome> TakeoverSender::prepare(int socket, task::St
   auto hearing = receive_message(loop_, socket, limit.token());
   Result<TakeoverMessage> ready = fail(ErrorKind::kCancelled, "hear from the other process");
   if (sent) ready = co_await std::move(hearing);
-  auto ending = limit.end();
+  auto ending = limit.disarm();
   co_await std::move(ending);
   if (!sent) co_return fail_with(sent.error(), "the other process");
   if (!ready) co_return fail_with(ready.error(), "the other process");
@@ -228,9 +228,9 @@ task::Task<TakeoverSender::Outcome> TakeoverSender::park() {
   co_await all;
   auto control = control_->rest_point().reached(final_limit.token());
   co_await control;
-  auto ending = limit.end();
+  auto ending = limit.disarm();
   co_await std::move(ending);
-  auto last_ending = final_limit.end();
+  auto last_ending = final_limit.disarm();
   co_await std::move(last_ending);
   if (late.empty()) co_return Outcome();
   co_return std::unexpected(
@@ -253,7 +253,7 @@ task::Task<TakeoverSender::Outcome> TakeoverSender::quiesce() {
   }
   auto all = pausing.join();
   co_await all;
-  auto ending = limit.end();
+  auto ending = limit.disarm();
   co_await std::move(ending);
   if (obstacle.empty()) co_return Outcome();
   co_return std::unexpected(obstacle);
@@ -310,7 +310,7 @@ task::Task<TakeoverSender::Outcome> TakeoverSender::send_sessions(int socket) {
   Result<TakeoverMessage> prepared = fail(ErrorKind::kCancelled, "hear from the other process");
   auto hearing = receive_message(loop_, socket, limit.token());
   if (sent) prepared = co_await std::move(hearing);
-  auto ending = limit.end();
+  auto ending = limit.disarm();
   co_await std::move(ending);
   if (!sent) co_return fail_with(sent.error(), "the other process");
   if (!prepared) co_return fail_with(prepared.error(), "the other process");

@@ -21,7 +21,7 @@ TEST(DirectCalls, PayForAFileInMemory) {
 }
 
 TEST(DirectCalls, DoNotPayForAFileThatCanDoWithoutWaiting) {
-  const testing::TemporaryFolder folder;
+  const testing::TemporaryDirectory folder;
   const auto path = folder.make_image("disk.img", kFileBytes);
   const UniqueFd direct(::open(path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
   ASSERT_TRUE(direct);

@@ -43,7 +43,7 @@ class FileSubject : public DiskSubject {
   const DiskInfo& info() const override { return disk_->info(); }
   Channel& channel() override { return *channel_; }
   void run_until(const std::function<bool()>& is_done) override {
-    while (!is_done()) loop_->run_until_quiet();
+    while (!is_done()) loop_->run_until_idle();
   }
 
  private:
@@ -57,7 +57,7 @@ constexpr ByteCount kLittleBounce(std::uint64_t{64} << 10);
 
 /// A file in a folder of its own.
 struct ImageFile {
-  testing::TemporaryFolder folder;
+  testing::TemporaryDirectory folder;
   std::string path = folder.make_image("disk.img", kDiskBytes);
 };
 
@@ -99,7 +99,7 @@ class LoopSubject final : Owner, public FileSubject {
 };
 
 struct OnZram {
-  testing::TemporaryFolder folder;
+  testing::TemporaryDirectory folder;
   testing::ZramDevice device;
   std::optional<testing::MountedExt4> file_system = std::nullopt;
   std::string path = device.path();

@@ -124,7 +124,7 @@ FileChannel::FileChannel(FileDisk& disk, uring::Loop& loop, buf::OpenBounceAccou
 FileChannel::~FileChannel() {
   GUESTIO_CHECK(idle_.size() == transfers_.size(), "no transfer in flight on a channel that ends");
   idle_.clear();
-  loop_.release_file(file_);
+  loop_.unregister_file(file_);
 }
 
 ChannelStatistics FileChannel::statistics() const noexcept {

@@ -31,7 +31,7 @@ class FileChannelTest : public ::testing::Test {
     auto channel = disk_->open_channel(*loop_, ByteCount(std::uint64_t{1} << 20));
     ASSERT_TRUE(channel);
     channel_ = std::move(*channel);
-    loop_->run_until_quiet();
+    loop_->run_until_idle();
   }
   std::uint64_t operations() const { return loop_->statistics().operations; }
   void start_flush(CountedIo& io) {
@@ -39,7 +39,7 @@ class FileChannelTest : public ::testing::Test {
     channel_->start(io);
   }
 
-  testing::TemporaryFolder folder_;
+  testing::TemporaryDirectory folder_;
   std::string path_ = folder_.make_image("disk.img", std::uint64_t{4} << 20);
   std::unique_ptr<uring::Loop> loop_ = std::move(*uring::Loop::create());
   std::unique_ptr<FileDisk> disk_;
@@ -50,7 +50,7 @@ TEST_F(FileChannelTest, FlushesOfOneMomentAreOneOrTwo) {
   std::deque<CountedIo> flushes(64);
   const auto before = operations();
   for (CountedIo& flush : flushes) start_flush(flush);
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   for (const CountedIo& flush : flushes) EXPECT_EQ(flush.times_done, 1);
   // The first cannot know of the others; all others share the second.
   EXPECT_EQ(operations() - before, 2U);
@@ -64,7 +64,7 @@ TEST_F(FileChannelTest, AFlushThatIsAskedForWhileOneIsOnItsWayIsNotAnsweredByIt)
   start_flush(second);
   int second_done_by_first = -1;
   first.then = [&] { second_done_by_first = second.times_done; };
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(second_done_by_first, 0);
   EXPECT_EQ(second.times_done, 1);
   EXPECT_EQ(operations() - before, 2U);
@@ -76,7 +76,7 @@ TEST_F(FileChannelTest, FlushesOneAfterTheOtherAreOneEach) {
   const auto before = operations();
   first.then = [&] { start_flush(second); };
   start_flush(first);
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_EQ(second.times_done, 1);
   EXPECT_EQ(operations() - before, 2U);
 }

@@ -14,7 +14,7 @@ class FileDiskTest : public ::testing::Test {
   Result<std::unique_ptr<FileDisk>> open(const std::string& path) {
     return FileDisk::open({.path = path});
   }
-  testing::TemporaryFolder folder_;
+  testing::TemporaryDirectory folder_;
 };
 
 TEST_F(FileDiskTest, TellsWhatTheFileIs) {

@@ -122,7 +122,7 @@ class ImageFormatOfFile : public ::testing::TestWithParam<Caching> {
     const auto disk = FileDisk::open(options);
     return disk ? ErrorKind::kPeerFault : disk.error().kind;  // no opening answers that
   }
-  testing::TemporaryFolder folder_;
+  testing::TemporaryDirectory folder_;
 };
 
 TEST_P(ImageFormatOfFile, BothEndsAreLookedAtWhateverTheSizeIs) {
@@ -162,7 +162,7 @@ INSTANTIATE_TEST_SUITE_P(Caching, ImageFormatOfFile,
                          });
 
 TEST(ImageFormat, WhatCannotBeReadIsAnErrorAndNotAnUnknownFormat) {
-  const testing::TemporaryFolder folder;
+  const testing::TemporaryDirectory folder;
   const auto path = folder.make_image("disk.img", kMegabyte);
   const UniqueFd unreadable(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
   EXPECT_EQ(check_raw_format(unreadable.get(), ByteCount(kMegabyte)).error().host_errno, EBADF);
@@ -173,7 +173,7 @@ TEST(ImageFormat, WhatCannotBeReadIsAnErrorAndNotAnUnknownFormat) {
 }
 
 TEST(ImageFormat, AGuestThatWritesASignatureChangesNothingForWhoeverTakesItsDiskOver) {
-  const testing::TemporaryFolder folder;
+  const testing::TemporaryDirectory folder;
   const FileDiskOptions options{.path = folder.make_image("disk.img", kMegabyte)};
   auto before = FileDisk::open(options).value();
   const UniqueFd file(::open(options.path.c_str(), O_WRONLY | O_CLOEXEC));

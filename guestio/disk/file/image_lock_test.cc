@@ -12,7 +12,7 @@ namespace {
 class ImageLockTest : public ::testing::Test {
  protected:
   UniqueFd open() { return UniqueFd(::open(path_.c_str(), O_RDWR | O_CLOEXEC)); }
-  testing::TemporaryFolder folder_;
+  testing::TemporaryDirectory folder_;
   std::string path_ = folder_.make_image("disk.img", 4096);
 };
 

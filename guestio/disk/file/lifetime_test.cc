@@ -20,7 +20,7 @@ class LifetimeTest : public ::testing::Test {
   }
   std::optional<Lifetime> read() { return read_lifetime(folder_.path()); }
 
-  testing::TemporaryFolder folder_;
+  testing::TemporaryDirectory folder_;
 };
 
 TEST_F(LifetimeTest, IsReadAsTheKernelWritesIt) {

@@ -77,7 +77,7 @@ class LoopDeviceTest : public ::testing::Test {
               .value();
     }
     channel_->start(io);
-    loop_->run_until_quiet();
+    loop_->run_until_idle();
     return io.result;
   }
   /// How many flushes have reached the device.
@@ -99,7 +99,7 @@ class LoopDeviceTest : public ::testing::Test {
     ASSERT_EQ(::ioctl(device.get(), LOOP_SET_CAPACITY, 0), 0);
   }
 
-  testing::TemporaryFolder folder_;
+  testing::TemporaryDirectory folder_;
   std::string image_ = folder_.make_image("disk.img", kLoopBytes);
   std::optional<testing::LoopDevice> device_;
   mem::GuestMemory memory_ = *mem::GuestMemory::allocate(ByteCount(kGuestBytes));
@@ -159,7 +159,7 @@ TEST_F(LoopDeviceTest, Rule31ZeroesAndDiscardsOfWriteThroughHaveReachedTheDevice
 }
 
 TEST_F(LoopDeviceTest, Rule30WhatAStableWriteThroughTheCacheLostIsNeverCalledSafeAfterwards) {
-  const testing::SmallFileSystem small(folder_.file("small"), kGuestBytes);
+  const testing::TmpfsMount small(folder_.file("small"), kGuestBytes);
   if (small.path().empty()) GTEST_SKIP() << "this machine lets nobody mount";
   const std::string storage = small.path() + "/storage";
   const UniqueFd file(::open(storage.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));

@@ -56,7 +56,7 @@ std::string make_file_of_holes(const std::string& path) {
 
 class MisalignedTransfersTest : public ::testing::Test {
  protected:
-  testing::TemporaryFolder folder_;
+  testing::TemporaryDirectory folder_;
 };
 
 TEST_F(MisalignedTransfersTest, AnOrdinaryFileAndALoopDeviceOnItAreNotSuspected) {

@@ -18,15 +18,15 @@ namespace guestio::disk {
 namespace {
 
 Result<std::int32_t> read_polled(int fd, std::span<std::byte> to, std::uint64_t offset) {
-  auto ring = uring::Ring::create({.submission_entries = 1,
-                                   .completion_entries = 2,
+  auto ring = uring::Ring::create({.sq_entries = 1,
+                                   .cq_entries = 2,
                                    .mode = uring::RingMode::kPlain,
                                    .completion = uring::Completion::kPolled});
   if (!ring) return fail(ring.error());
-  ::io_uring_prep_read(ring->next_entry(), fd, to.data(), static_cast<unsigned>(to.size()), offset);
+  ::io_uring_prep_read(ring->next_sqe(), fd, to.data(), static_cast<unsigned>(to.size()), offset);
   do ring->enter(uring::Ring::Wait::kNo);
   while (ring->completions_ready() == 0);
-  return ring->take_completion().res;
+  return ring->pop_completion().res;
 }
 
 }  // namespace

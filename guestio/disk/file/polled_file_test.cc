@@ -30,7 +30,7 @@ class PolledFileTest : public ::testing::Test {
   }
   UniqueFd open_direct() { return UniqueFd(::open(path_.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC)); }
 
-  testing::TemporaryFolder folder_;
+  testing::TemporaryDirectory folder_;
   std::string path_ = folder_.make_image("disk.img", kPolledBytes);
 };
 
@@ -68,7 +68,7 @@ TEST_F(PolledFileTest, ADiskThatWasToPollDoesSoOrNotAndItsBytesAreRight) {
       buf::RequestBuffers::from_extents(memory, extents, buf::MemoryAccess::kWritable).value();
   io.length = kPolledBytes;
   channel->start(io);
-  loop->run_until_quiet();
+  loop->run_until_idle();
   ASSERT_TRUE(io.result.has_value()) << io.result.error().to_string();
   const std::byte* const bytes = memory.host_range(Gpa(0), kPolledBytes).value();
   EXPECT_EQ(bytes[0], std::byte{0});

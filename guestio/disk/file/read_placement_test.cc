@@ -85,7 +85,7 @@ class BounceReadTest : public ::testing::Test {
   Result<> read(std::uint64_t from, std::uint64_t to, std::uint64_t length) {
     TestIo io;
     start(io, from, to, length);
-    loop_->run_until_quiet();
+    loop_->run_until_idle();
     return io.result;
   }
   [[nodiscard]] bool holds(std::uint64_t from, std::uint64_t to, std::uint64_t length) const {
@@ -102,7 +102,7 @@ class BounceReadTest : public ::testing::Test {
 
   std::vector<std::byte> content_ = std::vector<std::byte>(kImageBytes);
   mem::GuestMemory memory_ = mem::GuestMemory::allocate(ByteCount(2 * kImageBytes)).value();
-  testing::TemporaryFolder folder_;
+  testing::TemporaryDirectory folder_;
   testing::MemoryFile file_{kImageBytes};
   std::unique_ptr<uring::Loop> loop_ = uring::Loop::create().value();
   std::unique_ptr<FileDisk> disk_;
@@ -135,7 +135,7 @@ TEST_F(BounceReadTest, WhatLiesWellAndWritesAreNotCopied) {
       buf::RequestBuffers::from_extents(memory_, {&extent, 1}, buf::MemoryAccess::kReadOnly)
           .value();
   channel_->start(write);
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   EXPECT_TRUE(write.result);
   EXPECT_EQ(direct(), 2U * 65536);
   EXPECT_EQ(copied(), 0U);
@@ -156,7 +156,7 @@ TEST_F(BounceReadTest, WhereBounceMemoryIsShortReadsGoAsTheyLie) {
        4 * kRead);
   std::deque<TestIo> reads(kReads);
   for (std::uint64_t i = 0; i < kReads; ++i) start(reads[i], i * kRead, 1 + 2 * i * kRead, kRead);
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   for (std::uint64_t i = 0; i < kReads; ++i) {
     EXPECT_TRUE(reads[i].result);
     EXPECT_TRUE(holds(i * kRead, 1 + 2 * i * kRead, kRead)) << i;

@@ -4,7 +4,7 @@
 #include <atomic>
 
 #include "guestio/base/log.h"
-#include "guestio/uring/remedy.h"
+#include "guestio/uring/setup_hint.h"
 
 namespace guestio::disk {
 
@@ -17,7 +17,7 @@ void tell_once(const std::string& name, const Error& refusal) noexcept {
   log::warning(
       "{}: bounce memory stays unregistered, which only costs time: {}; {}, or choose "
       "--fixed-buffers off",
-      name, refusal.to_string(), uring::explain_memory_lock_limit());
+      name, refusal.to_string(), uring::memlock_limit_hint());
 }
 
 }  // namespace

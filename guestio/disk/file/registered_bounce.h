@@ -15,7 +15,7 @@ namespace guestio::disk {
 /// for any guest.
 enum class BounceRegistration : std::uint8_t {
   kPlain,
-  kIfUnlimited,  ///< where it takes nothing from others (uring::may_lock_any_memory())
+  kIfUnlimited,  ///< where it takes nothing from others (uring::is_memlock_unlimited())
   kRegistered,   ///< as far as the kernel allows
 };
 
@@ -34,7 +34,8 @@ class RegisteredBounce {
         fixed_(fixed),
         account_(account),
         may_register_(kind == BounceRegistration::kRegistered ||
-                      (kind == BounceRegistration::kIfUnlimited && uring::may_lock_any_memory())) {}
+                      (kind == BounceRegistration::kIfUnlimited && uring::is_memlock_unlimited())) {
+  }
 
   /// Sees to it that `buffer` is registered, if it can be. Requires: it has bytes.
   void cover(const buf::TrackedBounceBuffer& buffer) noexcept {

@@ -31,7 +31,7 @@ class RegisteredBounceTest : public ::testing::Test {
   void make(BounceRegistration kind, unsigned pieces) {
     channel_.reset();
     disk_.reset();
-    loop_ = uring::Loop::create({.ring = {}, .fixed_pieces = pieces}).value();
+    loop_ = uring::Loop::create({.ring = {}, .buffer_slots = pieces}).value();
     disk_ = FileDisk::open({.path = path_, .bounce_registration = kind}).value();
     channel_ = disk_->open_channel(*loop_, ByteCount(kBounceBytes)).value();
   }
@@ -45,7 +45,7 @@ class RegisteredBounceTest : public ::testing::Test {
     io.buffers = buf::RequestBuffers::from_extents(memory_, extents, access).value();
     io.length = io.buffers.size();
     channel_->start(io);
-    loop_->run_until_quiet();
+    loop_->run_until_idle();
     EXPECT_TRUE(io.result.has_value()) << io.result.error().to_string();
   }
   uring::RegisteredBufferStatistics statistics() {
@@ -53,7 +53,7 @@ class RegisteredBounceTest : public ::testing::Test {
   }
   std::byte guest_byte() { return *memory_.host_range(Gpa(8192), 1).value(); }
 
-  testing::TemporaryFolder folder_;
+  testing::TemporaryDirectory folder_;
   std::string path_ = folder_.make_image("disk.img", kBounceBytes);
   mem::GuestMemory memory_ = mem::GuestMemory::allocate(ByteCount(65536)).value();
   std::unique_ptr<uring::Loop> loop_;
@@ -62,11 +62,11 @@ class RegisteredBounceTest : public ::testing::Test {
 };
 
 TEST_F(RegisteredBounceTest, ASlabIsRegisteredWhenItIsFirstUsedAndNotBefore) {
-  EXPECT_EQ(statistics().pieces, 0U);
+  EXPECT_EQ(statistics().buffers, 0U);
   move(IoKind::kRead);
   EXPECT_EQ(guest_byte(), kOnDisk);
   move(IoKind::kRead);
-  EXPECT_EQ(statistics().pieces, 1U);
+  EXPECT_EQ(statistics().buffers, 1U);
   EXPECT_EQ(statistics().registered_bytes, buf::BouncePool::kSlabBytes);
   EXPECT_EQ(statistics().operations, 2U) << "each transfer names it";
 }
@@ -83,7 +83,7 @@ TEST_F(RegisteredBounceTest, WhatWasWrittenThroughARegisteredSlabIsReadBack) {
 TEST_F(RegisteredBounceTest, RegistrationsGoWithTheChannel) {
   move(IoKind::kRead);
   channel_.reset();
-  EXPECT_EQ(statistics().pieces, 0U);
+  EXPECT_EQ(statistics().buffers, 0U);
   EXPECT_EQ(statistics().registered_bytes, 0U);
 }
 
@@ -91,7 +91,7 @@ TEST_F(RegisteredBounceTest, NothingIsRegisteredThatShallNotBe) {
   make(BounceRegistration::kPlain, kPieces);
   move(IoKind::kRead);
   EXPECT_EQ(guest_byte(), kOnDisk);
-  EXPECT_EQ(statistics().pieces, 0U);
+  EXPECT_EQ(statistics().buffers, 0U);
   EXPECT_EQ(statistics().refusals, 0U);
 }
 
@@ -99,7 +99,7 @@ TEST_F(RegisteredBounceTest, NothingIsTakenFromALimitThatOthersShareUnlessAskedF
   make(BounceRegistration::kIfUnlimited, kPieces);
   move(IoKind::kRead);
   EXPECT_EQ(guest_byte(), kOnDisk);
-  EXPECT_EQ(statistics().pieces, uring::may_lock_any_memory() ? 1U : 0U);
+  EXPECT_EQ(statistics().buffers, uring::is_memlock_unlimited() ? 1U : 0U);
 }
 
 TEST_F(RegisteredBounceTest, ARefusalIsCountedOnceAndTheBytesArriveAllTheSame) {

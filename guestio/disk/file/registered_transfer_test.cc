@@ -46,14 +46,14 @@ class RegisteredTransferTest : public ::testing::Test {
         buf::RequestBuffers::from_extents(memory_, extents, buf::MemoryAccess::kWritable).value();
     io.length = io.buffers.size();
     channel_->start(io);
-    loop_->run_until_quiet();
+    loop_->run_until_idle();
     return io.result;
   }
   static mem::AddressRange range(std::uint64_t start, std::uint64_t length) {
     return mem::AddressRange::from_start_and_length(Gpa(start), length).value();
   }
 
-  testing::TemporaryFolder folder_;
+  testing::TemporaryDirectory folder_;
   std::string path_ = folder_.make_image("disk.img", kBytes);
   testing::MemoryFile file_{kBytes};
   std::unique_ptr<uring::Loop> loop_ = uring::Loop::create().value();
@@ -77,7 +77,8 @@ TEST_F(RegisteredTransferTest, ListsGoToTheRegisteredPagesWhereTheKernelHasThem)
   replace_pages();
   const std::array extents = {range(65536, 4096), range(0, 4096)};
   ASSERT_TRUE(read(extents));
-  EXPECT_EQ(host()[0], loop_->registered_buffers().takes_lists() ? std::byte{0} : kContent);
+  EXPECT_EQ(host()[0],
+            loop_->registered_buffers().supports_vectored_fixed() ? std::byte{0} : kContent);
 }
 
 TEST_F(RegisteredTransferTest, MemoryThatIsNotRegisteredIsTakenAsItIs) {

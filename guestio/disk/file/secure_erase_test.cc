@@ -83,7 +83,7 @@ TEST(SecureErase, Rule49AShortageIsWaitedOutAndAtLastDoneWithout) {
 }
 
 TEST(SecureErase, IsNotOfferedByWhatCannotDoIt) {
-  testing::TemporaryFolder folder;
+  testing::TemporaryDirectory folder;
   const UniqueFd file(::open(folder.make_image("disk.img", 1 << 20).c_str(), O_RDWR | O_CLOEXEC));
   EXPECT_FALSE(can_secure_erase(file.get()));
   const testing::LoopDevice device(folder.make_image("loop.img", 1 << 20), 512);

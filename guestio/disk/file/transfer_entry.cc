@@ -41,7 +41,7 @@ void TransferEntry::apply_to(io_uring_sqe& entry) const noexcept {
 
 std::optional<std::uint16_t> find_registered_buffer(
     uring::RegisteredBuffers& fixed, std::span<const buf::IoBuffer> segments) noexcept {
-  if (segments.size() > 1 && !fixed.takes_lists()) return std::nullopt;
+  if (segments.size() > 1 && !fixed.supports_vectored_fixed()) return std::nullopt;
   const auto piece = fixed.find(segments.front().data, segments.front().length);
   if (!piece) return std::nullopt;
   for (const buf::IoBuffer& segment : segments.subspan(1)) {

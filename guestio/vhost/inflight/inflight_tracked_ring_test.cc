@@ -195,7 +195,7 @@ TEST_P(InflightTrackedRingTest, Rule40WhateverAFrontEndWritesIntoTheRecordHurtsN
   std::mt19937_64 engine(11);
   std::size_t accepted = 0;
   const std::size_t bytes = inflight_region_bytes(GetParam(), kSize);
-  constexpr int kRounds = rounds_on_one_thread(3000);
+  constexpr int kRounds = single_threaded_rounds(3000);
   for (int round = 0; round < kRounds; ++round) {
     {
       Bench fresh(GetParam());
@@ -321,7 +321,7 @@ void die_soon(std::mt19937& engine) {
 struct KillTest : ::testing::TestWithParam<virtio::RingKind> {};
 
 TEST_P(KillTest, Rule41EachRequestIsAnsweredOnceHoweverOftenTheBackendIsKilled) {
-  constexpr int kLives = rounds_on_one_thread(300);
+  constexpr int kLives = single_threaded_rounds(300);
   constexpr std::uint64_t kAnswersInALife = 60;
   Bench bench(GetParam(), 64);
   std::mt19937 engine(5);

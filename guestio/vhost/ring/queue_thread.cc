@@ -60,7 +60,7 @@ Result<> QueueThread::set_up(const Options& options) {
   }
   uring::LoopOptions loop_options;
   loop_options.file_slots = kFileSlots;
-  loop_options.ring.submission_thread = options.submission_thread;
+  loop_options.ring.sq_poll_thread = options.submission_thread;
   auto loop = uring::Loop::create(loop_options);
   if (!loop) return fail(loop.error());
   loop_ = std::move(*loop);
@@ -89,10 +89,10 @@ void QueueThread::call(std::move_only_function<void()> function) {
 
 namespace {
 
-std::optional<uring::SubmissionThread> submission_thread(const QueueThreads::Options& options,
-                                                         std::size_t index) {
+std::optional<uring::SqPollThread> submission_thread(const QueueThreads::Options& options,
+                                                     std::size_t index) {
   if (!options.has_submission_threads) return std::nullopt;
-  uring::SubmissionThread thread;
+  uring::SqPollThread thread;
   const auto& cpus = options.submission_cpus;
   if (!cpus.empty()) thread.cpu = static_cast<unsigned>(cpus[index % cpus.size()]);
   return thread;
@@ -111,7 +111,7 @@ Result<QueueThreads> QueueThreads::start(const Options& options) {
                                       .cpu = cpu,
                                       .submission_thread = submission_thread(options, i)});
     if (!thread) return fail(thread.error());
-    lacks_one |= options.has_submission_threads && !(*thread)->loop().has_submission_thread();
+    lacks_one |= options.has_submission_threads && !(*thread)->loop().has_sq_poll_thread();
     threads.threads_.push_back(std::move(*thread));
   }
   if (lacks_one) {

@@ -34,7 +34,7 @@ class QueueThread {
     std::string name = "queue";  ///< at most 15 characters
     PollPolicy polling;
     std::optional<int> cpu = std::nullopt;  ///< the one processor that it runs on
-    std::optional<uring::SubmissionThread> submission_thread = std::nullopt;
+    std::optional<uring::SqPollThread> submission_thread = std::nullopt;
   };
 
   /// Returns when the thread runs. Errors: those of the loop and of start_thread();

@@ -88,7 +88,7 @@ Vring::~Vring() {
   counters_->registered_regions.set(0);
   counters_->unregistered_regions.set(0);
   // The last call to the driver may still wait to be taken, and goes to a ring that ends with this.
-  loop_.hand_over();
+  loop_.flush_submissions();
 }
 
 void Vring::begin_epoch(mem::GuestMemory memory) {
@@ -233,7 +233,7 @@ void Vring::return_malformed(virtio::PoppedChain& taken) noexcept {
   // It may have taken long to walk; others' chains come first.
   pops_left_ = 0;
   poller_.note_returned();
-  loop_.at_batch_end(*this);
+  loop_.defer(*this);
 }
 
 /// Whether data is still where the kernel knows it costs a load for each page that nobody has
@@ -281,7 +281,7 @@ void Vring::forget(virtio::PoppedChain& taken) noexcept {
         std::ranges::find_if(epochs_, [epoch](const Epoch& other) { return &other == epoch; }));
   }
   poller_.note_returned();
-  loop_.at_batch_end(*this);
+  loop_.defer(*this);
 }
 
 void Vring::run() noexcept {
@@ -404,7 +404,7 @@ void Vring::stop(std::move_only_function<void(std::uint32_t)> stopped) noexcept 
   GUESTIO_CHECK(!is_stopping_, "a ring to be stopped once");
   is_stopping_ = true;
   stop_polling_.request_stop();
-  loop_.at_batch_end(*this);
+  loop_.defer(*this);
   if (is_quiesced_) {
     if (handover_ != nullptr) handover_->abandon();
   } else {
@@ -419,7 +419,7 @@ void Vring::quiesce(
   is_quiesced_ = true;
   on_quiesced_ = std::move(paused);
   poller_.wake(*this);
-  loop_.at_batch_end(*this);
+  loop_.defer(*this);
   if (handover_ != nullptr) handover_->quiesce();
 }
 

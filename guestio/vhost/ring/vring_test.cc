@@ -18,7 +18,7 @@
 #include "guestio/vhost/ring/queue_thread.h"
 #include "guestio/virtio/ring_for_test.h"
 #include "guestio/virtio/split_driver_ring.h"
-#include "testing/comes_true.h"
+#include "testing/wait_until.h"
 
 namespace guestio::vhost {
 namespace {
@@ -109,7 +109,7 @@ class VringTest : public ::testing::TestWithParam<Case> {
       });
     });
     done.wait();
-    control_loop_->run_until_quiet();
+    control_loop_->run_until_idle();
   }
 
   void add() {
@@ -221,7 +221,7 @@ TEST_P(VringTest, AnIdleThreadDoesNothing) {
   publish();
   wait_for_answer();
   // On a busy machine it may be late to call for the answer, to rest, and to have a turn at all.
-  EXPECT_TRUE(comes_true([&] {
+  EXPECT_TRUE(wait_until([&] {
     const auto before = iterations();
     const bool is_called = wait_for_call(milliseconds(50)) != 0;
     const auto turns = iterations() - before;
@@ -259,7 +259,7 @@ TEST_P(VringTest, MemoryThatItIsDoneWithGoesOnTheControlThread) {
           .value());
   use(ring_.memory());
   EXPECT_EQ(seen.wait_for(milliseconds(0)), std::future_status::timeout);
-  control_loop_->run_until_quiet();
+  control_loop_->run_until_idle();
   ASSERT_EQ(seen.wait_for(milliseconds(0)), std::future_status::ready);
   EXPECT_EQ(seen.get(), std::this_thread::get_id());
 }

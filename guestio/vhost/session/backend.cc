@@ -67,7 +67,7 @@ std::size_t Backend::descriptors_for(const Extent& extent) noexcept {
 
 Backend::~Backend() {
   for (QueueThread* const thread : threads_) {
-    thread->call([thread] { thread->loop().registered_buffers().leave(); });
+    thread->call([thread] { thread->loop().registered_buffers().remove_tenant(); });
   }
 }
 
@@ -76,7 +76,7 @@ void Backend::share_threads() {
   for (const auto& queue : queues_) {
     QueueThread& thread = queue->thread();
     if (std::ranges::find(threads_, &thread) != threads_.end()) continue;
-    thread.call([&thread] { thread.loop().registered_buffers().join(); });
+    thread.call([&thread] { thread.loop().registered_buffers().add_tenant(); });
     threads_.push_back(&thread);
   }
 }
@@ -147,7 +147,7 @@ task::Task<> Backend::serve_adopted() {
 void Backend::register_guest_memory(registered::RegistrationScope extent) noexcept {
   registration_scope_ = extent;
   // The kernel is asked once, and now: later there may be no descriptors to ask it with.
-  (void)uring::PinnedBuffers::can_be_shared();
+  (void)uring::PinnedBuffers::can_clone();
 }
 
 void Backend::begin_session(UniqueFd socket) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/uring/remedy.h"
+#include "guestio/uring/setup_hint.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -14,7 +14,7 @@ using ::testing::StartsWith;
 
 TEST(Remedy, ARefusalNamesTheSwitchOfTheKernelAndProfiles) {
   for (const int refusal : {EPERM, ENOSYS}) {
-    const std::string text = explain_setup_failure(Error::host(refusal, "set up"));
+    const std::string text = setup_failure_hint(Error::host(refusal, "set up"));
     EXPECT_THAT(text, HasSubstr("kernel.io_uring_disabled"));
     EXPECT_THAT(text, HasSubstr("seccomp profile"));
     EXPECT_THAT(text, HasSubstr("SystemCallFilter="));
@@ -22,13 +22,12 @@ TEST(Remedy, ARefusalNamesTheSwitchOfTheKernelAndProfiles) {
 }
 
 TEST(Remedy, AShortageNamesTheLimitOfLockedMemory) {
-  EXPECT_THAT(explain_setup_failure(Error::host(ENOMEM, "set up")),
-              StartsWith("RLIMIT_MEMLOCK is"));
+  EXPECT_THAT(setup_failure_hint(Error::host(ENOMEM, "set up")), StartsWith("RLIMIT_MEMLOCK is"));
 }
 
 TEST(Remedy, WhatHasAnotherCauseIsNotExplained) {
-  EXPECT_EQ(explain_setup_failure(Error::host(EMFILE, "set up")), "");
-  EXPECT_EQ(explain_setup_failure(Error::make(ErrorKind::kBusy, "set up")), "");
+  EXPECT_EQ(setup_failure_hint(Error::host(EMFILE, "set up")), "");
+  EXPECT_EQ(setup_failure_hint(Error::make(ErrorKind::kBusy, "set up")), "");
 }
 
 }  // namespace

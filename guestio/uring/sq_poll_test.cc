@@ -15,18 +15,17 @@
 namespace guestio::uring {
 namespace {
 
-constexpr LoopOptions kThreaded = {
-    .ring = {.submission_entries = 4, .submission_thread = SubmissionThread{}}};
+constexpr LoopOptions kThreaded = {.ring = {.sq_entries = 4, .sq_poll_thread = SqPollThread{}}};
 
-TEST(SubmissionThread, AKernelThatRefusesGivesARingWithout) {
+TEST(SqPollThread, AKernelThatRefusesGivesARingWithout) {
   LoopOptions options = kThreaded;
-  options.ring.submission_thread->cpu = 1'000'000;
+  options.ring.sq_poll_thread->cpu = 1'000'000;
   const auto loop = Loop::create(options);
   ASSERT_TRUE(loop.has_value()) << loop.error().to_string();
-  EXPECT_FALSE((*loop)->has_submission_thread());
+  EXPECT_FALSE((*loop)->has_sq_poll_thread());
   TestOperation operation(do_nothing());
   (*loop)->start(operation);
-  (*loop)->run_until_quiet();
+  (*loop)->run_until_idle();
   EXPECT_EQ(operation.completions, 1U);
 }
 
@@ -36,10 +35,10 @@ class SubmissionThreadTest : public ::testing::Test {
 };
 
 TEST_F(SubmissionThreadTest, TakesMoreThanTheRingHolds) {
-  ASSERT_TRUE(loop_->has_submission_thread());
+  ASSERT_TRUE(loop_->has_sq_poll_thread());
   std::deque<TestOperation> operations;
   for (int i = 0; i < 1000; ++i) loop_->start(operations.emplace_back(do_nothing()));
-  loop_->run_until_quiet();
+  loop_->run_until_idle();
   for (const TestOperation& operation : operations) ASSERT_EQ(operation.completions, 1U);
 }
 
@@ -50,7 +49,7 @@ TEST_F(SubmissionThreadTest, IsWokenWhenItSleeps) {
       ::io_uring_prep_timeout(&entry, &longer_than_it_looks, 0, 0);
     });
     loop_->start(pause);
-    loop_->run_until_quiet();
+    loop_->run_until_idle();
     EXPECT_EQ(pause.last_result, -ETIME);
   }
 }
@@ -64,15 +63,15 @@ TEST_F(SubmissionThreadTest, ACancellationMeetsTheOperationThatIsMeant) {
     TestOperation waiting(poll_once(reads.get()));
     loop_->start(waiting);
     loop_->cancel(waiting);
-    loop_->run_until_quiet();
+    loop_->run_until_idle();
     ASSERT_EQ(waiting.last_result, -ECANCELED);
   }
 }
 
 TEST_F(SubmissionThreadTest, WhatIsHandedOverHasBeenTaken) {
   for (int round = 0; round < 100; ++round) {
-    ASSERT_TRUE(loop_->start_for_nobody([](io_uring_sqe& entry) { ::io_uring_prep_nop(&entry); }));
-    loop_->hand_over();
+    ASSERT_TRUE(loop_->start_detached([](io_uring_sqe& entry) { ::io_uring_prep_nop(&entry); }));
+    loop_->flush_submissions();
     ASSERT_EQ(loop_->unsubmitted(), 0U);
   }
 }

@@ -10,9 +10,9 @@ namespace guestio::uring {
 /// What an operator can do when io_uring cannot be set up: names what this host says about it
 /// (kernel.io_uring_disabled, seccomp profiles, the memory-lock limit). Empty when `error` has
 /// another cause than those.
-std::string explain_setup_failure(const Error& error);
+std::string setup_failure_hint(const Error& error);
 
 /// The same when the kernel registers no memory: "RLIMIT_MEMLOCK is 8 MiB: ...".
-std::string explain_memory_lock_limit();
+std::string memlock_limit_hint();
 
 }  // namespace guestio::uring

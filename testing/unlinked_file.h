@@ -15,7 +15,7 @@ namespace guestio {
 
 /// A file without a name beside the build, open for reading and writing with `flags`: /tmp may be
 /// in memory. Empty where all of this is in memory too, or the file system does not know the flags.
-inline UniqueFd file_on_disk(int flags) {
+inline UniqueFd make_unlinked_file(int flags) {
   std::string path = "guestio-test-XXXXXX";
   UniqueFd file(::mkostemp(path.data(), flags));
   if (file) ::unlink(path.c_str());

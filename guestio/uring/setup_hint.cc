@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/uring/remedy.h"
+#include "guestio/uring/setup_hint.h"
 
 #include <fmt/format.h>
 #include <sys/resource.h>
@@ -37,7 +37,7 @@ constexpr const char* kProfiles =
 
 }  // namespace
 
-std::string explain_memory_lock_limit() {
+std::string memlock_limit_hint() {
   rlimit limit{};
   if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return "see to RLIMIT_MEMLOCK";
   if (limit.rlim_cur == RLIM_INFINITY) return "RLIMIT_MEMLOCK is unlimited";
@@ -47,14 +47,14 @@ std::string explain_memory_lock_limit() {
       format_byte_count(ByteCount(limit.rlim_cur)));
 }
 
-std::string explain_setup_failure(const Error& error) {
+std::string setup_failure_hint(const Error& error) {
   if (error.kind != ErrorKind::kHost) return {};
   switch (error.host_errno) {
     case EPERM: return fmt::format("{}; {}", describe_switch(), kProfiles);
     case ENOSYS:
       return fmt::format("the kernel was built without io_uring, or a program hides it: {}; {}",
                          describe_switch(), kProfiles);
-    case ENOMEM: return explain_memory_lock_limit();
+    case ENOMEM: return memlock_limit_hint();
     default: return {};
   }
 }

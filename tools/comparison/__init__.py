@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""What tools/bench.py is made of: guestio-blk beside its peers and beside the raw device."""
+"""The parts of tools/bench.py: guestio-blk compared with its peers and with the raw device."""

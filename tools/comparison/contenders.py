@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who takes part: guestio-blk, qemu-storage-daemon, and the ring without anything around it."""
+"""The contenders: guestio-blk, qemu-storage-daemon, and a bare io_uring ring."""
 
 import dataclasses
 import pathlib
@@ -8,9 +8,9 @@ from . import processes, rows
 
 
 @dataclasses.dataclass(frozen=True)
-class Places:
-    """Where programs and disks are."""
-    programs: pathlib.Path  # of a build of ours
+class Fixture:
+    """Paths of programs and disks."""
+    programs: pathlib.Path  # our build's binaries
     scratch: pathlib.Path  # sockets and logs
     images: dict  # target: path of the image
     image_bytes: int
@@ -24,23 +24,23 @@ class GuestioBlk:
         self.label = key
         self._options = list(options)
 
-    def takes(self, row):
+    def supports(self, row):
         return True
 
-    def command(self, row, places, socket):
-        image = places.images.get(row.target, f"null:{places.image_bytes}")
-        return [places.programs / "guestio-blk", "--socket-path", socket, "--blk-file", image,
+    def command(self, row, fixture, socket):
+        image = fixture.images.get(row.target, f"null:{fixture.image_bytes}")
+        return [fixture.programs / "guestio-blk", "--socket-path", socket, "--blk-file", image,
                 "--num-queues", row.queues, *self._options]
 
 
 class AlwaysPolling(GuestioBlk):
-    """As SPDK's vhost: the server's core belongs to it. Where a client polls as well."""
+    """Busy-polls like SPDK's vhost target. Only for polling clients."""
 
     def __init__(self, key):
         super().__init__(key, ["--poll", "always"])
         self.label = "guestio-blk --poll always"
 
-    def takes(self, row):
+    def supports(self, row):
         return row.target == "null" and row.poll and not row.growth
 
 
@@ -52,15 +52,15 @@ class StorageDaemon:
         self.label = f"qemu-storage-daemon, {'linux-aio' if engine == 'native' else engine}"
         self._engine = engine
 
-    def takes(self, row):
-        # Its engines differ where the ring hands requests to worker threads: on tmpfs.
+    def supports(self, row):
+        # The engines differ only where io_uring punts to worker threads: on tmpfs.
         return self._engine == "io_uring" or row.target == "tmpfs"
 
-    def command(self, row, places, socket):
+    def command(self, row, fixture, socket):
         if row.target == "null":
-            disk = f"driver=null-co,node-name=d,size={places.image_bytes},read-zeroes=off"
+            disk = f"driver=null-co,node-name=d,size={fixture.image_bytes},read-zeroes=off"
         else:
-            disk = (f"driver=file,node-name=d,filename={places.images[row.target]},"
+            disk = (f"driver=file,node-name=d,filename={fixture.images[row.target]},"
                     f"cache.direct=on,aio={self._engine}")
         return ["qemu-storage-daemon", "--blockdev", disk, "--export",
                 f"type=vhost-user-blk,id=e,node-name=d,addr.type=unix,addr.path={socket},"
@@ -68,30 +68,30 @@ class StorageDaemon:
 
 
 class RawRing:
-    """io_uring on the same file, registered file and buffers, no guest and no server: fio, and
-    bench/raw_ring.cc for requests in segments, which fio has not."""
+    """io_uring on the same file with registered file and buffers, without guest and server: fio, or
+    bench/raw_ring.cc for vectored requests, which fio lacks."""
     serves = False
 
     def __init__(self, key, batches):
         self.key = key
-        self.label = "raw ring" + ("" if batches else ", one by one")
+        self.label = "raw ring" + ("" if batches else ", unbatched")
         self._batches = batches
 
-    def takes(self, row):
+    def supports(self, row):
         if row.target == "null":
             return False
         if not self._batches:
             return row.target == "ext4" and row.depth > 1 and row.block == 4 * rows.KIB \
                 and row.queues == 1 and row.offset == 0 and row.segments == 1 and not row.poll
-        # Direct I/O takes no odd addresses, except on tmpfs; nothing to compare with then.
+        # Direct I/O needs aligned addresses except on tmpfs, so misaligned rows have no raw figure.
         return row.offset % 512 == 0
 
-    def command(self, row, places, seconds, ramp):
+    def command(self, row, fixture, seconds, ramp):
         if row.segments > 1:
-            return [places.programs / "guestio-bench-raw-ring", places.images[row.target],
-                    places.image_bytes, row.block, row.depth, row.segments, seconds, ramp]
-        words = ["fio", "--name=raw", f"--filename={places.images[row.target]}",
-                 f"--size={places.image_bytes}", f"--rw={row.rw}", f"--bs={row.block}",
+            return [fixture.programs / "guestio-bench-raw-ring", fixture.images[row.target],
+                    fixture.image_bytes, row.block, row.depth, row.segments, seconds, ramp]
+        words = ["fio", "--name=raw", f"--filename={fixture.images[row.target]}",
+                 f"--size={fixture.image_bytes}", f"--rw={row.rw}", f"--bs={row.block}",
                  f"--iodepth={row.depth}", f"--numjobs={row.queues}", "--group_reporting",
                  "--ioengine=io_uring", "--registerfiles=1", "--fixedbufs=1", "--direct=1",
                  "--thread", "--norandommap", "--time_based", f"--runtime={seconds * 1000:.0f}ms",
@@ -106,23 +106,23 @@ class RawRing:
 
 
 class WakeUpFloor:
-    """bench/wake_up_floor.cc: a request, and an eventfd each way to a client that sleeps. What no
-    backend can go below at depth 1, sleeping each time or looking for the next request."""
+    """bench/wake_up_floor.cc: one request and an eventfd in each direction to a sleeping client.
+    The lower bound of any backend at depth 1, either sleeping after each request or polling."""
     serves = False
 
-    def __init__(self, key, look):
+    def __init__(self, key, poll_us):
         self.key = key
-        self.label = "least: two eventfds and the ring" + (", looking" if look else "")
-        self._look = look  # microseconds
+        self.label = "floor: two eventfds and the ring" + (", polling" if poll_us else "")
+        self._poll_us = poll_us
 
-    def takes(self, row):
+    def supports(self, row):
         return row.target == "ext4" and row.depth == 1 and not row.poll and row.block == 4 * rows.KIB
 
-    def command(self, row, places, seconds, ramp):
+    def command(self, row, fixture, seconds, ramp):
         _, client_core = processes.cores()
-        return [places.programs / "guestio-bench-wake-up-floor", places.images[row.target],
-                places.image_bytes, "write" if "write" in row.rw else "read", self._look, seconds,
-                ramp, client_core]
+        return [fixture.programs / "guestio-bench-wake-up-floor", fixture.images[row.target],
+                fixture.image_bytes, "write" if "write" in row.rw else "read", self._poll_us,
+                seconds, ramp, client_core]
 
 
 OURS = "guestio-blk"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The results as Markdown."""
+"""Renders the results as Markdown."""
 
 from . import contenders, rows, stages
 
@@ -7,27 +7,27 @@ FIGURES = ("<!-- bench:begin (written by ./dev bench) -->", "<!-- bench:end -->"
 PROFILE = ("<!-- profile:begin (written by ./dev bench --profile) -->", "<!-- profile:end -->")
 
 TITLES = {"null": "Null disk", "ext4": "File with direct I/O",
-          "tmpfs": "File in memory (tmpfs) with direct I/O"}
+          "tmpfs": "File on tmpfs with direct I/O"}
 
 
 def replace_between_markers(document, markers, section):
-    """The document with `section` in place of what stood between the markers."""
+    """The document with `section` between the markers."""
     head, begin, rest = document.partition(markers[0])
     _, end, tail = rest.partition(markers[1])
     if not begin or not end:
-        raise ValueError(f"the markers '{markers[0]}' and '{markers[1]}' are not there")
+        raise ValueError(f"no markers '{markers[0]}' and '{markers[1]}' in the document")
     return f"{head}{begin}\n\n{section.strip()}\n\n{end}{tail}"
 
 
 def describe(row):
-    """The work of a row in words."""
+    """The workload of a row in words."""
     size = f"{row.block // rows.KIB} KiB"
     order = "" if row.rw.startswith("rand") else "sequential "
     words = [f"{size} {order}{row.rw.removeprefix('rand')}, depth {row.depth}"]
     if row.segments > 1:
         words.append(f"{row.segments} segments")
     if row.offset:
-        words.append(f"data off by {row.offset}")
+        words.append(f"data misaligned by {row.offset}")
     if row.queues > 1:
         words.append(f"{row.queues} queues")
     if row.poll:
@@ -36,7 +36,7 @@ def describe(row):
 
 
 def number(value):
-    """Three digits that mean something."""
+    """Three significant digits."""
     if value >= 100:
         return f"{value:,.0f}".replace(",", " ")
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
@@ -45,9 +45,9 @@ def number(value):
 def spread(figure, scale):
     if figure is None:
         return "–"
-    median, least, greatest = (value * scale for value in
-                               (figure.median, figure.least, figure.greatest))
-    return f"{number(median)} ({number(least)}–{number(greatest)})"
+    median, minimum, maximum = (value * scale for value in
+                                (figure.median, figure.minimum, figure.maximum))
+    return f"{number(median)} ({number(minimum)}–{number(maximum)})"
 
 
 def ratio(figure):
@@ -61,13 +61,15 @@ def table(header, lines):
         yield "| " + " | ".join(line) + " |"
 
 
-PEER_RATIOS = {"time/I/O ÷ qsd": "cpu_ns", "IOPS ÷ qsd": "iops", "p50 ÷ qsd": "p50_ns",
+PEER_RATIOS = {"CPU/op ÷ qsd": "cpu_ns", "IOPS ÷ qsd": "iops", "p50 ÷ qsd": "p50_ns",
                "p99 ÷ qsd": "p99_ns"}
-RAW_RATIOS = {"time/I/O ÷ raw": "cpu_ns", "IOPS ÷ raw": "iops"}
+RAW_RATIOS = {"CPU/op ÷ raw": "cpu_ns", "IOPS ÷ raw": "iops"}
+FIGURE_COLUMNS = ["workload", "server", "kIOPS (min–max)", "p50 µs", "p99 µs", "p99.9 µs",
+                  "CPU µs/op (min–max)", "calls/op"]
 
 
 def ratio_table(results, chosen):
-    """guestio-blk beside the others; the raw ring's columns only where there is one."""
+    """Ratios of guestio-blk to the peer and, where measured, to the raw ring."""
     columns = [(title, contenders.PEER, name) for title, name in PEER_RATIOS.items()]
     if any(results.samples(row, contenders.RAW) for row in chosen):
         columns += [(title, contenders.RAW, name) for title, name in RAW_RATIOS.items()]
@@ -77,9 +79,9 @@ def ratio_table(results, chosen):
         if any(cells):
             lines.append([describe(row), *map(ratio, cells)])
     if lines:
-        yield from ["What guestio-blk has, divided by what qemu-storage-daemon with io_uring (qsd) "
-                    "and the raw ring have:", ""]
-        yield from table(["work", *(title for title, _, _ in columns)], lines)
+        yield from ["Ratios of guestio-blk to qemu-storage-daemon with io_uring (qsd) and to the raw "
+                    "ring:", ""]
+        yield from table(["workload", *(title for title, _, _ in columns)], lines)
         yield ""
 
 
@@ -99,7 +101,7 @@ def figure_lines(results, chosen, parties):
 
 
 def tables(results, chosen, parties):
-    """The tables alone: one of ratios and one of figures for each kind of disk."""
+    """One table of ratios and one of figures for each kind of disk."""
     for target in rows.TARGETS:
         here = [row for row in chosen if row.target == target and not row.growth]
         figures = list(figure_lines(results, here, parties))
@@ -108,22 +110,20 @@ def tables(results, chosen, parties):
         yield from ["", f"### {TITLES[target]}", ""]
         yield from [f"![{TITLES[target]}](img/bench-{target}.svg)", ""]
         yield from ratio_table(results, here)
-        yield from ["Thousand I/Os a second, latencies in µs, processor time of the server in µs "
-                    "for each I/O, system calls of the server for each I/O:", ""]
-        yield from table(["work", "server", "kIOPS (min–max)", "p50", "p99", "p99.9",
-                          "time/I/O (min–max)", "calls/I/O"], figures)
+        yield from ["Completion latencies of the client, CPU time and system calls of the server:",
+                    ""]
+        yield from table(FIGURE_COLUMNS, figures)
 
 
 def growth_table(results, chosen, parties):
     served = [party for party in parties
-              if party.serves and any(party.takes(row) for row in chosen if row.growth)]
+              if party.serves and any(party.supports(row) for row in chosen if row.growth)]
     lines = [line for line in figure_lines(results, chosen, served) if line]
     if not lines:
         return
-    yield from ["", "### How cost grows", "", "![How cost grows](img/bench-growth.svg)", "",
-                "On the null disk, where nothing hides it; columns as above.", ""]
-    yield from table(["work", "server", "kIOPS (min–max)", "p50", "p99", "p99.9",
-                      "time/I/O (min–max)", "calls/I/O"], lines)
+    yield from ["", "### Scaling", "", "![Scaling](img/bench-growth.svg)", "",
+                "On the null disk; columns as above.", ""]
+    yield from table(FIGURE_COLUMNS, lines)
 
 
 def idle_table(results, parties):
@@ -132,7 +132,7 @@ def idle_table(results, parties):
              for party in parties if (idle := results.idle.get(party.key))]
     if lines:
         yield from ["", "### Idle, connected", ""]
-        yield from table(["server", "processor time", "times it ran"], lines)
+        yield from table(["server", "CPU time", "context switches"], lines)
 
 
 def section(results, chosen, parties):
@@ -143,7 +143,7 @@ def section(results, chosen, parties):
                   f"{machine['cores']} cores, Linux {machine['kernel']}, "
                   f"{machine['peer']}, {machine['fio']}; {machine['filesystem']}; "
                   f"{machine['rounds']} rounds of {machine['seconds']} s. "
-                  "Medians over the rounds, with the least and the greatest.", ""]
+                  "Medians over the rounds, with minimum and maximum.", ""]
     lines += tables(results, chosen, parties)
     lines += growth_table(results, growth_rows(results, chosen), parties)
     lines += idle_table(results, parties)
@@ -151,28 +151,27 @@ def section(results, chosen, parties):
 
 
 def profile_section(profiles):
-    """One column for each row that was profiled, one line for each stage of a request."""
+    """One column for each profiled row, one line for each stage of a request."""
     if not profiles:
         return ""
     columns = list(profiles.values())
     lines = []
     for stage in stages.all_stages():
         cells = [column["stages"].get(stage, 0) for column in columns]
-        # Less than that is chance.
+        # Smaller shares are noise.
         if max(cells) >= 5:
             lines.append([stage, *(f"{cell:.0f}" if cell >= 1 else "–" for cell in cells)])
     lines.append(["**all**", *(f"**{sum(column['stages'].values()):.0f}**"
                                for column in columns)])
-    return "\n".join(table(["nanoseconds of the server for each I/O",
-                            *(column["title"] for column in columns)], lines))
+    return "\n".join(table(["server, ns/op", *(column["title"] for column in columns)], lines))
 
 
 def growth_rows(results, chosen):
-    """The rows of the growth section: those of its own, and the comparison's that fit between."""
-    def fits(row):
+    """The rows of the scaling section: its own and the matching ones of the comparison."""
+    def matches(row):
         return row.target == "null" and row.poll and row.rw == "randread" and row.queues == 1
 
-    picked = [row for row in chosen if fits(row) and results.samples(row, contenders.OURS)]
+    picked = [row for row in chosen if matches(row) and results.samples(row, contenders.OURS)]
     if not any(row.growth for row in picked):
         return []
     return sorted(picked, key=lambda row: (row.block, row.segments, row.depth))

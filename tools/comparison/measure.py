@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One measurement: a contender under one load for a moment."""
+"""One measurement of one contender under one workload."""
 
 import contextlib
 import json
@@ -17,23 +17,23 @@ FIO_STARTS_WITHIN = 0.4  # seconds
 
 
 class Bench:
-    """Measures on the two cores that it was given.
+    """Measures with the server on one core and the client on the other.
 
-    Times: the server runs on one core, the client on the other. Rates are of the same stretch of
-    time: the client counts requests, the server's processor clock is read near both of its ends.
+    Both rates cover the same interval: the client counts requests, and the server's CPU clock is
+    read near the start and the end of the interval.
     """
 
-    def __init__(self, places, seconds, ramp):
-        self._places = places
+    def __init__(self, fixture, seconds, ramp):
+        self._fixture = fixture
         self._seconds = seconds
         self._ramp = ramp
         self._server_core, self._client_core = processes.cores()
-        self._log = places.scratch / "server.log"
+        self._log = fixture.scratch / "server.log"
 
     def sample(self, contender, row):
-        """IOPS, latencies (ns) and the server's processor time for each request (ns)."""
+        """IOPS, completion latencies (ns) and the server's CPU time (ns/op)."""
         with self._loaded(contender, row, self._seconds) as (server, outcome):
-            clock = processes.ProcessorClock(server)
+            clock = processes.CpuClock(server)
             begin = (time.monotonic_ns(), clock.nanoseconds())
             time.sleep(self._seconds * 0.9)
             end = (time.monotonic_ns(), clock.nanoseconds())
@@ -43,47 +43,47 @@ class Bench:
         return result
 
     def calls(self, contender, row):
-        """System calls for each request. A run of its own, for counting costs time; over nearly
-        all of it, because a disk may stand still for a part."""
+        """System calls per op. Counting slows the server down, so this is a separate run. It counts
+        over 90 % of the run because a disk may stall for a part of it."""
         seconds = 0.5
         with self._loaded(contender, row, seconds) as (server, outcome):
             counted = count_calls(server, seconds * 0.9)
         return counted / outcome()["iops"]
 
     def watch(self, contender, row, seconds, action):
-        """Calls `action` with the server's process while it is under load."""
+        """Calls `action` with the pid of the server under load."""
         with self._loaded(contender, row, seconds) as (server, _):
             action(server)
 
     def idle(self, contender, row, seconds):
-        """Processor time of a server whose front-end is there and wants nothing."""
+        """CPU time of a server with a connected, idle front-end."""
         socket = self._fresh_socket()
-        words = contender.command(row, self._places, socket)
+        words = contender.command(row, self._fixture, socket)
         with processes.running(self._server_core, words, self._log) as server:
             processes.wait_for_socket(socket, server, self._log)
             client = self._start_client(row, socket, 3600, 0)
             try:
                 time.sleep(0.3)
-                # A client that stands still: what was in flight ends, and nothing follows.
+                # A stopped client: requests in flight complete, and no new ones follow.
                 client.send_signal(signal.SIGSTOP)
                 time.sleep(1)
-                clock = processes.ProcessorClock(server.pid)
-                before = (clock.nanoseconds(), processes.switches(server.pid))
+                clock = processes.CpuClock(server.pid)
+                before = (clock.nanoseconds(), processes.context_switches(server.pid))
                 time.sleep(seconds)
-                after = (clock.nanoseconds(), processes.switches(server.pid))
+                after = (clock.nanoseconds(), processes.context_switches(server.pid))
             finally:
                 processes.stop(client)
         return {"seconds": seconds, "cpu_ns": after[0] - before[0],
                 "switches": after[1] - before[1]}
 
     def _fresh_socket(self):
-        socket = self._places.scratch / "s"
+        socket = self._fixture.scratch / "s"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(socket)
         return socket
 
     def _start_client(self, row, socket, seconds, ramp):
-        words = [self._places.programs / "guestio-load", "run", "--socket-path", socket, "--rw",
+        words = [self._fixture.programs / "guestio-load", "run", "--socket-path", socket, "--rw",
                  row.rw, "--bs", row.block, "--iodepth", row.depth, "--numjobs", row.queues,
                  "--segments", row.segments, "--buffer-offset", row.offset, "--runtime", seconds,
                  "--ramp-time", ramp, "--output-format", "json"]
@@ -92,13 +92,13 @@ class Bench:
 
     @contextlib.contextmanager
     def _loaded(self, contender, row, seconds):
-        """Yields, when the load has been running for a moment, the process that does the work and
-        a function that waits for the load's end and gives its outcome."""
+        """Yields, after the ramp time, the pid of the process under load and a function returning
+        the client's result. Call that function after the block."""
         with contextlib.ExitStack() as stack:
             ramp = self._ramp
             if contender.serves:
                 socket = self._fresh_socket()
-                words = contender.command(row, self._places, socket)
+                words = contender.command(row, self._fixture, socket)
                 server = stack.enter_context(
                     processes.running(self._server_core, words, self._log))
                 processes.wait_for_socket(socket, server, self._log)
@@ -106,7 +106,7 @@ class Bench:
                 worker = server
             else:
                 ramp = self._ramp + FIO_STARTS_WITHIN
-                words = contender.command(row, self._places, seconds, ramp)
+                words = contender.command(row, self._fixture, seconds, ramp)
                 client = processes.start(self._server_core, words, stdout=subprocess.PIPE,
                                          stderr=subprocess.PIPE)
                 worker = client
@@ -118,20 +118,20 @@ class Bench:
 
 
 def parse_outcome(output):
-    """What matters of the JSON that guestio-load and fio print alike."""
-    # fio may say something before it.
+    """The figures of the JSON output, which guestio-load and fio share."""
+    # fio may print warnings before the JSON.
     job = json.loads(output[output.index("{"):])["jobs"][0]
     done = max((job["read"], job["write"]), key=lambda direction: direction["iops"])
     if done["iops"] <= 0:
-        raise BenchError("no request was done")
+        raise BenchError("the client completed no request")
     percentile = done["clat_ns"]["percentile"]
     return {"iops": done["iops"], "p50_ns": percentile["50.000000"],
             "p99_ns": percentile["99.000000"], "p999_ns": percentile["99.900000"]}
 
 
 def count_calls(pid, seconds):
-    """System calls of a process in a second: counted by the kernel where perf may ask it to, else
-    by strace, which slows the process down and so flatters those that work in batches."""
+    """System calls per second of a process, from perf where permitted, else from strace. strace
+    slows the process down, which favours servers with large batches."""
     return perf_calls(pid, seconds) if can_perf() else strace_calls(pid, seconds)
 
 
@@ -139,7 +139,7 @@ _can_perf = None
 
 
 def can_perf():
-    global _can_perf  # asked once
+    global _can_perf  # cached
     if _can_perf is None:
         _can_perf = shutil.which("perf") is not None and subprocess.run(
             ["perf", "stat", "-e", "raw_syscalls:sys_enter", "true"],
@@ -161,7 +161,7 @@ def perf_calls(pid, seconds):
 def strace_calls(pid, seconds):
     tracer = subprocess.Popen(["strace", "-f", "-c", "-p", str(pid)], text=True,
                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    tracer.stderr.readline()  # that it is attached: before it would die of the signal
+    tracer.stderr.readline()  # "attached"; an earlier SIGINT would kill strace
     time.sleep(seconds)
     tracer.send_signal(signal.SIGINT)
     _, table = tracer.communicate(timeout=120)

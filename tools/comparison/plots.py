@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Plots as SVG: dots with whiskers on a logarithmic axis, and lines that show growth."""
+"""SVG plots: dots with whiskers on a logarithmic axis, and scaling curves."""
 
 import math
 from xml.sax.saxutils import escape
@@ -14,7 +14,7 @@ STYLE = ("text{font:12px system-ui,sans-serif;fill:#222}.s{font-size:11px;fill:#
 
 
 class Canvas:
-    """Collects shapes; coordinates are pixels from the upper left."""
+    """Collects shapes. Coordinates are pixels from the upper left corner."""
 
     def __init__(self, width, height):
         self._size = (width, height)
@@ -37,8 +37,8 @@ class Canvas:
                            f'height="{height:.1f}" class="b"/>')
 
     def path(self, points, colour):
-        places = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        self._parts.append(f'<polyline points="{places}" fill="none" stroke="{colour}" '
+        points_text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        self._parts.append(f'<polyline points="{points_text}" fill="none" stroke="{colour}" '
                            'stroke-width="1.5"/>')
 
     def to_svg(self):
@@ -50,7 +50,7 @@ class Canvas:
 
 
 class LogScale:
-    """Positive values onto [start, end], with room for all of them."""
+    """Maps positive values logarithmically to [start, end]."""
 
     def __init__(self, values, start, end):
         self._low = math.log10(min(values)) - 0.05
@@ -62,7 +62,7 @@ class LogScale:
         return self._start + share * (self._end - self._start)
 
     def ticks(self):
-        """Round values within the scale, the fewer the more decades it has."""
+        """Round values within the scale, fewer for more decades."""
         decades = self._high - self._low
         steps = (1, 1.5, 2, 3, 4, 5, 7) if decades < 0.7 else (1, 2, 5) if decades < 2 else (1,)
         first, last = math.floor(self._low), math.ceil(self._high)
@@ -87,7 +87,7 @@ def tick_text(value):
 
 
 def dot_plot(results, chosen, parties, title):
-    """One line for each row, one dot for each contender; nothing when there is nothing."""
+    """One line for each row, one dot for each contender; None without samples."""
     present = [party for party in parties
                if any(results.samples(row, party.key) for row in chosen)]
     chosen = [row for row in chosen if any(results.samples(row, party.key) for party in present)]
@@ -106,8 +106,8 @@ def dot_plot(results, chosen, parties, title):
             canvas.band(0, y, label + 2 * panel + gap + 20, height)
         canvas.text(label - 10, y + height / 2 + 4, markdown.describe(chosen[index]), "end")
         y += height
-    for index, (name, scale, words) in enumerate((("cpu_ns", 1e-3, "server time per I/O, µs"),
-                                                  ("iops", 1e-3, "thousand I/Os a second"))):
+    for index, (name, scale, words) in enumerate((("cpu_ns", 1e-3, "server CPU time, µs/op"),
+                                                  ("iops", 1e-3, "kIOPS"))):
         left = label + index * (panel + gap)
         draw_dots(canvas, results, chosen, present, colours, (name, scale),
                   (left, left + panel, top, bottom), lane)
@@ -121,7 +121,7 @@ def draw_dots(canvas, results, chosen, parties, colours, quantity, frame, lane):
     figures = {(row, party.key): results.figure(row, party.key, name)
                for row in chosen for party in parties}
     values = [value * factor for figure in figures.values() if figure
-              for value in (figure.least, figure.greatest)]
+              for value in (figure.minimum, figure.maximum)]
     scale = LogScale(values, left, right)
     for tick in scale.ticks():
         canvas.line(scale.at(tick), top, scale.at(tick), bottom)
@@ -133,17 +133,17 @@ def draw_dots(canvas, results, chosen, parties, colours, quantity, frame, lane):
             if figure:
                 at = y + 4 + lane * (index + 0.5)
                 colour = colours[party.key]
-                canvas.line(scale.at(figure.least * factor), at,
-                            scale.at(figure.greatest * factor), at, colour, 1.5)
+                canvas.line(scale.at(figure.minimum * factor), at,
+                            scale.at(figure.maximum * factor), at, colour, 1.5)
                 canvas.dot(scale.at(figure.median * factor), at, colour)
         y += lane * len(parties) + 8
 
 
 def growth_plot(results, chosen, parties):
-    """Server time over depth and over segments, side by side; nothing when there is nothing."""
-    series = [("requests in flight (4 KiB)", [row for row in chosen if row.block == 4096],
+    """Server CPU time over depth and over segments, side by side; None without samples."""
+    series = [("iodepth (4 KiB)", [row for row in chosen if row.block == 4096],
                lambda row: row.depth),
-              ("descriptors of 64 KiB", [row for row in chosen if row.block > 4096],
+              ("descriptors per request (64 KiB)", [row for row in chosen if row.block > 4096],
                lambda row: row.segments)]
     served = [party for party in parties if party.serves
               and any(results.samples(row, party.key) for row in chosen)]
@@ -151,7 +151,7 @@ def growth_plot(results, chosen, parties):
         return None
     colours = colours_of(served)
     canvas = Canvas(760, 330)
-    canvas.text(10, 20, "Server time per I/O on the null disk, client polling, µs", kind="t")
+    canvas.text(10, 20, "Server CPU time on the null disk, client polling, µs/op", kind="t")
     legend(canvas, served, colours, 16, 40)
     for index, (words, points, along) in enumerate(series):
         if points:
@@ -166,7 +166,7 @@ def draw_lines(canvas, results, chosen, parties, colours, along, frame):
     figures = {(row, party.key): results.figure(row, party.key, "cpu_ns")
                for row in chosen for party in parties}
     values = [value / 1000 for figure in figures.values() if figure
-              for value in (figure.least, figure.greatest)]
+              for value in (figure.minimum, figure.maximum)]
     scale = LogScale(values, bottom, top)
     across = LogScale([along(row) for row in chosen] or [1], left, right)
     for tick in scale.ticks():
@@ -180,15 +180,15 @@ def draw_lines(canvas, results, chosen, parties, colours, along, frame):
             figure = figures[row, party.key]
             if figure:
                 x, y = across.at(along(row)), scale.at(figure.median / 1000)
-                canvas.line(x, scale.at(figure.least / 1000), x,
-                            scale.at(figure.greatest / 1000), colours[party.key], 1.5)
+                canvas.line(x, scale.at(figure.minimum / 1000), x,
+                            scale.at(figure.maximum / 1000), colours[party.key], 1.5)
                 canvas.dot(x, y, colours[party.key])
                 points.append((x, y))
         canvas.path(points, colours[party.key])
 
 
 def all_plots(results, chosen, parties):
-    """{file name: SVG} of all that can be drawn."""
+    """{file name: SVG} of all plots with samples."""
     plots = {}
     for target, title in markdown.TITLES.items():
         here = [row for row in chosen if row.target == target and not row.growth]

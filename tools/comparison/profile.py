@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where the server's time goes: samples of perf, sorted into the stages of a request."""
+"""The server's CPU time by stage of a request, from perf samples."""
 
 import collections
 import pathlib
@@ -8,16 +8,17 @@ import subprocess
 from . import processes, stages
 from .processes import BenchError
 
-RATE = 7000  # samples a second
+SAMPLES_PER_SECOND = 7000
 SECONDS = 2.0
 
 
 def record(pid, seconds, path):
-    """Samples all threads of a process. The clock is the kernel's own timer: machines without
-    counters have it as well. Time with interrupts off is counted where they are on again."""
+    """Samples all threads of a process. The event cpu-clock needs no hardware counters. It charges
+    time with interrupts disabled to the place of their re-enabling."""
     done = subprocess.run(
-        ["perf", "record", "-q", "-g", "-F", str(RATE), "-e", "cpu-clock", "-o", str(path), "-p",
-         str(pid), "--", "sleep", str(seconds)], capture_output=True, text=True, check=False)
+        ["perf", "record", "-q", "-g", "-F", str(SAMPLES_PER_SECOND), "-e", "cpu-clock", "-o",
+         str(path), "-p", str(pid), "--", "sleep", str(seconds)],
+        capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BenchError(f"perf recorded nothing: {done.stderr.strip()}")
 
@@ -33,7 +34,7 @@ def shares(path, program):
 
 
 def read_chains(path):
-    """Call chains, innermost first, as (address in its file, function, file)."""
+    """Call chains, innermost frame first, as (address in its file, function, file)."""
     done = subprocess.run(["perf", "script", "-i", str(path), "-F", "ip,sym,dso", "--max-stack",
                            "24"], capture_output=True, text=True, check=False)
     chain = []
@@ -49,7 +50,7 @@ def read_chains(path):
 def locate(program, addresses):
     """{address: source files, innermost first}."""
     ordered = sorted(addresses)
-    # -a names each address before its lines.
+    # -a prints each address before its source lines.
     done = subprocess.run(["addr2line", "-a", "-i", "-e", str(program)], input="\n".join(ordered),
                           capture_output=True, text=True, check=False)
     found = {}
@@ -80,8 +81,8 @@ def require_tools():
 
 
 def profile(bench, contender, row, program, scratch):
-    """{stage: nanoseconds for each request}. The time is measured without perf, which slows the
-    server down, and shared out as perf's samples are."""
+    """{stage: ns/op}. The total comes from a run without perf, which slows the server down; the
+    shares come from the samples."""
     path = pathlib.Path(scratch) / "perf.data"
     cost = bench.sample(contender, row)["cpu_ns"]
     bench.watch(contender, row, SECONDS + 0.5, lambda pid: record(pid, SECONDS, path))

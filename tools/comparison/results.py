@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What was measured, kept as JSON so that rows measured one after another make one document."""
+"""Measurements, stored as JSON so that separate runs add up to one document."""
 
 import json
 import statistics
@@ -8,7 +8,7 @@ FIGURES = ("iops", "p50_ns", "p99_ns", "p999_ns", "cpu_ns")
 
 
 class Results:
-    """rows: {name: {contender: {"samples": [one a round], "calls": system calls a request}}}."""
+    """rows: {name: {contender: {"samples": [one per round], "calls": system calls per op}}}."""
 
     def __init__(self, data=None):
         self._data = {"machine": {}, "rows": {}, "idle": {}, "profiles": {}} | (data or {})
@@ -31,7 +31,7 @@ class Results:
 
     @property
     def profiles(self):
-        """{row's name: {"title": …, "stages": {stage: nanoseconds for each request}}}."""
+        """{row name: {"title": …, "stages": {stage: ns/op}}}."""
         return self._data["profiles"]
 
     @property
@@ -39,7 +39,7 @@ class Results:
         return self._data["idle"]
 
     def begin(self, row):
-        """What was known about the row is measured anew."""
+        """Discards the row's earlier samples."""
         self._data["rows"][row.name] = {}
 
     def add(self, row, key, sample):
@@ -61,27 +61,31 @@ class Results:
         return entry["calls"] if entry else None
 
     def figure(self, row, key, name):
-        """Median, least and greatest over the rounds; nothing if there is none."""
+        """Median, minimum and maximum over the rounds; None without samples."""
         values = [sample[name] for sample in self.samples(row, key)]
-        return Figure(statistics.median(values), min(values), max(values)) if values else None
+        return Figure.of(values)
 
     def ratio(self, row, key, other, name):
-        """Of two contenders, as the median of the rounds' own ratios: the machine's moods last
-        longer than a round."""
+        """Ratio of two contenders: the median of the ratios of each round. Load on the machine
+        lasts longer than a round and cancels out."""
         entries = self._data["rows"].get(row.name, {})
         if key not in entries or other not in entries:
             return None
         pairs = zip(entries[key]["samples"], entries[other]["samples"], strict=False)
-        # A server that got no processor time in its round has no figure to divide by.
+        # A server without processor time in a round has a zero figure: no ratio.
         values = [ours[name] / theirs[name] for ours, theirs in pairs
                   if ours and theirs and theirs[name]]
-        return Figure(statistics.median(values), min(values), max(values)) if values else None
+        return Figure.of(values)
 
 
 class Figure:
-    """A median and its spread."""
+    """A median and its range."""
 
-    def __init__(self, median, least, greatest):
+    def __init__(self, median, minimum, maximum):
         self.median = median
-        self.least = least
-        self.greatest = greatest
+        self.minimum = minimum
+        self.maximum = maximum
+
+    @classmethod
+    def of(cls, values):
+        return cls(statistics.median(values), min(values), max(values)) if values else None

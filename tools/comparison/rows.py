@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is compared: each row is one load on one kind of disk."""
+"""The rows of the comparison: one workload on one kind of disk each."""
 
 import dataclasses
 
@@ -9,19 +9,19 @@ TARGETS = ("null", "ext4", "tmpfs")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    target: str  # one of TARGETS; "ext4" is the file system of build/, whatever that is
-    rw: str  # as fio and guestio-load name it
-    block: int  # bytes of a request
-    depth: int  # requests in flight on each queue
-    offset: int = 0  # of the data from a page boundary, in bytes
-    segments: int = 1  # descriptors of a request's data
+    target: str  # one of TARGETS; "ext4" stands for the file system of build/
+    rw: str  # fio's --rw
+    block: int  # block size in bytes (fio's --bs)
+    depth: int  # iodepth of each queue
+    offset: int = 0  # misalignment of the data buffer in bytes
+    segments: int = 1  # data descriptors per request
     queues: int = 1
-    poll: bool = False  # the client looks at the used ring all the time
-    growth: bool = False  # shows how cost grows: left out of the tables of comparison
+    poll: bool = False  # the client busy-polls the used ring
+    growth: bool = False  # scaling row, absent from the comparison tables
 
     @property
-    def work(self):
-        """The load without its target, in one word: randread-4k-d32."""
+    def workload(self):
+        """The workload without its target, as one word: randread-4k-d32."""
         parts = [self.rw, f"{self.block // KIB}k", f"d{self.depth}"]
         if self.offset:
             parts.append(f"off{self.offset}")
@@ -35,11 +35,11 @@ class Row:
 
     @property
     def name(self):
-        return f"{self.target}/{self.work}"
+        return f"{self.target}/{self.workload}"
 
 
 def null_rows():
-    """The way to a disk and nothing behind it."""
+    """The request path without a disk."""
     for poll in (True, False):
         for depth in (1, 32, 128):
             yield Row("null", "randread", 4 * KIB, depth, poll=poll)
@@ -52,7 +52,7 @@ def file_rows(target):
     for rw in ("randread", "randwrite"):
         for depth in (1, 32, 128):
             yield Row(target, rw, 4 * KIB, depth)
-    # Without waking the client, as the raw ring wakes nobody.
+    # A polling client needs no wake-up, like the raw ring.
     yield Row(target, "randread", 4 * KIB, 32, poll=True)
     for rw in ("read", "write"):
         yield Row(target, rw, 128 * KIB, 32)
@@ -65,7 +65,7 @@ def file_rows(target):
 
 
 def growth_rows():
-    """How cost grows, on the null disk where nothing hides it; some are rows of the comparison."""
+    """Scaling of the cost per request, on the null disk. Some rows are also comparison rows."""
     for depth in (4, 8, 16, 64, 256):
         yield Row("null", "randread", 4 * KIB, depth, poll=True, growth=True)
     for segments in (1, 2, 4, 8, 32, 64):
@@ -73,7 +73,7 @@ def growth_rows():
 
 
 def profiled_rows():
-    """Titles and rows of the profile: the way alone, a disk, the same with bytes to copy."""
+    """Titles and rows of the profile: null disk, file, file with bounced data, tmpfs."""
     return [("null disk", Row("null", "randread", 4 * KIB, 32, poll=True)),
             ("file, direct", Row("ext4", "randread", 4 * KIB, 32)),
             ("file, bounced (off by 1)", Row("ext4", "randread", 4 * KIB, 32, offset=1)),

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Runs tools/bench.py for one row on a small disk and looks at what it prints: a ctest test.
+"""Runs tools/bench.py for one row on a small disk and checks its output. A ctest test.
 
 Usage: smoke.py DIRECTORY (with guestio-blk and guestio-load)
 """
@@ -22,7 +22,7 @@ LINE = rf"\| %s \| %s \| {SPREAD} \|( {NUMBER} \|){{3}} {SPREAD} \| {NUMBER} \|"
 
 
 class Outcome:
-    """A run of bench.py to its end."""
+    """A completed run of bench.py."""
 
     def __init__(self, *words):
         with subprocess.Popen([sys.executable, BENCH, *words], stdout=subprocess.PIPE,
@@ -33,12 +33,12 @@ class Outcome:
 
 
 def is_mentioned(text):
-    """Whether a process has this on its command line."""
+    """Whether a process has the text on its command line."""
     return subprocess.run(["pgrep", "-f", text], capture_output=True, check=False).returncode == 0
 
 
-def find_traces_of_interrupted():
-    """What is left of a comparison that is stopped in the middle, and how it ended."""
+def check_interrupted_run():
+    """Interrupts a run; yields a line for a wrong exit status and for everything left behind."""
     with tempfile.TemporaryDirectory() as scratch:
         child = subprocess.Popen(
             [sys.executable, BENCH, "--programs", sys.argv[1], "--only", "null/randread-4k-d1",
@@ -51,15 +51,15 @@ def find_traces_of_interrupted():
         child.send_signal(signal.SIGINT)
         child.communicate(timeout=180)
         if child.returncode != 130:
-            yield f"a stopped comparison ends with status {child.returncode}"
+            yield f"interrupted run: exit status {child.returncode}"
         if os.listdir(scratch):
-            yield f"a stopped comparison leaves {os.listdir(scratch)}"
-        # Every server and client has its socket there. One that was just being started dies with
-        # its parent, not before it.
+            yield f"interrupted run: leaves {os.listdir(scratch)}"
+        # The socket path of every server and client is in that directory. A process that was being
+        # started dies after its parent (PR_SET_PDEATHSIG).
         deadline = time.monotonic() + 60
         while is_mentioned(scratch):
             if time.monotonic() > deadline:
-                yield "a stopped comparison leaves processes"
+                yield "interrupted run: leaves processes"
                 break
             time.sleep(0.05)
 
@@ -74,16 +74,16 @@ def main():
         for server in ("guestio-blk", "qemu-storage-daemon, io_uring",
                        "qemu-storage-daemon, linux-aio", "raw ring"):
             if not re.search(LINE % (work, server), done.stdout):
-                problems.append(f"no figures of {server} for {work}")
+                problems.append(f"no figures of {server} for {work!r}")
     if not re.search(r"\| guestio-blk \| [0-9.]+ µs in [0-9]+ s \| [0-9]+ \|", done.stdout):
         problems.append("no idle figures")
     for words, complaint in (((["--only", "nonsense"]), "no row"),
-                             ((["--programs", "/nonexistent"]), "is not there"),
+                             ((["--programs", "/nonexistent"]), "not built"),
                              ((["--rounds", "0"]), "--rounds")):
         refused = Outcome(*words, "--no-write")
         if refused.returncode == 0 or complaint not in refused.stderr:
-            problems.append(f"{words} is not refused: {refused.stderr}")
-    problems += find_traces_of_interrupted()
+            problems.append(f"{words} is not rejected: {refused.stderr}")
+    problems += check_interrupted_run()
     left = list(pathlib.Path("/dev/shm").glob(f"guestio-bench-{done.pid}-*"))
     if left:
         problems.append(f"left behind: {left}")

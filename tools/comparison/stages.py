@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: MIT
-"""Which stage of a request a sample of a profile belongs to.
+"""Maps a profile sample to a stage of a request.
 
-In our own code that is the room of the innermost source line; in the kernel it is the innermost
-function of a call chain that says what is done (a lock or an allocation says nothing).
+In our code the room of the innermost source line decides. In the kernel the innermost known function
+of the call chain decides; locks and allocations are not known.
 """
 
 import re
 
 OTHER = "other"
 
-# In the order of a request's way; names of rooms or of single files before them.
+# In request order. Each prefix is a room, or a file listed before its room.
 ROOMS = (
     ("copies of bytes", ("mem/recover_copy", "mem/recover_x86_64.cc", "mem/recover_aarch64.cc")),
     ("ring: fetch the chain, write the used entry", ("virtio", "mem/recover")),
     ("request: parse, status", ("blk",)),
-    ("guest addresses to host segments", ("mem",)),
+    ("guest addresses to host segments", ("mem", "registered")),
     ("plan, bounce memory", ("buf",)),
     ("disk", ("disk",)),
     ("loop, coroutines", ("uring", "task", "base")),
     ("vring: batches, call", ("vhost", "apps")),
 )
 
-# Matched against function names from the innermost outwards; the first that any row knows wins.
+# Matched against function names from the innermost outwards; the first match wins.
 KERNEL = (
     ("kernel: copies of bytes", r"_copy_(to|from)_iter|copy_page_to_iter|copy_folio|"
                                 r"rep_movs|memcpy|shmem_file_read|generic_perform_write"),
@@ -48,7 +48,7 @@ KERNEL = tuple((stage, re.compile(pattern)) for stage, pattern in KERNEL)
 
 
 def stage_of_source(path):
-    """Of a line of our own; nothing if it is not ours."""
+    """The stage of one of our source lines; None for other sources."""
     place = path.rpartition("/guestio/")[2] if "/guestio/" in path else None
     if place is None:
         return "vring: batches, call" if "/apps/" in path else None
@@ -59,13 +59,13 @@ def stage_of_source(path):
 
 
 def stage_of_symbol(symbol):
-    """Of a function of ours whose line says nothing."""
+    """The stage of one of our functions without a usable source line."""
     room = re.search(r"guestio::(\w+)::", symbol)
     return stage_of_source(f"/guestio/{room.group(1)}/") if room else None
 
 
 def stage_of_kernel(symbols):
-    """Of a call chain in the kernel, innermost first."""
+    """The stage of a kernel call chain, innermost frame first."""
     for symbol in symbols:
         for stage, pattern in KERNEL:
             if pattern.search(symbol):

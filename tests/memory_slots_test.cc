@@ -156,7 +156,7 @@ class RegisteredBuffersSlotsTest : public MemorySlotsTest {
     });
     return is_read && is_logged();
   }
-  static constexpr const char* kPinned = "64 KiB of guest memory are pinned";
+  static constexpr const char* kPinned = "guest memory pinned: 64 KiB";
 };
 
 TEST_F(RegisteredBuffersSlotsTest, PagesReleasedByTheGuestAreAccessedAsTheyAreNow) {
@@ -170,7 +170,7 @@ TEST_F(RegisteredBuffersSlotsTest, PagesReleasedByTheGuestAreAccessedAsTheyAreNo
   std::memset(more_->whole().host, 0, kMoreBytes);
   ASSERT_EQ(read_into_more(), std::byte{0});
   EXPECT_EQ(std::memcmp(more_->whole().host, pattern.data(), kMoreBytes), 0);
-  EXPECT_TRUE(read_until_logged("the guest gives memory back")) << backend_->output();
+  EXPECT_TRUE(read_until_logged("guest memory released")) << backend_->output();
   std::memset(more_->whole().host, 0, kMoreBytes);
   ASSERT_EQ(read_into_more(), std::byte{0});
   EXPECT_EQ(std::memcmp(more_->whole().host, pattern.data(), kMoreBytes), 0);
@@ -188,7 +188,7 @@ class AutoRegisteredBuffersTest : public RegisteredBuffersSlotsTest {
 
 TEST_F(AutoRegisteredBuffersTest, MemoryIsPinnedOnceResident) {
   ASSERT_TRUE(add(more_->region()));
-  EXPECT_EQ(backend_->output().find("are pinned"), std::string::npos) << backend_->output();
+  EXPECT_EQ(backend_->output().find("guest memory pinned"), std::string::npos) << backend_->output();
   // The first read populates the region.
   EXPECT_TRUE(read_until_logged(kPinned)) << backend_->output();
   EXPECT_EQ(read_into_more(), std::byte{0});

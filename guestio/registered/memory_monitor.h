@@ -11,82 +11,82 @@
 
 namespace guestio::registered {
 
-/// Says when it is worth asking whether pages of a memory file have gone, to those who hold on to
-/// some of them and would hear nothing otherwise because they have nothing to do.
+/// Tells holders of memory that is registered when to check its file for lost pages. Busy holders
+/// find out by themselves; this is for idle ones.
 ///
-///     somebody punches a hole, truncates ──► inotify ──┐
-///                                                      ├─► one thread ──► on_memory_changed()
-///     the host runs short of memory ──► its pressure ──┘
+///     hole punched, file truncated ──► inotify ─────────┐
+///                                                       ├─► one thread ──► on_memory_changed()
+///     host short of memory ──► /proc/pressure/memory ───┘
 ///
-/// News is a hint: nothing may have gone. Writes through mappings make none. Files of
-/// memfd_create() are silent on newer kernels (found so on 6.18, where fs/file_table.c takes
-/// notices away from all files that have no place in a tree); for those there is the pressure
-/// (/proc/pressure/memory), which is when somebody wants the memory. Where the kernel or the limits
-/// for inotify give one or both of them not, news does not come.
+/// A notice is a hint: the pages may all be there. Writes through mappings cause none. Files of
+/// memfd_create() cause none on newer kernels (seen on 6.18, where fs/file_table.c drops notices
+/// for files without a place in a tree); memory pressure covers those. Where the kernel or the
+/// inotify limits refuse a source, its notices do not come.
 ///
-/// One thread and one inotify instance a process, which sleep while nothing happens, and rest for a
-/// moment after each round of news.
+/// One thread and one inotify instance per process. The thread sleeps while nothing happens, and
+/// pauses after each round of notices.
 ///
-/// Threads: any. Lifetime: as long as somebody holds it or a Watch.
+/// Threads: any. Lifetime: as long as a holder or a Subscription keeps it.
 class MemoryMonitor : public std::enable_shared_from_this<MemoryMonitor> {
   struct Entry;
 
  public:
   class Subscriber {
    public:
-    /// On the news thread, which waits: quick. Lets no Watch go and makes none.
+    /// The file, or memory in general, may have changed. Runs on the monitor's thread; must be
+    /// quick, and must neither create nor end a Subscription.
     virtual void on_memory_changed() noexcept = 0;
 
    protected:
     ~Subscriber() = default;
   };
-  /// That news is heard. When this has gone, nobody is called for it any more. Keeps the file: goes
-  /// with the mapping.
+  /// Guarantees: no call for it after its end. Lifetime: keeps the monitor. The file is the
+  /// mapping's to keep.
   class Subscription {
    public:
     Subscription(Subscription&& other) noexcept = default;
     Subscription& operator=(Subscription&& other) = delete;
     ~Subscription() {
-      if (news_) news_->forget(entry_);
+      if (monitor_) monitor_->unsubscribe(entry_);
     }
-    /// Otherwise only of memory in general: the kernel or a limit has refused.
-    [[nodiscard]] bool is_file_watched() const noexcept { return entry_->number >= 0; }
+    /// False: inotify refused the file, and only memory pressure is reported.
+    [[nodiscard]] bool is_file_watched() const noexcept { return entry_->watch >= 0; }
 
    private:
     friend class MemoryMonitor;
-    Subscription(std::shared_ptr<MemoryMonitor> news, std::list<Entry>::iterator entry) noexcept
-        : news_(std::move(news)), entry_(entry) {}
-    std::shared_ptr<MemoryMonitor> news_;
+    Subscription(std::shared_ptr<MemoryMonitor> monitor, std::list<Entry>::iterator entry) noexcept
+        : monitor_(std::move(monitor)), entry_(entry) {}
+    std::shared_ptr<MemoryMonitor> monitor_;
     std::list<Entry>::iterator entry_;
   };
 
-  /// The one of this process. Errors: host (no thread, no descriptors).
+  /// The monitor of this process. Errors: host (no thread, no descriptors).
   [[nodiscard]] static Result<std::shared_ptr<MemoryMonitor>> of_process();
   MemoryMonitor(const MemoryMonitor&) = delete;
   MemoryMonitor& operator=(const MemoryMonitor&) = delete;
   ~MemoryMonitor();
 
-  /// Has the subscriber called when the file, or memory in general, is worth a look.
+  /// Calls `subscriber` from now on.
   [[nodiscard]] Subscription subscribe(int fd, Subscriber& subscriber);
 
  private:
   struct Entry {
-    int number;  // of the file, by inotify; or -1: not watched
+    int watch;  // inotify's number of the file; -1 without
     Subscriber* subscriber;
   };
 
-  explicit MemoryMonitor(UniqueFd end) noexcept;
-  void forget(std::list<Entry>::iterator entry) noexcept;
-  void listen() noexcept;
-  void hear_files() noexcept;
+  explicit MemoryMonitor(UniqueFd stop) noexcept;
+  void unsubscribe(std::list<Entry>::iterator entry) noexcept;
+  void run() noexcept;
+  void handle_file_events() noexcept;
   template <typename Condition>
-  void tell(Condition is_meant) noexcept;
+  void notify(Condition is_affected) noexcept;
 
-  const UniqueFd end_;      // eventfd
-  const UniqueFd files_;    // inotify, or nothing
-  UniqueFd pressure_;       // or nothing; the thread's
-  std::mutex mutex_;        // held while listeners are called
-  std::list<Entry> watch_;  // guarded by it
+  const UniqueFd stop_;       // eventfd
+  const UniqueFd inotify_;    // empty: refused
+  UniqueFd pressure_;         // empty: refused; the thread's
+  std::mutex mutex_;          // held during the calls of subscribers
+  std::list<Entry> entries_;  // guarded by it
   std::jthread thread_;
 };
 

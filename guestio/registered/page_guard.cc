@@ -22,14 +22,14 @@ namespace guestio::registered {
 
 namespace {
 
-/// Only for faults of our own code, which needs no privileges.
-UniqueFd open_faults() noexcept {
+/// For faults in user mode only: needs no privileges.
+UniqueFd open_userfaultfd() noexcept {
   return UniqueFd(
       static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)));
 }
 
-/// What a file loses at once. Files on hugetlbfs have large pages only; those of shared memory may
-/// have large ones and lose a part of one all the same.
+/// The unit in which a file loses pages. Files on hugetlbfs have huge pages only; shared memory may
+/// lose a part of a huge page.
 std::size_t page_size_of(int fd) noexcept {
   struct statfs system{};
   if (::fstatfs(fd, &system) != 0 || system.f_type != HUGETLBFS_MAGIC) return kPageSize;
@@ -40,34 +40,34 @@ std::size_t page_size_of(int fd) noexcept {
 }  // namespace
 
 Result<PageGuard> PageGuard::create(int fd, FileOffset offset, ByteCount size) {
-  UniqueFd faults = open_faults();
-  if (!faults) return fail_host("watch the pages of memory (userfaultfd)");
+  UniqueFd userfaultfd = open_userfaultfd();
+  if (!userfaultfd) return fail_host("guard guest memory (userfaultfd)");
   uffdio_api api{};
   api.api = UFFD_API;
   api.features = UFFD_FEATURE_SIGBUS | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_MINOR_HUGETLBFS;
-  if (::ioctl(faults.get(), UFFDIO_API, &api) != 0) {
-    return fail(ErrorKind::kUnsupported, "watching the pages of memory");
+  if (::ioctl(userfaultfd.get(), UFFDIO_API, &api) != 0) {
+    return fail(ErrorKind::kUnsupported, "page guard (userfaultfd features)");
   }
   auto pages = Mapping::shared_file(fd, offset, size.raw(), Mapping::Access::kRead);
   if (!pages) return fail(pages.error());
-  return PageGuard(std::move(*pages), page_size_of(fd), std::move(faults));
+  return PageGuard(std::move(*pages), page_size_of(fd), std::move(userfaultfd));
 }
 
 Result<> PageGuard::cover(std::size_t at, std::size_t size) {
-  GUESTIO_CHECK(at <= pages_.size() && size <= pages_.size() - at, "a part of what is watched");
+  GUESTIO_CHECK(at <= pages_.size() && size <= pages_.size() - at, "a range inside the guard");
   std::byte* const start = pages_.data() + at;
-  // Before the watch begins: behind it nothing comes in any more.
+  // Before the registration: after it no page comes in.
   if (::madvise(start, size, MADV_POPULATE_READ) != 0) {
-    return fail_host("bring the pages of memory in");
+    return fail_host("fault guest memory in");
   }
   uffdio_register request{};
   request.range = {reinterpret_cast<std::uintptr_t>(start), size};
   request.mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR;
-  if (::ioctl(faults_.get(), UFFDIO_REGISTER, &request) == 0) return {};
+  if (::ioctl(userfaultfd_.get(), UFFDIO_REGISTER, &request) == 0) return {};
   if (errno == EINVAL || errno == EPERM) {
-    return fail(ErrorKind::kUnsupported, "watching the pages of this memory");
+    return fail(ErrorKind::kUnsupported, "page guard on this kind of memory");
   }
-  return fail_host("watch the pages of memory");
+  return fail_host("guard guest memory");
 }
 
 bool PageGuard::holds(std::size_t at, std::size_t size) const noexcept {
@@ -82,7 +82,7 @@ bool PageGuard::holds(std::size_t at, std::size_t size) const noexcept {
 }
 
 void PageGuard::prefetch(std::size_t at, std::size_t size) const noexcept {
-  // What a processor fetches at a time; of many pages the later ones have time enough.
+  // As many as a processor fetches at a time; later pages have time enough.
   constexpr std::size_t kPages = 8;
   __builtin_prefetch(pages_.data() + at);
   const std::size_t second = align_down(at, page_size_) + page_size_;

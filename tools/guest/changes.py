@@ -72,7 +72,7 @@ def run(workshop, guestio_blk, kernel, initramfs, image, read_only_image):
     # Resident memory is registered until the guest releases some of it.
     is_registered = may_lock_any_memory()
     if is_registered:
-        disk.wait_for("of guest memory are pinned", machine.process)
+        disk.wait_for("guest memory pinned", machine.process)
     for name, kib in (("inflated", MEMORY_KIB * 7 // 8), ("deflated", MEMORY_KIB)):
         machine.monitor.ask("balloon", value=kib << 10)
         wait_until("the balloon has its size",
@@ -80,7 +80,7 @@ def run(workshop, guestio_blk, kernel, initramfs, image, read_only_image):
                    [machine.process])  # fmt: skip
         guest.check(name, guest.memory_kib)
     if is_registered:
-        disk.wait_for("the guest gives memory back", machine.process)
+        disk.wait_for("guest memory released", machine.process)
 
     os.truncate(image, GROWN)
     disk.ask("resize", "disk0")

@@ -5,80 +5,78 @@
 
 #include <utility>
 
-#include "guestio/vhost/ring/vring.h"
-
 namespace guestio::vhost {
 
 namespace {
 
-/// How long a thread works without a pause on a processor that another of ours wants: some batches
-/// of a disk in memory, and a multiple of what changing over costs.
+/// How long a thread works without a pause on a processor that another thread of ours wants: some
+/// batches of a disk in memory, and a multiple of the cost of a context switch.
 constexpr auto kTurn = std::chrono::microseconds(100);
 
-/// A look takes some nanoseconds, a kick some microseconds of both sides' time.
-constexpr std::uint32_t kLooksBeforeRest = 1024;
+/// A poll takes some nanoseconds, a kick some microseconds of both sides.
+constexpr std::uint32_t kMaxEmptyPolls = 1024;
 
-/// Some hundredths of a second of looks in vain, a second of work. Rings whose thread sleeps ask
-/// what has become of guest memory before they do.
-constexpr std::uint32_t kPollsBetweenLookingAfter = std::uint32_t{1} << 20;
+/// At most 0.1 s of empty polls, or a second of work. Rings of threads that sleep check before they
+/// sleep.
+constexpr std::uint32_t kPollsPerMemoryCheck = std::uint32_t{1} << 20;
 
 }  // namespace
 
 RingPoller::RingPoller(uring::Loop& loop, PollPolicy policy)
     : never_sleeps_(policy.kind == PollPolicy::Kind::kAlways),
-      for_driver_(policy),
-      for_disk_(policy.while_disk_works()) {
+      driver_window_(policy),
+      disk_window_(policy.while_disk_works()) {
   loop.add_poller(*this);
 }
 
-void RingPoller::add(Vring& ring) {
-  // Room for all in both lists, so that changing over takes no memory.
+void RingPoller::add(Client& ring) {
+  // Room for all in both lists: parking allocates nothing.
   const std::size_t all = rings_.size() + parked_.size() + 1;
   parked_.reserve(all);
   rings_.reserve(all);
   rings_.push_back({&ring});
 }
 
-void RingPoller::remove(Vring& ring) noexcept {
+void RingPoller::remove(Client& ring) noexcept {
   std::erase(parked_, &ring);
   counters_.parked.set(parked_.size());
   std::erase_if(rings_, [&ring](const Entry& entry) { return entry.ring == &ring; });
   if (rings_.empty()) occupancy_.leave();
 }
 
-void RingPoller::wake(Vring& ring) noexcept {
+void RingPoller::unpark(Client& ring) noexcept {
   if (std::erase(parked_, &ring) == 0) return;
   counters_.parked.set(parked_.size());
   rings_.push_back({&ring});
-  // Where the thread slept all are asked for kicks, as this one is already.
+  // In a sleeping thread the notifications of all rings are enabled, as this one's are already.
   if (state_ == State::kPolling) ring.suppress_notifications();
 }
 
 void RingPoller::poll_all() noexcept {
-  // By index: a ring may go away, never come, while it is looked at.
+  // By index: a ring may be removed, never added, during its poll.
   for (std::size_t i = 0; i < rings_.size(); ++i) {
-    Vring* const ring = rings_[i].ring;
-    const std::uint64_t taken = chains_taken_;
-    ring->look();
+    Client* const ring = rings_[i].ring;
+    const std::uint64_t popped = chains_popped_;
+    const bool has_chains_in_flight = ring->poll();
     if (i >= rings_.size() || rings_[i].ring != ring) continue;
-    if (chains_taken_ != taken || ring->has_chains_in_flight()) {
+    if (chains_popped_ != popped || has_chains_in_flight) {
       rings_[i].empty_polls = 0;
-    } else if (++rings_[i].empty_polls >= kLooksBeforeRest) {
+    } else if (++rings_[i].empty_polls >= kMaxEmptyPolls) {
       park(i);
     }
   }
 }
 
-/// Leaves a ring out of the looking, unless it is the only one: that is what sleeping is for.
-void RingPoller::park(std::size_t place) noexcept {
-  Vring* const ring = rings_[place].ring;
-  rings_[place].empty_polls = 0;
+/// Parks a ring, unless it is the only one: then the thread sleeps instead.
+void RingPoller::park(std::size_t index) noexcept {
+  Client* const ring = rings_[index].ring;
+  rings_[index].empty_polls = 0;
   if (never_sleeps_ || rings_.size() == 1 || !ring->may_park()) return;
-  // As before a sleep: asked for before the last look, so that no chain can slip in between unseen.
+  // As before a sleep: notifications first, then the last poll, so that no chain is missed.
   const bool has_nothing = ring->enable_notifications();
-  if (place >= rings_.size() || rings_[place].ring != ring) return;
+  if (index >= rings_.size() || rings_[index].ring != ring) return;
   if (!has_nothing) return ring->suppress_notifications();
-  rings_[place] = rings_.back();
+  rings_[index] = rings_.back();
   rings_.pop_back();
   parked_.push_back(ring);
   counters_.parked.set(parked_.size());
@@ -95,15 +93,15 @@ bool RingPoller::poll() noexcept {
     active_window_->note(true);
   }
   if (never_sleeps_) {
-    if (!has_found) make_room();
-    if (++polls_ % kPollsBetweenLookingAfter == 0) check_registered_memory();
+    if (!has_found) yield();
+    if (++polls_ % kPollsPerMemoryCheck == 0) check_registered_memory();
     return true;
   }
   if (!has_found && state_ == State::kPolling) {
     // The clock is read in pauses only, not while there is work.
     if (poll_until_ == Clock::time_point()) poll_until_ = Clock::now() + poll_for_;
     if (Clock::now() < poll_until_) {
-      make_room();
+      yield();
       return true;
     }
     ++counters_.empty_polls;
@@ -111,9 +109,9 @@ bool RingPoller::poll() noexcept {
     return prepare_sleep();
   }
   if (!has_found && state_ == State::kAsleep) return prepare_sleep();
-  active_window_ = in_flight_ == 0 ? &for_driver_ : &for_disk_;
+  active_window_ = in_flight_ == 0 ? &driver_window_ : &disk_window_;
   const PollWindow::Duration window = active_window_->next();
-  // Without a look the answers are shown, new requests submitted and the sleep begun in one call.
+  // Without a window one system call publishes the used entries, submits and sleeps.
   if (window == PollWindow::Duration(0)) return prepare_sleep();
   poll_for_ = window;
   poll_until_ = {};
@@ -127,7 +125,7 @@ bool RingPoller::poll() noexcept {
 /// Returns whether there is work after all.
 bool RingPoller::prepare_sleep() noexcept {
   state_ = State::kAsleep;
-  // Asked for before the last look, so that no chain can slip in between unseen.
+  // Notifications first, then the last poll, so that no chain is missed.
   for (std::size_t i = 0; i < rings_.size(); ++i) (void)rings_[i].ring->enable_notifications();
   if (std::exchange(has_work_, false)) return true;
   ++counters_.sleeps;
@@ -140,14 +138,13 @@ void RingPoller::check_registered_memory() noexcept {
   for (const Entry& entry : rings_) entry.ring->check_registered_memory();
 }
 
-void RingPoller::make_room() noexcept {
+void RingPoller::yield() noexcept {
   if (occupancy_.is_alone()) return;
   ::sched_yield();
   turn_began_ = {};
 }
 
-/// A thread that finds work in each look never makes room by itself, and the scheduler takes
-/// milliseconds to.
+/// A thread with work in each poll would never yield, and the scheduler waits milliseconds.
 void RingPoller::end_turn_in_time() noexcept {
   if (occupancy_.is_alone()) {
     turn_began_ = {};

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// A driver that writes anything into the ring, its tables and its memory while a device serves
-// them on a thread of its own: split and packed rings, with and without an in-flight record.
-// Whatever it writes, the process lives, each chain that was taken is answered, a ring that stands
-// still has said so, and another ring on the same thread is served as before.
+// A hostile driver writes random values into the ring, its tables and its memory, while a device
+// serves them on its own thread: split and packed rings, with and without an in-flight record. The
+// process survives, each popped chain is returned, a stopped ring signals its error descriptor, and
+// another ring on the same thread is served as before.
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -31,7 +31,7 @@ namespace {
 
 constexpr std::uint64_t kStart = 0x40000000;
 constexpr std::size_t kBytes = std::size_t{512} << 10;
-// Of a split ring: descriptors, available and used ring; of a packed one the two event areas.
+// A split ring: descriptors, available and used ring. A packed one: descriptors, event areas.
 constexpr std::size_t kAvail = 0x1000;
 constexpr std::size_t kUsed = 0x2000;
 constexpr std::size_t kTables = 0x3000;
@@ -39,10 +39,11 @@ constexpr std::size_t kHeaders = 0x4000;
 constexpr std::size_t kData = 0x8000;
 constexpr int kMaxSteps = 100;
 
-/// Counts what a device takes and gives back.
-class Tally final : public virtio::QueueHandler, private virtio::DeviceQueue {
+/// Counts the chains that a device pops and returns.
+class ChainCounter final : public virtio::QueueHandler, private virtio::DeviceQueue {
  public:
-  explicit Tally(std::unique_ptr<virtio::QueueHandler> device) : device_(std::move(device)) {}
+  explicit ChainCounter(std::unique_ptr<virtio::QueueHandler> device)
+      : device_(std::move(device)) {}
 
   void process(virtio::DeviceQueue& queue) noexcept override {
     queue_ = &queue;
@@ -51,34 +52,34 @@ class Tally final : public virtio::QueueHandler, private virtio::DeviceQueue {
   void drain() noexcept override { device_->drain(); }
   virtio::HandoverHandler* handover() noexcept override { return device_->handover(); }
   std::optional<std::uint32_t> write_error_status(
-      const virtio::PoppedChain& taken) noexcept override {
-    const auto written = device_->write_error_status(taken);
-    if (!written) has_abandoned_ = true;
+      const virtio::PoppedChain& popped) noexcept override {
+    const auto written = device_->write_error_status(popped);
+    if (!written) has_broken_ = true;
     return written;
   }
-  [[nodiscard]] std::uint64_t unanswered() const noexcept { return taken_ - answered_; }
-  /// Whether a chain was given up since the last time.
-  [[nodiscard]] bool take_abandoned() noexcept { return std::exchange(has_abandoned_, false); }
+  [[nodiscard]] std::uint64_t unreturned() const noexcept { return popped_ - returned_; }
+  /// Whether a chain broke the ring since the last time.
+  [[nodiscard]] bool take_broken() noexcept { return std::exchange(has_broken_, false); }
 
  private:
-  virtio::PopResult pop(virtio::PoppedChain& taken) noexcept override {
-    const virtio::PopResult popped = queue_->pop(taken);
-    if (popped == virtio::PopResult::kChain) ++taken_;
-    return popped;
+  virtio::PopResult pop(virtio::PoppedChain& popped) noexcept override {
+    const virtio::PopResult result = queue_->pop(popped);
+    if (result == virtio::PopResult::kChain) ++popped_;
+    return result;
   }
-  void complete(virtio::PoppedChain& taken, std::uint32_t written) noexcept override {
-    ++answered_;
-    GUESTIO_CHECK(written != 0, "a status in each chain that comes back");
-    queue_->complete(taken, written);
+  void complete(virtio::PoppedChain& popped, std::uint32_t written) noexcept override {
+    ++returned_;
+    GUESTIO_CHECK(written != 0, "a status in each returned chain");
+    queue_->complete(popped, written);
   }
-  void break_on(virtio::PoppedChain& taken, const Error& cause) noexcept override {
-    ++answered_;
-    has_abandoned_ = true;
-    queue_->break_on(taken, cause);
+  void break_on(virtio::PoppedChain& popped, const Error& cause) noexcept override {
+    ++returned_;
+    has_broken_ = true;
+    queue_->break_on(popped, cause);
   }
-  void abandon(virtio::PoppedChain& taken) noexcept override {
-    ++answered_;
-    queue_->abandon(taken);
+  void abandon(virtio::PoppedChain& popped) noexcept override {
+    ++returned_;
+    queue_->abandon(popped);
   }
   [[nodiscard]] virtio::FeatureBits features() const noexcept override {
     return queue_->features();
@@ -86,12 +87,12 @@ class Tally final : public virtio::QueueHandler, private virtio::DeviceQueue {
 
   std::unique_ptr<virtio::QueueHandler> device_;
   virtio::DeviceQueue* queue_ = nullptr;
-  std::uint64_t taken_ = 0;
-  std::uint64_t answered_ = 0;
-  bool has_abandoned_ = false;
+  std::uint64_t popped_ = 0;
+  std::uint64_t returned_ = 0;
+  bool has_broken_ = false;
 };
 
-/// Memory that a driver and a device map each for itself.
+/// Memory mapped by driver and device separately.
 class SharedMemory {
  public:
   SharedMemory() {
@@ -115,7 +116,7 @@ class SharedMemory {
   mem::GuestMemory device_;
 };
 
-/// A ring that runs on a thread, from start() to stop().
+/// A running ring on a thread, until stop().
 class LiveRing {
  public:
   LiveRing(vhost::QueueThread& thread, vhost::Queue& queue, vhost::Vring::Setup setup)
@@ -132,9 +133,9 @@ class LiveRing {
       runs_ = true;
     });
   }
-  [[nodiscard]] bool runs() const noexcept { return runs_; }
+  [[nodiscard]] bool is_running() const noexcept { return runs_; }
   void kick() const { (void)::eventfd_write(kick_.get(), 1); }
-  /// Lets the device do what it does about all that came before.
+  /// Waits for the device to handle all previous steps.
   void settle() const {
     kick();
     thread_.call([] {});
@@ -144,7 +145,7 @@ class LiveRing {
     eventfd_t count = 0;
     return ::eventfd_read(error_.get(), &count) == 0;
   }
-  /// Where it would go on.
+  /// Returns the base.
   std::uint32_t stop() {
     std::promise<std::uint32_t> stopped;
     auto next = stopped.get_future();
@@ -191,8 +192,8 @@ class Driver {
       if (program_.is_over() || program_.flag()) ring.kick();
     }
   }
-  /// Of a split ring: how many answers were shown.
-  [[nodiscard]] std::uint16_t shown() const { return get<std::uint16_t>(kUsed + 2); }
+  /// The used index of a split ring.
+  [[nodiscard]] std::uint16_t published() const { return get<std::uint16_t>(kUsed + 2); }
 
  private:
   template <typename T>
@@ -201,7 +202,8 @@ class Driver {
     std::memcpy(&value, memory_ + at, sizeof value);
     return value;
   }
-  /// Everything but the index that the device alone writes and never reads: the check looks at it.
+  /// All but the used index of a split ring: the device writes and never reads it, and the check
+  /// does.
   void put_bytes(std::size_t at, std::span<const std::byte> bytes) {
     for (const std::byte byte : bytes) {
       const bool is_kept = !is_packed_ && (at == kUsed + 2 || at == kUsed + 3);
@@ -215,9 +217,10 @@ class Driver {
   }
 
   void poke() {
-    static constexpr std::array<std::size_t, 8> kPlaces = {0,       0,        kAvail, kUsed,
-                                                           kTables, kHeaders, kData,  0};
-    const std::size_t at = kPlaces[program_.index(kPlaces.size())] + program_.take<std::uint16_t>();
+    static constexpr std::array<std::size_t, 8> kTargets = {0,       0,        kAvail, kUsed,
+                                                            kTables, kHeaders, kData,  0};
+    const std::size_t at =
+        kTargets[program_.index(kTargets.size())] + program_.take<std::uint16_t>();
     const auto bytes = std::as_bytes(program_.bytes(1 + program_.index(24)));
     if (record_ != nullptr && program_.index(4) == 0) {
       (void)!::pwrite(record_->fd(), bytes.data(), bytes.size(), static_cast<off_t>(at % 4096));
@@ -226,26 +229,26 @@ class Driver {
     }
   }
 
-  struct Part {
+  struct Segment {
     std::uint64_t address;
     std::uint32_t length;
     bool is_writable;
   };
 
-  Part any_part(bool is_writable) {
-    Part part{kStart + kData + program_.take<std::uint16_t>() * 4U, 512, is_writable};
+  Segment random_segment(bool is_writable) {
+    Segment segment{kStart + kData + program_.take<std::uint16_t>() * 4U, 512, is_writable};
     switch (program_.index(8)) {
-      case 0: part.length = program_.take<std::uint16_t>(); break;
-      case 1: part.length = program_.take<std::uint32_t>(); break;
-      case 2: part.address = kStart + kBytes - program_.take<std::uint8_t>(); break;
-      case 3: part.address = kStart; break;  // the ring itself
-      case 4: part.length = 512 * (1 + program_.take<std::uint8_t>()); break;
+      case 0: segment.length = program_.take<std::uint16_t>(); break;
+      case 1: segment.length = program_.take<std::uint32_t>(); break;
+      case 2: segment.address = kStart + kBytes - program_.take<std::uint8_t>(); break;
+      case 3: segment.address = kStart; break;  // the ring itself
+      case 4: segment.length = 512 * (1 + program_.take<std::uint8_t>()); break;
       default: break;
     }
-    return part;
+    return segment;
   }
 
-  /// A request that is mostly sensible: the header says so, the parts lie where they like.
+  /// A mostly valid request: a valid header, random segments.
   void add_chain() {
     const std::size_t header = kHeaders + 64 * program_.index(64);
     static constexpr std::array<std::uint32_t, 8> kTypes = {0, 1, 4, 8, 11, 13, 0, 1};
@@ -253,57 +256,59 @@ class Driver {
         static_cast<virtio::blk::RequestType>(kTypes[program_.index(kTypes.size())]), 0,
         program_.take<std::uint16_t>() % 2100U};
     put(header, request);
-    std::vector<Part> parts = {{kStart + header, 16, false}};
+    std::vector<Segment> parts = {{kStart + header, 16, false}};
     const bool is_read = request.type == virtio::blk::RequestType::kIn || program_.index(16) == 0;
     for (std::size_t count = program_.index(5); count > 0; --count) {
-      parts.push_back(any_part(is_read));
+      parts.push_back(random_segment(is_read));
     }
     parts.push_back({kStart + header + 32, 1, true});
     if (program_.index(4) == 0) {
       add_table(parts);
     } else {
-      add_parts(parts);
+      add_direct(parts);
     }
   }
-  void add_table(const std::vector<Part>& parts) {
+  void add_table(const std::vector<Segment>& parts) {
     const std::size_t table = kTables + 256 * program_.index(16);
     for (std::size_t i = 0; i < parts.size(); ++i) {
       const auto next = static_cast<std::uint16_t>(i + 1);
       put(table + 16 * i, to_descriptor(parts[i], next != parts.size(), next));
     }
     const auto bytes = static_cast<std::uint32_t>(16 * parts.size());
-    const std::uint16_t head = place();
+    const std::uint16_t head = next_index();
     put(16U * head, virtio::Descriptor{kStart + table, bytes,
                                        flags_of(virtio::kDescriptorIndirect, false), head});
     ++added_;
-    if (!is_packed_) show(head);
+    if (!is_packed_) make_available(head);
   }
-  void add_parts(const std::vector<Part>& parts) {
-    const std::uint16_t head = place();
+  void add_direct(const std::vector<Segment>& parts) {
+    const std::uint16_t head = next_index();
     for (std::size_t i = 0; i < parts.size(); ++i, ++added_) {
       const bool has_next = i + 1 != parts.size();
       const auto next = static_cast<std::uint16_t>((added_ + 1) % size_);
-      // A packed ring's last word is an id; those in use may be given again.
-      put(16U * place(), to_descriptor(parts[i], has_next, is_packed_ ? place() : next));
+      // The last word of a packed descriptor is an id, even one in flight.
+      put(16U * next_index(), to_descriptor(parts[i], has_next, is_packed_ ? next_index() : next));
     }
-    if (!is_packed_) show(head);
+    if (!is_packed_) make_available(head);
   }
-  [[nodiscard]] std::uint16_t place() const { return static_cast<std::uint16_t>(added_ % size_); }
+  [[nodiscard]] std::uint16_t next_index() const {
+    return static_cast<std::uint16_t>(added_ % size_);
+  }
   [[nodiscard]] std::uint16_t flags_of(std::uint16_t flags, bool is_writable) const {
     if (is_writable) flags |= virtio::kDescriptorWrite;
     if (is_packed_) flags |= (added_ / size_) % 2 == 0 ? 0x80 : 0x8000;
     return flags;
   }
-  [[nodiscard]] virtio::Descriptor to_descriptor(const Part& part, bool has_next,
+  [[nodiscard]] virtio::Descriptor to_descriptor(const Segment& segment, bool has_next,
                                                  std::uint16_t last_word) const {
     const std::uint16_t next = has_next ? virtio::kDescriptorNext : 0;
-    // The two kinds have flags and the last word in opposite order.
-    virtio::Descriptor descriptor{part.address, part.length, flags_of(next, part.is_writable),
-                                  last_word};
+    // Flags and the last word are in opposite order in the two kinds.
+    virtio::Descriptor descriptor{segment.address, segment.length,
+                                  flags_of(next, segment.is_writable), last_word};
     if (is_packed_) std::swap(descriptor.flags, descriptor.next);
     return descriptor;
   }
-  void show(std::uint16_t head) {
+  void make_available(std::uint16_t head) {
     const auto index = get<std::uint16_t>(kAvail + 2);
     put(kAvail + 4 + std::size_t{2} * (index % size_), head);
     std::atomic_thread_fence(std::memory_order_release);
@@ -329,10 +334,10 @@ class Driver {
   std::uint64_t added_ = 0;  // descriptors
 };
 
-/// A thread with two queues: the one under attack, and one that must not notice.
-class World {
+/// A thread with two queues: one under attack, and an unaffected bystander.
+class Fixture {
  public:
-  World() {
+  Fixture() {
     log::set_level(log::Level::kError);
     attacked_ = make_queue();
     auto bystander_queue = make_queue();
@@ -360,16 +365,17 @@ class World {
                    .base = is_packed ? 0x80008000U : 0U,
                    .inflight = record,
                    .memory = memory_.device()});
-    GUESTIO_CHECK(ring.runs(), "a ring in memory of its own");
+    GUESTIO_CHECK(ring.is_running(), "a ring in its own memory");
     Driver driver(memory_.driver(), program, is_packed, size, record.get());
     driver.play(ring);
     ring.settle();
     const std::uint32_t next = ring.stop();
-    GUESTIO_CHECK(tally_->unanswered() == 0, "each chain that was taken is answered");
-    const bool is_all_shown = is_packed || driver.shown() == (next & 0xffff);
+    GUESTIO_CHECK(counter_->unreturned() == 0, "each popped chain is returned");
+    const bool is_all_published = is_packed || driver.published() == (next & 0xffff);
     const bool is_broken = ring.is_broken();
-    GUESTIO_CHECK(is_all_shown || is_broken, "a ring that stands still says so");
-    GUESTIO_CHECK(!tally_->take_abandoned() || is_broken, "a chain without a status ends its ring");
+    GUESTIO_CHECK(is_all_published || is_broken, "a stopped ring signals an error");
+    GUESTIO_CHECK(!counter_->take_broken() || is_broken,
+                  "a chain without a status breaks its ring");
     if (++runs_ % 16 == 0) check_bystander();
   }
 
@@ -380,11 +386,11 @@ class World {
         [this](uring::Loop& loop, std::uint16_t) -> Result<std::unique_ptr<virtio::QueueHandler>> {
           auto channel = disk_->open_channel(loop, ByteCount(65536));
           if (!channel) return fail(channel.error());
-          auto tally = std::make_unique<Tally>(
+          auto counter = std::make_unique<ChainCounter>(
               std::make_unique<blk::BlockQueue>(device_, std::move(*channel)));
-          // The first is the one under attack.
-          if (tally_ == nullptr) tally_ = tally.get();
-          return tally;
+          // The first queue is the one under attack.
+          if (counter_ == nullptr) counter_ = counter.get();
+          return counter;
         }));
   }
 
@@ -411,7 +417,7 @@ class World {
       std::this_thread::yield();
     }
     GUESTIO_CHECK(std::memcmp(bystander_ring_.at(at.plus_unchecked(64)), "fuzz", 5) == 0,
-                  "the other disk as it was");
+                  "the other disk unchanged");
   }
 
   SharedMemory memory_;
@@ -420,7 +426,7 @@ class World {
   blk::BlockDevice device_{{.disk = disk_->info(), .queues = 2, .serial = "fuzz"}};
   std::unique_ptr<vhost::QueueThread> thread_ =
       std::move(*vhost::QueueThread::start({.name = "ring", .polling = {}}));
-  Tally* tally_ = nullptr;
+  ChainCounter* counter_ = nullptr;
   std::unique_ptr<vhost::Queue> attacked_;
   virtio::RingForTest bystander_ring_{16};
   virtio::SplitDriverRing bystander_driver_ =
@@ -440,8 +446,8 @@ extern "C" int LLVMFuzzerInitialize(int* /*count*/, char*** /*words*/) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace guestio;
-  static fuzz::World& world = *new fuzz::World();
+  static fuzz::Fixture& fixture = *new fuzz::Fixture();
   fuzz::Program program(data, size);
-  world.run(program);
+  fixture.run(program);
   return 0;
 }

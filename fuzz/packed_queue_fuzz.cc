@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The device's side of a packed ring against a driver that writes whatever it likes between any two
-// steps, beside a model that reads the same ring in the plainest way.
+// The device side of a packed ring against a driver that writes random values between any two
+// steps, compared with a simple model of the same ring.
 #include <memory>
 #include <optional>
 #include <utility>
@@ -27,15 +27,15 @@ using virtio::PopResult;
 
 constexpr std::uint64_t kStart = 0x10000;  // of guest memory
 constexpr std::size_t kBytes = 0x8000;
-constexpr std::size_t kDriverEvent = 0x1000;  // parts of the ring in it
+constexpr std::size_t kDriverEvent = 0x1000;  // parts of the ring
 constexpr std::size_t kDeviceEvent = 0x1800;
 constexpr std::size_t kTables = 0x2000;  // indirect tables
 constexpr std::size_t kTableEntries = (kBytes - kTables) / 16;
 constexpr std::size_t kMaxEntries = 256;  // of the ring
 constexpr std::uint64_t kMaxChainBytes = std::uint64_t{1} << 32;
 
-/// A place counted from the beginning of time, as only a model can afford.
-struct Place {
+/// A position as the number of all entries so far.
+struct ModelPosition {
   std::uint64_t count;
   std::uint16_t size;
 
@@ -46,17 +46,17 @@ struct Place {
   }
 };
 
-/// What the model makes of a chain.
-struct Walked {
-  enum class Kind { kWhole, kMalformed, kNoRoom, kNoRoomOrMalformed };
+/// The chain as the model sees it.
+struct ExpectedChain {
+  enum class Kind { kComplete, kMalformed, kNoRoom, kNoRoomOrMalformed };
   Kind kind = Kind::kMalformed;
   std::vector<AddressRange> extents;
   std::size_t readable = 0;
 };
 
-class Game {
+class RingModel {
  public:
-  Game(const GuestMemory& memory, std::byte* host, Program& program)
+  RingModel(const GuestMemory& memory, std::byte* host, Program& program)
       : memory_(memory),
         host_(host),
         program_(program),
@@ -70,19 +70,19 @@ class Game {
     const auto place = PackedPosition::from_word(avail_.word());
     // Nothing is available in the first lap.
     for (std::uint64_t i = 0; i < size_; ++i) {
-      const Place slot{avail_.count + i, size_};
+      const ModelPosition slot{avail_.count + i, size_};
       put<std::uint16_t>(16 * slot.index() + 14, slot.wrap() ? 0 : 0x8080);
     }
     const auto ring = PackedRing::at(host_, host_ + kDriverEvent, host_ + kDeviceEvent, size_);
-    GUESTIO_CHECK(ring.has_value(), "a good ring");
+    GUESTIO_CHECK(ring.has_value(), "a valid ring");
     auto queue = PackedDeviceRing::create(*ring, features_, {place, place});
     GUESTIO_CHECK(queue.has_value(), "a queue");
     queue_.emplace(std::move(*queue));
   }
-  Game(const Game&) = delete;
-  Game& operator=(const Game&) = delete;
+  RingModel(const RingModel&) = delete;
+  RingModel& operator=(const RingModel&) = delete;
 
-  void play() {
+  void run() {
     for (std::size_t step = 0; step < 512 && !program_.is_over(); ++step) {
       const auto operation = program_.take<std::uint8_t>();
       switch (operation % 16) {
@@ -110,7 +110,7 @@ class Game {
   }
 
  private:
-  struct Taken {
+  struct PoppedChain {
     Chain chain;
     std::size_t descriptors = 0;
   };
@@ -134,7 +134,7 @@ class Game {
         program_.bytes(std::min<std::size_t>(program_.take<std::uint8_t>(), kBytes - at));
     if (!bytes.empty()) std::memcpy(host_ + at, bytes.data(), bytes.size());
   }
-  /// Many entries of a table alike, of which few descriptors would make as many.
+  /// Many equal entries of a table.
   void fill_table() {
     const std::size_t first = program_.index(kTableEntries);
     const std::size_t count = program_.take<std::uint16_t>() % kTableEntries;
@@ -150,7 +150,7 @@ class Game {
     const auto kind = program_.take<std::uint8_t>();
     descriptor.flags = kind & 7;
     switch (kind >> 6) {
-      case 0:  // an indirect table, perhaps over the end of memory
+      case 0:  // an indirect table, perhaps beyond the end of memory
         descriptor.address = kStart + kTables + program_.index(2 * kMaxEntries) * 64;
         descriptor.length = std::uint32_t{program_.take<std::uint16_t>()} / 16 * 16;
         break;
@@ -169,7 +169,7 @@ class Game {
     descriptor.id = program_.take<std::uint8_t>();
     put(at, descriptor);
   }
-  /// A row of descriptors where a driver would put them, each leading to the next as a rule.
+  /// Descriptors at the driver's position, mostly linked.
   void make_available() {
     for (std::size_t count = program_.index(8); count < 8; ++count) {
       const std::size_t at = 16 * driver_.index();
@@ -181,19 +181,19 @@ class Game {
     }
   }
 
-  // The device, step by step beside the model.
+  // The device, step by step, and the model.
 
-  [[nodiscard]] bool is_available(Place place) const {
+  [[nodiscard]] bool is_available(ModelPosition place) const {
     const int flags = get<std::uint16_t>(16 * place.index() + 14) & 0x8080;
     return flags == (place.wrap() ? 0x80 : 0x8000);
   }
 
-  /// The chain at the device's place, as it stands; nothing when it does not end in time.
+  /// The chain at the device's position; nothing if it does not end.
   [[nodiscard]] std::optional<std::vector<PackedDescriptor>> fetch() const {
     std::vector<PackedDescriptor> descriptors;
-    const std::uint64_t out = avail_.count - used_.count;
-    for (std::uint64_t i = 0; i < size_ - out; ++i) {
-      const Place place{avail_.count + i, size_};
+    const std::uint64_t in_flight = avail_.count - used_.count;
+    for (std::uint64_t i = 0; i < size_ - in_flight; ++i) {
+      const ModelPosition place{avail_.count + i, size_};
       descriptors.push_back(get<PackedDescriptor>(16 * place.index()));
       if ((descriptors.back().flags & virtio::kDescriptorNext) == 0) return descriptors;
     }
@@ -201,14 +201,14 @@ class Game {
   }
 
   [[nodiscard]] std::size_t long_chains() const {
-    return static_cast<std::size_t>(std::ranges::count_if(chains_, [](const auto& taken) {
-      return taken->chain.extents().size() > virtio::ExtentArena::kMediumExtents;
+    return static_cast<std::size_t>(std::ranges::count_if(chains_, [](const auto& popped_chain) {
+      return popped_chain->chain.extents().size() > virtio::ExtentArena::kMediumExtents;
     }));
   }
 
-  [[nodiscard]] Walked walk(std::vector<PackedDescriptor> descriptors) const {
-    Walked result;
-    bool over_the_end = false;
+  [[nodiscard]] ExpectedChain walk(std::vector<PackedDescriptor> descriptors) const {
+    ExpectedChain result;
+    bool leaves_memory = false;
     const PackedDescriptor first = descriptors.front();
     if (descriptors.size() == 1 && (first.flags & virtio::kDescriptorIndirect) != 0) {
       const bool allowed = (features_ & virtio::kFeatureIndirectDesc) != 0 && first.length != 0 &&
@@ -218,8 +218,8 @@ class Game {
       std::uint64_t at = first.address - kStart;
       descriptors.clear();
       for (std::size_t i = 0; i < first.length / 16; ++i, at += 16) {
-        over_the_end = at > kBytes - 16;
-        if (over_the_end) break;
+        leaves_memory = at > kBytes - 16;
+        if (leaves_memory) break;
         descriptors.push_back(get<PackedDescriptor>(at));
       }
     }
@@ -231,23 +231,24 @@ class Game {
       total += descriptor.length;
       const auto range =
           AddressRange::from_start_and_length(Gpa(descriptor.address), descriptor.length);
-      const bool behind_writable = !writable && result.extents.size() > result.readable;
-      if (behind_writable || !range || total > kMaxChainBytes) return result;
+      const bool after_writable = !writable && result.extents.size() > result.readable;
+      if (after_writable || !range || total > kMaxChainBytes) return result;
       if (result.extents.size() == virtio::ExtentArena::kMediumExtents &&
           long_chains() == virtio::ExtentArena::kHugeBlocks) {
-        // A table is read some entries ahead: its end may be noticed first.
-        result.kind = over_the_end ? Walked::Kind::kNoRoomOrMalformed : Walked::Kind::kNoRoom;
+        // The device reads ahead in a table, and may see its end first.
+        result.kind =
+            leaves_memory ? ExpectedChain::Kind::kNoRoomOrMalformed : ExpectedChain::Kind::kNoRoom;
         return result;
       }
       result.extents.push_back(*range);
       if (!writable) result.readable = result.extents.size();
     }
-    result.kind = over_the_end ? Walked::Kind::kMalformed : Walked::Kind::kWhole;
+    result.kind = leaves_memory ? ExpectedChain::Kind::kMalformed : ExpectedChain::Kind::kComplete;
     return result;
   }
 
-  /// The last writable byte of a malformed chain, in the plainest way; nothing where none is, or
-  /// the end is not certain.
+  /// The last writable byte of a malformed chain; nothing if there is none, or the end is
+  /// uncertain.
   [[nodiscard]] std::optional<std::uint64_t> last_writable(
       std::vector<PackedDescriptor> descriptors) const {
     const PackedDescriptor first = descriptors.front();
@@ -261,7 +262,7 @@ class Game {
       }
       descriptors.clear();
       const std::size_t entries = first.length / 16;
-      // Of one that is too long the last entry.
+      // Of a too long table the last entry only.
       for (std::size_t i = entries > virtio::kMaxChainDescriptors ? entries - 1 : 0; i < entries;
            ++i) {
         descriptors.push_back(get<PackedDescriptor>(first.address - kStart + 16 * i));
@@ -280,8 +281,8 @@ class Game {
   }
 
   void pop() {
-    auto taken = std::make_unique<Taken>();
-    const auto popped = queue_->pop(memory_, taken->chain);
+    auto popped_chain = std::make_unique<PoppedChain>();
+    const auto popped = queue_->pop(memory_, popped_chain->chain);
     if (!is_available(avail_)) {
       GUESTIO_CHECK(popped.has_value() && *popped == PopResult::kNothing, "nothing");
       return;
@@ -293,44 +294,46 @@ class Game {
             chains_,
             [&](const auto& other) { return other->chain.head() == descriptors->back().id; });
     if (!good_id) {
-      GUESTIO_CHECK(!popped.has_value(), "an error for a ring that makes no sense");
+      GUESTIO_CHECK(!popped.has_value(), "an error for a malformed ring");
       GUESTIO_CHECK(popped.error().kind == ErrorKind::kPeerFault, "a peer fault");
       return;
     }
-    GUESTIO_CHECK(popped.has_value(), "an answer from a ring that makes sense");
-    const Walked expected = walk(*descriptors);
+    GUESTIO_CHECK(popped.has_value(), "a chain from a valid ring");
+    const ExpectedChain expected = walk(*descriptors);
     if (*popped == PopResult::kNoRoom) {
-      GUESTIO_CHECK(expected.kind == Walked::Kind::kNoRoom ||
-                        expected.kind == Walked::Kind::kNoRoomOrMalformed,
-                    "no room where there is none");
+      GUESTIO_CHECK(expected.kind == ExpectedChain::Kind::kNoRoom ||
+                        expected.kind == ExpectedChain::Kind::kNoRoomOrMalformed,
+                    "no room, as in the model");
       return;
     }
-    GUESTIO_CHECK(*popped == PopResult::kChain && taken->chain.head() == descriptors->back().id,
-                  "the chain");
-    GUESTIO_CHECK(queue_->fetched().size() == descriptors->size(), "what was fetched");
-    check_chain(taken->chain, expected);
-    if (taken->chain.is_malformed()) {
+    GUESTIO_CHECK(
+        *popped == PopResult::kChain && popped_chain->chain.head() == descriptors->back().id,
+        "the chain");
+    GUESTIO_CHECK(queue_->fetched().size() == descriptors->size(), "the fetched descriptors");
+    check_chain(popped_chain->chain, expected);
+    if (popped_chain->chain.is_malformed()) {
       const auto last = last_writable(*descriptors);
-      GUESTIO_CHECK(taken->chain.last_writable().has_value() == last.has_value(),
+      GUESTIO_CHECK(popped_chain->chain.last_writable().has_value() == last.has_value(),
                     "a status or none");
-      if (last) GUESTIO_CHECK(taken->chain.last_writable()->raw() == *last, "the model's status");
+      if (last)
+        GUESTIO_CHECK(popped_chain->chain.last_writable()->raw() == *last, "the model's status");
     }
-    taken->descriptors = descriptors->size();
-    avail_.count += taken->descriptors;
-    chains_.push_back(std::move(taken));
+    popped_chain->descriptors = descriptors->size();
+    avail_.count += popped_chain->descriptors;
+    chains_.push_back(std::move(popped_chain));
   }
 
-  static void check_chain(const Chain& chain, const Walked& expected) {
+  static void check_chain(const Chain& chain, const ExpectedChain& expected) {
     if (chain.is_malformed()) {
-      GUESTIO_CHECK(expected.kind == Walked::Kind::kMalformed ||
-                        expected.kind == Walked::Kind::kNoRoomOrMalformed,
-                    "a good chain");
+      GUESTIO_CHECK(expected.kind == ExpectedChain::Kind::kMalformed ||
+                        expected.kind == ExpectedChain::Kind::kNoRoomOrMalformed,
+                    "a complete chain");
       GUESTIO_CHECK(
           chain.extents().empty() && chain.readable_length() == 0 && chain.writable_length() == 0,
           "a malformed chain without extents");
       return;
     }
-    GUESTIO_CHECK(expected.kind == Walked::Kind::kWhole, "a malformed chain");
+    GUESTIO_CHECK(expected.kind == ExpectedChain::Kind::kComplete, "a malformed chain");
     GUESTIO_CHECK(std::ranges::equal(chain.extents(), expected.extents), "the model's extents");
     GUESTIO_CHECK(chain.readable().size() == expected.readable, "the model's readable extents");
   }
@@ -341,32 +344,32 @@ class Game {
         chains_.begin() + static_cast<std::ptrdiff_t>(program_.index(chains_.size()));
     const auto written = program_.take<std::uint32_t>();
     const std::uint16_t id = (*chosen)->chain.head();
-    GUESTIO_CHECK(queue_->push_used(id, written).has_value(), "an answer");
-    answers_.push_back({.count = (*chosen)->descriptors, .id = id, .written = written});
+    GUESTIO_CHECK(queue_->push_used(id, written).has_value(), "a used descriptor");
+    pushed_.push_back({.count = (*chosen)->descriptors, .id = id, .written = written});
     chains_.erase(chosen);
   }
 
   void publish() {
-    const Place before = used_;
-    const auto asked = queue_->publish();
-    GUESTIO_CHECK(asked.has_value(), "to publish");
-    if (answers_.empty()) {
-      GUESTIO_CHECK(!*asked, "no call for nothing");
+    const ModelPosition before = used_;
+    const auto needs_call = queue_->publish();
+    GUESTIO_CHECK(needs_call.has_value(), "to publish");
+    if (pushed_.empty()) {
+      GUESTIO_CHECK(!*needs_call, "no call for nothing");
       return;
     }
-    for (const Answer& answer : answers_) {
-      const auto shown = get<PackedDescriptor>(16 * used_.index());
-      GUESTIO_CHECK(shown.id == answer.id && shown.length == answer.written, "the answer");
-      GUESTIO_CHECK((shown.flags & 0x8080) == (used_.wrap() ? 0x8080 : 0), "its flags");
-      used_.count += answer.count;
+    for (const UsedEntry& entry : pushed_) {
+      const auto used = get<PackedDescriptor>(16 * used_.index());
+      GUESTIO_CHECK(used.id == entry.id && used.length == entry.written, "the used descriptor");
+      GUESTIO_CHECK((used.flags & 0x8080) == (used_.wrap() ? 0x8080 : 0), "its flags");
+      used_.count += entry.count;
     }
-    answers_.clear();
-    const auto wanted = wants_call(before);
-    GUESTIO_CHECK(!wanted || *asked == *wanted, "a call when the driver wants one");
+    pushed_.clear();
+    const auto expected = expected_call(before);
+    GUESTIO_CHECK(!expected || *needs_call == *expected, "a call if the driver needs one");
   }
 
-  /// Nothing when the event is no place in the ring: either answer is right then.
-  [[nodiscard]] std::optional<bool> wants_call(Place before) {
+  /// Nothing if the event is outside the ring: then both results are valid.
+  [[nodiscard]] std::optional<bool> expected_call(ModelPosition before) {
     if (std::exchange(forced_, false)) return true;
     const auto event = get<virtio::PackedEvent>(kDriverEvent);
     const int kind = event.flags & 3;
@@ -381,26 +384,27 @@ class Game {
 
   void notifications() {
     if (program_.flag()) {
-      GUESTIO_CHECK(queue_->suppress_notifications().has_value(), "to disable notifications");
+      GUESTIO_CHECK(queue_->suppress_notifications().has_value(), "to suppress notifications");
       GUESTIO_CHECK(get<std::uint16_t>(kDeviceEvent + 2) == 1, "the flag");
       return;
     }
     const auto available = queue_->enable_notifications();
     const bool by_event = (features_ & virtio::kFeatureEventIdx) != 0;
     GUESTIO_CHECK(get<std::uint16_t>(kDeviceEvent) == avail_.word(), "the event");
-    GUESTIO_CHECK(get<std::uint16_t>(kDeviceEvent + 2) == (by_event ? 2 : 0), "the wish for kicks");
+    GUESTIO_CHECK(get<std::uint16_t>(kDeviceEvent + 2) == (by_event ? 2 : 0), "the flag for kicks");
     GUESTIO_CHECK(available.has_value() && *available == is_available(avail_),
-                  "what came before the kicks");
+                  "chains before the kicks");
   }
 
   void check() const {
     GUESTIO_CHECK(queue_->in_flight() == chains_.size(), "the model's chains in flight");
     GUESTIO_CHECK(avail_.count - used_.count <= size_, "no more descriptors than the ring holds");
-    GUESTIO_CHECK(queue_->base().avail.to_word() == avail_.word(), "the model's place");
-    GUESTIO_CHECK(queue_->base().used.to_word() == used_.word(), "the model's place of answers");
+    GUESTIO_CHECK(queue_->base().avail.to_word() == avail_.word(),
+                  "the model's available position");
+    GUESTIO_CHECK(queue_->base().used.to_word() == used_.word(), "the model's used position");
   }
 
-  struct Answer {
+  struct UsedEntry {
     std::size_t count;
     std::uint16_t id;
     std::uint32_t written;
@@ -412,11 +416,11 @@ class Game {
   const std::uint16_t size_;
   virtio::FeatureBits features_;
   std::optional<PackedDeviceRing> queue_;
-  std::vector<std::unique_ptr<Taken>> chains_;  // in flight; behind the queue: they go before it
-  std::vector<Answer> answers_;                 // pushed and not published
-  Place avail_;                                 // of the device
-  Place used_;
-  Place driver_;  // where it makes things available
+  std::vector<std::unique_ptr<PoppedChain>> chains_;  // in flight; end before the ring
+  std::vector<UsedEntry> pushed_;                     // pushed, unpublished
+  ModelPosition avail_;                               // the device's
+  ModelPosition used_;
+  ModelPosition driver_;  // the next available position
   bool forced_ = false;
 };
 
@@ -428,6 +432,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   static const mem::GuestMemory memory =
       *mem::GuestMemory::allocate(ByteCount(fuzz::kBytes), Gpa(fuzz::kStart));
   fuzz::Program program(data, size);
-  fuzz::Game(memory, *memory.host_range(Gpa(fuzz::kStart), fuzz::kBytes), program).play();
+  fuzz::RingModel(memory, *memory.host_range(Gpa(fuzz::kStart), fuzz::kBytes), program).run();
   return 0;
 }

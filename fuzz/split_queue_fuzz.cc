@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The device's side of a split ring against a driver that writes whatever it likes between any two
-// steps, beside a model that reads the same ring in the plainest way.
+// The device side of a split ring against a driver that writes random values between any two steps,
+// compared with a simple model of the same ring.
 #include <memory>
 #include <optional>
 
@@ -26,25 +26,25 @@ using virtio::SplitRing;
 
 constexpr std::uint64_t kStart = 0x10000;  // of guest memory
 constexpr std::size_t kBytes = 0x8000;
-constexpr std::size_t kAvail = 0x1000;  // parts of the ring in it
+constexpr std::size_t kAvail = 0x1000;  // parts of the ring
 constexpr std::size_t kUsed = 0x2000;
-constexpr std::size_t kTables = 0x3000;  // indirect tables, and room for 1280 entries in them
+constexpr std::size_t kTables = 0x3000;  // indirect tables, 1280 entries
 constexpr std::size_t kTableEntries = (kBytes - kTables) / sizeof(Descriptor);
 constexpr std::size_t kMaxEntries = 256;  // of the ring
 constexpr std::uint64_t kMaxChainBytes = std::uint64_t{1} << 32;
 
-/// What the model makes of a chain.
-struct Walked {
-  enum class Kind { kWhole, kMalformed, kNoRoom, kWholeOrMalformed };
+/// The chain as the model sees it.
+struct ExpectedChain {
+  enum class Kind { kComplete, kMalformed, kNoRoom, kCompleteOrMalformed };
   Kind kind = Kind::kMalformed;
   std::vector<AddressRange> extents;
   std::size_t readable = 0;
-  bool over_the_end = false;  // of memory: the end of a table
+  bool leaves_memory = false;  // the end of a table
 };
 
-class Game {
+class RingModel {
  public:
-  Game(const GuestMemory& memory, std::byte* host, Program& program)
+  RingModel(const GuestMemory& memory, std::byte* host, Program& program)
       : memory_(memory),
         host_(host),
         program_(program),
@@ -58,15 +58,15 @@ class Game {
     put<std::uint16_t>(kAvail + 2, next_avail_);
     seen_ = next_avail_;
     const auto ring = SplitRing::at(host_, host_ + kAvail, host_ + kUsed, size_);
-    GUESTIO_CHECK(ring.has_value(), "a good ring");
+    GUESTIO_CHECK(ring.has_value(), "a valid ring");
     auto queue = SplitDeviceRing::create(*ring, features_, next_avail_);
     GUESTIO_CHECK(queue.has_value(), "a queue");
     queue_.emplace(std::move(*queue));
   }
-  Game(const Game&) = delete;
-  Game& operator=(const Game&) = delete;
+  RingModel(const RingModel&) = delete;
+  RingModel& operator=(const RingModel&) = delete;
 
-  void play() {
+  void run() {
     for (std::size_t step = 0; step < 512 && !program_.is_over(); ++step) {
       const auto operation = program_.take<std::uint8_t>();
       switch (operation % 16) {
@@ -115,25 +115,25 @@ class Game {
   }
   /// One of the ring's own words: flags, indices, events, heads.
   void poke_word() {
-    const std::size_t places[] = {kAvail,
-                                  kAvail + 2,
-                                  kUsed,
-                                  kUsed + 2,
-                                  kAvail + 4 + 2 * size_,
-                                  kAvail + 4 + 2 * program_.index(kMaxEntries)};
-    put(places[program_.index(6)], program_.take<std::uint16_t>());
+    const std::size_t words[] = {kAvail,
+                                 kAvail + 2,
+                                 kUsed,
+                                 kUsed + 2,
+                                 kAvail + 4 + 2 * size_,
+                                 kAvail + 4 + 2 * program_.index(kMaxEntries)};
+    put(words[program_.index(6)], program_.take<std::uint16_t>());
   }
-  [[nodiscard]] std::size_t descriptor_place() {
+  [[nodiscard]] std::size_t descriptor_offset() {
     const std::size_t index = program_.index(kMaxEntries);
     return (program_.flag() ? kTables : 0) + index * sizeof(Descriptor);
   }
   void poke_descriptor() {
-    const std::size_t at = descriptor_place();
+    const std::size_t at = descriptor_offset();
     Descriptor descriptor{};
     const auto kind = program_.take<std::uint8_t>();
     descriptor.flags = kind & 7;
     switch (kind >> 6) {
-      case 0:  // an indirect table, perhaps over the end of memory
+      case 0:  // an indirect table, perhaps beyond the end of memory
         descriptor.address = kStart + kTables + program_.index(2 * kMaxEntries) * 64;
         descriptor.length = std::uint32_t{program_.take<std::uint16_t>()} / 16 * 16;
         break;
@@ -152,7 +152,7 @@ class Game {
     descriptor.next = program_.take<std::uint8_t>();
     put(at, descriptor);
   }
-  /// A row of descriptors in which each leads to the next.
+  /// A list of linked descriptors.
   void link_descriptors() {
     const std::size_t table = program_.flag() ? kTables : 0;
     const std::size_t entries = table == 0 ? kMaxEntries : kTableEntries;
@@ -173,10 +173,9 @@ class Game {
     put(kAvail + 2, static_cast<std::uint16_t>(index + 1));
   }
 
-  // The device, step by step beside the model.
+  // The device, step by step, and the model.
 
-  /// Whether something is available, as a queue knows that may remember an older index; nothing
-  /// when the index makes no sense.
+  /// Whether a chain is available, to a ring with a cached index; nothing if the index is invalid.
   std::optional<bool> is_available(bool recheck) {
     if (!recheck && seen_ != next_avail_) return true;
     const auto index = get<std::uint16_t>(kAvail + 2);
@@ -191,16 +190,16 @@ class Game {
     }));
   }
 
-  /// Follows a chain from its head in the plainest way.
-  [[nodiscard]] Walked walk(std::uint16_t head) const {
-    Walked result;
+  /// Walks a chain from its head.
+  [[nodiscard]] ExpectedChain walk(std::uint16_t head) const {
+    ExpectedChain result;
     std::size_t table = 0;
     std::uint64_t entries = size_;
     bool indirect = false;
     std::uint64_t index = head;
     std::uint64_t total = 0;
-    std::uint64_t most = size_;
-    for (std::size_t fetched = 0; fetched < most; ++fetched) {
+    std::uint64_t limit = size_;
+    for (std::size_t fetched = 0; fetched < limit; ++fetched) {
       if (index >= entries) return result;
       const std::uint64_t at = table + index * sizeof(Descriptor);
       if (at + sizeof(Descriptor) > kBytes) return result;
@@ -215,13 +214,12 @@ class Game {
         indirect = true;
         table = descriptor.address - kStart;
         entries = descriptor.length / 16;
-        // Longer than the queue, but not without a limit.
-        most = std::min(fetched + entries, std::uint64_t{virtio::kMaxChainDescriptors});
-        // The driver promises the whole table: one that leaves memory may be refused before its
-        // end.
-        result.over_the_end = table + descriptor.length > kBytes;
+        // Longer than the ring, up to the limit.
+        limit = std::min(fetched + entries, std::uint64_t{virtio::kMaxChainDescriptors});
+        // A table beyond the end of memory may be refused before its last entry.
+        result.leaves_memory = table + descriptor.length > kBytes;
         index = 0;
-        --fetched;  // the descriptor of a table is not one of the chain's
+        --fetched;  // the descriptor of a table does not count
         continue;
       }
       if (descriptor.length != 0) {
@@ -229,18 +227,19 @@ class Game {
         total += descriptor.length;
         const auto range =
             AddressRange::from_start_and_length(Gpa(descriptor.address), descriptor.length);
-        const bool behind_writable = !writable && result.extents.size() > result.readable;
-        if (behind_writable || !range || total > kMaxChainBytes) return result;
+        const bool after_writable = !writable && result.extents.size() > result.readable;
+        if (after_writable || !range || total > kMaxChainBytes) return result;
         if (result.extents.size() == virtio::ExtentArena::kMediumExtents &&
             long_chains() == virtio::ExtentArena::kHugeBlocks) {
-          result.kind = Walked::Kind::kNoRoom;
+          result.kind = ExpectedChain::Kind::kNoRoom;
           return result;
         }
         result.extents.push_back(*range);
         if (!writable) result.readable = result.extents.size();
       }
       if ((descriptor.flags & virtio::kDescriptorNext) == 0) {
-        result.kind = result.over_the_end ? Walked::Kind::kWholeOrMalformed : Walked::Kind::kWhole;
+        result.kind = result.leaves_memory ? ExpectedChain::Kind::kCompleteOrMalformed
+                                           : ExpectedChain::Kind::kComplete;
         return result;
       }
       index = descriptor.next;
@@ -248,8 +247,8 @@ class Game {
     return result;
   }
 
-  /// The last writable byte of a malformed chain, in the plainest way; nothing where none is, or
-  /// the end is not certain.
+  /// The last writable byte of a malformed chain; nothing if there is none, or the end is
+  /// uncertain.
   [[nodiscard]] std::optional<std::uint64_t> last_writable(std::uint16_t head) const {
     std::optional<std::uint64_t> last;
     std::size_t table = 0;
@@ -268,7 +267,7 @@ class Game {
           table = descriptor.address - kStart;
           entries = descriptor.length / 16;
           index = 0;
-          fetched = ~std::uint64_t{0};  // none of the table's
+          fetched = ~std::uint64_t{0};  // none of the table yet
           continue;
         }
         last.reset();
@@ -293,14 +292,14 @@ class Game {
     const bool full = chains_.size() + pushed_ >= size_;
     const auto head = get<std::uint16_t>(kAvail + 4 + 2 * (next_avail_ % size_));
     if (!available || full || head >= size_) {
-      GUESTIO_CHECK(!popped.has_value(), "an error for a ring that makes no sense");
+      GUESTIO_CHECK(!popped.has_value(), "an error for a malformed ring");
       GUESTIO_CHECK(popped.error().kind == ErrorKind::kPeerFault, "a peer fault");
       return;
     }
-    GUESTIO_CHECK(popped.has_value(), "an answer from a ring that makes sense");
-    const Walked expected = walk(head);
+    GUESTIO_CHECK(popped.has_value(), "a chain from a valid ring");
+    const ExpectedChain expected = walk(head);
     if (*popped == PopResult::kNoRoom) {
-      GUESTIO_CHECK(expected.kind == Walked::Kind::kNoRoom, "no room where there is none");
+      GUESTIO_CHECK(expected.kind == ExpectedChain::Kind::kNoRoom, "no room, as in the model");
       return;
     }
     GUESTIO_CHECK(*popped == PopResult::kChain && chain->head() == head, "the chain");
@@ -310,21 +309,21 @@ class Game {
     chains_.push_back(std::move(chain));
   }
 
-  static void check_last_writable(const Chain& chain, const Walked& expected,
+  static void check_last_writable(const Chain& chain, const ExpectedChain& expected,
                                   std::optional<std::uint64_t> last) {
-    // Of a table that leaves memory less may be seen.
-    if (expected.over_the_end && !chain.last_writable()) return;
+    // A table beyond the end of memory may be cut short.
+    if (expected.leaves_memory && !chain.last_writable()) return;
     GUESTIO_CHECK(chain.last_writable().has_value() == last.has_value(), "a status or none");
     if (last) GUESTIO_CHECK(chain.last_writable()->raw() == *last, "the model's status");
   }
 
-  static void check_chain(const Chain& chain, const Walked& expected) {
-    if (expected.kind == Walked::Kind::kMalformed) {
+  static void check_chain(const Chain& chain, const ExpectedChain& expected) {
+    if (expected.kind == ExpectedChain::Kind::kMalformed) {
       GUESTIO_CHECK(chain.is_malformed(), "a malformed chain");
-    } else if (expected.kind == Walked::Kind::kWhole) {
-      GUESTIO_CHECK(!chain.is_malformed(), "a whole chain");
+    } else if (expected.kind == ExpectedChain::Kind::kComplete) {
+      GUESTIO_CHECK(!chain.is_malformed(), "a complete chain");
     }
-    GUESTIO_CHECK(expected.kind != Walked::Kind::kNoRoom, "no room");
+    GUESTIO_CHECK(expected.kind != ExpectedChain::Kind::kNoRoom, "no room");
     if (chain.is_malformed()) {
       GUESTIO_CHECK(
           chain.extents().empty() && chain.readable_length() == 0 && chain.writable_length() == 0,
@@ -349,52 +348,54 @@ class Game {
     GUESTIO_CHECK(queue_->push_used(head, written).has_value(), "a used entry");
     const std::size_t at = kUsed + 4 + std::size_t{8} * ((published_ + pushed_) % size_);
     GUESTIO_CHECK(get<std::uint32_t>(at) == head && get<std::uint32_t>(at + 4) == written,
-                  "the used entry behind the others");
+                  "the used entry after the others");
     ++pushed_;
     chains_.erase(chosen);
   }
 
   void publish() {
     const std::uint16_t before = published_;
-    const auto asked = queue_->publish();
-    GUESTIO_CHECK(asked.has_value(), "to publish");
+    const auto needs_call = queue_->publish();
+    GUESTIO_CHECK(needs_call.has_value(), "to publish");
     if (pushed_ == 0) {
-      GUESTIO_CHECK(!*asked, "no call for nothing");
+      GUESTIO_CHECK(!*needs_call, "no call for nothing");
       return;
     }
     published_ = static_cast<std::uint16_t>(published_ + pushed_);
     pushed_ = 0;
     GUESTIO_CHECK(get<std::uint16_t>(kUsed + 2) == published_, "the used index");
-    bool wanted = forced_;
+    bool expected_call = forced_;
     forced_ = false;
     if ((features_ & virtio::kFeatureEventIdx) != 0) {
       const auto event = get<std::uint16_t>(kAvail + 4 + 2 * size_);
-      for (std::uint16_t index = before; index != published_; ++index) wanted |= index == event;
+      for (std::uint16_t index = before; index != published_; ++index)
+        expected_call |= index == event;
     } else {
-      wanted |= (get<std::uint16_t>(kAvail) & virtio::kAvailNoInterrupt) == 0;
+      expected_call |= (get<std::uint16_t>(kAvail) & virtio::kAvailNoInterrupt) == 0;
     }
-    GUESTIO_CHECK(*asked == wanted, "a call when the driver wants one");
+    GUESTIO_CHECK(*needs_call == expected_call, "a call if the driver needs one");
   }
 
   void notifications() {
     const bool by_event = (features_ & virtio::kFeatureEventIdx) != 0;
     if (program_.flag()) {
-      GUESTIO_CHECK(queue_->suppress_notifications().has_value(), "to disable notifications");
+      GUESTIO_CHECK(queue_->suppress_notifications().has_value(), "to suppress notifications");
       if (!by_event) GUESTIO_CHECK(get<std::uint16_t>(kUsed) == virtio::kUsedNoNotify, "the flag");
       return;
     }
     const auto available = queue_->enable_notifications();
-    const auto wish = get<std::uint16_t>(by_event ? kUsed + 4 + 8 * size_ : kUsed);
-    GUESTIO_CHECK(wish == (by_event ? next_avail_ : 0), "the wish for kicks");
+    const auto event = get<std::uint16_t>(by_event ? kUsed + 4 + 8 * size_ : kUsed);
+    GUESTIO_CHECK(event == (by_event ? next_avail_ : 0), "the event for kicks");
     const auto expected = is_available(true);
-    GUESTIO_CHECK(available.has_value() == expected.has_value(), "an error for a bad index only");
-    if (expected) GUESTIO_CHECK(*available == *expected, "what came before the kicks");
+    GUESTIO_CHECK(available.has_value() == expected.has_value(),
+                  "an error for an invalid index only");
+    if (expected) GUESTIO_CHECK(*available == *expected, "chains before the kicks");
   }
 
   void check() const {
     GUESTIO_CHECK(queue_->in_flight() == chains_.size(), "the model's chains in flight");
     GUESTIO_CHECK(chains_.size() + pushed_ <= size_, "no more chains than the ring holds");
-    GUESTIO_CHECK(queue_->next_avail() == next_avail_, "the model's place in the ring");
+    GUESTIO_CHECK(queue_->next_avail() == next_avail_, "the model's available index");
     GUESTIO_CHECK(queue_->used_index() == published_, "the model's used index");
   }
 
@@ -404,7 +405,7 @@ class Game {
   const std::uint16_t size_;
   virtio::FeatureBits features_;
   std::optional<SplitDeviceRing> queue_;
-  std::vector<std::unique_ptr<Chain>> chains_;  // in flight; behind the queue: they go before it
+  std::vector<std::unique_ptr<Chain>> chains_;  // in flight; end before the ring
   std::uint16_t next_avail_;
   std::uint16_t seen_ = 0;
   std::uint16_t published_ = 0;
@@ -420,6 +421,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   static const mem::GuestMemory memory =
       *mem::GuestMemory::allocate(ByteCount(fuzz::kBytes), Gpa(fuzz::kStart));
   fuzz::Program program(data, size);
-  fuzz::Game(memory, *memory.host_range(Gpa(fuzz::kStart), fuzz::kBytes), program).play();
+  fuzz::RingModel(memory, *memory.host_range(Gpa(fuzz::kStart), fuzz::kBytes), program).run();
   return 0;
 }

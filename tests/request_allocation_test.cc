@@ -27,7 +27,7 @@ namespace {
 
 namespace vblk = virtio::blk;
 using virtio::Direction;
-using Segment = virtio::SplitDriverRing::Segment;
+using Segment = virtio::DriverSegment;
 
 constexpr std::uint64_t kDiskBytes = std::uint64_t{16} << 20;
 constexpr std::uint32_t kBytes = 4096;

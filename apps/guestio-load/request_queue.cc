@@ -36,7 +36,7 @@ Result<RequestQueue> RequestQueue::create(Device& device, vhost::FrontendMemory&
   for (std::uint32_t slot = 0; slot < options.slots; ++slot) {
     const auto piece = memory.allocate(table_bytes(options), kCacheLine);
     if (!piece) return fail(piece.error());
-    made.tables_.push_back({.place = reinterpret_cast<Descriptor*>(piece->host),
+    made.tables_.push_back({.host = reinterpret_cast<Descriptor*>(piece->host),
                             .address = piece->gpa,
                             .capacity = options.descriptors});
   }

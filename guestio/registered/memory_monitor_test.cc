@@ -24,8 +24,8 @@ class CountingSubscriber final : public MemoryMonitor::Subscriber {
     count_.fetch_add(1);
     count_.notify_all();
   }
-  /// Whether it was called more often than before, or is within a generous time.
-  bool hears(int before = 0) const {
+  /// Whether it is called more than `before` times, within a long time.
+  bool is_notified(int before = 0) const {
     return wait_until([&] { return count_.load() > before; });
   }
   [[nodiscard]] int count() const { return count_.load(); }
@@ -34,7 +34,7 @@ class CountingSubscriber final : public MemoryMonitor::Subscriber {
   std::atomic<int> count_ = 0;
 };
 
-/// Any file with a place in a tree: those of memory are not special.
+/// Any file in a tree; memory files are not special.
 struct ModifiedFile {
   ModifiedFile() {
     EXPECT_TRUE(fd);
@@ -54,82 +54,82 @@ class MemoryMonitorTest : public ::testing::Test {
   }
 };
 
-TEST_F(MemoryMonitorTest, WhoWatchesAFileHearsOfAHole) {
-  const auto news = MemoryMonitor::of_process().value();
+TEST_F(MemoryMonitorTest, SubscribersOfAFileAreToldOfAHole) {
+  const auto monitor = MemoryMonitor::of_process().value();
   const ModifiedFile file;
   const ModifiedFile another;
   CountingSubscriber first;
   CountingSubscriber second;
-  const auto subscription = news->subscribe(file.fd.get(), first);
-  const auto same_file = news->subscribe(file.fd.get(), second);
-  const auto same_subscriber = news->subscribe(another.fd.get(), first);
+  const auto subscription = monitor->subscribe(file.fd.get(), first);
+  const auto same_file = monitor->subscribe(file.fd.get(), second);
+  const auto same_subscriber = monitor->subscribe(another.fd.get(), first);
   file.punch();
-  EXPECT_TRUE(first.hears());
-  EXPECT_TRUE(second.hears());
+  EXPECT_TRUE(first.is_notified());
+  EXPECT_TRUE(second.is_notified());
   const int before = first.count();
   another.punch();
-  EXPECT_TRUE(first.hears(before));
+  EXPECT_TRUE(first.is_notified(before));
 }
 
-TEST_F(MemoryMonitorTest, WhoHasLeftIsCalledNoMoreAndOthersOfTheFileAre) {
-  const auto news = MemoryMonitor::of_process().value();
+TEST_F(MemoryMonitorTest, AnEndedSubscriptionIsNotCalledAndOthersOfTheFileAre) {
+  const auto monitor = MemoryMonitor::of_process().value();
   const ModifiedFile file;
   CountingSubscriber stays;
-  const auto subscription = news->subscribe(file.fd.get(), stays);
+  const auto subscription = monitor->subscribe(file.fd.get(), stays);
   auto leaves = std::make_unique<CountingSubscriber>();
   {
-    const auto left = news->subscribe(file.fd.get(), *leaves);
+    const auto left = monitor->subscribe(file.fd.get(), *leaves);
     file.punch();
-    EXPECT_TRUE(leaves->hears());
+    EXPECT_TRUE(leaves->is_notified());
   }
-  // Who calls it now meets memory that is not there.
+  // A call would access freed memory.
   leaves.reset();
   const int before = stays.count();
   file.punch();
-  EXPECT_TRUE(stays.hears(before));
+  EXPECT_TRUE(stays.is_notified(before));
 }
 
-TEST_F(MemoryMonitorTest, ThereIsOneAsLongAsItIsWantedAndANewOneAfterwards) {
+TEST_F(MemoryMonitorTest, OneMonitorExistsWhileItIsUsedAndANewOneAfterwards) {
   const ModifiedFile file;
   for (int round = 0; round < 3; ++round) {
-    auto news = MemoryMonitor::of_process().value();
-    EXPECT_EQ(MemoryMonitor::of_process().value(), news);
+    auto monitor = MemoryMonitor::of_process().value();
+    EXPECT_EQ(MemoryMonitor::of_process().value(), monitor);
     CountingSubscriber subscriber;
-    const auto subscription = news->subscribe(file.fd.get(), subscriber);
-    news.reset();
+    const auto subscription = monitor->subscribe(file.fd.get(), subscriber);
+    monitor.reset();
     file.punch();
-    EXPECT_TRUE(subscriber.hears());
+    EXPECT_TRUE(subscriber.is_notified());
   }
 }
 
-TEST_F(MemoryMonitorTest, WhatCannotBeWatchedKeepsNothingElseFromBeing) {
-  const auto news = MemoryMonitor::of_process().value();
+TEST_F(MemoryMonitorTest, AnUnwatchableFileDoesNotAffectOthers) {
+  const auto monitor = MemoryMonitor::of_process().value();
   const ModifiedFile file;
   CountingSubscriber subscriber;
-  const auto nothing = news->subscribe(-1, subscriber);
+  const auto nothing = monitor->subscribe(-1, subscriber);
   EXPECT_FALSE(nothing.is_file_watched());
-  const auto subscription = news->subscribe(file.fd.get(), subscriber);
+  const auto subscription = monitor->subscribe(file.fd.get(), subscriber);
   EXPECT_TRUE(subscription.is_file_watched());
   file.punch();
-  EXPECT_TRUE(subscriber.hears());
+  EXPECT_TRUE(subscriber.is_notified());
 }
 
-TEST_F(MemoryMonitorTest, MuchNewsOfOneKeepsNobodyElsesWaiting) {
-  const auto news = MemoryMonitor::of_process().value();
+TEST_F(MemoryMonitorTest, ManyEventsOfOneFileDoNotDelayOthers) {
+  const auto monitor = MemoryMonitor::of_process().value();
   const std::array<ModifiedFile, 2> noisy;
   const ModifiedFile quiet;
   CountingSubscriber flooded;
   CountingSubscriber subscriber;
-  const auto first = news->subscribe(noisy[0].fd.get(), flooded);
-  const auto second = news->subscribe(noisy[1].fd.get(), flooded);
-  const auto subscription = news->subscribe(quiet.fd.get(), subscriber);
-  // In turns, so that no two are made one.
+  const auto first = monitor->subscribe(noisy[0].fd.get(), flooded);
+  const auto second = monitor->subscribe(noisy[1].fd.get(), flooded);
+  const auto subscription = monitor->subscribe(quiet.fd.get(), subscriber);
+  // Alternating, so that the kernel merges no events.
   for (int i = 0; i < 20000; ++i) {
     EXPECT_EQ(::pwrite(noisy[static_cast<std::size_t>(i % 2)].fd.get(), "x", 1, 0), 1);
   }
   quiet.punch();
-  EXPECT_TRUE(subscriber.hears());
-  EXPECT_LT(flooded.count(), 1000) << "they are told together";
+  EXPECT_TRUE(subscriber.is_notified());
+  EXPECT_LT(flooded.count(), 1000) << "one notification for many events";
 }
 
 }  // namespace

@@ -35,21 +35,21 @@ namespace {
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 constexpr auto kAnswerLimit = std::chrono::seconds(60);
 
-UniqueFd make_memory_file() { return UniqueFd(::memfd_create("fixed-memory", MFD_CLOEXEC)); }
+UniqueFd make_memory_file() { return UniqueFd(::memfd_create("registered-memory", MFD_CLOEXEC)); }
 
-/// What was logged since CaptureStderr().
+/// The log since CaptureStderr().
 std::string captured_log() {
   EXPECT_TRUE(log::flush(kAnswerLimit));
   return ::testing::internal::GetCapturedStderr();
 }
 
-/// Files in a tree make news; a memfd may not.
+/// Files in a tree cause notices; a memfd may not.
 UniqueFd make_file_in_tree() {
   return UniqueFd(::open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
 }
-bool makes_news() { return UniqueFd(::inotify_init1(IN_CLOEXEC)).operator bool(); }
+bool has_inotify() { return UniqueFd(::inotify_init1(IN_CLOEXEC)).operator bool(); }
 
-/// Guest memory as a front-end hands it over, and the file that it is.
+/// Guest memory of a front-end, and its file.
 struct SharedMemory {
   explicit SharedMemory(Gpa start, bool is_resident = true, UniqueFd of = make_memory_file())
       : file(std::move(of)) {
@@ -80,11 +80,11 @@ class MemoryRegistryTest : public ::testing::Test {
     specs.push_back(b.specs().front());
     return mem::GuestMemory::create(specs).value();
   }
-  static bool changes_from(const MemoryRegistry& fixed, std::uint32_t before) {
-    return wait_until([&] { return fixed.generation() != before; });
+  static bool generation_changes(const MemoryRegistry& registry, std::uint32_t before) {
+    return wait_until([&] { return registry.generation() != before; });
   }
-  static bool comes_to(const MemoryRegistry& fixed, std::uint32_t generation) {
-    return wait_until([&] { return fixed.generation() >= generation; });
+  static bool reaches_generation(const MemoryRegistry& registry, std::uint32_t generation) {
+    return wait_until([&] { return registry.generation() >= generation; });
   }
   bool finds(const mem::GuestMemory& memory, std::uint64_t gpa, std::size_t size = kMiB) {
     return table_.find(host(memory, gpa), size).has_value();
@@ -96,7 +96,7 @@ class MemoryRegistryTest : public ::testing::Test {
   uring::RegisteredBuffers table_{ring_, 4};
 };
 
-/// What the kernel keeps in place for this process.
+/// The pinned memory of this process.
 std::uint64_t pinned_kib() {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);) {
@@ -105,7 +105,7 @@ std::uint64_t pinned_kib() {
   return 0;
 }
 
-/// What is registered unasked is so only where rings can share it.
+/// Automatic registration requires that rings share it.
 class AutoRegistrationTest : public MemoryRegistryTest {
  protected:
   void SetUp() override {
@@ -114,15 +114,15 @@ class AutoRegistrationTest : public MemoryRegistryTest {
   }
 };
 
-TEST_F(AutoRegistrationTest, EveryRegionIsRegisteredOnceItIsReadyUntilTheRegistrationsGo) {
+TEST_F(AutoRegistrationTest, EachRegionIsRegisteredFromReadyUntilItsRegistrationsEnd) {
   MemoryRegistry registry(RegistrationScope::kResidentOnly);
   const auto memory = both(low_.memory, high_.memory);
-  EXPECT_TRUE(registry.register_ready(table_, memory).empty()) << "of what nobody wants";
+  EXPECT_TRUE(registry.register_ready(table_, memory).empty()) << "before set_memory()";
   registry.set_memory(memory);
-  ASSERT_TRUE(comes_to(registry, 2));
+  ASSERT_TRUE(reaches_generation(registry, 2));
   {
-    const auto taken = registry.register_ready(table_, memory);
-    EXPECT_EQ(taken.size(), 2U);
+    const auto registrations = registry.register_ready(table_, memory);
+    EXPECT_EQ(registrations.size(), 2U);
     EXPECT_TRUE(finds(memory, 0));
     EXPECT_TRUE(finds(memory, 4 * kMiB));
   }
@@ -132,7 +132,7 @@ TEST_F(AutoRegistrationTest, EveryRegionIsRegisteredOnceItIsReadyUntilTheRegistr
 TEST_F(MemoryRegistryTest, TwoRingsOfOneThreadShareTheRegistration) {
   MemoryRegistry registry(RegistrationScope::kAll);
   registry.set_memory(low_.memory);
-  ASSERT_TRUE(changes_from(registry, 0));
+  ASSERT_TRUE(generation_changes(registry, 0));
   auto first = registry.register_ready(table_, low_.memory);
   const auto second = registry.register_ready(table_, low_.memory);
   EXPECT_EQ(table_.buffers(), 1U);
@@ -140,72 +140,72 @@ TEST_F(MemoryRegistryTest, TwoRingsOfOneThreadShareTheRegistration) {
   EXPECT_TRUE(finds(low_.memory, 0));
 }
 
-TEST_F(MemoryRegistryTest, ARegionThatStaysIsNotMadeReadyAnewWhenAnotherComesAndGoes) {
+TEST_F(MemoryRegistryTest, ARegionIsNotPreparedAgainWhenAnotherIsAddedAndRemoved) {
   MemoryRegistry registry(RegistrationScope::kAll);
   registry.set_memory(low_.memory);
-  ASSERT_TRUE(changes_from(registry, 0));
+  ASSERT_TRUE(generation_changes(registry, 0));
   const auto memory = both(low_.memory, high_.memory);
   registry.set_memory(memory);
   EXPECT_FALSE(registry.register_ready(table_, memory).empty()) << "at once";
-  ASSERT_TRUE(changes_from(registry, 1));
+  ASSERT_TRUE(generation_changes(registry, 1));
   EXPECT_EQ(registry.register_ready(table_, memory).size(), 2U);
   registry.set_memory(low_.memory);
   EXPECT_EQ(registry.register_ready(table_, memory).size(), 1U);
   EXPECT_EQ(registry.generation(), 2U);
 }
 
-TEST_F(MemoryRegistryTest, Rule44ARegionThatIsNoWholePagesStaysUnregistered) {
+TEST_F(MemoryRegistryTest, Rule44ARegionWithPartialPagesStaysUnregistered) {
   MemoryRegistry registry(RegistrationScope::kAll);
   for (const auto& odd :
        {mem::FileRegion{Gpa(8 * kMiB), ByteCount(7568), low_.file.get(), FileOffset(0)},
         mem::FileRegion{Gpa(8 * kMiB), ByteCount(8192), low_.file.get(), FileOffset(16)}}) {
     const auto memory = mem::add_file_region(high_.memory, odd).value();
     registry.set_memory(memory);
-    ASSERT_TRUE(comes_to(registry, 1));
-    const auto taken = registry.register_ready(table_, memory);
-    EXPECT_EQ(taken.size(), 1U);
+    ASSERT_TRUE(reaches_generation(registry, 1));
+    const auto registrations = registry.register_ready(table_, memory);
+    EXPECT_EQ(registrations.size(), 1U);
     EXPECT_TRUE(finds(memory, 4 * kMiB));
     EXPECT_FALSE(finds(memory, 8 * kMiB, 4096));
   }
 }
 
-TEST_F(MemoryRegistryTest, NoMoreRegionsAreRegisteredThanItMayHaveTheLargestFirst) {
+TEST_F(MemoryRegistryTest, AtMostTheLimitOfRegionsIsRegisteredTheLargestFirst) {
   MemoryRegistry registry(RegistrationScope::kAll, std::make_shared<PeerLog>(), 1);
   const auto small = mem::add_file_region(
       mem::GuestMemory(), {Gpa(0), ByteCount(4096), low_.file.get(), FileOffset(0)});
   const auto memory = both(*small, high_.memory);
   registry.set_memory(memory);
-  ASSERT_TRUE(comes_to(registry, 1));
-  const auto taken = registry.register_ready(table_, memory);
-  EXPECT_EQ(taken.size(), 1U);
+  ASSERT_TRUE(reaches_generation(registry, 1));
+  const auto registrations = registry.register_ready(table_, memory);
+  EXPECT_EQ(registrations.size(), 1U);
   EXPECT_TRUE(finds(memory, 4 * kMiB));
 }
 
-TEST_F(AutoRegistrationTest, ARegionThatLosesAPageIsRegisteredNoMore) {
+TEST_F(AutoRegistrationTest, ARegionWithALostPageIsUnregistered) {
   MemoryRegistry registry(RegistrationScope::kResidentOnly);
   registry.set_memory(low_.memory);
-  ASSERT_TRUE(changes_from(registry, 0));
-  auto taken = registry.register_ready(table_, low_.memory);
-  ASSERT_EQ(taken.size(), 1U);
+  ASSERT_TRUE(generation_changes(registry, 0));
+  auto registrations = registry.register_ready(table_, low_.memory);
+  ASSERT_EQ(registrations.size(), 1U);
   low_.punch(8192);
-  EXPECT_TRUE(finds(low_.memory, 0, 8192)) << "nobody has met the gap";
+  EXPECT_TRUE(finds(low_.memory, 0, 8192)) << "the gap is not met";
   EXPECT_FALSE(finds(low_.memory, 4096, 8192));
-  EXPECT_FALSE(finds(low_.memory, 0, 4096)) << "as a whole";
-  ASSERT_TRUE(changes_from(registry, 1));
-  taken = registry.register_ready(table_, low_.memory);
-  EXPECT_TRUE(taken.empty());
-  // And not again, though all of it may be there by then.
+  EXPECT_FALSE(finds(low_.memory, 0, 4096)) << "the entire region";
+  ASSERT_TRUE(generation_changes(registry, 1));
+  registrations = registry.register_ready(table_, low_.memory);
+  EXPECT_TRUE(registrations.empty());
+  // Not registered again, even if resident again.
   ASSERT_EQ(::fallocate(low_.file.get(), 0, 0, kMiB), 0);
   registry.check_residency();
   registry.set_memory(both(low_.memory, high_.memory));
-  ASSERT_TRUE(comes_to(registry, 3)) << "of the region behind it";
+  ASSERT_TRUE(reaches_generation(registry, 3)) << "of the second region";
   EXPECT_TRUE(registry.register_ready(table_, low_.memory).empty());
 }
 
-TEST_F(MemoryRegistryTest, APageThatGoesIsNoticedThoughNoOperationMeetsIt) {
+TEST_F(MemoryRegistryTest, ALostPageIsNoticedWithoutAnOperation) {
   MemoryRegistry registry(RegistrationScope::kAll);
   registry.set_memory(low_.memory);
-  ASSERT_TRUE(changes_from(registry, 0));
+  ASSERT_TRUE(generation_changes(registry, 0));
   registry.check_residency();
   EXPECT_EQ(registry.generation(), 1U);
   low_.punch(0);
@@ -214,56 +214,55 @@ TEST_F(MemoryRegistryTest, APageThatGoesIsNoticedThoughNoOperationMeetsIt) {
   EXPECT_TRUE(registry.register_ready(table_, low_.memory).empty());
 }
 
-/// A ring that has nothing to do.
+/// An idle ring.
 class IdleSubscriber final : public LossSubscriber {
  public:
-  IdleSubscriber(uring::Loop& loop, MemoryRegistry& fixed, const mem::GuestMemory& memory)
+  IdleSubscriber(uring::Loop& loop, MemoryRegistry& registry, const mem::GuestMemory& memory)
       : LossSubscriber(loop),
         loop_(loop),
-        fixed_(fixed),
-        taken_(fixed.register_ready(loop.registered_buffers(), memory)) {
-    fixed_.subscribe(*this);
+        registry_(registry),
+        registrations_(registry.register_ready(loop.registered_buffers(), memory)) {
+    registry_.subscribe(*this);
   }
   IdleSubscriber(const IdleSubscriber&) = delete;
   IdleSubscriber& operator=(const IdleSubscriber&) = delete;
-  ~IdleSubscriber() { fixed_.unsubscribe(*this); }
-  [[nodiscard]] std::size_t taken() const { return taken_.size(); }
+  ~IdleSubscriber() { registry_.unsubscribe(*this); }
+  [[nodiscard]] std::size_t registrations() const { return registrations_.size(); }
 
  private:
   void on_region_lost() noexcept override {
-    fixed_.unregister_lost(taken_);
+    registry_.unregister_lost(registrations_);
     loop_.stop();
   }
   uring::Loop& loop_;
-  MemoryRegistry& fixed_;
-  MemoryRegistry::Registrations taken_;
+  MemoryRegistry& registry_;
+  MemoryRegistry::Registrations registrations_;
 };
 
-TEST_F(AutoRegistrationTest, ARingThatIsIdleLetsMemoryGoThatTheGuestGivesBack) {
+TEST_F(AutoRegistrationTest, AnIdleRingUnregistersReleasedMemory) {
   UniqueFd file = make_file_in_tree();
-  if (!file || !makes_news()) GTEST_SKIP() << "no shared memory in a tree, or no inotify";
+  if (!file || !has_inotify()) GTEST_SKIP() << "no shared memory in a tree, or no inotify";
   const SharedMemory shared(Gpa(0), true, std::move(file));
   const auto memory = both(shared.memory, high_.memory);
   const auto loop = uring::Loop::create().value();
-  MemoryRegistry fixed(RegistrationScope::kResidentOnly);
-  fixed.set_memory(memory);
-  ASSERT_TRUE(comes_to(fixed, 2));
-  const IdleSubscriber taker(*loop, fixed, memory);
+  MemoryRegistry registry(RegistrationScope::kResidentOnly);
+  registry.set_memory(memory);
+  ASSERT_TRUE(reaches_generation(registry, 2));
+  const IdleSubscriber taker(*loop, registry, memory);
   EXPECT_EQ(loop->registered_buffers().buffers(), 2U);
-  std::promise<void> unregister;
-  const std::jthread patience([&loop, done = unregister.get_future()] {
+  std::promise<void> unregistered;
+  const std::jthread patience([&loop, done = unregistered.get_future()] {
     if (done.wait_for(kAnswerLimit) != std::future_status::ready) loop->stop();
   });
   shared.punch(8192);
   loop->run();
-  unregister.set_value();
-  EXPECT_EQ(taker.taken(), 1U);
+  unregistered.set_value();
+  EXPECT_EQ(taker.registrations(), 1U);
   EXPECT_EQ(loop->registered_buffers().buffers(), 1U);
-  EXPECT_TRUE(loop->registered_buffers().find(host(memory, 4 * kMiB), kMiB))
-      << "which lost nothing";
+  EXPECT_TRUE(loop->registered_buffers().find(host(memory, 4 * kMiB), kMiB)) << "the intact region";
 }
 
-/// By inotify, in this process.
+/// Files watched with inotify by this process.
 int watched_files() {
   int count = 0;
   for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fdinfo")) {
@@ -273,8 +272,8 @@ int watched_files() {
   return count;
 }
 
-/// What /proc says of that thread of this process, or 0.
-char state_of_thread(const std::string& name) {
+/// The state of a thread in /proc, or 0.
+char thread_state(const std::string& name) {
   for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
     std::ifstream file(task.path() / "stat");
     std::string line;
@@ -285,45 +284,45 @@ char state_of_thread(const std::string& name) {
   return 0;
 }
 
-/// Stands for many other disks, which are told of something for long.
+/// A slow subscriber, as many other disks would be.
 class SlowSubscriber final : public MemoryMonitor::Subscriber {
  public:
   void on_memory_changed() noexcept override {
-    was_told_.release();
+    was_called_.release();
     may_resume_.acquire();
   }
-  std::binary_semaphore was_told_{0};
+  std::binary_semaphore was_called_{0};
   std::binary_semaphore may_resume_{0};
 };
 
-TEST_F(MemoryRegistryTest, MemoryThatGoesWhileItIsPinnedWaitsForNewsAndNobodyForIt) {
+TEST_F(MemoryRegistryTest, MemoryRemovedDuringPinningWaitsForTheMonitorAndNobodyForIt) {
   constexpr std::uint64_t kLargeBytes = 128 * kMiB;
-  const UniqueFd told_file = make_file_in_tree();
-  if (!told_file || !makes_news()) GTEST_SKIP() << "no shared memory in a tree, or no inotify";
+  const UniqueFd watched_file = make_file_in_tree();
+  if (!watched_file || !has_inotify()) GTEST_SKIP() << "no shared memory in a tree, or no inotify";
   const UniqueFd file = make_memory_file();
   ASSERT_EQ(::ftruncate(file.get(), kLargeBytes), 0);
   const auto large =
       mem::map_file_regions(std::array{mem::FileRegion{Gpa(4 * kMiB), ByteCount(kLargeBytes),
                                                        file.get(), FileOffset(0)}})
           .value();
-  const auto news = MemoryMonitor::of_process().value();
+  const auto monitor = MemoryMonitor::of_process().value();
   SlowSubscriber slow;
-  const auto subscription = news->subscribe(told_file.get(), slow);
-  MemoryRegistry fixed(RegistrationScope::kAll);
-  fixed.set_memory(both(low_.memory, large));
-  // The largest is the first. When news of it is heard, the pinning is what comes next.
+  const auto subscription = monitor->subscribe(watched_file.get(), slow);
+  MemoryRegistry registry(RegistrationScope::kAll);
+  registry.set_memory(both(low_.memory, large));
+  // The largest region is the first. Pinning follows its subscription.
   ASSERT_TRUE(wait_until([] { return watched_files() >= 2; }));
-  ASSERT_EQ(::ftruncate(told_file.get(), 4096), 0);
-  slow.was_told_.acquire();
-  fixed.set_memory(low_.memory);
-  // There is more to do for the thread that pinned it, so it sleeps only where it waits for news.
-  ASSERT_TRUE(wait_until([] { return state_of_thread("guestio-pin") == 'S'; }));
-  auto asked = std::async(std::launch::async, [&fixed] { fixed.check_residency(); });
+  ASSERT_EQ(::ftruncate(watched_file.get(), 4096), 0);
+  slow.was_called_.acquire();
+  registry.set_memory(low_.memory);
+  // The worker has another region to prepare: it sleeps only where it waits for the monitor.
+  ASSERT_TRUE(wait_until([] { return thread_state("guestio-pin") == 'S'; }));
+  auto asked = std::async(std::launch::async, [&registry] { registry.check_residency(); });
   EXPECT_EQ(asked.wait_for(kAnswerLimit), std::future_status::ready);
   slow.may_resume_.release();
 }
 
-TEST_F(MemoryRegistryTest, RegionsOfOneFileAreComparedWithWhatAllHaveBroughtIn) {
+TEST_F(MemoryRegistryTest, RegionsOfOneFileAreComparedWithAllOfItsPages) {
   const UniqueFd file = make_memory_file();
   ASSERT_EQ(::ftruncate(file.get(), 6 * kMiB), 0);
   const auto memory =
@@ -332,85 +331,85 @@ TEST_F(MemoryRegistryTest, RegionsOfOneFileAreComparedWithWhatAllHaveBroughtIn) 
                      mem::FileRegion{Gpa(64 * kMiB), ByteCount(2 * kMiB), file.get(),
                                      FileOffset(4 * kMiB)}})
           .value();
-  MemoryRegistry fixed(RegistrationScope::kAll);
-  fixed.set_memory(memory);
-  ASSERT_TRUE(comes_to(fixed, 2));
-  EXPECT_EQ(fixed.register_ready(table_, memory).size(), 2U);
+  MemoryRegistry registry(RegistrationScope::kAll);
+  registry.set_memory(memory);
+  ASSERT_TRUE(reaches_generation(registry, 2));
+  EXPECT_EQ(registry.register_ready(table_, memory).size(), 2U);
   ASSERT_EQ(::fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kMiB), 0);
-  fixed.check_residency();
-  // Whose page it was is not known.
-  EXPECT_TRUE(fixed.register_ready(table_, memory).empty());
+  registry.check_residency();
+  // The region of the lost page is unknown.
+  EXPECT_TRUE(registry.register_ready(table_, memory).empty());
 }
 
-TEST_F(MemoryRegistryTest, ARingThatEndsIsToldNothingMore) {
+TEST_F(MemoryRegistryTest, AnEndedSubscriberIsNotCalled) {
   for (int round = 0; round < 20; ++round) {
     const SharedMemory shared{Gpa(0)};
     const auto loop = uring::Loop::create().value();
-    MemoryRegistry fixed(RegistrationScope::kAll);
-    fixed.set_memory(shared.memory);
-    ASSERT_TRUE(changes_from(fixed, 0));
+    MemoryRegistry registry(RegistrationScope::kAll);
+    registry.set_memory(shared.memory);
+    ASSERT_TRUE(generation_changes(registry, 0));
     {
-      const IdleSubscriber taker(*loop, fixed, shared.memory);
+      const IdleSubscriber taker(*loop, registry, shared.memory);
       shared.punch(0);
-      fixed.check_residency();
+      registry.check_residency();
     }
     loop->run_until_idle();
     EXPECT_EQ(loop->registered_buffers().buffers(), 0U);
   }
 }
 
-TEST_F(AutoRegistrationTest, MemoryThatIsNotAllThereWaitsUntilItIsOrIsBroughtInIfAll) {
+TEST_F(AutoRegistrationTest, IncompleteMemoryWaitsUntilResidentOrIsFaultedInByAll) {
   const SharedMemory sparse(Gpa(0), false);
-  MemoryRegistry careful(RegistrationScope::kResidentOnly);
-  careful.set_memory(both(sparse.memory, high_.memory));
-  ASSERT_TRUE(comes_to(careful, 1)) << "of the region behind it";
-  EXPECT_TRUE(careful.register_ready(table_, sparse.memory).empty());
-  careful.check_residency();
+  MemoryRegistry resident_only(RegistrationScope::kResidentOnly);
+  resident_only.set_memory(both(sparse.memory, high_.memory));
+  ASSERT_TRUE(reaches_generation(resident_only, 1)) << "of the second region";
+  EXPECT_TRUE(resident_only.register_ready(table_, sparse.memory).empty());
+  resident_only.check_residency();
   const SharedMemory last(Gpa(8 * kMiB));
-  careful.set_memory(both(both(sparse.memory, high_.memory), last.memory));
-  ASSERT_TRUE(comes_to(careful, 2)) << "of the region behind it";
-  EXPECT_TRUE(careful.register_ready(table_, sparse.memory).empty());
+  resident_only.set_memory(both(both(sparse.memory, high_.memory), last.memory));
+  ASSERT_TRUE(reaches_generation(resident_only, 2)) << "of the second region";
+  EXPECT_TRUE(resident_only.register_ready(table_, sparse.memory).empty());
   MemoryRegistry all(RegistrationScope::kAll);
   all.set_memory(sparse.memory);
-  ASSERT_TRUE(changes_from(all, 0));
+  ASSERT_TRUE(generation_changes(all, 0));
   EXPECT_EQ(all.register_ready(table_, sparse.memory).size(), 1U);
-  careful.check_residency();
-  EXPECT_TRUE(comes_to(careful, 3));
+  resident_only.check_residency();
+  EXPECT_TRUE(reaches_generation(resident_only, 3));
 }
 
-TEST_F(AutoRegistrationTest, MemoryThatIsNoFileIsNotRegistered) {
+TEST_F(AutoRegistrationTest, AnonymousMemoryIsNotRegistered) {
   const auto memory = mem::GuestMemory::allocate(ByteCount(kMiB)).value();
-  MemoryRegistry careful(RegistrationScope::kResidentOnly);
-  careful.set_memory(both(memory, high_.memory));
-  ASSERT_TRUE(comes_to(careful, 1)) << "of the region behind it";
-  EXPECT_TRUE(careful.register_ready(table_, memory).empty());
+  MemoryRegistry resident_only(RegistrationScope::kResidentOnly);
+  resident_only.set_memory(both(memory, high_.memory));
+  ASSERT_TRUE(reaches_generation(resident_only, 1)) << "of the second region";
+  EXPECT_TRUE(resident_only.register_ready(table_, memory).empty());
 }
 
-TEST_F(MemoryRegistryTest, MemoryThatIsNoFileIsRegisteredIfAllIs) {
+TEST_F(MemoryRegistryTest, AnonymousMemoryIsRegisteredByAll) {
   const auto memory = mem::GuestMemory::allocate(ByteCount(kMiB)).value();
   ::testing::internal::CaptureStderr();
   MemoryRegistry all(RegistrationScope::kAll);
   all.set_memory(memory);
-  ASSERT_TRUE(changes_from(all, 0));
+  ASSERT_TRUE(generation_changes(all, 0));
   EXPECT_NE(captured_log().find("without a page guard"), std::string::npos);
-  const auto taken = all.register_ready(table_, memory);
+  const auto registrations = all.register_ready(table_, memory);
   EXPECT_TRUE(finds(memory, 0));
 }
 
-TEST_F(AutoRegistrationTest, AFileOnDiskIsNotAskedHowMuchOfItIsThere) {
+TEST_F(AutoRegistrationTest, AFileOnDiskIsNotCheckedForResidency) {
   const UniqueFd file = make_unlinked_file(O_CLOEXEC);
   if (!file) GTEST_SKIP() << "there is no disk here";
   ASSERT_EQ(::posix_fallocate(file.get(), 0, kMiB), 0);
   const auto memory = mem::map_file_regions(std::array{mem::FileRegion{Gpa(0), ByteCount(kMiB),
                                                                        file.get(), FileOffset(0)}})
                           .value();
-  MemoryRegistry careful(RegistrationScope::kResidentOnly);
-  careful.set_memory(both(memory, high_.memory));
-  ASSERT_TRUE(comes_to(careful, 1)) << "of the region behind it";
-  EXPECT_TRUE(careful.register_ready(table_, memory).empty());
+  MemoryRegistry resident_only(RegistrationScope::kResidentOnly);
+  resident_only.set_memory(both(memory, high_.memory));
+  ASSERT_TRUE(reaches_generation(resident_only, 1)) << "of the second region";
+  EXPECT_TRUE(resident_only.register_ready(table_, memory).empty());
 }
 
-TEST_F(MemoryRegistryTest, AFileThatSomebodyElseAnswersForIsNotPinnedAndThatIsTold) {
+TEST_F(MemoryRegistryTest, AFileOnDiskIsNotPinnedAndTheLogSaysSoOnce) {
   const SharedMemory on_disk(
       Gpa(0), true,
       UniqueFd(::open(::testing::TempDir().c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)));
@@ -418,22 +417,22 @@ TEST_F(MemoryRegistryTest, AFileThatSomebodyElseAnswersForIsNotPinnedAndThatIsTo
   ::testing::internal::CaptureStderr();
   MemoryRegistry all(RegistrationScope::kAll);
   all.set_memory(memory);
-  ASSERT_TRUE(changes_from(all, 0)) << "of the region behind it";
-  const auto taken = all.register_ready(table_, memory);
-  EXPECT_EQ(taken.size(), 1U);
+  ASSERT_TRUE(generation_changes(all, 0)) << "of the second region";
+  const auto registrations = all.register_ready(table_, memory);
+  EXPECT_EQ(registrations.size(), 1U);
   EXPECT_FALSE(finds(memory, 0));
   all.set_memory(high_.memory);
   all.set_memory(memory);
   all.set_memory(low_.memory);
-  ASSERT_TRUE(changes_from(all, 1));
-  const std::string told = captured_log();
-  const auto line = told.find("memory-backend-memfd");
-  ASSERT_NE(line, std::string::npos) << told;
-  EXPECT_EQ(told.find("memory-backend-memfd", line + 1), std::string::npos) << told;
+  ASSERT_TRUE(generation_changes(all, 1));
+  const std::string logged = captured_log();
+  const auto line = logged.find("memory-backend-memfd");
+  ASSERT_NE(line, std::string::npos) << logged;
+  EXPECT_EQ(logged.find("memory-backend-memfd", line + 1), std::string::npos) << logged;
 }
 
 /// A front-end with more regions than its share of a thread's table, one of them larger.
-TEST_F(MemoryRegistryTest, AFrontEndWithManyRegionsLeavesTheOthersOfItsThreadTheirShare) {
+TEST_F(MemoryRegistryTest, AFrontEndWithManyRegionsLeavesOthersOfItsThreadTheirShare) {
   constexpr std::uint64_t kTiny = 10;
   const UniqueFd file = make_memory_file();
   ASSERT_EQ(::ftruncate(file.get(), 2 * kMiB), 0);
@@ -449,36 +448,36 @@ TEST_F(MemoryRegistryTest, AFrontEndWithManyRegionsLeavesTheOthersOfItsThreadThe
   ASSERT_EQ(table.slot_quota(), 6U);
   MemoryRegistry greedy(RegistrationScope::kAll);
   greedy.set_memory(many);
-  ASSERT_TRUE(comes_to(greedy, kTiny + 1));
-  const auto taken = greedy.register_ready(table, many);
-  EXPECT_EQ(taken.size(), 6U);
+  ASSERT_TRUE(reaches_generation(greedy, kTiny + 1));
+  const auto registrations = greedy.register_ready(table, many);
+  EXPECT_EQ(registrations.size(), 6U);
   EXPECT_TRUE(table.find(host(many, 8 * kMiB), kMiB)) << "the largest first";
-  // As another ring of the same disk, and again under another table of memory.
+  // As another ring of the disk, and under another memory table.
   EXPECT_EQ(greedy.register_ready(table, many).size(), 6U);
   EXPECT_EQ(table.buffers(), 6U);
   MemoryRegistry modest(RegistrationScope::kAll);
   modest.set_memory(both(low_.memory, high_.memory));
-  ASSERT_TRUE(comes_to(modest, 2));
+  ASSERT_TRUE(reaches_generation(modest, 2));
   EXPECT_EQ(modest.register_ready(table, both(low_.memory, high_.memory)).size(), 2U);
 }
 
-TEST_F(MemoryRegistryTest, WhatTheTableHasNoRoomForStaysPlainAndIsToldOnce) {
+TEST_F(MemoryRegistryTest, ARegionWithoutSlotsStaysUnregisteredAndTheLogSaysSoOnce) {
   uring::RegisteredBuffers small(ring_, 1);
   MemoryRegistry registry(RegistrationScope::kAll);
   const auto memory = both(low_.memory, high_.memory);
   registry.set_memory(memory);
-  ASSERT_TRUE(comes_to(registry, 2));
+  ASSERT_TRUE(reaches_generation(registry, 2));
   ::testing::internal::CaptureStderr();
   EXPECT_EQ(registry.register_ready(small, memory).size(), 1U);
   EXPECT_EQ(registry.register_ready(small, memory).size(), 1U);
-  const std::string told = captured_log();
-  const auto line = told.find("guest memory stays unregistered");
-  ASSERT_NE(line, std::string::npos) << told;
-  EXPECT_EQ(told.find("guest memory stays unregistered", line + 1), std::string::npos) << told;
+  const std::string logged = captured_log();
+  const auto line = logged.find("guest memory stays unregistered");
+  ASSERT_NE(line, std::string::npos) << logged;
+  EXPECT_EQ(logged.find("guest memory stays unregistered", line + 1), std::string::npos) << logged;
 }
 
-/// One page whose arrival the test decides about: held up in it, the pinning is in the middle.
-TEST_F(MemoryRegistryTest, MemoryThatIsWantedNoMoreIsNotBroughtInToItsEnd) {
+/// A page fault under the test's control stops the pinning in the middle.
+TEST_F(MemoryRegistryTest, UnwantedMemoryIsNotFaultedInToItsEnd) {
   constexpr std::uint64_t kStepBytes = 16 * kMiB;
   const UniqueFd faults(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
   if (!faults) GTEST_SKIP() << "no userfaultfd for this user";
@@ -486,7 +485,7 @@ TEST_F(MemoryRegistryTest, MemoryThatIsWantedNoMoreIsNotBroughtInToItsEnd) {
   uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
   ASSERT_EQ(::ioctl(faults.get(), UFFDIO_API, &api), 0);
   const auto large = mem::GuestMemory::allocate(ByteCount(3 * kStepBytes)).value();
-  // A page of 2 MiB might reach into the next step.
+  // A 2 MiB page would reach into the next step.
   ASSERT_EQ(::madvise(host(large, 0), 3 * kStepBytes, MADV_NOHUGEPAGE), 0);
   const uffdio_range page{reinterpret_cast<std::uintptr_t>(host(large, kStepBytes)), 4096};
   uffdio_register held{.range = page, .mode = UFFDIO_REGISTER_MODE_MISSING, .ioctls = 0};
@@ -498,15 +497,15 @@ TEST_F(MemoryRegistryTest, MemoryThatIsWantedNoMoreIsNotBroughtInToItsEnd) {
   registry.set_memory(low_.memory);
   uffdio_zeropage answer{.range = page, .mode = 0, .zeropage = 0};
   ASSERT_EQ(::ioctl(faults.get(), UFFDIO_ZEROPAGE, &answer), 0);
-  ASSERT_TRUE(changes_from(registry, 0));
+  ASSERT_TRUE(generation_changes(registry, 0));
   EXPECT_EQ(registry.register_ready(table_, low_.memory).size(), 1U);
   unsigned char is_there = 0;
   ASSERT_EQ(::mincore(host(large, 2 * kStepBytes), 4096, &is_there), 0);
   EXPECT_EQ(is_there & 1, 0);
 }
 
-TEST_F(MemoryRegistryTest, ItEndsInTheMiddleOfItsWorkAndNothingStaysPinned) {
-  // The kernel takes its time to let go, of what other tests had as well.
+TEST_F(MemoryRegistryTest, NothingStaysPinnedWhenItEndsDuringItsWork) {
+  // The kernel unpins late, also for other tests.
   ASSERT_TRUE(wait_until([] { return pinned_kib() == 0; }));
   for (int round = 0; round < 20; ++round) {
     MemoryRegistry registry(RegistrationScope::kAll);

@@ -7,8 +7,8 @@
 
 #include "guestio/virtio/layout.h"
 
-/// The bytes of a virtio block device: feature bits, configuration space, requests (virtio 1.2,
-/// section 5.2, and 1.3 for zones). Little-endian. Sectors count 512 bytes everywhere here.
+/// Layout of a virtio block device: feature bits, configuration space, requests (virtio 1.2,
+/// section 5.2, and 1.3 for zones). Little-endian. A sector is 512 bytes.
 namespace guestio::virtio::blk {
 
 inline constexpr FeatureBits kFeatureSizeMax = FeatureBits{1} << 1;
@@ -46,8 +46,8 @@ inline constexpr std::array kFeatureNames = {
     FeatureName{kFeatureZoned, "VIRTIO_BLK_F_ZONED"},
 };
 
-/// The configuration space (5.2.4). A field means something only if its feature was offered; a
-/// device may show a space that ends earlier.
+/// The configuration space (5.2.4). A field is valid only if its feature was offered. A device may
+/// have a shorter space.
 struct Config {
   std::uint64_t capacity;  ///< sectors
   std::uint32_t size_max;
@@ -59,12 +59,12 @@ struct Config {
   } geometry;
   std::uint32_t blk_size;  ///< bytes
   struct Topology {
-    std::uint8_t physical_block_exp;  ///< logical blocks in a physical one, as a power of two
+    std::uint8_t physical_block_exp;  ///< log2 of the logical blocks in a physical one
     std::uint8_t alignment_offset;    ///< logical blocks
     std::uint16_t min_io_size;        ///< logical blocks
     std::uint32_t opt_io_size;        ///< logical blocks
   } topology;
-  std::uint8_t writeback;  ///< the only field that a driver may write
+  std::uint8_t writeback;  ///< the only driver-writable field
   std::uint8_t unused0;
   std::uint16_t num_queues;
   std::uint32_t max_discard_sectors;
@@ -96,12 +96,12 @@ static_assert(offsetof(Config, geometry) == 16 && offsetof(Config, blk_size) == 
               offsetof(Config, max_secure_erase_sectors) == 60 && offsetof(Config, zoned) == 72 &&
               offsetof(Config, zoned.model) == 92);
 
-/// What a request asks for; its first field (5.2.6). A driver may send any other number.
+/// The first field of a request (5.2.6). A driver may send any other number.
 enum class RequestType : std::uint32_t {
   kIn = 0,   ///< read
   kOut = 1,  ///< write
   kFlush = 4,
-  kFlushOut = 5,  ///< of legacy drivers: the same
+  kFlushOut = 5,  ///< legacy: the same
   kGetId = 8,
   kGetLifetime = 10,
   kDiscard = 11,
@@ -116,7 +116,7 @@ enum class RequestType : std::uint32_t {
   kZoneResetAll = 26,
 };
 
-/// What a request's readable bytes begin with.
+/// The start of a request's readable bytes.
 struct RequestHeader {
   RequestType type;
   std::uint32_t reserved;
@@ -128,14 +128,14 @@ static_assert(sizeof(RequestHeader) == 16 && offsetof(RequestHeader, sector) == 
 struct RangeSegment {
   std::uint64_t sector;
   std::uint32_t num_sectors;
-  std::uint32_t flags;  ///< kRangeUnmap; the rest is reserved
+  std::uint32_t flags;  ///< kRangeUnmap; others are reserved
 };
 static_assert(sizeof(RangeSegment) == 16 && offsetof(RangeSegment, num_sectors) == 8 &&
               offsetof(RangeSegment, flags) == 12);
 
 inline constexpr std::uint32_t kRangeUnmap = 1;
 
-/// The answer to kGetLifetime.
+/// The data of kGetLifetime.
 struct Lifetime {
   std::uint16_t pre_eol_info;
   std::uint16_t device_lifetime_est_typ_a;
@@ -143,7 +143,7 @@ struct Lifetime {
 };
 static_assert(sizeof(Lifetime) == 6);
 
-/// The answer to kGetId: text, padded with NUL, without one when it takes all bytes.
+/// The data of kGetId: text padded with NUL; without one if it fills all bytes.
 inline constexpr std::size_t kIdBytes = 20;
 
 /// A request's last writable byte.

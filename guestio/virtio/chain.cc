@@ -17,18 +17,18 @@ void Chain::begin(std::uint16_t head, ExtentArena& arena) noexcept {
   arena_ = &arena;
 }
 
-/// What keeps an extent from being added, if it is more than room.
+/// The slow path of append(): finds the fault, or grows the chain.
 Chain::Append Chain::make_room(Gpa start, std::uint32_t length, Direction direction) noexcept {
   if (direction == Direction::kReadable && count_ > readable_count_) {
-    mark_malformed(Error::peer_fault("readable descriptor behind a writable one", count_));
+    mark_malformed(Error::peer_fault("readable descriptor after a writable one", count_));
     return Append::kMalformed;
   }
   if (!mem::AddressRange::from_start_and_length(start, length)) {
-    mark_malformed(Error::peer_fault("descriptor that wraps around the addresses", start.raw()));
+    mark_malformed(Error::peer_fault("descriptor wraps around the address space", start.raw()));
     return Append::kMalformed;
   }
   if (readable_length_ + writable_length_ + length > kMaxBytes) {
-    mark_malformed(Error::peer_fault("descriptor chain of more than 4 GiB", head_));
+    mark_malformed(Error::peer_fault("descriptor chain over 4 GiB", head_));
     return Append::kMalformed;
   }
   return count_ < capacity() || grow() ? Append::kDone : Append::kNoRoom;
@@ -42,7 +42,7 @@ void Chain::mark_malformed(const Error& fault) noexcept {
   fault_ = fault;
 }
 
-void Chain::add_malformed(Gpa start, std::uint32_t length, Direction direction) noexcept {
+void Chain::append_malformed(Gpa start, std::uint32_t length, Direction direction) noexcept {
   if (length == 0 || direction == Direction::kReadable) return;
   const auto range = mem::AddressRange::from_start_and_length(start, length);
   last_writable_.reset();

@@ -11,57 +11,57 @@
 #include "guestio/mem/address_range.h"
 #include "guestio/virtio/extent_arena.h"
 
-/// One descriptor chain as the device got it: fetched once, checked, ours from then on.
+/// One descriptor chain on the device side: fetched once, checked, and our own copy from then on.
 namespace guestio::virtio {
 
-/// The device's own limit of a chain's length. A ring of more entries raises it to its size; one of
-/// fewer does not lower it: drivers send indirect tables that are longer than their queue
-/// (2.7.5.3.1 forbids that, a device's offer of segments invites it).
+/// The device's limit of descriptors in a chain. A larger ring raises it to its size. A smaller
+/// ring does not lower it: drivers send indirect tables longer than their queue (2.7.5.3.1 forbids
+/// that, SEG_MAX invites it).
 inline constexpr std::uint32_t kMaxChainDescriptors = 1024;
 
-/// Who may write an extent.
-enum class Direction : std::uint8_t { kReadable, kWritable };  // by the device
+/// Whether the device reads or writes an extent.
+enum class Direction : std::uint8_t { kReadable, kWritable };
 
-/// What came of taking a chain from a ring, of either kind.
+/// The result of popping a chain.
 enum class PopResult : std::uint8_t {
-  kChain,    ///< The chain is the next one.
-  kNothing,  ///< The driver has made nothing more available.
-  kNoRoom,   ///< A long chain waits for extents: try again when another chain was cleared.
+  kChain,    ///< a chain was popped
+  kNothing,  ///< no chain is available, or the queue pops none at present
+  kNoRoom,   ///< a long chain waits for extents: pop again after another chain was cleared
 };
 
-/// A chain's head and its extents in guest memory, readable ones first. Room for kInlineExtents is
-/// inside; longer chains borrow one block of their queue's arena. A caller keeps one Chain for each
-/// request that it can have in flight and uses it again and again.
+/// A chain's head and its extents in guest memory, readable ones first. kInlineExtents are stored
+/// inside; a longer chain borrows one block of its queue's arena. A device keeps one Chain for each
+/// possible request in flight and reuses it.
 ///
-/// A malformed chain has a head, a fault and no extents. Devices put their verdict into a chain's
-/// last writable byte; a driver that gets the chain back without one takes what stood there before
-/// for it. So the walk goes on from the fault, and last_writable() says where that byte is, when
-/// the end of the chain is certain:
+/// A malformed chain has a head, a fault and no extents. The device writes its status into the last
+/// writable byte of a chain. A chain returned without a status would leave an older one there,
+/// which the driver would trust. So the walk goes on after the fault, and last_writable() names
+/// that byte where the end of the chain is certain:
 ///
-/// | malformed by                           | split                    | packed                  |
-/// | -------------------------------------- | ------------------------ | ----------------------- |
-/// | readable after writable                | found                    | found                   |
-/// | extent that wraps around the addresses | found                    | found                   |
-/// | more than 4 GiB in all                 | found                    | found                   |
-/// | more descriptors than the limit        | found, up to 32768       | found: the last entry   |
-/// | INDIRECT with NEXT                     | found, if bytes follow   | found, if bytes follow  |
-/// | table inside a table                   | found, if bytes follow   | found, if bytes follow  |
-/// | table that was not negotiated          | unknown                  | unknown                 |
-/// | table with a part of an entry          | found, in the whole ones | unknown                 |
-/// | empty table, or one that wraps         | unknown                  | unknown                 |
-/// | table outside memory                   | unknown                  | unknown                 |
-/// | loop, NEXT outside the table           | unknown                  | ends the ring           |
+/// | malformed by                      | split                         | packed                  |
+/// | --------------------------------- | ----------------------------- | ----------------------- |
+/// | readable after writable           | found                         | found                   |
+/// | extent wraps around               | found                         | found                   |
+/// | more than 4 GiB in all            | found                         | found                   |
+/// | more descriptors than the limit   | found, up to 32768            | found: the last entry   |
+/// | INDIRECT with NEXT                | found, if bytes follow        | found, if bytes follow  |
+/// | table inside a table              | found, if bytes follow        | found, if bytes follow  |
+/// | table not negotiated              | unknown                       | unknown                 |
+/// | table ends in a partial entry     | found, in the entire entries  | unknown                 |
+/// | table empty, or wraps around      | unknown                       | unknown                 |
+/// | table outside memory              | unknown                       | unknown                 |
+/// | loop, NEXT outside the table      | unknown                       | ends the ring           |
 ///
-/// Found is nothing too when no descriptor is writable, or when the last one that is wraps. A table
-/// where none may be is not followed: nobody knows whether its driver means those bytes or what
-/// they describe. Writable bytes after it count again.
+/// "Found" yields nothing for chains without a writable descriptor, and where the last writable one
+/// wraps around. A misplaced table is not followed: the driver may mean its bytes or the
+/// descriptors in it. Writable bytes after it count again.
 ///
 /// Invariants:
-/// 1. No extent is empty and none wraps around the address space.
+/// 1. No extent is empty, and none wraps around the address space.
 /// 2. A malformed chain has no extents.
 ///
-/// Lifetime: an extent list is good until the next clear() or pop() into this chain, which the
-/// arena must outlive. Threads: one.
+/// Lifetime: extents are valid until the next clear() or pop() into this chain. The arena outlives
+/// the chain. Threads: one.
 class Chain {
  public:
   static constexpr std::size_t kInlineExtents = 16;
@@ -72,17 +72,17 @@ class Chain {
   Chain& operator=(const Chain&) = delete;
   ~Chain() { clear(); }
 
-  /// What push_used() wants back: a split ring's first descriptor, a packed ring's buffer id.
+  /// Identifies the chain for push_used(): the first descriptor of a split ring's chain, the buffer
+  /// id of a packed ring's.
   [[nodiscard]] std::uint16_t head() const noexcept { return head_; }
   [[nodiscard]] bool is_malformed() const noexcept { return malformed_; }
-  /// Which rule the driver broke. Requires: is_malformed().
+  /// The violation. Requires: is_malformed().
   [[nodiscard]] const Error& fault() const noexcept { return fault_; }
-  /// The last byte that the device may write; nothing when it is not known for certain.
-  /// Requires: is_malformed().
+  /// The last device-writable byte; nothing if that is uncertain. Requires: is_malformed().
   [[nodiscard]] std::optional<Gpa> last_writable() const noexcept { return last_writable_; }
 
   [[nodiscard]] std::span<const mem::AddressRange> extents() const noexcept {
-    return {place(), count_};
+    return {data(), count_};
   }
   [[nodiscard]] std::span<const mem::AddressRange> readable() const noexcept {
     return extents().first(readable_count_);
@@ -93,19 +93,18 @@ class Chain {
   [[nodiscard]] std::uint64_t readable_length() const noexcept { return readable_length_; }
   [[nodiscard]] std::uint64_t writable_length() const noexcept { return writable_length_; }
 
-  /// Back to an empty chain; a borrowed block goes home.
+  /// Empties the chain and returns a borrowed block.
   void clear() noexcept;
 
-  // What follows is for the queues, which fill chains.
+  // For the rings, which fill chains.
 
-  /// What became of an extent.
   enum class Append { kDone, kNoRoom, kMalformed };
 
-  /// Empties the chain and gives it a head and the arena to borrow from.
+  /// Empties the chain, and sets its head and the arena to borrow from.
   void begin(std::uint16_t head, ExtentArena& arena) noexcept;
-  /// Adds what one descriptor says. On kNoRoom the chain is unusable until it begins anew; on
-  /// kMalformed it is marked already, and add_malformed() is to follow for the same descriptor and
-  /// all after it. Requires: begin() came before.
+  /// Adds the extent of one descriptor. kNoRoom: the chain is unusable until begin(). kMalformed:
+  /// the chain is marked; append_malformed() follows for this descriptor and all later ones.
+  /// Requires: begin() was called.
   [[nodiscard]] Append append(Gpa start, std::uint32_t length, Direction direction) noexcept {
     if (length == 0) return Append::kDone;
     const bool writable = direction == Direction::kWritable;
@@ -123,15 +122,15 @@ class Chain {
     (writable ? writable_length_ : readable_length_) += length;
     return Append::kDone;
   }
-  /// Drops the extents and remembers why, and which writable byte was the last so far.
+  /// Drops the extents; keeps the fault and the last writable byte so far.
   void mark_malformed(const Error& fault) noexcept;
   /// A descriptor of a malformed chain. Requires: is_malformed().
-  void add_malformed(Gpa start, std::uint32_t length, Direction direction) noexcept;
-  /// What follows or followed in a malformed chain is not known. Requires: is_malformed().
+  void append_malformed(Gpa start, std::uint32_t length, Direction direction) noexcept;
+  /// Part of a malformed chain is unknown. Requires: is_malformed().
   void forget_last_writable() noexcept { last_writable_.reset(); }
 
  private:
-  [[nodiscard]] const mem::AddressRange* place() const noexcept {
+  [[nodiscard]] const mem::AddressRange* data() const noexcept {
     return block_.empty() ? inline_.data() : block_.data();
   }
   [[nodiscard]] std::size_t capacity() const noexcept {
@@ -142,7 +141,7 @@ class Chain {
   void drop_extents() noexcept;
 
   std::array<mem::AddressRange, kInlineExtents> inline_{};
-  ExtentArena::Block block_;  // holds all extents, once there is one
+  ExtentArena::Block block_;  // if not empty, holds all extents
   ExtentArena* arena_ = nullptr;
   std::size_t count_ = 0;
   std::size_t readable_count_ = 0;

@@ -14,7 +14,7 @@ Result<DeviceRing> DeviceRing::create(const RingParts& parts, FeatureBits featur
     return DeviceRing(std::move(*queue));
   }
   if (base > std::numeric_limits<std::uint16_t>::max()) {
-    return fail(Error::peer_fault("a split ring's base has 16 bits", base));
+    return fail(Error::peer_fault("SET_VRING_BASE over 16 bits on a split ring", base));
   }
   auto queue = SplitDeviceRing::create(std::get<SplitRing>(parts), features,
                                        static_cast<std::uint16_t>(base));

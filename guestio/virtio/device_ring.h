@@ -11,20 +11,20 @@
 #include "guestio/virtio/packed_device_ring.h"
 #include "guestio/virtio/split_device_ring.h"
 
-/// The device's side of a ring whose kind was negotiated.
+/// The device side of a ring of the negotiated kind.
 namespace guestio::virtio {
 
-/// Where the parts of a ring of either kind lie.
+/// The parts of a ring of either kind.
 using RingParts = std::variant<SplitRing, PackedRing>;
 
-/// A split or a packed queue under one interface: a branch for each call, no more. What the
-/// functions do is said at SplitDeviceRing.
+/// A split or a packed ring under one interface, at the cost of one branch for each call. The
+/// functions are documented at SplitDeviceRing.
 ///
 /// Threads: one at a time.
 class DeviceRing {
  public:
-  /// `base` is what SET_VRING_BASE carries: the available index of a split ring, both places of a
-  /// packed one. Errors: memory fault, peer fault (no such place).
+  /// `base`: as in SET_VRING_BASE, the available index of a split ring, both positions of a packed
+  /// one. Errors: memory fault, peer fault (no such position).
   static Result<DeviceRing> create(const RingParts& parts, FeatureBits features,
                                    std::uint32_t base);
 
@@ -55,10 +55,10 @@ class DeviceRing {
   [[nodiscard]] std::uint32_t in_flight() const noexcept {
     return std::visit([](const auto& queue) { return queue.in_flight(); }, queue_);
   }
-  /// What GET_VRING_BASE answers.
+  /// The reply to GET_VRING_BASE.
   [[nodiscard]] std::uint32_t base() const noexcept;
 
-  // The one that it is, or nothing.
+  // Null for the other kind.
   [[nodiscard]] SplitDeviceRing* split() noexcept { return std::get_if<SplitDeviceRing>(&queue_); }
   [[nodiscard]] PackedDeviceRing* packed() noexcept {
     return std::get_if<PackedDeviceRing>(&queue_);

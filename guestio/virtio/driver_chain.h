@@ -7,27 +7,27 @@
 #include "guestio/virtio/chain.h"
 #include "guestio/virtio/layout.h"
 
-/// What a driver puts into a ring and gets out of it, whatever the kind of ring.
+/// The chains of a driver, for either kind of ring.
 namespace guestio::virtio {
 
-/// One piece of a request.
+/// One descriptor of a chain.
 struct DriverSegment {
   Gpa address;
   std::uint32_t length;
   Direction direction;
 };
 
-/// Guest memory of ours for one indirect table, in use until its chain is reaped.
+/// Guest memory for one indirect table. In use until its chain is reaped.
 struct DriverTable {
-  Descriptor* place;  ///< where it lies in this process; packed rings use as many bytes an entry
+  Descriptor* host;  ///< in this process; packed rings use the same bytes per entry
   Gpa address;
   std::uint32_t capacity;  ///< entries
 };
 
-/// A chain that came back.
+/// A returned chain.
 struct DriverUsed {
-  std::uint16_t head;     ///< what add() returned for it
-  std::uint32_t written;  ///< what the device says, unchecked
+  std::uint16_t head;     ///< as returned by add()
+  std::uint32_t written;  ///< the device's count, unchecked
 };
 
 }  // namespace guestio::virtio

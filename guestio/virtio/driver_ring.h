@@ -12,11 +12,10 @@
 #include "guestio/virtio/packed_driver_ring.h"
 #include "guestio/virtio/split_driver_ring.h"
 
-/// The driver's side of a ring whose kind was negotiated.
+/// The driver side of a ring of the negotiated kind.
 namespace guestio::virtio {
 
-/// A split or a packed queue under one interface. What the functions do is said at
-/// SplitDriverRing.
+/// A split or a packed ring under one interface. The functions are documented at SplitDriverRing.
 ///
 /// Threads: one at a time.
 class DriverRing {
@@ -56,7 +55,7 @@ class DriverRing {
   [[nodiscard]] std::uint16_t in_flight() const noexcept {
     return std::visit([](const auto& queue) { return queue.in_flight(); }, queue_);
   }
-  /// What GET_VRING_BASE answers once a device has done all that was published.
+  /// The reply to GET_VRING_BASE once the device has returned all published chains.
   [[nodiscard]] std::uint32_t end_base() const noexcept {
     if (const auto* const packed = std::get_if<PackedDriverRing>(&queue_)) {
       return packed->next_avail().to_word() * 0x1'0001u;

@@ -7,12 +7,12 @@
 
 namespace guestio::virtio {
 
-ExtentArena::ExtentArena(std::size_t longest)
+ExtentArena::ExtentArena(std::size_t max_extents)
     : medium_(kMediumExtents, kMediumBlocks),
-      huge_(longest, longest > kMediumExtents ? kHugeBlocks : 0) {}
+      huge_(max_extents, max_extents > kMediumExtents ? kHugeBlocks : 0) {}
 
 ExtentArena::~ExtentArena() {
-  GUESTIO_CHECK(blocks_out() == 0, "every chain to be gone before its queue");
+  GUESTIO_CHECK(blocks_in_use() == 0, "chains to be cleared before their queue ends");
 }
 
 ExtentArena::Block ExtentArena::acquire(std::size_t extents) noexcept {
@@ -22,20 +22,20 @@ ExtentArena::Block ExtentArena::acquire(std::size_t extents) noexcept {
 }
 
 void ExtentArena::release(Block block) noexcept {
-  GUESTIO_CHECK(!block.empty(), "a block to give back");
+  GUESTIO_CHECK(!block.empty(), "a block from acquire()");
   (block.size() == medium_.block_extents ? medium_ : huge_).release(block);
 }
 
-ExtentArena::Shelf::Shelf(std::size_t block_extents, std::size_t most)
-    : block_extents(block_extents), most(most) {
-  // So that taking and giving back never allocates bookkeeping.
-  owned.reserve(most);
-  free.reserve(most);
+ExtentArena::Pool::Pool(std::size_t block_extents, std::size_t max_blocks)
+    : block_extents(block_extents), max_blocks(max_blocks) {
+  // So that acquire() and release() allocate no bookkeeping.
+  owned.reserve(max_blocks);
+  free.reserve(max_blocks);
 }
 
-ExtentArena::Block ExtentArena::Shelf::acquire() noexcept {
+ExtentArena::Block ExtentArena::Pool::acquire() noexcept {
   if (free.empty()) {
-    if (owned.size() == most) return {};
+    if (owned.size() == max_blocks) return {};
     Storage made(new (std::nothrow) mem::AddressRange[block_extents]);
     if (made == nullptr) return {};
     free.push_back(made.get());
@@ -43,13 +43,13 @@ ExtentArena::Block ExtentArena::Shelf::acquire() noexcept {
   }
   mem::AddressRange* const block = free.back();
   free.pop_back();
-  ++out;
+  ++in_use;
   return {block, block_extents};
 }
 
-void ExtentArena::Shelf::release(Block block) noexcept {
+void ExtentArena::Pool::release(Block block) noexcept {
   free.push_back(block.data());
-  --out;
+  --in_use;
 }
 
 }  // namespace guestio::virtio

@@ -10,57 +10,57 @@
 
 #include "guestio/mem/address_range.h"
 
-/// Room for the extents of chains that are too long to stand inside their Chain.
+/// Storage for the extents of long chains.
 namespace guestio::virtio {
 
-/// Blocks of extents for the chains of one queue, in two sizes and bounded in number. A block is
-/// allocated when it is first wanted and recycled from then on, so a queue that has warmed up
-/// allocates nothing, and a driver that sends only short chains costs nothing.
+/// Blocks of extents for the chains of one queue, in two sizes and limited numbers. A block is
+/// allocated on first use and recycled afterwards: a warm queue allocates nothing, and short chains
+/// cost nothing.
 ///
-/// Lifetime: outlives every block taken from it. Threads: one.
+/// Lifetime: outlives its blocks. Threads: one.
 class ExtentArena {
  public:
   static constexpr std::size_t kMediumExtents = 128;
   static constexpr std::size_t kMediumBlocks = 256;
   static constexpr std::size_t kHugeBlocks = 8;
 
-  /// A block on loan. Empty when there is none.
+  /// A block in use; or empty.
   using Block = std::span<mem::AddressRange>;
 
-  /// `longest` is the most extents a chain can have.
-  explicit ExtentArena(std::size_t longest);
+  /// `max_extents`: of one chain.
+  explicit ExtentArena(std::size_t max_extents);
   ExtentArena(const ExtentArena&) = delete;
   ExtentArena& operator=(const ExtentArena&) = delete;
-  /// Asserts that every block is back.
+  /// Requires: no block in use.
   ~ExtentArena();
 
-  /// A block of at least `extents`, or an empty one: all are out, or the host is out of memory.
-  /// Requires: extents <= longest.
+  /// A block of at least `extents`; an empty one if all are in use or the host is out of memory.
+  /// Requires: extents <= max_extents.
   [[nodiscard]] Block acquire(std::size_t extents) noexcept;
-  /// Requires: `block` came from acquire() and is not empty.
+  /// Requires: `block` is from acquire(), and not empty.
   void release(Block block) noexcept;
 
-  [[nodiscard]] std::size_t blocks_out() const noexcept { return medium_.out + huge_.out; }
+  [[nodiscard]] std::size_t blocks_in_use() const noexcept { return medium_.in_use + huge_.in_use; }
 
  private:
   using Storage = std::unique_ptr<mem::AddressRange[]>;
 
   /// All blocks of one size.
-  struct Shelf {
-    Shelf(std::size_t block_extents, std::size_t most);
+  struct Pool {
+    Pool(std::size_t block_extents, std::size_t max_blocks);
 
     Block acquire() noexcept;
     void release(Block block) noexcept;
 
     const std::size_t block_extents;
-    const std::size_t most;
-    std::vector<Storage> owned;            // every block ever made
-    std::vector<mem::AddressRange*> free;  // those that are home
-    std::size_t out = 0;
+    const std::size_t max_blocks;
+    std::vector<Storage> owned;            // all blocks
+    std::vector<mem::AddressRange*> free;  // not in use
+    std::size_t in_use = 0;
   };
 
-  Shelf medium_;
-  Shelf huge_;
+  Pool medium_;
+  Pool huge_;
 };
 
 }  // namespace guestio::virtio

@@ -8,19 +8,19 @@
 namespace guestio::virtio {
 namespace {
 
-TEST(ExtentArena, GivesTheSmallestBlockThatHoldsTheExtents) {
+TEST(ExtentArena, ReturnsTheSmallestSufficientBlock) {
   ExtentArena arena(1024);
   const auto medium = arena.acquire(17);
   const auto huge = arena.acquire(129);
   EXPECT_EQ(medium.size(), ExtentArena::kMediumExtents);
   EXPECT_EQ(huge.size(), 1024u);
-  EXPECT_EQ(arena.blocks_out(), 2u);
+  EXPECT_EQ(arena.blocks_in_use(), 2u);
   arena.release(medium);
   arena.release(huge);
-  EXPECT_EQ(arena.blocks_out(), 0u);
+  EXPECT_EQ(arena.blocks_in_use(), 0u);
 }
 
-TEST(ExtentArena, RecyclesABlockThatCameBack) {
+TEST(ExtentArena, RecyclesAReleasedBlock) {
   ExtentArena arena(1024);
   const auto first = arena.acquire(17);
   arena.release(first);
@@ -29,16 +29,16 @@ TEST(ExtentArena, RecyclesABlockThatCameBack) {
   arena.release(second);
 }
 
-TEST(ExtentArena, IsBoundedAndGivesAgainWhenABlockIsBack) {
+TEST(ExtentArena, IsBoundedAndReusesReleasedBlocks) {
   ExtentArena arena(1024);
-  std::vector<ExtentArena::Block> taken;
-  taken.reserve(ExtentArena::kHugeBlocks);
-  for (std::size_t i = 0; i < ExtentArena::kHugeBlocks; ++i) taken.push_back(arena.acquire(1024));
+  std::vector<ExtentArena::Block> popped;
+  popped.reserve(ExtentArena::kHugeBlocks);
+  for (std::size_t i = 0; i < ExtentArena::kHugeBlocks; ++i) popped.push_back(arena.acquire(1024));
   EXPECT_TRUE(arena.acquire(1024).empty());
-  arena.release(taken.back());
-  taken.back() = arena.acquire(1024);
-  EXPECT_FALSE(taken.back().empty());
-  for (const auto block : taken) arena.release(block);
+  arena.release(popped.back());
+  popped.back() = arena.acquire(1024);
+  EXPECT_FALSE(popped.back().empty());
+  for (const auto block : popped) arena.release(block);
 }
 
 TEST(ExtentArena, ShortQueuesNeedNoHugeBlocks) {
@@ -48,13 +48,13 @@ TEST(ExtentArena, ShortQueuesNeedNoHugeBlocks) {
   arena.release(block);
 }
 
-TEST(ExtentArenaDeathTest, ABlockThatIsStillOutStopsTheProcess) {
+TEST(ExtentArenaDeathTest, ABlockInUseStopsTheProcess) {
   EXPECT_DEATH(
       {
         ExtentArena arena(64);
         (void)arena.acquire(17);
       },
-      "every chain to be gone");
+      "chains to be cleared");
 }
 
 }  // namespace

@@ -46,7 +46,7 @@ TEST(QueueSize, IsAPowerOfTwoUpToItsLimit) {
   }
 }
 
-TEST(RingParts, TakeWhatTheSpecificationSays) {
+TEST(RingParts, HaveTheSizesOfTheSpecification) {
   EXPECT_EQ(descriptor_table_bytes(256), 16u * 256);
   EXPECT_EQ(avail_ring_bytes(256), 6u + 2 * 256);
   EXPECT_EQ(used_ring_bytes(256), 6u + 8 * 256);
@@ -68,7 +68,7 @@ TEST(SplitRing, EndsItsPartsWithTheEventWords) {
   EXPECT_EQ(as_bytes(ring->avail_event()) + 2, used + used_ring_bytes(8));
 }
 
-TEST(SplitRing, RefusesBadSizesAndPlaces) {
+TEST(SplitRing, RefusesInvalidSizesAndMisalignedParts) {
   alignas(16) std::array<std::byte, 64> bytes{};
   std::byte* const good = bytes.data();
   EXPECT_EQ(SplitRing::at(good, good, good, 3).error().kind, ErrorKind::kInvalidArgument);

@@ -26,13 +26,12 @@ mem::AddressRange range(std::uint64_t start, std::uint64_t length) {
   return mem::AddressRange::from_checked(Gpa(start), length);
 }
 
-/// A driver that is played by hand, and the memory that it shares with a device.
-class HandPlayedDriver {
+/// A manual driver, and its memory shared with a device.
+class ManualDriver {
  public:
-  explicit HandPlayedDriver(std::uint16_t size, PackedPosition first = {})
-      : ring(size), next(first) {}
+  explicit ManualDriver(std::uint16_t size, PackedPosition first = {}) : ring(size), next(first) {}
 
-  /// Makes descriptors available where the driver stands; their flags lack only whose they are.
+  /// Makes descriptors available at the next position. Sets their ownership flags.
   void add(std::initializer_list<PackedDescriptor> descriptors) {
     for (PackedDescriptor descriptor : descriptors) {
       descriptor.flags = static_cast<std::uint16_t>(descriptor.flags | next.avail_flags());
@@ -57,7 +56,7 @@ class HandPlayedDriver {
   PackedPosition next;
 };
 
-/// A device's queue on a ring of eight entries.
+/// A device ring of eight entries.
 struct PackedDeviceTest : testing::Test {
   static constexpr std::uint16_t kSize = 8;
 
@@ -67,7 +66,7 @@ struct PackedDeviceTest : testing::Test {
     EXPECT_TRUE(queue.has_value());
     return std::move(*queue);
   }
-  /// Pops a chain that must be there.
+  /// Pops an available chain.
   void pop_chain(PackedDeviceRing& queue) {
     const auto popped = queue.pop(driver.ring.memory(), chain);
     ASSERT_TRUE(popped.has_value()) << popped.error().to_string();
@@ -75,7 +74,7 @@ struct PackedDeviceTest : testing::Test {
   }
   Result<PopResult> pop(PackedDeviceRing& queue) { return queue.pop(driver.ring.memory(), chain); }
 
-  HandPlayedDriver driver{kSize};
+  ManualDriver driver{kSize};
   Chain chain;
 };
 
@@ -86,7 +85,7 @@ TEST_F(PackedDeviceTest, AnEmptyRingHasNothing) {
 
 TEST_F(PackedDeviceTest, AChainHasItsReadableExtentsFirstThenTheWritable) {
   auto queue = make_queue();
-  // The last descriptor says the id; what the others say means nothing.
+  // Only the id of the last descriptor counts.
   driver.add({{kA, 16, 99, kNext}, {kB, 512, 98, kNext | kWrite}, {kC, 1, 5, kWrite}});
   pop_chain(queue);
   EXPECT_EQ(chain.head(), 5);
@@ -100,7 +99,7 @@ TEST_F(PackedDeviceTest, AChainHasItsReadableExtentsFirstThenTheWritable) {
   EXPECT_EQ(queue.in_flight(), 1u);
 }
 
-TEST_F(PackedDeviceTest, Rule22AChainDoesNotChangeAfterItWasTaken) {
+TEST_F(PackedDeviceTest, Rule22APoppedChainDoesNotChange) {
   auto queue = make_queue();
   driver.add({{kA, 16, 0, kNext}, {kB, 512, 0, kWrite}});
   pop_chain(queue);
@@ -110,13 +109,13 @@ TEST_F(PackedDeviceTest, Rule22AChainDoesNotChangeAfterItWasTaken) {
   EXPECT_EQ(queue.fetched()[1].length, 512u);
 }
 
-TEST_F(PackedDeviceTest, AnIndirectTableStandsForItsDescriptorsInOrder) {
+TEST_F(PackedDeviceTest, AnIndirectTableIsReadInTableOrder) {
   auto queue = make_queue();
-  // Ids and links in a table mean nothing.
+  // Ids and links in a table do not count.
   const std::array<PackedDescriptor, 3> table = {
       {{kA, 16, 77, kNext}, {kB, 512, 78, kWrite}, {kC, 1, 79, kWrite}}};
   driver.put_table(table);
-  // The device ignores the write flag of the descriptor that points to a table.
+  // The device ignores WRITE in the descriptor of a table.
   driver.add({{kTableAt, sizeof(table), 3, kIndirect | kWrite}});
   pop_chain(queue);
   ASSERT_FALSE(chain.is_malformed()) << chain.fault().to_string();
@@ -127,11 +126,11 @@ TEST_F(PackedDeviceTest, AnIndirectTableStandsForItsDescriptorsInOrder) {
   EXPECT_EQ(chain.writable()[1], range(kC, 1));
 }
 
-TEST_F(PackedDeviceTest, Rule24TheWrapCounterTurnsWhenOneChainFillsTheRing) {
+TEST_F(PackedDeviceTest, Rule24TheWrapCounterFlipsWhenOneChainFillsTheRing) {
   auto queue = make_queue();
   for (std::uint16_t lap = 0; lap < 4; ++lap) {
     SCOPED_TRACE(lap);
-    const bool wrap = lap % 2 != 0;  // what it turns to
+    const bool wrap = lap % 2 != 0;  // after the flip
     for (std::uint16_t i = 0; i < kSize; ++i) {
       driver.add({{kA + i, 1, lap, i + 1 < kSize ? kNext : std::uint16_t{0}}});
     }
@@ -151,14 +150,14 @@ TEST_F(PackedDeviceTest, Rule24ABufferIdOutsideTheRingIsFatal) {
   EXPECT_EQ(pop(queue).error().kind, ErrorKind::kPeerFault);
 }
 
-TEST_F(PackedDeviceTest, Rule24ABufferIdThatIsInFlightIsFatal) {
+TEST_F(PackedDeviceTest, Rule24ABufferIdInFlightIsFatal) {
   auto queue = make_queue();
   driver.add({{kA, 16, 2, 0}, {kB, 16, 2, 0}});
   pop_chain(queue);
   EXPECT_EQ(pop(queue).error().kind, ErrorKind::kPeerFault);
 }
 
-TEST_F(PackedDeviceTest, Rule24ABufferIdIsFreeAgainOnceItWasAnswered) {
+TEST_F(PackedDeviceTest, Rule24AReturnedBufferIdIsFree) {
   auto queue = make_queue();
   for (int round = 0; round < 20; ++round) {
     driver.add({{kA, 16, 2, 0}});
@@ -174,7 +173,7 @@ TEST_F(PackedDeviceTest, Rule23And25AChainWithoutAnEndIsFatal) {
   EXPECT_EQ(pop(queue).error().kind, ErrorKind::kPeerFault);
 }
 
-TEST_F(PackedDeviceTest, Rule25AChainThatRunsIntoOneInFlightIsFatal) {
+TEST_F(PackedDeviceTest, Rule25AChainOverlappingOneInFlightIsFatal) {
   auto queue = make_queue();
   driver.add({{kA, 1, 0, 0}});
   pop_chain(queue);
@@ -191,10 +190,10 @@ TEST_F(PackedDeviceTest, Rule25MoreAvailableThanTheRingHoldsIsFatal) {
   EXPECT_EQ(pop(queue).error().kind, ErrorKind::kPeerFault);
 }
 
-constexpr std::uint64_t kS = kA + 0x3000;  // of a status
+constexpr std::uint64_t kS = kA + 0x3000;  // the status byte
 constexpr std::uint64_t kWrapping = ~std::uint64_t{0} - 14;
 
-/// An entry of a table, or the last of a chain whose id is 4.
+/// An entry of a table, or the last of a chain with id 4.
 constexpr PackedDescriptor kStatus{kS, 1, 4, kWrite};
 
 std::vector<PackedDescriptor> table_of(std::size_t entries, const PackedDescriptor& last) {
@@ -220,7 +219,7 @@ TEST_F(PackedDeviceTest, Rule23AnIndirectTableMayBeLongerThanTheQueue) {
 
 TEST(PackedDeviceRing, Rule23AQueueOfMoreEntriesThanTheLimitRaisesIt) {
   constexpr std::uint16_t kEntries = 2000;
-  HandPlayedDriver driver(kEntries);
+  ManualDriver driver(kEntries);
   auto queue = *PackedDeviceRing::create(driver.ring.packed_device(), kFeatureIndirectDesc, {});
   driver.put_table(table_of(kEntries, kStatus));
   driver.add({{kTableAt, kEntries * 16, 4, kIndirect}});
@@ -238,24 +237,23 @@ struct MalformedCase {
   FeatureBits features = kFeatureIndirectDesc;
 };
 
-/// What is wrong in the ring itself.
+/// Faults in the ring itself.
 std::vector<MalformedCase> malformed_direct_chains() {
   const std::vector<PackedDescriptor> good = {{kA, 16, 0, 0}, kStatus};
   return {
-      {"readable behind writable", {{kA, 16, 0, kNext | kWrite}, {kB, 16, 4, 0}}, {}, kA + 15},
+      {"readable after writable", {{kA, 16, 0, kNext | kWrite}, {kB, 16, 4, 0}}, {}, kA + 15},
       {"readable between writable",
        {{kA, 512, 0, kNext | kWrite}, {kB, 16, 0, kNext}, {kS, 2, 4, kWrite}},
        {},
        kS + 1},
-      {"readable behind writable, and an empty end",
+      {"readable after writable, and an empty end",
        {{kS, 1, 0, kNext | kWrite}, {kB, 16, 0, kNext}, {kC, 0, 4, kWrite}},
        {},
        kS},
-      {"nothing to write in", {{kWrapping, 16, 4, 0}}},
-      {"a readable extent that wraps", {{kWrapping, 16, 0, kNext}, kStatus}, {}, kS},
-      {"a writable extent that wraps", {{kA, 16, 0, kNext}, {kWrapping, 16, 4, kWrite}}},
-      {"a last writable extent that wraps",
-       {{kS, 1, 0, kNext | kWrite}, {kWrapping, 16, 4, kWrite}}},
+      {"no writable extent", {{kWrapping, 16, 4, 0}}},
+      {"a wrapping readable extent", {{kWrapping, 16, 0, kNext}, kStatus}, {}, kS},
+      {"a wrapping writable extent", {{kA, 16, 0, kNext}, {kWrapping, 16, 4, kWrite}}},
+      {"a wrapping last writable extent", {{kS, 1, 0, kNext | kWrite}, {kWrapping, 16, 4, kWrite}}},
       {"more than 4 GiB to read", {{kA, 0xffffffff, 0, kNext}, {kB, 2, 0, kNext}, kStatus}, {}, kS},
       {"more than 4 GiB to write",
        {{kA, 16, 0, kNext}, {kB, 0xffffffff, 0, kNext | kWrite}, kStatus},
@@ -270,37 +268,35 @@ std::vector<MalformedCase> malformed_direct_chains() {
        {{kTableAt, 32, 0, kIndirect | kNext}, kStatus},
        good,
        kS},
-      {"indirect behind a direct one", {{kA, 16, 0, kNext}, {kTableAt, 32, 4, kIndirect}}, good},
-      {"indirect behind a status",
-       {{kS, 1, 0, kNext | kWrite}, {kTableAt, 32, 4, kIndirect}},
-       good},
+      {"indirect after a direct one", {{kA, 16, 0, kNext}, {kTableAt, 32, 4, kIndirect}}, good},
+      {"indirect after a status", {{kS, 1, 0, kNext | kWrite}, {kTableAt, 32, 4, kIndirect}}, good},
   };
 }
 
-/// What is wrong about a table, or in it.
+/// Faults of a table, and in a table.
 std::vector<MalformedCase> malformed_tables() {
   const std::vector<PackedDescriptor> good = {{kA, 16, 0, 0}, kStatus};
   const auto table = [](std::uint32_t entries) {
     return std::vector<PackedDescriptor>{{kTableAt, entries * 16, 4, kIndirect}};
   };
   return {
-      {"indirect that was not negotiated", table(2), good, std::nullopt, 0},
+      {"indirect, not negotiated", table(2), good, std::nullopt, 0},
       {"an empty table", {{kTableAt, 0, 4, kIndirect}}},
-      {"a table and a half", {{kTableAt, 40, 4, kIndirect}}, good},
-      {"a table of nearly one", {{kTableAt, 15, 4, kIndirect}}, {kStatus}},
+      {"one and a half entries", {{kTableAt, 40, 4, kIndirect}}, good},
+      {"less than one entry", {{kTableAt, 15, 4, kIndirect}}, {kStatus}},
       {"a table outside memory", {{0x1000, 16, 4, kIndirect}}},
-      {"a table that leaves memory",
+      {"a table beyond the end of memory",
        {{RingForTest::kStart.raw() + RingForTest::kBytes - 16, 32, 4, kIndirect}}},
-      {"a table that wraps", {{~std::uint64_t{0} - 15, 32, 4, kIndirect}}},
+      {"a wrapping table", {{~std::uint64_t{0} - 15, 32, 4, kIndirect}}},
       {"a table inside a table", table(2), {{kA, 16, 0, 0}, {kTableAt, 16, 0, kIndirect}}},
       {"a table inside a table before a status",
        table(3),
        {{kA, 16, 0, 0}, {kTableAt, 16, 0, kIndirect}, kStatus},
        kS},
-      {"a table inside a table behind a status",
+      {"a table inside a table after a status",
        table(3),
        {{kA, 16, 0, 0}, kStatus, {kTableAt, 16, 0, kIndirect}}},
-      {"readable behind writable in a table",
+      {"readable after writable in a table",
        table(3),
        {{kA, 512, 0, kWrite}, {kB, 16, 0, 0}, kStatus},
        kS},
@@ -318,7 +314,7 @@ std::vector<MalformedCase> malformed_tables() {
       {"a table of too many descriptors", table(1025), table_of(1025, kStatus), kS},
       {"a table of too many descriptors without a status", table(1025),
        table_of(1025, {kA, 16, 0, 0})},
-      {"a table of too many descriptors that ends in a table", table(1025),
+      {"a table of too many descriptors with a table at its end", table(1025),
        table_of(1025, {kTableAt, 16, 0, kIndirect | kWrite})},
       {"a table of 256 MiB", {{kTableAt, 0xfffffff0, 4, kIndirect}}, good},
   };
@@ -327,7 +323,7 @@ std::vector<MalformedCase> malformed_tables() {
 void check_malformed(const std::vector<MalformedCase>& cases) {
   for (const MalformedCase& c : cases) {
     SCOPED_TRACE(c.name);
-    HandPlayedDriver driver(8);
+    ManualDriver driver(8);
     auto queue = *PackedDeviceRing::create(driver.ring.packed_device(), c.features, {});
     for (const PackedDescriptor& descriptor : c.ring) driver.add({descriptor});
     driver.put_table(c.table);
@@ -342,7 +338,7 @@ void check_malformed(const std::vector<MalformedCase>& cases) {
     if (c.last_writable) {
       EXPECT_EQ(chain.last_writable()->raw(), *c.last_writable);
     }
-    // The ring goes on.
+    // The ring continues.
     ASSERT_EQ(queue.pop(driver.ring.memory(), chain), PopResult::kChain);
     EXPECT_FALSE(chain.is_malformed());
     EXPECT_EQ(chain.head(), 7);
@@ -353,24 +349,24 @@ void check_malformed(const std::vector<MalformedCase>& cases) {
   }
 }
 
-TEST(PackedDeviceRing, Rule23And27AMalformedChainComesOutWithItsLastWritableByteIfThatIsCertain) {
+TEST(PackedDeviceRing, Rule23And27AMalformedChainHasItsLastWritableByteIfThatIsCertain) {
   check_malformed(malformed_direct_chains());
   check_malformed(malformed_tables());
 }
 
-TEST_F(PackedDeviceTest, Rule27AMalformedChainThatIsTakenAgainComesOutTheSame) {
+TEST_F(PackedDeviceTest, Rule27AResubmittedMalformedChainIsTheSame) {
   driver.next = {.index = 3, .wrap = true};
   auto queue = *PackedDeviceRing::create(
       driver.ring.packed_device(), 0, {.avail = driver.next, .used = {.index = 0, .wrap = true}});
   const std::array<PackedDescriptor, 3> fetched = {
       {{kA, 512, 0, kNext | kWrite}, {kB, 16, 0, kNext}, kStatus}};
-  ASSERT_EQ(queue.pop_again(fetched, driver.ring.memory(), chain), PopResult::kChain);
+  ASSERT_EQ(queue.pop_resubmitted(fetched, driver.ring.memory(), chain), PopResult::kChain);
   ASSERT_TRUE(chain.is_malformed());
   ASSERT_TRUE(chain.last_writable());
   EXPECT_EQ(chain.last_writable()->raw(), kS);
 }
 
-TEST_F(PackedDeviceTest, AnswersAreSeenAllAtOnceWhenPublished) {
+TEST_F(PackedDeviceTest, UsedDescriptorsArePublishedAllAtOnce) {
   auto queue = make_queue();
   driver.add({{kA, 16, 3, kNext}, {kB, 16, 3, kWrite}, {kC, 16, 5, kWrite}});
   pop_chain(queue);
@@ -383,14 +379,14 @@ TEST_F(PackedDeviceTest, AnswersAreSeenAllAtOnceWhenPublished) {
   EXPECT_EQ(driver.at(0)->id, 5);
   EXPECT_EQ(driver.at(0)->length, 513u);
   EXPECT_EQ(driver.at(0)->flags, kPackedAvail | kPackedUsed | kDescriptorWrite);
-  // The first answer took as many places as its chain had.
+  // The first used descriptor takes as many entries as its chain.
   EXPECT_EQ(driver.at(1)->id, 3);
   EXPECT_EQ(driver.at(1)->flags, kPackedAvail | kPackedUsed);
   EXPECT_EQ(queue.base().used, (PackedPosition{.index = 3, .wrap = true}));
   EXPECT_EQ(queue.in_flight(), 0u);
 }
 
-TEST_F(PackedDeviceTest, Rule13BothPlacesAreCarriedOverWithTheirWrapCounters) {
+TEST_F(PackedDeviceTest, Rule13TheBaseCarriesBothPositionsWithTheirWrapCounters) {
   const PackedBase base{.avail = {.index = 1, .wrap = false}, .used = {.index = 6, .wrap = true}};
   EXPECT_EQ(PackedBase::from_word(base.to_word()).to_word(), base.to_word());
   EXPECT_EQ(base.to_word(), 0x8006'0001u);
@@ -405,7 +401,7 @@ TEST_F(PackedDeviceTest, Rule13BothPlacesAreCarriedOverWithTheirWrapCounters) {
   EXPECT_EQ(queue.base().used, (PackedPosition{.index = 7, .wrap = true}));
 }
 
-TEST_F(PackedDeviceTest, Rule20PlacesThatTheRingDoesNotHaveAreRefused) {
+TEST_F(PackedDeviceTest, Rule20PositionsOutsideTheRingAreRefused) {
   const PackedPosition zero{.index = 0, .wrap = true};
   for (const PackedBase& base :
        {PackedBase{{.index = 8, .wrap = true}, zero}, PackedBase{zero, {.index = 8, .wrap = true}},
@@ -417,7 +413,7 @@ TEST_F(PackedDeviceTest, Rule20PlacesThatTheRingDoesNotHaveAreRefused) {
   }
 }
 
-TEST_F(PackedDeviceTest, WithoutEventIndexTheFlagSaysWhetherToCall) {
+TEST_F(PackedDeviceTest, WithoutEventIndexTheFlagSuppressesCalls) {
   auto queue = make_queue(0);
   driver.set_event({.position = 0, .flags = kPackedEventDisable});
   for (const bool forced : {false, true}) {
@@ -435,12 +431,12 @@ TEST_F(PackedDeviceTest, WithoutEventIndexTheFlagSaysWhetherToCall) {
   EXPECT_EQ(queue.publish(), false) << "nothing new";
 }
 
-TEST_F(PackedDeviceTest, Rule26ACallComesWhenTheBatchPassesTheEventInWhateverLap) {
+TEST_F(PackedDeviceTest, Rule26ACallIsNeededWhenTheBatchPassesTheEventInAnyLap) {
   struct Case {
     PackedPosition event;
-    bool wanted;
+    bool is_needed;
   };
-  // The batch goes from place 6 of one lap to place 2 of the next.
+  // The batch goes from entry 6 of one lap to entry 2 of the next.
   for (const Case& c :
        {Case{{.index = 5, .wrap = true}, false}, Case{{.index = 6, .wrap = true}, true},
         Case{{.index = 7, .wrap = true}, true}, Case{{.index = 0, .wrap = false}, true},
@@ -455,11 +451,11 @@ TEST_F(PackedDeviceTest, Rule26ACallComesWhenTheBatchPassesTheEventInWhateverLap
       pop_chain(queue);
       ASSERT_TRUE(queue.push_used(id, 0).has_value());
     }
-    EXPECT_EQ(queue.publish(), c.wanted);
+    EXPECT_EQ(queue.publish(), c.is_needed);
   }
 }
 
-TEST_F(PackedDeviceTest, Rule26EnablingKicksSaysWhatItMissed) {
+TEST_F(PackedDeviceTest, Rule26EnablingNotificationsReportsAvailableChains) {
   auto queue = make_queue(kFeatureEventIdx);
   EXPECT_EQ(queue.enable_notifications(), false);
   EXPECT_EQ(driver.device_event().flags, kPackedEventDescriptor);
@@ -473,7 +469,7 @@ TEST_F(PackedDeviceTest, Rule26EnablingKicksSaysWhatItMissed) {
   EXPECT_EQ(driver.device_event().flags, kPackedEventEnable);
 }
 
-TEST_F(PackedDeviceTest, RingMemoryThatGoesAwayIsAMemoryFaultEverywhere) {
+TEST_F(PackedDeviceTest, LostRingMemoryIsAMemoryFaultInEachFunction) {
   auto queue = make_queue();
   driver.add({{kA, 16, 0, 0}, {kA, 16, 1, 0}});
   pop_chain(queue);
@@ -485,7 +481,7 @@ TEST_F(PackedDeviceTest, RingMemoryThatGoesAwayIsAMemoryFaultEverywhere) {
   EXPECT_EQ(queue.suppress_notifications().error().kind, ErrorKind::kMemoryFault);
 }
 
-TEST_F(PackedDeviceTest, GoesOnWhereARingWasMappedAnew) {
+TEST_F(PackedDeviceTest, ContinuesInARemappedRing) {
   auto queue = make_queue();
   driver.add({{kA, 16, 0, 0}, {kA, 16, 1, 0}});
   pop_chain(queue);
@@ -494,34 +490,34 @@ TEST_F(PackedDeviceTest, GoesOnWhereARingWasMappedAnew) {
   EXPECT_EQ(chain.head(), 1);
 }
 
-TEST(PackedDeviceRing, Rule37WithoutRoomForALongChainItStaysInTheRing) {
+TEST(PackedDeviceRing, Rule37ALongChainWithoutABlockStaysInTheRing) {
   constexpr std::uint16_t kSize = 512;
-  HandPlayedDriver driver(kSize);
+  ManualDriver driver(kSize);
   auto queue = *PackedDeviceRing::create(driver.ring.packed_device(), kFeatureIndirectDesc, {});
   driver.put_table(std::vector<PackedDescriptor>(kSize, {kA, 1, 0, 0}));
-  std::deque<Chain> taken;
+  std::deque<Chain> chains;
   for (std::uint16_t id = 0; id < ExtentArena::kHugeBlocks; ++id) {
     driver.add({{kTableAt, kSize * 16, id, kIndirect}});
-    ASSERT_EQ(queue.pop(driver.ring.memory(), taken.emplace_back()), PopResult::kChain);
+    ASSERT_EQ(queue.pop(driver.ring.memory(), chains.emplace_back()), PopResult::kChain);
   }
   driver.add({{kTableAt, kSize * 16, 100, kIndirect}});
   Chain waiting;
   const PackedPosition before = queue.base().avail;
   EXPECT_EQ(queue.pop(driver.ring.memory(), waiting), PopResult::kNoRoom);
   EXPECT_EQ(queue.base().avail, before);
-  taken.front().clear();
+  chains.front().clear();
   ASSERT_EQ(queue.pop(driver.ring.memory(), waiting), PopResult::kChain);
   EXPECT_EQ(waiting.head(), 100);
   EXPECT_EQ(waiting.extents().size(), kSize);
 }
 
-TEST_F(PackedDeviceTest, Rule40AChainIsTakenAgainFromWhatWasFetched) {
+TEST_F(PackedDeviceTest, Rule40AChainIsResubmittedFromItsFetchedDescriptors) {
   driver.add({{kA, 16, 4, kNext}, {kB, 16, 4, kWrite}});
   const std::array<PackedDescriptor, 2> fetched = {*driver.at(0), *driver.at(1)};
-  *driver.at(1) = {0, 0, 0, 0};  // the device wrote an answer there before it died
+  *driver.at(1) = {0, 0, 0, 0};  // a used descriptor of the dead device
   auto queue = *PackedDeviceRing::create(
       driver.ring.packed_device(), 0, {.avail = driver.next, .used = {.index = 0, .wrap = true}});
-  ASSERT_EQ(queue.pop_again(fetched, driver.ring.memory(), chain), PopResult::kChain);
+  ASSERT_EQ(queue.pop_resubmitted(fetched, driver.ring.memory(), chain), PopResult::kChain);
   EXPECT_EQ(chain.head(), 4);
   EXPECT_EQ(chain.readable()[0], range(kA, 16));
   EXPECT_EQ(chain.writable()[0], range(kB, 16));
@@ -531,34 +527,34 @@ TEST_F(PackedDeviceTest, Rule40AChainIsTakenAgainFromWhatWasFetched) {
   EXPECT_EQ(queue.base().used, driver.next);
 }
 
-TEST_F(PackedDeviceTest, Rule40WhatCannotHaveBeenInFlightIsNotTakenAgain) {
+TEST_F(PackedDeviceTest, Rule40InvalidDescriptorsAreNotResubmitted) {
   driver.next = {.index = 2, .wrap = true};
   auto queue = *PackedDeviceRing::create(
       driver.ring.packed_device(), 0, {.avail = driver.next, .used = {.index = 0, .wrap = true}});
-  const auto pop_again = [&](std::vector<PackedDescriptor> descriptors) {
-    return queue.pop_again(descriptors, driver.ring.memory(), chain);
+  const auto pop_resubmitted = [&](std::vector<PackedDescriptor> descriptors) {
+    return queue.pop_resubmitted(descriptors, driver.ring.memory(), chain);
   };
-  EXPECT_EQ(pop_again({}).error().kind, ErrorKind::kPeerFault);
-  EXPECT_EQ(pop_again({{kA, 1, 8, 0}}).error().kind, ErrorKind::kPeerFault);
-  EXPECT_EQ(pop_again(std::vector<PackedDescriptor>(3, {kA, 1, 1, kNext})).error().kind,
+  EXPECT_EQ(pop_resubmitted({}).error().kind, ErrorKind::kPeerFault);
+  EXPECT_EQ(pop_resubmitted({{kA, 1, 8, 0}}).error().kind, ErrorKind::kPeerFault);
+  EXPECT_EQ(pop_resubmitted(std::vector<PackedDescriptor>(3, {kA, 1, 1, kNext})).error().kind,
             ErrorKind::kPeerFault);
-  ASSERT_EQ(pop_again({{kA, 1, 1, 0}}), PopResult::kChain);
-  EXPECT_EQ(pop_again({{kA, 1, 1, 0}}).error().kind, ErrorKind::kPeerFault);
+  ASSERT_EQ(pop_resubmitted({{kA, 1, 1, 0}}), PopResult::kChain);
+  EXPECT_EQ(pop_resubmitted({{kA, 1, 1, 0}}).error().kind, ErrorKind::kPeerFault);
 }
 
-TEST_F(PackedDeviceTest, Rule40AnswersThatADeadDeviceDidNotFinishWritingAreTakenBack) {
+TEST_F(PackedDeviceTest, Rule40UnpublishedUsedDescriptorsOfADeadDeviceAreWithdrawn) {
   driver.add({{kA, 16, 0, 0}, {kA, 16, 1, 0}, {kA, 16, 2, 0}});
   driver.at(1)->flags = kPackedAvail | kPackedUsed;
   driver.at(2)->flags = kPackedAvail | kPackedUsed | kDescriptorWrite;
   auto queue = *PackedDeviceRing::create(
       driver.ring.packed_device(), 0, {.avail = driver.next, .used = {.index = 0, .wrap = true}});
-  ASSERT_TRUE(queue.withdraw_answers().has_value());
+  ASSERT_TRUE(queue.withdraw_used().has_value());
   for (std::uint16_t i = 0; i < 3; ++i) EXPECT_EQ(driver.at(i)->flags, kPackedAvail) << i;
 }
 
 using PackedDeviceDeathTest = PackedDeviceTest;
 
-TEST_F(PackedDeviceDeathTest, AChainThatIsPushedTwiceIsABugOfOurs) {
+TEST_F(PackedDeviceDeathTest, PushingAChainTwiceStopsTheProcess) {
   auto queue = make_queue();
   driver.add({{kA, 16, 0, 0}});
   pop_chain(queue);

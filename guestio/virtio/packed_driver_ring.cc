@@ -41,13 +41,14 @@ PackedDriverRing::PackedDriverRing(const PackedRing& ring, FeatureBits features,
 
 Result<PackedDriverRing> PackedDriverRing::create(const PackedRing& ring, FeatureBits features,
                                                   PackedPosition first) {
-  GUESTIO_CHECK(first.index < ring.size(), "a place inside the ring");
-  PackedPosition place = first;
-  for (std::uint32_t i = 0; i < ring.size(); ++i, place = place.plus(1, ring.size())) {
-    // As after the lap before: used, and not available in this one.
-    const PackedPosition lap_before{.index = place.index, .wrap = !place.wrap};
-    const PackedTail tail{.length = 0, .id = 0, .flags = lap_before.used_flags()};
-    if (!ring.try_store_tail(place.index, tail)) return fail_ring_access(ring.tail(place.index));
+  GUESTIO_CHECK(first.index < ring.size(), "a position inside the ring");
+  PackedPosition position = first;
+  for (std::uint32_t i = 0; i < ring.size(); ++i, position = position.plus(1, ring.size())) {
+    // As after the previous lap: used, and not available in this one.
+    const PackedPosition previous_lap{.index = position.index, .wrap = !position.wrap};
+    const PackedTail tail{.length = 0, .id = 0, .flags = previous_lap.used_flags()};
+    if (!ring.try_store_tail(position.index, tail))
+      return fail_ring_access(ring.tail(position.index));
   }
   for (std::uint32_t* const event : {ring.driver_event(), ring.device_event()}) {
     if (!mem::try_store(event, std::uint32_t{0})) return fail_ring_access(event);
@@ -55,7 +56,7 @@ Result<PackedDriverRing> PackedDriverRing::create(const PackedRing& ring, Featur
   return PackedDriverRing(ring, features, first);
 }
 
-Result<std::uint16_t> PackedDriverRing::add(std::span<const Segment> segments) {
+Result<std::uint16_t> PackedDriverRing::add(std::span<const DriverSegment> segments) {
   GUESTIO_CHECK(!segments.empty(), "a chain of at least one segment");
   scratch_.clear();
   for (std::size_t i = 0; i < segments.size(); ++i) {
@@ -64,15 +65,15 @@ Result<std::uint16_t> PackedDriverRing::add(std::span<const Segment> segments) {
   return put(scratch_);
 }
 
-Result<std::uint16_t> PackedDriverRing::add_indirect(std::span<const Segment> segments,
-                                                     const IndirectTable& table) {
+Result<std::uint16_t> PackedDriverRing::add_indirect(std::span<const DriverSegment> segments,
+                                                     const DriverTable& table) {
   GUESTIO_CHECK((features_ & kFeatureIndirectDesc) != 0, "indirect tables to be negotiated");
   GUESTIO_CHECK(!segments.empty() && segments.size() <= table.capacity,
                 "a chain that fits its table");
-  // A table of ours is aligned to 8 at least, and its entries are two integers of 8 bytes.
-  auto* const words = reinterpret_cast<std::uint64_t*>(table.place);
+  // Our tables are aligned to at least 8, and an entry is two 8-byte integers.
+  auto* const words = reinterpret_cast<std::uint64_t*>(table.host);
   for (std::size_t i = 0; i < segments.size(); ++i) {
-    // 2.8.19: no flag but the one that says who writes.
+    // 2.8.19: no flag but WRITE.
     const auto halves = std::bit_cast<std::array<std::uint64_t, 2>>(describe(segments[i], false));
     if (!mem::try_store(words + 2 * i, halves[0]) ||
         !mem::try_store(words + 2 * i + 1, halves[1])) {
@@ -90,27 +91,28 @@ Result<std::uint16_t> PackedDriverRing::add_indirect(std::span<const Segment> se
 Result<std::uint16_t> PackedDriverRing::put(std::span<const PackedDescriptor> descriptors) {
   if (descriptors.size() > free_count_) return fail(ErrorKind::kBusy, "add a chain to the ring");
   const std::uint16_t id = free_id_;
-  PackedPosition place = next_avail_;
+  PackedPosition position = next_avail_;
   for (const PackedDescriptor& descriptor : descriptors) {
     const PackedTail tail{
         .length = descriptor.length,
         .id = id,
-        .flags = static_cast<std::uint16_t>(descriptor.flags | place.avail_flags())};
-    if (!ring_.try_store_address(place.index, descriptor.address)) {
-      return fail_ring_access(ring_.address(place.index));
+        .flags = static_cast<std::uint16_t>(descriptor.flags | position.avail_flags())};
+    if (!ring_.try_store_address(position.index, descriptor.address)) {
+      return fail_ring_access(ring_.address(position.index));
     }
-    // The device does not look behind the first descriptor that it may not have yet.
-    if (place == published_) {
+    // The device reads nothing after a descriptor that is not available yet: publish() stores the
+    // first.
+    if (position == published_) {
       first_tail_ = tail;
-    } else if (!ring_.try_store_tail(place.index, tail)) {
-      return fail_ring_access(ring_.tail(place.index));
+    } else if (!ring_.try_store_tail(position.index, tail)) {
+      return fail_ring_access(ring_.tail(position.index));
     }
-    place = place.plus(1, ring_.size());
+    position = position.plus(1, ring_.size());
   }
   const auto length = static_cast<std::uint16_t>(descriptors.size());
   free_id_ = buffers_[id].next_free;
   buffers_[id] = {.next_free = 0, .length = length, .state = State::kAdded};
-  next_avail_ = place;
+  next_avail_ = position;
   free_count_ = static_cast<std::uint16_t>(free_count_ - length);
   ++in_flight_;
   added_.push_back(id);
@@ -119,7 +121,7 @@ Result<std::uint16_t> PackedDriverRing::put(std::span<const PackedDescriptor> de
 
 Result<bool> PackedDriverRing::publish() {
   if (added_.empty()) return false;
-  // Release, with the device's acquire of the flags: descriptors and data come before it.
+  // Release, with the device's acquire of the flags: descriptors and data precede it.
   if (!ring_.try_store_tail_release(published_.index, first_tail_)) {
     return fail_ring_access(ring_.tail(published_.index));
   }
@@ -127,15 +129,16 @@ Result<bool> PackedDriverRing::publish() {
   published_ = next_avail_;
   for (const std::uint16_t id : added_) buffers_[id].state = State::kVisible;
   added_.clear();
-  // The flags must be out before the device's wish is read; the device does it the other way round.
+  // The flags are visible before the device's suppression is read; the device orders them the other
+  // way round.
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  std::uint32_t wish = 0;
-  if (!mem::try_load(ring_.device_event(), wish)) return fail_ring_access(ring_.device_event());
-  return needs_notification(std::bit_cast<PackedEvent>(wish), features_, published_, count,
+  std::uint32_t event = 0;
+  if (!mem::try_load(ring_.device_event(), event)) return fail_ring_access(ring_.device_event());
+  return needs_notification(std::bit_cast<PackedEvent>(event), features_, published_, count,
                             ring_.size());
 }
 
-Result<bool> PackedDriverRing::look_at_used(PackedTail& tail) const {
+Result<bool> PackedDriverRing::check_used(PackedTail& tail) const {
   if (in_flight_ == added_.size()) return false;
   if (!ring_.try_load_tail(next_used_.index, tail)) {
     return fail_ring_access(ring_.tail(next_used_.index));
@@ -143,13 +146,13 @@ Result<bool> PackedDriverRing::look_at_used(PackedTail& tail) const {
   return next_used_.is_used(tail.flags);
 }
 
-Result<std::optional<PackedDriverRing::Used>> PackedDriverRing::reap() {
+Result<std::optional<DriverUsed>> PackedDriverRing::reap() {
   PackedTail tail{};
-  const auto any = look_at_used(tail);
+  const auto any = check_used(tail);
   if (!any) return fail(any.error());
   if (!*any) return std::nullopt;
   if (tail.id >= ring_.size() || buffers_[tail.id].state != State::kVisible) {
-    return fail(Error::peer_fault("a chain came back that was not in flight", tail.id));
+    return fail(Error::peer_fault("returned chain is not in flight", tail.id));
   }
   Buffer& buffer = buffers_[tail.id];
   next_used_ = next_used_.plus(buffer.length, ring_.size());
@@ -157,25 +160,25 @@ Result<std::optional<PackedDriverRing::Used>> PackedDriverRing::reap() {
   buffer = {.next_free = free_id_, .length = 0, .state = State::kFree};
   free_id_ = tail.id;
   --in_flight_;
-  return Used{tail.id, tail.length};
+  return DriverUsed{tail.id, tail.length};
 }
 
 Result<bool> PackedDriverRing::enable_calls() {
   const bool by_event = (features_ & kFeatureEventIdx) != 0;
-  const PackedEvent wish{.position = next_used_.to_word(),
-                         .flags = by_event ? kPackedEventDescriptor : kPackedEventEnable};
-  if (!mem::try_store(ring_.driver_event(), std::bit_cast<std::uint32_t>(wish))) {
+  const PackedEvent event{.position = next_used_.to_word(),
+                          .flags = by_event ? kPackedEventDescriptor : kPackedEventEnable};
+  if (!mem::try_store(ring_.driver_event(), std::bit_cast<std::uint32_t>(event))) {
     return fail_ring_access(ring_.driver_event());
   }
-  // The wish must be out before the ring is read; the device does it the other way round.
+  // The event is visible before the ring is read; the device orders them the other way round.
   std::atomic_thread_fence(std::memory_order_seq_cst);
   PackedTail tail{};
-  return look_at_used(tail);
+  return check_used(tail);
 }
 
 Result<> PackedDriverRing::suppress_calls() {
-  const PackedEvent wish{.position = 0, .flags = kPackedEventDisable};
-  if (!mem::try_store(ring_.driver_event(), std::bit_cast<std::uint32_t>(wish))) {
+  const PackedEvent event{.position = 0, .flags = kPackedEventDisable};
+  if (!mem::try_store(ring_.driver_event(), std::bit_cast<std::uint32_t>(event))) {
     return fail_ring_access(ring_.driver_event());
   }
   return {};

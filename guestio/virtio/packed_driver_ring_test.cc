@@ -18,7 +18,7 @@ constexpr std::array<DriverSegment, 2> kReadRequest = {
     {{kA, 16, Direction::kReadable}, {kB, 513, Direction::kWritable}}};
 constexpr std::array<DriverSegment, 1> kOne = {{{kA, 1, Direction::kReadable}}};
 
-/// A driver's queue on a ring of five entries, with a device that is played by hand.
+/// A driver ring of five entries, with a manual device.
 struct PackedDriverTest : testing::Test {
   PackedDriverRing make_queue(FeatureBits features = 0, PackedPosition first = {}) {
     device_used = first;
@@ -29,13 +29,13 @@ struct PackedDriverTest : testing::Test {
   [[nodiscard]] PackedDescriptor descriptor(std::uint16_t index) const {
     return *reinterpret_cast<const PackedDescriptor*>(ring.packed_device().address(index));
   }
-  /// Returns a chain of `length` descriptors as a device would, honest or not.
+  /// Returns a chain of `length` descriptors as a device would, valid or not.
   void return_as_device(std::uint16_t id, std::uint16_t length, std::uint32_t written = 7) {
     ASSERT_TRUE(ring.packed_device().try_store_tail(
         device_used.index, {.length = written, .id = id, .flags = device_used.used_flags()}));
     device_used = device_used.plus(length, 5);
   }
-  void wish_as_device(PackedEvent event) const {
+  void set_device_event(PackedEvent event) const {
     *ring.packed_device().device_event() = std::bit_cast<std::uint32_t>(event);
   }
 
@@ -43,7 +43,7 @@ struct PackedDriverTest : testing::Test {
   PackedPosition device_used;
 };
 
-TEST_F(PackedDriverTest, AChainIsSeenWhenPublished) {
+TEST_F(PackedDriverTest, AChainIsVisibleOncePublished) {
   auto queue = make_queue();
   const auto id = queue.add(kReadRequest);
   ASSERT_TRUE(id.has_value());
@@ -65,14 +65,14 @@ TEST_F(PackedDriverTest, AnIndirectChainTakesOneDescriptor) {
   const Gpa table = kA.plus_unchecked(0x8000);
   const auto id = queue.add_indirect(
       kReadRequest,
-      {.place = reinterpret_cast<Descriptor*>(ring.at(table)), .address = table, .capacity = 4});
+      {.host = reinterpret_cast<Descriptor*>(ring.at(table)), .address = table, .capacity = 4});
   ASSERT_TRUE(id && queue.publish());
   EXPECT_EQ(queue.free_descriptors(), 4);
   EXPECT_EQ(descriptor(0).address, table.raw());
   EXPECT_EQ(descriptor(0).length, 32u);
   EXPECT_EQ(descriptor(0).flags, kPackedAvail | kDescriptorIndirect);
   const auto* const entries = reinterpret_cast<const PackedDescriptor*>(ring.at(table));
-  EXPECT_EQ(entries[0].flags, 0) << "order says what follows";
+  EXPECT_EQ(entries[0].flags, 0) << "the order links them";
   EXPECT_EQ(entries[1].flags, kDescriptorWrite);
 }
 
@@ -85,7 +85,7 @@ TEST_F(PackedDriverTest, AFullRingIsBusyAndNothingChanges) {
   EXPECT_TRUE(queue.add(kOne).has_value());
 }
 
-TEST_F(PackedDriverTest, ReapedChainsGiveTheirDescriptorsBackOverManyLaps) {
+TEST_F(PackedDriverTest, ReapedChainsFreeTheirDescriptorsOverManyLaps) {
   auto queue = make_queue(0, {.index = 4, .wrap = false});
   for (int round = 0; round < 20; ++round) {
     const auto first = queue.add(kReadRequest);
@@ -103,13 +103,13 @@ TEST_F(PackedDriverTest, ReapedChainsGiveTheirDescriptorsBackOverManyLaps) {
   }
 }
 
-TEST_F(PackedDriverTest, WhatADeviceReturnsIsNotBelieved) {
+TEST_F(PackedDriverTest, InvalidReturnedChainsAreRefused) {
   struct Case {
     const char* name;
     std::vector<std::uint16_t> ids;
   };
   for (const Case& c : {Case{"outside the ring", {5}}, Case{"far outside", {65535}},
-                        Case{"never given", {3}}, Case{"twice", {0, 0}}}) {
+                        Case{"never added", {3}}, Case{"twice", {0, 0}}}) {
     SCOPED_TRACE(c.name);
     auto queue = make_queue();
     ASSERT_EQ(queue.add(kReadRequest), 0);
@@ -123,7 +123,7 @@ TEST_F(PackedDriverTest, WhatADeviceReturnsIsNotBelieved) {
   }
 }
 
-TEST_F(PackedDriverTest, AChainThatWasNotPublishedCannotComeBack) {
+TEST_F(PackedDriverTest, AnUnpublishedChainCannotBeReturned) {
   auto queue = make_queue();
   ASSERT_TRUE(queue.add(kOne) && queue.publish());
   ASSERT_EQ(queue.add(kOne), 1);
@@ -131,23 +131,23 @@ TEST_F(PackedDriverTest, AChainThatWasNotPublishedCannotComeBack) {
   EXPECT_EQ(queue.reap().error().kind, ErrorKind::kPeerFault);
 }
 
-TEST_F(PackedDriverTest, KicksAsTheDeviceWishes) {
+TEST_F(PackedDriverTest, KicksUnlessTheDeviceSuppressesThem) {
   auto by_flag = make_queue(0);
-  wish_as_device({.position = 0, .flags = kPackedEventDisable});
+  set_device_event({.position = 0, .flags = kPackedEventDisable});
   ASSERT_TRUE(by_flag.add(kOne).has_value());
   EXPECT_EQ(by_flag.publish(), false);
   EXPECT_EQ(by_flag.publish(), false) << "nothing new";
 
   auto by_event = make_queue(kFeatureEventIdx, {.index = 4, .wrap = true});
   const PackedPosition second{.index = 0, .wrap = false};
-  wish_as_device({.position = second.to_word(), .flags = kPackedEventDescriptor});
+  set_device_event({.position = second.to_word(), .flags = kPackedEventDescriptor});
   ASSERT_TRUE(by_event.add(kOne).has_value());
   EXPECT_EQ(by_event.publish(), false);
   ASSERT_TRUE(by_event.add(kOne).has_value());
   EXPECT_EQ(by_event.publish(), true);
 }
 
-TEST_F(PackedDriverTest, EnablingCallsSaysWhatItMissed) {
+TEST_F(PackedDriverTest, EnablingCallsReportsReturnedChains) {
   auto queue = make_queue(kFeatureEventIdx);
   const auto id = queue.add(kReadRequest);
   ASSERT_TRUE(id && queue.publish());
@@ -164,7 +164,7 @@ TEST_F(PackedDriverTest, EnablingCallsSaysWhatItMissed) {
             kPackedEventDisable);
 }
 
-TEST_F(PackedDriverTest, RingMemoryThatGoesAwayIsAMemoryFault) {
+TEST_F(PackedDriverTest, LostRingMemoryIsAMemoryFault) {
   auto queue = make_queue();
   ASSERT_TRUE(queue.add(kReadRequest) && queue.publish());
   ring.truncate();

@@ -7,23 +7,23 @@
 
 #include "guestio/virtio/layout.h"
 
-/// The bytes of a packed ring (virtio 1.2, section 2.8) and the arithmetic of its places.
+/// Layout of a packed ring (virtio 1.2, section 2.8), and the arithmetic of its positions.
 namespace guestio::virtio {
 
-/// One entry of the descriptor ring, or of an indirect table (2.8.13). The device writes its answer
-/// over it.
+/// One entry of the descriptor ring, or of an indirect table (2.8.13). The device overwrites it
+/// with the used descriptor.
 struct PackedDescriptor {
   std::uint64_t address;  ///< guest physical
-  std::uint32_t length;   ///< in an answer: bytes that the device wrote
-  std::uint16_t id;       ///< of the buffer; the last descriptor of a chain says it
+  std::uint32_t length;   ///< in a used descriptor: bytes written by the device
+  std::uint16_t id;       ///< of the buffer; valid in the last descriptor of a chain
   std::uint16_t flags;    ///< kDescriptor… and kPacked…
 };
 static_assert(sizeof(PackedDescriptor) == 16 && sizeof(PackedDescriptor) == sizeof(Descriptor));
 static_assert(offsetof(PackedDescriptor, length) == 8 && offsetof(PackedDescriptor, id) == 12 &&
               offsetof(PackedDescriptor, flags) == 14);
 
-/// The half of a descriptor that says whose it is: moved in one access, so that flags and the rest
-/// cannot disagree.
+/// The half of a descriptor with the ownership flags. Loaded and stored in one access, so that
+/// flags and the rest agree.
 struct PackedTail {
   std::uint32_t length;
   std::uint16_t id;
@@ -34,7 +34,7 @@ static_assert(sizeof(PackedTail) == 8);
 inline constexpr std::uint16_t kPackedAvail = 1 << 7;
 inline constexpr std::uint16_t kPackedUsed = 1 << 15;
 
-/// What one side wants to hear of (2.8.14).
+/// Event suppression of one side (2.8.14).
 struct PackedEvent {
   std::uint16_t position;  ///< PackedPosition::to_word()
   std::uint16_t flags;     ///< kPackedEvent…
@@ -50,7 +50,7 @@ inline constexpr std::uint32_t kMaxPackedQueueSize = 32768;
 inline constexpr std::size_t kPackedRingAlignment = 16;
 inline constexpr std::size_t kPackedEventAlignment = 4;
 
-/// Any number that is not too large; it need not be a power of two.
+/// Any number up to the limit; not only powers of two.
 [[nodiscard]] constexpr bool is_packed_queue_size(std::uint64_t size) noexcept {
   return size != 0 && size <= kMaxPackedQueueSize;
 }
@@ -58,31 +58,32 @@ inline constexpr std::size_t kPackedEventAlignment = 4;
   return sizeof(PackedDescriptor) * size;
 }
 
-/// A place in a packed ring, and the wrap counter that turns each time the ring's end is passed.
+/// A position in a packed ring: the index, and the wrap counter, which flips at the end of the
+/// ring.
 struct PackedPosition {
   std::uint16_t index = 0;
-  bool wrap = true;  ///< the counter itself; both sides begin with 1
+  bool wrap = true;  ///< the wrap counter; both sides begin with 1
 
-  /// As event areas and vhost-user messages have it: 15 bits of index, one of the counter.
+  /// As in event areas and vhost-user messages: 15 bits of index, one of the counter.
   [[nodiscard]] constexpr std::uint16_t to_word() const noexcept {
     return static_cast<std::uint16_t>(index | (wrap ? 1 << 15 : 0));
   }
   [[nodiscard]] static constexpr PackedPosition from_word(std::uint16_t word) noexcept {
     return {.index = static_cast<std::uint16_t>(word & 0x7fff), .wrap = (word >> 15) != 0};
   }
-  /// `count` entries further in a ring of `size`. Requires: count <= size, index < size.
+  /// `count` entries later in a ring of `size`. Requires: count <= size, index < size.
   [[nodiscard]] constexpr PackedPosition plus(std::uint32_t count,
                                               std::uint32_t size) const noexcept {
     const std::uint32_t sum = index + count;
     if (sum < size) return {static_cast<std::uint16_t>(sum), wrap};
     return {static_cast<std::uint16_t>(sum - size), !wrap};
   }
-  /// How many entries lie between two places, at most `size`.
+  /// Entries between two positions, at most `size`.
   [[nodiscard]] constexpr std::uint32_t minus(PackedPosition earlier,
                                               std::uint32_t size) const noexcept {
     return wrap == earlier.wrap ? index - earlier.index : index + size - earlier.index;
   }
-  /// The flags that make the descriptor here available, or used.
+  /// The flags of an available, or a used, descriptor here.
   [[nodiscard]] constexpr std::uint16_t avail_flags() const noexcept {
     return wrap ? kPackedAvail : kPackedUsed;
   }
@@ -99,20 +100,20 @@ struct PackedPosition {
   friend bool operator==(const PackedPosition&, const PackedPosition&) = default;
 };
 
-/// Whether a peer that wrote `event` is to be told, now that `count` entries up to `now` were
-/// passed (2.8.10): with kPackedEventDescriptor, did that include the one it named?
+/// Whether the peer that set `event` needs a notification after `count` entries up to `now`
+/// (2.8.10): with kPackedEventDescriptor, they include the entry of the event.
 [[nodiscard]] constexpr bool needs_notification(PackedEvent event, FeatureBits features,
                                                 PackedPosition now, std::uint32_t count,
                                                 std::uint32_t size) noexcept {
   const std::uint16_t kind = event.flags & kPackedEventMask;
   if (kind == kPackedEventDisable) return false;
-  // A kind that was not negotiated or does not exist: one call too many hurts nobody.
+  // Not negotiated, or unknown: one notification too many does no harm.
   if (kind != kPackedEventDescriptor || (features & kFeatureEventIdx) == 0) return true;
   const auto named = PackedPosition::from_word(event.position);
-  // Both on the scale of the present lap: the lap before lies below zero.
-  const auto place =
+  // Both relative to the current lap: the previous one is below zero.
+  const auto index =
       static_cast<std::uint16_t>(named.wrap == now.wrap ? named.index : named.index - size);
-  return needs_notification(place, static_cast<std::uint16_t>(now.index - count), now.index);
+  return needs_notification(index, static_cast<std::uint16_t>(now.index - count), now.index);
 }
 
 }  // namespace guestio::virtio

@@ -12,29 +12,29 @@
 
 #include "guestio/virtio/packed_device_ring.h"
 #include "guestio/virtio/packed_driver_ring.h"
-#include "guestio/virtio/queue_game_for_test.h"
+#include "guestio/virtio/ring_exerciser_for_test.h"
 #include "guestio/virtio/ring_for_test.h"
 #include "testing/rounds.h"
 
-/// Both sides of a packed ring against each other: by chance, in two threads, and with a hostile
+/// Both sides of a packed ring against each other: random, in two threads, and with a hostile
 /// driver.
 namespace guestio::virtio::packed_property_test {
 namespace {
 
-std::vector<Setting> all_settings() {
-  std::vector<Setting> settings;
-  // Sizes that are no power of two are for packed rings only.
+std::vector<RingConfig> all_configs() {
+  std::vector<RingConfig> configs;
+  // Sizes other than powers of two: packed rings only.
   for (const std::uint32_t size : {1u, 2u, 7u, 16u, 100u, 256u}) {
     for (const FeatureBits features : {FeatureBits{0}, kFeatureEventIdx, kFeatureIndirectDesc,
                                        kFeatureEventIdx | kFeatureIndirectDesc}) {
-      settings.push_back({size, features});
+      configs.push_back({size, features});
     }
   }
-  return settings;
+  return configs;
 }
 
-/// What the game needs to know of packed rings.
-struct PackedKind {
+/// Packed rings, for RingExerciser.
+struct PackedRings {
   using Driver = PackedDriverRing;
   using Device = PackedDeviceRing;
   static Driver driver(const RingForTest& ring, FeatureBits features, std::uint16_t first) {
@@ -46,33 +46,33 @@ struct PackedKind {
   }
 };
 
-struct PackedSides : testing::TestWithParam<Setting> {};
+struct PackedSides : testing::TestWithParam<RingConfig> {};
 
-TEST_P(PackedSides, EveryChainArrivesInOrderAndComesBackOnce) {
+TEST_P(PackedSides, EachChainIsPoppedInOrderAndReturnedOnce) {
   const RingForTest ring(GetParam().size);
   const PackedPosition last{.index = static_cast<std::uint16_t>(GetParam().size - 1),
                             .wrap = false};
-  Game<PackedKind> game(ring, GetParam(), last.to_word());
+  RingExerciser<PackedRings> exerciser(ring, GetParam(), last.to_word());
   const int rounds = single_threaded_rounds(20000);
   for (int round = 0; round < rounds && !HasFatalFailure(); ++round) {
-    game.driver_adds();
-    game.device_takes();
-    game.device_returns();
-    game.driver_reaps();
+    exerciser.add_chains();
+    exerciser.pop_chains();
+    exerciser.return_chains();
+    exerciser.reap_chains();
   }
-  for (int round = 0; round < 20000 && !game.is_quiet(); ++round) {
-    game.device_takes();
-    game.device_returns();
-    game.driver_reaps();
+  for (int round = 0; round < 20000 && !exerciser.is_idle(); ++round) {
+    exerciser.pop_chains();
+    exerciser.return_chains();
+    exerciser.reap_chains();
   }
-  EXPECT_TRUE(game.is_quiet());
-  EXPECT_GT(game.finished(), static_cast<std::size_t>(rounds) / 4)
-      << "no lost kick or call may stop the ring";
+  EXPECT_TRUE(exerciser.is_idle());
+  EXPECT_GT(exerciser.finished(), static_cast<std::size_t>(rounds) / 4)
+      << "a lost kick or call stopped the ring";
 }
 
-INSTANTIATE_TEST_SUITE_P(Settings, PackedSides, testing::ValuesIn(all_settings()), name_of);
+INSTANTIATE_TEST_SUITE_P(Settings, PackedSides, testing::ValuesIn(all_configs()), name_of);
 
-/// Takes and returns whatever comes until the ring is declared broken.
+/// Pops and returns chains until the ring is broken.
 void run_device_until_broken(PackedDeviceRing& queue, const RingForTest& ring) {
   Chain chain;
   for (std::uint32_t i = 0; i < 4u * queue.size(); ++i) {
@@ -87,7 +87,7 @@ void run_device_until_broken(PackedDeviceRing& queue, const RingForTest& ring) {
   (void)queue.enable_notifications();
 }
 
-TEST(HostilePackedDriver, RandomBytesInTheRingNeverHurtTheDevice) {
+TEST(HostilePackedDriver, RandomBytesInTheRingDoTheDeviceNoHarm) {
   constexpr std::uint16_t kSize = 61;
   const RingForTest ring(kSize);
   std::mt19937_64 engine(7);
@@ -98,7 +98,7 @@ TEST(HostilePackedDriver, RandomBytesInTheRingNeverHurtTheDevice) {
                                .wrap = random(2) == 0};
     PackedPosition place = start;
     for (std::uint16_t i = 0; i < kSize; ++i, place = place.plus(1, kSize)) {
-      // Plausible often enough that walks go deep.
+      // Often plausible, for long walks.
       const auto flags =
           static_cast<std::uint16_t>(random(20) == 0 ? engine() : random(8) | place.avail_flags());
       ASSERT_TRUE(driver.try_store_address(
@@ -119,11 +119,11 @@ TEST(HostilePackedDriver, RandomBytesInTheRingNeverHurtTheDevice) {
   }
 }
 
-TEST(HostilePackedDriver, BytesThatChangeUnderTheDeviceNeverHurtIt) {
+TEST(HostilePackedDriver, ConcurrentWritesToTheRingDoTheDeviceNoHarm) {
   const RingForTest ring(64);
   std::atomic<bool> stop = false;
   const PackedRing driver = ring.packed_driver();
-  // Stores that the sanitizers do not see, as a guest's are.
+  // Stores invisible to the sanitizers, like a guest's.
   std::thread scribbler([&] {
     std::mt19937_64 engine(9);
     while (!stop.load(std::memory_order_relaxed)) {
@@ -145,14 +145,14 @@ TEST(HostilePackedDriver, BytesThatChangeUnderTheDeviceNeverHurtIt) {
   scribbler.join();
 }
 
-/// One request's memory: numbers in, their sum out.
+/// The memory of one request: numbers in, their sum out.
 struct SumSlot {
   std::array<std::uint64_t, 8> numbers;
   std::uint64_t sum;
 };
 
-/// A device in a thread of its own: writes the sum of a chain's readable bytes into its writable
-/// ones, and spins where a real one would sleep. Until it `is_over`.
+/// A device on its own thread, until `is_over`: writes the sum of a chain's readable numbers into
+/// its writable bytes. Spins where a real device would sleep.
 void run_summing_device(const RingForTest& ring, FeatureBits features,
                         const std::atomic<bool>& is_over) {
   auto queue = *PackedDeviceRing::create(ring.packed_device(), features, {});
@@ -191,9 +191,9 @@ void check_sum(const SumSlot& slot) {
   ASSERT_EQ(sum, expected);
 }
 
-TEST(TwoThreadsOnAPackedRing, DataIsThereWhenTheFlagsSaySo) {
-  // On one busy processor each change between the two costs a turn of everybody else's: a large
-  // ring makes few of them.
+TEST(TwoThreadsOnAPackedRing, DataIsVisibleWithTheFlags) {
+  // On one busy processor each switch between the two waits for all other threads: a large ring
+  // needs few switches.
   constexpr std::size_t kRequests = 40000;
   constexpr std::uint16_t kSize = 120;
   const RingForTest ring(kSize);
@@ -204,7 +204,7 @@ TEST(TwoThreadsOnAPackedRing, DataIsThereWhenTheFlagsSaySo) {
   std::uint64_t next = 1;
   for (std::size_t sent = 0, done = 0; done < kRequests && !::testing::Test::HasFailure();) {
     while (queue.free_descriptors() >= 2) {
-      // The device answers in order, so a slot is free when it comes round again.
+      // The device returns chains in order: a slot is free in the next round.
       const Gpa at = RingForTest::kData.plus_unchecked(sent % kSize * sizeof(SumSlot));
       auto* const slot = reinterpret_cast<SumSlot*>(ring.at(at));
       for (std::uint64_t& number : slot->numbers) ASSERT_TRUE(mem::try_store(&number, next++));

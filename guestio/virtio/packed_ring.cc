@@ -21,7 +21,7 @@ Result<PackedRing> PackedRing::at(std::byte* descriptors, std::byte* driver_even
       return fail(ErrorKind::kMisaligned, "event area", address, kPackedEventAlignment);
     }
   }
-  // Aligned, and nothing but integers: any bytes are valid values.
+  // Aligned, and integers only: any bytes are valid values.
   return PackedRing(
       reinterpret_cast<std::uint64_t*>(descriptors), reinterpret_cast<std::uint32_t*>(driver_event),
       reinterpret_cast<std::uint32_t*>(device_event), static_cast<std::uint16_t>(size));

@@ -7,20 +7,19 @@
 #include "guestio/base/error.h"
 #include "guestio/virtio/packed_layout.h"
 
-/// Where the parts of a packed ring lie in this process.
+/// The parts of a packed ring in this process.
 namespace guestio::virtio {
 
-/// The addresses of everything in one packed ring. It is shared with a peer that may write any of
-/// it at any time or take it away, so what is behind these pointers is touched through
-/// guestio/mem/recover.h only.
+/// The addresses of all parts of one packed ring. The peer shares it, and may write or unmap any of
+/// it at any time: access it through guestio/mem/recover.h only.
 ///
 ///     descriptor ring  (both sides')    size × PackedDescriptor
-///     driver's event   (the driver's)   when it wants calls
-///     device's event   (the device's)   when it wants kicks
+///     driver's event   (the driver's)   suppression of calls
+///     device's event   (the device's)   suppression of kicks
 class PackedRing {
  public:
-  /// Requires: packed_ring_bytes(size) behind `descriptors`, a PackedEvent behind each of the
-  /// others. Errors: invalid argument (size), misaligned.
+  /// Requires: `descriptors` has packed_ring_bytes(size), the others a PackedEvent each.
+  /// Errors: invalid argument (size), misaligned.
   static Result<PackedRing> at(std::byte* descriptors, std::byte* driver_event,
                                std::byte* device_event, std::uint32_t size);
 
@@ -38,7 +37,7 @@ class PackedRing {
   // One access each. Errors: false on a fault.
   [[nodiscard]] bool try_load_address(std::uint16_t index, std::uint64_t& to) const noexcept;
   [[nodiscard]] bool try_store_address(std::uint16_t index, std::uint64_t from) const noexcept;
-  /// Acquire: what the peer wrote before it gave the descriptor away is there.
+  /// Acquire: the peer's writes before it passed the descriptor on are visible.
   [[nodiscard]] bool try_load_tail(std::uint16_t index, PackedTail& to) const noexcept;
   [[nodiscard]] bool try_store_tail(std::uint16_t index, PackedTail from) const noexcept;
   /// Release: the partner of the peer's try_load_tail().
@@ -49,7 +48,7 @@ class PackedRing {
              std::uint16_t size) noexcept
       : words_(words), driver_event_(driver_event), device_event_(device_event), size_(size) {}
 
-  std::uint64_t* words_;  // two for each descriptor: the address and the tail
+  std::uint64_t* words_;  // two for each descriptor: address and tail
   std::uint32_t* driver_event_;
   std::uint32_t* device_event_;
   std::uint16_t size_;

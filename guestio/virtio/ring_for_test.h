@@ -20,11 +20,11 @@
 #include "guestio/virtio/packed_ring.h"
 #include "guestio/virtio/split_ring.h"
 
-/// For the tests of this room: a ring in memory that is mapped twice, as driver and device do.
+/// For tests: a ring in memory mapped twice, for driver and device.
 namespace guestio::virtio {
 
-/// A memfd with one ring in it and room for data. driver() and device() are the same bytes under
-/// different addresses.
+/// A memfd with one ring and room for data. driver() and device() are the same bytes at different
+/// addresses.
 class RingForTest {
  public:
   static constexpr std::size_t kBytes = std::size_t{8} << 20;
@@ -68,19 +68,19 @@ class RingForTest {
   [[nodiscard]] std::byte* at(Gpa address) const {
     return mapping_.data() + address.offset_from(kStart);
   }
-  /// Cuts the memory file off: every access to it faults from now on.
+  /// Truncates the memory file: all further accesses fault.
   void truncate() const { GUESTIO_CHECK(::ftruncate(fd_.get(), 0) == 0, "a shorter file"); }
 
-  /// Writes descriptors into the ring's table, from the first on.
+  /// Writes descriptors into the ring's table.
   void put(std::span<const Descriptor> descriptors) const {
     std::uint16_t index = 0;
     for (const Descriptor& descriptor : descriptors) *driver().descriptor(index++) = descriptor;
   }
-  /// Writes descriptors as a table into guest memory.
+  /// Writes an indirect table into guest memory.
   void put_table(Gpa at, std::span<const Descriptor> descriptors) const {
     std::ranges::copy(std::as_bytes(descriptors), this->at(at));
   }
-  /// Makes chains available as a driver would, from the index that is there.
+  /// Makes chains available as a driver would, from the present index on.
   void make_available(std::initializer_list<std::uint16_t> heads) const {
     const SplitRing ring = driver();
     for (const std::uint16_t head : heads) *ring.avail_head((*ring.avail_index())++) = head;
@@ -88,15 +88,15 @@ class RingForTest {
 
  private:
   [[nodiscard]] SplitRing ring_at(std::byte* start) const {
-    // Room for the largest queue in each.
+    // Room for the largest ring.
     const auto ring = SplitRing::at(start, start + 0x80000, start + 0xa0000, size_);
-    GUESTIO_CHECK(ring.has_value(), "a good ring");
+    GUESTIO_CHECK(ring.has_value(), "a valid ring");
     return *ring;
   }
 
   [[nodiscard]] PackedRing packed_ring_at(std::byte* start) const {
     const auto ring = PackedRing::at(start, start + 0x80000, start + 0xa0000, size_);
-    GUESTIO_CHECK(ring.has_value(), "a good ring");
+    GUESTIO_CHECK(ring.has_value(), "a valid ring");
     return *ring;
   }
 

@@ -14,9 +14,9 @@ namespace guestio::virtio {
 
 namespace {
 
-/// Fetches a descriptor from a table that is read in place: two loads, each byte once.
+/// Fetches a descriptor from a table in place: two loads, each byte once.
 bool try_fetch(const Descriptor* from, Descriptor& to) noexcept {
-  // A descriptor is 16 bytes, aligned to 16: two integers of 8 bytes.
+  // A descriptor is 16 bytes, aligned to 16: two 8-byte integers.
   const auto* const words = reinterpret_cast<const std::uint64_t*>(from);
   std::array<std::uint64_t, 2> copy{};
   if (!mem::try_load(words, copy[0]) || !mem::try_load(words + 1, copy[1])) return false;
@@ -24,8 +24,8 @@ bool try_fetch(const Descriptor* from, Descriptor& to) noexcept {
   return true;
 }
 
-/// An indirect table: read in place where it lies well, as most do, and else in small pieces as the
-/// chain runs through it.
+/// An indirect table. Aligned and contiguous ones, the usual case, are read in place; others in
+/// windows along the chain.
 class IndirectTable {
  public:
   IndirectTable(const mem::GuestMemory& memory, Gpa start, std::uint32_t entries) noexcept
@@ -53,7 +53,7 @@ class IndirectTable {
     to = window_[index - window_start_];
     return {};
   }
-  // Chains run upwards through their table as a rule, so the entries behind are wanted next.
+  // Chains usually run upwards through their table: the next entries are needed next.
   Result<> fill_window(std::uint32_t index) {
     window_length_ = 0;
     const std::size_t count = std::min<std::size_t>(window_.size(), entries_ - index);
@@ -82,28 +82,28 @@ Chain::Append append(const Descriptor& descriptor, Chain& chain) noexcept {
   return chain.append(Gpa(descriptor.address), descriptor.length, direction_of(descriptor));
 }
 
-// The way along a malformed chain, from the fault to its last writable byte. Cold: drivers that
-// live send none.
+// The walk along a malformed chain, from the fault to its last writable byte. Cold: real drivers
+// send none.
 
-/// No chain of any ring is longer: a driver cannot have us walk for ever.
-constexpr std::uint32_t kLongestWalk = 32768;
+/// The longest chain of any ring: bounds the walk for a hostile driver.
+constexpr std::uint32_t kMaxWalk = 32768;
 
-void add_malformed(const Descriptor& descriptor, Chain& chain) noexcept {
-  // Its driver may mean the bytes there or the descriptors.
+void append_malformed(const Descriptor& descriptor, Chain& chain) noexcept {
+  // The driver may mean the bytes or the descriptors in them.
   if ((descriptor.flags & kDescriptorIndirect) != 0) return chain.forget_last_writable();
-  chain.add_malformed(Gpa(descriptor.address), descriptor.length, direction_of(descriptor));
+  chain.append_malformed(Gpa(descriptor.address), descriptor.length, direction_of(descriptor));
 }
 
-/// Goes on in an indirect table, of which `fetched` entries were walked before `at`.
+/// Continues in an indirect table, with `fetched` entries before `at`.
 [[gnu::cold, gnu::noinline]] void find_end_in_table(IndirectTable& table, std::uint32_t entries,
                                                     Descriptor at, std::uint32_t fetched,
                                                     Chain& chain) {
-  const std::uint32_t most = std::min(entries, kLongestWalk);
+  const std::uint32_t limit = std::min(entries, kMaxWalk);
   while (true) {
-    add_malformed(at, chain);
+    append_malformed(at, chain);
     if ((at.flags & kDescriptorNext) == 0) return;
     ++fetched;
-    if (at.next >= entries || fetched >= most || !table.fetch(at.next, at)) {
+    if (at.next >= entries || fetched >= limit || !table.fetch(at.next, at)) {
       return chain.forget_last_writable();
     }
   }
@@ -136,12 +136,12 @@ void SplitDeviceRing::move_to(const SplitRing& ring) noexcept {
 
 Result<bool> SplitDeviceRing::recheck() {
   std::uint16_t index = 0;
-  // Acquire, with the driver's release of the index: what it made available is there.
+  // Acquire, with the driver's release of the index: the available chains are visible.
   if (!mem::try_load_acquire(ring_.avail_index(), index)) {
     return fail_ring_access(ring_.avail_index());
   }
   if (static_cast<std::uint16_t>(index - next_avail_) > ring_.size()) {
-    return fail(Error::peer_fault("more available entries than the ring holds", index));
+    return fail(Error::peer_fault("more available chains than the ring holds", index));
   }
   avail_seen_ = index;
   return avail_seen_ != next_avail_;
@@ -162,21 +162,21 @@ Result<PopResult> SplitDeviceRing::pop(const mem::GuestMemory& memory, Chain& ch
   if (!mem::try_load(ring_.avail_head(next_avail_), head)) {
     return fail_ring_access(ring_.avail_head(next_avail_));
   }
-  const auto taken = take(head, memory, chain);
-  if (!taken) return fail(taken.error());
-  if (*taken == PopResult::kChain) ++next_avail_;
-  // Not as a whole: a copy of what was just written in parts would wait for them.
-  return *taken;
+  const auto result = build_chain(head, memory, chain);
+  if (!result) return fail(result.error());
+  if (*result == PopResult::kChain) ++next_avail_;
+  // Not the Result as a whole: its copy would wait for the stores of its parts.
+  return *result;
 }
 
-Result<PopResult> SplitDeviceRing::pop_again(std::uint16_t head, const mem::GuestMemory& memory,
-                                             Chain& chain) {
+Result<PopResult> SplitDeviceRing::pop_resubmitted(std::uint16_t head,
+                                                   const mem::GuestMemory& memory, Chain& chain) {
   chain.clear();
-  return take(head, memory, chain);
+  return build_chain(head, memory, chain);
 }
 
-Result<PopResult> SplitDeviceRing::take(std::uint16_t head, const mem::GuestMemory& memory,
-                                        Chain& chain) {
+Result<PopResult> SplitDeviceRing::build_chain(std::uint16_t head, const mem::GuestMemory& memory,
+                                               Chain& chain) {
   if (in_flight_ + pushed_ >= ring_.size()) {
     return fail(Error::peer_fault("more chains in flight than the ring holds", in_flight_));
   }
@@ -190,9 +190,9 @@ Result<PopResult> SplitDeviceRing::take(std::uint16_t head, const mem::GuestMemo
   return PopResult::kChain;
 }
 
-/// Has the processor fetch what the next chains consist of: the driver's has just written it, so
-/// each first access takes as long as a chain's whole work otherwise. What is read here is a hint
-/// only and will be read again.
+/// Prefetches the descriptors and tables of the next chains. The driver's processor has just
+/// written them, and a first access would take as long as the rest of a chain's work. The values
+/// read here are hints, and are read again.
 void SplitDeviceRing::prefetch_ahead(const mem::GuestMemory& memory) const noexcept {
   constexpr std::uint16_t kDescriptorsAhead = 6;
   constexpr std::uint16_t kTablesAhead = 3;
@@ -229,42 +229,44 @@ Result<SplitDeviceRing::Walk> SplitDeviceRing::walk(std::uint16_t head,
       case Chain::Append::kNoRoom: return Walk::kNoRoom;
       case Chain::Append::kMalformed: return find_end(descriptor, fetched, memory, chain);
     }
-    if ((descriptor.flags & kDescriptorNext) == 0) return Walk::kWhole;
+    if ((descriptor.flags & kDescriptorNext) == 0) return Walk::kComplete;
     if (descriptor.next >= ring_.size()) {
-      return give_up(Error::peer_fault("descriptor outside the table", descriptor.next), chain);
+      return end_unknown(Error::peer_fault("next descriptor outside the table", descriptor.next),
+                         chain);
     }
     index = descriptor.next;
   }
-  return give_up(Error::peer_fault("chain that loops", head), chain);
+  return end_unknown(Error::peer_fault("chain loops", head), chain);
 }
 
-SplitDeviceRing::Walk SplitDeviceRing::walk_indirect(const Descriptor& table, std::uint32_t already,
+SplitDeviceRing::Walk SplitDeviceRing::walk_indirect(const Descriptor& table,
+                                                     std::uint32_t fetched_before,
                                                      const mem::GuestMemory& memory,
                                                      Chain& chain) const {
-  const auto malformed = [&](const char* rule, std::uint64_t value) {
-    chain.mark_malformed(Error::peer_fault(rule, value));
-    return find_end(table, already, memory, chain);
+  const auto malformed = [&](const char* violation, std::uint64_t value) {
+    chain.mark_malformed(Error::peer_fault(violation, value));
+    return find_end(table, fetched_before, memory, chain);
   };
   if ((features_ & kFeatureIndirectDesc) == 0) {
-    return malformed("indirect table that was not negotiated", table.flags);
+    return malformed("indirect table without VIRTIO_F_INDIRECT_DESC", table.flags);
   }
   if ((table.flags & kDescriptorNext) != 0) {
-    return malformed("indirect table with a descriptor behind it", table.flags);
+    return malformed("indirect table with NEXT", table.flags);
   }
   if (table.length == 0 || table.length % sizeof(Descriptor) != 0) {
-    return malformed("indirect table with a part of a descriptor", table.length);
+    return malformed("indirect table is empty or ends in a partial descriptor", table.length);
   }
   if (!Gpa(table.address).plus(table.length)) {
-    return malformed("indirect table that wraps around the addresses", table.address);
+    return malformed("indirect table wraps around the address space", table.address);
   }
   const auto entries = static_cast<std::uint32_t>(table.length / sizeof(Descriptor));
   IndirectTable descriptors(memory, Gpa(table.address), entries);
-  const std::uint32_t most = std::min(entries, max_descriptors_ - already);
+  const std::uint32_t limit = std::min(entries, max_descriptors_ - fetched_before);
   std::uint32_t index = 0;
-  for (std::uint32_t fetched = 0; fetched < most; ++fetched) {
+  for (std::uint32_t fetched = 0; fetched < limit; ++fetched) {
     Descriptor descriptor{};
     if (auto copied = descriptors.fetch(index, descriptor); !copied) {
-      return give_up(copied.error(), chain);
+      return end_unknown(copied.error(), chain);
     }
     if ((descriptor.flags & kDescriptorIndirect) != 0) [[unlikely]] {
       chain.mark_malformed(Error::peer_fault("indirect table inside another", descriptor.flags));
@@ -278,43 +280,43 @@ SplitDeviceRing::Walk SplitDeviceRing::walk_indirect(const Descriptor& table, st
         find_end_in_table(descriptors, entries, descriptor, fetched, chain);
         return Walk::kMalformed;
     }
-    if ((descriptor.flags & kDescriptorNext) == 0) return Walk::kWhole;
+    if ((descriptor.flags & kDescriptorNext) == 0) return Walk::kComplete;
     if (descriptor.next >= entries) {
-      return give_up(Error::peer_fault("descriptor outside the indirect table", descriptor.next),
-                     chain);
+      return end_unknown(
+          Error::peer_fault("next descriptor outside the indirect table", descriptor.next), chain);
     }
     index = descriptor.next;
   }
-  if (most == entries) return give_up(Error::peer_fault("chain that loops", entries), chain);
-  chain.mark_malformed(Error::peer_fault("chain of too many descriptors", entries));
+  if (limit == entries) return end_unknown(Error::peer_fault("chain loops", entries), chain);
+  chain.mark_malformed(Error::peer_fault("too many descriptors in a chain", entries));
   Descriptor descriptor{};
   if (!descriptors.fetch(index, descriptor)) {
     chain.forget_last_writable();
   } else {
-    find_end_in_table(descriptors, entries, descriptor, most, chain);
+    find_end_in_table(descriptors, entries, descriptor, limit, chain);
   }
   return Walk::kMalformed;
 }
 
-/// The chain makes no sense, and where it ends cannot be known.
-SplitDeviceRing::Walk SplitDeviceRing::give_up(const Error& fault, Chain& chain) {
+/// The chain is malformed, and its end is unknown.
+SplitDeviceRing::Walk SplitDeviceRing::end_unknown(const Error& fault, Chain& chain) {
   chain.mark_malformed(fault);
   chain.forget_last_writable();
   return Walk::kMalformed;
 }
 
-/// Goes on along a malformed chain in the ring's own table, of which `fetched` descriptors were
-/// walked before `at`, and in the table that it may lead to.
+/// Continues along a malformed chain in the ring's own table, with `fetched` descriptors before
+/// `at`, and into an indirect table at its end.
 SplitDeviceRing::Walk SplitDeviceRing::find_end(Descriptor at, std::uint32_t fetched,
                                                 const mem::GuestMemory& memory,
                                                 Chain& chain) const {
-  const auto leads_into_table = [this](const Descriptor& descriptor) {
+  const auto is_last_table = [this](const Descriptor& descriptor) {
     return (features_ & kFeatureIndirectDesc) != 0 &&
            (descriptor.flags & (kDescriptorIndirect | kDescriptorNext)) == kDescriptorIndirect &&
            Gpa(descriptor.address).plus(descriptor.length);
   };
-  while (!leads_into_table(at)) {
-    add_malformed(at, chain);
+  while (!is_last_table(at)) {
+    append_malformed(at, chain);
     if ((at.flags & kDescriptorNext) == 0) return Walk::kMalformed;
     ++fetched;
     if (at.next >= ring_.size() || fetched >= ring_.size() ||
@@ -323,7 +325,7 @@ SplitDeviceRing::Walk SplitDeviceRing::find_end(Descriptor at, std::uint32_t fet
       return Walk::kMalformed;
     }
   }
-  // Of a table with a part of an entry the whole ones: links say where a chain ends.
+  // Of a table with a partial entry the entire ones: the links show the end of the chain.
   const auto entries = static_cast<std::uint32_t>(at.length / sizeof(Descriptor));
   IndirectTable table(memory, Gpa(at.address), entries);
   if (entries == 0 || !table.fetch(0, at)) {
@@ -335,7 +337,7 @@ SplitDeviceRing::Walk SplitDeviceRing::find_end(Descriptor at, std::uint32_t fet
 }
 
 Result<> SplitDeviceRing::push_used(std::uint16_t head, std::uint32_t written) {
-  GUESTIO_CHECK(in_flight_ > 0, "a chain that is pushed once");
+  GUESTIO_CHECK(in_flight_ > 0, "a chain to be pushed once");
   UsedElement* const element = ring_.used_element(static_cast<std::uint16_t>(published_ + pushed_));
   if (!mem::try_store(&element->id, std::uint32_t{head}) ||
       !mem::try_store(&element->length, written)) {
@@ -350,23 +352,24 @@ Result<bool> SplitDeviceRing::publish() {
   if (pushed_ == 0) return false;
   const std::uint16_t before = published_;
   const auto after = static_cast<std::uint16_t>(before + pushed_);
-  // Release, with the driver's acquire of the index: entries and data come before it.
+  // Release, with the driver's acquire of the index: entries and data precede it.
   if (!mem::try_store_release(ring_.used_index(), after)) {
     return fail_ring_access(ring_.used_index());
   }
   published_ = after;
   pushed_ = 0;
-  // The index must be out before the driver's wish is read; the driver does it the other way round.
+  // The index is visible before the driver's suppression is read; the driver orders them the other
+  // way round.
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  const auto wanted = wants_call(before);
-  if (wanted && force_call_) {
+  const auto is_needed = needs_call(before);
+  if (is_needed && force_call_) {
     force_call_ = false;
     return true;
   }
-  return wanted;
+  return is_needed;
 }
 
-Result<bool> SplitDeviceRing::wants_call(std::uint16_t before) const {
+Result<bool> SplitDeviceRing::needs_call(std::uint16_t before) const {
   if ((features_ & kFeatureEventIdx) != 0) {
     std::uint16_t event = 0;
     if (!mem::try_load(ring_.used_event(), event)) return fail_ring_access(ring_.used_event());
@@ -379,20 +382,20 @@ Result<bool> SplitDeviceRing::wants_call(std::uint16_t before) const {
 
 Result<bool> SplitDeviceRing::enable_notifications() {
   const bool by_event = (features_ & kFeatureEventIdx) != 0;
-  std::uint16_t* const wish = by_event ? ring_.avail_event() : ring_.used_flags();
-  if (!mem::try_store(wish, by_event ? next_avail_ : std::uint16_t{0})) {
-    return fail_ring_access(wish);
+  std::uint16_t* const word = by_event ? ring_.avail_event() : ring_.used_flags();
+  if (!mem::try_store(word, by_event ? next_avail_ : std::uint16_t{0})) {
+    return fail_ring_access(word);
   }
   kick_event_ = next_avail_;
-  // The wish must be out before the index is read; the driver does it the other way round.
+  // The event is visible before the index is read; the driver orders them the other way round.
   std::atomic_thread_fence(std::memory_order_seq_cst);
   return recheck();
 }
 
 Result<> SplitDeviceRing::suppress_notifications() {
   if ((features_ & kFeatureEventIdx) != 0) {
-    // An event that lies behind us will not come again soon. The one that is next does, when no
-    // chain has come since it was set: what ended the sleep was not the driver.
+    // A passed event will not match again soon. If no chain has come since it was set (a completion
+    // ended the sleep), it is the next index and would match: move it back.
     if (kick_event_ != next_avail_) return {};
     --kick_event_;
     if (!mem::try_store(ring_.avail_event(), kick_event_)) {

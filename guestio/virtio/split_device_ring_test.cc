@@ -26,7 +26,7 @@ mem::AddressRange range(std::uint64_t start, std::uint64_t length) {
   return mem::AddressRange::from_checked(Gpa(start), length);
 }
 
-/// A device's queue on a ring of eight entries.
+/// A device ring of eight entries.
 struct DeviceTest : testing::Test {
   static constexpr std::uint16_t kSize = 8;
 
@@ -36,7 +36,7 @@ struct DeviceTest : testing::Test {
     EXPECT_TRUE(queue.has_value());
     return std::move(*queue);
   }
-  /// Pops a chain that must be there.
+  /// Pops an available chain.
   void pop_chain(SplitDeviceRing& queue) {
     const auto popped = queue.pop(ring.memory(), chain);
     ASSERT_TRUE(popped.has_value()) << popped.error().to_string();
@@ -71,7 +71,7 @@ TEST_F(DeviceTest, AChainHasItsReadableExtentsFirstThenTheWritable) {
   EXPECT_EQ(queue.in_flight(), 1u);
 }
 
-TEST_F(DeviceTest, Rule22AChainDoesNotChangeAfterItWasTaken) {
+TEST_F(DeviceTest, Rule22APoppedChainDoesNotChange) {
   auto queue = make_queue();
   ring.put(std::to_array<Descriptor>({{kA, 16, kNext, 1}, {kB, 512, kWrite, 0}}));
   ring.make_available({0});
@@ -94,7 +94,7 @@ TEST_F(DeviceTest, EmptyDescriptorsAreSkipped) {
   EXPECT_EQ(chain.writable().size(), 2u);
 }
 
-TEST_F(DeviceTest, AChainOfNothingHasNoExtents) {
+TEST_F(DeviceTest, AChainOfEmptyDescriptorsHasNoExtents) {
   auto queue = make_queue();
   ring.put(std::to_array<Descriptor>({{kA, 0, 0, 0}}));
   ring.make_available({0});
@@ -103,14 +103,14 @@ TEST_F(DeviceTest, AChainOfNothingHasNoExtents) {
   EXPECT_TRUE(chain.extents().empty());
 }
 
-TEST_F(DeviceTest, AnIndirectTableStandsForItsDescriptors) {
+TEST_F(DeviceTest, AnIndirectTableReplacesItsDescriptor) {
   auto queue = make_queue();
   const std::array<Descriptor, 4> table = {{{kA, 16, kNext, 3},
                                             {kC, 1, kWrite, 0},
-                                            {kA, 77, kIndirect, 9},  // not on the way
+                                            {kA, 77, kIndirect, 9},  // not part of the chain
                                             {kB, 512, kNext | kWrite, 1}}};
   ring.put_table(kTable, table);
-  // The device ignores the write flag of the descriptor that points to a table.
+  // The device ignores WRITE in the descriptor of a table.
   ring.put(std::to_array<Descriptor>({{kTableAt, sizeof(table), kIndirect | kWrite, 0}}));
   ring.make_available({0});
   pop_chain(queue);
@@ -122,7 +122,7 @@ TEST_F(DeviceTest, AnIndirectTableStandsForItsDescriptors) {
 }
 
 TEST_F(DeviceTest, AnIndirectTableMayLieAtAnyAddressAndOverTheEndOfARegion) {
-  // The same bytes as two regions that meet in the middle of a table.
+  // The same bytes as two regions, with the boundary in a table.
   const Gpa middle = kTable.plus_unchecked(0x1000);
   const mem::RegionSpec whole = ring.memory().specs().front();
   const std::uint64_t below = middle.offset_from(whole.start);
@@ -178,7 +178,7 @@ TEST_F(DeviceTest, AChainMayBeAsLongAsTheQueue) {
   EXPECT_EQ(chain.readable().size(), kSize);
 }
 
-/// A table whose entries follow each other; the last may be written.
+/// A table of readable entries in order, with `last` at the end.
 std::vector<Descriptor> straight_table(std::uint16_t entries, const Descriptor& last) {
   std::vector<Descriptor> table;
   table.reserve(entries);
@@ -187,7 +187,7 @@ std::vector<Descriptor> straight_table(std::uint16_t entries, const Descriptor& 
   return table;
 }
 
-constexpr std::uint64_t kS = kA + 0x3000;  // of a status
+constexpr std::uint64_t kS = kA + 0x3000;  // the status byte
 constexpr std::uint64_t kWrapping = ~std::uint64_t{0} - 14;
 constexpr Descriptor kStatus{kS, 1, kWrite, 0};
 
@@ -227,37 +227,33 @@ struct MalformedCase {
   FeatureBits features = kFeatureIndirectDesc;
 };
 
-/// What is wrong in the ring itself.
+/// Faults in the ring itself.
 std::vector<MalformedCase> malformed_direct_chains() {
   return {
       {"a loop of one", {{kA, 16, kNext, 0}}},
-      {"a loop of one that is writable", {{kA, 16, kNext | kWrite, 0}}},
+      {"a writable loop of one", {{kA, 16, kNext | kWrite, 0}}},
       {"a loop of two", {{kA, 16, kNext, 1}, {kB, 16, kNext, 0}}},
       {"a loop of empty descriptors", {{kA, 0, kNext, 1}, {kB, 0, kNext, 0}}},
-      {"a loop behind another fault",
+      {"a loop after another fault",
        {{kS, 1, kNext | kWrite, 1}, {kB, 16, kNext, 2}, {kA, 16, kNext | kWrite, 1}}},
       {"next outside the table", {{kA, 16, kNext | kWrite, 8}}},
       {"next far outside the table", {{kA, 16, kNext, 65535}}},
-      {"next outside the table behind another fault",
+      {"next outside the table after another fault",
        {{kS, 1, kNext | kWrite, 1}, {kB, 16, kNext, 8}}},
-      {"readable behind writable", {{kA, 16, kNext | kWrite, 1}, {kB, 16, 0, 0}}, {}, kA + 15},
+      {"readable after writable", {{kA, 16, kNext | kWrite, 1}, {kB, 16, 0, 0}}, {}, kA + 15},
       {"readable between writable",
        {{kA, 512, kNext | kWrite, 1}, {kB, 16, kNext, 2}, {kS, 2, kWrite, 0}},
        {},
        kS + 1},
-      {"readable behind writable, and an empty end",
+      {"readable after writable, and an empty end",
        {{kS, 1, kNext | kWrite, 1}, {kB, 16, kNext, 2}, {kC, 0, kWrite, 0}},
        {},
        kS},
-      {"nothing to write in", {{kWrapping, 16, 0, 0}}},
-      {"a readable extent that wraps", {{kWrapping, 16, kNext, 1}, kStatus}, {}, kS},
-      {"a writable extent that wraps", {{kA, 16, kNext, 1}, {kWrapping, 16, kWrite, 0}}},
-      {"a last writable extent that wraps",
-       {{kS, 1, kNext | kWrite, 1}, {kWrapping, 16, kWrite, 0}}},
-      {"data that wraps",
-       {{kA, 16, kNext, 1}, {kWrapping, 16, kNext | kWrite, 2}, kStatus},
-       {},
-       kS},
+      {"no writable extent", {{kWrapping, 16, 0, 0}}},
+      {"a wrapping readable extent", {{kWrapping, 16, kNext, 1}, kStatus}, {}, kS},
+      {"a wrapping writable extent", {{kA, 16, kNext, 1}, {kWrapping, 16, kWrite, 0}}},
+      {"a wrapping last writable extent", {{kS, 1, kNext | kWrite, 1}, {kWrapping, 16, kWrite, 0}}},
+      {"wrapping data", {{kA, 16, kNext, 1}, {kWrapping, 16, kNext | kWrite, 2}, kStatus}, {}, kS},
       {"more than 4 GiB to read", {{kA, 0xffffffff, kNext, 1}, {kB, 2, kNext, 2}, kStatus}, {}, kS},
       {"more than 4 GiB to write",
        {{kA, 16, kNext, 1}, {kB, 0xffffffff, kNext | kWrite, 2}, kStatus},
@@ -270,12 +266,12 @@ std::vector<MalformedCase> malformed_direct_chains() {
   };
 }
 
-/// What is wrong about a table as a whole.
+/// Faults of a table as a whole.
 std::vector<MalformedCase> malformed_tables() {
   const std::vector<Descriptor> good = {{kA, 16, kNext, 1}, kStatus};
   return {
-      {"indirect that was not negotiated", {{kTableAt, 32, kIndirect, 0}}, good, std::nullopt, 0},
-      {"indirect that was not negotiated behind a status",
+      {"indirect, not negotiated", {{kTableAt, 32, kIndirect, 0}}, good, std::nullopt, 0},
+      {"indirect, not negotiated, after a status",
        {{kS, 1, kNext | kWrite, 1}, {kTableAt, 32, kIndirect, 0}},
        good,
        std::nullopt,
@@ -285,24 +281,27 @@ std::vector<MalformedCase> malformed_tables() {
        {{kTableAt, 32, kIndirect | kNext, 1}, kStatus},
        good,
        kS},
-      {"indirect with next behind a status",
+      {"indirect with next after a status",
        {{kS, 1, kNext | kWrite, 1}, {kTableAt, 32, kIndirect | kNext, 2}, {kA, 1, 0, 0}},
        good},
       {"indirect with next to itself", {{kTableAt, 32, kIndirect | kNext, 0}}, good},
       {"an empty table", {{kTableAt, 0, kIndirect, 0}}},
-      {"a table and a half, its chain whole", {{kTableAt, 40, kIndirect, 0}}, good, kS},
-      {"a table and a half, its chain in the half", {{kTableAt, 24, kIndirect, 0}}, good},
-      {"a table of nearly one", {{kTableAt, 15, kIndirect, 0}}, {kStatus}},
+      {"one and a half entries, the chain in the entire one",
+       {{kTableAt, 40, kIndirect, 0}},
+       good,
+       kS},
+      {"one and a half entries, the chain in the half", {{kTableAt, 24, kIndirect, 0}}, good},
+      {"less than one entry", {{kTableAt, 15, kIndirect, 0}}, {kStatus}},
       {"a table outside memory", {{0x1000, 16, kIndirect, 0}}},
-      {"a table outside memory behind a status",
+      {"a table outside memory after a status",
        {{kS, 1, kNext | kWrite, 1}, {0x1000, 16, kIndirect, 0}}},
-      {"a table that leaves memory",
+      {"a table beyond the end of memory",
        {{RingForTest::kStart.raw() + RingForTest::kBytes - 16, 32, kIndirect, 0}}},
-      {"a table that wraps", {{~std::uint64_t{0} - 15, 32, kIndirect, 0}}},
+      {"a wrapping table", {{~std::uint64_t{0} - 15, 32, kIndirect, 0}}},
   };
 }
 
-/// What is wrong in a table.
+/// Faults in a table.
 std::vector<MalformedCase> malformed_chains_in_tables() {
   const auto table_of = [](std::uint32_t entries) {
     return std::vector<Descriptor>{{kTableAt, entries * 16, kIndirect, 0}};
@@ -315,26 +314,26 @@ std::vector<MalformedCase> malformed_chains_in_tables() {
        table_of(3),
        {{kA, 16, kNext, 1}, {kTableAt, 16, kIndirect | kNext, 2}, kStatus},
        kS},
-      {"a table inside a table behind a status",
+      {"a table inside a table after a status",
        table_of(3),
        {{kS, 1, kNext | kWrite, 1}, {kTableAt, 16, kIndirect | kNext, 2}, {kA, 16, 0, 0}}},
-      {"a table that is itself", table_of(1), {{kTableAt, 16, kIndirect, 0}}},
+      {"a table inside itself", table_of(1), {{kTableAt, 16, kIndirect, 0}}},
       {"a loop in a table", table_of(2), {{kA, 16, kNext, 1}, {kA, 16, kNext | kWrite, 0}}},
       {"next outside an indirect table",
        table_of(2),
        {{kA, 16, kNext, 2}, {kA, 16, 0, 0}, {kA, 16, 0, 0}}},
-      {"readable behind writable in a table",
+      {"readable after writable in a table",
        table_of(3),
        {{kA, 512, kNext | kWrite, 2}, kStatus, {kB, 16, kNext, 1}},
        kS},
-      {"readable behind writable in a table that loops",
+      {"readable after writable in a looping table",
        table_of(2),
        {{kS, 1, kNext | kWrite, 1}, {kB, 16, kNext, 0}}},
-      {"readable in a table behind writable outside",
+      {"readable in a table after writable outside",
        {{kA, 16, kNext | kWrite, 1}, {kTableAt, 16, kIndirect, 0}},
        {{kB, 16, 0, 0}},
        kA + 15},
-      {"a fault outside a table that has the status",
+      {"a fault outside the table of the status",
        {{kA, 16, kNext | kWrite, 1}, {kB, 16, kNext, 2}, {kTableAt, 32, kIndirect, 0}},
        {{kB, 16, kNext, 1}, kStatus},
        kS},
@@ -353,9 +352,8 @@ std::vector<MalformedCase> malformed_chains_in_tables() {
        kS},
       {"a table of too many descriptors without a status", table_of(2000),
        straight_table(2000, {kA, 16, 0, 0})},
-      {"a table of too many descriptors that loops", table_of(1025), looping},
-      {"a table of more descriptors than anybody walks", table_of(33000),
-       straight_table(33000, kStatus)},
+      {"a looping table of too many descriptors", table_of(1025), looping},
+      {"a table longer than the longest walk", table_of(33000), straight_table(33000, kStatus)},
   };
 }
 
@@ -379,7 +377,7 @@ void check_malformed(const std::vector<MalformedCase>& cases) {
     if (c.last_writable) {
       EXPECT_EQ(chain.last_writable()->raw(), *c.last_writable);
     }
-    // The ring goes on.
+    // The ring continues.
     ASSERT_EQ(queue.pop(ring.memory(), chain), PopResult::kChain);
     EXPECT_FALSE(chain.is_malformed());
     EXPECT_EQ(chain.head(), 7);
@@ -390,16 +388,16 @@ void check_malformed(const std::vector<MalformedCase>& cases) {
   }
 }
 
-TEST(SplitDeviceRing, Rule23And27AMalformedChainComesOutWithItsLastWritableByteIfThatIsCertain) {
+TEST(SplitDeviceRing, Rule23And27AMalformedChainHasItsLastWritableByteIfThatIsCertain) {
   check_malformed(malformed_direct_chains());
   check_malformed(malformed_tables());
   check_malformed(malformed_chains_in_tables());
 }
 
-TEST_F(DeviceTest, Rule27AMalformedChainThatIsTakenAgainComesOutTheSame) {
+TEST_F(DeviceTest, Rule27AResubmittedMalformedChainIsTheSame) {
   auto queue = make_queue();
   ring.put(std::to_array<Descriptor>({{kA, 512, kNext | kWrite, 1}, {kB, 16, kNext, 2}, kStatus}));
-  ASSERT_EQ(queue.pop_again(0, ring.memory(), chain), PopResult::kChain);
+  ASSERT_EQ(queue.pop_resubmitted(0, ring.memory(), chain), PopResult::kChain);
   ASSERT_TRUE(chain.is_malformed());
   ASSERT_TRUE(chain.last_writable());
   EXPECT_EQ(chain.last_writable()->raw(), kS);
@@ -411,7 +409,7 @@ TEST_F(DeviceTest, Rule25MoreAvailableThanTheRingHoldsIsFatal) {
   EXPECT_EQ(queue.pop(ring.memory(), chain).error().kind, ErrorKind::kPeerFault);
 }
 
-TEST_F(DeviceTest, Rule25AnIndexThatGoesBackIsFatal) {
+TEST_F(DeviceTest, Rule25AnIndexMovingBackIsFatal) {
   auto queue = make_queue(0, 5);
   *ring.driver().avail_index() = 4;
   EXPECT_EQ(queue.pop(ring.memory(), chain).error().kind, ErrorKind::kPeerFault);
@@ -439,7 +437,7 @@ TEST_F(DeviceTest, MoreChainsInFlightThanTheRingHoldsIsFatal) {
   EXPECT_EQ(queue.pop(ring.memory(), chain).error().kind, ErrorKind::kPeerFault);
 }
 
-TEST_F(DeviceTest, RingMemoryThatGoesAwayIsAMemoryFaultEverywhere) {
+TEST_F(DeviceTest, LostRingMemoryIsAMemoryFaultInEachFunction) {
   auto queue = make_queue();
   ring.make_available({0, 1});
   pop_chain(queue);
@@ -451,7 +449,7 @@ TEST_F(DeviceTest, RingMemoryThatGoesAwayIsAMemoryFaultEverywhere) {
   EXPECT_EQ(SplitDeviceRing::create(ring.device(), 0, 0).error().kind, ErrorKind::kMemoryFault);
 }
 
-/// A queue of 1024 entries and tables to fill it with long chains.
+/// A ring of 1024 entries, and tables of long chains.
 struct LongChainTest : testing::Test {
   static constexpr std::uint16_t kSize = 1024;
 
@@ -489,26 +487,26 @@ TEST_F(LongChainTest, ChainsOfAnyLengthKeepAllTheirExtents) {
   }
 }
 
-TEST_F(LongChainTest, Rule37WithoutRoomForALongChainItStaysInTheRing) {
-  std::deque<Chain> taken;
+TEST_F(LongChainTest, Rule37ALongChainWithoutABlockStaysInTheRing) {
+  std::deque<Chain> chains;
   for (std::size_t i = 0; i < ExtentArena::kHugeBlocks; ++i) {
     add(1024);
-    ASSERT_EQ(queue.pop(ring.memory(), taken.emplace_back()), PopResult::kChain);
+    ASSERT_EQ(queue.pop(ring.memory(), chains.emplace_back()), PopResult::kChain);
   }
   add(1024);
   Chain waiting;
   const std::uint16_t before = queue.next_avail();
   EXPECT_EQ(queue.pop(ring.memory(), waiting), PopResult::kNoRoom);
-  EXPECT_EQ(queue.pop(ring.memory(), waiting), PopResult::kNoRoom) << "however often it is asked";
+  EXPECT_EQ(queue.pop(ring.memory(), waiting), PopResult::kNoRoom) << "again";
   EXPECT_EQ(queue.next_avail(), before);
   EXPECT_TRUE(waiting.extents().empty());
-  taken.front().clear();
+  chains.front().clear();
   ASSERT_EQ(queue.pop(ring.memory(), waiting), PopResult::kChain);
   EXPECT_EQ(waiting.head(), added - 1);
   EXPECT_EQ(waiting.extents().size(), 1024u);
 }
 
-TEST_F(DeviceTest, UsedEntriesAreSeenAllAtOnceWhenPublished) {
+TEST_F(DeviceTest, UsedEntriesArePublishedAllAtOnce) {
   auto queue = make_queue();
   ring.make_available({3, 5});
   pop_chain(queue);
@@ -525,7 +523,7 @@ TEST_F(DeviceTest, UsedEntriesAreSeenAllAtOnceWhenPublished) {
   EXPECT_EQ(queue.in_flight(), 0u);
 }
 
-TEST_F(DeviceTest, Rule13TheUsedIndexGoesOnFromWhatStandsInMemory) {
+TEST_F(DeviceTest, Rule13TheUsedIndexContinuesFromTheRingsMemory) {
   *ring.driver().used_index() = 65535;
   *ring.driver().avail_index() = 7;
   auto queue = make_queue(0, 7);
@@ -539,13 +537,13 @@ TEST_F(DeviceTest, Rule13TheUsedIndexGoesOnFromWhatStandsInMemory) {
   EXPECT_EQ(queue.next_avail(), 8);
 }
 
-TEST_F(DeviceTest, PublishingNothingCallsNobody) {
+TEST_F(DeviceTest, PublishingNothingNeedsNoCall) {
   auto queue = make_queue();
   queue.force_next_call();
   EXPECT_EQ(queue.publish(), false);
 }
 
-TEST_F(DeviceTest, WithoutEventIndexTheFlagSaysWhetherToCall) {
+TEST_F(DeviceTest, WithoutEventIndexTheFlagSuppressesCalls) {
   auto queue = make_queue(0);
   ring.make_available({0, 1, 2});
   *ring.driver().avail_flags() = kAvailNoInterrupt;
@@ -577,44 +575,44 @@ TEST_F(DeviceTest, Rule26TheEventIndexIsComparedOverTheWholeBatch) {
   push(2);
   EXPECT_EQ(queue.publish(), true) << "65535 to 1 passes 65535";
   push(1);
-  EXPECT_EQ(queue.publish(), false) << "the event is behind";
+  EXPECT_EQ(queue.publish(), false) << "the event is passed";
   *ring.driver().used_event() = 1;
   queue.force_next_call();
   push(1);
   EXPECT_EQ(queue.publish(), true) << "forced";
 }
 
-TEST_F(DeviceTest, EnablingNotificationsSaysWhatItMissed) {
+TEST_F(DeviceTest, EnablingNotificationsReportsAvailableChains) {
   auto queue = make_queue(kFeatureEventIdx);
   EXPECT_EQ(queue.enable_notifications(), false);
   EXPECT_EQ(*ring.driver().avail_event(), 0);
   ring.make_available({0, 1});
   EXPECT_EQ(queue.enable_notifications(), true);
   pop_chain(queue);
-  EXPECT_EQ(queue.enable_notifications(), true) << "one is left";
+  EXPECT_EQ(queue.enable_notifications(), true) << "one chain is left";
   EXPECT_EQ(*ring.driver().avail_event(), 1);
   pop_chain(queue);
   EXPECT_EQ(queue.enable_notifications(), false);
   EXPECT_EQ(*ring.driver().avail_event(), 2);
 }
 
-TEST_F(DeviceTest, WithEventIndexAnEventThatIsStillAheadIsTakenBack) {
+TEST_F(DeviceTest, WithEventIndexSuppressionMovesAnEventAheadBack) {
   auto queue = make_queue(kFeatureEventIdx);
   EXPECT_EQ(queue.enable_notifications(), false);
   ASSERT_TRUE(queue.suppress_notifications().has_value());
   EXPECT_FALSE(needs_notification(*ring.driver().avail_event(), 0, 1))
-      << "the next chain brings no kick";
+      << "the next chain causes no kick";
   EXPECT_FALSE(needs_notification(*ring.driver().avail_event(), 0, kSize)) << "nor do all at once";
   EXPECT_EQ(queue.enable_notifications(), false);
   EXPECT_TRUE(needs_notification(*ring.driver().avail_event(), 0, 1));
   ring.make_available({0, 1});
   pop_chain(queue);
-  const std::uint16_t behind = *ring.driver().avail_event();
+  const std::uint16_t passed = *ring.driver().avail_event();
   ASSERT_TRUE(queue.suppress_notifications().has_value());
-  EXPECT_EQ(*ring.driver().avail_event(), behind) << "it was passed already";
+  EXPECT_EQ(*ring.driver().avail_event(), passed) << "passed already";
 }
 
-TEST_F(DeviceTest, WithoutEventIndexTheFlagAsksForKicks) {
+TEST_F(DeviceTest, WithoutEventIndexTheFlagSuppressesKicks) {
   auto queue = make_queue(0);
   ASSERT_TRUE(queue.suppress_notifications().has_value());
   EXPECT_EQ(*ring.driver().used_flags(), kUsedNoNotify);
@@ -622,7 +620,7 @@ TEST_F(DeviceTest, WithoutEventIndexTheFlagAsksForKicks) {
   EXPECT_EQ(*ring.driver().used_flags(), 0);
 }
 
-TEST_F(DeviceTest, GoesOnWhereARingWasMappedAnew) {
+TEST_F(DeviceTest, ContinuesInARemappedRing) {
   auto queue = make_queue();
   ring.make_available({0, 1});
   pop_chain(queue);
@@ -634,7 +632,7 @@ TEST_F(DeviceTest, GoesOnWhereARingWasMappedAnew) {
 
 using DeviceDeathTest = DeviceTest;
 
-TEST_F(DeviceDeathTest, AChainThatIsPushedTwiceIsABugOfOurs) {
+TEST_F(DeviceDeathTest, PushingAChainTwiceStopsTheProcess) {
   auto queue = make_queue();
   ring.make_available({0});
   pop_chain(queue);

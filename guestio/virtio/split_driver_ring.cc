@@ -14,13 +14,13 @@ namespace guestio::virtio {
 namespace {
 
 bool try_put(Descriptor* to, const Descriptor& descriptor) noexcept {
-  // A descriptor is 16 bytes, aligned to 16 in the ring and to 8 at least in a table of ours.
+  // A descriptor is 16 bytes, aligned to 16 in the ring and to at least 8 in our tables.
   auto* const words = reinterpret_cast<std::uint64_t*>(to);
   const auto copy = std::bit_cast<std::array<std::uint64_t, 2>>(descriptor);
   return mem::try_store(words, copy[0]) && mem::try_store(words + 1, copy[1]);
 }
 
-std::uint16_t flags_of(const SplitDriverRing::Segment& segment, bool last) noexcept {
+std::uint16_t flags_of(const DriverSegment& segment, bool last) noexcept {
   const auto write = segment.direction == Direction::kWritable ? kDescriptorWrite : 0;
   return static_cast<std::uint16_t>(write | (last ? 0 : kDescriptorNext));
 }
@@ -45,19 +45,19 @@ SplitDriverRing::SplitDriverRing(const SplitRing& ring, FeatureBits features,
 Result<SplitDriverRing> SplitDriverRing::create(const SplitRing& ring, FeatureBits features,
                                                 std::uint16_t first_index) {
   struct Word {
-    std::uint16_t* place;
+    std::uint16_t* address;
     std::uint16_t value;
   };
   for (const Word& word :
        {Word{ring.avail_flags(), 0}, Word{ring.avail_index(), first_index},
         Word{ring.used_event(), first_index}, Word{ring.used_flags(), 0},
         Word{ring.used_index(), first_index}, Word{ring.avail_event(), first_index}}) {
-    if (!mem::try_store(word.place, word.value)) return fail_ring_access(word.place);
+    if (!mem::try_store(word.address, word.value)) return fail_ring_access(word.address);
   }
   return SplitDriverRing(ring, features, first_index);
 }
 
-Result<std::uint16_t> SplitDriverRing::add(std::span<const Segment> segments) {
+Result<std::uint16_t> SplitDriverRing::add(std::span<const DriverSegment> segments) {
   GUESTIO_CHECK(!segments.empty(), "a chain of at least one segment");
   scratch_.clear();
   for (std::size_t i = 0; i < segments.size(); ++i) {
@@ -69,8 +69,8 @@ Result<std::uint16_t> SplitDriverRing::add(std::span<const Segment> segments) {
   return put(scratch_);
 }
 
-Result<std::uint16_t> SplitDriverRing::add_indirect(std::span<const Segment> segments,
-                                                    const IndirectTable& table) {
+Result<std::uint16_t> SplitDriverRing::add_indirect(std::span<const DriverSegment> segments,
+                                                    const DriverTable& table) {
   GUESTIO_CHECK((features_ & kFeatureIndirectDesc) != 0, "indirect tables to be negotiated");
   GUESTIO_CHECK(!segments.empty() && segments.size() <= table.capacity,
                 "a chain that fits its table");
@@ -79,7 +79,7 @@ Result<std::uint16_t> SplitDriverRing::add_indirect(std::span<const Segment> seg
                            .length = segments[i].length,
                            .flags = flags_of(segments[i], i + 1 == segments.size()),
                            .next = static_cast<std::uint16_t>(i + 1)};
-    if (!try_put(table.place + i, entry)) return fail_ring_access(table.place + i);
+    if (!try_put(table.host + i, entry)) return fail_ring_access(table.host + i);
   }
   const Descriptor whole{.address = table.address.raw(),
                          .length = static_cast<std::uint32_t>(segments.size() * sizeof(Descriptor)),
@@ -114,38 +114,39 @@ Result<bool> SplitDriverRing::publish() {
   if (added_ == 0) return false;
   const std::uint16_t before = published_;
   const auto after = static_cast<std::uint16_t>(before + added_);
-  // Release, with the device's acquire of the index: descriptors and data come before it.
+  // Release, with the device's acquire of the index: descriptors and data precede it.
   if (!mem::try_store_release(ring_.avail_index(), after)) {
     return fail_ring_access(ring_.avail_index());
   }
   published_ = after;
   added_ = 0;
-  // The index must be out before the device's wish is read; the device does it the other way round.
+  // The index is visible before the device's suppression is read; the device orders them the other
+  // way round.
   std::atomic_thread_fence(std::memory_order_seq_cst);
   const bool by_event = (features_ & kFeatureEventIdx) != 0;
-  std::uint16_t* const wish = by_event ? ring_.avail_event() : ring_.used_flags();
-  std::uint16_t wished = 0;
-  if (!mem::try_load(wish, wished)) return fail_ring_access(wish);
-  return by_event ? needs_notification(wished, before, after) : (wished & kUsedNoNotify) == 0;
+  std::uint16_t* const word = by_event ? ring_.avail_event() : ring_.used_flags();
+  std::uint16_t value = 0;
+  if (!mem::try_load(word, value)) return fail_ring_access(word);
+  return by_event ? needs_notification(value, before, after) : (value & kUsedNoNotify) == 0;
 }
 
-Result<bool> SplitDriverRing::look_at_used() {
+Result<bool> SplitDriverRing::check_used() {
   std::uint16_t index = 0;
-  // Acquire, with the device's release of the index: entries and data are there.
+  // Acquire, with the device's release of the index: entries and data are visible.
   if (!mem::try_load_acquire(ring_.used_index(), index)) {
     return fail_ring_access(ring_.used_index());
   }
   const auto count = static_cast<std::uint16_t>(index - next_used_);
   if (count > in_flight_ - added_) {
-    return fail(Error::peer_fault("more chains came back than were in flight", count));
+    return fail(Error::peer_fault("more chains returned than in flight", count));
   }
   used_seen_ = index;
   return count != 0;
 }
 
-Result<std::optional<SplitDriverRing::Used>> SplitDriverRing::reap() {
+Result<std::optional<DriverUsed>> SplitDriverRing::reap() {
   if (used_seen_ == next_used_) {
-    const auto any = look_at_used();
+    const auto any = check_used();
     if (!any) return fail(any.error());
     if (!*any) return std::nullopt;
   }
@@ -155,13 +156,13 @@ Result<std::optional<SplitDriverRing::Used>> SplitDriverRing::reap() {
     return fail_ring_access(element);
   }
   if (used.id >= ring_.size() || shadow_[used.id].length == 0) {
-    return fail(Error::peer_fault("a chain came back that was not in flight", used.id));
+    return fail(Error::peer_fault("returned chain is not in flight", used.id));
   }
   const auto head = static_cast<std::uint16_t>(used.id);
   free_chain(head);
   ++next_used_;
   --in_flight_;
-  return Used{head, used.length};
+  return DriverUsed{head, used.length};
 }
 
 void SplitDriverRing::free_chain(std::uint16_t head) noexcept {
@@ -175,17 +176,17 @@ void SplitDriverRing::free_chain(std::uint16_t head) noexcept {
 
 Result<bool> SplitDriverRing::enable_calls() {
   const bool by_event = (features_ & kFeatureEventIdx) != 0;
-  std::uint16_t* const wish = by_event ? ring_.used_event() : ring_.avail_flags();
-  if (!mem::try_store(wish, by_event ? next_used_ : std::uint16_t{0})) {
-    return fail_ring_access(wish);
+  std::uint16_t* const word = by_event ? ring_.used_event() : ring_.avail_flags();
+  if (!mem::try_store(word, by_event ? next_used_ : std::uint16_t{0})) {
+    return fail_ring_access(word);
   }
-  // The wish must be out before the index is read; the device does it the other way round.
+  // The event is visible before the index is read; the device orders them the other way round.
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  return look_at_used();
+  return check_used();
 }
 
 Result<> SplitDriverRing::suppress_calls() {
-  // With an event index the event that was set last lies behind us and will not come again soon.
+  // With an event index, the last event is passed and will not match again soon.
   if ((features_ & kFeatureEventIdx) != 0) return {};
   if (!mem::try_store(ring_.avail_flags(), kAvailNoInterrupt)) {
     return fail_ring_access(ring_.avail_flags());

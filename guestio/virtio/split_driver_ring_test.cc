@@ -11,22 +11,20 @@
 namespace guestio::virtio::split_driver_test {
 namespace {
 
-using Segment = SplitDriverRing::Segment;
-
 constexpr Gpa kA = RingForTest::kData;
 constexpr Gpa kB = kA.plus_unchecked(0x1000);
 
-constexpr std::array<Segment, 2> kReadRequest = {
+constexpr std::array<DriverSegment, 2> kReadRequest = {
     {{kA, 16, Direction::kReadable}, {kB, 513, Direction::kWritable}}};
 
-/// A driver's queue on a ring of four entries, with a device that is played by hand.
+/// A driver ring of four entries, with a manual device.
 struct DriverTest : testing::Test {
   SplitDriverRing make_queue(FeatureBits features = 0, std::uint16_t first_index = 0) {
     auto queue = SplitDriverRing::create(ring.driver(), features, first_index);
     EXPECT_TRUE(queue.has_value());
     return std::move(*queue);
   }
-  /// Returns chains as a device would, honest or not.
+  /// Returns chains as a device would, valid or not.
   void return_as_device(std::initializer_list<std::uint32_t> ids, std::uint32_t length = 7) {
     const SplitRing device = ring.device();
     for (const std::uint32_t id : ids) {
@@ -37,7 +35,7 @@ struct DriverTest : testing::Test {
   RingForTest ring{4};
 };
 
-TEST_F(DriverTest, AChainStandsInTheTableAndIsSeenWhenPublished) {
+TEST_F(DriverTest, AChainIsInTheTableAndVisibleOncePublished) {
   auto queue = make_queue();
   const auto head = queue.add(kReadRequest);
   ASSERT_TRUE(head.has_value());
@@ -59,32 +57,32 @@ TEST_F(DriverTest, AChainStandsInTheTableAndIsSeenWhenPublished) {
 TEST_F(DriverTest, AnIndirectChainTakesOneDescriptor) {
   auto queue = make_queue(kFeatureIndirectDesc);
   const Gpa table = kA.plus_unchecked(0x8000);
-  const SplitDriverRing::IndirectTable place{
-      .place = reinterpret_cast<Descriptor*>(ring.at(table)), .address = table, .capacity = 4};
-  const auto head = queue.add_indirect(kReadRequest, place);
+  const DriverTable indirect{
+      .host = reinterpret_cast<Descriptor*>(ring.at(table)), .address = table, .capacity = 4};
+  const auto head = queue.add_indirect(kReadRequest, indirect);
   ASSERT_TRUE(head.has_value());
   EXPECT_EQ(queue.free_descriptors(), 3);
   const Descriptor whole = *ring.device().descriptor(*head);
   EXPECT_EQ(whole.address, table.raw());
   EXPECT_EQ(whole.length, 32u);
   EXPECT_EQ(whole.flags, kDescriptorIndirect);
-  EXPECT_EQ(place.place[0].next, 1);
-  EXPECT_EQ(place.place[1].flags, kDescriptorWrite);
+  EXPECT_EQ(indirect.host[0].next, 1);
+  EXPECT_EQ(indirect.host[1].flags, kDescriptorWrite);
 }
 
 TEST_F(DriverTest, AFullTableIsBusyAndNothingChanges) {
   auto queue = make_queue();
   ASSERT_TRUE(queue.add(kReadRequest).has_value());
-  const std::array<Segment, 3> three = {{{kA, 1, Direction::kReadable},
-                                         {kA, 1, Direction::kReadable},
-                                         {kB, 1, Direction::kWritable}}};
+  const std::array<DriverSegment, 3> three = {{{kA, 1, Direction::kReadable},
+                                               {kA, 1, Direction::kReadable},
+                                               {kB, 1, Direction::kWritable}}};
   EXPECT_EQ(queue.add(three).error().kind, ErrorKind::kBusy);
   EXPECT_EQ(queue.free_descriptors(), 2);
   EXPECT_EQ(queue.in_flight(), 1);
   EXPECT_TRUE(queue.add(kReadRequest).has_value());
 }
 
-TEST_F(DriverTest, ReapedChainsGiveTheirDescriptorsBack) {
+TEST_F(DriverTest, ReapedChainsFreeTheirDescriptors) {
   auto queue = make_queue(0, 65535);
   for (int round = 0; round < 10; ++round) {
     const auto first = queue.add(kReadRequest);
@@ -101,36 +99,36 @@ TEST_F(DriverTest, ReapedChainsGiveTheirDescriptorsBack) {
   }
 }
 
-TEST_F(DriverTest, WhatADeviceReturnsIsNotBelieved) {
+TEST_F(DriverTest, InvalidReturnedChainsAreRefused) {
   struct Case {
     const char* name;
     std::vector<std::uint32_t> ids;
   };
   for (const Case& c :
-       {Case{"outside the ring", {4}}, Case{"far outside", {0x10000}}, Case{"never given", {3}},
-        Case{"not a head", {1}}, Case{"twice", {0, 0}}, Case{"more than there are", {0, 2, 0}}}) {
+       {Case{"outside the ring", {4}}, Case{"far outside", {0x10000}}, Case{"never added", {3}},
+        Case{"not a head", {1}}, Case{"twice", {0, 0}}, Case{"more than in flight", {0, 2, 0}}}) {
     SCOPED_TRACE(c.name);
     auto queue = make_queue();
     ASSERT_EQ(queue.add(kReadRequest), 0);
     ASSERT_EQ(queue.add(kReadRequest), 2);
     ASSERT_TRUE(queue.publish().has_value());
     for (const auto id : c.ids) return_as_device({id});
-    Result<std::optional<SplitDriverRing::Used>> last = queue.reap();
+    Result<std::optional<DriverUsed>> last = queue.reap();
     while (last && *last) last = queue.reap();
     ASSERT_FALSE(last.has_value());
     EXPECT_EQ(last.error().kind, ErrorKind::kPeerFault);
   }
 }
 
-TEST_F(DriverTest, AChainThatWasNotPublishedCannotComeBack) {
+TEST_F(DriverTest, AnUnpublishedChainCannotBeReturned) {
   auto queue = make_queue();
   ASSERT_EQ(queue.add(kReadRequest), 0);
   return_as_device({0});
   EXPECT_EQ(queue.reap().error().kind, ErrorKind::kPeerFault);
 }
 
-TEST_F(DriverTest, KicksAsTheDeviceWishes) {
-  const std::array<Segment, 1> one = {{{kA, 1, Direction::kReadable}}};
+TEST_F(DriverTest, KicksUnlessTheDeviceSuppressesThem) {
+  const std::array<DriverSegment, 1> one = {{{kA, 1, Direction::kReadable}}};
   auto by_flag = make_queue(0);
   *ring.device().used_flags() = kUsedNoNotify;
   ASSERT_TRUE(by_flag.add(one).has_value());
@@ -145,7 +143,7 @@ TEST_F(DriverTest, KicksAsTheDeviceWishes) {
   EXPECT_EQ(by_event.publish(), true);
 }
 
-TEST_F(DriverTest, EnablingCallsSaysWhatItMissed) {
+TEST_F(DriverTest, EnablingCallsReportsReturnedChains) {
   auto queue = make_queue(kFeatureEventIdx);
   const auto head = queue.add(kReadRequest);
   ASSERT_TRUE(head && queue.publish());
@@ -163,7 +161,7 @@ TEST_F(DriverTest, EnablingCallsSaysWhatItMissed) {
   EXPECT_EQ(*ring.device().avail_flags(), 0);
 }
 
-TEST_F(DriverTest, RingMemoryThatGoesAwayIsAMemoryFault) {
+TEST_F(DriverTest, LostRingMemoryIsAMemoryFault) {
   auto queue = make_queue();
   ASSERT_TRUE(queue.add(kReadRequest).has_value());
   ring.truncate();

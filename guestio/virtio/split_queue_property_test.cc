@@ -9,31 +9,29 @@
 #include <thread>
 #include <vector>
 
-#include "guestio/virtio/queue_game_for_test.h"
+#include "guestio/virtio/ring_exerciser_for_test.h"
 #include "guestio/virtio/ring_for_test.h"
 #include "guestio/virtio/split_device_ring.h"
 #include "guestio/virtio/split_driver_ring.h"
 #include "testing/rounds.h"
 
-/// Both sides of a ring against each other: by chance, in two threads, and with a hostile driver.
+/// Both sides of a ring against each other: random, in two threads, and with a hostile driver.
 namespace guestio::virtio::split_property_test {
 namespace {
 
-using Segment = SplitDriverRing::Segment;
-
-std::vector<Setting> all_settings() {
-  std::vector<Setting> settings;
+std::vector<RingConfig> all_configs() {
+  std::vector<RingConfig> configs;
   for (const std::uint32_t size : {1u, 2u, 16u, 256u}) {
     for (const FeatureBits features : {FeatureBits{0}, kFeatureEventIdx, kFeatureIndirectDesc,
                                        kFeatureEventIdx | kFeatureIndirectDesc}) {
-      settings.push_back({size, features});
+      configs.push_back({size, features});
     }
   }
-  return settings;
+  return configs;
 }
 
-/// What the game needs to know of split rings.
-struct SplitKind {
+/// Split rings, for RingExerciser.
+struct SplitRings {
   using Driver = SplitDriverRing;
   using Device = SplitDeviceRing;
   static Driver driver(const RingForTest& ring, FeatureBits features, std::uint16_t first) {
@@ -44,31 +42,31 @@ struct SplitKind {
   }
 };
 
-struct BothSides : testing::TestWithParam<Setting> {};
+struct BothSides : testing::TestWithParam<RingConfig> {};
 
-TEST_P(BothSides, EveryChainArrivesInOrderAndComesBackOnce) {
+TEST_P(BothSides, EachChainIsPoppedInOrderAndReturnedOnce) {
   const RingForTest ring(GetParam().size);
-  Game<SplitKind> game(ring, GetParam(), 65000);
+  RingExerciser<SplitRings> exerciser(ring, GetParam(), 65000);
   const int rounds = single_threaded_rounds(20000);
   for (int round = 0; round < rounds && !HasFatalFailure(); ++round) {
-    game.driver_adds();
-    game.device_takes();
-    game.device_returns();
-    game.driver_reaps();
+    exerciser.add_chains();
+    exerciser.pop_chains();
+    exerciser.return_chains();
+    exerciser.reap_chains();
   }
-  for (int round = 0; round < 20000 && !game.is_quiet(); ++round) {
-    game.device_takes();
-    game.device_returns();
-    game.driver_reaps();
+  for (int round = 0; round < 20000 && !exerciser.is_idle(); ++round) {
+    exerciser.pop_chains();
+    exerciser.return_chains();
+    exerciser.reap_chains();
   }
-  EXPECT_TRUE(game.is_quiet());
-  EXPECT_GT(game.finished(), static_cast<std::size_t>(rounds) / 4)
-      << "no lost kick or call may stop the ring";
+  EXPECT_TRUE(exerciser.is_idle());
+  EXPECT_GT(exerciser.finished(), static_cast<std::size_t>(rounds) / 4)
+      << "a lost kick or call stopped the ring";
 }
 
-INSTANTIATE_TEST_SUITE_P(Settings, BothSides, testing::ValuesIn(all_settings()), name_of);
+INSTANTIATE_TEST_SUITE_P(Settings, BothSides, testing::ValuesIn(all_configs()), name_of);
 
-/// Takes and returns whatever comes until the ring is declared broken.
+/// Pops and returns chains until the ring is broken.
 void run_device_until_broken(SplitDeviceRing& queue, const RingForTest& ring) {
   Chain chain;
   for (std::uint32_t i = 0; i < 4u * queue.size(); ++i) {
@@ -83,14 +81,14 @@ void run_device_until_broken(SplitDeviceRing& queue, const RingForTest& ring) {
   (void)queue.enable_notifications();
 }
 
-TEST(HostileDriver, RandomBytesInTheRingNeverHurtTheDevice) {
+TEST(HostileDriver, RandomBytesInTheRingDoTheDeviceNoHarm) {
   const RingForTest ring(64);
   std::mt19937_64 engine(7);
   const auto random = [&engine](std::uint64_t limit) { return engine() % limit; };
   for (int iteration = 0; iteration < single_threaded_rounds(20000); ++iteration) {
     const SplitRing driver = ring.driver();
     for (std::uint16_t i = 0; i < 64; ++i) {
-      // Plausible often enough that walks go deep.
+      // Often plausible, for long walks.
       *driver.descriptor(i) = {
           random(4) == 0 ? engine() : RingForTest::kStart.raw() + random(RingForTest::kBytes),
           static_cast<std::uint32_t>(random(3) == 0 ? engine() : random(64) * 16),
@@ -109,11 +107,11 @@ TEST(HostileDriver, RandomBytesInTheRingNeverHurtTheDevice) {
   }
 }
 
-TEST(HostileDriver, BytesThatChangeUnderTheDeviceNeverHurtIt) {
+TEST(HostileDriver, ConcurrentWritesToTheRingDoTheDeviceNoHarm) {
   const RingForTest ring(64);
   std::atomic<bool> stop = false;
   const SplitRing driver = ring.driver();
-  // Stores that the sanitizers do not see, as a guest's are.
+  // Stores invisible to the sanitizers, like a guest's.
   std::thread scribbler([&] {
     std::mt19937_64 engine(9);
     while (!stop.load(std::memory_order_relaxed)) {
@@ -135,8 +133,8 @@ TEST(HostileDriver, BytesThatChangeUnderTheDeviceNeverHurtIt) {
   scribbler.join();
 }
 
-/// A device in a thread of its own: writes the sum of a chain's readable bytes into its writable
-/// ones, and spins where a real one would sleep. Until it `is_over`.
+/// A device on its own thread, until `is_over`: writes the sum of a chain's readable numbers into
+/// its writable bytes. Spins where a real device would sleep.
 void run_summing_device(const RingForTest& ring, FeatureBits features,
                         const std::atomic<bool>& is_over) {
   auto queue = *SplitDeviceRing::create(ring.device(), features, 0);
@@ -164,7 +162,7 @@ void run_summing_device(const RingForTest& ring, FeatureBits features,
   }
 }
 
-/// One request's memory: numbers in, their sum out.
+/// The memory of one request: numbers in, their sum out.
 struct SumSlot {
   std::array<std::uint64_t, 8> numbers;
   std::uint64_t sum;
@@ -182,9 +180,9 @@ void check_sum(const SumSlot& slot) {
   ASSERT_EQ(sum, expected);
 }
 
-TEST(TwoThreads, DataIsThereWhenTheIndexSaysSo) {
-  // On one busy processor each change between the two costs a turn of everybody else's: a large
-  // ring makes few of them.
+TEST(TwoThreads, DataIsVisibleWithTheIndex) {
+  // On one busy processor each switch between the two waits for all other threads: a large ring
+  // needs few switches.
   constexpr std::size_t kRequests = 40000;
   constexpr std::uint16_t kSize = 128;
   const RingForTest ring(kSize);
@@ -195,11 +193,11 @@ TEST(TwoThreads, DataIsThereWhenTheIndexSaysSo) {
   std::uint64_t next = 1;
   for (std::size_t sent = 0, done = 0; done < kRequests && !::testing::Test::HasFailure();) {
     while (queue.free_descriptors() >= 2) {
-      // The device answers in order, so a slot is free when it comes round again.
+      // The device returns chains in order: a slot is free in the next round.
       const Gpa at = RingForTest::kData.plus_unchecked(sent % kSize * sizeof(SumSlot));
       auto* const slot = reinterpret_cast<SumSlot*>(ring.at(at));
       for (std::uint64_t& number : slot->numbers) ASSERT_TRUE(mem::try_store(&number, next++));
-      const std::array<Segment, 2> segments = {
+      const std::array<DriverSegment, 2> segments = {
           {{at, sizeof(slot->numbers), Direction::kReadable},
            {at.plus_unchecked(offsetof(SumSlot, sum)), 8, Direction::kWritable}}};
       const auto head = queue.add(segments);

@@ -19,7 +19,7 @@ SplitRing::SplitRing(Descriptor* descriptors, std::uint16_t* avail, std::byte* u
                      std::uint16_t size) noexcept
     : descriptors_(descriptors),
       avail_(avail),
-      // Both views of the used ring are aligned as at() has checked, and both are made of integers.
+      // at() has checked the alignment, and both views of the used ring are integers.
       used_words_(reinterpret_cast<std::uint16_t*>(used)),
       used_elements_(reinterpret_cast<UsedElement*>(used + sizeof(UsedHeader))),
       size_(size) {}
@@ -33,7 +33,7 @@ Result<SplitRing> SplitRing::at(std::byte* descriptors, std::byte* avail, std::b
         check_alignment(used, kUsedRingAlignment, "used ring")}) {
     if (!checked) return fail(checked.error());
   }
-  // Aligned, and nothing but integers: any bytes are valid values.
+  // Aligned, and integers only: any bytes are valid values.
   return SplitRing(reinterpret_cast<Descriptor*>(descriptors),
                    reinterpret_cast<std::uint16_t*>(avail), used, static_cast<std::uint16_t>(size));
 }

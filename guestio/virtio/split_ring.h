@@ -7,19 +7,19 @@
 #include "guestio/base/error.h"
 #include "guestio/virtio/layout.h"
 
-/// Where the parts of a split ring lie in this process.
+/// The parts of a split ring in this process.
 namespace guestio::virtio {
 
-/// The addresses of everything in one split ring. It is shared with a peer that may write any of it
-/// at any time or take it away, so what is behind these pointers is touched through
-/// guestio/mem/recover.h only. Slots count modulo the size, as the indices of both rings do.
+/// The addresses of all parts of one split ring. The peer shares it, and may write or unmap any of
+/// it at any time: access it through guestio/mem/recover.h only. Slots and ring indices count
+/// modulo the size.
 ///
 ///     descriptor table (the driver's)   size × Descriptor
 ///     available ring   (the driver's)   flags, index, size × head, used_event
 ///     used ring        (the device's)   flags, index, size × UsedElement, avail_event
 class SplitRing {
  public:
-  /// Requires: each pointer has as many bytes behind it as layout.h says for `size`.
+  /// Requires: each pointer has the bytes of its part (layout.h).
   /// Errors: invalid argument (size), misaligned.
   static Result<SplitRing> at(std::byte* descriptors, std::byte* avail, std::byte* used,
                               std::uint32_t size);
@@ -60,7 +60,7 @@ class SplitRing {
   std::uint16_t size_;
 };
 
-/// The error for a ring access that faulted.
+/// The error of a ring access that faulted.
 [[nodiscard]] std::unexpected<Error> fail_ring_access(const void* address) noexcept;
 
 }  // namespace guestio::virtio

@@ -18,7 +18,7 @@ std::span<const std::byte> bytes_of(const T& value) {
   return std::as_bytes(std::span(&value, 1));
 }
 
-/// A payload that is put together from a header and what follows.
+/// A payload built from a header and further values.
 template <std::size_t kCapacity>
 class PayloadBuilder {
  public:
@@ -67,7 +67,7 @@ Result<Frontend::Negotiated> Frontend::negotiate(std::uint64_t wanted_features,
     if (!queues) return fail(queues.error());
     negotiated_.queues = *queues;
   }
-  // Logging is switched on once there is a log.
+  // VHOST_F_LOG_ALL follows once there is a log.
   const std::uint64_t wanted = (wanted_features & ~kFeatureLogAll) | kFeatureProtocolFeatures;
   const auto set = set_features(*offered & wanted);
   if (!set) return fail(set.error());
@@ -82,46 +82,46 @@ Result<> Frontend::reset_owner() {
   return send_message(std::to_underlying(FrontendRequest::kResetOwner));
 }
 
-Result<std::uint64_t> Frontend::get_features() { return ask_number(FrontendRequest::kGetFeatures); }
+Result<std::uint64_t> Frontend::get_features() { return get_number(FrontendRequest::kGetFeatures); }
 
 Result<> Frontend::set_features(std::uint64_t features) {
-  const auto set = tell_number(FrontendRequest::kSetFeatures, features);
+  const auto set = set_number(FrontendRequest::kSetFeatures, features);
   if (set) negotiated_.features = features;
   return set;
 }
 
 Result<ProtocolBits> Frontend::get_protocol_features() {
-  return ask_number(FrontendRequest::kGetProtocolFeatures);
+  return get_number(FrontendRequest::kGetProtocolFeatures);
 }
 
 Result<> Frontend::set_protocol_features(ProtocolBits features) {
-  const auto set = tell_number(FrontendRequest::kSetProtocolFeatures, features);
+  const auto set = set_number(FrontendRequest::kSetProtocolFeatures, features);
   if (set) negotiated_.protocol = features;
   return set;
 }
 
 Result<std::uint64_t> Frontend::get_queue_num() {
-  return ask_number(FrontendRequest::kGetQueueNum);
+  return get_number(FrontendRequest::kGetQueueNum);
 }
 
 Result<> Frontend::get_config(std::uint32_t offset, std::span<std::byte> to) {
-  GUESTIO_CHECK(to.size() <= kMaxConfig, "a piece of configuration space");
+  GUESTIO_CHECK(to.size() <= kMaxConfig, "a range of the configuration space");
   const ConfigHeader header{offset, static_cast<std::uint32_t>(to.size()), kConfigWritable};
   PayloadBuilder<sizeof(ConfigHeader) + kMaxConfig> request;
   request.add(header);
   std::ranges::fill(to, std::byte{0});
-  request.add_bytes(to);  // the question is as long as its answer
-  Message answer;
-  const auto asked = send_and_receive(std::to_underlying(FrontendRequest::kGetConfig),
-                                      request.payload(), {}, answer);
-  if (!asked) return asked;
-  if (answer.header.size == 0) {
-    return fail(ErrorKind::kUnsupported, "this part of the configuration space");
+  request.add_bytes(to);  // the request is as long as its reply
+  Message reply;
+  const auto sent = send_and_receive(std::to_underlying(FrontendRequest::kGetConfig),
+                                     request.payload(), {}, reply);
+  if (!sent) return sent;
+  if (reply.header.size == 0) {
+    return fail(ErrorKind::kUnsupported, "this range of the configuration space");
   }
-  if (answer.header.size != sizeof(ConfigHeader) + to.size()) {
-    return fail(Error::peer_fault("size of the answer to GET_CONFIG", answer.header.size));
+  if (reply.header.size != sizeof(ConfigHeader) + to.size()) {
+    return fail(Error::peer_fault("invalid size of the reply to GET_CONFIG", reply.header.size));
   }
-  std::ranges::copy(answer.payload().subspan(sizeof(ConfigHeader)), to.begin());
+  std::ranges::copy(reply.payload().subspan(sizeof(ConfigHeader)), to.begin());
   return {};
 }
 
@@ -146,21 +146,21 @@ Result<> Frontend::set_mem_table(std::span<const Region> regions) {
 }
 
 Result<> Frontend::set_vring_num(std::uint32_t queue, std::uint32_t size) {
-  return report_state(FrontendRequest::kSetVringNum, queue, size);
+  return send_vring_state(FrontendRequest::kSetVringNum, queue, size);
 }
 
 Result<> Frontend::set_vring_base(std::uint32_t queue, std::uint32_t base) {
-  return report_state(FrontendRequest::kSetVringBase, queue, base);
+  return send_vring_state(FrontendRequest::kSetVringBase, queue, base);
 }
 
 Result<std::uint32_t> Frontend::get_vring_base(std::uint32_t queue) {
-  Message answer;
-  const auto asked = send_and_receive(std::to_underlying(FrontendRequest::kGetVringBase),
-                                      bytes_of(VringState{queue, 0}), {}, answer);
-  if (!asked) return fail(asked.error());
-  const auto state = answer.as<VringState>();
+  Message reply;
+  const auto sent = send_and_receive(std::to_underlying(FrontendRequest::kGetVringBase),
+                                     bytes_of(VringState{queue, 0}), {}, reply);
+  if (!sent) return fail(sent.error());
+  const auto state = reply.as<VringState>();
   if (!state || state->index != queue) {
-    return fail(Error::peer_fault("answer to GET_VRING_BASE", answer.header.size));
+    return fail(Error::peer_fault("invalid reply to GET_VRING_BASE", reply.header.size));
   }
   return state->num;
 }
@@ -172,15 +172,15 @@ Result<> Frontend::set_vring_addr(const VringAddress& address) {
 Result<Frontend::Inflight> Frontend::get_inflight(std::uint16_t queues, std::uint16_t queue_size) {
   const InflightDescription wanted{
       .mmap_size = 0, .mmap_offset = 0, .num_queues = queues, .queue_size = queue_size};
-  Message answer;
-  const auto asked = send_and_receive(std::to_underlying(FrontendRequest::kGetInflightFd),
-                                      bytes_of(wanted), {}, answer);
-  if (!asked) return fail(asked.error());
-  const auto where = answer.as<InflightDescription>();
-  if (!where || answer.descriptors.size() != 1) {
-    return fail(Error::peer_fault("answer to GET_INFLIGHT_FD", answer.header.size));
+  Message reply;
+  const auto sent = send_and_receive(std::to_underlying(FrontendRequest::kGetInflightFd),
+                                     bytes_of(wanted), {}, reply);
+  if (!sent) return fail(sent.error());
+  const auto where = reply.as<InflightDescription>();
+  if (!where || reply.descriptors.size() != 1) {
+    return fail(Error::peer_fault("invalid reply to GET_INFLIGHT_FD", reply.header.size));
   }
-  return Inflight{*where, answer.descriptors.take(0)};
+  return Inflight{*where, reply.descriptors.take(0)};
 }
 
 Result<> Frontend::set_inflight(const Inflight& inflight) {
@@ -195,12 +195,12 @@ Result<> Frontend::set_backend_req_fd(int socket) {
 }
 
 Result<> Frontend::set_log_base(const LogDescription& where, int file) {
-  Message answer;
-  const auto asked = send_and_receive(std::to_underlying(FrontendRequest::kSetLogBase),
-                                      bytes_of(where), std::span(&file, 1), answer);
-  if (!asked) return asked;
-  if (answer.as<std::uint64_t>().value_or(0) != 0) {
-    return fail(Error::peer_fault("dirty log that the backend refused"));
+  Message reply;
+  const auto sent = send_and_receive(std::to_underlying(FrontendRequest::kSetLogBase),
+                                     bytes_of(where), std::span(&file, 1), reply);
+  if (!sent) return sent;
+  if (reply.as<std::uint64_t>().value_or(0) != 0) {
+    return fail(Error::peer_fault("backend refused SET_LOG_BASE"));
   }
   return {};
 }
@@ -210,83 +210,84 @@ Result<> Frontend::set_log_fd(int event) {
 }
 
 Result<> Frontend::set_status(std::uint8_t status) {
-  return tell_number(FrontendRequest::kSetStatus, status);
+  return set_number(FrontendRequest::kSetStatus, status);
 }
 
-Result<std::uint64_t> Frontend::get_status() { return ask_number(FrontendRequest::kGetStatus); }
+Result<std::uint64_t> Frontend::get_status() { return get_number(FrontendRequest::kGetStatus); }
 
 Result<> Frontend::reset_device() {
   return send_message(std::to_underlying(FrontendRequest::kResetDevice));
 }
 
 Result<> Frontend::set_vring_kick(std::uint32_t queue, std::optional<int> fd) {
-  return tell_fd(FrontendRequest::kSetVringKick, queue, fd);
+  return send_fd(FrontendRequest::kSetVringKick, queue, fd);
 }
 
 Result<> Frontend::set_vring_call(std::uint32_t queue, std::optional<int> fd) {
-  return tell_fd(FrontendRequest::kSetVringCall, queue, fd);
+  return send_fd(FrontendRequest::kSetVringCall, queue, fd);
 }
 
 Result<> Frontend::set_vring_err(std::uint32_t queue, std::optional<int> fd) {
-  return tell_fd(FrontendRequest::kSetVringErr, queue, fd);
+  return send_fd(FrontendRequest::kSetVringErr, queue, fd);
 }
 
 Result<> Frontend::set_vring_enable(std::uint32_t queue, bool enabled) {
-  return report_state(FrontendRequest::kSetVringEnable, queue, enabled ? 1 : 0);
+  return send_vring_state(FrontendRequest::kSetVringEnable, queue, enabled ? 1 : 0);
 }
 
 Result<> Frontend::send_message(std::uint32_t request, std::span<const std::byte> payload,
                                 std::span<const int> descriptors) {
-  const bool wants_ack = (negotiated_.protocol & kProtocolReplyAck) != 0;
+  const bool needs_ack = (negotiated_.protocol & kProtocolReplyAck) != 0;
   const Deadline until = deadline();
-  const auto sent = socket_.send(request, kMessageVersion | (wants_ack ? kMessageNeedReply : 0),
+  const auto sent = socket_.send(request, kMessageVersion | (needs_ack ? kMessageNeedReply : 0),
                                  payload, descriptors, until);
-  if (!sent || !wants_ack) return sent;
-  Message answer;
-  const auto received = receive_answer(request, until, answer);
+  if (!sent || !needs_ack) return sent;
+  Message reply;
+  const auto received = receive_reply(request, until, reply);
   if (!received) return received;
-  const auto code = answer.as<std::uint64_t>();
-  if (!code) return fail(Error::peer_fault("size of an acknowledgement", answer.header.size));
-  if (*code != 0) return fail(Error::peer_fault("message that the backend refused", *code));
+  const auto code = reply.as<std::uint64_t>();
+  if (!code)
+    return fail(Error::peer_fault("invalid size of an acknowledgement", reply.header.size));
+  if (*code != 0) return fail(Error::peer_fault("backend refused the message", *code));
   return {};
 }
 
 Result<> Frontend::send_and_receive(std::uint32_t request, std::span<const std::byte> payload,
-                                    std::span<const int> descriptors, Message& answer) {
+                                    std::span<const int> descriptors, Message& reply) {
   const Deadline until = deadline();
   const auto sent = socket_.send(request, kMessageVersion, payload, descriptors, until);
   if (!sent) return sent;
-  return receive_answer(request, until, answer);
+  return receive_reply(request, until, reply);
 }
 
-Result<> Frontend::receive_answer(std::uint32_t request, Deadline deadline, Message& answer) {
-  const auto received = socket_.receive(answer, deadline);
+Result<> Frontend::receive_reply(std::uint32_t request, Deadline deadline, Message& reply) {
+  const auto received = socket_.receive(reply, deadline);
   if (!received) return received;
-  if ((answer.header.flags & kMessageReply) == 0 || answer.header.request != request) {
-    return fail(Error::peer_fault("message that is no answer to ours", answer.header.request));
+  if ((reply.header.flags & kMessageReply) == 0 || reply.header.request != request) {
+    return fail(Error::peer_fault("reply to another message", reply.header.request));
   }
   return {};
 }
 
-Result<std::uint64_t> Frontend::ask_number(FrontendRequest request) {
-  Message answer;
-  const auto asked = send_and_receive(std::to_underlying(request), {}, {}, answer);
-  if (!asked) return fail(asked.error());
-  const auto number = answer.as<std::uint64_t>();
-  if (!number) return fail(Error::peer_fault("size of an answer", answer.header.size));
+Result<std::uint64_t> Frontend::get_number(FrontendRequest request) {
+  Message reply;
+  const auto sent = send_and_receive(std::to_underlying(request), {}, {}, reply);
+  if (!sent) return fail(sent.error());
+  const auto number = reply.as<std::uint64_t>();
+  if (!number) return fail(Error::peer_fault("invalid size of a reply", reply.header.size));
   return *number;
 }
 
-Result<> Frontend::tell_number(FrontendRequest request, std::uint64_t number) {
+Result<> Frontend::set_number(FrontendRequest request, std::uint64_t number) {
   return send_message(std::to_underlying(request), bytes_of(number));
 }
 
-Result<> Frontend::report_state(FrontendRequest request, std::uint32_t queue,
-                                std::uint32_t number) {
+Result<> Frontend::send_vring_state(FrontendRequest request, std::uint32_t queue,
+                                    std::uint32_t number) {
   return send_message(std::to_underlying(request), bytes_of(VringState{queue, number}));
 }
 
-Result<> Frontend::tell_fd(FrontendRequest request, std::uint32_t queue, std::optional<int> fd) {
+Result<> Frontend::send_fd(FrontendRequest request, std::uint32_t queue, std::optional<int> fd) {
   const std::uint64_t index = queue & kVringIndexMask;
   if (!fd) return send_message(std::to_underlying(request), bytes_of(index | kVringNoFd));
   return send_message(std::to_underlying(request), bytes_of(index), std::span(&*fd, 1));

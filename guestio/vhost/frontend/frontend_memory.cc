@@ -10,7 +10,7 @@
 namespace guestio::vhost {
 
 Result<FrontendMemory> FrontendMemory::create(std::size_t size, Gpa start) {
-  GUESTIO_CHECK(start.is_aligned_to(kPageSize), "a region that begins with a page");
+  GUESTIO_CHECK(start.is_aligned_to(kPageSize), "a region that is aligned to a page");
   size = align_up(size, kPageSize);
   UniqueFd fd(::memfd_create("guestio-frontend", MFD_CLOEXEC));
   if (!fd) return fail_host("make shared memory");
@@ -24,7 +24,7 @@ Result<FrontendMemory> FrontendMemory::create(std::size_t size, Gpa start) {
 
 Result<> FrontendMemory::preallocate() noexcept {
   if (::madvise(mapping_.data(), mapping_.size(), MADV_POPULATE_WRITE) == 0) return {};
-  return fail_host("bring shared memory in");
+  return fail_host("fault shared memory in");
 }
 
 Result<SharedRange> FrontendMemory::allocate(std::size_t size, std::size_t alignment) {
@@ -44,8 +44,8 @@ Frontend::Region FrontendMemory::region() const noexcept {
           .fd = fd_.get()};
 }
 
-FrontendAddress FrontendMemory::frontend_address(const SharedRange& piece) noexcept {
-  return FrontendAddress(reinterpret_cast<std::uintptr_t>(piece.host));
+FrontendAddress FrontendMemory::frontend_address(const SharedRange& range) noexcept {
+  return FrontendAddress(reinterpret_cast<std::uintptr_t>(range.host));
 }
 
 }  // namespace guestio::vhost

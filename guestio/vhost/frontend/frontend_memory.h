@@ -10,10 +10,10 @@
 #include "guestio/base/units.h"
 #include "guestio/vhost/frontend/frontend.h"
 
-/// Memory that a front-end of ours shares with a backend in place of a guest's.
+/// Memory shared with a backend, in place of a guest's.
 namespace guestio::vhost {
 
-/// A piece of shared memory under its two names.
+/// A range of shared memory under both of its addresses.
 struct SharedRange {
   std::byte* host = nullptr;
   Gpa gpa;
@@ -25,9 +25,9 @@ struct SharedRange {
   }
 };
 
-/// One region of shared memory (a memfd), handed out from its start and never taken back.
+/// One region of shared memory (a memfd), allocated from its start and never freed.
 ///
-/// Lifetime: outlives its pieces. Threads: one at a time for allocate().
+/// Lifetime: outlives its ranges. Threads: allocate() one at a time.
 class FrontendMemory {
  public:
   /// Zero-filled. `start` is the region's guest physical address. Errors: host.
@@ -37,13 +37,13 @@ class FrontendMemory {
   /// Errors: too large. Requires: alignment is a power of two of at most a page.
   Result<SharedRange> allocate(std::size_t size, std::size_t alignment);
 
-  /// Brings all pages in, as a guest's that is started with preallocated memory. Errors: host.
+  /// Faults all pages in, as a guest with preallocated memory does. Errors: host.
   Result<> preallocate() noexcept;
 
-  /// What Frontend::set_mem_table() wants to know.
+  /// For Frontend::set_mem_table().
   [[nodiscard]] Frontend::Region region() const noexcept;
-  /// The address that the backend knows a piece of ours by in ring messages.
-  [[nodiscard]] static FrontendAddress frontend_address(const SharedRange& piece) noexcept;
+  /// The address of a range in ring messages.
+  [[nodiscard]] static FrontendAddress frontend_address(const SharedRange& range) noexcept;
 
   [[nodiscard]] SharedRange whole() const noexcept {
     return {mapping_.data(), start_, mapping_.size()};

@@ -22,20 +22,20 @@ namespace {
 using std::chrono::milliseconds;
 using Request = FrontendRequest;
 
-/// A backend that answers as it is told to and writes down what it was asked.
+/// A backend with scripted replies and a record of all requests.
 class ScriptedBackend {
  public:
-  /// Makes the payload of an answer.
-  using Answer = std::function<std::vector<std::byte>(const Message&)>;
+  /// Makes the payload of a reply.
+  using Reply = std::function<std::vector<std::byte>(const Message&)>;
 
-  struct Seen {
+  struct ReceivedRequest {
     Request request;
     std::uint32_t flags;
     std::vector<std::byte> payload;
     std::size_t descriptors;
   };
 
-  explicit ScriptedBackend(std::map<Request, Answer> answers) : answers_(std::move(answers)) {
+  explicit ScriptedBackend(std::map<Request, Reply> replies) : replies_(std::move(replies)) {
     std::array<int, 2> ends{};
     EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
     frontend_end_.reset(ends[0]);
@@ -46,21 +46,21 @@ class ScriptedBackend {
   Frontend make_frontend(milliseconds deadline = std::chrono::seconds(60)) {
     return Frontend::from_socket(std::move(frontend_end_), {.deadline = deadline});
   }
-  /// Waits until the front-end has left. Returns all that it sent.
-  const std::vector<Seen>& join() {
+  /// Waits for the end of the front-end. Returns all of its requests.
+  const std::vector<ReceivedRequest>& join() {
     if (thread_.joinable()) thread_.join();
-    return seen_;
+    return received_;
   }
 
   template <typename T>
-  static Answer always(T value) {
+  static Reply always(T value) {
     return [value](const Message&) {
       const auto bytes = std::as_bytes(std::span(&value, 1));
       return std::vector(bytes.begin(), bytes.end());
     };
   }
-  /// Sends the payload back.
-  static Answer echo() {
+  /// Returns the payload of the request.
+  static Reply echo() {
     return [](const Message& message) {
       return std::vector(message.payload().begin(), message.payload().end());
     };
@@ -72,13 +72,13 @@ class ScriptedBackend {
     Message message;
     while (socket.receive(message, deadline)) {
       const auto request = static_cast<Request>(message.header.request);
-      seen_.push_back({request, message.header.flags,
-                       std::vector(message.payload().begin(), message.payload().end()),
-                       message.descriptors.size()});
-      const auto answer = answers_.find(request);
+      received_.push_back({request, message.header.flags,
+                           std::vector(message.payload().begin(), message.payload().end()),
+                           message.descriptors.size()});
+      const auto reply = replies_.find(request);
       std::vector<std::byte> payload(8);
-      if (answer != answers_.end()) {
-        payload = answer->second(message);
+      if (reply != replies_.end()) {
+        payload = reply->second(message);
       } else if ((message.header.flags & kMessageNeedReply) == 0) {
         continue;
       }
@@ -89,28 +89,28 @@ class ScriptedBackend {
     }
   }
 
-  std::map<Request, Answer> answers_;
-  std::vector<Seen> seen_;
+  std::map<Request, Reply> replies_;
+  std::vector<ReceivedRequest> received_;
   UniqueFd frontend_end_;
   std::thread thread_;
 };
 
-std::vector<Request> requests_of(const std::vector<ScriptedBackend::Seen>& seen) {
+std::vector<Request> requests_of(const std::vector<ScriptedBackend::ReceivedRequest>& received) {
   std::vector<Request> requests;
-  requests.reserve(seen.size());
-  for (const auto& message : seen) requests.push_back(message.request);
+  requests.reserve(received.size());
+  for (const auto& message : received) requests.push_back(message.request);
   return requests;
 }
 
 constexpr ProtocolBits kProtocol = kProtocolMq | kProtocolConfig | kProtocolReplyAck;
 
-std::map<Request, ScriptedBackend::Answer> modern_backend() {
+std::map<Request, ScriptedBackend::Reply> modern_backend() {
   return {{Request::kGetFeatures, ScriptedBackend::always(kFeatureProtocolFeatures | 0x7)},
           {Request::kGetProtocolFeatures, ScriptedBackend::always(kProtocol)},
           {Request::kGetQueueNum, ScriptedBackend::always(std::uint64_t{4})}};
 }
 
-TEST(Frontend, NegotiatesWhatBothSidesHave) {
+TEST(Frontend, NegotiatesTheCommonFeatures) {
   ScriptedBackend backend(modern_backend());
   {
     Frontend frontend = backend.make_frontend();
@@ -143,41 +143,41 @@ TEST(Frontend, AnOldBackendHasOneQueueAndNoProtocolFeatures) {
 }
 
 TEST(Frontend, WithReplyAckARefusalIsAnError) {
-  auto answers = modern_backend();
-  answers[Request::kSetVringNum] = ScriptedBackend::always(std::uint64_t{1});
-  ScriptedBackend backend(answers);
+  auto replies = modern_backend();
+  replies[Request::kSetVringNum] = ScriptedBackend::always(std::uint64_t{1});
+  ScriptedBackend backend(replies);
   Frontend frontend = backend.make_frontend();
   ASSERT_TRUE(frontend.negotiate(0, kProtocol).has_value());
   const auto refused = frontend.set_vring_num(0, 3);
   ASSERT_FALSE(refused.has_value());
   EXPECT_EQ(refused.error(), Error::peer_fault("", 1));
-  EXPECT_TRUE(frontend.set_vring_base(0, 0).has_value()) << "the connection goes on";
+  EXPECT_TRUE(frontend.set_vring_base(0, 0).has_value()) << "the connection continues";
 }
 
-TEST(Frontend, ConfigSpaceIsReadInAnyPart) {
-  auto answers = modern_backend();
-  answers[Request::kGetConfig] = [](const Message& message) {
+TEST(Frontend, AnyRangeOfTheConfigSpaceCanBeRead) {
+  auto replies = modern_backend();
+  replies[Request::kGetConfig] = [](const Message& message) {
     std::vector payload(message.payload().begin(), message.payload().end());
     for (std::size_t i = sizeof(ConfigHeader); i < payload.size(); ++i) payload[i] = std::byte{9};
     return payload;
   };
-  ScriptedBackend backend(answers);
+  ScriptedBackend backend(replies);
   Frontend frontend = backend.make_frontend();
   std::array<std::byte, 3> part{};
   ASSERT_TRUE(frontend.get_config(5, part).has_value());
   EXPECT_EQ(part[2], std::byte{9});
 }
 
-TEST(Frontend, ConfigSpaceThatTheBackendDoesNotHaveIsUnsupported) {
-  auto answers = modern_backend();
-  answers[Request::kGetConfig] = [](const Message&) { return std::vector<std::byte>(); };
-  ScriptedBackend backend(answers);
+TEST(Frontend, MissingConfigSpaceIsUnsupported) {
+  auto replies = modern_backend();
+  replies[Request::kGetConfig] = [](const Message&) { return std::vector<std::byte>(); };
+  ScriptedBackend backend(replies);
   Frontend frontend = backend.make_frontend();
   std::array<std::byte, 96> space{};
   EXPECT_EQ(frontend.get_config(0, space).error().kind, ErrorKind::kUnsupported);
 }
 
-TEST(Frontend, AnswersOfAnotherSizeAreNotBelieved) {
+TEST(Frontend, RepliesOfAnotherSizeAreRefused) {
   ScriptedBackend backend({{Request::kGetFeatures, ScriptedBackend::always(std::uint32_t{6})},
                            {Request::kGetConfig, ScriptedBackend::always(std::uint32_t{6})},
                            {Request::kGetVringBase, ScriptedBackend::always(VringState{1, 7})}});
@@ -189,30 +189,30 @@ TEST(Frontend, AnswersOfAnotherSizeAreNotBelieved) {
   EXPECT_EQ(*frontend.get_vring_base(1), 7u);
 }
 
-TEST(Frontend, ADeadBackendNeverHangsIt) {
+TEST(Frontend, ADeadBackendIsATimeout) {
   ScriptedBackend backend({});
   Frontend frontend = backend.make_frontend(milliseconds(20));
   EXPECT_EQ(frontend.get_features().error().host_errno, ETIMEDOUT);
 }
 
-TEST(Frontend, DescriptorsSayWhichQueueOrThatThereIsNone) {
+TEST(Frontend, VringDescriptorMessagesCarryTheQueueAndTheNoFdFlag) {
   ScriptedBackend backend(modern_backend());
   {
     Frontend frontend = backend.make_frontend();
     ASSERT_TRUE(frontend.set_vring_kick(2, STDERR_FILENO).has_value());
     ASSERT_TRUE(frontend.set_vring_call(3, std::nullopt).has_value());
   }
-  const auto& seen = backend.join();
-  ASSERT_EQ(seen.size(), 2u);
-  EXPECT_EQ(seen[0].payload[0], std::byte{2});
-  EXPECT_EQ(seen[0].payload[1], std::byte{0});
-  EXPECT_EQ(seen[0].descriptors, 1u);
-  EXPECT_EQ(seen[1].payload[0], std::byte{3});
-  EXPECT_EQ(seen[1].payload[1], std::byte{1});
-  EXPECT_EQ(seen[1].descriptors, 0u);
+  const auto& received = backend.join();
+  ASSERT_EQ(received.size(), 2u);
+  EXPECT_EQ(received[0].payload[0], std::byte{2});
+  EXPECT_EQ(received[0].payload[1], std::byte{0});
+  EXPECT_EQ(received[0].descriptors, 1u);
+  EXPECT_EQ(received[1].payload[0], std::byte{3});
+  EXPECT_EQ(received[1].payload[1], std::byte{1});
+  EXPECT_EQ(received[1].descriptors, 0u);
 }
 
-TEST(FrontendMemory, GivesAlignedPiecesUntilItIsFull) {
+TEST(FrontendMemory, AllocatesAlignedRangesUntilItIsFull) {
   auto memory = FrontendMemory::create(8 * kPageSize, Gpa(0x10000));
   ASSERT_TRUE(memory.has_value());
   const auto first = memory->allocate(10, 1);
@@ -225,7 +225,7 @@ TEST(FrontendMemory, GivesAlignedPiecesUntilItIsFull) {
   EXPECT_TRUE(memory->allocate(7 * kPageSize, kPageSize).has_value());
 }
 
-TEST(FrontendMemory, IsAFileThatTheBackendCanMap) {
+TEST(FrontendMemory, IsAFileForTheBackendToMap) {
   const auto memory = FrontendMemory::create(2 * kPageSize);
   ASSERT_TRUE(memory.has_value());
   memory->whole().host[kPageSize] = std::byte{5};
@@ -237,11 +237,11 @@ TEST(FrontendMemory, IsAFileThatTheBackendCanMap) {
   EXPECT_EQ(region.where.mmap_offset, 0u);
 }
 
-TEST(FrontendQueue, StartsWithEveryMessageThatABackendNeeds) {
+TEST(FrontendQueue, StartsWithAllSetupMessages) {
   ASSERT_TRUE(mem::install_fault_recovery().has_value());
-  auto answers = modern_backend();
-  answers[Request::kGetVringBase] = ScriptedBackend::echo();
-  ScriptedBackend backend(answers);
+  auto replies = modern_backend();
+  replies[Request::kGetVringBase] = ScriptedBackend::echo();
+  ScriptedBackend backend(replies);
   {
     Frontend frontend = backend.make_frontend();
     ASSERT_TRUE(frontend.negotiate(0, kProtocol).has_value());

@@ -16,16 +16,17 @@ namespace guestio::vhost {
 
 namespace {
 
-// Queues on different threads share no line.
+// Queues on different threads share no cache line.
 constexpr std::size_t kRegionAlignment = 64;
 
-Result<> check_numbers(virtio::RingKind kind, std::uint16_t queues, std::uint16_t queue_size) {
+Result<> check_size(virtio::RingKind kind, std::uint16_t queues, std::uint16_t queue_size) {
   if (queues == 0 || queues > kMaxQueues) {
-    return fail(Error::peer_fault("number of queues of an in-flight record", queues));
+    return fail(Error::peer_fault("invalid number of queues in an in-flight record", queues));
   }
-  const bool is_size = kind == virtio::RingKind::kPacked ? virtio::is_packed_queue_size(queue_size)
-                                                         : virtio::is_split_queue_size(queue_size);
-  if (!is_size) return fail(Error::peer_fault("queue size of an in-flight record", queue_size));
+  const bool is_valid = kind == virtio::RingKind::kPacked ? virtio::is_packed_queue_size(queue_size)
+                                                          : virtio::is_split_queue_size(queue_size);
+  if (!is_valid)
+    return fail(Error::peer_fault("invalid queue size in an in-flight record", queue_size));
   return {};
 }
 
@@ -41,7 +42,7 @@ std::size_t inflight_region_bytes(virtio::RingKind kind, std::uint32_t queue_siz
 Result<std::shared_ptr<InflightRecord>> InflightRecord::create(virtio::RingKind kind,
                                                                std::uint16_t queues,
                                                                std::uint16_t queue_size) {
-  if (auto checked = check_numbers(kind, queues, queue_size); !checked) {
+  if (auto checked = check_size(kind, queues, queue_size); !checked) {
     return fail(checked.error());
   }
   const std::size_t size = align_up(queues * inflight_region_bytes(kind, queue_size), kPageSize);
@@ -56,19 +57,21 @@ Result<std::shared_ptr<InflightRecord>> InflightRecord::create(virtio::RingKind 
 
 Result<std::shared_ptr<InflightRecord>> InflightRecord::map(const InflightDescription& description,
                                                             UniqueFd file, virtio::RingKind kind) {
-  const auto checked = check_numbers(kind, description.num_queues, description.queue_size);
+  const auto checked = check_size(kind, description.num_queues, description.queue_size);
   if (!checked) return fail(checked.error());
   const std::size_t needed =
       description.num_queues * inflight_region_bytes(kind, description.queue_size);
   if (description.mmap_size < needed) {
-    return fail(Error::peer_fault("size of an in-flight record", description.mmap_size));
+    return fail(
+        Error::peer_fault("in-flight record too small for its queues", description.mmap_size));
   }
   struct stat status{};
-  if (::fstat(file.get(), &status) != 0) return fail_host("look at an in-flight record");
+  if (::fstat(file.get(), &status) != 0) return fail_host("stat an in-flight record");
   const auto end = checked_add(description.mmap_offset, description.mmap_size);
   const bool is_inside = end && *end <= static_cast<std::uint64_t>(status.st_size);
   if (!S_ISREG(status.st_mode) || !is_inside || !is_aligned(description.mmap_offset, kPageSize)) {
-    return fail(Error::peer_fault("place of an in-flight record", description.mmap_offset));
+    return fail(Error::peer_fault("in-flight record outside its file, or misaligned",
+                                  description.mmap_offset));
   }
   auto mapping = Mapping::shared_file(file.get(), FileOffset(description.mmap_offset), needed,
                                       Mapping::Access::kReadWrite);

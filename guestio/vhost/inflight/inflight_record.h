@@ -11,32 +11,30 @@
 #include "guestio/vhost/wire/messages.h"
 #include "guestio/virtio/layout.h"
 
-/// The memory in which a backend writes down what it has taken and not answered, so that the one
-/// that comes after it, when it was killed, knows (vhost-user, "Inflight I/O tracking").
+/// The record of a backend's chains in flight, for the backend that follows one that was killed
+/// (vhost-user, "Inflight I/O tracking").
 namespace guestio::vhost {
 
-/// What the regions of both kinds begin with.
+/// The start of the regions of both kinds.
 struct InflightHeader {
-  std::uint64_t features;  ///< of the region; none exist
-  std::uint16_t version;   ///< 0: nothing was written here yet
+  std::uint64_t features;  ///< of the region; none are defined
+  std::uint16_t version;   ///< 0: not formatted yet
   std::uint16_t desc_num;  ///< the queue's size
 };
 inline constexpr std::uint16_t kInflightVersion = 1;
 
-/// One region for each queue, in one shared memory file. The front-end keeps the file while no
-/// backend is there, and may do with it what it likes: cut it off, write into it, hand back
-/// another. So whatever is behind region() is touched through guestio/mem/recover.h only, and what
-/// is read there is checked.
+/// One region per queue, in one shared memory file. The front-end keeps the file between backends,
+/// and may truncate it, write into it or return another. So access region() through
+/// guestio/mem/recover.h only, and check the values.
 ///
 /// Threads: any; each region is one ring's.
 class InflightRecord {
  public:
-  /// A new file for `queues` queues of up to `queue_size` entries: nothing is in flight.
-  /// Errors: peer fault (no such queues), host.
+  /// A new file for `queues` queues of up to `queue_size` entries, with nothing in flight.
+  /// Errors: peer fault (invalid number or size of queues), host.
   static Result<std::shared_ptr<InflightRecord>> create(virtio::RingKind kind, std::uint16_t queues,
                                                         std::uint16_t queue_size);
-  /// The file that a front-end hands back. Errors: peer fault (numbers that cannot be, or a file
-  /// that is shorter than they say), host.
+  /// A file from the front-end. Errors: peer fault (invalid description, or a shorter file), host.
   static Result<std::shared_ptr<InflightRecord>> map(const InflightDescription& description,
                                                      UniqueFd file, virtio::RingKind kind);
 
@@ -44,9 +42,10 @@ class InflightRecord {
   [[nodiscard]] int fd() const noexcept { return file_.get(); }
   [[nodiscard]] virtio::RingKind kind() const noexcept { return kind_; }
 
-  /// The memory of a queue of `size` entries, or nothing when there is none in this record.
+  /// The memory of a queue of `size` entries; null if this record has none.
   [[nodiscard]] std::byte* region(std::uint16_t queue, std::uint32_t size) const noexcept;
-  /// The queue was stopped with all answered: it may begin anew anywhere. Errors: memory fault.
+  /// The queue was stopped with nothing in flight: it may restart at any index. Errors: memory
+  /// fault.
   Result<> reset(std::uint16_t queue) const;
 
  private:
@@ -59,11 +58,11 @@ class InflightRecord {
 
   InflightDescription description_;
   UniqueFd file_;
-  Mapping mapping_;  // the regions, and nothing else of the file
+  Mapping mapping_;  // the regions only
   virtio::RingKind kind_;
 };
 
-/// Its memory is not there: the front-end cut the file off.
+/// The memory of a record is gone: the front-end truncated the file.
 [[nodiscard]] inline std::unexpected<Error> fail_record_access() noexcept {
   return fail(ErrorKind::kMemoryFault, "access to an in-flight record");
 }

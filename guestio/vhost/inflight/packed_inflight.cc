@@ -12,9 +12,9 @@ using virtio::PackedPosition;
 using virtio::PackedRing;
 
 PackedInflight::PackedInflight(std::byte* region, std::uint16_t size)
-    : region_(region), size_(size), next_(size), rows_(size) {}
+    : region_(region), size_(size), next_(size), chains_(size) {}
 
-// A region is aligned to 64 bytes, and everything in it is made of integers: any bytes are valid.
+// A region is aligned to 64 bytes, and consists of integers: any bytes are valid.
 PackedInflight::Region* PackedInflight::head() const noexcept {
   return reinterpret_cast<Region*>(region_);
 }
@@ -31,7 +31,7 @@ Result<> PackedInflight::format(PackedPosition used) {
     }
   }
   used_ = old_used_ = used;
-  // The version last: until it is there, nothing else counts.
+  // The version last: without it nothing else counts.
   if (!mem::try_store(&head()->desc_num, size_)) return fail_record_access();
   if (auto stored = store({.free_head = 0, .old_free_head = 0}, used, used); !stored) return stored;
   if (!mem::try_store(&head()->version, kInflightVersion)) return fail_record_access();
@@ -39,48 +39,50 @@ Result<> PackedInflight::format(PackedPosition used) {
 }
 
 Result<> PackedInflight::store(Heads heads, PackedPosition used, PackedPosition old_used) {
-  const Places places{.used_idx = used.index,
-                      .old_used_idx = old_used.index,
-                      .used_wrap_counter = used.wrap ? std::uint8_t{1} : std::uint8_t{0},
-                      .old_used_wrap_counter = old_used.wrap ? std::uint8_t{1} : std::uint8_t{0},
-                      .padding = {}};
-  if (!mem::try_store(&head()->heads, heads) || !mem::try_store(&head()->places, places)) {
+  const Positions positions{
+      .used_idx = used.index,
+      .old_used_idx = old_used.index,
+      .used_wrap_counter = used.wrap ? std::uint8_t{1} : std::uint8_t{0},
+      .old_used_wrap_counter = old_used.wrap ? std::uint8_t{1} : std::uint8_t{0},
+      .padding = {}};
+  if (!mem::try_store(&head()->heads, heads) || !mem::try_store(&head()->positions, positions)) {
     return fail_record_access();
   }
   return {};
 }
 
-/// One look at a record that a backend left: everything is read once, and checked.
-class PackedInflight::Opening {
+/// Reads and checks the record of an earlier backend. Reads each value once.
+class PackedInflight::Recovery {
  public:
-  Opening(PackedInflight& record, const PackedRing& ring)
+  Recovery(PackedInflight& record, const PackedRing& ring)
       : record_(record), ring_(ring), seen_(record.size_) {}
 
-  Result<> run(Left& left) {
-    auto done = read_places();
+  Result<> run(Recovered& recovered) {
+    auto done = read_positions();
     if (done) done = settle_last_batch();
     if (done) done = walk_free_list();
-    if (done) done = collect(left);
+    if (done) done = collect(recovered);
     return done;
   }
 
  private:
-  Result<> read_places() {
-    Places places{};
+  Result<> read_positions() {
+    Positions positions{};
     if (!mem::try_load(&record_.head()->heads, heads_) ||
-        !mem::try_load(&record_.head()->places, places)) {
+        !mem::try_load(&record_.head()->positions, positions)) {
       return fail_record_access();
     }
-    if (places.used_idx >= record_.size_ || places.old_used_idx >= record_.size_ ||
-        places.used_wrap_counter > 1 || places.old_used_wrap_counter > 1) {
-      return fail(Error::peer_fault("places on an in-flight record", places.used_idx));
+    if (positions.used_idx >= record_.size_ || positions.old_used_idx >= record_.size_ ||
+        positions.used_wrap_counter > 1 || positions.old_used_wrap_counter > 1) {
+      return fail(
+          Error::peer_fault("invalid positions in an in-flight record", positions.used_idx));
     }
-    used_ = {.index = places.used_idx, .wrap = places.used_wrap_counter != 0};
-    old_used_ = {.index = places.old_used_idx, .wrap = places.old_used_wrap_counter != 0};
+    used_ = {.index = positions.used_idx, .wrap = positions.used_wrap_counter != 0};
+    old_used_ = {.index = positions.old_used_idx, .wrap = positions.old_used_wrap_counter != 0};
     return {};
   }
 
-  /// The last answers were shown, or they were not.
+  /// The last batch was published, or it was not.
   Result<> settle_last_batch() {
     if (used_ != old_used_) {
       virtio::PackedTail tail{};
@@ -93,15 +95,15 @@ class PackedInflight::Opening {
     heads_.free_head = heads_.old_free_head;
     record_.free_head_ = heads_.free_head;
     record_.used_ = record_.old_used_ = old_used_;
-    // Should we be killed between the two stores, the same is done once more.
+    // A backend killed between the two stores repeats this.
     return record_.store(heads_, old_used_, old_used_);
   }
 
-  /// Entries that are free hold nothing, whatever they say.
+  /// Free entries hold nothing, whatever their marks.
   Result<> walk_free_list() {
     std::uint16_t index = record_.free_head_;
     while (index < record_.size_) {
-      if (seen_[index]) return fail(Error::peer_fault("free list on record that loops", index));
+      if (seen_[index]) return fail(Error::peer_fault("free list on record loops", index));
       if (!mem::try_store(&record_.entry(index)->inflight, std::uint8_t{0}))
         return fail_record_access();
       const auto next = visit(index);
@@ -109,12 +111,12 @@ class PackedInflight::Opening {
       index = *next;
     }
     if (index != record_.size_) {
-      return fail(Error::peer_fault("link in an in-flight record", index));
+      return fail(Error::peer_fault("invalid link in an in-flight record", index));
     }
     return {};
   }
 
-  /// Marks an entry as seen. Returns where it leads to.
+  /// Marks an entry as seen. Returns its link.
   Result<std::uint16_t> visit(std::uint16_t index) {
     seen_[index] = true;
     ++count_;
@@ -128,7 +130,7 @@ class PackedInflight::Opening {
     std::vector<PackedDescriptor> descriptors;
   };
 
-  Result<> collect(Left& left) {
+  Result<> collect(Recovered& recovered) {
     std::vector<Chain> chains;
     std::vector<bool> ids(record_.size_);
     for (std::uint16_t i = 0; i < record_.size_; ++i) {
@@ -139,21 +141,21 @@ class PackedInflight::Opening {
       if (!chain) return fail(chain.error());
       const std::uint16_t id = chain->descriptors.back().id;
       if (id >= record_.size_ || ids[id]) {
-        return fail(Error::peer_fault("buffer id on record", id));
+        return fail(Error::peer_fault("invalid buffer id on record", id));
       }
       ids[id] = true;
-      record_.rows_[id] = {.first = i, .last = last_};
+      record_.chains_[id] = {.first = i, .last = last_};
       chains.push_back(std::move(*chain));
     }
     if (count_ != record_.size_) {
-      return fail(Error::peer_fault("entries of an in-flight record", count_));
+      return fail(Error::peer_fault("lost entries in an in-flight record", count_));
     }
     std::ranges::sort(chains, {}, &Chain::counter);
     if (!chains.empty()) record_.counter_ = chains.back().counter + 1;
-    left.used = record_.used_;
+    recovered.used = record_.used_;
     for (Chain& chain : chains) {
-      left.descriptors += static_cast<std::uint32_t>(chain.descriptors.size());
-      left.chains.push_back(std::move(chain.descriptors));
+      recovered.descriptors += static_cast<std::uint32_t>(chain.descriptors.size());
+      recovered.chains.push_back(std::move(chain.descriptors));
     }
     return {};
   }
@@ -165,10 +167,10 @@ class PackedInflight::Opening {
         !mem::try_load(&record_.entry(index)->counter, chain.counter)) {
       return fail_record_access();
     }
-    if (num == 0) return fail(Error::peer_fault("chain on record of no descriptors", index));
+    if (num == 0) return fail(Error::peer_fault("empty chain on record", index));
     for (; num != 0; --num) {
       if (index >= record_.size_ || seen_[index]) {
-        return fail(Error::peer_fault("chain on record that leads elsewhere", index));
+        return fail(Error::peer_fault("chain on record leaves its entries", index));
       }
       const Entry* const from = record_.entry(index);
       PackedDescriptor& to = chain.descriptors.emplace_back();
@@ -188,15 +190,15 @@ class PackedInflight::Opening {
   const PackedRing& ring_;
   std::vector<bool> seen_;
   std::uint32_t count_ = 0;
-  std::uint16_t last_ = 0;  // entry of the chain that was read last
+  std::uint16_t last_ = 0;  // entry of the last chain
   Heads heads_{};
   PackedPosition used_;
   PackedPosition old_used_;
 };
 
 Result<PackedInflight> PackedInflight::open(std::byte* region, const PackedRing& ring,
-                                            PackedPosition used, Left& left) {
-  left = {.is_fresh = false, .used = used, .chains = {}, .descriptors = 0};
+                                            PackedPosition used, Recovered& recovered) {
+  recovered = {.is_fresh = false, .used = used, .chains = {}, .descriptors = 0};
   PackedInflight record(region, ring.size());
   std::uint16_t version = 0;
   std::uint16_t desc_num = 0;
@@ -206,18 +208,18 @@ Result<PackedInflight> PackedInflight::open(std::byte* region, const PackedRing&
   }
   Result<> done;
   if (version == 0) {
-    left.is_fresh = true;
+    recovered.is_fresh = true;
     done = record.format(used);
   } else if (version != kInflightVersion || desc_num != ring.size()) {
-    done = fail(Error::peer_fault("in-flight record of another ring", desc_num));
+    done = fail(Error::peer_fault("in-flight record of a ring of another size", desc_num));
   } else {
-    done = Opening(record, ring).run(left);
+    done = Recovery(record, ring).run(recovered);
   }
   if (!done) return fail(done.error());
   return record;
 }
 
-Result<> PackedInflight::take(std::span<const PackedDescriptor> descriptors) {
+Result<> PackedInflight::note_popped(std::span<const PackedDescriptor> descriptors) {
   const std::uint16_t first = free_head_;
   Entry* const start = entry(first);
   if (!mem::try_store(&start->num, std::uint16_t{0}) ||
@@ -240,31 +242,31 @@ Result<> PackedInflight::take(std::span<const PackedDescriptor> descriptors) {
     index = next_[index];
   }
   free_head_ = index;
-  // From this store on the chain counts as taken.
+  // From this store on the chain is in flight.
   if (!mem::try_store(&start->last, last) ||
       !mem::try_store(&head()->heads, Heads{.free_head = index, .old_free_head = index})) {
     return fail_record_access();
   }
-  rows_[descriptors.back().id] = {.first = first, .last = last};
+  chains_[descriptors.back().id] = {.first = first, .last = last};
   ++counter_;
   return {};
 }
 
-Result<> PackedInflight::begin_answers(std::span<const std::uint16_t> ids, PackedPosition used) {
+Result<> PackedInflight::begin_publish(std::span<const std::uint16_t> ids, PackedPosition used) {
   const std::uint16_t old_free_head = free_head_;
   for (const std::uint16_t id : ids) {
-    const Row& row = rows_[id];
-    next_[row.last] = free_head_;
-    if (!mem::try_store(&entry(row.last)->next, free_head_)) return fail_record_access();
-    free_head_ = row.first;
+    const ChainEntries& entries = chains_[id];
+    next_[entries.last] = free_head_;
+    if (!mem::try_store(&entry(entries.last)->next, free_head_)) return fail_record_access();
+    free_head_ = entries.first;
   }
   used_ = used;
   return store({.free_head = free_head_, .old_free_head = old_free_head}, used_, old_used_);
 }
 
-Result<> PackedInflight::end_answers(std::span<const std::uint16_t> ids) {
+Result<> PackedInflight::end_publish(std::span<const std::uint16_t> ids) {
   for (const std::uint16_t id : ids) {
-    if (!mem::try_store(&entry(rows_[id].first)->inflight, std::uint8_t{0}))
+    if (!mem::try_store(&entry(chains_[id].first)->inflight, std::uint8_t{0}))
       return fail_record_access();
   }
   old_used_ = used_;

@@ -12,74 +12,72 @@
 
 namespace guestio::vhost {
 
-/// The in-flight record of one packed ring: copies of the descriptors that were taken, since
-/// answers overwrite those in the ring. Its fields are written in the order of the vhost-user
-/// document, so that a backend that is killed between any two of them leaves what the next one can
-/// make sense of.
+/// The in-flight record of one packed ring: copies of the popped descriptors, because used
+/// descriptors overwrite those in the ring. The order of the stores is that of the vhost-user
+/// document: a backend killed between any two of them leaves a record that the next one can read.
 ///
-/// Entries that hold nothing form a list from free_head. The "old" fields are what counts until an
-/// answer was seen: a take moves old_free_head when it is complete, answers move all three when
-/// they are out. No chain is taken while answers are under way.
+/// Free entries form a list from free_head. The "old" fields are valid until a batch is published:
+/// a pop moves old_free_head when it is complete, a publication moves all three at its end. No
+/// chain is popped during a publication.
 ///
-/// Memory that the front-end shares is read when the record is opened, and only written later: what
-/// decides afterwards is our own copy. Errors: memory fault (it was taken away), peer fault (it
-/// cannot be what a backend left). Threads: one.
+/// The shared memory is read by open() only, and written later; our own copy decides. Errors:
+/// memory fault (the memory is gone), peer fault (no backend leaves such a record). Threads: one.
 class PackedInflight {
  public:
   [[nodiscard]] static constexpr std::size_t region_bytes(std::uint32_t size) noexcept {
     return sizeof(Region) + sizeof(Entry) * size;
   }
 
-  /// What the backend before left.
-  struct Left {
-    bool is_fresh = false;        ///< nothing: the record is new
-    virtio::PackedPosition used;  ///< where answers go on
-    /// Chains that were taken and not answered, oldest first, as they were fetched.
+  /// The state that an earlier backend left.
+  struct Recovered {
+    bool is_fresh = false;        ///< a new record
+    virtio::PackedPosition used;  ///< position of the next used descriptor
+    /// Descriptors of the chains in flight as fetched, oldest chain first.
     std::vector<std::vector<virtio::PackedDescriptor>> chains;
-    std::uint32_t descriptors = 0;  ///< in all of them
+    std::uint32_t descriptors = 0;  ///< of all chains
   };
 
-  /// Finishes or undoes what the backend before was doing with the ring. A record that nobody wrote
-  /// into yet begins with nothing in flight, at `used`.
+  /// Completes or reverts the last operation of an earlier backend. A new record starts with
+  /// nothing in flight, at `used`.
   static Result<PackedInflight> open(std::byte* region, const virtio::PackedRing& ring,
-                                     virtio::PackedPosition used, Left& left);
+                                     virtio::PackedPosition used, Recovered& recovered);
 
-  /// A chain was taken from the ring. Requires: its id is below the size and not in flight, and
-  /// there are not more descriptors in flight than the ring has.
-  Result<> take(std::span<const virtio::PackedDescriptor> descriptors);
-  /// Answers for these ids are about to be shown, up to `used`.
-  Result<> begin_answers(std::span<const std::uint16_t> ids, virtio::PackedPosition used);
-  /// They were shown.
-  Result<> end_answers(std::span<const std::uint16_t> ids);
+  /// A chain was popped. Requires: its id is below the size and not in flight; at most as many
+  /// descriptors in flight as the ring has.
+  Result<> note_popped(std::span<const virtio::PackedDescriptor> descriptors);
+  /// The chains of these ids are about to be published, up to `used`.
+  Result<> begin_publish(std::span<const std::uint16_t> ids, virtio::PackedPosition used);
+  /// They were published.
+  Result<> end_publish(std::span<const std::uint16_t> ids);
 
  private:
-  // Fields that belong together stand together, and are written in one store: a backend that dies
-  // between the halves of a place would leave one that never was.
+  // Fields that change together are written in one store: a backend killed between the halves of a
+  // position would leave an invalid one.
   struct Heads {
     std::uint16_t free_head;
     std::uint16_t old_free_head;
   };
-  struct Places {
+  struct Positions {
     std::uint16_t used_idx;
     std::uint16_t old_used_idx;
     std::uint8_t used_wrap_counter;
     std::uint8_t old_used_wrap_counter;
     std::uint8_t padding[2];
   };
-  static_assert(sizeof(Heads) == 4 && sizeof(Places) == 8);
+  static_assert(sizeof(Heads) == 4 && sizeof(Positions) == 8);
   struct Region {
     std::uint64_t features;
     std::uint16_t version;
     std::uint16_t desc_num;
     Heads heads;
-    Places places;
+    Positions positions;
     std::uint8_t padding[8];
   };
   struct Entry {
     std::uint8_t inflight;
     std::uint8_t padding;
-    std::uint16_t next;  // in the list of free entries, or in a chain's row of entries
-    std::uint16_t last;  // of a chain; in its first entry, as are num and counter
+    std::uint16_t next;  // in the free list, or in a chain's entries
+    std::uint16_t last;  // of a chain; valid in its first entry, as are num and counter
     std::uint16_t num;
     std::uint64_t counter;
     std::uint16_t id;
@@ -88,15 +86,15 @@ class PackedInflight {
     std::uint64_t address;
   };
   static_assert(sizeof(Region) == 32 && sizeof(Entry) == 32 && offsetof(Region, heads) == 12 &&
-                offsetof(Region, places) == 16 && offsetof(Entry, counter) == 8 &&
+                offsetof(Region, positions) == 16 && offsetof(Entry, counter) == 8 &&
                 offsetof(Entry, address) == 24);
 
-  /// A chain while it is in flight, by id.
-  struct Row {
+  /// The entries of a chain in flight.
+  struct ChainEntries {
     std::uint16_t first = 0;
     std::uint16_t last = 0;
   };
-  class Opening;
+  class Recovery;
 
   PackedInflight(std::byte* region, std::uint16_t size);
 
@@ -109,10 +107,10 @@ class PackedInflight {
   std::byte* region_;
   std::uint16_t size_;
   std::uint16_t free_head_ = 0;
-  virtio::PackedPosition used_;      // behind the answers under way
-  virtio::PackedPosition old_used_;  // before them
-  std::vector<std::uint16_t> next_;  // our copy of the entries' links
-  std::vector<Row> rows_;
+  virtio::PackedPosition used_;       // after the batch being published
+  virtio::PackedPosition old_used_;   // before that batch
+  std::vector<std::uint16_t> next_;   // our copy of the entries' links
+  std::vector<ChainEntries> chains_;  // by id
   std::uint64_t counter_ = 0;
 };
 

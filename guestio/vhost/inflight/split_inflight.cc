@@ -14,7 +14,7 @@ constexpr std::size_t kUsedIdxAt = 14;
 
 }  // namespace
 
-// A region is aligned to 64 bytes, and everything in it is made of integers: any bytes are valid.
+// A region is aligned to 64 bytes, and consists of integers: any bytes are valid.
 InflightHeader* SplitInflight::header() const noexcept {
   return reinterpret_cast<InflightHeader*>(region_);
 }
@@ -29,8 +29,8 @@ SplitInflight::Entry* SplitInflight::entry(std::uint16_t head) const noexcept {
 }
 
 Result<SplitInflight> SplitInflight::open(std::byte* region, std::uint16_t size,
-                                          std::uint16_t used_index, Left& left) {
-  left = {};
+                                          std::uint16_t used_index, Recovered& recovered) {
+  recovered = {};
   SplitInflight record(region, size);
   std::uint16_t version = 0;
   std::uint16_t desc_num = 0;
@@ -40,13 +40,13 @@ Result<SplitInflight> SplitInflight::open(std::byte* region, std::uint16_t size,
   }
   Result<> done;
   if (version == 0) {
-    left.is_fresh = true;
+    recovered.is_fresh = true;
     done = record.format(used_index);
   } else if (version != kInflightVersion || desc_num != size) {
-    done = fail(Error::peer_fault("in-flight record of another ring", desc_num));
+    done = fail(Error::peer_fault("in-flight record of a ring of another size", desc_num));
   } else {
     done = record.finish_last_batch(used_index);
-    if (done) done = record.collect(left.heads);
+    if (done) done = record.collect(recovered.heads);
   }
   if (!done) return fail(done.error());
   return record;
@@ -56,7 +56,7 @@ Result<> SplitInflight::format(std::uint16_t used_index) {
   for (std::uint16_t i = 0; i < size_; ++i) {
     if (!mem::try_store(&entry(i)->inflight, std::uint8_t{0})) return fail_record_access();
   }
-  // The version last: until it is there, nothing else counts.
+  // The version last: without it nothing else counts.
   if (!mem::try_store(&header()->desc_num, size_) ||
       !mem::try_store(last_batch_head(), std::uint16_t{0}) ||
       !mem::try_store(used_idx(), used_index) ||
@@ -66,7 +66,7 @@ Result<> SplitInflight::format(std::uint16_t used_index) {
   return {};
 }
 
-/// The used index went on, but perhaps not all marks of its batch were taken back.
+/// Clears the marks of a batch that was published, but perhaps not yet cleared.
 Result<> SplitInflight::finish_last_batch(std::uint16_t used_index) {
   std::uint16_t recorded = 0;
   std::uint16_t head = 0;
@@ -74,11 +74,12 @@ Result<> SplitInflight::finish_last_batch(std::uint16_t used_index) {
     return fail_record_access();
   }
   const auto batch = static_cast<std::uint16_t>(used_index - recorded);
-  if (batch > size_) return fail(Error::peer_fault("size of the last batch on record", batch));
+  if (batch > size_)
+    return fail(Error::peer_fault("last batch on record larger than the ring", batch));
   std::vector<bool> seen(size_);
   for (std::uint16_t i = 0; i < batch; ++i) {
     if (head >= size_ || seen[head]) {
-      return fail(Error::peer_fault("list of the last batch on record", head));
+      return fail(Error::peer_fault("invalid list of the last batch on record", head));
     }
     seen[head] = true;
     if (!mem::try_store(&entry(head)->inflight, std::uint8_t{0}) ||
@@ -111,17 +112,17 @@ Result<> SplitInflight::collect(std::vector<std::uint16_t>& in_flight) {
   return {};
 }
 
-Result<> SplitInflight::take(std::uint16_t head) {
-  Entry* const taken = entry(head);
-  if (!mem::try_store(&taken->counter, counter_) ||
-      !mem::try_store(&taken->inflight, std::uint8_t{1})) {
+Result<> SplitInflight::note_popped(std::uint16_t head) {
+  Entry* const popped = entry(head);
+  if (!mem::try_store(&popped->counter, counter_) ||
+      !mem::try_store(&popped->inflight, std::uint8_t{1})) {
     return fail_record_access();
   }
   ++counter_;
   return {};
 }
 
-Result<> SplitInflight::begin_answers(std::span<const std::uint16_t> heads) {
+Result<> SplitInflight::begin_publish(std::span<const std::uint16_t> heads) {
   for (const std::uint16_t head : heads) {
     if (!mem::try_store(&entry(head)->next, last_in_batch_) ||
         !mem::try_store(last_batch_head(), head)) {
@@ -132,7 +133,7 @@ Result<> SplitInflight::begin_answers(std::span<const std::uint16_t> heads) {
   return {};
 }
 
-Result<> SplitInflight::end_answers(std::span<const std::uint16_t> heads,
+Result<> SplitInflight::end_publish(std::span<const std::uint16_t> heads,
                                     std::uint16_t used_index) {
   for (const std::uint16_t head : heads) {
     if (!mem::try_store(&entry(head)->inflight, std::uint8_t{0})) return fail_record_access();

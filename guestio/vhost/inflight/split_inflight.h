@@ -11,16 +11,15 @@
 
 namespace guestio::vhost {
 
-/// The in-flight record of one split ring. Its fields are written in the order of the vhost-user
-/// document, so that a backend that is killed between any two of them leaves what the next one can
-/// make sense of.
+/// The in-flight record of one split ring. The order of the stores is that of the vhost-user
+/// document: a backend killed between any two of them leaves a record that the next one can read.
 ///
 ///     header          features, version, desc_num
-///     last_batch_head, used_idx     what was answered last
+///     last_batch_head, used_idx     the last published batch
 ///     size × Entry    inflight, next (in the last batch), counter
 ///
-/// Memory that the front-end shares is read when the record is opened, and only written later.
-/// Errors: memory fault (it was taken away), peer fault (it cannot be what a backend left).
+/// The shared memory is read by open() only, and written later.
+/// Errors: memory fault (the memory is gone), peer fault (no backend leaves such a record).
 /// Threads: one.
 class SplitInflight {
  public:
@@ -28,26 +27,26 @@ class SplitInflight {
     return sizeof(Region) + sizeof(Entry) * size;
   }
 
-  /// What the backend before left.
-  struct Left {
-    bool is_fresh = false;             ///< nothing: the record is new
-    std::vector<std::uint16_t> heads;  ///< of chains taken and not answered, oldest first
+  /// The state that an earlier backend left.
+  struct Recovered {
+    bool is_fresh = false;             ///< a new record
+    std::vector<std::uint16_t> heads;  ///< of chains in flight, oldest first
   };
 
-  /// Finishes what the backend before was doing with the ring whose used index is `used_index`.
+  /// Completes the last batch of an earlier backend. `used_index`: of the ring.
   static Result<SplitInflight> open(std::byte* region, std::uint16_t size, std::uint16_t used_index,
-                                    Left& left);
+                                    Recovered& recovered);
 
-  /// A chain was taken from the ring.
-  Result<> take(std::uint16_t head);
-  /// The used index is about to go past these.
-  Result<> begin_answers(std::span<const std::uint16_t> heads);
+  /// A chain was popped.
+  Result<> note_popped(std::uint16_t head);
+  /// The used index is about to pass these.
+  Result<> begin_publish(std::span<const std::uint16_t> heads);
   /// The used index is `used_index` now.
-  Result<> end_answers(std::span<const std::uint16_t> heads, std::uint16_t used_index);
+  Result<> end_publish(std::span<const std::uint16_t> heads, std::uint16_t used_index);
 
  private:
   struct Region {
-    InflightHeader header;  // with 4 bytes behind it that the next two stand in
+    InflightHeader header;  // its last 4 bytes hold the next two fields
   };
   struct Entry {
     std::uint8_t inflight;

@@ -11,9 +11,9 @@ namespace guestio::vhost {
 
 namespace {
 
-constexpr std::size_t kProcessors = 256;  // further ones share the counters of the first
+constexpr std::size_t kProcessors = 256;  // further ones share the counters of the first ones
 
-/// On a cache line of its own: those of other processors do not meet.
+/// On a cache line of its own: the processors do not contend.
 struct alignas(64) AwakeThreads {
   std::atomic<int> count = 0;
 };

@@ -3,12 +3,12 @@
 
 namespace guestio::vhost {
 
-/// Says whether threads of this process that look for work share a processor. One that looks in
-/// vain there takes the time of one that has work, and is better off making room. Only for threads
-/// of our own: whoever else runs there would keep the processor for milliseconds.
+/// Tells whether polling threads of this process share a processor. An empty poll there takes time
+/// from a thread with work, so the thread should yield. Only threads of this process count: any
+/// other would keep the processor for milliseconds.
 ///
-/// The processor is the one that a thread woke up on: a hint, which may be out of date.
-/// Threads: one each; what they have in common is a counter for each processor.
+/// The processor is that of the thread's last wake-up: a hint, which may be out of date.
+/// Threads: one per object; the objects share a counter per processor.
 class CpuOccupancy {
  public:
   CpuOccupancy() noexcept = default;
@@ -16,11 +16,11 @@ class CpuOccupancy {
   CpuOccupancy& operator=(const CpuOccupancy&) = delete;
   ~CpuOccupancy() { leave(); }
 
-  /// The thread is awake. Again: nothing.
+  /// The thread is awake. Idempotent.
   void enter() noexcept;
-  /// It sleeps. Again: nothing.
+  /// The thread sleeps. Idempotent.
   void leave() noexcept;
-  /// Whether no other thread is awake on its processor. Requires: it has entered.
+  /// Whether no other thread is awake on its processor. Requires: enter().
   [[nodiscard]] bool is_alone() const noexcept;
 
  private:

@@ -9,7 +9,7 @@
 namespace guestio::vhost {
 namespace {
 
-/// Runs `function` on a thread that does not change its processor.
+/// Runs `function` on a thread pinned to one processor.
 template <typename Function>
 void on_one_processor(Function function) {
   std::thread([&function] {
@@ -21,7 +21,7 @@ void on_one_processor(Function function) {
   }).join();
 }
 
-TEST(CpuOccupancy, WhoIsAwakeOnTheSameProcessorIsNoticed) {
+TEST(CpuOccupancy, IsNotAloneWhileAnotherThreadIsAwakeOnTheProcessor) {
   on_one_processor([] {
     CpuOccupancy first;
     CpuOccupancy second;
@@ -35,7 +35,7 @@ TEST(CpuOccupancy, WhoIsAwakeOnTheSameProcessorIsNoticed) {
   });
 }
 
-TEST(CpuOccupancy, CountsOnceHoweverOftenItIsSaid) {
+TEST(CpuOccupancy, EnteringAndLeavingAreIdempotent) {
   on_one_processor([] {
     CpuOccupancy first;
     {
@@ -50,7 +50,7 @@ TEST(CpuOccupancy, CountsOnceHoweverOftenItIsSaid) {
       second.enter();
       EXPECT_FALSE(first.is_alone());
     }
-    EXPECT_TRUE(first.is_alone()) << "the other is gone";
+    EXPECT_TRUE(first.is_alone()) << "the other has ended";
   });
 }
 

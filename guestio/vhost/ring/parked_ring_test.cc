@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Several rings of one thread: those that are idle are left out of the looking, and nothing is
-// lost.
+// Several rings of one thread: idle ones are parked, and no chain is lost.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
@@ -17,7 +16,7 @@
 #include "guestio/virtio/ring_for_test.h"
 #include "guestio/virtio/split_driver_ring.h"
 
-namespace guestio::vhost::ring_rest_test {
+namespace guestio::vhost::parked_ring_test {
 namespace {
 
 using std::chrono::microseconds;
@@ -26,26 +25,26 @@ using std::chrono::milliseconds;
 UniqueFd duplicate(const UniqueFd& fd) { return UniqueFd(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0)); }
 UniqueFd make_event() { return UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
 
-/// Answers each chain at once.
-class Echo final : public virtio::QueueHandler {
+/// Completes each chain at once.
+class EchoHandler final : public virtio::QueueHandler {
  public:
   void process(virtio::DeviceQueue& queue) noexcept override {
-    while (queue.pop(taken_) == virtio::PopResult::kChain) queue.complete(taken_, 1);
+    while (queue.pop(popped_) == virtio::PopResult::kChain) queue.complete(popped_, 1);
   }
 
  private:
-  virtio::PoppedChain taken_;
+  virtio::PoppedChain popped_;
 };
 
-/// A ring with both its sides. Lifetime: its thread outlives it.
-class Pair {
+/// Both sides of a ring. Lifetime: ends before its thread.
+class RingPair {
  public:
-  Pair(QueueThread& thread, virtio::FeatureBits features)
+  RingPair(QueueThread& thread, virtio::FeatureBits features)
       : thread_(thread),
         queue_(Queue::create(thread, 0,
                              [](uring::Loop&, std::uint16_t) {
                                return Result<std::unique_ptr<virtio::QueueHandler>>(
-                                   std::make_unique<Echo>());
+                                   std::make_unique<EchoHandler>());
                              })
                    .value()),
         driver_(virtio::SplitDriverRing::create(ring_.driver(), features).value()) {
@@ -61,9 +60,9 @@ class Pair {
       queue_->vring()->start();
     });
   }
-  Pair(const Pair&) = delete;
-  Pair& operator=(const Pair&) = delete;
-  ~Pair() {
+  RingPair(const RingPair&) = delete;
+  RingPair& operator=(const RingPair&) = delete;
+  ~RingPair() {
     std::promise<void> stopped;
     thread_.call([&] {
       queue_->vring()->stop([&](std::uint16_t) {
@@ -76,16 +75,16 @@ class Pair {
     stopped.get_future().wait();
   }
 
-  /// Returns whether the device wants a kick for it.
+  /// Returns whether the device needs a kick.
   bool add() {
-    const std::array segment = {virtio::SplitDriverRing::Segment{virtio::RingForTest::kData, 1,
-                                                                 virtio::Direction::kWritable}};
+    const std::array segment = {
+        virtio::DriverSegment{virtio::RingForTest::kData, 1, virtio::Direction::kWritable}};
     EXPECT_TRUE(driver_.add(segment));
     return driver_.publish().value();
   }
   void kick() { ::eventfd_write(kick_.get(), 1); }
-  /// Sleeps until the chain has come back.
-  void expect_answer() {
+  /// Sleeps until the chain is returned.
+  void expect_return() {
     while (!driver_.enable_calls().value()) {
       pollfd event{call_.get(), POLLIN, 0};
       ASSERT_EQ(::poll(&event, 1, 60'000), 1) << "lost a chain or its call";
@@ -96,12 +95,12 @@ class Pair {
   }
   void exchange() {
     if (add()) kick();
-    expect_answer();
+    expect_return();
   }
-  void change(std::move_only_function<void(Vring&)> how) {
-    thread_.call([&] { how(*queue_->vring()); });
+  void change(std::move_only_function<void(Vring&)> function) {
+    thread_.call([&] { function(*queue_->vring()); });
   }
-  /// From now on the driver kicks there.
+  /// Changes the kick descriptor.
   void set_kick() {
     kick_ = make_event();
     change([&](Vring& ring) { ring.set_kick(duplicate(kick_)); });
@@ -119,9 +118,9 @@ class Pair {
 class ParkedRingTest : public ::testing::TestWithParam<virtio::FeatureBits> {
  protected:
   std::uint64_t parked() const { return thread_->poll_counters().parked.value(); }
-  /// Keeps the thread awake with the other ring until this one rests. It is this one, because it
-  /// has been looked at in vain for longer.
-  void let_rest() {
+  /// Keeps the thread awake with the busy ring until the idle one is parked. It is the idle one,
+  /// because it has more empty polls.
+  void park_idle() {
     idle_->exchange();
     do busy_->exchange();
     while (parked() == 0);
@@ -130,32 +129,32 @@ class ParkedRingTest : public ::testing::TestWithParam<virtio::FeatureBits> {
   std::unique_ptr<QueueThread> thread_ =
       QueueThread::start({.name = "test", .polling = {PollPolicy::Kind::kFixed, microseconds(500)}})
           .value();
-  std::optional<Pair> busy_{std::in_place, *thread_, GetParam()};
-  std::optional<Pair> idle_{std::in_place, *thread_, GetParam()};
+  std::optional<RingPair> busy_{std::in_place, *thread_, GetParam()};
+  std::optional<RingPair> idle_{std::in_place, *thread_, GetParam()};
 };
 
-INSTANTIATE_TEST_SUITE_P(Wishes, ParkedRingTest,
+INSTANTIATE_TEST_SUITE_P(Suppression, ParkedRingTest,
                          ::testing::Values(virtio::kFeatureEventIdx, virtio::FeatureBits(0)),
                          [](const auto& info) {
                            return info.param == 0 ? "flags" : "event_index";
                          });
 
-TEST_P(ParkedRingTest, ARingThatRestsWantsAKickAndIsWokenByIt) {
+TEST_P(ParkedRingTest, AParkedRingHasNotificationsEnabledAndIsUnparkedByAKick) {
   for (int i = 0; i < 10; ++i) {
-    let_rest();
+    park_idle();
     EXPECT_TRUE(idle_->add());
     idle_->kick();
-    idle_->expect_answer();
+    idle_->expect_return();
   }
 }
 
-TEST_P(ParkedRingTest, NoChainIsLostWhenRestAndKickMeet) {
+TEST_P(ParkedRingTest, NoChainIsLostWhenParkingAndAKickCoincide) {
   std::atomic<bool> is_over = false;
   std::thread load([&] {
     while (!is_over) busy_->exchange();
   });
   for (int i = 0; i < 300; ++i) {
-    // Pauses around the time after which it rests.
+    // Pauses around the time until it is parked.
     const auto until = std::chrono::steady_clock::now() + microseconds(5 * (i % 100));
     while (std::chrono::steady_clock::now() < until) {
     }
@@ -165,36 +164,36 @@ TEST_P(ParkedRingTest, NoChainIsLostWhenRestAndKickMeet) {
   load.join();
 }
 
-TEST_P(ParkedRingTest, WhoeverChangesARingHasItLookedAt) {
-  let_rest();
-  // A kick for it goes astray: it was on its way to the descriptor of before.
+TEST_P(ParkedRingTest, AnyChangeOfAParkedRingPollsIt) {
+  park_idle();
+  // A kick on the old descriptor is lost.
   (void)idle_->add();
   idle_->set_kick();
-  idle_->expect_answer();
-  let_rest();
+  idle_->expect_return();
+  park_idle();
   (void)idle_->add();
   idle_->change([](Vring& ring) { ring.set_enabled(true); });
-  idle_->expect_answer();
-  let_rest();
-  std::atomic<bool> is_paused = false;
-  idle_->change([&](Vring& ring) { ring.quiesce([&](auto) { is_paused = true; }); });
+  idle_->expect_return();
+  park_idle();
+  std::atomic<bool> is_quiesced = false;
+  idle_->change([&](Vring& ring) { ring.quiesce([&](auto) { is_quiesced = true; }); });
   (void)idle_->add();
   busy_->exchange();
-  EXPECT_TRUE(is_paused);
+  EXPECT_TRUE(is_quiesced);
   idle_->change([](Vring& ring) { ring.resume(); });
-  idle_->expect_answer();
+  idle_->expect_return();
 }
 
-TEST_P(ParkedRingTest, ARingMayEndWhileItRestsAndTheLastOneGoesOn) {
-  let_rest();
+TEST_P(ParkedRingTest, ARingMayEndWhileParkedAndTheLastOneContinues) {
+  park_idle();
   idle_.reset();
   busy_->exchange();
   idle_.emplace(*thread_, GetParam());
-  let_rest();
-  // What rests stays, though nothing is left to be looked at.
+  park_idle();
+  // The parked ring stays, without any polled ring.
   busy_.reset();
   for (int i = 0; i < 10; ++i) idle_->exchange();
 }
 
 }  // namespace
-}  // namespace guestio::vhost::ring_rest_test
+}  // namespace guestio::vhost::parked_ring_test

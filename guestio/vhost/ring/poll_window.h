@@ -6,27 +6,27 @@
 
 namespace guestio::vhost {
 
-/// How long a thread looks at its rings and completions after work before it sleeps.
+/// How long a thread polls its rings and completions after work, before it sleeps.
 struct PollPolicy {
   enum class Kind : std::uint8_t {
-    kAdaptive,  ///< for `most` while that pays, else not at all
-    kFixed,     ///< for `most` each time; 0 is never
+    kAdaptive,  ///< for `max_window` while that pays, else not at all
+    kFixed,     ///< for `max_window` each time; 0 is never
     kAlways,    ///< the thread does not sleep while a ring runs
   };
   Kind kind = Kind::kAdaptive;
-  /// While only the driver can bring news: being woken by it takes about so long.
+  /// While only the driver can cause work: about the latency of a wake-up by it.
   std::chrono::nanoseconds max_window = std::chrono::microseconds(32);
 
-  /// The same for while the disk works too, whose completion wakes more cheaply and is further off.
+  /// The policy while the disk works too: its completion is a cheaper wake-up, and further off.
   [[nodiscard]] constexpr PollPolicy while_disk_works() const noexcept {
     return {kind, max_window / 4};
   }
 };
 
-/// Decides how long to look this time. Looking pays when work comes before the time is over: it
-/// costs less than going to sleep and being woken, and nobody waits for the waking. The share of
-/// looks that found work is kept; while it is low only every sixteenth sleep is preceded by a look,
-/// to notice when that changes. A thread that is not woken spends nothing.
+/// Decides the length of each poll window. A poll hit, work before the end of the window, costs
+/// less than a sleep and a wake-up, and saves the latency of the wake-up. The share of hits
+/// decides: while it is low, a window precedes only every sixteenth sleep, to notice a change. A
+/// sleeping thread spends nothing.
 ///
 /// Threads: one.
 class PollWindow {
@@ -35,7 +35,7 @@ class PollWindow {
 
   explicit constexpr PollWindow(PollPolicy policy) noexcept : policy_(policy) {}
 
-  /// For the pause that begins now.
+  /// The window before the sleep that is due.
   [[nodiscard]] constexpr Duration next() noexcept {
     if (policy_.kind != PollPolicy::Kind::kAdaptive) return policy_.max_window;
     if (hit_share_ >= kWorthIt) return policy_.max_window;
@@ -44,7 +44,7 @@ class PollWindow {
     return policy_.max_window;
   }
 
-  /// What became of a look: work came before its time was over, or not.
+  /// The result of a window: a poll hit or an empty poll.
   constexpr void note(bool is_hit) noexcept {
     hit_share_ += ((is_hit ? kAll : 0) - hit_share_) / kWeight;
   }

@@ -15,10 +15,10 @@ namespace guestio::vhost {
 
 namespace {
 
-// A file for each queue on the thread; below what RLIMIT_NOFILE usually is, which bounds it.
+// One for each queue of the thread. Below the usual RLIMIT_NOFILE, which is the upper limit.
 constexpr unsigned kFileSlots = 512;
 
-Result<> run_on(int cpu) {
+Result<> pin_to(int cpu) {
   cpu_set_t set;
   CPU_ZERO(&set);
   if (cpu < 0 || cpu >= CPU_SETSIZE) {
@@ -26,7 +26,7 @@ Result<> run_on(int cpu) {
   }
   CPU_SET(static_cast<std::size_t>(cpu), &set);
   const int result = ::pthread_setaffinity_np(::pthread_self(), sizeof set, &set);
-  if (result != 0) return fail(Error::host(result, "run on the processor asked for"));
+  if (result != 0) return fail(Error::host(result, "pin a thread to a processor"));
   return {};
 }
 
@@ -48,7 +48,7 @@ Result<std::unique_ptr<QueueThread>> QueueThread::start(Options options) {
 }
 
 QueueThread::~QueueThread() {
-  // Without a poller the thread could not start, and has ended or is about to.
+  // Without a poller the thread failed to start, and ends by itself.
   if (poller_) loop_->stop();
   may_end_.release();
   if (thread_.joinable()) thread_.join();
@@ -56,7 +56,7 @@ QueueThread::~QueueThread() {
 
 Result<> QueueThread::set_up(const Options& options) {
   if (options.cpu) {
-    if (auto pinned = run_on(*options.cpu); !pinned) return pinned;
+    if (auto pinned = pin_to(*options.cpu); !pinned) return pinned;
   }
   uring::LoopOptions loop_options;
   loop_options.file_slots = kFileSlots;
@@ -102,7 +102,7 @@ std::optional<uring::SqPollThread> submission_thread(const QueueThreads::Options
 
 Result<QueueThreads> QueueThreads::start(const Options& options) {
   QueueThreads threads;
-  bool lacks_one = false;
+  bool has_failed = false;
   for (std::size_t i = 0; i < options.count; ++i) {
     std::optional<int> cpu;
     if (!options.cpus.empty()) cpu = options.cpus[i % options.cpus.size()];
@@ -111,13 +111,13 @@ Result<QueueThreads> QueueThreads::start(const Options& options) {
                                       .cpu = cpu,
                                       .submission_thread = submission_thread(options, i)});
     if (!thread) return fail(thread.error());
-    lacks_one |= options.has_submission_threads && !(*thread)->loop().has_sq_poll_thread();
+    has_failed |= options.has_submission_threads && !(*thread)->loop().has_sq_poll_thread();
     threads.threads_.push_back(std::move(*thread));
   }
-  if (lacks_one) {
+  if (has_failed) {
     log::warning(
-        "the kernel gives no submission thread: I/O is submitted by system calls (choose another "
-        "--sqpoll-cpus, or leave --sqpoll out)");
+        "no submission thread: refused by the kernel; I/O is submitted by system calls (choose "
+        "another --sqpoll-cpus, or omit --sqpoll)");
   }
   return threads;
 }
@@ -140,7 +140,7 @@ Result<std::unique_ptr<Queue>> Queue::create(QueueThread& thread, std::uint16_t 
 }
 
 Queue::~Queue() {
-  GUESTIO_CHECK(vring_ == nullptr, "no ring on a queue that goes away");
+  GUESTIO_CHECK(vring_ == nullptr, "a queue to be destroyed without a ring");
   thread_.call([this] { handler_.reset(); });
 }
 

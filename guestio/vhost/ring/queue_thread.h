@@ -18,27 +18,26 @@
 
 namespace guestio::vhost {
 
-/// Makes the device model's end of queue `index`; called on the queue's thread.
+/// Makes the device model's end of queue `index`. Called on the queue's thread.
 using QueueHandlerFactory = std::function<Result<std::unique_ptr<virtio::QueueHandler>>(
     uring::Loop& loop, std::uint16_t index)>;
 
-/// A thread that serves virtqueues: one ring of the kernel's, one poller. It lives as long as the
-/// program, so that a front-end that comes back finds it ready; it sleeps when there is nothing to
-/// do.
+/// A thread that serves virtqueues: one io_uring loop, one poller. It lives as long as the program,
+/// so that a reconnecting front-end finds it ready. It sleeps while it is idle.
 ///
-/// Threads: start(), the destructor and loop().post() belong to the control thread; the rest to the
-/// thread itself.
+/// Threads: start(), the destructor and loop().post() are the control thread's; the rest is the
+/// thread's own.
 class QueueThread {
  public:
   struct Options {
     std::string name = "queue";  ///< at most 15 characters
     PollPolicy polling;
-    std::optional<int> cpu = std::nullopt;  ///< the one processor that it runs on
+    std::optional<int> cpu = std::nullopt;  ///< pins the thread
     std::optional<uring::SqPollThread> submission_thread = std::nullopt;
   };
 
-  /// Returns when the thread runs. Errors: those of the loop and of start_thread();
-  /// host (no such processor).
+  /// Returns once the thread runs. Errors: of Loop::create() and start_thread(); host (no such
+  /// processor).
   static Result<std::unique_ptr<QueueThread>> start(Options options);
   QueueThread(const QueueThread&) = delete;
   QueueThread& operator=(const QueueThread&) = delete;
@@ -52,7 +51,7 @@ class QueueThread {
   [[nodiscard]] uring::LoopStatistics statistics() const noexcept { return loop_->statistics(); }
   [[nodiscard]] RingPoller::Counters poll_counters() const noexcept { return poller_->counters(); }
 
-  /// Runs `function` on the thread and waits until it has returned. Control path.
+  /// Runs `function` on the thread and waits for its return. Control path.
   void call(std::move_only_function<void()> function);
 
  private:
@@ -65,27 +64,27 @@ class QueueThread {
   std::unique_ptr<uring::Loop> loop_;
   std::unique_ptr<RingPoller> poller_;
 
-  // Released once nobody outside touches the loop any more: only then may it be destroyed.
+  // Released after the last outside use of the loop: only then may it be destroyed.
   std::binary_semaphore may_end_{0};
   std::jthread thread_;
 };
 
-/// The threads of a program, which its queues share in turn.
+/// The queue threads of a program. Queues are assigned to them in turn.
 class QueueThreads {
  public:
   struct Options {
     std::size_t count = 1;
     PollPolicy polling;
-    std::vector<int> cpus = {};  ///< thread i runs on the (i modulo size)th; empty: anywhere
-    /// Each thread's ring gets a submission thread, on the (i modulo size)th of these; where the
-    /// kernel refuses it does without, and the log says so once.
+    std::vector<int> cpus = {};  ///< thread i runs on number i modulo size; empty: unpinned
+    /// Each thread's ring gets a submission thread, on number i modulo size of
+    /// `submission_cpus`. Where the kernel refuses, it does without, and the log says so once.
     bool has_submission_threads = false;
     std::vector<int> submission_cpus = {};
   };
   /// Errors: as QueueThread::start().
   static Result<QueueThreads> start(const Options& options);
 
-  /// Takes turns.
+  /// The threads in turn.
   [[nodiscard]] QueueThread& next() noexcept { return *threads_[turn_++ % threads_.size()]; }
   [[nodiscard]] std::span<const std::unique_ptr<QueueThread>> all() const noexcept {
     return threads_;
@@ -96,10 +95,10 @@ class QueueThreads {
   std::size_t turn_ = 0;
 };
 
-/// One virtqueue's place: its thread, the device model's end of it, and its ring while one runs.
+/// One virtqueue: its thread, the device model's end of it, and its running ring, if any.
 ///
-/// Threads: create() and the destructor belong to the control thread and wait for the other;
-/// handler() and vring() to the thread.
+/// Threads: create() and the destructor are the control thread's, and wait for the queue's;
+/// handler() and vring() are the queue's.
 class Queue {
  public:
   /// Errors: those of `make_handler`.
@@ -112,7 +111,7 @@ class Queue {
   ~Queue();
 
   [[nodiscard]] QueueThread& thread() noexcept { return thread_; }
-  /// What its rings count. Any thread.
+  /// Counts of all of its rings. Any thread.
   [[nodiscard]] const std::shared_ptr<VringCounters>& counters() const noexcept {
     return counters_;
   }
@@ -120,7 +119,7 @@ class Queue {
   [[nodiscard]] const std::string& label() const noexcept { return label_; }
   [[nodiscard]] uring::Loop& loop() noexcept { return thread_.loop(); }
   [[nodiscard]] virtio::QueueHandler& handler() noexcept { return *handler_; }
-  /// The ring that runs, or nothing.
+  /// The running ring, or null.
   [[nodiscard]] std::unique_ptr<Vring>& vring() noexcept { return vring_; }
 
  private:

@@ -77,7 +77,7 @@ Vring::Vring(uring::Loop& loop, RingPoller& poller, virtio::QueueHandler& handle
 }
 
 Vring::~Vring() {
-  GUESTIO_CHECK(in_flight_ == 0, "a ring to be stopped before it goes away");
+  GUESTIO_CHECK(in_flight_ == 0, "a ring to be stopped before its end");
   poller_.remove(*this);
   // The last call may still wait in the loop's ring, and names a notifier that ends with this.
   loop_.flush_submissions();

@@ -30,19 +30,19 @@ using Kind = PollPolicy::Kind;
 
 UniqueFd duplicate(const UniqueFd& fd) { return UniqueFd(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0)); }
 
-/// Holds the handler up, once, after so many answers; 0: never.
+/// Blocks the handler once, after so many chains; 0: never.
 struct Pause {
   std::atomic<std::uint64_t> after = 0;
   std::binary_semaphore over{0};
 };
 
-/// Answers each chain at once.
-class Echo final : public virtio::QueueHandler {
+/// Completes each chain at once.
+class EchoHandler final : public virtio::QueueHandler {
  public:
-  Echo(std::atomic<std::uint64_t>& served, Pause& quiesce) : served_(served), pause_(quiesce) {}
+  EchoHandler(std::atomic<std::uint64_t>& served, Pause& pause) : served_(served), pause_(pause) {}
   void process(virtio::DeviceQueue& queue) noexcept override {
-    while (queue.pop(taken_) == virtio::PopResult::kChain) {
-      queue.complete(taken_, 1);
+    while (queue.pop(popped_) == virtio::PopResult::kChain) {
+      queue.complete(popped_, 1);
       if (++served_ == pause_.after) pause_.over.acquire();
     }
   }
@@ -54,7 +54,7 @@ class Echo final : public virtio::QueueHandler {
  private:
   std::atomic<std::uint64_t>& served_;
   Pause& pause_;
-  virtio::PoppedChain taken_;
+  virtio::PoppedChain popped_;
 };
 
 struct Case {
@@ -73,7 +73,8 @@ class VringTest : public ::testing::TestWithParam<Case> {
     ASSERT_TRUE(thread) << thread.error().to_string();
     thread_ = std::move(*thread);
     auto queue = Queue::create(*thread_, 0, [this](uring::Loop&, std::uint16_t) {
-      return Result<std::unique_ptr<virtio::QueueHandler>>(std::make_unique<Echo>(served_, pause_));
+      return Result<std::unique_ptr<virtio::QueueHandler>>(
+          std::make_unique<EchoHandler>(served_, pause_));
     });
     ASSERT_TRUE(queue) << queue.error().to_string();
     queue_ = std::move(*queue);
@@ -93,7 +94,7 @@ class VringTest : public ::testing::TestWithParam<Case> {
       queue_->vring() = std::move(*vring);
       queue_->vring()->start();
     });
-    ASSERT_TRUE(wait_for_call()) << "a ring that starts calls once";
+    ASSERT_TRUE(wait_for_call()) << "a starting ring calls once";
   }
 
   void TearDown() override {
@@ -114,30 +115,30 @@ class VringTest : public ::testing::TestWithParam<Case> {
 
   void add() {
     const std::array segment = {
-        virtio::SplitDriverRing::Segment{virtio::RingForTest::kData, 1, Direction::kWritable}};
+        virtio::DriverSegment{virtio::RingForTest::kData, 1, Direction::kWritable}};
     ASSERT_TRUE(driver_->add(segment));
   }
-  /// Shows the device what was added, and kicks if it asks for that. Returns whether it did.
+  /// Publishes the added chains, and kicks if needed. Returns whether it kicked.
   bool publish() {
-    const auto wants_kick = driver_->publish();
-    EXPECT_TRUE(wants_kick);
-    if (*wants_kick) ::eventfd_write(kick_.get(), 1);
-    return *wants_kick;
+    const auto needs_kick = driver_->publish();
+    EXPECT_TRUE(needs_kick);
+    if (*needs_kick) ::eventfd_write(kick_.get(), 1);
+    return *needs_kick;
   }
   int reap() {
     int count = 0;
     while (driver_->reap()->has_value()) ++count;
     return count;
   }
-  /// Returns how many calls have come since the last time, 0 when none comes in a long time.
+  /// Returns the calls since the last time; 0 after `time` without one.
   std::uint64_t wait_for_call(milliseconds time = milliseconds(60'000)) const {
     pollfd event{call_.get(), POLLIN, 0};
     std::uint64_t count = 0;
     if (::poll(&event, 1, static_cast<int>(time.count())) == 1) ::eventfd_read(call_.get(), &count);
     return count;
   }
-  /// Sleeps until a chain has come back.
-  void wait_for_answer() {
+  /// Sleeps until a chain is returned.
+  void wait_for_return() {
     while (!*driver_->enable_calls()) ASSERT_TRUE(wait_for_call()) << "lost a chain or its call";
   }
   std::uint64_t iterations() {
@@ -160,24 +161,24 @@ class VringTest : public ::testing::TestWithParam<Case> {
 constexpr auto kEventIdx = virtio::kFeatureEventIdx;
 INSTANTIATE_TEST_SUITE_P(
     Policies, VringTest,
-    ::testing::Values(Case{"never_looks", {Kind::kFixed, microseconds(0)}, kEventIdx},
-                      Case{"never_looks_flags", {Kind::kFixed, microseconds(0)}, 0},
-                      Case{"looks_while_it_pays", {Kind::kAdaptive, microseconds(32)}, kEventIdx},
-                      Case{"looks_while_it_pays_flags", {Kind::kAdaptive, microseconds(32)}, 0},
-                      Case{"looks_a_long_time", {Kind::kFixed, microseconds(2000)}, kEventIdx},
-                      Case{"looks_a_long_time_flags", {Kind::kFixed, microseconds(2000)}, 0},
+    ::testing::Values(Case{"never_polls", {Kind::kFixed, microseconds(0)}, kEventIdx},
+                      Case{"never_polls_flags", {Kind::kFixed, microseconds(0)}, 0},
+                      Case{"polls_while_it_pays", {Kind::kAdaptive, microseconds(32)}, kEventIdx},
+                      Case{"polls_while_it_pays_flags", {Kind::kAdaptive, microseconds(32)}, 0},
+                      Case{"polls_a_long_time", {Kind::kFixed, microseconds(2000)}, kEventIdx},
+                      Case{"polls_a_long_time_flags", {Kind::kFixed, microseconds(2000)}, 0},
                       Case{"never_sleeps", {Kind::kAlways, microseconds(0)}, kEventIdx},
                       Case{"never_sleeps_flags", {Kind::kAlways, microseconds(0)}, 0}),
     [](const auto& info) { return info.param.name; });
 
-TEST_P(VringTest, NoChainIsLostWhenSleepAndKickMeet) {
+TEST_P(VringTest, NoChainIsLostWhenSleepAndAKickCoincide) {
   constexpr int kRounds = 500;
   for (int i = 0; i < kRounds; ++i) {
     add();
     publish();
-    wait_for_answer();
+    wait_for_return();
     ASSERT_EQ(reap(), 1);
-    // Pauses around the time that the thread looks before it sleeps.
+    // Pauses around the length of the poll window.
     const auto until = std::chrono::steady_clock::now() + microseconds(i % 64);
     while (std::chrono::steady_clock::now() < until) {
     }
@@ -185,7 +186,7 @@ TEST_P(VringTest, NoChainIsLostWhenSleepAndKickMeet) {
   EXPECT_EQ(served_, kRounds);
 }
 
-TEST_P(VringTest, ABatchIsAnsweredWithOneCall) {
+TEST_P(VringTest, ABatchCausesOneCall) {
   ASSERT_TRUE(*driver_->enable_calls() == false);
   for (int i = 0; i < kSize; ++i) add();
   publish();
@@ -195,41 +196,41 @@ TEST_P(VringTest, ABatchIsAnsweredWithOneCall) {
   EXPECT_EQ(reap(), kSize);
 }
 
-TEST_P(VringTest, Rule27EveryMalformedChainOfABatchComesBackAndTheRingGoesOn) {
+TEST_P(VringTest, Rule27EachMalformedChainOfABatchIsReturnedAndTheRingContinues) {
   constexpr int kMalformed = kSize / 2;
   const std::array chain = {
-      virtio::SplitDriverRing::Segment{virtio::RingForTest::kData, 1, Direction::kWritable},
-      virtio::SplitDriverRing::Segment{virtio::RingForTest::kData, 1, Direction::kReadable}};
+      virtio::DriverSegment{virtio::RingForTest::kData, 1, Direction::kWritable},
+      virtio::DriverSegment{virtio::RingForTest::kData, 1, Direction::kReadable}};
   for (int round = 0; round < 3; ++round) {
     for (int i = 0; i < kMalformed; ++i) ASSERT_TRUE(driver_->add(chain));
     publish();
     for (int reaped = 0; reaped < kMalformed; reaped += reap()) {
-      ASSERT_NO_FATAL_FAILURE(wait_for_answer());
+      ASSERT_NO_FATAL_FAILURE(wait_for_return());
     }
   }
   add();
   publish();
-  wait_for_answer();
+  wait_for_return();
   EXPECT_EQ(reap(), 1);
   EXPECT_EQ(served_, 3U * kMalformed + 1);
 }
 
 TEST_P(VringTest, AnIdleThreadDoesNothing) {
-  constexpr std::uint64_t kThoseThatAskingTakes = 4;
+  constexpr std::uint64_t kIterationsOfTheMeasurement = 4;
   const bool never_sleeps = GetParam().polling.kind == Kind::kAlways;
   add();
   publish();
-  wait_for_answer();
-  // On a busy machine it may be late to call for the answer, to rest, and to have a turn at all.
+  wait_for_return();
+  // On a busy machine the call, the sleep and any turn of the thread may be late.
   EXPECT_TRUE(wait_until([&] {
     const auto before = iterations();
     const bool is_called = wait_for_call(milliseconds(50)) != 0;
     const auto turns = iterations() - before;
-    return !is_called && (never_sleeps ? turns > 100 : turns <= kThoseThatAskingTakes);
+    return !is_called && (never_sleeps ? turns > 100 : turns <= kIterationsOfTheMeasurement);
   }));
 }
 
-/// Says on which thread it goes.
+/// Reports the thread of its end.
 class LastSeenBacking final : public mem::PlainBacking {
  public:
   explicit LastSeenBacking(std::promise<std::thread::id>& gone) : gone_(gone) {}
@@ -246,7 +247,7 @@ class LastSeenBacking final : public mem::PlainBacking {
   const Mapping bytes_ = Mapping::anonymous(kPageSize).value();
 };
 
-TEST_P(VringTest, MemoryThatItIsDoneWithGoesOnTheControlThread) {
+TEST_P(VringTest, OldMemoryIsUnmappedOnTheControlThread) {
   std::promise<std::thread::id> gone;
   auto seen = gone.get_future();
   const auto use = [this](mem::GuestMemory memory) {
@@ -264,38 +265,38 @@ TEST_P(VringTest, MemoryThatItIsDoneWithGoesOnTheControlThread) {
   EXPECT_EQ(seen.get(), std::this_thread::get_id());
 }
 
-using AlwaysLookingTest = VringTest;
-INSTANTIATE_TEST_SUITE_P(Always, AlwaysLookingTest,
+using AlwaysPollingTest = VringTest;
+INSTANTIATE_TEST_SUITE_P(Always, AlwaysPollingTest,
                          ::testing::Values(Case{"event_index", {Kind::kAlways, {}}, kEventIdx},
                                            Case{"flags", {Kind::kAlways, {}}, 0}),
                          [](const auto& info) { return info.param.name; });
 
-TEST_P(AlwaysLookingTest, NeedsNoKick) {
+TEST_P(AlwaysPollingTest, NeedsNoKick) {
   for (int i = 0; i < 100; ++i) {
     add();
     ASSERT_TRUE(driver_->publish());
-    wait_for_answer();
+    wait_for_return();
     EXPECT_EQ(reap(), 1);
   }
 }
 
 using EventIndexTest = VringTest;
 INSTANTIATE_TEST_SUITE_P(Policies, EventIndexTest,
-                         ::testing::Values(Case{"never_looks", {Kind::kFixed, {}}, kEventIdx},
+                         ::testing::Values(Case{"never_polls", {Kind::kFixed, {}}, kEventIdx},
                                            Case{"never_sleeps", {Kind::kAlways, {}}, kEventIdx}),
                          [](const auto& info) { return info.param.name; });
 
-TEST_P(EventIndexTest, ADriverThatSleepsIsCalledWhileTheRestOfALongBatchIsAnswered) {
+TEST_P(EventIndexTest, ASleepingDriverIsCalledBeforeTheEndOfALongBatch) {
   ASSERT_FALSE(*driver_->enable_calls());
   pause_.after = kSize / 2;
   for (int i = 0; i < kSize; ++i) add();
   publish();
-  EXPECT_EQ(wait_for_call(), 1U) << "the other half is held up until then";
+  EXPECT_EQ(wait_for_call(), 1U) << "while the other half is blocked";
   int reaped = reap();
   EXPECT_GE(reaped, 1);
   pause_.over.release();
   while (reaped < kSize) {
-    ASSERT_NO_FATAL_FAILURE(wait_for_answer());
+    ASSERT_NO_FATAL_FAILURE(wait_for_return());
     reaped += reap();
   }
 }

@@ -361,8 +361,7 @@ void Vring::resume() noexcept {
 task::Task<> Vring::drain(std::move_only_function<void(std::uint32_t)> stopped) {
   co_await drained_.wait();
   for (Kick& kick : kicks_) {
-    auto ended = kick.poll.stop();
-    co_await ended;
+    co_await kick.poll.stop();
   }
   co_await polling_.join();
   stopped(ring_.base());

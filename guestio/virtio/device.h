@@ -81,8 +81,8 @@ class QueueHandler {
   /// Chains may be available: pops until there are none or the handler is full. Called again after
   /// each batch of completions.
   virtual void process(DeviceQueue& queue) noexcept = 0;
-  /// Writes an error status at last_writable() of a malformed chain. Returns the bytes written, or
-  /// nothing if it cannot: then the chain is never returned, and the queue stops. Called within
+  /// Writes an error status at last_writable() of a malformed chain. Returns the bytes written.
+  /// Without a value the chain is never returned, and the queue stops. Called within
   /// DeviceQueue::pop().
   virtual std::optional<std::uint32_t> write_error_status(const PoppedChain& /*popped*/) noexcept {
     return std::nullopt;

@@ -78,7 +78,7 @@ struct PackedPosition {
     if (sum < size) return {static_cast<std::uint16_t>(sum), wrap};
     return {static_cast<std::uint16_t>(sum - size), !wrap};
   }
-  /// Entries between two positions, at most `size`.
+  /// Entries between two positions, up to `size`.
   [[nodiscard]] constexpr std::uint32_t minus(PackedPosition earlier,
                                               std::uint32_t size) const noexcept {
     return wrap == earlier.wrap ? index - earlier.index : index + size - earlier.index;

@@ -101,7 +101,7 @@ class PackedInflight {
   [[nodiscard]] Region* head() const noexcept;
   [[nodiscard]] Entry* entry(std::uint16_t index) const noexcept;
   Result<> format(virtio::PackedPosition used);
-  /// `heads` as they are stored; the old places are those that count.
+  /// `heads` as stored; the old positions are the valid ones.
   Result<> store(Heads heads, virtio::PackedPosition used, virtio::PackedPosition old_used);
 
   std::byte* region_;

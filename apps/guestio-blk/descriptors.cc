@@ -43,7 +43,7 @@ struct DescriptorShare {
   [[nodiscard]] std::size_t needed(std::size_t slots) const {
     constexpr std::size_t kListener = 1;
     return kListener + image +
-           vhost::Backend::descriptors_for(
+           vhost::Backend::max_descriptors(
                {.queues = options->queues,
                 .memory_slots = slots,
                 .registers_memory = options->fixed_buffers != FixedBuffers::kOff});

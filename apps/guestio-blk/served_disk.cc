@@ -72,7 +72,7 @@ Result<std::unique_ptr<ServedDisk>> ServedDisk::create(uring::Loop& home,
       options.queues, make_queue);
   if (!backend) return fail(backend.error());
   self->backend_ = std::move(*backend);
-  if (!options.has_packed_ring) self->backend_->withhold(virtio::kFeatureRingPacked);
+  if (!options.has_packed_ring) self->backend_->withhold_features(virtio::kFeatureRingPacked);
   if (options.has_post_copy) self->backend_->offer_post_copy();
   if (options.fixed_buffers == FixedBuffers::kOn) {
     self->backend_->register_guest_memory(registered::RegistrationScope::kAll);
@@ -147,7 +147,7 @@ task::Task<Result<>> ServedDisk::serve() {
     auto serving = backend_->serve_one(std::move(connected_));
     co_await std::move(serving);
   } else if (backend_->is_connected()) {
-    auto serving = backend_->serve_adopted();
+    auto serving = backend_->serve_restored();
     co_await std::move(serving);
   }
   co_return Result<>();

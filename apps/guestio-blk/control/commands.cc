@@ -73,7 +73,7 @@ Json info(const ServerContext& context, const Json&) {
                      {"read_only", facts.is_read_only},
                      {"queues", disk->options().queues},
                      {"connected", disk->backend().is_connected()},
-                     {"hears_of_changes", disk->backend().hears_of_changes()}});
+                     {"hears_of_changes", disk->backend().can_notify_config_change()}});
   }
   for (const auto& disk : context.failed) {
     disks.push_back({{"name", disk->name()},
@@ -103,12 +103,12 @@ Json resize(const ServerContext& context, const Json& command) {
   const auto before = (*disk)->info().size.raw();
   const auto resized = (*disk)->refresh_size();
   if (!resized) return error(fmt::format("{}: {}", (*disk)->name(), resized.error().to_string()));
-  return {
-      {"return",
-       {{"disk", (*disk)->name()},
-        {"size_before", before},
-        {"size", resized->raw()},
-        {"guest_was_told", resized->raw() != before && (*disk)->backend().hears_of_changes()}}}};
+  return {{"return",
+           {{"disk", (*disk)->name()},
+            {"size_before", before},
+            {"size", resized->raw()},
+            {"guest_was_told",
+             resized->raw() != before && (*disk)->backend().can_notify_config_change()}}}};
 }
 
 Json decide(const ServerContext& context, const Json& command, HeldRequests::Decision decision) {

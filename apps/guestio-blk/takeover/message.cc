@@ -10,7 +10,7 @@
 #include <cstring>
 
 #include "guestio/uring/awaitables.h"
-#include "guestio/vhost/wire/message_io.h"
+#include "guestio/vhost/wire/received_message.h"
 
 namespace guestio::app {
 
@@ -145,7 +145,7 @@ Result<> TakeoverMessageReader::collect_descriptors(msghdr& received) {
   if (descriptors_.size() > kMaxMessageDescriptors) {
     return fail(Error::peer_fault("number of descriptors", descriptors_.size()));
   }
-  if ((received.msg_flags & MSG_CTRUNC) != 0) return fail(vhost::why_cut_off());
+  if ((received.msg_flags & MSG_CTRUNC) != 0) return fail(vhost::descriptor_truncation_error());
   return {};
 }
 

@@ -286,7 +286,7 @@ Outcome TakeoverReceiver::read_sessions(TakeoverMessage message,
       return fail_with(fmt::format("disk {}: {}", disks[i]->name(), restored.error().to_string()));
     }
     if (!session) continue;
-    const auto adopted = disks[i]->backend().adopt(std::move(*session));
+    const auto adopted = disks[i]->backend().restore(std::move(*session));
     if (adopted) continue;
     const std::string text = fmt::format("disk {}: its front-end's session: {}", disks[i]->name(),
                                          adopted.error().to_string());

@@ -239,7 +239,7 @@ task::Task<TakeoverSender::Outcome> TakeoverSender::park() {
 
 task::Task<> TakeoverSender::park_disk(ServedDisk& disk, task::StopToken limit,
                                        task::StopToken final_limit, std::string& late) {
-  auto parked = disk.backend().rest(limit, final_limit);
+  auto parked = disk.backend().quiesce(limit, final_limit);
   const bool rests = co_await std::move(parked);
   if (!rests) late = disk.name();
 }
@@ -261,12 +261,12 @@ task::Task<TakeoverSender::Outcome> TakeoverSender::quiesce() {
 
 task::Task<> TakeoverSender::quiesce_disk(ServedDisk& disk, task::StopToken limit,
                                           std::string& obstacle) {
-  auto pausing = disk.backend().quiesce(limit);
+  auto pausing = disk.backend().drain(limit);
   const auto found = co_await std::move(pausing);
   if (!found) co_return;
-  obstacle = found->waiting != 0
+  obstacle = found->held_requests != 0
                  ? fmt::format("disk {}: {} requests wait for the disk: retry or give-up first",
-                               disk.name(), found->waiting)
+                               disk.name(), found->held_requests)
                  : fmt::format("disk {}: the disk takes longer than {} ms for what it is at",
                                disk.name(), kQuiesceTimeout.count());
 }
@@ -287,7 +287,7 @@ std::expected<TakeoverMessage, std::string> TakeoverSender::describe_sessions() 
   TakeoverMessage message;
   Json disks = Json::array();
   for (const auto& disk : context_.disks) {
-    auto session = disk->backend().state();
+    auto session = disk->backend().snapshot();
     if (!session) return fail_with(session.error(), disk->options().label().c_str());
     auto snapshot = disk->disk()->snapshot();
     if (!snapshot) return fail_with(snapshot.error(), disk->options().label().c_str());

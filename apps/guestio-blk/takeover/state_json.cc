@@ -35,15 +35,15 @@ vhost::PartialMessage read_partial(JsonFields fields) {
   return message;
 }
 
-Json to_json(vhost::SessionState::Region region, TakeoverMessage& message) {
-  return {{"guest", region.where.guest_address},
-          {"size", region.where.size},
-          {"user", region.where.user_address},
-          {"offset", region.where.mmap_offset},
+Json to_json(vhost::MemoryRegionState region, TakeoverMessage& message) {
+  return {{"guest", region.description.guest_address},
+          {"size", region.description.size},
+          {"user", region.description.user_address},
+          {"offset", region.description.mmap_offset},
           {"fd", message.add(std::move(region.file))}};
 }
 
-vhost::SessionState::Region read_region(JsonFields fields) {
+vhost::MemoryRegionState read_region(JsonFields fields) {
   vhost::MemoryRegion where{};
   where.guest_address = fields.number<std::uint64_t>("guest");
   where.size = fields.number<std::uint64_t>("size");
@@ -53,10 +53,10 @@ vhost::SessionState::Region read_region(JsonFields fields) {
 }
 
 Json to_json(vhost::SessionState::Inflight record, TakeoverMessage& message) {
-  return {{"size", record.where.mmap_size},
-          {"offset", record.where.mmap_offset},
-          {"queues", record.where.num_queues},
-          {"queue_size", record.where.queue_size},
+  return {{"size", record.description.mmap_size},
+          {"offset", record.description.mmap_offset},
+          {"queues", record.description.num_queues},
+          {"queue_size", record.description.queue_size},
           {"packed", record.kind == virtio::RingKind::kPacked},
           {"fd", message.add(std::move(record.file))}};
 }
@@ -73,8 +73,8 @@ vhost::SessionState::Inflight read_inflight(JsonFields fields) {
 }
 
 Json to_json(vhost::SessionState::Log log, TakeoverMessage& message) {
-  return {{"size", log.where.size},
-          {"offset", log.where.offset},
+  return {{"size", log.description.size},
+          {"offset", log.description.offset},
           {"fd", message.add(std::move(log.file))}};
 }
 
@@ -88,11 +88,11 @@ Json to_json(vhost::BackChannelState channel, TakeoverMessage& message) {
   return {{"fd", message.add(std::move(channel.socket))},
           {"wants_acknowledgement", channel.wants_acknowledgement},
           {"is_usable", channel.is_usable},
-          {"has_config_changed", channel.has_config_changed},
-          {"awaits_answer", channel.awaits_answer},
-          {"said", channel.said},
-          {"answer", to_json(std::move(channel.answer), message)},
-          {"broken", channel.broken}};
+          {"has_config_changed", channel.is_config_change_pending},
+          {"awaits_answer", channel.awaits_acknowledgement},
+          {"said", channel.awaited_request},
+          {"answer", to_json(std::move(channel.partial_acknowledgement), message)},
+          {"broken", channel.pending_errors}};
 }
 
 vhost::BackChannelState read_channel(JsonFields fields) {
@@ -100,17 +100,18 @@ vhost::BackChannelState read_channel(JsonFields fields) {
   channel.socket = fields.required_descriptor("fd");
   channel.wants_acknowledgement = fields.flag("wants_acknowledgement");
   channel.is_usable = fields.flag("is_usable");
-  channel.has_config_changed = fields.flag("has_config_changed");
-  channel.awaits_answer = fields.flag("awaits_answer");
-  channel.said = fields.number<std::uint32_t>("said");
+  channel.is_config_change_pending = fields.flag("has_config_changed");
+  channel.awaits_acknowledgement = fields.flag("awaits_answer");
+  channel.awaited_request = fields.number<std::uint32_t>("said");
   const Json* const answer = fields.object_or_null("answer");
-  if (answer != nullptr) channel.answer = read_partial(fields.nested(*answer, "an answer"));
+  if (answer != nullptr)
+    channel.partial_acknowledgement = read_partial(fields.nested(*answer, "an answer"));
   for (const Json& ring : fields.list("broken", vhost::kMaxQueues)) {
     if (!ring.is_number_unsigned() || ring.get<std::uint64_t>() >= vhost::kMaxQueues) {
       fields.reject("broken");
       break;
     }
-    channel.broken.push_back(ring.get<std::uint16_t>());
+    channel.pending_errors.push_back(ring.get<std::uint16_t>());
   }
   return channel;
 }
@@ -139,9 +140,9 @@ Json to_json(vhost::RingState ring, TakeoverMessage& message) {
   return {{"size", ring.size},
           {"base", ring.base},
           {"addresses", to_json(ring.addresses)},
-          {"is_kick_known", ring.is_kick_known},
+          {"is_kick_known", ring.has_kick},
           {"is_enabled", ring.is_enabled},
-          {"runs", ring.runs},
+          {"runs", ring.is_running},
           {"features", ring.features},
           {"kick", message.add(std::move(ring.kick))},
           {"call", message.add(std::move(ring.call))},
@@ -159,9 +160,9 @@ vhost::RingState read_ring(JsonFields fields, std::uint32_t index) {
   if (addresses != nullptr) {
     ring.addresses = read_addresses(fields.nested(*addresses, "a ring's addresses"), index);
   }
-  ring.is_kick_known = fields.flag("is_kick_known");
+  ring.has_kick = fields.flag("is_kick_known");
   ring.is_enabled = fields.flag("is_enabled");
-  ring.runs = fields.flag("runs");
+  ring.is_running = fields.flag("runs");
   ring.features = fields.number<std::uint64_t>("features");
   ring.kick = fields.descriptor("kick");
   ring.call = fields.descriptor("call");
@@ -192,8 +193,8 @@ Json to_json(vhost::SessionState state, TakeoverMessage& message) {
           {"inflight", to_json_or_null(std::move(state.inflight), message)},
           {"log", to_json_or_null(std::move(state.log), message)},
           {"log_event", message.add(std::move(state.log_event))},
-          {"channel", to_json_or_null(std::move(state.channel), message)},
-          {"incoming", to_json(std::move(state.incoming), message)},
+          {"channel", to_json_or_null(std::move(state.back_channel), message)},
+          {"incoming", to_json(std::move(state.partial_message), message)},
           {"rings", std::move(rings)}};
 }
 
@@ -214,10 +215,10 @@ vhost::SessionState read_session(JsonFields fields) {
   }
   state.log_event = fields.descriptor("log_event");
   if (const Json* const channel = fields.object_or_null("channel"); channel != nullptr) {
-    state.channel = read_channel(fields.nested(*channel, "a way back"));
+    state.back_channel = read_channel(fields.nested(*channel, "a way back"));
   }
   if (const Json* const incoming = fields.object_or_null("incoming"); incoming != nullptr) {
-    state.incoming = read_partial(fields.nested(*incoming, "a message"));
+    state.partial_message = read_partial(fields.nested(*incoming, "a message"));
   }
   std::uint32_t index = 0;
   for (const Json& ring : fields.list("rings", vhost::kMaxQueues)) {

@@ -11,7 +11,7 @@ namespace guestio::app {
 nlohmann::json to_json(vhost::SessionState state, TakeoverMessage& message);
 
 /// The same backwards. What makes no sense is complained about by `fields`; what sense it makes to
-/// a session is for vhost::Session::adopt() to say.
+/// a session is for vhost::Session::restore() to say.
 vhost::SessionState read_session(JsonFields fields);
 
 }  // namespace guestio::app

@@ -24,12 +24,13 @@ vhost::SessionState full_session() {
                     event()};
   state.log = {{.size = 9, .offset = 10}, event()};
   state.log_event = event();
-  state.channel = vhost::BackChannelState{.socket = event(), .awaits_answer = true, .said = 2};
-  state.channel->answer.bytes = {std::byte{1}, std::byte{255}};
-  state.channel->broken = {3};
-  state.incoming.bytes = {std::byte{0}};
-  state.incoming.descriptors.push_back(event());
-  vhost::RingState ring{.size = 256, .base = 0x80018001, .is_kick_known = true, .runs = true};
+  state.back_channel = vhost::BackChannelState{
+      .socket = event(), .awaits_acknowledgement = true, .awaited_request = 2};
+  state.back_channel->partial_acknowledgement.bytes = {std::byte{1}, std::byte{255}};
+  state.back_channel->pending_errors = {3};
+  state.partial_message.bytes = {std::byte{0}};
+  state.partial_message.descriptors.push_back(event());
+  vhost::RingState ring{.size = 256, .base = 0x80018001, .has_kick = true, .is_running = true};
   ring.addresses = vhost::VringAddress{0, 1, 16, 32, 64, 128};
   ring.kick = event();
   ring.inband.call = event();
@@ -59,7 +60,7 @@ TEST(SessionJsonTest, WhatIsReadIsWhatWasWritten) {
   const std::size_t count = message.descriptors.size();
   auto reading = read(json, message.descriptors);
   EXPECT_EQ(reading.error, "");
-  EXPECT_EQ(reading.state.memory[0].where.guest_address, 1ULL << 40);
+  EXPECT_EQ(reading.state.memory[0].description.guest_address, 1ULL << 40);
   EXPECT_EQ(reading.state.inflight->kind, virtio::RingKind::kPacked);
   EXPECT_FALSE(reading.state.rings[0].call);
   TakeoverMessage again;

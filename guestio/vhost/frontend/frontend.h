@@ -11,8 +11,8 @@
 #include "guestio/base/error.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/base/units.h"
+#include "guestio/vhost/wire/message_socket.h"
 #include "guestio/vhost/wire/messages.h"
-#include "guestio/vhost/wire/socket.h"
 
 /// The front-end of a vhost-user connection, for programs that load or test a backend.
 namespace guestio::vhost {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "guestio/base/check.h"
+#include "guestio/vhost/wire/descriptor_kind.h"
 
 namespace guestio::vhost {
 
@@ -26,7 +27,7 @@ task::Task<> BackChannel::close() {
   has_config_changed_ = false;
 }
 
-task::Task<> BackChannel::quiesce() {
+task::Task<> BackChannel::freeze() {
   if (!is_open()) co_return;
   conversation_->stop->request_stop();
   co_await talking_.join();
@@ -38,46 +39,46 @@ void BackChannel::resume() {
   if (!conversation_->is_violated) talking_.spawn(talk());
 }
 
-Result<std::optional<BackChannelState>> BackChannel::state() const {
+Result<std::optional<BackChannelState>> BackChannel::snapshot() const {
   if (!is_open()) return std::nullopt;
   auto socket = duplicate_fd(conversation_->socket.get());
   if (!socket) return fail(socket.error());
   const auto awaited = conversation_->awaits_answer;
-  auto answer = awaited ? PartialMessage::of(answer_) : PartialMessage();
+  auto answer = awaited ? PartialMessage::copy_of(answer_) : PartialMessage();
   if (!answer) return fail(answer.error());
   BackChannelState state{
       .socket = std::move(*socket),
       .wants_acknowledgement = conversation_->acknowledgement == Acknowledgement::kWanted,
       .is_usable = !conversation_->is_violated,
-      .has_config_changed = has_config_changed_,
-      .awaits_answer = awaited.has_value(),
-      .said = awaited ? std::to_underlying(*awaited) : 0,
-      .answer = std::move(*answer)};
+      .is_config_change_pending = has_config_changed_,
+      .awaits_acknowledgement = awaited.has_value(),
+      .awaited_request = awaited ? std::to_underlying(*awaited) : 0,
+      .partial_acknowledgement = std::move(*answer)};
   for (std::size_t i = 0; i < broken_.size(); ++i) {
-    if (broken_.test(i)) state.broken.push_back(static_cast<std::uint16_t>(i));
+    if (broken_.test(i)) state.pending_errors.push_back(static_cast<std::uint16_t>(i));
   }
   return state;
 }
 
-Result<> BackChannel::adopt(BackChannelState state) {
+Result<> BackChannel::restore(BackChannelState state) {
   GUESTIO_CHECK(!is_open(), "one conversation at a time");
   if (!is_stream_socket(state.socket.get())) {
     return fail(Error::peer_fault("a stream socket for the backend's requests"));
   }
-  for (const std::uint16_t ring : state.broken) {
+  for (const std::uint16_t ring : state.pending_errors) {
     if (ring >= broken_.size()) return fail(Error::peer_fault("a ring that can be told of", ring));
     broken_.set(ring);
   }
   answer_.received = 0;
-  if (auto moved = std::move(state.answer).move_to(answer_); !moved) return moved;
+  if (auto moved = std::move(state.partial_acknowledgement).move_to(answer_); !moved) return moved;
   conversation_.emplace(std::move(state.socket), state.wants_acknowledgement
                                                      ? Acknowledgement::kWanted
                                                      : Acknowledgement::kNone);
   conversation_->is_violated = !state.is_usable;
-  if (state.awaits_answer) {
-    conversation_->awaits_answer = static_cast<BackendRequest>(state.said);
+  if (state.awaits_acknowledgement) {
+    conversation_->awaits_answer = static_cast<BackendRequest>(state.awaited_request);
   }
-  has_config_changed_ = state.has_config_changed;
+  has_config_changed_ = state.is_config_change_pending;
   return {};
 }
 
@@ -97,8 +98,8 @@ void BackChannel::signal_error(std::uint16_t ring) noexcept {
   news_.set();
 }
 
-void BackChannel::set_frozen(bool is_frozen) noexcept {
-  is_frozen_ = is_frozen;
+void BackChannel::set_suspended(bool is_suspended) noexcept {
+  is_suspended_ = is_suspended;
   if (has_news()) news_.set();
 }
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "guestio/base/peer_log.h"
 #include "guestio/base/unique_fd.h"
@@ -14,11 +15,23 @@
 #include "guestio/task/stop.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
-#include "guestio/vhost/session/session_state.h"
-#include "guestio/vhost/wire/message_io.h"
+#include "guestio/vhost/wire/async_message_io.h"
 #include "guestio/vhost/wire/messages.h"
+#include "guestio/vhost/wire/partial_message.h"
 
 namespace guestio::vhost {
+
+/// Snapshot of a BackChannel.
+struct BackChannelState {
+  UniqueFd socket;
+  bool wants_acknowledgement = false;
+  bool is_usable = true;
+  bool is_config_change_pending = false;  ///< CONFIG_CHANGE_MSG not sent yet
+  bool awaits_acknowledgement = false;    ///< of the last request
+  std::uint32_t awaited_request = 0;      ///< that request
+  PartialMessage partial_acknowledgement = {};
+  std::vector<std::uint16_t> pending_errors{};  ///< rings whose VRING_ERR is not sent yet
+};
 
 /// What the backend tells the front-end unasked, over the socket that came with SET_BACKEND_REQ_FD.
 ///
@@ -48,12 +61,12 @@ class BackChannel {
   // closed.
 
   /// Says nothing more, and waits for no answer; nothing is lost.
-  task::Task<> quiesce();
+  task::Task<> freeze();
   void resume();
   /// Errors: host. Requires: paused.
-  [[nodiscard]] Result<std::optional<BackChannelState>> state() const;
+  [[nodiscard]] Result<std::optional<BackChannelState>> snapshot() const;
   /// Takes a conversation over, paused. Errors: peer fault (it makes no sense). Requires: closed.
-  Result<> adopt(BackChannelState state);
+  Result<> restore(BackChannelState state);
 
   /// Sends CONFIG_CHANGE_MSG, or keeps it while the device is suspended. Without a connection
   /// nothing is kept: a front-end reads the configuration when it sets the device up.
@@ -67,7 +80,7 @@ class BackChannel {
   void signal_error(std::uint16_t ring) noexcept;
   /// While no ring runs a backend has to keep its news to itself (vhost-user, "Suspended device
   /// state").
-  void set_frozen(bool is_frozen) noexcept;
+  void set_suspended(bool is_suspended) noexcept;
 
  private:
   struct Conversation {
@@ -86,7 +99,7 @@ class BackChannel {
   task::Task<Result<>> say(BackendRequest request, std::span<const std::byte> payload);
   task::Task<Result<>> hear_answer();
   [[nodiscard]] bool has_news() const noexcept {
-    return !is_frozen_ && (has_config_changed_ || called_.any() || broken_.any());
+    return !is_suspended_ && (has_config_changed_ || called_.any() || broken_.any());
   }
 
   uring::Loop& home_;
@@ -96,7 +109,7 @@ class BackChannel {
   Rings called_;
   Rings broken_;
   std::uint16_t turn_ = 0;  // the ring that was spoken of last
-  bool is_frozen_ = true;
+  bool is_suspended_ = true;
   task::Event news_;
   task::Scope talking_;
   Message answer_;

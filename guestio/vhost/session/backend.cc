@@ -48,7 +48,7 @@ Result<std::unique_ptr<Backend>> Backend::create(const Parts& parts, std::uint16
   return self;
 }
 
-std::size_t Backend::descriptors_for(const Extent& extent) noexcept {
+std::size_t Backend::max_descriptors(const Capacity& capacity) noexcept {
   // The connection, the way back, what comes beside one message, the in-flight record and the one
   // that takes its place, log and event and those that take their place, a userfaultfd.
   constexpr std::size_t kSession = 1 + 1 + (kMaxDescriptors + 2) + 3 + 4 + 1;
@@ -57,12 +57,12 @@ std::size_t Backend::descriptors_for(const Extent& extent) noexcept {
   constexpr std::size_t kRing = 3 + 2 + 6 + 2 + 3;
   // A pipe and an event for each of a ring's three, and those of threads that are stalled.
   constexpr std::size_t kRelay = 2;
-  const std::size_t relays = (RelayCount::kMaxRelays + 1) * (kRelay + 6 * extent.queues);
+  const std::size_t relays = (RelayCount::kMaxRelays + 1) * (kRelay + 6 * capacity.queues);
   // Each region of memory is a file; registered ones have two descriptors more.
   const std::size_t regions =
-      extent.memory_slots + Session::kMaxStaleRegions +
-      (extent.registers_memory ? 2 * registered_regions(extent.memory_slots) : 0);
-  return kSession + kRing * extent.queues + relays + regions;
+      capacity.memory_slots + Session::kMaxStaleRegions +
+      (capacity.registers_memory ? 2 * registered_regions(capacity.memory_slots) : 0);
+  return kSession + kRing * capacity.queues + relays + regions;
 }
 
 Backend::~Backend() {
@@ -138,7 +138,7 @@ task::Task<> Backend::serve_one(UniqueFd socket) {
   rest_.end();
 }
 
-task::Task<> Backend::serve_adopted() {
+task::Task<> Backend::serve_restored() {
   auto running = run_session();
   co_await std::move(running);
   rest_.end();
@@ -179,11 +179,11 @@ task::Task<> Backend::run_session() {
   log::rate_limited_info(log_->connections, "{}: the front-end is gone", log_->name);
 }
 
-task::Task<bool> Backend::rest(task::StopToken limit, task::StopToken last_limit) {
+task::Task<bool> Backend::quiesce(task::StopToken limit, task::StopToken last_limit) {
   rest_.request();
   auto reached = rest_.reached(limit);
   (void)co_await reached;
-  if (!rest_.is_reached() && session_ && session_->is_answering()) {
+  if (!rest_.is_reached() && session_ && session_->is_replying()) {
     log::warning("{}: the front-end takes no answers, its connection ends", log_->name);
     session_->disconnect();
     auto reached_at_last = rest_.reached(last_limit);
@@ -192,9 +192,9 @@ task::Task<bool> Backend::rest(task::StopToken limit, task::StopToken last_limit
   co_return rest_.is_reached();
 }
 
-task::Task<std::optional<Session::Obstacle>> Backend::quiesce(task::StopToken limit) {
+task::Task<std::optional<Session::Obstacle>> Backend::drain(task::StopToken limit) {
   if (!session_) co_return std::nullopt;
-  auto pausing = session_->quiesce(limit);
+  auto pausing = session_->drain(limit);
   co_return co_await std::move(pausing);
 }
 
@@ -204,9 +204,9 @@ task::Task<> Backend::freeze() {
   co_await std::move(suspending);
 }
 
-Result<std::optional<SessionState>> Backend::state() const {
+Result<std::optional<SessionState>> Backend::snapshot() const {
   if (!session_) return std::nullopt;
-  auto state = session_->state();
+  auto state = session_->snapshot();
   if (!state) return fail(state.error());
   return std::move(*state);
 }
@@ -220,9 +220,9 @@ task::Task<> Backend::resume() {
   rest_.resume();
 }
 
-Result<> Backend::adopt(SessionState state) {
+Result<> Backend::restore(SessionState state) {
   begin_session(std::move(state.socket));
-  auto adopted = session_->adopt(std::move(state));
+  auto adopted = session_->restore(std::move(state));
   if (!adopted) session_.reset();
   return adopted;
 }

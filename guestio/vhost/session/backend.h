@@ -43,8 +43,8 @@ class Backend {
   task::Task<Result<>> accept_all(int listening_socket);
   /// Serves the one front-end at the other end of a connected socket until it leaves, or stop().
   task::Task<> serve_one(UniqueFd socket);
-  /// Serves the front-end that adopt() brought until it leaves, or stop().
-  task::Task<> serve_adopted();
+  /// Serves the front-end that restore() brought until it leaves, or stop().
+  task::Task<> serve_restored();
   /// Tells the front-end, if there is one that hears it, that the device's configuration has
   /// changed, such as its size: at once, or when a ring runs again. One that comes later reads the
   /// configuration anyway.
@@ -52,15 +52,15 @@ class Backend {
     if (session_) session_->notify_config_changed();
   }
   /// Whether there is a front-end that hears of changes: QEMU does, cloud-hypervisor does not.
-  [[nodiscard]] bool hears_of_changes() const noexcept {
-    return session_ && session_->hears_of_changes();
+  [[nodiscard]] bool can_notify_config_change() const noexcept {
+    return session_ && session_->can_notify_config_change();
   }
   /// In their order.
   [[nodiscard]] std::span<const std::unique_ptr<Queue>> queues() const noexcept { return queues_; }
   /// Whether a front-end is there.
   [[nodiscard]] bool is_connected() const noexcept { return session_ != nullptr; }
   /// Ring features that front-ends to come are not offered.
-  void withhold(virtio::FeatureBits features) noexcept { ring_features_ &= ~features; }
+  void withhold_features(virtio::FeatureBits features) noexcept { ring_features_ &= ~features; }
   /// Registers the memory of front-ends to come with the rings, where the kernel allows it
   /// (MemoryRegistry). kAll leaves post-copy out, and post-copy leaves kResidentOnly out: memory
   /// that still arrives must not be brought in.
@@ -70,27 +70,27 @@ class Backend {
   /// Comes to rest: accepts nobody, takes no message; rings run on. Returns false when that takes
   /// until `limit` is stopped; a front-end that holds it up by taking no answers is left then, and
   /// `last_limit` waited for. go_on() has to follow in any case.
-  task::Task<bool> rest(task::StopToken limit, task::StopToken last_limit);
+  task::Task<bool> quiesce(task::StopToken limit, task::StopToken last_limit);
   /// As of vhost::Session; without a front-end there is nothing in the way. Requires: at rest.
-  task::Task<std::optional<Session::Obstacle>> quiesce(task::StopToken limit);
+  task::Task<std::optional<Session::Obstacle>> drain(task::StopToken limit);
   task::Task<> freeze();
   /// The session as a value, if there is one. Errors: host. Requires: suspended.
-  [[nodiscard]] Result<std::optional<SessionState>> state() const;
+  [[nodiscard]] Result<std::optional<SessionState>> snapshot() const;
   /// Goes on as if nothing had been.
   task::Task<> resume();
   /// Takes a session over: accept_all() or serve_one() goes on with it before all else. Errors: as
-  /// of Session::adopt(); there is no session then. Requires: none of the two was called.
-  Result<> adopt(SessionState state);
+  /// of Session::restore(); there is no session then. Requires: none of the two was called.
+  Result<> restore(SessionState state);
 
   /// What a backend's descriptors depend on.
-  struct Extent {
+  struct Capacity {
     std::size_t queues;
     std::size_t memory_slots;
     bool registers_memory;
   };
   /// The most descriptors of this process that a front-end can make such a backend hold, whatever
   /// it does.
-  [[nodiscard]] static std::size_t descriptors_for(const Extent& extent) noexcept;
+  [[nodiscard]] static std::size_t max_descriptors(const Capacity& capacity) noexcept;
   /// Offers so many memory slots to front-ends to come, instead of kMaxMemorySlots.
   void offer_memory_slots(std::size_t count) noexcept { memory_slots_ = count; }
   /// Offers post-copy migration to front-ends to come, which have to be trusted: see Userfaultfd.

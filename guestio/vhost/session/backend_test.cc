@@ -37,9 +37,9 @@ class BackendTest : public test::BackendFixture {
   void change_config() {
     home_->call([this] { backend_->notify_config_changed(); });
   }
-  bool hears_of_changes() {
+  bool can_notify_config_change() {
     bool hears = false;
-    home_->call([&] { hears = backend_->hears_of_changes(); });
+    home_->call([&] { hears = backend_->can_notify_config_change(); });
     return hears;
   }
   /// Whether the backend has nothing to say, having had the time to.
@@ -72,7 +72,7 @@ class BackendTest : public test::BackendFixture {
 TEST_F(BackendTest, Rule11ChangesAreToldToAFrontEndThatNegotiatedIt) {
   open_channel();
   start_ring();
-  EXPECT_TRUE(hears_of_changes());
+  EXPECT_TRUE(can_notify_config_change());
   change_config();
   const MessageHeader news = hear();
   EXPECT_EQ(news.request, kConfigChange);
@@ -123,10 +123,10 @@ TEST_F(BackendTest, Rule11WithoutAcknowledgementsNoneIsAskedFor) {
 
 TEST_F(BackendTest, Rule11WithoutTheFeatureOrTheSocketNobodyHears) {
   negotiate(kProtocolMq | kProtocolReplyAck | kProtocolBackendReq);
-  EXPECT_FALSE(hears_of_changes()) << "no socket";
+  EXPECT_FALSE(can_notify_config_change()) << "no socket";
   channel_ = open_another();
   start_ring();
-  EXPECT_FALSE(hears_of_changes()) << "configuration was not negotiated";
+  EXPECT_FALSE(can_notify_config_change()) << "configuration was not negotiated";
   change_config();
   EXPECT_TRUE(is_silent());
 }
@@ -142,8 +142,9 @@ TEST_F(BackendTest, Rule11ARefusalIsNoEndAndNonsenseIs) {
   acknowledge(0, kConfigChange + 1);
   EXPECT_TRUE(frontend_->get_features().has_value());
   const auto until = std::chrono::steady_clock::now() + kLimit;
-  while (hears_of_changes() && std::chrono::steady_clock::now() < until) std::this_thread::yield();
-  EXPECT_FALSE(hears_of_changes());
+  while (can_notify_config_change() && std::chrono::steady_clock::now() < until)
+    std::this_thread::yield();
+  EXPECT_FALSE(can_notify_config_change());
   change_config();
   EXPECT_TRUE(is_silent());
 }

@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <utility>
 
+#include "guestio/vhost/wire/descriptor_kind.h"
+
 namespace guestio::vhost {
 
 InbandRing::Said::Said(UniqueFd event, uring::Loop& loop, std::move_only_function<void()> say)
@@ -52,13 +54,13 @@ void InbandRing::resend() noexcept {
 }
 
 task::Task<> InbandRing::close() {
-  auto pausing = quiesce();
+  auto pausing = freeze();
   co_await std::move(pausing);
   call_.reset();
   error_.reset();
 }
 
-task::Task<> InbandRing::quiesce() {
+task::Task<> InbandRing::freeze() {
   for (std::optional<Said>* const said : {&call_, &error_}) {
     if (!*said) continue;
     auto ended = (*said)->poll.stop();
@@ -72,17 +74,17 @@ void InbandRing::resume() {
   }
 }
 
-Result<RingState::Inband> InbandRing::state() const {
+Result<InbandState> InbandRing::snapshot() const {
   auto kick = duplicate_fd(kick_.get());
   auto call = duplicate_fd(call_ ? call_->fd.get() : -1);
   auto error = duplicate_fd(error_ ? error_->fd.get() : -1);
   if (!kick) return fail(kick.error());
   if (!call) return fail(call.error());
   if (!error) return fail(error.error());
-  return RingState::Inband{std::move(*kick), std::move(*call), std::move(*error)};
+  return InbandState{std::move(*kick), std::move(*call), std::move(*error)};
 }
 
-Result<> InbandRing::adopt(RingState::Inband events) {
+Result<> InbandRing::restore(InbandState events) {
   for (const UniqueFd* const event : {&events.kick, &events.call, &events.error}) {
     // Reads of one that waits would block the control thread.
     const bool is_ours =

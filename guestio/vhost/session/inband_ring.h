@@ -11,7 +11,7 @@
 #include "guestio/uring/loop.h"
 #include "guestio/uring/poll.h"
 #include "guestio/vhost/session/back_channel.h"
-#include "guestio/vhost/session/session_state.h"
+#include "guestio/vhost/session/ring_state.h"
 #include "guestio/vhost/wire/messages.h"
 #include "guestio/vhost/wire/ring_event.h"
 
@@ -43,12 +43,12 @@ class InbandRing {
   // For another process that is to go on with the ring.
 
   /// Says nothing until go_on().
-  task::Task<> quiesce();
+  task::Task<> freeze();
   void resume();
   /// Errors: host. Requires: paused.
-  [[nodiscard]] Result<RingState::Inband> state() const;
+  [[nodiscard]] Result<InbandState> snapshot() const;
   /// Goes on with another's events, paused. Errors: peer fault (what is no eventfd).
-  Result<> adopt(RingState::Inband events);
+  Result<> restore(InbandState events);
 
  private:
   /// An event of ours and what waits for it.

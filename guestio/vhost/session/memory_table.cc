@@ -32,7 +32,7 @@ Result<std::shared_ptr<const MemoryTable>> MemoryTable::map(std::span<const Memo
   if (regions.empty() || descriptors.size() != regions.size()) {
     return fail(Error::peer_fault("one descriptor for each memory region", descriptors.size()));
   }
-  std::vector<SessionState::Region> with_files;
+  std::vector<MemoryRegionState> with_files;
   for (std::size_t i = 0; i < regions.size(); ++i) {
     with_files.push_back({regions[i], descriptors.take(i)});
   }
@@ -40,25 +40,25 @@ Result<std::shared_ptr<const MemoryTable>> MemoryTable::map(std::span<const Memo
 }
 
 Result<std::shared_ptr<const MemoryTable>> MemoryTable::map(
-    std::vector<SessionState::Region> regions) {
+    std::vector<MemoryRegionState> regions) {
   if (regions.size() > kMaxMemorySlots) {
     return fail(Error::peer_fault("number of memory slots", regions.size()));
   }
   std::vector<mem::FileRegion> wanted;
   std::vector<MemoryRegion> names;
-  for (const SessionState::Region& region : regions) {
-    const auto stretch = to_file_region(region.where, region.file.get());
+  for (const MemoryRegionState& region : regions) {
+    const auto stretch = to_file_region(region.description, region.file.get());
     if (!stretch) return fail(stretch.error());
     wanted.push_back(*stretch);
-    names.push_back(region.where);
+    names.push_back(region.description);
   }
   auto memory = mem::map_file_regions(wanted);
   if (!memory) return fail(memory.error());
   return make(std::move(names), std::move(*memory));
 }
 
-Result<std::vector<SessionState::Region>> MemoryTable::state() const {
-  std::vector<SessionState::Region> regions;
+Result<std::vector<MemoryRegionState>> MemoryTable::snapshot() const {
+  std::vector<MemoryRegionState> regions;
   for (const mem::RegionSpec& spec : memory_.specs()) {
     const auto named = std::ranges::find(regions_, spec.start.raw(), &MemoryRegion::guest_address);
     const auto files = spec.backing->shareable_ranges();

@@ -6,11 +6,11 @@
 #include <vector>
 
 #include "guestio/base/error.h"
+#include "guestio/base/unique_fd.h"
 #include "guestio/base/units.h"
 #include "guestio/mem/guest_memory.h"
-#include "guestio/vhost/session/session_state.h"
 #include "guestio/vhost/wire/messages.h"
-#include "guestio/vhost/wire/socket.h"
+#include "guestio/vhost/wire/received_message.h"
 
 namespace guestio::vhost {
 
@@ -18,6 +18,12 @@ namespace guestio::vhost {
 inline constexpr std::size_t kMaxMemorySlots = 509;
 /// Fewer are not offered: what front-ends without hotplugged memory need, several times over.
 inline constexpr std::size_t kMinMemorySlots = 32;
+
+/// Snapshot of one region of a MemoryTable.
+struct MemoryRegionState {
+  MemoryRegion description;
+  UniqueFd file;
+};
 
 /// The guest's memory as one SET_MEM_TABLE described it: mapped, and with the front-end's own
 /// addresses, in which it says where the rings are. Never changes; a new message makes a new one,
@@ -33,9 +39,9 @@ class MemoryTable {
                                                         DescriptorList& descriptors);
 
   /// As a session of another process had it: up to kMaxMemorySlots regions. Errors: as above.
-  static Result<std::shared_ptr<const MemoryTable>> map(std::vector<SessionState::Region> regions);
+  static Result<std::shared_ptr<const MemoryTable>> map(std::vector<MemoryRegionState> regions);
   /// The regions, each with a descriptor of its file. Errors: host.
-  [[nodiscard]] Result<std::vector<SessionState::Region>> state() const;
+  [[nodiscard]] Result<std::vector<MemoryRegionState>> snapshot() const;
 
   // The same table with one region more or less (ADD_MEM_REG, REM_MEM_REG). What both have stays
   // mapped where it is.

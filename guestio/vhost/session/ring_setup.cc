@@ -6,7 +6,7 @@
 
 #include "guestio/base/log.h"
 #include "guestio/uring/cross_call.h"
-#include "guestio/vhost/wire/message_io.h"
+#include "guestio/vhost/wire/descriptor_kind.h"
 
 namespace guestio::vhost {
 
@@ -322,7 +322,7 @@ task::Task<> RingSetup::stop_running() {
   log::debug("{}: stopped at {}", queue_.label(), base_);
 }
 
-task::Task<std::optional<std::size_t>> RingSetup::quiesce() {
+task::Task<std::optional<std::size_t>> RingSetup::drain() {
   if (!is_running_) co_return 0;
   uring::CrossCall<std::optional<std::size_t>> quiesce(queue_.loop(), home_, [this](auto reply) {
     queue_.vring()->quiesce([reply](auto waiting) { reply(waiting); });
@@ -358,7 +358,7 @@ task::Task<Result<>> RingSetup::resume(RingContext context) {
   co_return co_await std::move(starting);
 }
 
-Result<RingState> RingSetup::state() const {
+Result<RingState> RingSetup::snapshot() const {
   GUESTIO_CHECK(!is_running_, "a ring that stands still");
   auto kick = duplicate_fd(kick_.get());
   auto call = duplicate_fd(call_.get());
@@ -369,17 +369,17 @@ Result<RingState> RingSetup::state() const {
   return RingState{.size = size_,
                    .base = base_,
                    .addresses = addresses_,
-                   .is_kick_known = is_kick_known_,
+                   .has_kick = is_kick_known_,
                    .is_enabled = is_enabled_,
-                   .runs = is_frozen_,
+                   .is_running = is_frozen_,
                    .features = features_,
                    .kick = std::move(*kick),
                    .call = std::move(*call),
                    .error = std::move(*error)};
 }
 
-Result<> RingSetup::adopt(RingState state) {
-  if (state.runs) {
+Result<> RingSetup::restore(RingState state) {
+  if (state.is_running) {
     if (auto set = set_size(state.size, state.features); !set) return set;
     if (auto set = set_base(state.base, state.features); !set) return set;
   } else {
@@ -391,7 +391,7 @@ Result<> RingSetup::adopt(RingState state) {
   if (state.addresses) {
     if (auto set = set_addresses(*state.addresses); !set) return set;
   }
-  if (state.runs && (!state.addresses || !state.is_kick_known)) {
+  if (state.is_running && (!state.addresses || !state.has_kick)) {
     return fail(Error::peer_fault("a ring that runs has a size, addresses and a kick", index_));
   }
   for (const UniqueFd* const event : {&state.kick, &state.call, &state.error}) {
@@ -399,12 +399,12 @@ Result<> RingSetup::adopt(RingState state) {
       return fail(Error::peer_fault("a kick, call or error descriptor is an eventfd"));
     }
   }
-  is_kick_known_ = state.is_kick_known;
+  is_kick_known_ = state.has_kick;
   kick_ = std::move(state.kick);
   call_ = std::move(state.call);
   error_ = std::move(state.error);
   is_enabled_ = state.is_enabled;
-  is_frozen_ = state.runs;
+  is_frozen_ = state.is_running;
   features_ = state.features;
   return {};
 }

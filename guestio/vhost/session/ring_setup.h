@@ -11,7 +11,7 @@
 #include "guestio/vhost/inflight/inflight_record.h"
 #include "guestio/vhost/ring/queue_thread.h"
 #include "guestio/vhost/session/memory_table.h"
-#include "guestio/vhost/session/session_state.h"
+#include "guestio/vhost/session/ring_state.h"
 #include "guestio/vhost/wire/messages.h"
 #include "guestio/vhost/wire/ring_event.h"
 
@@ -82,7 +82,7 @@ class RingSetup {
 
   /// Has the ring take nothing more. Returns, once all that it took is answered or waits for better
   /// times, how many chains wait; nothing when go_on() came first.
-  task::Task<std::optional<std::size_t>> quiesce();
+  task::Task<std::optional<std::size_t>> drain();
   /// Ends a pause.
   void resume();
   /// Stops a ring that is paused. What waits is left in the in-flight record.
@@ -91,10 +91,10 @@ class RingSetup {
   /// Errors: as start(); the ring is idle then.
   task::Task<Result<>> resume(RingContext context);
   /// Errors: host. Requires: it does not run.
-  [[nodiscard]] Result<RingState> state() const;
+  [[nodiscard]] Result<RingState> snapshot() const;
   /// Takes another's ring over, suspended; its in-band events are the session's. Errors: peer
   /// fault, as of the setters.
-  Result<> adopt(RingState state);
+  Result<> restore(RingState state);
 
   /// Whether it was said since the ring last stopped how it is kicked.
   [[nodiscard]] bool is_kick_known() const noexcept { return is_kick_known_; }

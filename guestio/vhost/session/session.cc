@@ -7,7 +7,8 @@
 #include <cerrno>
 #include <cstring>
 
-#include "guestio/vhost/wire/message_io.h"
+#include "guestio/vhost/wire/async_message_io.h"
+#include "guestio/vhost/wire/descriptor_kind.h"
 
 namespace guestio::vhost {
 
@@ -149,11 +150,11 @@ task::Task<Result<>> Session::respond(const Result<Answer>& outcome) {
   } else {
     co_return Result<>();
   }
-  is_answering_ = true;
+  is_replying_ = true;
   auto sending = send_reply(parts_.home, socket_.get(), message_.header.request,
                             std::span(answer.payload).first(answer.size), answer.descriptor);
   const auto sent = co_await std::move(sending);
-  is_answering_ = false;
+  is_replying_ = false;
   co_return sent;
 }
 
@@ -300,7 +301,7 @@ void Session::note_rings() {
     parts_.device.end_use();
     uses_device_ = false;
   }
-  channel_.set_frozen(!any_runs);
+  channel_.set_suspended(!any_runs);
 }
 
 std::uint64_t Session::offered_features() const noexcept {

@@ -24,7 +24,7 @@
 #include "guestio/vhost/session/session_state.h"
 #include "guestio/vhost/session/userfaultfd.h"
 #include "guestio/vhost/wire/messages.h"
-#include "guestio/vhost/wire/socket.h"
+#include "guestio/vhost/wire/received_message.h"
 #include "guestio/virtio/device.h"
 
 namespace guestio::vhost {
@@ -72,34 +72,34 @@ class Session {
   /// when a ring runs again. Does nothing where hears_of_changes() is false.
   void notify_config_changed() noexcept;
   /// Whether the front-end negotiated that and opened the way for it.
-  [[nodiscard]] bool hears_of_changes() const noexcept;
+  [[nodiscard]] bool can_notify_config_change() const noexcept;
 
   // For another process that is to go on with the session (session_state.h). The session rests
   // between two messages all the time (RestPoint); rings run until they are suspended.
 
   /// Why a session cannot be handed over now.
   struct Obstacle {
-    std::size_t waiting = 0;  ///< requests that wait for better times and stand in no record
-    bool is_late = false;     ///< some are still worked on
+    std::size_t held_requests = 0;  ///< requests that wait for better times and stand in no record
+    bool is_busy = false;           ///< some are still worked on
   };
   /// Has all rings take nothing more, and waits until what they took is answered or, in an
   /// in-flight record, waits for better times; or until `limit` is stopped. Returns what is in the
   /// way: then go_on() is to follow.
-  task::Task<std::optional<Obstacle>> quiesce(task::StopToken limit);
-  /// Stops all rings where they are. Requires: quiesce() found nothing in the way.
+  task::Task<std::optional<Obstacle>> drain(task::StopToken limit);
+  /// Stops all rings where they are. Requires: drain() found nothing in the way.
   task::Task<> freeze();
   /// Goes on after the two, or one of them. What a ring cannot go on for is its front-end's fault,
   /// and ends the connection.
   task::Task<> resume();
   /// Errors: host. Requires: suspended.
-  [[nodiscard]] Result<SessionState> state() const;
+  [[nodiscard]] Result<SessionState> snapshot() const;
   /// Takes over what another process's session was, suspended; run() goes on with it. Errors: peer
   /// fault (what makes no sense), unsupported (what this process does not offer), memory fault
   /// (the front-end has cut its memory or records off), host. Requires: before run().
-  Result<> adopt(SessionState state);
+  Result<> restore(SessionState state);
   [[nodiscard]] bool is_frozen() const noexcept { return is_frozen_; }
   /// Whether an answer is on its way that the front-end may be slow to take.
-  [[nodiscard]] bool is_answering() const noexcept { return is_answering_; }
+  [[nodiscard]] bool is_replying() const noexcept { return is_replying_; }
 
  private:
   /// What goes back to the front-end when a message was obeyed.
@@ -172,11 +172,11 @@ class Session {
   void begin_rings();
   [[nodiscard]] std::uint8_t device_status() const noexcept;
   void report_needs_reset() noexcept;
-  task::Task<> quiesce_ring(RingSetup& ring, std::vector<std::optional<std::size_t>>& outcomes);
+  task::Task<> drain_ring(RingSetup& ring, std::vector<std::optional<std::size_t>>& outcomes);
   task::Task<Result<>> resume_ring(RingSetup& ring);
-  Result<> adopt_shared(SessionState& state);
-  Result<> adopt_rings(std::vector<RingState> rings);
-  Result<> adopt_pipes(RingState& ring, std::uint16_t index);
+  Result<> restore_shared(SessionState& state);
+  Result<> restore_rings(std::vector<RingState> rings);
+  Result<> restore_pipes(RingState& ring, std::uint16_t index);
   [[nodiscard]] Result<> add_pipes(RingState& ring, std::uint16_t index) const;
   task::Task<Result<>> start_if_ready(RingSetup& ring);
   Result<> set_inband_descriptors(RingSetup& ring);
@@ -220,7 +220,7 @@ class Session {
   UniqueFd log_file_;  // of log_
   UniqueFd log_event_;
   bool is_frozen_ = false;  // for another process
-  bool is_answering_ = false;
+  bool is_replying_ = false;
   std::unique_ptr<Userfaultfd> faults_;  // from the advice to the end of post-copy
   bool is_memory_arriving_ = false;      // post-copy is on: faults_ watches the memory
   std::vector<std::unique_ptr<RingSetup>> rings_;

@@ -2,6 +2,7 @@
 // A session's messages about the device as a whole: features, status, reset, and the way back to
 // the front-end.
 #include "guestio/vhost/session/session.h"
+#include "guestio/vhost/wire/descriptor_kind.h"
 
 namespace guestio::vhost {
 
@@ -130,13 +131,13 @@ task::Task<Result<Session::Answer>> Session::set_backend_request_fd() {
   co_return Answer::none();
 }
 
-bool Session::hears_of_changes() const noexcept {
+bool Session::can_notify_config_change() const noexcept {
   constexpr ProtocolBits kNeeded = kProtocolBackendReq | kProtocolConfig;
   return (protocol_features_ & kNeeded) == kNeeded && channel_.is_usable();
 }
 
 void Session::notify_config_changed() noexcept {
-  if (hears_of_changes()) channel_.report_config_changed();
+  if (can_notify_config_change()) channel_.report_config_changed();
 }
 
 }  // namespace guestio::vhost

@@ -8,7 +8,7 @@
 #include "guestio/task/event.h"
 #include "guestio/task/scope.h"
 #include "guestio/vhost/session/session.h"
-#include "guestio/vhost/wire/message_io.h"
+#include "guestio/vhost/wire/descriptor_kind.h"
 
 namespace guestio::vhost {
 
@@ -24,17 +24,17 @@ Error blame_memory(const Error& error) noexcept {
 
 }  // namespace
 
-task::Task<> Session::quiesce_ring(RingSetup& ring,
-                                   std::vector<std::optional<std::size_t>>& outcomes) {
-  auto pausing = ring.quiesce();
+task::Task<> Session::drain_ring(RingSetup& ring,
+                                 std::vector<std::optional<std::size_t>>& outcomes) {
+  auto pausing = ring.drain();
   const auto outcome = co_await std::move(pausing);
   outcomes.push_back(outcome);
 }
 
-task::Task<std::optional<Session::Obstacle>> Session::quiesce(task::StopToken limit) {
+task::Task<std::optional<Session::Obstacle>> Session::drain(task::StopToken limit) {
   std::vector<std::optional<std::size_t>> outcomes;
   task::Scope pausing;
-  for (const auto& ring : rings_) pausing.spawn(quiesce_ring(*ring, outcomes));
+  for (const auto& ring : rings_) pausing.spawn(drain_ring(*ring, outcomes));
   // A ring that is told to go on answers at once, so this ends soon in any case.
   const task::StopCallback on_limit(limit, [this]() noexcept {
     for (const auto& ring : rings_) ring->resume();
@@ -43,17 +43,17 @@ task::Task<std::optional<Session::Obstacle>> Session::quiesce(task::StopToken li
   co_await all;
   Obstacle obstacle;
   for (const auto& waiting : outcomes) {
-    obstacle.is_late |= !waiting.has_value();
-    obstacle.waiting += waiting.value_or(0);
+    obstacle.is_busy |= !waiting.has_value();
+    obstacle.held_requests += waiting.value_or(0);
   }
-  if (inflight_) obstacle.waiting = 0;
+  if (inflight_) obstacle.held_requests = 0;
   // What waits for memory that still arrives waits in this process.
-  obstacle.is_late |= faults_ != nullptr;
+  obstacle.is_busy |= faults_ != nullptr;
   // Two processes that read one pipe would lose kicks to each other.
   auto silencing = relay_.quiesce(limit);
   const bool is_silent = co_await std::move(silencing);
-  obstacle.is_late |= !is_silent;
-  if (obstacle.is_late || obstacle.waiting != 0) co_return obstacle;
+  obstacle.is_busy |= !is_silent;
+  if (obstacle.is_busy || obstacle.held_requests != 0) co_return obstacle;
   co_return std::nullopt;
 }
 
@@ -64,10 +64,10 @@ task::Task<> Session::freeze() {
     co_await std::move(suspending);
   }
   for (const auto& ring : inband_) {
-    auto pausing = ring->quiesce();
+    auto pausing = ring->freeze();
     co_await std::move(pausing);
   }
-  auto pausing = channel_.quiesce();
+  auto pausing = channel_.freeze();
   co_await std::move(pausing);
 }
 
@@ -99,7 +99,7 @@ task::Task<> Session::resume() {
   note_rings();
 }
 
-Result<SessionState> Session::state() const {
+Result<SessionState> Session::snapshot() const {
   GUESTIO_CHECK(is_frozen_, "a session that is suspended");
   SessionState state;
   state.features = features_;
@@ -109,7 +109,7 @@ Result<SessionState> Session::state() const {
   if (!socket) return fail(socket.error());
   state.socket = std::move(*socket);
   if (memory_) {
-    auto regions = memory_->state();
+    auto regions = memory_->snapshot();
     if (!regions) return fail(regions.error());
     state.memory = std::move(*regions);
   }
@@ -126,16 +126,16 @@ Result<SessionState> Session::state() const {
   auto event = duplicate_fd(log_event_.get());
   if (!event) return fail(event.error());
   state.log_event = std::move(*event);
-  auto channel = channel_.state();
+  auto channel = channel_.snapshot();
   if (!channel) return fail(channel.error());
-  state.channel = std::move(*channel);
-  auto incoming = PartialMessage::of(message_);
+  state.back_channel = std::move(*channel);
+  auto incoming = PartialMessage::copy_of(message_);
   if (!incoming) return fail(incoming.error());
-  state.incoming = std::move(*incoming);
+  state.partial_message = std::move(*incoming);
   for (std::size_t i = 0; i < rings_.size(); ++i) {
-    auto ring = rings_[i]->state();
+    auto ring = rings_[i]->snapshot();
     if (!ring) return fail(ring.error());
-    auto inband = inband_[i]->state();
+    auto inband = inband_[i]->snapshot();
     if (!inband) return fail(inband.error());
     ring->inband = std::move(*inband);
     if (auto added = add_pipes(*ring, static_cast<std::uint16_t>(i)); !added) {
@@ -159,7 +159,7 @@ Result<> Session::add_pipes(RingState& ring, std::uint16_t index) const {
 }
 
 /// The other way round.
-Result<> Session::adopt_pipes(RingState& ring, std::uint16_t index) {
+Result<> Session::restore_pipes(RingState& ring, std::uint16_t index) {
   for (const auto& [event, descriptor] :
        {std::pair(RingEvent::kKick, &ring.kick), std::pair(RingEvent::kCall, &ring.call),
         std::pair(RingEvent::kError, &ring.error)}) {
@@ -172,7 +172,7 @@ Result<> Session::adopt_pipes(RingState& ring, std::uint16_t index) {
 }
 
 /// What is memory or a file of the front-end's.
-Result<> Session::adopt_shared(SessionState& state) {
+Result<> Session::restore_shared(SessionState& state) {
   if (!state.memory.empty()) {
     auto memory = MemoryTable::map(std::move(state.memory));
     if (!memory) return fail(blame_memory(memory.error()));
@@ -181,17 +181,17 @@ Result<> Session::adopt_shared(SessionState& state) {
     use_memory(std::move(*memory));
   }
   if (state.inflight) {
-    if (state.inflight->where.num_queues > rings_.size()) {
+    if (state.inflight->description.num_queues > rings_.size()) {
       return fail(Error::peer_fault("a record of rings that are offered",
-                                    state.inflight->where.num_queues));
+                                    state.inflight->description.num_queues));
     }
-    auto record = InflightRecord::map(state.inflight->where, std::move(state.inflight->file),
+    auto record = InflightRecord::map(state.inflight->description, std::move(state.inflight->file),
                                       state.inflight->kind);
     if (!record) return fail(blame_memory(record.error()));
     inflight_ = std::move(*record);
   }
   if (state.log) {
-    if (auto used = use_log(state.log->where, std::move(state.log->file)); !used) {
+    if (auto used = use_log(state.log->description, std::move(state.log->file)); !used) {
       return fail(blame_memory(used.error()));
     }
   }
@@ -202,7 +202,7 @@ Result<> Session::adopt_shared(SessionState& state) {
   return {};
 }
 
-Result<> Session::adopt_rings(std::vector<RingState> rings) {
+Result<> Session::restore_rings(std::vector<RingState> rings) {
   if (rings.size() != rings_.size()) {
     return fail(Error::peer_fault("a session of as many rings as are offered", rings.size()));
   }
@@ -211,16 +211,16 @@ Result<> Session::adopt_rings(std::vector<RingState> rings) {
       return fail(ErrorKind::kUnsupported, "features of a ring", rings[i].features);
     }
     auto inband = std::move(rings[i].inband);
-    if (auto adopted = inband_[i]->adopt(std::move(inband)); !adopted) return adopted;
-    if (auto adopted = adopt_pipes(rings[i], static_cast<std::uint16_t>(i)); !adopted) {
+    if (auto adopted = inband_[i]->restore(std::move(inband)); !adopted) return adopted;
+    if (auto adopted = restore_pipes(rings[i], static_cast<std::uint16_t>(i)); !adopted) {
       return adopted;
     }
-    if (auto adopted = rings_[i]->adopt(std::move(rings[i])); !adopted) return adopted;
+    if (auto adopted = rings_[i]->restore(std::move(rings[i])); !adopted) return adopted;
   }
   return {};
 }
 
-Result<> Session::adopt(SessionState state) {
+Result<> Session::restore(SessionState state) {
   if ((state.features & ~offered_features()) != 0) {
     return fail(ErrorKind::kUnsupported, "features of a session", state.features);
   }
@@ -231,13 +231,13 @@ Result<> Session::adopt(SessionState state) {
   protocol_features_ = state.protocol_features;
   status_ = state.status;
   condition_->needs_reset = (state.status & virtio::kStatusNeedsReset) != 0;
-  if (auto adopted = std::move(state.incoming).move_to(message_); !adopted) return adopted;
-  if (state.channel) {
-    if (auto adopted = channel_.adopt(std::move(*state.channel)); !adopted) return adopted;
+  if (auto adopted = std::move(state.partial_message).move_to(message_); !adopted) return adopted;
+  if (state.back_channel) {
+    if (auto adopted = channel_.restore(std::move(*state.back_channel)); !adopted) return adopted;
   }
-  if (auto adopted = adopt_rings(std::move(state.rings)); !adopted) return adopted;
+  if (auto adopted = restore_rings(std::move(state.rings)); !adopted) return adopted;
   is_frozen_ = true;
-  return adopt_shared(state);
+  return restore_shared(state);
 }
 
 }  // namespace guestio::vhost

@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "guestio/vhost/session/backend_for_test.h"
-#include "guestio/vhost/wire/message_io.h"
+#include "guestio/vhost/wire/descriptor_kind.h"
 
 namespace guestio::vhost {
 namespace {
@@ -32,15 +32,15 @@ class SessionHandoverTest : public test::BackendFixture {
 
   /// Has the session rest and its rings stop; the state, unless something is in the way.
   task::Task<> come_to_a_stop(task::StopToken limit) {
-    auto resting = backend_->rest({}, {});
+    auto resting = backend_->quiesce({}, {});
     const bool rests = co_await std::move(resting);
     EXPECT_TRUE(rests);
-    auto pausing = backend_->quiesce(limit);
+    auto pausing = backend_->drain(limit);
     obstacle_ = co_await std::move(pausing);
     if (!obstacle_) {
       auto suspending = backend_->freeze();
       co_await std::move(suspending);
-      auto state = backend_->state();
+      auto state = backend_->snapshot();
       EXPECT_TRUE(state.has_value() && state->has_value());
       state_ = std::move(**state);
     }
@@ -61,12 +61,12 @@ class SessionHandoverTest : public test::BackendFixture {
     ASSERT_EQ(done.get_future().wait_for(kLimit), std::future_status::ready);
   }
   task::Task<> serve_successor() {
-    auto serving = successor_->serve_adopted();
+    auto serving = successor_->serve_restored();
     co_await std::move(serving);
     successor_gone_.set_value();
   }
   /// Another backend takes `state`. Returns what it says to it.
-  Result<> adopt(SessionState state) {
+  Result<> restore(SessionState state) {
     Result<> adopted;
     home_->call([&] {
       auto backend = std::move(*Backend::create(
@@ -74,7 +74,7 @@ class SessionHandoverTest : public test::BackendFixture {
           [](uring::Loop&, std::uint16_t) -> Result<std::unique_ptr<virtio::QueueHandler>> {
             return std::make_unique<test::IdleQueue>();
           }));
-      adopted = backend->adopt(std::move(state));
+      adopted = backend->restore(std::move(state));
       if (adopted) successor_ = std::move(backend);
     });
     return adopted;
@@ -94,11 +94,11 @@ TEST_F(SessionHandoverTest, AnotherBackendGoesOnWhereItWas) {
   ASSERT_TRUE(is_served());
   stop_session();
   ASSERT_FALSE(obstacle_.has_value());
-  EXPECT_TRUE(state_.rings[0].runs);
+  EXPECT_TRUE(state_.rings[0].is_running);
   EXPECT_EQ(state_.rings[0].base, 1U);
   EXPECT_EQ(state_.status, 7);
   EXPECT_EQ(state_.memory.size(), 1U);
-  ASSERT_TRUE(adopt(std::move(state_)));
+  ASSERT_TRUE(restore(std::move(state_)));
   // The first one's process would end here; it only stays away from the socket.
   resume(*successor_);
   home_->call([this] { others_.spawn(serve_successor()); });
@@ -138,7 +138,7 @@ TEST_F(SessionHandoverTest, Rule47PipesGoAlongAndNoKickIsLost) {
   ASSERT_FALSE(obstacle_.has_value());
   EXPECT_TRUE(is_pipe(state_.rings[0].kick.get()));
   EXPECT_TRUE(is_pipe(state_.rings[0].call.get()));
-  ASSERT_TRUE(adopt(std::move(state_)));
+  ASSERT_TRUE(restore(std::move(state_)));
   resume(*successor_);
   home_->call([this] { others_.spawn(serve_successor()); });
   for (int i = 0; i < 20; ++i) serve();
@@ -175,8 +175,8 @@ TEST_F(SessionHandoverTest, Rule27ARingThatBrokeStaysStoppedWhoeverGoesOn) {
   ASSERT_EQ(::eventfd_read(error.get(), &events), 0);
   stop_session();
   ASSERT_FALSE(obstacle_.has_value());
-  EXPECT_FALSE(state_.rings[0].runs);
-  EXPECT_FALSE(state_.rings[0].is_kick_known);
+  EXPECT_FALSE(state_.rings[0].is_running);
+  EXPECT_FALSE(state_.rings[0].has_kick);
   EXPECT_EQ(state_.status & kNeedsReset, kNeedsReset);
   resume(*backend_);
   EXPECT_EQ(frontend_->get_status(), 7U | kNeedsReset);
@@ -208,7 +208,7 @@ TEST_F(SessionHandoverTest, WhatIsWorkedOnTooLongIsInTheWay) {
   });
   ASSERT_EQ(stopped_.get_future().wait_for(kLimit), std::future_status::ready);
   ASSERT_TRUE(obstacle_.has_value());
-  EXPECT_TRUE(obstacle_->is_late);
+  EXPECT_TRUE(obstacle_->is_busy);
   resume(*backend_);
   with_handler([](test::IdleQueue& handler) {
     handler.holds = false;
@@ -224,9 +224,9 @@ TEST_F(SessionHandoverTest, AStateThatMakesNoSenseIsRefused) {
   stop_session();
   const auto refused = [this](ErrorKind kind, auto spoil) {
     SessionState state;
-    home_->call([&] { state = std::move(**backend_->state()); });
+    home_->call([&] { state = std::move(**backend_->snapshot()); });
     spoil(state);
-    const auto adopted = adopt(std::move(state));
+    const auto adopted = restore(std::move(state));
     ASSERT_FALSE(adopted.has_value());
     EXPECT_EQ(adopted.error().kind, kind) << adopted.error().to_string();
   };
@@ -240,14 +240,14 @@ TEST_F(SessionHandoverTest, AStateThatMakesNoSenseIsRefused) {
   refused(ErrorKind::kPeerFault, [](auto& state) { state.rings[0].base = 65536; });
   refused(ErrorKind::kPeerFault, [](auto& state) { state.rings[0].addresses.reset(); });
   refused(ErrorKind::kPeerFault, [](auto& state) { state.rings[0].addresses->used = 1; });
-  refused(ErrorKind::kPeerFault, [](auto& state) { state.rings[0].is_kick_known = false; });
+  refused(ErrorKind::kPeerFault, [](auto& state) { state.rings[0].has_kick = false; });
   refused(ErrorKind::kPeerFault, [&](auto& state) { state.rings[0].kick = no_event(); });
   refused(ErrorKind::kPeerFault, [&](auto& state) { state.rings[0].inband.call = no_event(); });
   refused(ErrorKind::kPeerFault, [&](auto& state) { state.log_event = no_event(); });
-  refused(ErrorKind::kPeerFault, [](auto& state) { state.incoming.bytes.resize(5000); });
+  refused(ErrorKind::kPeerFault, [](auto& state) { state.partial_message.bytes.resize(5000); });
   refused(ErrorKind::kPeerFault,
-          [&](auto& state) { state.channel = BackChannelState{.socket = no_event()}; });
-  refused(ErrorKind::kMemoryFault, [](auto& state) { state.memory[0].where.size <<= 20; });
+          [&](auto& state) { state.back_channel = BackChannelState{.socket = no_event()}; });
+  refused(ErrorKind::kMemoryFault, [](auto& state) { state.memory[0].description.size <<= 20; });
   refused(ErrorKind::kMemoryFault, [&](auto& state) {
     state.inflight = {{.mmap_size = 1, .mmap_offset = 0, .num_queues = 1, .queue_size = 16},
                       virtio::RingKind::kSplit,

@@ -5,6 +5,7 @@
 
 #include "guestio/base/align.h"
 #include "guestio/vhost/session/session.h"
+#include "guestio/vhost/wire/descriptor_kind.h"
 
 namespace guestio::vhost {
 

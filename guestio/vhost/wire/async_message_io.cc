@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/wire/message_io.h"
+#include "guestio/vhost/wire/async_message_io.h"
 
-#include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <array>
 #include <cerrno>
-#include <string_view>
+#include <cstring>
 #include <utility>
 
 #include "guestio/uring/awaitables.h"
@@ -36,7 +34,7 @@ std::span<std::byte> rest_of(Message& message, std::size_t until) noexcept {
 task::Task<Result<>> receive_until(uring::Loop& loop, int socket, Message& message,
                                    std::size_t until, task::StopToken token) {
   while (message.received < until) {
-    ReceivedDescriptors control;
+    DescriptorControlBuffer control;
     const std::span<std::byte> to = rest_of(message, until);
     iovec part{to.data(), to.size()};
     msghdr header{};
@@ -134,29 +132,5 @@ task::Task<Result<>> send_request(uring::Loop& loop, int socket, BackendRequest 
   auto sending = send_message(loop, socket, header, payload, -1, token);
   co_return co_await std::move(sending);
 }
-
-bool is_stream_socket(int fd) noexcept {
-  int type = 0;
-  socklen_t size = sizeof type;
-  return ::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM;
-}
-
-namespace {
-
-/// Whether what /proc shows for the descriptor begins with `name`: files that have a path show "/".
-bool shows_as(int fd, std::string_view name) noexcept {
-  std::array<char, 64> link{};
-  std::array<char, 64> target{};
-  fmt::format_to_n(link.data(), link.size() - 1, "/proc/self/fd/{}", fd);
-  const auto length = ::readlink(link.data(), target.data(), target.size());
-  return length > 0 &&
-         std::string_view(target.data(), static_cast<std::size_t>(length)).starts_with(name);
-}
-
-}  // namespace
-
-bool is_eventfd(int fd) noexcept { return shows_as(fd, "anon_inode:[eventfd]"); }
-
-bool is_pipe(int fd) noexcept { return shows_as(fd, "pipe:["); }
 
 }  // namespace guestio::vhost

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/wire/socket.h"
+#include "guestio/vhost/wire/message_socket.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/wire/socket.h"
+#include "guestio/vhost/wire/message_socket.h"
 
 #include <poll.h>
-#include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <sys/un.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 
 #include "guestio/base/check.h"
-#include "guestio/vhost/wire/message_io.h"
 
 namespace guestio::vhost {
 
@@ -58,40 +58,6 @@ void skip(std::array<iovec, 2>& parts, std::size_t count) {
 }
 
 }  // namespace
-
-Error why_cut_off() noexcept {
-  const UniqueFd probe(::eventfd(0, EFD_CLOEXEC));
-  if (!probe) return Error::from_errno("receive descriptors");
-  return Error::host(EMFILE, "receive descriptors (or a security module refused them)");
-}
-
-Result<> DescriptorList::collect(msghdr& received) noexcept {
-  const bool is_cut_off = (received.msg_flags & MSG_CTRUNC) != 0;
-  bool fits = true;
-  for (cmsghdr* header = CMSG_FIRSTHDR(&received); header != nullptr;
-       header = CMSG_NXTHDR(&received, header)) {
-    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-    const std::size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (std::size_t i = 0; i < count; ++i) {
-      int fd = -1;
-      std::memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(int));
-      UniqueFd owned(fd);
-      if (count_ < items_.size()) {
-        items_[count_++] = std::move(owned);
-      } else {
-        fits = false;
-      }
-    }
-  }
-  if (!fits) return fail(Error::peer_fault("too many descriptors with a message", count_));
-  if (is_cut_off) return fail(why_cut_off());
-  return {};
-}
-
-void DescriptorList::clear() noexcept {
-  for (UniqueFd& item : items_) item.reset();
-  count_ = 0;
-}
 
 Result<MessageSocket> MessageSocket::connect(const std::string& path) {
   sockaddr_un address{};
@@ -172,7 +138,7 @@ Result<> MessageSocket::receive_exactly(std::span<std::byte> to, DescriptorList&
                                         Deadline deadline) {
   while (!to.empty()) {
     iovec part{to.data(), to.size()};
-    ReceivedDescriptors control;
+    DescriptorControlBuffer control;
     msghdr message{};
     message.msg_iov = &part;
     message.msg_iovlen = 1;

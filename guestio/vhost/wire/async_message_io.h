@@ -8,7 +8,7 @@
 #include "guestio/task/stop.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
-#include "guestio/vhost/wire/socket.h"
+#include "guestio/vhost/wire/received_message.h"
 
 /// vhost-user messages over the control thread's ring: what MessageSocket does for a thread that
 /// may block. A front-end that stops in the middle of a message makes only its own session wait.
@@ -31,17 +31,5 @@ enum class Acknowledgement : bool { kNone, kWanted };
 task::Task<Result<>> send_request(uring::Loop& loop, int socket, BackendRequest request,
                                   Acknowledgement acknowledgement,
                                   std::span<const std::byte> payload, task::StopToken token = {});
-
-/// Why the kernel cut descriptors off (MSG_CTRUNC) that there was room for beside the message: it
-/// does not say so, but a descriptor of our own meets the same limit. Always a host failure.
-[[nodiscard]] Error why_cut_off() noexcept;
-
-/// Whether a descriptor that came with a message is a connected stream socket.
-[[nodiscard]] bool is_stream_socket(int fd) noexcept;
-
-/// Whether a descriptor that came with a message is an eventfd. Asks no file system.
-[[nodiscard]] bool is_eventfd(int fd) noexcept;
-/// Whether it is a pipe that has no name. Asks no file system.
-[[nodiscard]] bool is_pipe(int fd) noexcept;
 
 }  // namespace guestio::vhost

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/vhost/session/session_state.h"
+#include "guestio/vhost/wire/partial_message.h"
 
 #include <algorithm>
 #include <cstring>
@@ -7,7 +7,7 @@
 
 namespace guestio::vhost {
 
-Result<PartialMessage> PartialMessage::of(const Message& message) {
+Result<PartialMessage> PartialMessage::copy_of(const Message& message) {
   PartialMessage partial;
   if (message.received == 0) return partial;
   const std::size_t of_header = std::min(message.received, sizeof message.header);
@@ -27,17 +27,17 @@ Result<> PartialMessage::move_to(Message& message) && {
   const std::size_t of_header = std::min(bytes.size(), sizeof message.header);
   if (bytes.empty() || bytes.size() >= sizeof message.header + message.bytes.size() ||
       descriptors.size() > kMaxDescriptors) {
-    return fail(Error::peer_fault("a part of one message", bytes.size()));
+    return fail(Error::peer_fault("partial message is not part of one message", bytes.size()));
   }
   message.descriptors.clear();
   std::memcpy(&message.header, bytes.data(), of_header);
   std::memcpy(message.bytes.data(), bytes.data() + of_header, bytes.size() - of_header);
   for (UniqueFd& descriptor : descriptors) message.descriptors.add(std::move(descriptor));
   message.received = bytes.size();
-  // What is behind one message's end would be lost.
+  // Bytes after the end of the message would be lost.
   if (message.received >= sizeof message.header &&
       message.received >= sizeof message.header + message.header.size) {
-    return fail(Error::peer_fault("a part of one message", bytes.size()));
+    return fail(Error::peer_fault("partial message is not part of one message", bytes.size()));
   }
   return {};
 }

@@ -161,10 +161,10 @@ void Backend::begin_session(UniqueFd socket) {
           .queues = queues_,
           .rest = rest_,
           .ring_features = ring_features_,
-          .fixed = registration_scope_ && !offers_post_copy
-                       ? std::make_shared<registered::MemoryRegistry>(
-                             *registration_scope_, log_, registered_regions(memory_slots_))
-                       : nullptr,
+          .registry = registration_scope_ && !offers_post_copy
+                          ? std::make_shared<registered::MemoryRegistry>(
+                                *registration_scope_, log_, registered_regions(memory_slots_))
+                          : nullptr,
           .offers_post_copy = offers_post_copy,
           .peer_log = log_,
           .relays = relays_,

@@ -70,9 +70,9 @@ Result<std::vector<MemoryRegionState>> MemoryTable::snapshot() const {
   return regions;
 }
 
-Result<std::shared_ptr<const MemoryTable>> MemoryTable::with(const MemoryRegion& region,
-                                                             DescriptorList& descriptors,
-                                                             std::size_t slots) const {
+Result<std::shared_ptr<const MemoryTable>> MemoryTable::with_region(const MemoryRegion& region,
+                                                                    DescriptorList& descriptors,
+                                                                    std::size_t slots) const {
   if (descriptors.size() != 1) {
     return fail(Error::peer_fault("one descriptor for a memory region", descriptors.size()));
   }
@@ -89,7 +89,8 @@ Result<std::shared_ptr<const MemoryTable>> MemoryTable::with(const MemoryRegion&
   return make(std::move(regions), std::move(*memory));
 }
 
-Result<std::shared_ptr<const MemoryTable>> MemoryTable::without(const MemoryRegion& region) const {
+Result<std::shared_ptr<const MemoryTable>> MemoryTable::without_region(
+    const MemoryRegion& region) const {
   auto regions = regions_;
   if (std::erase_if(regions, [&](const auto& other) { return is_same_region(region, other); }) ==
       0) {

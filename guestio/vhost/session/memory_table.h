@@ -48,12 +48,12 @@ class MemoryTable {
 
   /// Maps `region` from the one descriptor, which is closed. Errors: as map(); peer fault when
   /// there are `slots` regions already.
-  Result<std::shared_ptr<const MemoryTable>> with(const MemoryRegion& region,
-                                                  DescriptorList& descriptors,
-                                                  std::size_t slots = kMaxMemorySlots) const;
+  Result<std::shared_ptr<const MemoryTable>> with_region(const MemoryRegion& region,
+                                                         DescriptorList& descriptors,
+                                                         std::size_t slots = kMaxMemorySlots) const;
   /// Takes out the region of this guest address, size and front-end's address; nullptr when it was
   /// the last one. Errors: out of range when there is no such region.
-  Result<std::shared_ptr<const MemoryTable>> without(const MemoryRegion& region) const;
+  Result<std::shared_ptr<const MemoryTable>> without_region(const MemoryRegion& region) const;
 
   /// Without a dirty log, so that rings can be found in it.
   [[nodiscard]] const mem::GuestMemory& memory() const noexcept { return memory_; }

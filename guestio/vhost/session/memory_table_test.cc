@@ -7,6 +7,8 @@
 
 #include <array>
 
+#include "guestio/vhost/wire/message_socket.h"
+
 namespace guestio::vhost {
 namespace {
 

@@ -223,7 +223,7 @@ task::Task<Result<>> RingSetup::start(RingContext context) {
                      .error = std::move(*error),
                      .is_enabled = is_enabled_,
                      .counters = queue_.counters(),
-                     .memory_registry = context.fixed,
+                     .memory_registry = context.registry,
                      .control_loop = &home_,
                      .peer_log = context.peer_log,
                      .on_broken = context.on_broken};
@@ -347,7 +347,7 @@ task::Task<> RingSetup::freeze() {
   }
 }
 
-task::Task<Result<>> RingSetup::resume(RingContext context) {
+task::Task<Result<>> RingSetup::resume_frozen(RingContext context) {
   if (!std::exchange(is_frozen_, false)) co_return Result<>();
   if (!context.memory || !addresses_) {
     is_kick_known_ = false;

@@ -21,10 +21,10 @@ namespace guestio::vhost {
 struct RingContext {
   virtio::FeatureBits features = 0;
   std::shared_ptr<const MemoryTable> memory;
-  std::shared_ptr<const InflightRecord> inflight;     ///< or nothing
-  std::shared_ptr<registered::MemoryRegistry> fixed;  ///< or nothing: memory is not registered
-  std::shared_ptr<const mem::DirtyLog> log;           ///< nothing: nothing is noted
-  const UniqueFd* log_event = nullptr;                ///< or nothing; the session's
+  std::shared_ptr<const InflightRecord> inflight;        ///< or nothing
+  std::shared_ptr<registered::MemoryRegistry> registry;  ///< null: memory is not registered
+  std::shared_ptr<const mem::DirtyLog> log;              ///< nothing: nothing is noted
+  const UniqueFd* log_event = nullptr;                   ///< or nothing; the session's
   std::shared_ptr<PeerLog> peer_log;
   std::function<void()> on_broken = {};  ///< or nothing; called on the ring's thread
 };
@@ -89,7 +89,7 @@ class RingSetup {
   task::Task<> freeze();
   /// Runs again, if it ran: from where it was suspended, or where state() was when it was adopted.
   /// Errors: as start(); the ring is idle then.
-  task::Task<Result<>> resume(RingContext context);
+  task::Task<Result<>> resume_frozen(RingContext context);
   /// Errors: host. Requires: it does not run.
   [[nodiscard]] Result<RingState> snapshot() const;
   /// Takes another's ring over, suspended; its in-band events are the session's. Errors: peer

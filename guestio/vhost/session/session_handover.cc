@@ -1,241 +1,220 @@
 // SPDX-License-Identifier: MIT
-// A session that goes on in another process: how its rings come to a stop, what it is then, and how
-// the other one begins with that.
-#include <algorithm>
+#include "guestio/vhost/session/session_handover.h"
+
+#include <array>
 #include <utility>
 
 #include "guestio/base/check.h"
-#include "guestio/task/event.h"
+#include "guestio/base/log.h"
 #include "guestio/task/scope.h"
-#include "guestio/vhost/session/session.h"
 #include "guestio/vhost/wire/descriptor_kind.h"
 
 namespace guestio::vhost {
 
 namespace {
 
-/// What a front-end shares and has made unusable is told apart from what never made sense.
+/// Tells memory that the front-end made unusable from a contradictory state.
 Error blame_memory(const Error& error) noexcept {
-  const bool is_cut_off =
+  const bool is_truncated =
       error.kind == ErrorKind::kOutOfRange || error.kind == ErrorKind::kPeerFault;
-  return is_cut_off ? Error::make(ErrorKind::kMemoryFault, error.what, error.value, error.limit)
-                    : error;
+  return is_truncated ? Error::make(ErrorKind::kMemoryFault, error.what, error.value, error.limit)
+                      : error;
+}
+
+struct EventDescriptor {
+  RingEvent event;
+  UniqueFd* descriptor;
+};
+
+std::array<EventDescriptor, 3> descriptors_of(RingState& ring) noexcept {
+  return {EventDescriptor{RingEvent::kKick, &ring.kick},
+          EventDescriptor{RingEvent::kCall, &ring.call},
+          EventDescriptor{RingEvent::kError, &ring.error}};
+}
+
+task::Task<> drain_ring(RingSetup& ring, std::vector<std::optional<std::size_t>>& outcomes) {
+  const auto outcome = co_await ring.drain();
+  outcomes.push_back(outcome);
 }
 
 }  // namespace
 
-task::Task<> Session::drain_ring(RingSetup& ring,
-                                 std::vector<std::optional<std::size_t>>& outcomes) {
-  auto pausing = ring.drain();
-  const auto outcome = co_await std::move(pausing);
-  outcomes.push_back(outcome);
-}
-
-task::Task<std::optional<Session::Obstacle>> Session::drain(task::StopToken limit) {
+task::Task<std::optional<SessionHandover::Obstacle>> SessionHandover::drain(task::StopToken limit) {
   std::vector<std::optional<std::size_t>> outcomes;
-  task::Scope pausing;
-  for (const auto& ring : rings_) pausing.spawn(drain_ring(*ring, outcomes));
-  // A ring that is told to go on answers at once, so this ends soon in any case.
+  task::Scope draining;
+  for (const auto& ring : session_.rings) draining.spawn(drain_ring(*ring, outcomes));
+  // A resumed ring ends its drain at once, so this returns soon in any case.
   const task::StopCallback on_limit(limit, [this]() noexcept {
-    for (const auto& ring : rings_) ring->resume();
+    for (const auto& ring : session_.rings) ring->resume();
   });
-  auto all = pausing.join();
-  co_await all;
+  co_await draining.join();
   Obstacle obstacle;
-  for (const auto& waiting : outcomes) {
-    obstacle.is_busy |= !waiting.has_value();
-    obstacle.held_requests += waiting.value_or(0);
+  for (const auto& held : outcomes) {
+    obstacle.is_busy |= !held.has_value();
+    obstacle.held_requests += held.value_or(0);
   }
-  if (inflight_) obstacle.held_requests = 0;
-  // What waits for memory that still arrives waits in this process.
-  obstacle.is_busy |= faults_ != nullptr;
-  // Two processes that read one pipe would lose kicks to each other.
-  auto silencing = relay_.quiesce(limit);
-  const bool is_silent = co_await std::move(silencing);
-  obstacle.is_busy |= !is_silent;
+  if (session_.inflight) obstacle.held_requests = 0;
+  // A request that waits for arriving memory waits in this process.
+  obstacle.is_busy |= postcopy_.is_active();
+  // Two processes reading one pipe would lose each other's kicks.
+  const bool is_quiesced = co_await session_.relay.quiesce(limit);
+  obstacle.is_busy |= !is_quiesced;
   if (obstacle.is_busy || obstacle.held_requests != 0) co_return obstacle;
   co_return std::nullopt;
 }
 
-task::Task<> Session::freeze() {
+task::Task<> SessionHandover::freeze() {
   is_frozen_ = true;
-  for (const auto& ring : rings_) {
-    auto suspending = ring->freeze();
-    co_await std::move(suspending);
-  }
-  for (const auto& ring : inband_) {
-    auto pausing = ring->freeze();
-    co_await std::move(pausing);
-  }
-  auto pausing = channel_.freeze();
-  co_await std::move(pausing);
+  for (const auto& ring : session_.rings) co_await ring->freeze();
+  for (const auto& ring : session_.inband) co_await ring->freeze();
+  co_await session_.back_channel.freeze();
 }
 
-task::Task<Result<>> Session::resume_ring(RingSetup& ring) {
-  if (!uses_device_) {
-    if (auto begun = parts_.device.begin_use(); !begun) co_return begun;
-    uses_device_ = true;
-  }
-  auto resuming = ring.resume(context());
-  co_return co_await std::move(resuming);
-}
-
-task::Task<> Session::resume() {
+task::Task<> SessionHandover::resume() {
   is_frozen_ = false;
-  for (const auto& ring : rings_) {
-    ring->resume();  // one that was only paused
+  for (const auto& ring : session_.rings) {
+    ring->resume();  // from drain()
     if (!ring->is_frozen()) continue;
-    auto resuming = resume_ring(*ring);
-    const auto resumed = co_await std::move(resuming);
+    const auto resumed = co_await session_.resume_ring(*ring);
     if (resumed) continue;
-    log::rate_limited_warning(parts_.peer_log->faults,
-                              "{}: a ring cannot go on, the connection ends: {}",
-                              parts_.peer_log->name, resumed.error().to_string());
-    disconnect();
+    const PeerLog& log = *session_.parts.peer_log;
+    log::rate_limited_warning(session_.parts.peer_log->faults,
+                              "{}: a ring cannot go on, the connection ends: {}", log.name,
+                              resumed.error().to_string());
+    session_.disconnect();
   }
-  for (const auto& ring : inband_) ring->resume();
-  relay_.resume();
-  channel_.resume();
-  note_rings();
+  for (const auto& ring : session_.inband) ring->resume();
+  session_.relay.resume();
+  session_.back_channel.resume();
+  session_.update_device_use();
 }
 
-Result<SessionState> Session::snapshot() const {
-  GUESTIO_CHECK(is_frozen_, "a session that is suspended");
+Result<SessionState> SessionHandover::snapshot() const {
+  GUESTIO_CHECK(is_frozen_, "a frozen session");
   SessionState state;
-  state.features = features_;
-  state.protocol_features = protocol_features_;
-  state.status = device_status();
-  auto socket = duplicate_fd(socket_.get());
+  state.features = session_.features;
+  state.protocol_features = session_.protocol_features;
+  state.status = session_.device_status();
+  auto socket = duplicate_fd(session_.socket.get());
   if (!socket) return fail(socket.error());
   state.socket = std::move(*socket);
-  if (memory_) {
-    auto regions = memory_->snapshot();
-    if (!regions) return fail(regions.error());
-    state.memory = std::move(*regions);
-  }
-  if (inflight_) {
-    auto file = duplicate_fd(inflight_->fd());
+  auto memory = memory_.snapshot();
+  if (!memory) return fail(memory.error());
+  state.memory = std::move(*memory);
+  if (session_.inflight) {
+    auto file = duplicate_fd(session_.inflight->fd());
     if (!file) return fail(file.error());
-    state.inflight = {inflight_->description(), inflight_->kind(), std::move(*file)};
+    state.inflight = {session_.inflight->description(), session_.inflight->kind(),
+                      std::move(*file)};
   }
-  if (log_) {
-    auto file = duplicate_fd(log_file_.get());
-    if (!file) return fail(file.error());
-    state.log = {log_where_, std::move(*file)};
-  }
-  auto event = duplicate_fd(log_event_.get());
-  if (!event) return fail(event.error());
-  state.log_event = std::move(*event);
-  auto channel = channel_.snapshot();
-  if (!channel) return fail(channel.error());
-  state.back_channel = std::move(*channel);
-  auto incoming = PartialMessage::copy_of(message_);
-  if (!incoming) return fail(incoming.error());
-  state.partial_message = std::move(*incoming);
-  for (std::size_t i = 0; i < rings_.size(); ++i) {
-    auto ring = rings_[i]->snapshot();
-    if (!ring) return fail(ring.error());
-    auto inband = inband_[i]->snapshot();
-    if (!inband) return fail(inband.error());
-    ring->inband = std::move(*inband);
-    if (auto added = add_pipes(*ring, static_cast<std::uint16_t>(i)); !added) {
-      return fail(added.error());
-    }
-    state.rings.push_back(std::move(*ring));
+  if (auto added = log_.add_to(state); !added) return fail(added.error());
+  auto back_channel = session_.back_channel.snapshot();
+  if (!back_channel) return fail(back_channel.error());
+  state.back_channel = std::move(*back_channel);
+  auto partial_message = PartialMessage::copy_of(session_.message);
+  if (!partial_message) return fail(partial_message.error());
+  state.partial_message = std::move(*partial_message);
+  for (const auto& ring : session_.rings) {
+    auto ring_state = snapshot_ring(ring->index());
+    if (!ring_state) return fail(ring_state.error());
+    state.rings.push_back(std::move(*ring_state));
   }
   return state;
 }
 
-/// What the front-end gave, in place of the eventfds that stand for it here.
-Result<> Session::add_pipes(RingState& ring, std::uint16_t index) const {
-  for (const auto& [event, descriptor] :
-       {std::pair(RingEvent::kKick, &ring.kick), std::pair(RingEvent::kCall, &ring.call),
-        std::pair(RingEvent::kError, &ring.error)}) {
-    auto pipe = relay_.pipe_of(index, event);
+Result<RingState> SessionHandover::snapshot_ring(std::uint16_t index) const {
+  auto ring = session_.rings[index]->snapshot();
+  if (!ring) return ring;
+  auto inband = session_.inband[index]->snapshot();
+  if (!inband) return fail(inband.error());
+  ring->inband = std::move(*inband);
+  if (auto added = add_pipes(*ring, index); !added) return fail(added.error());
+  return ring;
+}
+
+/// Replaces our eventfds by the front-end's pipes.
+Result<> SessionHandover::add_pipes(RingState& ring, std::uint16_t index) const {
+  for (const auto& [event, descriptor] : descriptors_of(ring)) {
+    auto pipe = session_.relay.pipe_of(index, event);
     if (!pipe) return fail(pipe.error());
     if (*pipe) *descriptor = std::move(*pipe);
   }
   return {};
 }
 
-/// The other way round.
-Result<> Session::restore_pipes(RingState& ring, std::uint16_t index) {
-  for (const auto& [event, descriptor] :
-       {std::pair(RingEvent::kKick, &ring.kick), std::pair(RingEvent::kCall, &ring.call),
-        std::pair(RingEvent::kError, &ring.error)}) {
+/// Replaces the front-end's pipes by eventfds of ours.
+Result<> SessionHandover::restore_pipes(RingState& ring, std::uint16_t index) {
+  for (const auto& [event, descriptor] : descriptors_of(ring)) {
     if (!*descriptor || !is_pipe(descriptor->get())) continue;
-    auto eventfd = relay_.open(index, event, std::move(*descriptor));
+    auto eventfd = session_.relay.open(index, event, std::move(*descriptor));
     if (!eventfd) return fail(eventfd.error());
     *descriptor = std::move(*eventfd);
   }
   return {};
 }
 
-/// What is memory or a file of the front-end's.
-Result<> Session::restore_shared(SessionState& state) {
-  if (!state.memory.empty()) {
-    auto memory = MemoryTable::map(std::move(state.memory));
-    if (!memory) return fail(blame_memory(memory.error()));
-    // The process before may have offered more slots; what it had is kept.
-    (void)count_regions(**memory);
-    use_memory(std::move(*memory));
+/// Memory and files shared by the front-end.
+Result<> SessionHandover::restore_shared(SessionState& state) {
+  if (auto memory = memory_.restore(std::move(state.memory)); !memory) {
+    return fail(blame_memory(memory.error()));
   }
   if (state.inflight) {
-    if (state.inflight->description.num_queues > rings_.size()) {
-      return fail(Error::peer_fault("a record of rings that are offered",
-                                    state.inflight->description.num_queues));
-    }
-    auto record = InflightRecord::map(state.inflight->description, std::move(state.inflight->file),
-                                      state.inflight->kind);
-    if (!record) return fail(blame_memory(record.error()));
-    inflight_ = std::move(*record);
+    if (auto inflight = restore_inflight(std::move(*state.inflight)); !inflight) return inflight;
   }
-  if (state.log) {
-    if (auto used = use_log(state.log->description, std::move(state.log->file)); !used) {
-      return fail(blame_memory(used.error()));
-    }
+  if (auto log = log_.restore_log(std::move(state.log)); !log) {
+    return fail(blame_memory(log.error()));
   }
-  if (state.log_event && !is_eventfd(state.log_event.get())) {
-    return fail(Error::peer_fault("a log's event is an eventfd"));
+  return log_.set_event(std::move(state.log_event));
+}
+
+Result<> SessionHandover::restore_inflight(SessionState::Inflight state) {
+  if (state.description.num_queues > session_.rings.size()) {
+    return fail(Error::peer_fault("in-flight record for more rings than offered",
+                                  state.description.num_queues));
   }
-  log_event_ = std::move(state.log_event);
+  auto record = InflightRecord::map(state.description, std::move(state.file), state.kind);
+  if (!record) return fail(blame_memory(record.error()));
+  session_.inflight = std::move(*record);
   return {};
 }
 
-Result<> Session::restore_rings(std::vector<RingState> rings) {
-  if (rings.size() != rings_.size()) {
-    return fail(Error::peer_fault("a session of as many rings as are offered", rings.size()));
+Result<> SessionHandover::restore_rings(std::vector<RingState> rings) {
+  if (rings.size() != session_.rings.size()) {
+    return fail(Error::peer_fault("session state has not as many rings as offered", rings.size()));
   }
   for (std::size_t i = 0; i < rings.size(); ++i) {
-    if ((rings[i].features & ~offered_features()) != 0) {
+    if ((rings[i].features & ~session_.offered_features()) != 0) {
       return fail(ErrorKind::kUnsupported, "features of a ring", rings[i].features);
     }
-    auto inband = std::move(rings[i].inband);
-    if (auto adopted = inband_[i]->restore(std::move(inband)); !adopted) return adopted;
-    if (auto adopted = restore_pipes(rings[i], static_cast<std::uint16_t>(i)); !adopted) {
-      return adopted;
-    }
-    if (auto adopted = rings_[i]->restore(std::move(rings[i])); !adopted) return adopted;
+    auto inband = session_.inband[i]->restore(std::move(rings[i].inband));
+    if (!inband) return inband;
+    auto pipes = restore_pipes(rings[i], static_cast<std::uint16_t>(i));
+    if (!pipes) return pipes;
+    auto ring = session_.rings[i]->restore(std::move(rings[i]));
+    if (!ring) return ring;
   }
   return {};
 }
 
-Result<> Session::restore(SessionState state) {
-  if ((state.features & ~offered_features()) != 0) {
+Result<> SessionHandover::restore(SessionState state) {
+  if ((state.features & ~session_.offered_features()) != 0) {
     return fail(ErrorKind::kUnsupported, "features of a session", state.features);
   }
-  if ((state.protocol_features & ~offered_protocol_features()) != 0) {
+  if ((state.protocol_features & ~session_.offered_protocol_features()) != 0) {
     return fail(ErrorKind::kUnsupported, "protocol features of a session", state.protocol_features);
   }
-  features_ = state.features;
-  protocol_features_ = state.protocol_features;
-  status_ = state.status;
-  condition_->needs_reset = (state.status & virtio::kStatusNeedsReset) != 0;
-  if (auto adopted = std::move(state.partial_message).move_to(message_); !adopted) return adopted;
+  session_.features = state.features;
+  session_.protocol_features = state.protocol_features;
+  session_.status = state.status;
+  session_.condition->needs_reset = (state.status & virtio::kStatusNeedsReset) != 0;
+  auto message = std::move(state.partial_message).move_to(session_.message);
+  if (!message) return message;
   if (state.back_channel) {
-    if (auto adopted = channel_.restore(std::move(*state.back_channel)); !adopted) return adopted;
+    auto back_channel = session_.back_channel.restore(std::move(*state.back_channel));
+    if (!back_channel) return back_channel;
   }
-  if (auto adopted = restore_rings(std::move(state.rings)); !adopted) return adopted;
+  auto rings = restore_rings(std::move(state.rings));
+  if (!rings) return rings;
   is_frozen_ = true;
   return restore_shared(state);
 }

@@ -31,7 +31,7 @@ Userfaultfd::~Userfaultfd() {
   }
 }
 
-Result<> Userfaultfd::watch(const mem::GuestMemory& memory) {
+Result<> Userfaultfd::register_memory(const mem::GuestMemory& memory) {
   for (const mem::RegionInfo& region : memory.regions()) {
     // The mapping consists of whole pages, of which the region may be a part.
     const auto first = reinterpret_cast<std::uintptr_t>(region.host);

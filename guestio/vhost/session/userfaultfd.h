@@ -31,7 +31,7 @@ class Userfaultfd {
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
   /// From now on pages of this memory that are missing are waited for. What was watched before
   /// stays so. Errors: host.
-  Result<> watch(const mem::GuestMemory& memory);
+  Result<> register_memory(const mem::GuestMemory& memory);
 
  private:
   struct Stretch {

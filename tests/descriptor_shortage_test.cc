@@ -160,14 +160,14 @@ TEST_F(DescriptorShortageTest, Rule48AShortageIsAHostFailureOfItsDiskOnly) {
   EXPECT_EQ(set.error().kind, ErrorKind::kClosed) << set.error().to_string();
   auto second = vhost::Frontend::connect(socket_, {.deadline = std::chrono::seconds(60)});
   ASSERT_TRUE(second.has_value());
-  EXPECT_TRUE(backend_->wait_for_output("one: host failure: a front-end waits"))
+  EXPECT_TRUE(backend_->wait_for_output("one: host failure: front-end not accepted yet"))
       << backend_->output();
   expect_service();
   limit_to(1024);
   ASSERT_TRUE(second->negotiate(vhost::kFeatureProtocolFeatures, kWithSlots));
   EXPECT_TRUE(second->set_mem_table(std::span(&region, 1)));
   EXPECT_TRUE(
-      has_logged("one: host failure: connection to the front-end ends: receive descriptors: Too "
+      has_logged("one: host failure: connection ends: receive descriptors: Too "
                  "many open files (limit 3: raise LimitNOFILE= or ulimit -n)"))
       << backend_->output();
   EXPECT_FALSE(has_logged("protocol violation")) << backend_->output();

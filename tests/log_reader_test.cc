@@ -181,8 +181,8 @@ TEST_F(LinesOfTwoDisksTest, EachFailureNamesItsDisk) {
   stop();
   expect_each_line_names_its_disk();
   for (const char* text :
-       {"whole block", "iopoll is left out", "serves ", "a guest's request failed",
-        "refused message", "the disk fails", "no request waits"}) {
+       {"whole block", "iopoll is left out", "serves ", "a guest's request failed", "refused ",
+        "the disk fails", "no request waits"}) {
     expect_of_both(text);
   }
 }

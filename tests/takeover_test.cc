@@ -152,7 +152,7 @@ TEST_F(TakeoverTest, APartialMessageIsCompletedAfterwards) {
   const vhost::MessageHeader question{1, vhost::kMessageVersion, 0};
   const auto bytes = std::as_bytes(std::span(&question, 1));
   ASSERT_EQ(::send(socket.get(), bytes.data(), 5, MSG_NOSIGNAL), 5);
-  ASSERT_TRUE(backend_->wait_for_output("a front-end is here"));
+  ASSERT_TRUE(backend_->wait_for_output("front-end connected"));
   take_over();
   take_over();
   ASSERT_EQ(::send(socket.get(), bytes.data() + 5, bytes.size() - 5, MSG_NOSIGNAL), 7);

@@ -66,7 +66,7 @@ def run(workshop, guestio_blk, kernel, initramfs, rounds, images):
             raise Failure("there was no packed ring")
         print(f"    {backend.name}: killed {rounds} times; queues with requests in flight then: "
               f"{text.count('are done again')}; replaced {replacements} times")  # fmt: skip
-        if text[marks[backend.name] :].count("the front-end is gone") != 1:
+        if text[marks[backend.name] :].count("front-end disconnected") != 1:
             raise Failure(f"{backend.name}: QEMU left before the guest's end")
     print(f"    from start to serving: median {statistics.median(starts):.0f} ms, most"
           f" {max(starts):.0f} ms")  # fmt: skip

@@ -11,166 +11,169 @@
 namespace guestio::vhost {
 
 void BackChannel::open(UniqueFd socket, Acknowledgement acknowledgement) {
-  GUESTIO_CHECK(!is_open(), "one conversation at a time");
-  conversation_.emplace(std::move(socket), acknowledgement);
-  answer_.received = 0;
-  talking_.spawn(talk());
+  GUESTIO_CHECK(!is_open(), "a closed back channel");
+  connection_.emplace(std::move(socket), acknowledgement);
+  acknowledgement_.received = 0;
+  running_.spawn(run());
 }
 
 task::Task<> BackChannel::close() {
   if (!is_open()) co_return;
-  conversation_->stop->request_stop();
-  // Ends what is being sent or waited for.
-  ::shutdown(conversation_->socket.get(), SHUT_RDWR);
-  co_await talking_.join();
-  conversation_.reset();
-  has_config_changed_ = false;
+  connection_->stop->request_stop();
+  // Ends a send or receive in progress.
+  ::shutdown(connection_->socket.get(), SHUT_RDWR);
+  co_await running_.join();
+  connection_.reset();
+  is_config_change_pending_ = false;
 }
 
 task::Task<> BackChannel::freeze() {
   if (!is_open()) co_return;
-  conversation_->stop->request_stop();
-  co_await talking_.join();
+  connection_->stop->request_stop();
+  co_await running_.join();
 }
 
 void BackChannel::resume() {
-  if (!is_open() || talking_.running() != 0) return;
-  conversation_->stop = std::make_unique<task::StopSource>();
-  if (!conversation_->is_violated) talking_.spawn(talk());
+  if (!is_open() || running_.running() != 0) return;
+  connection_->stop = std::make_unique<task::StopSource>();
+  if (!connection_->is_violated) running_.spawn(run());
 }
 
 Result<std::optional<BackChannelState>> BackChannel::snapshot() const {
   if (!is_open()) return std::nullopt;
-  auto socket = duplicate_fd(conversation_->socket.get());
+  auto socket = duplicate_fd(connection_->socket.get());
   if (!socket) return fail(socket.error());
-  const auto awaited = conversation_->awaits_answer;
-  auto answer = awaited ? PartialMessage::copy_of(answer_) : PartialMessage();
-  if (!answer) return fail(answer.error());
+  const auto awaited = connection_->awaited_request;
+  auto partial = awaited ? PartialMessage::copy_of(acknowledgement_) : PartialMessage();
+  if (!partial) return fail(partial.error());
   BackChannelState state{
       .socket = std::move(*socket),
-      .wants_acknowledgement = conversation_->acknowledgement == Acknowledgement::kWanted,
-      .is_usable = !conversation_->is_violated,
-      .is_config_change_pending = has_config_changed_,
+      .wants_acknowledgement = connection_->acknowledgement == Acknowledgement::kWanted,
+      .is_usable = !connection_->is_violated,
+      .is_config_change_pending = is_config_change_pending_,
       .awaits_acknowledgement = awaited.has_value(),
       .awaited_request = awaited ? std::to_underlying(*awaited) : 0,
-      .partial_acknowledgement = std::move(*answer)};
-  for (std::size_t i = 0; i < broken_.size(); ++i) {
-    if (broken_.test(i)) state.pending_errors.push_back(static_cast<std::uint16_t>(i));
+      .partial_acknowledgement = std::move(*partial)};
+  for (std::size_t i = 0; i < pending_errors_.size(); ++i) {
+    if (pending_errors_.test(i)) state.pending_errors.push_back(static_cast<std::uint16_t>(i));
   }
   return state;
 }
 
 Result<> BackChannel::restore(BackChannelState state) {
-  GUESTIO_CHECK(!is_open(), "one conversation at a time");
+  GUESTIO_CHECK(!is_open(), "a closed back channel");
   if (!is_stream_socket(state.socket.get())) {
-    return fail(Error::peer_fault("a stream socket for the backend's requests"));
+    return fail(Error::peer_fault("back channel is not a connected stream socket"));
   }
   for (const std::uint16_t ring : state.pending_errors) {
-    if (ring >= broken_.size()) return fail(Error::peer_fault("a ring that can be told of", ring));
-    broken_.set(ring);
+    if (ring >= pending_errors_.size()) {
+      return fail(Error::peer_fault("pending VRING_ERR for a ring index out of range", ring));
+    }
+    pending_errors_.set(ring);
   }
-  answer_.received = 0;
-  if (auto moved = std::move(state.partial_acknowledgement).move_to(answer_); !moved) return moved;
-  conversation_.emplace(std::move(state.socket), state.wants_acknowledgement
-                                                     ? Acknowledgement::kWanted
-                                                     : Acknowledgement::kNone);
-  conversation_->is_violated = !state.is_usable;
+  acknowledgement_.received = 0;
+  auto moved = std::move(state.partial_acknowledgement).move_to(acknowledgement_);
+  if (!moved) return moved;
+  connection_.emplace(std::move(state.socket), state.wants_acknowledgement
+                                                   ? Acknowledgement::kWanted
+                                                   : Acknowledgement::kNone);
+  connection_->is_violated = !state.is_usable;
   if (state.awaits_acknowledgement) {
-    conversation_->awaits_answer = static_cast<BackendRequest>(state.awaited_request);
+    connection_->awaited_request = static_cast<BackendRequest>(state.awaited_request);
   }
-  has_config_changed_ = state.is_config_change_pending;
+  is_config_change_pending_ = state.is_config_change_pending;
   return {};
 }
 
-void BackChannel::report_config_changed() noexcept {
+void BackChannel::notify_config_changed() noexcept {
   if (!is_usable()) return;
-  has_config_changed_ = true;
-  news_.set();
+  is_config_change_pending_ = true;
+  pending_.set();
 }
 
-void BackChannel::tell_called(std::uint16_t ring) noexcept {
-  called_.set(ring);
-  news_.set();
+void BackChannel::signal_call(std::uint16_t ring) noexcept {
+  pending_calls_.set(ring);
+  pending_.set();
 }
 
 void BackChannel::signal_error(std::uint16_t ring) noexcept {
-  broken_.set(ring);
-  news_.set();
+  pending_errors_.set(ring);
+  pending_.set();
 }
 
 void BackChannel::set_suspended(bool is_suspended) noexcept {
   is_suspended_ = is_suspended;
-  if (has_news()) news_.set();
+  if (has_pending()) pending_.set();
 }
 
-task::Task<> BackChannel::talk() {
-  const task::StopToken stop = conversation_->stop->token();
+task::Task<> BackChannel::run() {
+  const task::StopToken stop = connection_->stop->token();
   while (!stop.stop_requested()) {
-    if (!conversation_->awaits_answer && !has_news()) {
-      news_.reset();
-      (void)co_await news_.wait(stop);
+    if (!connection_->awaited_request && !has_pending()) {
+      pending_.reset();
+      (void)co_await pending_.wait(stop);
       continue;
     }
-    auto saying = conversation_->awaits_answer ? hear_answer() : send_next();
-    const auto said = co_await std::move(saying);
-    if (said || said.error().kind == ErrorKind::kCancelled) continue;
-    if (stop.stop_requested() && said.error().kind == ErrorKind::kClosed) continue;
-    log::rate_limited_warning(log_->faults, "{}: the front-end does not hear what we tell it: {}",
-                              log_->name, said.error().to_string());
-    // Whatever comes next would be read as something else.
-    if (said.error().kind == ErrorKind::kUnsupported) continue;
-    conversation_->is_violated = true;
+    auto step = connection_->awaited_request ? receive_acknowledgement() : send_next();
+    const auto done = co_await std::move(step);
+    if (done || done.error().kind == ErrorKind::kCancelled) continue;
+    if (stop.stop_requested() && done.error().kind == ErrorKind::kClosed) continue;
+    log::rate_limited_warning(log_->faults, "{}: message to the front-end failed: {}", log_->name,
+                              done.error().to_string());
+    // After a refusal the stream is intact. After any other error it may be inside a message.
+    if (done.error().kind == ErrorKind::kUnsupported) continue;
+    connection_->is_violated = true;
     co_return;
   }
 }
 
-/// Requires: has_news().
+/// Requires: has_pending().
 task::Task<Result<>> BackChannel::send_next() {
-  if (std::exchange(has_config_changed_, false)) {
-    auto saying = say(BackendRequest::kConfigChangeMsg, {});
-    const auto said = co_await std::move(saying);
-    has_config_changed_ |= !said && said.error().kind == ErrorKind::kCancelled;
-    co_return said;
+  if (std::exchange(is_config_change_pending_, false)) {
+    const auto sent = co_await send(BackendRequest::kConfigChangeMsg, {});
+    is_config_change_pending_ |= !sent && sent.error().kind == ErrorKind::kCancelled;
+    co_return sent;
   }
-  // A ring that is broken is news that a call for another one can wait for.
-  Rings& rings = broken_.any() ? broken_ : called_;
-  const auto request = broken_.any() ? BackendRequest::kVringErr : BackendRequest::kVringCall;
-  // Each in its turn: a ring that is called all the time does not keep another one's back.
-  do turn_ = static_cast<std::uint16_t>((turn_ + 1) % kMaxQueues);
-  while (!rings.test(turn_));
-  rings.reset(turn_);
-  const VringState ring{.index = turn_, .num = 0};
-  auto saying = say(request, std::as_bytes(std::span(&ring, 1)));
-  const auto said = co_await std::move(saying);
-  if (!said && said.error().kind == ErrorKind::kCancelled) rings.set(ring.index);
-  co_return said;
+  // An error takes precedence over calls for other rings.
+  RingSet& rings = pending_errors_.any() ? pending_errors_ : pending_calls_;
+  const auto request =
+      pending_errors_.any() ? BackendRequest::kVringErr : BackendRequest::kVringCall;
+  // Round robin: a ring with constant calls does not starve another one.
+  do last_ring_ = static_cast<std::uint16_t>((last_ring_ + 1) % kMaxQueues);
+  while (!rings.test(last_ring_));
+  rings.reset(last_ring_);
+  const VringState ring{.index = last_ring_, .num = 0};
+  const auto sent = co_await send(request, std::as_bytes(std::span(&ring, 1)));
+  if (!sent && sent.error().kind == ErrorKind::kCancelled) rings.set(ring.index);
+  co_return sent;
 }
 
-/// Errors also: cancelled, when nothing was said.
-task::Task<Result<>> BackChannel::say(BackendRequest request, std::span<const std::byte> payload) {
-  const int socket = conversation_->socket.get();
-  auto sending = send_request(home_, socket, request, conversation_->acknowledgement, payload,
-                              conversation_->stop->token());
-  const auto sent = co_await std::move(sending);
-  if (sent && conversation_->acknowledgement == Acknowledgement::kWanted) {
-    conversation_->awaits_answer = request;
+/// Errors also: cancelled, when nothing was sent.
+task::Task<Result<>> BackChannel::send(BackendRequest request, std::span<const std::byte> payload) {
+  const auto sent =
+      co_await send_request(home_, connection_->socket.get(), request, connection_->acknowledgement,
+                            payload, connection_->stop->token());
+  if (sent && connection_->acknowledgement == Acknowledgement::kWanted) {
+    connection_->awaited_request = request;
   }
   co_return sent;
 }
 
-/// Errors also: unsupported, when the front-end refuses.
-task::Task<Result<>> BackChannel::hear_answer() {
-  auto receiving =
-      receive_message(home_, conversation_->socket.get(), answer_, conversation_->stop->token());
-  const auto received = co_await std::move(receiving);
+/// Errors also: unsupported, when the front-end refused the request.
+task::Task<Result<>> BackChannel::receive_acknowledgement() {
+  const auto received = co_await receive_message(home_, connection_->socket.get(), acknowledgement_,
+                                                 connection_->stop->token());
   if (!received) co_return received;
-  answer_.descriptors.clear();
-  const auto asked = *std::exchange(conversation_->awaits_answer, std::nullopt);
-  const auto code = answer_.as<std::uint64_t>();
-  if (answer_.header.request != std::to_underlying(asked) || !code) {
-    co_return fail(Error::peer_fault("an answer to ours", answer_.header.request));
+  acknowledgement_.descriptors.clear();
+  const auto request = *std::exchange(connection_->awaited_request, std::nullopt);
+  const auto code = acknowledgement_.as<std::uint64_t>();
+  if (acknowledgement_.header.request != std::to_underlying(request) || !code) {
+    co_return fail(Error::peer_fault("back channel message is not the awaited acknowledgement",
+                                     acknowledgement_.header.request));
   }
-  if (*code != 0) co_return fail(ErrorKind::kUnsupported, "a front-end that takes it", *code);
+  if (*code != 0) {
+    co_return fail(ErrorKind::kUnsupported, "request refused by the front-end", *code);
+  }
   co_return Result<>();
 }
 

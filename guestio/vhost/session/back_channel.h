@@ -33,14 +33,13 @@ struct BackChannelState {
   std::vector<std::uint16_t> pending_errors{};  ///< rings whose VRING_ERR is not sent yet
 };
 
-/// What the backend tells the front-end unasked, over the socket that came with SET_BACKEND_REQ_FD.
+/// Sends the backend's requests to the front-end, over the socket of SET_BACKEND_REQ_FD.
 ///
-/// News of one kind that come while the front-end has not taken the last are one message: a
-/// front-end that reads slowly, or never, costs no memory and makes nobody wait. With
-/// acknowledgements one message is out at a time.
-/// A front-end that answers with nonsense hears nothing more.
+/// Requests of one kind coalesce until the front-end takes them: a front-end that reads slowly, or
+/// never, costs no memory and delays nobody. With acknowledgements, one request is outstanding at a
+/// time. A malformed acknowledgement ends the sending.
 ///
-/// Threads: the control thread, which runs `home`. Lifetime: close() before it is destroyed.
+/// Threads: the control thread, which runs `home`. Lifetime: close() before the destructor.
 class BackChannel {
  public:
   BackChannel(uring::Loop& home, std::shared_ptr<PeerLog> log) noexcept
@@ -49,70 +48,69 @@ class BackChannel {
   BackChannel& operator=(const BackChannel&) = delete;
   ~BackChannel() = default;
 
-  /// Talks over `socket` from now on. Requires: it is closed.
+  /// Sends over `socket` from now on. Requires: closed.
   void open(UniqueFd socket, Acknowledgement acknowledgement);
-  [[nodiscard]] bool is_open() const noexcept { return conversation_.has_value(); }
-  /// Open, and the front-end has kept to the rules so far.
-  [[nodiscard]] bool is_usable() const noexcept { return is_open() && !conversation_->is_violated; }
-  /// Ends the connection and forgets what was not said.
+  [[nodiscard]] bool is_open() const noexcept { return connection_.has_value(); }
+  /// Open, without a protocol violation by the front-end so far.
+  [[nodiscard]] bool is_usable() const noexcept { return is_open() && !connection_->is_violated; }
+  /// Ends the connection and drops pending requests.
   task::Task<> close();
 
-  // For another process that is to go on with the conversation. All may be called when it is
-  // closed.
+  // Takeover by another process. All four may be called on a closed channel.
 
-  /// Says nothing more, and waits for no answer; nothing is lost.
+  /// Stops sending and receiving; nothing is lost.
   task::Task<> freeze();
   void resume();
-  /// Errors: host. Requires: paused.
+  /// Errors: host. Requires: frozen.
   [[nodiscard]] Result<std::optional<BackChannelState>> snapshot() const;
-  /// Takes a conversation over, paused. Errors: peer fault (it makes no sense). Requires: closed.
+  /// Continues the connection of another process, frozen. Errors: peer fault. Requires: closed.
   Result<> restore(BackChannelState state);
 
-  /// Sends CONFIG_CHANGE_MSG, or keeps it while the device is suspended. Without a connection
-  /// nothing is kept: a front-end reads the configuration when it sets the device up.
-  void report_config_changed() noexcept;
-  // For rings whose front-end takes events as messages. Both are kept until they can be said: an
-  // event that is lost would leave a driver waiting.
+  /// Sends CONFIG_CHANGE_MSG, or keeps it while the device is suspended. Without effect on a closed
+  /// channel: a front-end reads the configuration during its set-up.
+  void notify_config_changed() noexcept;
+
+  // For rings with in-band notifications. Both are kept until sent: a lost event would leave a
+  // driver waiting.
 
   /// Sends VRING_CALL for a ring. Requires: index < kMaxQueues.
-  void tell_called(std::uint16_t ring) noexcept;
+  void signal_call(std::uint16_t ring) noexcept;
   /// Sends VRING_ERR for a ring. Requires: index < kMaxQueues.
   void signal_error(std::uint16_t ring) noexcept;
-  /// While no ring runs a backend has to keep its news to itself (vhost-user, "Suspended device
-  /// state").
+  /// A backend sends nothing while no ring runs (vhost-user, "Suspended device state").
   void set_suspended(bool is_suspended) noexcept;
 
  private:
-  struct Conversation {
+  struct Connection {
     UniqueFd socket;
     Acknowledgement acknowledgement;
     std::unique_ptr<task::StopSource> stop = std::make_unique<task::StopSource>();
-    bool is_violated = false;                          // by nonsense
-    std::optional<BackendRequest> awaits_answer = {};  // to this
+    bool is_violated = false;                            // by the front-end
+    std::optional<BackendRequest> awaited_request = {};  // its acknowledgement is outstanding
   };
 
-  /// What is to be said about rings.
-  using Rings = std::bitset<kMaxQueues>;
+  using RingSet = std::bitset<kMaxQueues>;
 
-  task::Task<> talk();
+  task::Task<> run();
   task::Task<Result<>> send_next();
-  task::Task<Result<>> say(BackendRequest request, std::span<const std::byte> payload);
-  task::Task<Result<>> hear_answer();
-  [[nodiscard]] bool has_news() const noexcept {
-    return !is_suspended_ && (has_config_changed_ || called_.any() || broken_.any());
+  task::Task<Result<>> send(BackendRequest request, std::span<const std::byte> payload);
+  task::Task<Result<>> receive_acknowledgement();
+  [[nodiscard]] bool has_pending() const noexcept {
+    return !is_suspended_ &&
+           (is_config_change_pending_ || pending_calls_.any() || pending_errors_.any());
   }
 
   uring::Loop& home_;
   const std::shared_ptr<PeerLog> log_;
-  std::optional<Conversation> conversation_;
-  bool has_config_changed_ = false;
-  Rings called_;
-  Rings broken_;
-  std::uint16_t turn_ = 0;  // the ring that was spoken of last
+  std::optional<Connection> connection_;
+  bool is_config_change_pending_ = false;
+  RingSet pending_calls_;
+  RingSet pending_errors_;
+  std::uint16_t last_ring_ = 0;  // of the last VRING_CALL or VRING_ERR
   bool is_suspended_ = true;
-  task::Event news_;
-  task::Scope talking_;
-  Message answer_;
+  task::Event pending_;
+  task::Scope running_;
+  Message acknowledgement_;
 };
 
 }  // namespace guestio::vhost

@@ -14,8 +14,8 @@ namespace guestio::vhost {
 
 namespace {
 
-/// Errors of accept() that pass: a peer that was gone at once, or a lack of descriptors or memory.
-bool is_passing(std::int32_t result) noexcept {
+/// Temporary errors of accept(): an already closed connection, or a lack of descriptors or memory.
+bool is_temporary(std::int32_t result) noexcept {
   return result == -EINTR || result == -EAGAIN || result == -ECONNABORTED || result == -EMFILE ||
          result == -ENFILE || result == -ENOBUFS || result == -ENOMEM || result == -EPROTO;
 }
@@ -24,11 +24,12 @@ bool is_shortage(std::int32_t result) noexcept {
   return result == -EMFILE || result == -ENFILE || result == -ENOBUFS || result == -ENOMEM;
 }
 
-// Between two tries to accept while this process lacks something.
-constexpr std::chrono::milliseconds kShortestPause(10);
-constexpr std::chrono::milliseconds kLongestPause(200);
+// Delay between attempts to accept during a shortage.
+constexpr std::chrono::milliseconds kMinBackoff(10);
+constexpr std::chrono::milliseconds kMaxBackoff(200);
 
-/// Regions that are registered with the kernel, of so many. Most front-ends have fewer than four.
+/// Memory regions registered with the kernel, out of `memory_slots`. Most front-ends have fewer
+/// than four.
 std::size_t registered_regions(std::size_t memory_slots) noexcept {
   return std::clamp<std::size_t>(memory_slots / 8, 4, registered::MemoryRegistry::kMaxRegistered);
 }
@@ -44,21 +45,21 @@ Result<std::unique_ptr<Backend>> Backend::create(const Parts& parts, std::uint16
     if (!queue) return fail(queue.error());
     self->queues_.push_back(std::move(*queue));
   }
-  self->share_threads();
+  self->join_threads();
   return self;
 }
 
 std::size_t Backend::max_descriptors(const Capacity& capacity) noexcept {
-  // The connection, the way back, what comes beside one message, the in-flight record and the one
-  // that takes its place, log and event and those that take their place, a userfaultfd.
+  // The connection, the back channel, the descriptors of one message, the in-flight record and its
+  // replacement, log and event and their replacements, a userfaultfd.
   constexpr std::size_t kSession = 1 + 1 + (kMaxDescriptors + 2) + 3 + 4 + 1;
-  // Kick, call and error; the ring's own kick and the one before; three that signal and those that
-  // take their place; copies while the ring starts; three that stand for messages.
+  // Kick, call and error; the ring's own kick and the previous one; three notifiers and their
+  // replacements; copies while the ring starts; three in-band eventfds.
   constexpr std::size_t kRing = 3 + 2 + 6 + 2 + 3;
-  // A pipe and an event for each of a ring's three, and those of threads that are stalled.
+  // A pipe and an eventfd for each of a ring's three, and those of stalled threads.
   constexpr std::size_t kRelay = 2;
   const std::size_t relays = (RelayCount::kMaxRelays + 1) * (kRelay + 6 * capacity.queues);
-  // Each region of memory is a file; registered ones have two descriptors more.
+  // Each memory region has a file; a registered one has two descriptors more.
   const std::size_t regions =
       capacity.memory_slots + Session::kMaxStaleRegions +
       (capacity.registers_memory ? 2 * registered_regions(capacity.memory_slots) : 0);
@@ -71,8 +72,8 @@ Backend::~Backend() {
   }
 }
 
-/// With other disks, each of which may register its share.
-void Backend::share_threads() {
+/// Announces this disk to its threads: each disk of a thread may register its share of memory.
+void Backend::join_threads() {
   for (const auto& queue : queues_) {
     QueueThread& thread = queue->thread();
     if (std::ranges::find(threads_, &thread) != threads_.end()) continue;
@@ -88,9 +89,9 @@ task::Task<std::int32_t> Backend::accept_one(int listening_socket) {
                                    either.token());
 }
 
-void Backend::tell_shortage(const Error& cause) {
-  log::rate_limited_warning(log_->faults, "{}: host failure: a front-end waits: {}", log_->name,
-                            cause.to_string());
+void Backend::log_shortage(const Error& cause) {
+  log::rate_limited_warning(log_->faults, "{}: host failure: front-end not accepted yet: {}",
+                            log_->name, cause.to_string());
 }
 
 task::Task<Result<>> Backend::accept_all(int listening_socket) {
@@ -99,7 +100,7 @@ task::Task<Result<>> Backend::accept_all(int listening_socket) {
     co_await std::move(running);
   }
   Result<> outcome;
-  auto backoff = kShortestPause;
+  auto backoff = kMinBackoff;
   while (!stop_.stop_requested()) {
     if (rest_.is_requested()) {
       auto resting = rest_.rest();
@@ -109,14 +110,14 @@ task::Task<Result<>> Backend::accept_all(int listening_socket) {
     auto accepting = accept_one(listening_socket);
     const std::int32_t accepted = co_await std::move(accepting);
     if (accepted == -ECANCELED) continue;
-    if (is_passing(accepted)) {
-      if (is_shortage(accepted)) tell_shortage(Error::host(-accepted, "accept a front-end"));
-      // The socket stays ready as long as the lack lasts.
+    if (is_temporary(accepted)) {
+      if (is_shortage(accepted)) log_shortage(Error::host(-accepted, "accept a front-end"));
+      // The socket stays readable during the shortage.
       (void)co_await uring::sleep(home_, backoff, stop_.token());
-      backoff = std::min(2 * backoff, kLongestPause);
+      backoff = std::min(2 * backoff, kMaxBackoff);
       continue;
     }
-    backoff = kShortestPause;
+    backoff = kMinBackoff;
     if (accepted < 0) {
       outcome = fail(Error::host(-accepted, "accept a front-end"));
       break;
@@ -146,12 +147,12 @@ task::Task<> Backend::serve_restored() {
 
 void Backend::register_guest_memory(registered::RegistrationScope extent) noexcept {
   registration_scope_ = extent;
-  // The kernel is asked once, and now: later there may be no descriptors to ask it with.
+  // Probes the kernel once, now: later the descriptors for it may be missing.
   (void)uring::PinnedBuffers::can_clone();
 }
 
 void Backend::begin_session(UniqueFd socket) {
-  log::rate_limited_info(log_->connections, "{}: a front-end is here", log_->name);
+  log::rate_limited_info(log_->connections, "{}: front-end connected", log_->name);
   const bool offers_post_copy =
       offers_post_copy_ && registration_scope_ != registered::RegistrationScope::kAll;
   session_ = std::make_unique<Session>(
@@ -176,7 +177,7 @@ task::Task<> Backend::run_session() {
   auto running = session_->run();
   co_await std::move(running);
   session_.reset();
-  log::rate_limited_info(log_->connections, "{}: the front-end is gone", log_->name);
+  log::rate_limited_info(log_->connections, "{}: front-end disconnected", log_->name);
 }
 
 task::Task<bool> Backend::quiesce(task::StopToken limit, task::StopToken last_limit) {
@@ -184,7 +185,7 @@ task::Task<bool> Backend::quiesce(task::StopToken limit, task::StopToken last_li
   auto reached = rest_.reached(limit);
   (void)co_await reached;
   if (!rest_.is_reached() && session_ && session_->is_replying()) {
-    log::warning("{}: the front-end takes no answers, its connection ends", log_->name);
+    log::warning("{}: connection ends: the front-end does not read its replies", log_->name);
     session_->disconnect();
     auto reached_at_last = rest_.reached(last_limit);
     (void)co_await reached_at_last;
@@ -212,7 +213,7 @@ Result<std::optional<SessionState>> Backend::snapshot() const {
 }
 
 task::Task<> Backend::resume() {
-  // A session that has not come to rest is in the middle of something, and no ring was touched.
+  // A session that is not quiesced is inside a message, and none of its rings was drained.
   if (session_ && (rest_.is_reached() || session_->is_frozen())) {
     auto going_on = session_->resume();
     co_await std::move(going_on);

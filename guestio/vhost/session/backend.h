@@ -18,20 +18,20 @@
 
 namespace guestio::vhost {
 
-/// Serves one device to one front-end after another. The others wait in the listening socket's line
+/// Serves one device to one front-end at a time. Others wait in the backlog of the listening socket
 /// meanwhile and disturb nobody.
 ///
-/// Threads: the control thread, which runs `home`. Lifetime: what it was made from outlives it.
+/// Threads: the control thread, which runs `home`. Lifetime: its parts outlive it.
 class Backend {
  public:
   struct Parts {
     uring::Loop& home;
     virtio::Device& device;
     QueueThreads& threads;
-    std::string name = "disk";  ///< the subject of log lines, as in "disk root"
+    std::string name = "disk";  ///< prefix of log lines, such as "disk root"
   };
 
-  /// Gives each of `queues` virtqueues its place on one of the threads, in turn.
+  /// Assigns each of `queues` virtqueues to one of the threads, round robin.
   /// Errors: those of `make_handler`.
   static Result<std::unique_ptr<Backend>> create(const Parts& parts, std::uint16_t queues,
                                                  const QueueHandlerFactory& make_handler);
@@ -39,68 +39,69 @@ class Backend {
   ~Backend();
 
   /// Accepts front-ends from a listening socket until stop(), then drains and returns.
-  /// Errors: host, when the socket itself fails.
+  /// Errors: host (the listening socket fails).
   task::Task<Result<>> accept_all(int listening_socket);
-  /// Serves the one front-end at the other end of a connected socket until it leaves, or stop().
+  /// Serves the front-end of a connected socket until it disconnects, or stop().
   task::Task<> serve_one(UniqueFd socket);
-  /// Serves the front-end that restore() brought until it leaves, or stop().
+  /// Serves the front-end of restore() until it disconnects, or stop().
   task::Task<> serve_restored();
-  /// Tells the front-end, if there is one that hears it, that the device's configuration has
-  /// changed, such as its size: at once, or when a ring runs again. One that comes later reads the
+  /// Notifies the front-end of a changed device configuration, such as its size: at once, or when a
+  /// ring runs again. Without effect unless can_notify_config_change(): a later front-end reads the
   /// configuration anyway.
   void notify_config_changed() noexcept {
     if (session_) session_->notify_config_changed();
   }
-  /// Whether there is a front-end that hears of changes: QEMU does, cloud-hypervisor does not.
+  /// Whether a connected front-end takes CONFIG_CHANGE_MSG: QEMU does, cloud-hypervisor does not.
   [[nodiscard]] bool can_notify_config_change() const noexcept {
     return session_ && session_->can_notify_config_change();
   }
-  /// In their order.
+  /// By index.
   [[nodiscard]] std::span<const std::unique_ptr<Queue>> queues() const noexcept { return queues_; }
-  /// Whether a front-end is there.
+  /// Whether a front-end is connected.
   [[nodiscard]] bool is_connected() const noexcept { return session_ != nullptr; }
-  /// Ring features that front-ends to come are not offered.
+  /// Does not offer these ring features to later front-ends.
   void withhold_features(virtio::FeatureBits features) noexcept { ring_features_ &= ~features; }
-  /// Registers the memory of front-ends to come with the rings, where the kernel allows it
-  /// (MemoryRegistry). kAll leaves post-copy out, and post-copy leaves kResidentOnly out: memory
-  /// that still arrives must not be brought in.
+  /// Registers the memory of later front-ends with the io_uring rings, where the kernel allows it
+  /// (MemoryRegistry). kAll excludes post-copy, and post-copy excludes kResidentOnly: registration
+  /// must not touch memory that still arrives.
   void register_guest_memory(registered::RegistrationScope extent) noexcept;
-  // For another process that is to go on with the device and its front-end.
 
-  /// Comes to rest: accepts nobody, takes no message; rings run on. Returns false when that takes
-  /// until `limit` is stopped; a front-end that holds it up by taking no answers is left then, and
-  /// `last_limit` waited for. go_on() has to follow in any case.
+  // Takeover of the device and its front-end by another process.
+
+  /// Accepts no front-ends and handles no messages; rings run on. Returns false when `limit` is
+  /// stopped first. A front-end that delays it by not reading replies is disconnected then, with
+  /// `last_limit` for the rest. resume() has to follow in any case.
   task::Task<bool> quiesce(task::StopToken limit, task::StopToken last_limit);
-  /// As of vhost::Session; without a front-end there is nothing in the way. Requires: at rest.
+  /// As of SessionHandover; without a front-end there is no obstacle. Requires: quiesced.
   task::Task<std::optional<Session::Obstacle>> drain(task::StopToken limit);
   task::Task<> freeze();
-  /// The session as a value, if there is one. Errors: host. Requires: suspended.
+  /// Nothing without a front-end. Errors: host. Requires: frozen.
   [[nodiscard]] Result<std::optional<SessionState>> snapshot() const;
-  /// Goes on as if nothing had been.
+  /// Resumes as if nothing had happened.
   task::Task<> resume();
-  /// Takes a session over: accept_all() or serve_one() goes on with it before all else. Errors: as
-  /// of Session::restore(); there is no session then. Requires: none of the two was called.
+  /// Continues the session of another process: accept_all() or serve_restored() serves it first.
+  /// Errors: as of SessionHandover::restore(); no session exists then. Requires: neither was
+  /// called.
   Result<> restore(SessionState state);
 
-  /// What a backend's descriptors depend on.
+  /// Determines the number of descriptors of a backend.
   struct Capacity {
     std::size_t queues;
     std::size_t memory_slots;
     bool registers_memory;
   };
-  /// The most descriptors of this process that a front-end can make such a backend hold, whatever
-  /// it does.
+  /// The most descriptors of this process that a front-end can make such a backend hold.
   [[nodiscard]] static std::size_t max_descriptors(const Capacity& capacity) noexcept;
-  /// Offers so many memory slots to front-ends to come, instead of kMaxMemorySlots.
+  /// Offers `count` memory slots to later front-ends, instead of kMaxMemorySlots.
   void offer_memory_slots(std::size_t count) noexcept { memory_slots_ = count; }
-  /// Offers post-copy migration to front-ends to come, which have to be trusted: see Userfaultfd.
+  /// Offers post-copy migration to later front-ends. Requires: trusted ones (Userfaultfd).
   void offer_post_copy() noexcept { offers_post_copy_ = true; }
-  /// No new front-ends; the present one is taken leave of once its requests are done.
+  /// Accepts no more front-ends, and disconnects the present one after draining.
   void stop() noexcept;
 
  private:
-  void share_threads();
-  void tell_shortage(const Error& cause);
+  void join_threads();
+  void log_shortage(const Error& cause);
   void begin_session(UniqueFd socket);
   task::Task<> run_session();
   task::Task<std::int32_t> accept_one(int listening_socket);
@@ -113,12 +114,12 @@ class Backend {
   const std::shared_ptr<PeerLog> log_;
   const std::shared_ptr<RelayCount> relays_ = std::make_shared<RelayCount>();
   std::vector<std::unique_ptr<Queue>> queues_;
-  std::vector<QueueThread*> threads_;  // of those, each once
+  std::vector<QueueThread*> threads_;  // of the queues, each once
   task::RestPoint rest_;
-  std::unique_ptr<Session> session_;  // while a front-end is there
+  std::unique_ptr<Session> session_;  // while a front-end is connected
   virtio::FeatureBits ring_features_ = Session::kRingFeatures;
   std::optional<registered::RegistrationScope>
-      registration_scope_;  ///< or none of guest memory is registered
+      registration_scope_;  // empty: guest memory is not registered
   bool offers_post_copy_ = false;
   std::size_t memory_slots_ = kMaxMemorySlots;
   task::StopSource stop_;

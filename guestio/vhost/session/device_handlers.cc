@@ -171,7 +171,7 @@ task::Task<> DeviceHandlers::stop_rings() {
 /// Without protocol features no message enables rings: they begin enabled.
 void DeviceHandlers::enable_rings_without_protocol_features() {
   if ((session_.features & kFeatureProtocolFeatures) != 0) return;
-  for (const auto& ring : session_.rings) ring->begin_enabled();
+  for (const auto& ring : session_.rings) ring->enable_by_default();
 }
 
 task::Task<Result<Reply>> DeviceHandlers::handle_set_backend_req_fd() {
@@ -202,7 +202,7 @@ bool DeviceHandlers::can_notify_config_change() const noexcept {
 }
 
 void DeviceHandlers::notify_config_changed() noexcept {
-  if (can_notify_config_change()) session_.back_channel.report_config_changed();
+  if (can_notify_config_change()) session_.back_channel.notify_config_changed();
 }
 
 }  // namespace guestio::vhost

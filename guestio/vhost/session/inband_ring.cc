@@ -12,65 +12,64 @@
 
 namespace guestio::vhost {
 
-InbandRing::Said::Said(UniqueFd event, uring::Loop& loop, std::move_only_function<void()> say)
+InbandRing::Source::Source(UniqueFd event, uring::Loop& loop,
+                           std::move_only_function<void()> on_signal)
     : fd(std::move(event)),
-      poll(loop, uring::File(fd.get()), POLLIN, [this, say = std::move(say)](std::int32_t) mutable {
-        // A poll may say the same twice.
-        eventfd_t count = 0;
-        if (::eventfd_read(fd.get(), &count) == 0) say();
-      }) {}
+      poll(loop, uring::File(fd.get()), POLLIN,
+           [this, on_signal = std::move(on_signal)](std::int32_t) mutable {
+             // A poll may report one signal twice.
+             eventfd_t count = 0;
+             if (::eventfd_read(fd.get(), &count) == 0) on_signal();
+           }) {}
 
 Result<UniqueFd> InbandRing::descriptor_for(RingEvent event) {
-  std::optional<Said>& said = said_of(event);
+  std::optional<Source>& source = source_of(event);
   const bool is_kick = event == RingEvent::kKick;
-  if (is_kick ? !kick_ : !said) {
-    UniqueFd made(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    if (!made) return fail(Error::host(errno, "make an event descriptor"));
+  if (is_kick ? !kick_ : !source) {
+    UniqueFd created(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!created) return fail(Error::host(errno, "create an eventfd"));
     if (is_kick) {
-      kick_ = std::move(made);
+      kick_ = std::move(created);
     } else {
-      said.emplace(std::move(made), home_, [this, event] { say(event); });
-      said->poll.start();
+      source.emplace(std::move(created), home_, [this, event] { send(event); });
+      source->poll.start();
     }
   }
-  return duplicate_fd(is_kick ? kick_.get() : said->fd.get());
+  return duplicate_fd(is_kick ? kick_.get() : source->fd.get());
 }
 
 void InbandRing::kick() noexcept {
-  // Never waits: the descriptor is ours alone, and a counter that is full has been signalled.
+  // Never blocks: the descriptor is ours alone, and a full counter is signalled anyway.
   if (kick_) (void)::eventfd_write(kick_.get(), 1);
 }
 
-void InbandRing::say(RingEvent event) noexcept {
+void InbandRing::send(RingEvent event) noexcept {
   if (event == RingEvent::kCall) {
-    channel_.tell_called(index_);
+    channel_.signal_call(index_);
   } else {
     channel_.signal_error(index_);
   }
 }
 
 void InbandRing::resend() noexcept {
-  if (call_) say(RingEvent::kCall);
+  if (call_) send(RingEvent::kCall);
 }
 
 task::Task<> InbandRing::close() {
-  auto pausing = freeze();
-  co_await std::move(pausing);
+  co_await freeze();
   call_.reset();
   error_.reset();
 }
 
 task::Task<> InbandRing::freeze() {
-  for (std::optional<Said>* const said : {&call_, &error_}) {
-    if (!*said) continue;
-    auto ended = (*said)->poll.stop();
-    co_await ended;
+  for (std::optional<Source>* const source : {&call_, &error_}) {
+    if (*source) co_await (*source)->poll.stop();
   }
 }
 
 void InbandRing::resume() {
-  for (std::optional<Said>* const said : {&call_, &error_}) {
-    if (*said && !(*said)->poll.is_active()) (*said)->poll.start();
+  for (std::optional<Source>* const source : {&call_, &error_}) {
+    if (*source && !(*source)->poll.is_active()) (*source)->poll.start();
   }
 }
 
@@ -84,19 +83,21 @@ Result<InbandState> InbandRing::snapshot() const {
   return InbandState{std::move(*kick), std::move(*call), std::move(*error)};
 }
 
-Result<> InbandRing::restore(InbandState events) {
-  for (const UniqueFd* const event : {&events.kick, &events.call, &events.error}) {
-    // Reads of one that waits would block the control thread.
-    const bool is_ours =
+Result<> InbandRing::restore(InbandState state) {
+  for (const UniqueFd* const event : {&state.kick, &state.call, &state.error}) {
+    // A read of a blocking one would stall the control thread.
+    const bool is_nonblocking_eventfd =
         is_eventfd(event->get()) && (::fcntl(event->get(), F_GETFL) & O_NONBLOCK) != 0;
-    if (*event && !is_ours) return fail(Error::peer_fault("an eventfd that stands for messages"));
+    if (*event && !is_nonblocking_eventfd) {
+      return fail(Error::peer_fault("in-band descriptor is not a non-blocking eventfd"));
+    }
   }
-  kick_ = std::move(events.kick);
-  if (events.call) {
-    call_.emplace(std::move(events.call), home_, [this] { say(RingEvent::kCall); });
+  kick_ = std::move(state.kick);
+  if (state.call) {
+    call_.emplace(std::move(state.call), home_, [this] { send(RingEvent::kCall); });
   }
-  if (events.error) {
-    error_.emplace(std::move(events.error), home_, [this] { say(RingEvent::kError); });
+  if (state.error) {
+    error_.emplace(std::move(state.error), home_, [this] { send(RingEvent::kError); });
   }
   return {};
 }

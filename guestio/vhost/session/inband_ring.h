@@ -17,12 +17,11 @@
 
 namespace guestio::vhost {
 
-/// The events of one ring whose front-end wants them as messages (vhost-user,
-/// VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS), such as one that simulates time. The ring itself
-/// knows nothing of that: it is given eventfds of ours, one for each event that has no descriptor
-/// of the front-end's, and what is signalled there is said over the way back.
+/// In-band notifications of one ring (vhost-user, VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS), for
+/// front-ends such as one that simulates time. The ring itself uses eventfds of ours in place of
+/// the front-end's; their signals become messages on the back channel.
 ///
-/// Threads: the control thread, which runs `home`. Lifetime: close() before it is destroyed.
+/// Threads: the control thread, which runs `home`. Lifetime: close() before the destructor.
 class InbandRing {
  public:
   InbandRing(uring::Loop& home, BackChannel& channel, std::uint16_t index) noexcept
@@ -31,35 +30,35 @@ class InbandRing {
   InbandRing& operator=(const InbandRing&) = delete;
   ~InbandRing() = default;
 
-  /// A descriptor for the ring that stands for messages. Errors: host.
+  /// A descriptor for the ring in place of messages. Errors: host.
   Result<UniqueFd> descriptor_for(RingEvent event);
-  /// The front-end has kicked (VRING_KICK). Nothing happens unless the ring has a descriptor for
-  /// it.
+  /// VRING_KICK of the front-end. Without effect unless the ring has a descriptor for kicks.
   void kick() noexcept;
-  /// The front-end may have missed what was said: it is said again, on a way back that is new.
+  /// Sends the call again on a new back channel: the last one may be lost.
   void resend() noexcept;
   task::Task<> close();
 
-  // For another process that is to go on with the ring.
+  // Takeover by another process.
 
-  /// Says nothing until go_on().
+  /// Sends nothing until resume().
   task::Task<> freeze();
   void resume();
-  /// Errors: host. Requires: paused.
+  /// Errors: host. Requires: frozen.
   [[nodiscard]] Result<InbandState> snapshot() const;
-  /// Goes on with another's events, paused. Errors: peer fault (what is no eventfd).
-  Result<> restore(InbandState events);
+  /// Continues with another process's eventfds, frozen. Errors: peer fault (not a non-blocking
+  /// eventfd).
+  Result<> restore(InbandState state);
 
  private:
-  /// An event of ours and what waits for it.
-  struct Said {
-    Said(UniqueFd event, uring::Loop& loop, std::move_only_function<void()> say);
+  /// An eventfd of ours and its poll.
+  struct Source {
+    Source(UniqueFd event, uring::Loop& loop, std::move_only_function<void()> on_signal);
     const UniqueFd fd;
     uring::MultishotPoll poll;
   };
 
-  void say(RingEvent event) noexcept;
-  [[nodiscard]] std::optional<Said>& said_of(RingEvent event) noexcept {
+  void send(RingEvent event) noexcept;
+  [[nodiscard]] std::optional<Source>& source_of(RingEvent event) noexcept {
     return event == RingEvent::kCall ? call_ : error_;
   }
 
@@ -67,8 +66,8 @@ class InbandRing {
   BackChannel& channel_;
   const std::uint16_t index_;
   UniqueFd kick_;
-  std::optional<Said> call_;
-  std::optional<Said> error_;
+  std::optional<Source> call_;
+  std::optional<Source> error_;
 };
 
 }  // namespace guestio::vhost

@@ -10,17 +10,17 @@ namespace guestio::vhost {
 
 namespace {
 
-/// What a front-end says of a region, as a stretch of the file that came with it.
+/// A region of a message as a range of its file.
 Result<mem::FileRegion> to_file_region(const MemoryRegion& region, int file) {
   if (!checked_add(region.user_address, region.size)) {
-    return fail(Error::peer_fault("a memory region inside the front-end's address space",
+    return fail(Error::peer_fault("memory region exceeds the address space of the front-end",
                                   region.user_address));
   }
   return mem::FileRegion{Gpa(region.guest_address), ByteCount(region.size), file,
                          FileOffset(region.mmap_offset), Mapping::Access::kReadWrite};
 }
 
-/// Whether two messages mean one region. Its place in the file is not part of its name.
+/// Whether two messages name the same region. The file offset is not part of the name.
 bool is_same_region(const MemoryRegion& a, const MemoryRegion& b) noexcept {
   return a.guest_address == b.guest_address && a.size == b.size && a.user_address == b.user_address;
 }
@@ -30,42 +30,45 @@ bool is_same_region(const MemoryRegion& a, const MemoryRegion& b) noexcept {
 Result<std::shared_ptr<const MemoryTable>> MemoryTable::map(std::span<const MemoryRegion> regions,
                                                             DescriptorList& descriptors) {
   if (regions.empty() || descriptors.size() != regions.size()) {
-    return fail(Error::peer_fault("one descriptor for each memory region", descriptors.size()));
+    return fail(Error::peer_fault("memory regions without exactly one descriptor each",
+                                  descriptors.size()));
   }
-  std::vector<MemoryRegionState> with_files;
+  std::vector<MemoryRegionState> file_regions;
   for (std::size_t i = 0; i < regions.size(); ++i) {
-    with_files.push_back({regions[i], descriptors.take(i)});
+    file_regions.push_back({regions[i], descriptors.take(i)});
   }
-  return map(std::move(with_files));
+  return map(std::move(file_regions));
 }
 
 Result<std::shared_ptr<const MemoryTable>> MemoryTable::map(
     std::vector<MemoryRegionState> regions) {
   if (regions.size() > kMaxMemorySlots) {
-    return fail(Error::peer_fault("number of memory slots", regions.size()));
+    return fail(Error::peer_fault("more memory regions than slots", regions.size()));
   }
   std::vector<mem::FileRegion> wanted;
-  std::vector<MemoryRegion> names;
+  std::vector<MemoryRegion> descriptions;
   for (const MemoryRegionState& region : regions) {
-    const auto stretch = to_file_region(region.description, region.file.get());
-    if (!stretch) return fail(stretch.error());
-    wanted.push_back(*stretch);
-    names.push_back(region.description);
+    const auto wanted_region = to_file_region(region.description, region.file.get());
+    if (!wanted_region) return fail(wanted_region.error());
+    wanted.push_back(*wanted_region);
+    descriptions.push_back(region.description);
   }
   auto memory = mem::map_file_regions(wanted);
   if (!memory) return fail(memory.error());
-  return make(std::move(names), std::move(*memory));
+  return make(std::move(descriptions), std::move(*memory));
 }
 
 Result<std::vector<MemoryRegionState>> MemoryTable::snapshot() const {
   std::vector<MemoryRegionState> regions;
   for (const mem::RegionSpec& spec : memory_.specs()) {
-    const auto named = std::ranges::find(regions_, spec.start.raw(), &MemoryRegion::guest_address);
+    const auto description =
+        std::ranges::find(regions_, spec.start.raw(), &MemoryRegion::guest_address);
     const auto files = spec.backing->shareable_ranges();
-    GUESTIO_CHECK(named != regions_.end() && files.size() == 1, "a region of a table is one file");
+    GUESTIO_CHECK(description != regions_.end() && files.size() == 1,
+                  "one file for each region of a table");
     auto file = duplicate_fd(files.front().fd);
     if (!file) return fail(file.error());
-    regions.push_back({*named, std::move(*file)});
+    regions.push_back({*description, std::move(*file)});
   }
   return regions;
 }
@@ -74,11 +77,12 @@ Result<std::shared_ptr<const MemoryTable>> MemoryTable::with_region(const Memory
                                                                     DescriptorList& descriptors,
                                                                     std::size_t slots) const {
   if (descriptors.size() != 1) {
-    return fail(Error::peer_fault("one descriptor for a memory region", descriptors.size()));
+    return fail(
+        Error::peer_fault("ADD_MEM_REG without exactly one descriptor", descriptors.size()));
   }
   const UniqueFd file = descriptors.take(0);
   if (regions_.size() >= slots) {
-    return fail(Error::peer_fault("more regions than memory slots", regions_.size() + 1));
+    return fail(Error::peer_fault("more memory regions than slots", regions_.size() + 1));
   }
   const auto wanted = to_file_region(region, file.get());
   if (!wanted) return fail(wanted.error());
@@ -94,7 +98,7 @@ Result<std::shared_ptr<const MemoryTable>> MemoryTable::without_region(
   auto regions = regions_;
   if (std::erase_if(regions, [&](const auto& other) { return is_same_region(region, other); }) ==
       0) {
-    return fail(ErrorKind::kOutOfRange, "a memory region that was added", region.guest_address);
+    return fail(ErrorKind::kOutOfRange, "memory region of REM_MEM_REG", region.guest_address);
   }
   if (regions.empty()) return nullptr;
   auto memory = mem::remove_region(memory_, Gpa(region.guest_address), ByteCount(region.size));
@@ -113,7 +117,7 @@ Result<Gpa> MemoryTable::find_guest(FrontendAddress address, std::uint64_t lengt
     const std::uint64_t offset = address.raw() - region.user_address;
     if (fits_within(offset, length, region.size)) return Gpa(region.guest_address + offset);
   }
-  return fail(ErrorKind::kOutOfRange, "an address of the front-end", address.raw());
+  return fail(ErrorKind::kOutOfRange, "address of the front-end", address.raw());
 }
 
 Result<std::byte*> MemoryTable::find(FrontendAddress address, std::uint64_t length) const {

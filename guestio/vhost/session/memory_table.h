@@ -14,9 +14,9 @@
 
 namespace guestio::vhost {
 
-/// Regions of guest memory that ADD_MEM_REG may bring one by one: the most that QEMU asks for.
+/// The most memory regions of ADD_MEM_REG: as many as QEMU asks for.
 inline constexpr std::size_t kMaxMemorySlots = 509;
-/// Fewer are not offered: what front-ends without hotplugged memory need, several times over.
+/// The fewest offered: several times what front-ends without memory hotplug need.
 inline constexpr std::size_t kMinMemorySlots = 32;
 
 /// Snapshot of one region of a MemoryTable.
@@ -25,43 +25,43 @@ struct MemoryRegionState {
   UniqueFd file;
 };
 
-/// The guest's memory as one SET_MEM_TABLE described it: mapped, and with the front-end's own
-/// addresses, in which it says where the rings are. Never changes; a new message makes a new one,
-/// and the old one lives until the last request that was taken under it is done.
+/// Guest memory as described by one SET_MEM_TABLE: mapped, and with the front-end's addresses, in
+/// which ring addresses are given. Immutable. A new message creates a new table; the old one lives
+/// until the last request taken under it is completed.
 ///
 /// Threads: any.
 class MemoryTable {
  public:
-  /// Maps `regions`, the first from the first descriptor and so on; the descriptors are closed.
+  /// Maps each of `regions` from the descriptor at its index, and closes the descriptors.
   /// Errors: peer fault (number of descriptors, address overflow), and those of
-  /// mem::map_file_regions() (overlap, size 0, behind the file's end, host …).
+  /// mem::map_file_regions() (overlap, size 0, beyond the end of the file, host …).
   static Result<std::shared_ptr<const MemoryTable>> map(std::span<const MemoryRegion> regions,
                                                         DescriptorList& descriptors);
 
-  /// As a session of another process had it: up to kMaxMemorySlots regions. Errors: as above.
+  /// Restores a snapshot: up to kMaxMemorySlots regions. Errors: as above.
   static Result<std::shared_ptr<const MemoryTable>> map(std::vector<MemoryRegionState> regions);
-  /// The regions, each with a descriptor of its file. Errors: host.
+  /// Errors: host.
   [[nodiscard]] Result<std::vector<MemoryRegionState>> snapshot() const;
 
-  // The same table with one region more or less (ADD_MEM_REG, REM_MEM_REG). What both have stays
-  // mapped where it is.
+  // The table with one region more or less (ADD_MEM_REG, REM_MEM_REG). Common regions keep their
+  // mappings.
 
-  /// Maps `region` from the one descriptor, which is closed. Errors: as map(); peer fault when
-  /// there are `slots` regions already.
+  /// Maps `region` from the only descriptor and closes it. Errors: as map(); peer fault when
+  /// `slots` regions exist already.
   Result<std::shared_ptr<const MemoryTable>> with_region(const MemoryRegion& region,
                                                          DescriptorList& descriptors,
                                                          std::size_t slots = kMaxMemorySlots) const;
-  /// Takes out the region of this guest address, size and front-end's address; nullptr when it was
-  /// the last one. Errors: out of range when there is no such region.
+  /// Removes the region with this guest address, size and front-end address; nullptr when it was
+  /// the last one. Errors: out of range (no such region).
   Result<std::shared_ptr<const MemoryTable>> without_region(const MemoryRegion& region) const;
 
-  /// Without a dirty log, so that rings can be found in it.
+  /// Without a dirty log.
   [[nodiscard]] const mem::GuestMemory& memory() const noexcept { return memory_; }
 
-  /// Where `length` bytes at an address of the front-end lie in this process.
-  /// Errors: out of range when they are not inside one region.
+  /// Address in this process of `length` bytes at a front-end address.
+  /// Errors: out of range (not inside one region).
   Result<std::byte*> find(FrontendAddress address, std::uint64_t length) const;
-  /// Where they lie in the guest. Errors: as find().
+  /// Their guest address. Errors: as find().
   Result<Gpa> find_guest(FrontendAddress address, std::uint64_t length) const;
 
  private:

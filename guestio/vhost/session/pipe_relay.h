@@ -14,34 +14,31 @@
 
 namespace guestio::vhost {
 
-/// How many relays of one backend's front-ends still have a thread. A thread that a front-end
-/// stalls outlives its session: the next sessions get no more than kMaxRelays of them. Threads:
-/// any.
+/// Limits the relay threads of one backend to kMaxRelays. A thread stalled by its front-end
+/// outlives its session and counts on. Threads: any.
 class RelayCount {
  public:
   static constexpr unsigned kMaxRelays = 4;
 
-  /// A place, given back when the last copy goes; nullptr when there is none.
-  static std::shared_ptr<void> take(const std::shared_ptr<RelayCount>& count);
+  /// A slot, released with its last copy; nullptr when all are taken.
+  static std::shared_ptr<void> acquire(const std::shared_ptr<RelayCount>& count);
 
  private:
   std::atomic<unsigned> running_ = 0;
 };
 
-/// Kick, call and error descriptors of a front-end that are pipes (User Mode Linux is interrupted
-/// through one). The rings know eventfds only: each pipe gets one of ours, and a thread carries
-/// events from one to the other, 8 bytes for an event.
+/// Relays events between the pipes of a front-end (User Mode Linux takes interrupts through one)
+/// and eventfds for the rings. One event is 8 bytes in a pipe.
 ///
 ///     kick pipe ── read ──► relay thread ── eventfd ──► ring
 ///     ring ── eventfd ──► relay thread ── write ──► call or error pipe
 ///
-/// 1. A pipe can stall whoever reads, writes or closes it: its O_NONBLOCK is the peer's to clear,
-///    and a peer that faults in the middle of a write of its own holds the pipe's lock. Only the
-///    relay's thread does any of these to a pipe that was taken, and nobody waits for that thread.
-///    A pipe that is refused is closed by the control thread.
-/// 2. A full pipe has been signalled: the event is dropped. A pipe that nobody reads raises no
+/// 1. A pipe can stall any read, write or close: the peer can clear O_NONBLOCK, and holds the lock
+///    of the pipe during a page fault inside its own write. Only the relay thread accesses an
+///    opened pipe, and nobody waits for that thread. The control thread closes a refused pipe.
+/// 2. A full pipe is signalled already: the event is dropped. A pipe without a reader raises no
 ///    signal here.
-/// 3. A thread that is stalled stays until its peer lets go, with the descriptors of its session.
+/// 3. A stalled thread lives until its peer releases it, with the descriptors of its session.
 ///
 /// Threads: the control thread. Lifetime: the destructor ends the thread as well, but waits for
 /// nothing.
@@ -53,35 +50,35 @@ class PipeRelay {
   PipeRelay& operator=(const PipeRelay&) = delete;
   ~PipeRelay();
 
-  /// Ends the thread, and waits a second for that: one that is stalled is left alone then.
+  /// Ends the thread and waits up to a second for it; a stalled one is left alone then.
   task::Task<> end();
 
-  /// The eventfd for the ring in place of `pipe`, which takes the place of an earlier one of the
-  /// same ring and event. Errors: peer fault (the wrong end of a pipe), host (no thread, no
-  /// descriptor), too large (stalled threads of earlier sessions). Requires: is_pipe(pipe).
+  /// Returns the ring's eventfd for `pipe`, which replaces an earlier pipe of the same ring and
+  /// event. Errors: peer fault (the wrong end of a pipe), host (no thread, no descriptor), too
+  /// large (threads of earlier sessions are stalled). Requires: is_pipe(pipe).
   Result<UniqueFd> open(std::uint16_t ring, RingEvent event, UniqueFd pipe);
-  /// Carries nothing more for this event.
+  /// Relays this event no more.
   void close(std::uint16_t ring, RingEvent event) noexcept;
 
-  // For another process that is to go on with the session.
+  // Takeover by another process.
 
-  /// Reads and writes nothing more once it returns true; false when that takes until `limit` is
-  /// stopped.
+  /// Stops all reads and writes. Returns true after the last one, false when `limit` is stopped
+  /// first.
   task::Task<bool> quiesce(task::StopToken limit);
   void resume() noexcept;
   /// A descriptor of the pipe of this event, or an empty one. Errors: host.
   [[nodiscard]] Result<UniqueFd> pipe_of(std::uint16_t ring, RingEvent event) const;
 
  private:
-  struct Line;
-  struct Shared;
+  struct Link;
+  struct Worker;
 
   Result<> start();
-  void ask_to_end() noexcept;
+  void request_end() noexcept;
 
   uring::Loop& home_;
   std::shared_ptr<RelayCount> count_;
-  std::shared_ptr<Shared> shared_;  // with the thread; nullptr before the first pipe
+  std::shared_ptr<Worker> worker_;  // shared with the thread; null before the first pipe
 };
 
 }  // namespace guestio::vhost

@@ -211,11 +211,12 @@ TEST(PipeRelay, AKickPipeThatNobodyWritesAnyMoreIsLeftAlone) {
 TEST(RelayCount, AFewStalledThreadsAreTheMostOfABackend) {
   const auto count = std::make_shared<RelayCount>();
   std::vector<std::shared_ptr<void>> places;
-  for (unsigned i = 0; i < RelayCount::kMaxRelays; ++i) places.push_back(RelayCount::take(count));
+  for (unsigned i = 0; i < RelayCount::kMaxRelays; ++i)
+    places.push_back(RelayCount::acquire(count));
   EXPECT_TRUE(std::ranges::all_of(places, [](const auto& place) { return place != nullptr; }));
-  EXPECT_EQ(RelayCount::take(count), nullptr);
+  EXPECT_EQ(RelayCount::acquire(count), nullptr);
   places.pop_back();
-  EXPECT_NE(RelayCount::take(count), nullptr);
+  EXPECT_NE(RelayCount::acquire(count), nullptr);
 }
 
 }  // namespace

@@ -140,7 +140,7 @@ task::Task<Result<Reply>> RingHandlers::handle_vring_kick() {
   }
   const auto ring = session_.find_ring(state->index);
   if (!ring) co_return fail(ring.error());
-  if (!(*ring)->is_kick_known()) {
+  if (!(*ring)->has_kick()) {
     if (auto set = set_inband_descriptors(**ring); !set) co_return fail(set.error());
     const auto started = co_await session_.start_if_ready(**ring);
     if (!started) co_return fail(started.error());

@@ -12,54 +12,57 @@ namespace guestio::vhost {
 
 namespace {
 
-constexpr std::uint16_t kLargestRing = 32768;
+constexpr std::uint16_t kMaxRingSize = 32768;
 
-bool name_the_same_places(const VringAddress& a, const VringAddress& b) noexcept {
+bool have_same_addresses(const VringAddress& a, const VringAddress& b) noexcept {
   return a.descriptor == b.descriptor && a.used == b.used && a.available == b.available;
 }
 
 }  // namespace
 
 Result<> RingSetup::set_size(std::uint32_t size, virtio::FeatureBits features) {
-  if (is_running_) return fail(Error::peer_fault("the size of a ring that runs", index_));
+  if (is_running_)
+    return fail(Error::peer_fault("SET_VRING_NUM while the ring is running", index_));
   if (virtio::ring_kind(features) == virtio::RingKind::kPacked
           ? !virtio::is_packed_queue_size(size)
           : !virtio::is_split_queue_size(size)) {
-    return fail(Error::peer_fault("a ring's size is 1 to 32768, a power of two if split", size));
+    return fail(Error::peer_fault(
+        "ring size is not 1 to 32768, or not a power of two for a split ring", size));
   }
   size_ = size;
   return {};
 }
 
 Result<> RingSetup::set_base(std::uint32_t base, virtio::FeatureBits features) {
-  if (is_running_) return fail(Error::peer_fault("the base of a ring that runs", index_));
+  if (is_running_)
+    return fail(Error::peer_fault("SET_VRING_BASE while the ring is running", index_));
   if (virtio::ring_kind(features) == virtio::RingKind::kSplit &&
       base > std::numeric_limits<std::uint16_t>::max()) {
-    return fail(Error::peer_fault("a split ring's base has 16 bits", base));
+    return fail(Error::peer_fault("base of a split ring exceeds 16 bits", base));
   }
   base_ = base;
   return {};
 }
 
 Result<> RingSetup::set_addresses(const VringAddress& addresses) {
-  if (is_running_ && !name_the_same_places(addresses, *addresses_)) {
-    return fail(Error::peer_fault("the addresses of a ring that runs", index_));
+  if (is_running_ && !have_same_addresses(addresses, *addresses_)) {
+    return fail(Error::peer_fault("SET_VRING_ADDR moves a running ring", index_));
   }
-  const bool is_aligned_well =
+  const bool is_well_aligned =
       is_aligned(addresses.descriptor, virtio::kDescriptorTableAlignment) &&
       is_aligned(addresses.available, virtio::kAvailRingAlignment) &&
       is_aligned(addresses.used, virtio::kUsedRingAlignment);
-  if (!is_aligned_well) return fail(Error::peer_fault("alignment of a ring's parts", index_));
+  if (!is_well_aligned) return fail(Error::peer_fault("misaligned ring addresses", index_));
   const bool is_logged = (addresses.flags & kVringLog) != 0;
-  if (is_logged && !checked_add(addresses.log, virtio::used_ring_bytes(kLargestRing))) {
-    return fail(Error::peer_fault("a ring's place in the dirty log", addresses.log));
+  if (is_logged && !checked_add(addresses.log, virtio::used_ring_bytes(kMaxRingSize))) {
+    return fail(Error::peer_fault("log address of the ring overflows", addresses.log));
   }
   addresses_ = addresses;
   return {};
 }
 
-/// What the device writes of a ring: the used ring; of a packed one its event area and the
-/// descriptors, whose guest address no message tells.
+/// The parts of a ring that the device writes: the used ring of a split ring; of a packed ring the
+/// device event area and the descriptors. No message has the guest address of the descriptors.
 RingDirtyLog RingSetup::make_log(const RingContext& context) const {
   RingDirtyLog log{.pages = context.log};
   if (!log.pages || !addresses_) return log;
@@ -76,14 +79,14 @@ RingDirtyLog RingSetup::make_log(const RingContext& context) const {
   return log;
 }
 
-/// Who is told of what is noted. Errors: host.
+/// The notifier of SET_LOG_FD. Errors: host.
 Result<uring::EventFdNotifier> RingSetup::make_log_event(const RingContext& context) {
   if (!context.log || context.log_event == nullptr) return uring::EventFdNotifier();
   return make_notifier(*context.log_event);
 }
 
 template <typename Change>
-void RingSetup::tell_running_ring(Change change) {
+void RingSetup::post_to_running_ring(Change change) {
   if (!is_running_) return;
   queue_.loop().post(
       [&queue = queue_, change = std::move(change)]() mutable { change(*queue.vring()); });
@@ -102,10 +105,10 @@ Result<> RingSetup::set_kick(UniqueFd kick) {
   if (is_running_) {
     auto copy = duplicate_fd(kick);
     if (!copy) return fail(copy.error());
-    tell_running_ring(
+    post_to_running_ring(
         [kick = std::move(*copy)](Vring& vring) mutable { vring.set_kick(std::move(kick)); });
   }
-  is_kick_known_ = true;
+  has_kick_ = true;
   kick_ = std::move(kick);
   return {};
 }
@@ -114,7 +117,7 @@ Result<> RingSetup::set_call(UniqueFd call) {
   if (is_running_) {
     auto notifier = make_notifier(call);
     if (!notifier) return fail(notifier.error());
-    tell_running_ring([notifier = std::move(*notifier)](Vring& vring) mutable {
+    post_to_running_ring([notifier = std::move(*notifier)](Vring& vring) mutable {
       vring.set_call(std::move(notifier));
     });
   }
@@ -126,7 +129,7 @@ Result<> RingSetup::set_error(UniqueFd error) {
   if (is_running_) {
     auto notifier = make_notifier(error);
     if (!notifier) return fail(notifier.error());
-    tell_running_ring([notifier = std::move(*notifier)](Vring& vring) mutable {
+    post_to_running_ring([notifier = std::move(*notifier)](Vring& vring) mutable {
       vring.set_error(std::move(notifier));
     });
   }
@@ -144,15 +147,15 @@ task::Task<> RingSetup::set_enabled(bool is_enabled) {
   co_await change;
 }
 
-void RingSetup::begin_enabled() {
+void RingSetup::enable_by_default() {
   is_enabled_ = true;
-  tell_running_ring([](Vring& vring) { vring.set_enabled(true); });
+  post_to_running_ring([](Vring& vring) { vring.set_enabled(true); });
 }
 
-/// Finds the parts of the ring that was negotiated. The messages name the event areas of a packed
-/// ring where a split one has its available and used rings.
+/// Finds the parts of the negotiated ring. The fields for the available and used rings of a split
+/// ring hold the event areas of a packed ring.
 Result<virtio::RingParts> RingSetup::locate(const RingContext& context) const {
-  if (!context.memory) return fail(ErrorKind::kOutOfRange, "memory for a ring", index_);
+  if (!context.memory) return fail(ErrorKind::kOutOfRange, "memory of the ring", index_);
   const bool packed = virtio::ring_kind(context.features) == virtio::RingKind::kPacked;
   const MemoryTable& memory = *context.memory;
   const auto descriptors = memory.find(
@@ -177,18 +180,18 @@ Result<virtio::RingParts> RingSetup::locate(const RingContext& context) const {
   return *ring;
 }
 
-/// Where a ring begins. Some front-ends (User Mode Linux) say 0 for a packed ring that is new. To
-/// this protocol that is the first place of a lap with the wrap counter 0, after a whole lap in
-/// which the device used at least one descriptor. That one has its used flag still: the driver sets
-/// the flag as well when it makes the place available in this lap. No descriptor of a new ring has
-/// it. The first descriptor alone does not tell: it may have been the second of a chain.
+/// The base of a ring. Some front-ends (User Mode Linux) send 0 for a new packed ring. In this
+/// protocol 0 is the first position of a lap with wrap counter 0, after a whole lap in which the
+/// device used at least one descriptor. That descriptor still has its used flag: the driver also
+/// sets the flag to make the position available in this lap. No descriptor of a new ring has it.
+/// The first descriptor alone is no evidence: it may have been the second of a chain.
 Result<std::uint32_t> RingSetup::find_base(const virtio::RingParts& parts) const {
   const auto* const packed = std::get_if<virtio::PackedRing>(&parts);
   if (packed == nullptr || base_ != 0) return base_;
   for (std::uint16_t i = 0; i < packed->size(); ++i) {
     virtio::PackedTail tail{};
     if (!packed->try_load_tail(i, tail)) {
-      return fail(ErrorKind::kMemoryFault, "access to a ring", index_);
+      return fail(ErrorKind::kMemoryFault, "access to the ring", index_);
     }
     if ((tail.flags & virtio::kPackedUsed) != 0) return base_;
   }
@@ -245,14 +248,14 @@ task::Task<Result<>> RingSetup::start(RingContext context) {
         virtio::ring_kind(context.features) == virtio::RingKind::kPacked ? "packed" : "split",
         size_, *base, is_enabled_ ? "enabled" : "disabled");
   } else {
-    is_kick_known_ = false;
+    has_kick_ = false;
   }
   co_return started;
 }
 
 task::Task<Result<>> RingSetup::change_memory(RingContext context) {
   if (!is_running_) co_return Result<>();
-  // What was negotiated since counts from the next start on.
+  // Features negotiated since then take effect at the next start.
   context.features = features_;
   const auto ring = locate(context);
   if (!ring) {
@@ -283,7 +286,7 @@ task::Task<Result<>> RingSetup::change_log(RingContext context) {
   context.features = features_;
   RingDirtyLog log = make_log(context);
   auto log_event = make_log_event(context);
-  // Pages are noted whether or not anybody can be told of it at once.
+  // Pages are logged with or without the event.
   if (log_event) log.event = std::move(*log_event);
   uring::CrossCall<bool> change(queue_.loop(), home_,
                                 [this, log = std::move(log)](auto reply) mutable {
@@ -296,7 +299,7 @@ task::Task<Result<>> RingSetup::change_log(RingContext context) {
 }
 
 task::Task<std::uint32_t> RingSetup::stop() {
-  is_kick_known_ = false;
+  has_kick_ = false;
   kick_.reset();
   if (is_running_) {
     auto stopping = stop_running();
@@ -305,11 +308,11 @@ task::Task<std::uint32_t> RingSetup::stop() {
   co_return base_;
 }
 
-/// Requires: it runs.
+/// Requires: running.
 task::Task<> RingSetup::stop_running() {
   uring::CrossCall<std::uint32_t> stop(queue_.loop(), home_, [this](auto reply) {
     queue_.vring()->stop([this, reply](std::uint32_t next) {
-      // Not from inside the ring's own function: it is about to be destroyed.
+      // Later: the ring must not be destroyed inside its own function.
       queue_.loop().post([this, reply, next] {
         was_broken_ = queue_.vring()->is_broken();
         queue_.vring().reset();
@@ -331,18 +334,18 @@ task::Task<std::optional<std::size_t>> RingSetup::drain() {
 }
 
 void RingSetup::resume() {
-  tell_running_ring([](Vring& vring) { vring.resume(); });
+  post_to_running_ring([](Vring& vring) { vring.resume(); });
 }
 
 task::Task<> RingSetup::freeze() {
   if (!is_running_) co_return;
   auto stopping = stop_running();
   co_await std::move(stopping);
-  // One that broke stays so, whoever goes on with the session: what it has not returned would be
-  // lost in a ring that looks alive. The front-end's next kick descriptor starts it.
+  // A broken ring stays broken in every process: a restart would hide its lost chains. The
+  // front-end's next kick message starts it.
   is_frozen_ = !was_broken_;
   if (was_broken_) {
-    is_kick_known_ = false;
+    has_kick_ = false;
     kick_.reset();
   }
 }
@@ -350,8 +353,8 @@ task::Task<> RingSetup::freeze() {
 task::Task<Result<>> RingSetup::resume_frozen(RingContext context) {
   if (!std::exchange(is_frozen_, false)) co_return Result<>();
   if (!context.memory || !addresses_) {
-    is_kick_known_ = false;
-    co_return fail(ErrorKind::kOutOfRange, "memory for a ring", index_);
+    has_kick_ = false;
+    co_return fail(ErrorKind::kOutOfRange, "memory of the ring", index_);
   }
   context.features = features_;
   auto starting = start(std::move(context));
@@ -359,7 +362,7 @@ task::Task<Result<>> RingSetup::resume_frozen(RingContext context) {
 }
 
 Result<RingState> RingSetup::snapshot() const {
-  GUESTIO_CHECK(!is_running_, "a ring that stands still");
+  GUESTIO_CHECK(!is_running_, "a stopped ring");
   auto kick = duplicate_fd(kick_.get());
   auto call = duplicate_fd(call_.get());
   auto error = duplicate_fd(error_.get());
@@ -369,7 +372,7 @@ Result<RingState> RingSetup::snapshot() const {
   return RingState{.size = size_,
                    .base = base_,
                    .addresses = addresses_,
-                   .has_kick = is_kick_known_,
+                   .has_kick = has_kick_,
                    .is_enabled = is_enabled_,
                    .is_running = is_frozen_,
                    .features = features_,
@@ -383,8 +386,9 @@ Result<> RingSetup::restore(RingState state) {
     if (auto set = set_size(state.size, state.features); !set) return set;
     if (auto set = set_base(state.base, state.features); !set) return set;
   } else {
-    // They may have been said before another kind of ring was negotiated; start() looks again.
-    if (state.size > kLargestRing) return fail(Error::peer_fault("a ring's size", state.size));
+    // Possibly set before another kind of ring was negotiated; start() checks them again.
+    if (state.size > kMaxRingSize)
+      return fail(Error::peer_fault("ring size exceeds 32768", state.size));
     size_ = state.size;
     base_ = state.base;
   }
@@ -392,14 +396,14 @@ Result<> RingSetup::restore(RingState state) {
     if (auto set = set_addresses(*state.addresses); !set) return set;
   }
   if (state.is_running && (!state.addresses || !state.has_kick)) {
-    return fail(Error::peer_fault("a ring that runs has a size, addresses and a kick", index_));
+    return fail(Error::peer_fault("running ring without a size, addresses or a kick", index_));
   }
   for (const UniqueFd* const event : {&state.kick, &state.call, &state.error}) {
     if (*event && !is_eventfd(event->get())) {
-      return fail(Error::peer_fault("a kick, call or error descriptor is an eventfd"));
+      return fail(Error::peer_fault("kick, call or error descriptor is not an eventfd"));
     }
   }
-  is_kick_known_ = state.has_kick;
+  has_kick_ = state.has_kick;
   kick_ = std::move(state.kick);
   call_ = std::move(state.call);
   error_ = std::move(state.error);

@@ -21,90 +21,89 @@ namespace guestio::vhost {
 struct RingContext {
   virtio::FeatureBits features = 0;
   std::shared_ptr<const MemoryTable> memory;
-  std::shared_ptr<const InflightRecord> inflight;        ///< or nothing
+  std::shared_ptr<const InflightRecord> inflight;        ///< optional
   std::shared_ptr<registered::MemoryRegistry> registry;  ///< null: memory is not registered
-  std::shared_ptr<const mem::DirtyLog> log;              ///< nothing: nothing is noted
-  const UniqueFd* log_event = nullptr;                   ///< or nothing; the session's
+  std::shared_ptr<const mem::DirtyLog> log;              ///< null: no logging
+  const UniqueFd* log_event = nullptr;                   ///< optional; the session's
   std::shared_ptr<PeerLog> peer_log;
-  std::function<void()> on_broken = {};  ///< or nothing; called on the ring's thread
+  std::function<void()> on_broken = {};  ///< optional; called on the ring's thread
 };
 
-/// The control thread's half of one ring: collects what the front-end says about it, in whatever
-/// order, starts it when everything is there, and passes changes on to the ring while it runs
-/// (vhost-user, "Ring states").
+/// The control thread's half of one ring (vhost-user, "Ring states"): collects the settings from
+/// the front-end's messages, in any order, starts the ring when all are present, and forwards
+/// changes to the running ring.
 ///
-///   idle ── size, addresses, memory and a kick message there ──► running
-///   running ── GET_VRING_BASE, or the front-end leaves ──► idle, wants a new kick message
-///   running ── memory without the ring's parts ──► idle, goes on once they are there again
+///   idle ── size, addresses, memory and a kick message present ──► running
+///   running ── GET_VRING_BASE, or the front-end disconnects ──► idle, needs a new kick message
+///   running ── memory without the ring's parts ──► idle, resumes when they are back
 ///
-/// Threads: the control thread. Errors of the setters are peer faults, nothing is changed then.
+/// Threads: the control thread. Errors of the setters are peer faults and change nothing.
 class RingSetup {
  public:
   RingSetup(Queue& queue, uring::Loop& home, std::uint16_t index) noexcept
       : queue_(queue), home_(home), index_(index) {}
 
-  // `features` says which kind of ring it is.
+  // `features` tells the kind of the ring.
   Result<> set_size(std::uint32_t size, virtio::FeatureBits features);
   Result<> set_base(std::uint32_t base, virtio::FeatureBits features);
-  /// While the ring runs its places stay what they are: only the logging of the ring's own part may
-  /// change, for which change_log() has to follow.
+  /// On a running ring only the logging of the ring's own part may change; change_log() has to
+  /// follow.
   Result<> set_addresses(const VringAddress& addresses);
-  /// An eventfd; an empty one means that there are no kicks, calls or errors. A kick starts the
-  /// ring once all else is there. Errors: host; the ring keeps what it had then.
+  /// An eventfd, or empty for a ring without kicks, calls or errors. A kick starts the ring once
+  /// all else is present. Errors: host; the ring keeps its descriptor.
   Result<> set_descriptor(RingEvent event, UniqueFd descriptor);
-  /// In effect when it returns: a ring that was disabled takes nothing from then on.
+  /// Takes effect before it returns: a disabled ring takes no more chains.
   task::Task<> set_enabled(bool is_enabled);
-  /// For front-ends without protocol features, which have no message that enables rings.
-  void begin_enabled();
+  /// For front-ends without protocol features: no message of theirs enables rings.
+  void enable_by_default();
 
-  /// Whether everything is there that a ring needs, and it does not run yet.
+  /// Whether an idle ring has all that it needs.
   [[nodiscard]] bool is_ready(const RingContext& context) const noexcept {
-    return !is_running_ && is_kick_known_ && size_ != 0 && addresses_ && context.memory;
+    return !is_running_ && has_kick_ && size_ != 0 && addresses_ && context.memory;
   }
-  /// The ring stays idle and wants a new kick message.
-  void refuse_start() noexcept { is_kick_known_ = false; }
+  /// The ring stays idle until a new kick message.
+  void reject_start() noexcept { has_kick_ = false; }
   /// Errors: peer fault, out of range (an address outside memory), memory fault, host.
   /// Requires: is_ready().
   task::Task<Result<>> start(RingContext context);
-  /// Puts a running ring on another memory table (or none); one whose parts are not in it stops
-  /// until start() finds them again. Errors: as start(); out of range says that
-  /// they are not in it.
+  /// Puts a running ring on another memory table, or none. A ring with parts outside it stops until
+  /// start(). Errors: as start(); out of range for parts outside the table.
   task::Task<Result<>> change_memory(RingContext context);
-  /// A running ring notes what it writes where `environment` says, from when this returns.
-  /// Errors: host; nothing is changed then.
+  /// Puts a running ring on another dirty log, before it returns. Errors: host; the pages are
+  /// logged all the same, without the event.
   task::Task<Result<>> change_log(RingContext context);
-  /// Stops the ring after what it took is answered. Returns where the ring goes on.
+  /// Stops the ring after its chains in flight are completed. Returns the base for its next start.
   task::Task<std::uint32_t> stop();
-  /// Stops and forgets everything: for the next front-end.
+  /// Stops the ring and clears all settings, for the next front-end.
   task::Task<> reset();
 
-  // For another process that is to go on with the ring.
+  // Takeover by another process.
 
-  /// Has the ring take nothing more. Returns, once all that it took is answered or waits for better
-  /// times, how many chains wait; nothing when go_on() came first.
+  /// Stops the ring from taking chains. Returns the number of chains held pending retry once all
+  /// others in flight are completed; nothing if resume() came first.
   task::Task<std::optional<std::size_t>> drain();
-  /// Ends a pause.
+  /// Ends drain().
   void resume();
-  /// Stops a ring that is paused. What waits is left in the in-flight record.
+  /// Stops a drained ring. Held chains stay in the in-flight record.
   task::Task<> freeze();
-  /// Runs again, if it ran: from where it was suspended, or where state() was when it was adopted.
+  /// Restarts the ring if it ran before freeze() or in the snapshot of restore().
   /// Errors: as start(); the ring is idle then.
   task::Task<Result<>> resume_frozen(RingContext context);
-  /// Errors: host. Requires: it does not run.
+  /// Errors: host. Requires: not running.
   [[nodiscard]] Result<RingState> snapshot() const;
-  /// Takes another's ring over, suspended; its in-band events are the session's. Errors: peer
-  /// fault, as of the setters.
+  /// Continues another process's ring, frozen; its in-band events are the session's.
+  /// Errors: peer fault, as of the setters.
   Result<> restore(RingState state);
 
-  /// Whether it was said since the ring last stopped how it is kicked.
-  [[nodiscard]] bool is_kick_known() const noexcept { return is_kick_known_; }
+  /// Whether a kick message arrived since the ring last stopped.
+  [[nodiscard]] bool has_kick() const noexcept { return has_kick_; }
   [[nodiscard]] bool has_descriptor(RingEvent event) const noexcept {
-    if (event == RingEvent::kKick) return is_kick_known_ && kick_;
+    if (event == RingEvent::kKick) return has_kick_ && kick_;
     return static_cast<bool>(event == RingEvent::kCall ? call_ : error_);
   }
   [[nodiscard]] std::uint16_t index() const noexcept { return index_; }
   [[nodiscard]] bool is_running() const noexcept { return is_running_; }
-  /// Whether it would run if it were not for the pause.
+  /// Whether it ran before freeze() or in the snapshot.
   [[nodiscard]] bool is_frozen() const noexcept { return is_frozen_; }
 
  private:
@@ -117,7 +116,7 @@ class RingSetup {
   Result<> set_call(UniqueFd call);
   Result<> set_error(UniqueFd error);
   template <typename Change>
-  void tell_running_ring(Change change);
+  void post_to_running_ring(Change change);
 
   Queue& queue_;
   uring::Loop& home_;
@@ -126,16 +125,16 @@ class RingSetup {
   std::uint32_t size_ = 0;
   std::uint32_t base_ = 0;
   std::optional<VringAddress> addresses_;
-  bool is_kick_known_ = false;  // a kick message came since the ring last stopped
-  // The ring has copies; these are for the next start.
+  bool has_kick_ = false;  // a kick message arrived since the ring last stopped
+  // For the next start; the running ring has copies.
   UniqueFd kick_;
   UniqueFd call_;
   UniqueFd error_;
   bool is_enabled_ = false;
   bool is_running_ = false;
-  bool is_frozen_ = false;            // it ran
-  bool was_broken_ = false;           // when it last stopped
-  virtio::FeatureBits features_ = 0;  // with which it runs
+  bool is_frozen_ = false;            // it ran before
+  bool was_broken_ = false;           // at the last stop
+  virtio::FeatureBits features_ = 0;  // of the running ring
 };
 
 }  // namespace guestio::vhost

@@ -8,6 +8,7 @@
 
 #include "guestio/base/log.h"
 #include "guestio/vhost/wire/async_message_io.h"
+#include "guestio/vhost/wire/message_name.h"
 
 namespace guestio::vhost {
 
@@ -88,7 +89,7 @@ void Session::log_end(const Error& cause) const {
   if (cause.kind == ErrorKind::kClosed) return;
   const bool is_ours = cause.kind == ErrorKind::kHost;
   PeerLog& log = *context_.parts.peer_log;
-  log::rate_limited_warning(log.faults, "{}: {}connection to the front-end ends: {}", log.name,
+  log::rate_limited_warning(log.faults, "{}: {}connection ends: {}", log.name,
                             is_ours ? "host failure: " : "", cause.to_string());
 }
 
@@ -104,8 +105,9 @@ task::Task<Result<>> Session::serve_message() {
   if (!outcome) {
     if (requires_disconnect(request, outcome.error())) co_return fail(outcome.error());
     PeerLog& log = *context_.parts.peer_log;
-    log::rate_limited_warning(log.faults, "{}: refused message {} of the front-end: {}", log.name,
-                              context_.message.header.request, outcome.error().to_string());
+    log::rate_limited_warning(log.faults, "{}: refused {}: {}", log.name,
+                              message_name(context_.message.header.request),
+                              outcome.error().to_string());
   }
   co_return co_await send_outcome(outcome);
 }
@@ -181,7 +183,7 @@ Result<Reply> Session::handle_sync(FrontendRequest request) {
     case FrontendRequest::kPostcopyAdvise: return postcopy_.handle_postcopy_advise();
     case FrontendRequest::kPostcopyListen: return postcopy_.handle_postcopy_listen();
     case FrontendRequest::kPostcopyEnd: return postcopy_.handle_postcopy_end();
-    default: return fail(ErrorKind::kUnsupported, "message that was not negotiated or is unknown");
+    default: return fail(ErrorKind::kUnsupported, "message");
   }
 }
 

@@ -31,7 +31,8 @@ ProtocolBits SessionContext::offered_protocol_features() const noexcept {
 
 Result<> SessionContext::require_feature(ProtocolBits feature) const {
   if (has_feature(feature)) return {};
-  return fail(ErrorKind::kUnsupported, "message that was not negotiated", message.header.request);
+  return fail(ErrorKind::kUnsupported, "message without its protocol feature",
+              message.header.request);
 }
 
 std::uint8_t SessionContext::device_status() const noexcept {
@@ -69,7 +70,7 @@ Result<> SessionContext::begin_device_use() {
 task::Task<Result<>> SessionContext::start_if_ready(RingSetup& ring) {
   if (!ring.is_ready(ring_context())) co_return Result<>();
   if (auto begun = begin_device_use(); !begun) {
-    ring.refuse_start();
+    ring.reject_start();
     co_return begun;
   }
   co_return co_await ring.start(ring_context());

@@ -79,7 +79,7 @@ task::Task<> SessionHandover::resume() {
     if (resumed) continue;
     const PeerLog& log = *session_.parts.peer_log;
     log::rate_limited_warning(session_.parts.peer_log->faults,
-                              "{}: a ring cannot go on, the connection ends: {}", log.name,
+                              "{}: connection ends: a ring cannot resume: {}", log.name,
                               resumed.error().to_string());
     session_.disconnect();
   }

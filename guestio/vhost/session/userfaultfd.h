@@ -9,41 +9,41 @@
 #include "guestio/base/unique_fd.h"
 #include "guestio/mem/guest_memory.h"
 
-/// Post-copy: memory that arrives after the guest has begun to run here.
+/// Post-copy: memory that arrives while the guest already runs here.
 namespace guestio::vhost {
 
-/// Has whoever touches a page of guest memory that has not arrived wait until the front-end brings
-/// it: a userfaultfd over our mappings, which the front-end reads (vhost-user, "Postcopy").
+/// A userfaultfd over our mappings of guest memory, which the front-end reads (vhost-user,
+/// "Postcopy"). An access to a missing page waits until the front-end brings the page.
 ///
-/// Who holds that descriptor can put pages anywhere into this process and keep its threads waiting.
-/// So it is made for front-ends only that are trusted.
+/// Requires a trusted front-end: the descriptor lets its holder put pages anywhere into this
+/// process and keep its threads waiting.
 ///
-/// Threads: one at a time. When it goes, nothing waits any more: what has not arrived is zeroes.
+/// Threads: one at a time. Lifetime: the destructor ends all waits; missing pages read as zeroes.
 class Userfaultfd {
  public:
-  /// Errors: host (the kernel has none, or not for us).
+  /// Errors: host (not supported by the kernel, or not permitted).
   static Result<std::unique_ptr<Userfaultfd>> create();
   Userfaultfd(const Userfaultfd&) = delete;
   Userfaultfd& operator=(const Userfaultfd&) = delete;
   ~Userfaultfd();
 
-  /// For the front-end; stays ours.
+  /// For the front-end; still owned here.
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
-  /// From now on pages of this memory that are missing are waited for. What was watched before
-  /// stays so. Errors: host.
+  /// From now on accesses to missing pages of this memory wait. Memory registered before stays so.
+  /// Errors: host.
   Result<> register_memory(const mem::GuestMemory& memory);
 
  private:
-  struct Stretch {
+  struct Range {
     std::byte* start;
     std::size_t size;
-    bool operator==(const Stretch&) const = default;
+    bool operator==(const Range&) const = default;
   };
 
   explicit Userfaultfd(UniqueFd fd) noexcept : fd_(std::move(fd)) {}
 
   UniqueFd fd_;
-  std::vector<Stretch> watched_;
+  std::vector<Range> registered_;
 };
 
 }  // namespace guestio::vhost

@@ -21,8 +21,8 @@ Error to_error(std::int32_t result, const char* what) noexcept {
   return is_gone ? Error::make(ErrorKind::kClosed, what) : Error::host(-result, what);
 }
 
-/// Where the next byte goes, and how many may come there.
-std::span<std::byte> rest_of(Message& message, std::size_t until) noexcept {
+/// The buffer for the next bytes of the message.
+std::span<std::byte> remaining_buffer(Message& message, std::size_t until) noexcept {
   constexpr std::size_t kHeader = sizeof(MessageHeader);
   if (message.received < kHeader) {
     return std::as_writable_bytes(std::span(&message.header, 1)).subspan(message.received);
@@ -30,12 +30,12 @@ std::span<std::byte> rest_of(Message& message, std::size_t until) noexcept {
   return std::span(message.bytes).subspan(message.received - kHeader, until - message.received);
 }
 
-/// Receives up to the message's `until`th byte, the header's counted.
+/// Receives up to byte `until` of header and payload.
 task::Task<Result<>> receive_until(uring::Loop& loop, int socket, Message& message,
                                    std::size_t until, task::StopToken token) {
   while (message.received < until) {
     DescriptorControlBuffer control;
-    const std::span<std::byte> to = rest_of(message, until);
+    const std::span<std::byte> to = remaining_buffer(message, until);
     iovec part{to.data(), to.size()};
     msghdr header{};
     header.msg_iov = &part;
@@ -46,7 +46,7 @@ task::Task<Result<>> receive_until(uring::Loop& loop, int socket, Message& messa
         co_await uring::recvmsg(loop, uring::File(socket), header, MSG_CMSG_CLOEXEC, token);
     if (got == -EINTR) continue;
     if (got == -EAGAIN) {
-      // The peer has made our common open file one that does not wait.
+      // The peer set O_NONBLOCK on the shared open file description.
       (void)co_await uring::poll(loop, uring::File(socket), POLLIN, token);
       continue;
     }
@@ -59,7 +59,7 @@ task::Task<Result<>> receive_until(uring::Loop& loop, int socket, Message& messa
 
 task::Task<Result<>> send_message(uring::Loop& loop, int socket, MessageHeader message,
                                   std::span<const std::byte> payload, int descriptor,
-                                  task::StopToken token = {}) {
+                                  task::StopToken token) {
   std::array<std::byte, sizeof(MessageHeader) + kMaxPayload> bytes;
   std::memcpy(bytes.data(), &message, sizeof message);
   if (!payload.empty()) std::memcpy(bytes.data() + sizeof message, payload.data(), payload.size());
@@ -88,7 +88,7 @@ task::Task<Result<>> send_message(uring::Loop& loop, int socket, MessageHeader m
     }
     if (sent <= 0) co_return fail(to_error(sent, "send a message"));
     rest = rest.subspan(static_cast<std::size_t>(sent));
-    descriptor = -1;  // it went with the first byte
+    descriptor = -1;  // the first byte carried it
   }
   co_return Result<>();
 }
@@ -98,18 +98,17 @@ task::Task<Result<>> send_message(uring::Loop& loop, int socket, MessageHeader m
 task::Task<Result<>> receive_message(uring::Loop& loop, int socket, Message& message,
                                      task::StopToken token) {
   if (message.received == 0) message.descriptors.clear();
-  auto receiving_header = receive_until(loop, socket, message, sizeof message.header, token);
-  const auto has_header = co_await std::move(receiving_header);
+  const auto has_header =
+      co_await receive_until(loop, socket, message, sizeof message.header, token);
   if (!has_header) co_return has_header;
   if ((message.header.flags & kMessageVersionMask) != kMessageVersion) {
-    co_return fail(Error::peer_fault("the version of a message", message.header.flags));
+    co_return fail(Error::peer_fault("unknown message version", message.header.flags));
   }
   if (message.header.size > message.bytes.size()) {
-    co_return fail(Error::peer_fault("the size of a message", message.header.size));
+    co_return fail(Error::peer_fault("message exceeds the maximum size", message.header.size));
   }
   const std::size_t whole = sizeof message.header + message.header.size;
-  auto receiving_payload = receive_until(loop, socket, message, whole, token);
-  const auto has_payload = co_await std::move(receiving_payload);
+  const auto has_payload = co_await receive_until(loop, socket, message, whole, token);
   if (has_payload) message.received = 0;
   co_return has_payload;
 }
@@ -118,8 +117,8 @@ task::Task<Result<>> send_reply(uring::Loop& loop, int socket, std::uint32_t req
                                 std::span<const std::byte> payload, int descriptor) {
   const MessageHeader header{request, kMessageVersion | kMessageReply,
                              static_cast<std::uint32_t>(payload.size())};
-  auto sending = send_message(loop, socket, header, payload, descriptor);
-  co_return co_await std::move(sending);
+  const task::StopToken never;
+  co_return co_await send_message(loop, socket, header, payload, descriptor, never);
 }
 
 task::Task<Result<>> send_request(uring::Loop& loop, int socket, BackendRequest request,
@@ -129,8 +128,7 @@ task::Task<Result<>> send_request(uring::Loop& loop, int socket, BackendRequest 
   const MessageHeader header{std::to_underlying(request),
                              kMessageVersion | (is_wanted ? kMessageNeedReply : 0),
                              static_cast<std::uint32_t>(payload.size())};
-  auto sending = send_message(loop, socket, header, payload, -1, token);
-  co_return co_await std::move(sending);
+  co_return co_await send_message(loop, socket, header, payload, -1, token);
 }
 
 }  // namespace guestio::vhost

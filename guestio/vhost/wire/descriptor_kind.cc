@@ -18,8 +18,9 @@ bool is_stream_socket(int fd) noexcept {
 
 namespace {
 
-/// Whether what /proc shows for the descriptor begins with `name`: files that have a path show "/".
-bool shows_as(int fd, std::string_view name) noexcept {
+/// Whether the link of the descriptor in /proc begins with `name`; for a file with a path it begins
+/// with "/".
+bool link_begins_with(int fd, std::string_view name) noexcept {
   std::array<char, 64> link{};
   std::array<char, 64> target{};
   fmt::format_to_n(link.data(), link.size() - 1, "/proc/self/fd/{}", fd);
@@ -30,8 +31,8 @@ bool shows_as(int fd, std::string_view name) noexcept {
 
 }  // namespace
 
-bool is_eventfd(int fd) noexcept { return shows_as(fd, "anon_inode:[eventfd]"); }
+bool is_eventfd(int fd) noexcept { return link_begins_with(fd, "anon_inode:[eventfd]"); }
 
-bool is_pipe(int fd) noexcept { return shows_as(fd, "pipe:["); }
+bool is_pipe(int fd) noexcept { return link_begins_with(fd, "pipe:["); }
 
 }  // namespace guestio::vhost

@@ -15,7 +15,7 @@ namespace guestio::vhost {
 
 namespace {
 
-/// Waits until `events` hold for `fd`.
+/// Waits for `events` on `fd`.
 Result<> wait_for(int fd, short events, Deadline deadline) {
   using std::chrono::milliseconds;
   while (true) {
@@ -31,7 +31,7 @@ Result<> wait_for(int fd, short events, Deadline deadline) {
 
 bool is_gone(int error_number) { return error_number == EPIPE || error_number == ECONNRESET; }
 
-/// The control message of a full set of descriptors, aligned as cmsghdr wants it.
+/// Control buffer of a sendmsg() with up to kMaxDescriptors.
 struct alignas(cmsghdr) ControlBuffer {
   std::array<std::byte, CMSG_SPACE(sizeof(int) * kMaxDescriptors)> bytes{};
 };
@@ -67,11 +67,11 @@ Result<MessageSocket> MessageSocket::connect(const std::string& path) {
   }
   std::memcpy(address.sun_path, path.data(), path.size());
   UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (!fd) return fail_host("make a socket");
-  // A Unix socket connects at once, or waits for room in the listener's backlog: not for ever.
+  if (!fd) return fail_host("create a socket");
+  // A Unix socket connects at once or waits for room in the listener's backlog.
   const timeval limit{.tv_sec = 5, .tv_usec = 0};
   if (::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) != 0) {
-    return fail_host("set a socket's time limit");
+    return fail_host("set the timeout of a socket");
   }
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
     return fail_host("connect to the vhost-user socket");
@@ -99,7 +99,7 @@ Result<> MessageSocket::send(std::uint32_t request, std::uint32_t flags,
     if (sent >= 0) {
       left -= static_cast<std::size_t>(sent);
       skip(parts, static_cast<std::size_t>(sent));
-      // They went with the first byte.
+      // The first byte carried the descriptors.
       message.msg_control = nullptr;
       message.msg_controllen = 0;
     } else if (errno == EAGAIN) {
@@ -122,10 +122,10 @@ Result<> MessageSocket::receive(Message& message, Deadline deadline) {
       receive_exactly(std::as_writable_bytes(std::span(&header, 1)), message.descriptors, deadline);
   if (!received) return received;
   if ((header.flags & kMessageVersionMask) != kMessageVersion) {
-    return fail(Error::peer_fault("version of a vhost-user message", header.flags));
+    return fail(Error::peer_fault("unknown version of a vhost-user message", header.flags));
   }
   if (header.size > kMaxPayload) {
-    return fail(Error::peer_fault("size of a vhost-user message", header.size));
+    return fail(Error::peer_fault("vhost-user message exceeds the maximum size", header.size));
   }
   received =
       receive_exactly(std::span(message.bytes).first(header.size), message.descriptors, deadline);

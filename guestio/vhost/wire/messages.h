@@ -6,9 +6,9 @@
 #include <cstdint>
 #include <string_view>
 
-/// The vhost-user wire format, as QEMU's document docs/interop/vhost-user.rst defines it. A message
-/// is a header and `size` bytes of payload on a stream socket, file descriptors beside it. Numbers
-/// are in the byte order of the machine.
+/// The vhost-user wire format (QEMU, docs/interop/vhost-user.rst). A message is a header and `size`
+/// bytes of payload on a stream socket, with file descriptors as ancillary data. Numbers have the
+/// byte order of the machine.
 namespace guestio::vhost {
 
 struct MessageHeader {
@@ -23,20 +23,20 @@ inline constexpr std::uint32_t kMessageVersion = 1;
 inline constexpr std::uint32_t kMessageReply = 1 << 2;
 inline constexpr std::uint32_t kMessageNeedReply = 1 << 3;
 
-/// No message that we know has more payload; a header that says more is refused.
+/// The largest payload of a known message; a header with a larger size is refused.
 inline constexpr std::size_t kMaxPayload = 4096;
-/// File descriptors beside one message: one for each region of the largest memory table.
+/// File descriptors of one message: one for each region of the largest memory table.
 inline constexpr std::size_t kMaxDescriptors = 8;
 inline constexpr std::size_t kMaxRegions = 8;
-/// Queue indices stand in 8 bits of the kick, call and error messages.
+/// Queue indices have 8 bits in SET_VRING_KICK, SET_VRING_CALL and SET_VRING_ERR.
 inline constexpr std::size_t kMaxQueues = 256;
 
-/// Bit of the virtio features that says: protocol features exist. Never shown to a guest.
+/// Virtio feature bit: protocol features exist. Never shown to a guest.
 inline constexpr std::uint64_t kFeatureProtocolFeatures = std::uint64_t{1} << 30;
-/// Bit of the virtio features that switches dirty logging on.
+/// Virtio feature bit: dirty logging is on.
 inline constexpr std::uint64_t kFeatureLogAll = std::uint64_t{1} << 26;
 
-/// What a front-end sends.
+/// Requests of the front-end.
 enum class FrontendRequest : std::uint32_t {
   kGetFeatures = 1,
   kSetFeatures = 2,
@@ -83,7 +83,7 @@ enum class FrontendRequest : std::uint32_t {
   kCheckDeviceState = 43,
 };
 
-/// What a backend sends over the socket of kSetBackendReqFd.
+/// Requests of the backend, over the socket of SET_BACKEND_REQ_FD.
 enum class BackendRequest : std::uint32_t {
   kIotlbMsg = 1,
   kConfigChangeMsg = 2,
@@ -121,8 +121,8 @@ struct ProtocolFeatureName {
   std::string_view name;
 };
 
-/// Names as in QEMU's document. Bits above 19 have meant different things in different versions and
-/// have no names here.
+/// Names as in vhost-user.rst. Bits above 19 changed their meaning between versions and have no
+/// names here.
 inline constexpr std::array kProtocolFeatureNames = {
     ProtocolFeatureName{kProtocolMq, "MQ"},
     ProtocolFeatureName{kProtocolLogShmfd, "LOG_SHMFD"},
@@ -146,14 +146,15 @@ inline constexpr std::array kProtocolFeatureNames = {
     ProtocolFeatureName{kProtocolDeviceState, "DEVICE_STATE"},
 };
 
-/// Payload of the ring's num, base, enable and in-band messages.
+/// Payload of SET_VRING_NUM, SET_VRING_BASE, GET_VRING_BASE, SET_VRING_ENABLE, VRING_KICK,
+/// VRING_CALL and VRING_ERR.
 struct VringState {
   std::uint32_t index;
   std::uint32_t num;
 };
 static_assert(sizeof(VringState) == 8);
 
-/// Payload of kSetVringAddr. The ring's parts are given as the front-end's own addresses.
+/// Payload of SET_VRING_ADDR. The parts of the ring have front-end addresses.
 struct VringAddress {
   std::uint32_t index;
   std::uint32_t flags;  ///< kVringLog
@@ -167,7 +168,7 @@ static_assert(sizeof(VringAddress) == 40 && offsetof(VringAddress, descriptor) =
 
 inline constexpr std::uint32_t kVringLog = 1 << 0;
 
-// The u64 payload of kSetVringKick, kSetVringCall and kSetVringErr.
+// The u64 payload of SET_VRING_KICK, SET_VRING_CALL and SET_VRING_ERR.
 inline constexpr std::uint64_t kVringIndexMask = 0xff;
 inline constexpr std::uint64_t kVringNoFd = 1 << 8;
 
@@ -180,28 +181,28 @@ struct MemoryRegion {
 };
 static_assert(sizeof(MemoryRegion) == 32 && offsetof(MemoryRegion, mmap_offset) == 24);
 
-/// Payload of kSetMemTable: this and as many MemoryRegion as it says.
+/// Payload of SET_MEM_TABLE: this and `num_regions` of MemoryRegion.
 struct MemoryTableHeader {
   std::uint32_t num_regions;
   std::uint32_t padding;
 };
 static_assert(sizeof(MemoryTableHeader) == 8);
 
-/// Payload of kAddMemReg and kRemMemReg.
+/// Payload of ADD_MEM_REG and REM_MEM_REG.
 struct SingleMemoryRegion {
   std::uint64_t padding;
   MemoryRegion region;
 };
 static_assert(sizeof(SingleMemoryRegion) == 40);
 
-/// Payload of kSetLogBase when kProtocolLogShmfd was negotiated.
+/// Payload of SET_LOG_BASE, if LOG_SHMFD was negotiated.
 struct LogDescription {
   std::uint64_t size;
   std::uint64_t offset;
 };
 static_assert(sizeof(LogDescription) == 16);
 
-/// Payload of kGetConfig and kSetConfig: this and `size` bytes.
+/// Payload of GET_CONFIG and SET_CONFIG: this and `size` bytes.
 struct ConfigHeader {
   std::uint32_t offset;
   std::uint32_t size;
@@ -213,7 +214,7 @@ inline constexpr std::uint32_t kConfigWritable = 0;   ///< a driver changes a fi
 inline constexpr std::uint32_t kConfigMigration = 1;  ///< state of a migrated device
 inline constexpr std::size_t kMaxConfig = 256;
 
-/// Payload of kGetInflightFd and kSetInflightFd. QEMU pads it to 24 bytes, others send 20.
+/// Payload of GET_INFLIGHT_FD and SET_INFLIGHT_FD. QEMU pads it to 24 bytes, others send 20.
 struct InflightDescription {
   std::uint64_t mmap_size;
   std::uint64_t mmap_offset;

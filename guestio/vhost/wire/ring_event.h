@@ -5,11 +5,11 @@
 
 namespace guestio::vhost {
 
-/// What the two sides tell each other about a ring through eventfds.
+/// Notifications about a ring, one eventfd each.
 enum class RingEvent : std::uint8_t {
-  kKick,   ///< driver to device: look at the ring
-  kCall,   ///< device to driver: look at the ring
-  kError,  ///< device to driver: the ring is of no use any more
+  kKick,   ///< driver to device: available buffers
+  kCall,   ///< device to driver: used buffers
+  kError,  ///< device to driver: the ring is broken
 };
 
 }  // namespace guestio::vhost

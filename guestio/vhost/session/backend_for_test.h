@@ -17,7 +17,7 @@
 #include "guestio/vhost/frontend/frontend_queue.h"
 #include "guestio/vhost/session/backend.h"
 
-/// For tests only: a backend with a device that does nothing, from the front-end's end of the
+/// For tests only: a backend with a device without function, from the front-end's end of the
 /// socket.
 namespace guestio::vhost::test {
 
@@ -30,17 +30,17 @@ class IdleDevice final : public virtio::Device {
   Result<> read_config(std::size_t, std::span<std::byte>) const override { return {}; }
   Result<> write_config(std::size_t, std::span<const std::byte>) override { return {}; }
   Result<> begin_use() override {
-    if (is_away) return fail(ErrorKind::kBusy, "the device");
+    if (is_unavailable) return fail(ErrorKind::kBusy, "the device");
     ++uses;
     return {};
   }
   void end_use() noexcept override { --uses; }
 
-  bool is_away = false;
+  bool is_unavailable = false;
   int uses = 0;
 };
 
-/// Answers each chain at once, or, while it is told to hold them, when it is told to go on.
+/// Completes each chain at once; while `holds` is set, in finish().
 class IdleQueue final : public virtio::QueueHandler {
  public:
   void process(virtio::DeviceQueue& queue) noexcept override {
@@ -53,7 +53,7 @@ class IdleQueue final : public virtio::QueueHandler {
     }
     queue_ = &queue;
   }
-  /// Does `work` with what is held and gives it back.
+  /// Runs `work` on each held chain and completes it.
   template <typename Work>
   void finish(Work work) {
     for (; count_ != 0; --count_) {
@@ -100,14 +100,14 @@ class BackendFixture : public ::testing::Test {
   void TearDown() override {
     queue_.reset();
     frontend_.reset();
-    EXPECT_EQ(gone_.get_future().wait_for(kLimit), std::future_status::ready);
+    EXPECT_EQ(disconnected_.get_future().wait_for(kLimit), std::future_status::ready);
     home_->call([this] { backend_.reset(); });
   }
 
   task::Task<> serve(UniqueFd socket) {
     auto serving = backend_->serve_one(std::move(socket));
     co_await std::move(serving);
-    gone_.set_value();
+    disconnected_.set_value();
   }
 
   void negotiate(ProtocolBits protocol, std::uint64_t features = 0) {
@@ -118,7 +118,7 @@ class BackendFixture : public ::testing::Test {
   void start_ring() {
     queue_.emplace(std::move(*FrontendQueue::start(*frontend_, memory_, {.index = 0, .size = 16})));
   }
-  /// Gives the device `piece` to write to.
+  /// Sends the device a chain with the writable range `piece`.
   void send(const SharedRange& piece) {
     const virtio::DriverSegment segment{piece.gpa, static_cast<std::uint32_t>(piece.size),
                                         virtio::Direction::kWritable};
@@ -126,8 +126,8 @@ class BackendFixture : public ::testing::Test {
     EXPECT_TRUE(queue_->ring().publish().has_value());
     EXPECT_TRUE(queue_->kick());
   }
-  /// Whether a chain comes back in time.
-  bool is_answered() {
+  /// Whether a chain is completed in time.
+  bool is_completed() {
     const auto until = std::chrono::steady_clock::now() + kLimit;
     while (std::chrono::steady_clock::now() < until) {
       const auto used = queue_->ring().reap();
@@ -138,9 +138,9 @@ class BackendFixture : public ::testing::Test {
   }
   bool is_served() {
     send(*memory_.allocate(64, 64));
-    return is_answered();
+    return is_completed();
   }
-  /// Runs `function` with the device's end of the queue, on its thread.
+  /// Runs `function` with the queue's handler, on its thread.
   template <typename Function>
   void with_handler(Function function) {
     threads_.all().front()->call([&] { function(*handler_); });
@@ -152,8 +152,8 @@ class BackendFixture : public ::testing::Test {
   std::unique_ptr<QueueThread> home_;
   QueueThreads threads_;
   std::unique_ptr<Backend> backend_;
-  IdleQueue* handler_ = nullptr;  // used on the queue's thread
-  std::promise<void> gone_;
+  IdleQueue* handler_ = nullptr;  // the queue thread's
+  std::promise<void> disconnected_;
   task::Scope serving_;
   FrontendMemory memory_ = std::move(*FrontendMemory::create(std::size_t{1} << 20));
   std::optional<Frontend> frontend_;

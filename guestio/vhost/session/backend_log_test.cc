@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The dirty log and requests that are in flight when it comes, changes or goes.
+// The dirty log and chains in flight while it is switched on, replaced or stopped.
 #include <sys/mman.h>
 
 #include <vector>
@@ -37,7 +37,7 @@ class BackendLogTest : public test::BackendFixture {
     EXPECT_TRUE(bits.has_value());
     return mem::DirtyLog(std::move(*bits)).is_marked(Gpn::containing(address));
   }
-  /// A page of its own that the device has taken to write to.
+  /// Sends a chain with a page of its own; returns when the device holds it.
   SharedRange send_page() {
     const SharedRange piece = *memory_.allocate(4096, 4096);
     send(piece);
@@ -49,15 +49,15 @@ class BackendLogTest : public test::BackendFixture {
     EXPECT_NE(count, 0u);
     return piece;
   }
-  /// As the kernel does it: bytes that nobody sees, and a note afterwards.
-  void write_and_answer(Gpa to) {
+  /// As after a write by the kernel: the mark follows the bytes.
+  void write_and_complete(Gpa to) {
     with_handler([&](test::IdleQueue& handler) {
       handler.finish([&](const virtio::PoppedChain& taken) {
         const auto range = mem::AddressRange::from_checked(to, 4096);
         EXPECT_TRUE(taken.memory().mark_written(range));
       });
     });
-    EXPECT_TRUE(is_answered());
+    EXPECT_TRUE(is_completed());
   }
 };
 
@@ -67,23 +67,23 @@ TEST_F(BackendLogTest, Rule42ARequestInFlightWhenLoggingBeginsIsMarked) {
   use(log);
   switch_on();
   EXPECT_FALSE(is_marked(log, page.gpa));
-  write_and_answer(page.gpa);
+  write_and_complete(page.gpa);
   EXPECT_TRUE(is_marked(log, page.gpa));
 }
 
-TEST_F(BackendLogTest, Rule42ARequestInFlightIsMarkedInTheLogOfItsEnd) {
+TEST_F(BackendLogTest, Rule42ARequestInFlightIsMarkedInTheLogOfItsCompletion) {
   const UniqueFd first = make_log();
   const UniqueFd second = make_log();
   use(first);
   switch_on();
   const SharedRange page = send_page();
   use(second);
-  write_and_answer(page.gpa);
+  write_and_complete(page.gpa);
   EXPECT_FALSE(is_marked(first, page.gpa));
   EXPECT_TRUE(is_marked(second, page.gpa));
 }
 
-TEST_F(BackendLogTest, Rule42ARequestOnTheMemoryBeforeIsMarkedToo) {
+TEST_F(BackendLogTest, Rule42ARequestOnTheEarlierMemoryTableIsMarked) {
   const UniqueFd log = make_log();
   const SharedRange page = send_page();
   const auto region = memory_.region();
@@ -91,11 +91,11 @@ TEST_F(BackendLogTest, Rule42ARequestOnTheMemoryBeforeIsMarkedToo) {
   use(log);
   switch_on();
   ASSERT_TRUE(frontend_->set_mem_table(std::span(&region, 1)));
-  write_and_answer(page.gpa);
+  write_and_complete(page.gpa);
   EXPECT_TRUE(is_marked(log, page.gpa));
 }
 
-TEST_F(BackendLogTest, Rule42WhenARingHasStoppedAllItsWritesAreMarked) {
+TEST_F(BackendLogTest, Rule42AStoppedRingHasMarkedAllItsWrites) {
   const UniqueFd log = make_log();
   use(log);
   switch_on();

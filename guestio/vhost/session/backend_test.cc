@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What a backend says of itself and of its device: to a front-end over the way back, as a status,
-// and after a reset.
+// Messages about the device, its rings and its memory, from the front-end's end of the socket.
 #include <poll.h>
 #include <sys/eventfd.h>
 
@@ -18,18 +17,18 @@ namespace {
 using test::kLimit;
 using test::make_sockets;
 
-constexpr ProtocolBits kHears =
+constexpr ProtocolBits kNotificationFeatures =
     kProtocolMq | kProtocolConfig | kProtocolReplyAck | kProtocolBackendReq;
 constexpr auto kConfigChange = std::to_underlying(BackendRequest::kConfigChangeMsg);
 
 class BackendTest : public test::BackendFixture {
  protected:
-  /// Negotiates, and opens the way back.
+  /// Negotiates, and opens the back channel.
   void open_channel() {
-    negotiate(kHears);
-    channel_ = open_another();
+    negotiate(kNotificationFeatures);
+    channel_ = open_second_channel();
   }
-  UniqueFd open_another() {
+  UniqueFd open_second_channel() {
     auto [ours, theirs] = make_sockets();
     EXPECT_TRUE(frontend_->set_backend_req_fd(theirs.get()));
     return std::move(ours);
@@ -42,14 +41,14 @@ class BackendTest : public test::BackendFixture {
     home_->call([&] { hears = backend_->can_notify_config_change(); });
     return hears;
   }
-  /// Whether the backend has nothing to say, having had the time to.
+  /// Whether the backend sent nothing although it had the time to.
   bool is_silent() {
     EXPECT_TRUE(frontend_->get_features().has_value());
     std::byte byte{};
     return ::recv(channel_.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
   }
-  /// The next thing it says.
-  MessageHeader hear() {
+  /// The header of its next message.
+  MessageHeader receive_message_of_backend() {
     MessageHeader header{};
     const timeval limit{.tv_sec = kLimit.count(), .tv_usec = 0};
     EXPECT_EQ(::setsockopt(channel_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit), 0);
@@ -69,27 +68,27 @@ class BackendTest : public test::BackendFixture {
   UniqueFd channel_;
 };
 
-TEST_F(BackendTest, Rule11ChangesAreToldToAFrontEndThatNegotiatedIt) {
+TEST_F(BackendTest, Rule11ConfigChangesAreSentIfNegotiated) {
   open_channel();
   start_ring();
   EXPECT_TRUE(can_notify_config_change());
   change_config();
-  const MessageHeader news = hear();
-  EXPECT_EQ(news.request, kConfigChange);
-  EXPECT_EQ(news.flags, kMessageVersion | kMessageNeedReply);
-  EXPECT_EQ(news.size, 0u);
+  const MessageHeader received = receive_message_of_backend();
+  EXPECT_EQ(received.request, kConfigChange);
+  EXPECT_EQ(received.flags, kMessageVersion | kMessageNeedReply);
+  EXPECT_EQ(received.size, 0u);
   acknowledge();
   change_config();
-  EXPECT_EQ(hear().request, kConfigChange);
+  EXPECT_EQ(receive_message_of_backend().request, kConfigChange);
 }
 
-TEST_F(BackendTest, Rule11NothingIsSaidBeforeAndAfterRingsRun) {
+TEST_F(BackendTest, Rule11NothingIsSentWhileNoRingRuns) {
   open_channel();
   change_config();
   change_config();
   EXPECT_TRUE(is_silent());
   start_ring();
-  EXPECT_EQ(hear().request, kConfigChange) << "what was kept";
+  EXPECT_EQ(receive_message_of_backend().request, kConfigChange) << "the pending change";
   acknowledge();
   EXPECT_TRUE(is_silent()) << "two changes, one message";
   ASSERT_TRUE(queue_->stop(*frontend_).has_value());
@@ -97,48 +96,48 @@ TEST_F(BackendTest, Rule11NothingIsSaidBeforeAndAfterRingsRun) {
   EXPECT_TRUE(is_silent());
 }
 
-TEST_F(BackendTest, Rule11AFrontEndThatIsSlowGetsOneMessageForManyChanges) {
+TEST_F(BackendTest, Rule11ChangesCoalesceUntilAcknowledged) {
   open_channel();
   start_ring();
   change_config();
-  EXPECT_EQ(hear().request, kConfigChange);
+  EXPECT_EQ(receive_message_of_backend().request, kConfigChange);
   for (int i = 0; i < 100; ++i) change_config();
-  EXPECT_TRUE(is_silent()) << "the first was not acknowledged";
+  EXPECT_TRUE(is_silent()) << "the first is not acknowledged";
   acknowledge();
-  EXPECT_EQ(hear().request, kConfigChange);
+  EXPECT_EQ(receive_message_of_backend().request, kConfigChange);
   acknowledge();
   EXPECT_TRUE(is_silent());
 }
 
-TEST_F(BackendTest, Rule11WithoutAcknowledgementsNoneIsAskedFor) {
-  negotiate(kHears & ~kProtocolReplyAck);
-  channel_ = open_another();
+TEST_F(BackendTest, Rule11NoAcknowledgementIsRequestedWithoutReplyAck) {
+  negotiate(kNotificationFeatures & ~kProtocolReplyAck);
+  channel_ = open_second_channel();
   start_ring();
   EXPECT_TRUE(is_silent());
   change_config();
-  EXPECT_EQ(hear().flags, kMessageVersion);
+  EXPECT_EQ(receive_message_of_backend().flags, kMessageVersion);
   change_config();
-  EXPECT_EQ(hear().request, kConfigChange);
+  EXPECT_EQ(receive_message_of_backend().request, kConfigChange);
 }
 
-TEST_F(BackendTest, Rule11WithoutTheFeatureOrTheSocketNobodyHears) {
+TEST_F(BackendTest, Rule11NothingIsSentWithoutFeatureOrSocket) {
   negotiate(kProtocolMq | kProtocolReplyAck | kProtocolBackendReq);
   EXPECT_FALSE(can_notify_config_change()) << "no socket";
-  channel_ = open_another();
+  channel_ = open_second_channel();
   start_ring();
-  EXPECT_FALSE(can_notify_config_change()) << "configuration was not negotiated";
+  EXPECT_FALSE(can_notify_config_change()) << "CONFIG not negotiated";
   change_config();
   EXPECT_TRUE(is_silent());
 }
 
-TEST_F(BackendTest, Rule11ARefusalIsNoEndAndNonsenseIs) {
+TEST_F(BackendTest, Rule11AMalformedAcknowledgementEndsTheBackChannelARefusalDoesNot) {
   open_channel();
   start_ring();
   change_config();
-  (void)hear();
+  (void)receive_message_of_backend();
   acknowledge(1);
   change_config();
-  (void)hear();
+  (void)receive_message_of_backend();
   acknowledge(0, kConfigChange + 1);
   EXPECT_TRUE(frontend_->get_features().has_value());
   const auto until = std::chrono::steady_clock::now() + kLimit;
@@ -149,27 +148,27 @@ TEST_F(BackendTest, Rule11ARefusalIsNoEndAndNonsenseIs) {
   EXPECT_TRUE(is_silent());
 }
 
-TEST_F(BackendTest, AnotherSocketTakesTheFirstOnesPlace) {
+TEST_F(BackendTest, ASecondBackChannelReplacesTheFirst) {
   open_channel();
   start_ring();
   change_config();
-  (void)hear();
-  UniqueFd second = open_another();
+  (void)receive_message_of_backend();
+  UniqueFd second = open_second_channel();
   std::byte byte{};
   EXPECT_EQ(::recv(channel_.get(), &byte, 1, 0), 0) << "closed";
   channel_ = std::move(second);
   change_config();
-  EXPECT_EQ(hear().request, kConfigChange);
+  EXPECT_EQ(receive_message_of_backend().request, kConfigChange);
 }
 
-TEST_F(BackendTest, Rule4ASocketThatIsNoneOrWasNotNegotiatedIsRefused) {
+TEST_F(BackendTest, Rule4ABackChannelWithoutNegotiationOrSocketIsRefused) {
   auto [ours, theirs] = make_sockets();
   negotiate(kProtocolMq | kProtocolReplyAck);
   EXPECT_FALSE(frontend_->set_backend_req_fd(theirs.get()));
   EXPECT_FALSE(frontend_->get_status().has_value());
   EXPECT_FALSE(frontend_->set_status(1));
   EXPECT_FALSE(frontend_->reset_device());
-  ASSERT_TRUE(frontend_->set_protocol_features(kHears));
+  ASSERT_TRUE(frontend_->set_protocol_features(kNotificationFeatures));
   EXPECT_FALSE(frontend_->set_backend_req_fd(memory_.fd())) << "no socket";
   constexpr auto kRequest = std::to_underlying(FrontendRequest::kSetBackendReqFd);
   EXPECT_FALSE(frontend_->send_message(kRequest)) << "no descriptor";
@@ -192,14 +191,14 @@ TEST_F(BackendTest, TheStatusIsWhatTheDriverWrote) {
   EXPECT_EQ(frontend_->get_status(), 0u);
 }
 
-/// Both ways of a reset: the ring stops, and another one runs from the beginning.
+/// Both kinds of reset: the ring stops, and a new one runs from base 0.
 TEST_F(BackendTest, AResetStopsTheRingsAndTheyCanBeSetUpAgain) {
   negotiate(kProtocolReplyAck | kProtocolStatus | kProtocolResetDevice);
   start_ring();
   EXPECT_TRUE(is_served());
   ASSERT_TRUE(frontend_->set_status(0));
   EXPECT_EQ(frontend_->get_vring_base(0), 1u) << "QEMU 7.2 asks for it after the reset";
-  EXPECT_TRUE(frontend_->set_vring_base(0, 0)) << "a ring that ran would refuse";
+  EXPECT_TRUE(frontend_->set_vring_base(0, 0)) << "a running ring would refuse";
   start_ring();
   EXPECT_TRUE(is_served());
   ASSERT_TRUE(frontend_->reset_device());
@@ -208,7 +207,6 @@ TEST_F(BackendTest, AResetStopsTheRingsAndTheyCanBeSetUpAgain) {
   EXPECT_TRUE(is_served());
 }
 
-/// What stands still between two questions to the session is its own.
 TEST_F(BackendTest, TheDeviceIsInUseWhileARingRuns) {
   negotiate(kProtocolReplyAck);
   const auto uses = [this] {
@@ -220,33 +218,33 @@ TEST_F(BackendTest, TheDeviceIsInUseWhileARingRuns) {
   start_ring();
   EXPECT_EQ(uses(), 1);
   ASSERT_TRUE(queue_->stop(*frontend_).has_value());
-  EXPECT_EQ(uses(), 0) << "before the answer is there";
+  EXPECT_EQ(uses(), 0) << "before the reply";
   start_ring();
   EXPECT_EQ(uses(), 1);
 }
 
-TEST_F(BackendTest, NoRingStartsOnADeviceThatCannotBeUsedNow) {
+TEST_F(BackendTest, NoRingStartsWhileTheDeviceIsUnavailable) {
   negotiate(kProtocolReplyAck);
-  home_->call([this] { device_.is_away = true; });
+  home_->call([this] { device_.is_unavailable = true; });
   EXPECT_FALSE(FrontendQueue::start(*frontend_, memory_, {.index = 0, .size = 16}).has_value());
-  EXPECT_TRUE(frontend_->set_vring_base(0, 0)) << "a ring that ran would refuse";
-  home_->call([this] { device_.is_away = false; });
+  EXPECT_TRUE(frontend_->set_vring_base(0, 0)) << "a running ring would refuse";
+  home_->call([this] { device_.is_unavailable = false; });
   start_ring();
   EXPECT_TRUE(is_served());
 }
 
-TEST_F(BackendTest, Rule27AMalformedChainThatNobodyAnswersStopsItsRingAndTheDeviceWantsAReset) {
+TEST_F(BackendTest, Rule27AMalformedChainWithoutAStatusStopsItsRingAndTheDeviceNeedsReset) {
   constexpr std::uint64_t kRunning = 0xf;
   constexpr std::uint64_t kNeedsReset = 0x40;
-  negotiate(kHears | kProtocolStatus);
-  channel_ = open_another();
+  negotiate(kNotificationFeatures | kProtocolStatus);
+  channel_ = open_second_channel();
   start_ring();
   const UniqueFd error(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   ASSERT_TRUE(frontend_->set_vring_err(0, error.get()));
   ASSERT_TRUE(frontend_->set_status(kRunning));
   EXPECT_TRUE(is_served());
   EXPECT_EQ(frontend_->get_status(), kRunning);
-  // A device that knows nothing of malformed chains.
+  // The device cannot write a status into a malformed chain.
   const Gpa memory = memory_.allocate(64, 64)->gpa;
   const std::array chain = {virtio::DriverSegment{memory, 1, virtio::Direction::kWritable},
                             virtio::DriverSegment{memory, 16, virtio::Direction::kReadable}};
@@ -256,21 +254,21 @@ TEST_F(BackendTest, Rule27AMalformedChainThatNobodyAnswersStopsItsRingAndTheDevi
   pollfd poller{.fd = error.get(), .events = POLLIN, .revents = 0};
   ASSERT_EQ(::poll(&poller, 1, static_cast<int>(std::chrono::milliseconds(kLimit).count())), 1);
   EXPECT_EQ(frontend_->get_status(), kRunning | kNeedsReset);
-  EXPECT_EQ(hear().request, kConfigChange) << "a driver that runs is told to look";
-  EXPECT_EQ(queue_->ring().reap()->has_value(), false) << "it never comes back";
+  EXPECT_EQ(receive_message_of_backend().request, kConfigChange) << "a running driver is notified";
+  EXPECT_EQ(queue_->ring().reap()->has_value(), false) << "never returned";
   ASSERT_TRUE(frontend_->set_status(kRunning | kNeedsReset)) << "a front-end may write it back";
   ASSERT_TRUE(frontend_->set_status(0));
   EXPECT_EQ(frontend_->get_status(), 0U);
 }
 
-TEST_F(BackendTest, Rule5FeaturesReplaceTheSetWhateverRuns) {
+TEST_F(BackendTest, Rule5SetFeaturesReplacesTheSetWhileRingsRun) {
   constexpr std::uint64_t kPacked = virtio::kFeatureRingPacked | virtio::kFeatureVersion1;
   negotiate(kProtocolReplyAck, kPacked);
   start_ring();
   ASSERT_TRUE(frontend_->set_features(kFeatureProtocolFeatures)) << "bits may clear";
   const auto region = memory_.region();
   EXPECT_TRUE(frontend_->set_mem_table(std::span(&region, 1)));
-  EXPECT_TRUE(is_served()) << "the packed ring goes on";
+  EXPECT_TRUE(is_served()) << "the packed ring still runs";
   ASSERT_TRUE(frontend_->get_vring_base(0).has_value());
   memory_ = std::move(*FrontendMemory::create(std::size_t{1} << 20));
   const auto fresh = memory_.region();
@@ -281,7 +279,7 @@ TEST_F(BackendTest, Rule5FeaturesReplaceTheSetWhateverRuns) {
 
 TEST_F(BackendTest, Rule44ARingInARegionOfAnySizeAndOffsetIsServed) {
   constexpr std::size_t kOffset = 16;
-  constexpr std::size_t kSize = 4 * kPageSize + 7568;  // libblkio's regions end in a page, too
+  constexpr std::size_t kSize = 4 * kPageSize + 7568;  // libblkio's regions end inside a page, too
   ASSERT_TRUE(frontend_->negotiate(0, kProtocolReplyAck).has_value());
   auto region = memory_.region();
   (void)*memory_.allocate(kOffset, kOffset);
@@ -297,13 +295,13 @@ TEST_F(BackendTest, Rule44ARingInARegionOfAnySizeAndOffsetIsServed) {
     SharedRange piece = memory_.whole().part(0, 64);
     piece.gpa = start;
     send(piece);
-    return is_answered();
+    return is_completed();
   };
   EXPECT_TRUE(answer_to(Gpa(end.raw() - 64)));
   EXPECT_TRUE(answer_to(Gpa(region.where.guest_address)));
 }
 
-TEST_F(BackendTest, Rule45ATableThatIsLongerThanItsRegionsIsTaken) {
+TEST_F(BackendTest, Rule45AMemoryTableLongerThanItsRegionsIsAccepted) {
   ASSERT_TRUE(frontend_->negotiate(0, kProtocolReplyAck).has_value());
   const auto region = memory_.region();
   struct {
@@ -317,7 +315,7 @@ TEST_F(BackendTest, Rule45ATableThatIsLongerThanItsRegionsIsTaken) {
   EXPECT_TRUE(is_served());
   EXPECT_FALSE(frontend_->send_message(
       kSet, bytes.first(sizeof table.header + sizeof(MemoryRegion) - 1), std::span(&region.fd, 1)))
-      << "shorter";
+      << "too short";
   table.header.num_regions = 3;
   EXPECT_FALSE(frontend_->send_message(kSet, bytes, std::array{region.fd, region.fd, region.fd}));
   EXPECT_TRUE(is_served());
@@ -337,15 +335,15 @@ TEST_F(BackendTest, Rule45AConfigurationMessageMayBeLongerThanItsBytes) {
   constexpr auto kSet = std::to_underlying(FrontendRequest::kSetConfig);
   EXPECT_TRUE(frontend_->send_message(kSet, bytes));
   message.header.size = sizeof message.bytes + 1;
-  EXPECT_FALSE(frontend_->send_message(kSet, bytes)) << "shorter";
+  EXPECT_FALSE(frontend_->send_message(kSet, bytes)) << "too short";
 }
 
-TEST_F(BackendTest, Rule48ACallDescriptorThatCannotBeUsedEndsTheConnection) {
+TEST_F(BackendTest, Rule48AnUnusableCallDescriptorEndsTheConnection) {
   negotiate(kProtocolReplyAck);
   start_ring();
   const UniqueFd call(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   {
-    // It arrives, and what signals it cannot be made.
+    // The descriptor arrives, but its notifier cannot be created.
     const testing::DescriptorLimit limit(1);
     const auto set = frontend_->set_vring_call(0, call.get());
     ASSERT_FALSE(set.has_value()) << "the driver would never be called";
@@ -366,8 +364,8 @@ TEST_F(BackendTest, Rule48ARingWithoutDescriptorsForItsEventsDoesNotRun) {
   }
 }
 
-/// As User Mode Linux says it.
-TEST_F(BackendTest, Rule13ANewPackedRingWhoseBaseIsZeroBeginsAtItsStart) {
+/// As from User Mode Linux.
+TEST_F(BackendTest, Rule13ANewPackedRingWithBaseZeroStartsInItsFirstLap) {
   negotiate(kProtocolReplyAck, virtio::kFeatureRingPacked | virtio::kFeatureVersion1);
   start_ring();
   ASSERT_TRUE(queue_->stop(*frontend_).has_value());
@@ -376,11 +374,11 @@ TEST_F(BackendTest, Rule13ANewPackedRingWhoseBaseIsZeroBeginsAtItsStart) {
   ASSERT_TRUE(frontend_->set_vring_kick(0, kick.get()));
   send(*memory_.allocate(64, 64));
   ASSERT_EQ(::eventfd_write(kick.get(), 1), 0);
-  EXPECT_TRUE(is_answered());
+  EXPECT_TRUE(is_completed());
 }
 
-/// The first place was the second of a chain that went over the end: no used flag stands there.
-TEST_F(BackendTest, Rule13APackedRingWhoseFirstDescriptorEndedAChainIsNotTakenForNew) {
+/// The first descriptor was the second of a chain across the end of the ring: it has no used flag.
+TEST_F(BackendTest, Rule13AUsedPackedRingWhoseFirstDescriptorEndedAChainIsNotNew) {
   constexpr int kEntries = 16;
   negotiate(kProtocolReplyAck, virtio::kFeatureRingPacked | virtio::kFeatureVersion1);
   start_ring();
@@ -392,7 +390,7 @@ TEST_F(BackendTest, Rule13APackedRingWhoseFirstDescriptorEndedAChainIsNotTakenFo
   ASSERT_TRUE(queue_->ring().add(chain).has_value());
   ASSERT_TRUE(queue_->ring().publish().has_value());
   ASSERT_TRUE(queue_->kick());
-  ASSERT_TRUE(is_answered());
+  ASSERT_TRUE(is_completed());
   for (int i = 0; i < kEntries - 1; ++i) ASSERT_TRUE(is_served());
   const auto base = queue_->stop(*frontend_);
   ASSERT_TRUE(base.has_value());
@@ -400,33 +398,33 @@ TEST_F(BackendTest, Rule13APackedRingWhoseFirstDescriptorEndedAChainIsNotTakenFo
   ASSERT_TRUE(frontend_->set_vring_base(0, *base));
   const UniqueFd kick(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   ASSERT_TRUE(frontend_->set_vring_kick(0, kick.get()));
-  // A device in the wrong lap would take that chain again, and not this one.
+  // A device in the wrong lap would take the earlier chain again.
   send(*memory_.allocate(64, 64));
   ASSERT_EQ(::eventfd_write(kick.get(), 1), 0);
-  ASSERT_TRUE(is_answered());
+  ASSERT_TRUE(is_completed());
   EXPECT_EQ(queue_->stop(*frontend_), 1U | 1U << 16);
 }
 
-TEST_F(BackendTest, Rule13APackedRingThatHasBeenUsedGoesOnFromBaseZeroInItsNextLap) {
+TEST_F(BackendTest, Rule13AUsedPackedRingWithBaseZeroResumesInItsNextLap) {
   negotiate(kProtocolReplyAck, virtio::kFeatureRingPacked | virtio::kFeatureVersion1);
   start_ring();
   for (int i = 0; i < 16; ++i) ASSERT_TRUE(is_served());
   const auto base = queue_->stop(*frontend_);
   ASSERT_TRUE(base.has_value());
-  EXPECT_EQ(*base, 0U) << "one lap: both counters have turned";
+  EXPECT_EQ(*base, 0U) << "one lap: both wrap counters changed";
   ASSERT_TRUE(frontend_->set_vring_base(0, *base));
   const UniqueFd kick(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   ASSERT_TRUE(frontend_->set_vring_kick(0, kick.get()));
   send(*memory_.allocate(64, 64));
   ASSERT_EQ(::eventfd_write(kick.get(), 1), 0);
-  EXPECT_TRUE(is_answered());
+  EXPECT_TRUE(is_completed());
 }
 
-class FewBufferSlotsTest : public BackendTest {
+class FewMemorySlotsTest : public BackendTest {
  protected:
-  FewBufferSlotsTest() { memory_slots_ = 4; }
+  FewMemorySlotsTest() { memory_slots_ = 4; }
 
-  /// The `number`th page of another part of memory.
+  /// Sends `request` for page `number` of another part of memory.
   Result<> tell(FrontendRequest request, std::uint64_t number) {
     auto region = memory_.region();
     region.where.guest_address += (std::uint64_t{1} << 32) + number * kPageSize;
@@ -439,7 +437,7 @@ class FewBufferSlotsTest : public BackendTest {
   }
   Result<> add(std::uint64_t number) { return tell(FrontendRequest::kAddMemReg, number); }
   Result<> remove(std::uint64_t number) { return tell(FrontendRequest::kRemMemReg, number); }
-  /// The device has taken so many chains and not answered them.
+  /// Waits until the device holds `wanted` chains.
   void wait_for_held(std::size_t wanted) {
     std::size_t count = 0;
     while (count != wanted) {
@@ -448,11 +446,11 @@ class FewBufferSlotsTest : public BackendTest {
   }
 };
 
-TEST_F(FewBufferSlotsTest, Rule48RegionsOfRequestsInFlightAreCounted) {
+TEST_F(FewMemorySlotsTest, Rule48RegionsOfRequestsInFlightAreCounted) {
   negotiate(kProtocolReplyAck | kProtocolConfigureMemSlots);
   start_ring();
   with_handler([](test::IdleQueue& handler) { handler.holds = true; });
-  // Each request keeps three regions that are there no more.
+  // Each request keeps three removed regions.
   std::uint64_t number = 0;
   for (std::size_t round = 1; round <= 6; ++round) {
     for (std::uint64_t i = 0; i < 3; ++i) ASSERT_TRUE(add(number + i)) << round;
@@ -461,14 +459,14 @@ TEST_F(FewBufferSlotsTest, Rule48RegionsOfRequestsInFlightAreCounted) {
     for (std::uint64_t i = 0; i < 3; ++i) ASSERT_TRUE(remove(number + i)) << round;
     number += 3;
   }
-  EXPECT_TRUE(add(number)) << "the ring's, 18 that are gone, and this";
-  EXPECT_FALSE(add(number + 1)) << "the disk stands still: no more";
+  EXPECT_TRUE(add(number)) << "the ring's, 18 removed ones, and this";
+  EXPECT_FALSE(add(number + 1)) << "the disk stalls: no more";
   EXPECT_TRUE(remove(number));
   with_handler([](test::IdleQueue& handler) {
     handler.holds = false;
     handler.finish([](virtio::PoppedChain&) {});
   });
-  // They go on the control thread, soon.
+  // The control thread releases them soon.
   while (!add(number + 1)) std::this_thread::yield();
   EXPECT_TRUE(add(number + 2));
   EXPECT_TRUE(add(number + 3));

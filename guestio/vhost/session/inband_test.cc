@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Kicks, calls and errors as messages, for front-ends that share no eventfds.
+// In-band notifications: kicks, calls and errors as messages.
 #include <cerrno>
 #include <cstring>
 
@@ -10,14 +10,14 @@ namespace {
 
 using test::kLimit;
 
-constexpr ProtocolBits kNeeds = kProtocolReplyAck | kProtocolBackendReq;
-constexpr ProtocolBits kInband = kNeeds | kProtocolInbandNotifications;
+constexpr ProtocolBits kRequiredFeatures = kProtocolReplyAck | kProtocolBackendReq;
+constexpr ProtocolBits kInband = kRequiredFeatures | kProtocolInbandNotifications;
 constexpr auto kCall = std::to_underlying(BackendRequest::kVringCall);
 constexpr auto kError = std::to_underlying(BackendRequest::kVringErr);
 
 class InbandTest : public test::BackendFixture {
  protected:
-  struct News {
+  struct BackendMessage {
     MessageHeader header;
     VringState ring;
   };
@@ -29,12 +29,12 @@ class InbandTest : public test::BackendFixture {
     const timeval limit{.tv_sec = kLimit.count(), .tv_usec = 0};
     EXPECT_EQ(::setsockopt(channel_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit), 0);
   }
-  /// The next thing that the backend says.
-  News hear() {
-    News news{};
-    EXPECT_EQ(::recv(channel_.get(), &news, sizeof news, MSG_WAITALL),
-              static_cast<ssize_t>(sizeof news));
-    return news;
+  /// The next message of the backend.
+  BackendMessage receive_message_of_backend() {
+    BackendMessage received{};
+    EXPECT_EQ(::recv(channel_.get(), &received, sizeof received, MSG_WAITALL),
+              static_cast<ssize_t>(sizeof received));
+    return received;
   }
   void acknowledge(std::uint32_t request) {
     struct {
@@ -53,7 +53,7 @@ class InbandTest : public test::BackendFixture {
     return frontend_->send_message(std::to_underlying(FrontendRequest::kVringKick),
                                    std::as_bytes(std::span(&ring, 1)));
   }
-  /// Puts a chain into the ring and says nothing of it.
+  /// Adds a chain to the ring without a kick.
   void add_chain() {
     const auto piece = *memory_.allocate(64, 64);
     const virtio::DriverSegment segment{piece.gpa, static_cast<std::uint32_t>(piece.size),
@@ -61,19 +61,19 @@ class InbandTest : public test::BackendFixture {
     EXPECT_TRUE(queue_->ring().add(std::span(&segment, 1)).has_value());
     EXPECT_TRUE(queue_->ring().publish().has_value());
   }
-  /// How many users the device has.
+  /// The number of uses of the device.
   int uses() {
     int count = 0;
     home_->call([&] { count = device_.uses; });
     return count;
   }
-  /// A ring whose events are messages. Says what it is called for at its start.
+  /// Starts a ring with in-band events, and takes the call of its start.
   void start_inband_ring() {
     open_channel();
     start_ring();
     EXPECT_TRUE(frontend_->set_vring_kick(0, std::nullopt));
     EXPECT_TRUE(frontend_->set_vring_call(0, std::nullopt));
-    EXPECT_EQ(hear().header.request, kCall) << "calls may have been lost";
+    EXPECT_EQ(receive_message_of_backend().header.request, kCall) << "an earlier call may be lost";
     acknowledge(kCall);
   }
 
@@ -87,52 +87,52 @@ TEST_F(InbandTest, Rule10KicksAndCallsAreMessages) {
   for (int i = 0; i < 3; ++i) {
     add_chain();
     ASSERT_TRUE(kick());
-    const News news = hear();
-    EXPECT_EQ(news.header.request, kCall);
-    EXPECT_EQ(news.header.flags, kMessageVersion | kMessageNeedReply);
-    EXPECT_EQ(news.ring.index, 0u);
-    EXPECT_EQ(news.ring.num, 0u);
+    const BackendMessage received = receive_message_of_backend();
+    EXPECT_EQ(received.header.request, kCall);
+    EXPECT_EQ(received.header.flags, kMessageVersion | kMessageNeedReply);
+    EXPECT_EQ(received.ring.index, 0u);
+    EXPECT_EQ(received.ring.num, 0u);
     acknowledge(kCall);
     const auto used = queue_->ring().reap();
     ASSERT_TRUE(used.has_value());
-    EXPECT_TRUE(used->has_value()) << "the answer is there before the call";
+    EXPECT_TRUE(used->has_value()) << "the used entry precedes the call";
   }
 }
 
-TEST_F(InbandTest, Rule10AFrontEndThatIsSlowGetsOneCallForManyAnswers) {
+TEST_F(InbandTest, Rule10CallsCoalesceUntilAcknowledged) {
   negotiate(kInband);
   start_inband_ring();
   add_chain();
   ASSERT_TRUE(kick());
-  EXPECT_EQ(hear().header.request, kCall);
+  EXPECT_EQ(receive_message_of_backend().header.request, kCall);
   for (int i = 0; i < 10; ++i) {
     add_chain();
     ASSERT_TRUE(kick());
-    ASSERT_TRUE(is_answered());
+    ASSERT_TRUE(is_completed());
   }
-  EXPECT_TRUE(is_silent()) << "the first call was not acknowledged";
+  EXPECT_TRUE(is_silent()) << "the first call is not acknowledged";
   acknowledge(kCall);
-  EXPECT_EQ(hear().header.request, kCall);
+  EXPECT_EQ(receive_message_of_backend().header.request, kCall);
 }
 
-TEST_F(InbandTest, Rule10CallsThatNobodyHeardAreSaidOverTheNextWayBack) {
+TEST_F(InbandTest, Rule10CallsAreResentOnANewBackChannel) {
   negotiate(kInband);
   start_inband_ring();
   open_channel();
-  EXPECT_EQ(hear().header.request, kCall);
+  EXPECT_EQ(receive_message_of_backend().header.request, kCall);
 }
 
-TEST_F(InbandTest, Rule10DescriptorsOfTheFrontEndsAreUsedAllTheSame) {
+TEST_F(InbandTest, Rule10DescriptorsOfTheFrontEndTakePrecedence) {
   negotiate(kInband);
   open_channel();
   start_ring();
   EXPECT_TRUE(is_served());
-  EXPECT_TRUE(kick()) << "is nothing to a ring that has a descriptor";
+  EXPECT_TRUE(kick()) << "without effect on a ring with a kick descriptor";
   EXPECT_TRUE(is_served());
   EXPECT_TRUE(is_silent());
 }
 
-TEST_F(InbandTest, Rule10And19ARingThatDiesSaysSo) {
+TEST_F(InbandTest, Rule10And19ABrokenRingSignalsVringErr) {
   negotiate(kInband);
   open_channel();
   constexpr std::uint16_t kSize = 16;
@@ -154,13 +154,13 @@ TEST_F(InbandTest, Rule10And19ARingThatDiesSaysSo) {
   EXPECT_TRUE(frontend_->set_vring_kick(0, std::nullopt));
   EXPECT_TRUE(frontend_->set_vring_enable(0, true));
   ASSERT_TRUE(kick());
-  const News news = hear();
-  EXPECT_EQ(news.header.request, kError);
-  EXPECT_EQ(news.ring.index, 0u);
+  const BackendMessage received = receive_message_of_backend();
+  EXPECT_EQ(received.header.request, kError);
+  EXPECT_EQ(received.ring.index, 0u);
 }
 
-/// As User Mode Linux does: no message says that there are no descriptors.
-TEST_F(InbandTest, Rule46AKickStartsARingThatWasGivenNoDescriptors) {
+/// As from User Mode Linux: no message says that the ring has no descriptors.
+TEST_F(InbandTest, Rule46AKickStartsARingWithoutDescriptors) {
   negotiate(kInband);
   open_channel();
   const SharedRange descriptors = *memory_.allocate(16 * 16, 16);
@@ -177,29 +177,29 @@ TEST_F(InbandTest, Rule46AKickStartsARingThatWasGivenNoDescriptors) {
                                  .available = FrontendMemory::frontend_address(available).raw(),
                                  .log = 0}));
   EXPECT_TRUE(frontend_->set_vring_enable(0, true));
-  EXPECT_EQ(uses(), 0) << "nothing has kicked it";
+  EXPECT_EQ(uses(), 0) << "not kicked yet";
   const virtio::Descriptor chain{buffer.gpa.raw(), 64, virtio::kDescriptorWrite, 0};
   std::memcpy(descriptors.host, &chain, sizeof chain);
   const std::uint16_t one = 1;
   std::memcpy(available.host + 2, &one, sizeof one);
   ASSERT_TRUE(kick());
-  const News news = hear();
-  EXPECT_EQ(news.header.request, kCall);
-  EXPECT_EQ(news.ring.index, 0u);
+  const BackendMessage received = receive_message_of_backend();
+  EXPECT_EQ(received.header.request, kCall);
+  EXPECT_EQ(received.ring.index, 0u);
   EXPECT_EQ(uses(), 1);
-  // The call of the start may be older than the answer; one more follows that.
+  // The call of the start may precede the used entry; another call follows then.
   acknowledge(kCall);
   std::uint16_t answers = 0;
   std::memcpy(&answers, used.host + 2, sizeof answers);
   if (answers == 0) {
-    EXPECT_EQ(hear().header.request, kCall);
+    EXPECT_EQ(receive_message_of_backend().header.request, kCall);
     acknowledge(kCall);
     std::memcpy(&answers, used.host + 2, sizeof answers);
   }
   EXPECT_EQ(answers, 1);
 }
 
-TEST_F(InbandTest, Rule46AKickStartsARingAgainThatWasStopped) {
+TEST_F(InbandTest, Rule46AKickRestartsAStoppedRing) {
   negotiate(kInband);
   start_inband_ring();
   ASSERT_TRUE(queue_->stop(*frontend_).has_value());
@@ -207,21 +207,21 @@ TEST_F(InbandTest, Rule46AKickStartsARingAgainThatWasStopped) {
   add_chain();
   ASSERT_TRUE(kick());
   EXPECT_EQ(uses(), 1);
-  EXPECT_EQ(hear().header.request, kCall);
+  EXPECT_EQ(receive_message_of_backend().header.request, kCall);
   acknowledge(kCall);
-  EXPECT_TRUE(is_answered());
+  EXPECT_TRUE(is_completed());
 }
 
-TEST_F(InbandTest, Rule10TheyNeedAWayBackAndAcknowledgements) {
-  negotiate(kNeeds);
+TEST_F(InbandTest, Rule10InbandNotificationsRequireBackendReqAndReplyAck) {
+  negotiate(kRequiredFeatures);
   EXPECT_FALSE(kick()) << "not negotiated";
   for (const ProtocolBits missing : {kProtocolReplyAck, kProtocolBackendReq}) {
     EXPECT_FALSE(frontend_->set_protocol_features(kInband & ~missing));
   }
   EXPECT_EQ(frontend_->negotiated().offered_protocol >> 20, 0u)
-      << "bits that have moved between versions";
+      << "bits with different meanings between versions";
   ASSERT_TRUE(frontend_->set_protocol_features(kInband));
-  EXPECT_TRUE(kick()) << "of a ring that has none is nothing";
+  EXPECT_TRUE(kick()) << "without effect on a ring without in-band kicks";
   EXPECT_FALSE(kick({.index = 1, .num = 0})) << "no such ring";
   EXPECT_FALSE(kick({.index = 0, .num = 1})) << "reserved";
   EXPECT_TRUE(frontend_->get_features().has_value()) << "not fatal";

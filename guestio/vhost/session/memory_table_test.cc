@@ -19,7 +19,7 @@ class MemoryTableTest : public ::testing::Test {
   MemoryTableTest() : file_(::memfd_create("memory-table-test", MFD_CLOEXEC)) {
     EXPECT_EQ(::ftruncate(file_.get(), 65536), 0);
   }
-  /// Maps regions of the file with one descriptor each, as a message brings them.
+  /// Maps regions of the file, with descriptors received in a message.
   Result<std::shared_ptr<const MemoryTable>> map(std::span<const MemoryRegion> regions,
                                                  std::size_t descriptors) {
     std::array<int, 2> ends{};
@@ -36,18 +36,18 @@ class MemoryTableTest : public ::testing::Test {
   UniqueFd file_;
 };
 
-TEST_F(MemoryTableTest, FindsWhatTheFrontEndNamesByItsOwnAddresses) {
+TEST_F(MemoryTableTest, FindsMemoryByFrontEndAddress) {
   const std::array regions = {MemoryRegion{0, 4096, kFrontendBase, 0},
                               MemoryRegion{1 << 20, 8192, kFrontendBase + 65536, 4096}};
   const auto table = map(regions, 2);
   ASSERT_TRUE(table.has_value()) << table.error().to_string();
   ASSERT_EQ(::pwrite(file_.get(), "guest", 5, 4096 + 100), 5);
-  const auto place = (*table)->find(FrontendAddress(kFrontendBase + 65536 + 100), 5);
-  ASSERT_TRUE(place.has_value());
-  EXPECT_EQ(std::string_view(reinterpret_cast<const char*>(*place), 5), "guest");
+  const auto found = (*table)->find(FrontendAddress(kFrontendBase + 65536 + 100), 5);
+  ASSERT_TRUE(found.has_value());
+  EXPECT_EQ(std::string_view(reinterpret_cast<const char*>(*found), 5), "guest");
 }
 
-TEST_F(MemoryTableTest, NothingIsFoundAcrossTheEndOfARegion) {
+TEST_F(MemoryTableTest, FindsNothingAcrossTheEndOfARegion) {
   const std::array regions = {MemoryRegion{0, 4096, kFrontendBase, 0},
                               MemoryRegion{4096, 4096, kFrontendBase + 4096, 4096}};
   const auto table = map(regions, 2);
@@ -58,7 +58,7 @@ TEST_F(MemoryTableTest, NothingIsFoundAcrossTheEndOfARegion) {
   EXPECT_FALSE((*table)->find(FrontendAddress(~std::uint64_t{0}), 1).has_value());
 }
 
-TEST_F(MemoryTableTest, WantsOneDescriptorForEachRegion) {
+TEST_F(MemoryTableTest, RequiresOneDescriptorForEachRegion) {
   const std::array regions = {MemoryRegion{0, 4096, kFrontendBase, 0}};
   EXPECT_FALSE(map(regions, 0).has_value());
   EXPECT_FALSE(map(regions, 2).has_value());

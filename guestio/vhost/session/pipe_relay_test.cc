@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Kicks and calls through pipes, from the front-end's end.
+// Kicks and calls through pipes, from the front-end's end of the socket.
 #include "guestio/vhost/session/pipe_relay.h"
 
 #include <fcntl.h>
@@ -39,7 +39,7 @@ class PipeTest : public test::BackendFixture {
     negotiate(kProtocolReplyAck);
     start_ring();
   }
-  /// Puts a chain into the ring and says nothing of it.
+  /// Adds a chain to the ring without a kick.
   void add_chain() {
     const auto piece = *memory_.allocate(64, 64);
     const virtio::DriverSegment segment{piece.gpa, static_cast<std::uint32_t>(piece.size),
@@ -47,7 +47,7 @@ class PipeTest : public test::BackendFixture {
     EXPECT_TRUE(queue_->ring().add(std::span(&segment, 1)).has_value());
     EXPECT_TRUE(queue_->ring().publish().has_value());
   }
-  /// The next event that comes through the pipe: 8 bytes.
+  /// The next event in the pipe: 8 bytes.
   static std::uint64_t next_event(const UniqueFd& output) {
     pollfd wait{.fd = output.get(), .events = POLLIN, .revents = 0};
     EXPECT_EQ(::poll(&wait, 1, std::chrono::milliseconds(kLimit).count()), 1) << "no event";
@@ -59,7 +59,7 @@ class PipeTest : public test::BackendFixture {
     const std::uint64_t one = 1;
     ASSERT_EQ(::write(input.get(), &one, sizeof one), static_cast<ssize_t>(sizeof one));
   }
-  /// Until nothing more goes in. Then the pipe is one that waits again.
+  /// Fills the pipe and makes it blocking again.
   static void fill(const UniqueFd& input) {
     ASSERT_EQ(::fcntl(input.get(), F_SETFL, O_NONBLOCK), 0);
     const std::array<std::byte, 4096> bytes{};
@@ -73,24 +73,24 @@ class PipeTest : public test::BackendFixture {
 TEST_F(PipeTest, Rule47ACallDescriptorMayBeAPipe) {
   const Pipe call;
   ASSERT_TRUE(frontend_->set_vring_call(0, call.input.get()));
-  EXPECT_EQ(next_event(call.output), 1u) << "calls may have been lost";
+  EXPECT_EQ(next_event(call.output), 1u) << "an earlier call may be lost";
   for (int i = 0; i < 20; ++i) {
     add_chain();
     ASSERT_TRUE(queue_->kick());
     EXPECT_EQ(next_event(call.output), 1u);
-    EXPECT_TRUE(queue_->ring().reap()->has_value()) << "the answer is there before the call";
+    EXPECT_TRUE(queue_->ring().reap()->has_value()) << "the used entry precedes the call";
   }
 }
 
-TEST_F(PipeTest, Rule47AKickDescriptorMayBeAPipeAndIsNeverFullForLong) {
+TEST_F(PipeTest, Rule47AKickDescriptorMayBeAPipeAndIsDrained) {
   const Pipe kick_pipe;
   ASSERT_TRUE(frontend_->set_vring_kick(0, kick_pipe.output.get()));
-  // More than the pipe holds: it has to be read.
+  // More than the capacity of the pipe: the backend has to read it.
   for (int i = 0; i < 20'000; ++i) kick(kick_pipe.input);
   for (int i = 0; i < 20; ++i) {
     add_chain();
     kick(kick_pipe.input);
-    ASSERT_TRUE(is_answered());
+    ASSERT_TRUE(is_completed());
   }
 }
 
@@ -104,12 +104,12 @@ TEST_F(PipeTest, Rule47AFullCallPipeStallsNobody) {
   const Pipe call;
   fill(call.input);
   ASSERT_TRUE(frontend_->set_vring_call(0, call.input.get()));
-  // The peer's own: it is cleared behind our back.
+  // The flag is the peer's to clear.
   ASSERT_EQ(::fcntl(call.input.get(), F_SETFL, 0), 0);
   for (int i = 0; i < 100; ++i) ASSERT_TRUE(is_served());
 }
 
-TEST_F(PipeTest, Rule47ACallPipeThatNobodyReadsRaisesNoSignal) {
+TEST_F(PipeTest, Rule47ACallPipeWithoutAReaderRaisesNoSignal) {
   Pipe call;
   ASSERT_TRUE(frontend_->set_vring_call(0, call.input.get()));
   EXPECT_EQ(next_event(call.output), 1u);
@@ -117,10 +117,10 @@ TEST_F(PipeTest, Rule47ACallPipeThatNobodyReadsRaisesNoSignal) {
   for (int i = 0; i < 20; ++i) ASSERT_TRUE(is_served());
   const Pipe another;
   ASSERT_TRUE(frontend_->set_vring_call(0, another.input.get()));
-  EXPECT_EQ(next_event(another.output), 1u) << "the thread that writes is still there";
+  EXPECT_EQ(next_event(another.output), 1u) << "the relay thread still writes";
 }
 
-TEST_F(PipeTest, Rule47AnEventfdTakesAPipesPlace) {
+TEST_F(PipeTest, Rule47AnEventfdReplacesAPipe) {
   const Pipe call;
   ASSERT_TRUE(frontend_->set_vring_call(0, call.input.get()));
   EXPECT_EQ(next_event(call.output), 1u);
@@ -131,20 +131,20 @@ TEST_F(PipeTest, Rule47AnEventfdTakesAPipesPlace) {
   EXPECT_TRUE(is_served());
 }
 
-TEST_F(PipeTest, Rule47WhatCannotCarryEventsIsRefused) {
+TEST_F(PipeTest, Rule47DescriptorsThatCannotCarryEventsAreRefused) {
   const Pipe pipe;
   const UniqueFd file(::memfd_create("no-event", MFD_CLOEXEC));
   EXPECT_FALSE(frontend_->set_vring_call(0, pipe.output.get())) << "cannot be written";
   EXPECT_FALSE(frontend_->set_vring_kick(0, pipe.input.get())) << "cannot be read";
   EXPECT_FALSE(frontend_->set_vring_kick(0, file.get()));
   EXPECT_FALSE(frontend_->set_vring_call(0, file.get()));
-  EXPECT_TRUE(is_served()) << "with what it had";
+  EXPECT_TRUE(is_served()) << "with its earlier descriptors";
 }
 
-/// Somebody who holds a pipe's lock: in the middle of a write, waiting for a page of its own.
-class StalledPipe {
+/// Holds the lock of a pipe: by a write that waits in a page fault of its own.
+class LockedPipe {
  public:
-  explicit StalledPipe(const UniqueFd& input) {
+  explicit LockedPipe(const UniqueFd& input) {
     page_ = static_cast<std::byte*>(
         ::mmap(nullptr, kPageSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     faults_.reset(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC)));
@@ -159,9 +159,9 @@ class StalledPipe {
     uffd_msg fault{};
     EXPECT_EQ(::read(faults_.get(), &fault, sizeof fault), static_cast<ssize_t>(sizeof fault));
   }
-  StalledPipe(const StalledPipe&) = delete;
-  StalledPipe& operator=(const StalledPipe&) = delete;
-  ~StalledPipe() {
+  LockedPipe(const LockedPipe&) = delete;
+  LockedPipe& operator=(const LockedPipe&) = delete;
+  ~LockedPipe() {
     uffdio_zeropage zero{};
     zero.range = {reinterpret_cast<std::uintptr_t>(page_), kPageSize};
     EXPECT_EQ(::ioctl(faults_.get(), UFFDIO_ZEROPAGE, &zero), 0);
@@ -175,23 +175,23 @@ class StalledPipe {
   std::jthread writer_;
 };
 
-TEST_F(PipeTest, Rule47APipeThatIsHeldStallsNeitherTheRingNorTheNextFrontEnd) {
+TEST_F(PipeTest, Rule47ALockedPipeStallsNeitherTheRingNorTheNextFrontEnd) {
   if (!Userfaultfd::create()) GTEST_SKIP() << "no userfaultfd for this user";
   const Pipe call;
   ASSERT_TRUE(frontend_->set_vring_call(0, call.input.get()));
   EXPECT_EQ(next_event(call.output), 1u);
-  const StalledPipe stalled(call.input);
+  const LockedPipe stalled(call.input);
   for (int i = 0; i < 20; ++i) ASSERT_TRUE(is_served());
-  // Messages too; and the front-end can leave, which TearDown waits for, with the pipe still held.
+  // Messages and a disconnect are handled as well while the pipe is locked.
   EXPECT_TRUE(frontend_->get_features().has_value());
   queue_.reset();
   frontend_.reset();
-  EXPECT_EQ(gone_.get_future().wait_for(kLimit), std::future_status::ready);
-  gone_ = {};
-  gone_.set_value();
+  EXPECT_EQ(disconnected_.get_future().wait_for(kLimit), std::future_status::ready);
+  disconnected_ = {};
+  disconnected_.set_value();
 }
 
-TEST(PipeRelay, AKickPipeThatNobodyWritesAnyMoreIsLeftAlone) {
+TEST(PipeRelay, AKickPipeWithoutAWriterIsDropped) {
   const auto home = QueueThread::start({.name = "home", .polling = {}}).value();
   Pipe kick_pipe;
   std::optional<PipeRelay> relay;
@@ -208,14 +208,13 @@ TEST(PipeRelay, AKickPipeThatNobodyWritesAnyMoreIsLeftAlone) {
   home->call([&] { relay.reset(); });
 }
 
-TEST(RelayCount, AFewStalledThreadsAreTheMostOfABackend) {
+TEST(RelayCount, LimitsTheThreadsOfABackend) {
   const auto count = std::make_shared<RelayCount>();
-  std::vector<std::shared_ptr<void>> places;
-  for (unsigned i = 0; i < RelayCount::kMaxRelays; ++i)
-    places.push_back(RelayCount::acquire(count));
-  EXPECT_TRUE(std::ranges::all_of(places, [](const auto& place) { return place != nullptr; }));
+  std::vector<std::shared_ptr<void>> slots;
+  for (unsigned i = 0; i < RelayCount::kMaxRelays; ++i) slots.push_back(RelayCount::acquire(count));
+  EXPECT_TRUE(std::ranges::all_of(slots, [](const auto& slot) { return slot != nullptr; }));
   EXPECT_EQ(RelayCount::acquire(count), nullptr);
-  places.pop_back();
+  slots.pop_back();
   EXPECT_NE(RelayCount::acquire(count), nullptr);
 }
 

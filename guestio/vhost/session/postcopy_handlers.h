@@ -38,7 +38,7 @@ class PostcopyHandlers {
 
   /// From POSTCOPY_ADVISE to POSTCOPY_END: threads of this process may wait for pages.
   [[nodiscard]] bool is_active() const noexcept { return faults_ != nullptr; }
-  /// The front-end is gone and brings no more pages: releases all waiting threads.
+  /// After a disconnect: releases all threads that wait for pages.
   void stop() noexcept { faults_.reset(); }
 
  private:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Memory that arrives after the rings run: post-copy, from the front-end's end.
+// Post-copy migration, from the front-end's end of the socket.
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
@@ -30,7 +30,7 @@ class PostcopyTest : public test::BackendFixture {
     if (!Userfaultfd::create()) GTEST_SKIP() << "no userfaultfd for this user";
   }
 
-  /// Until the backend knows that memory arrives later.
+  /// Sends POSTCOPY_ADVISE and POSTCOPY_LISTEN.
   void listen(ProtocolBits more = 0) {
     ASSERT_TRUE(frontend_->negotiate(0, kPostcopyProtocol | more).has_value());
     Message answer;
@@ -40,8 +40,8 @@ class PostcopyTest : public test::BackendFixture {
     faults_ = answer.descriptors.take(0);
     ASSERT_TRUE(frontend_->send_message(kListen));
   }
-  /// Tells of the memory, the message being `head` and the region. All of it has arrived.
-  void bring_memory(std::uint32_t request, std::uint64_t head) {
+  /// Sends a memory message of `head` and the region. All pages have arrived.
+  void send_memory(std::uint32_t request, std::uint64_t head) {
     std::memset(memory_.whole().host, 1, memory_.whole().size);
     const auto region = memory_.region();
     std::array<std::byte, sizeof head + sizeof region.where> bytes;
@@ -50,17 +50,17 @@ class PostcopyTest : public test::BackendFixture {
     Message answer;
     ASSERT_TRUE(frontend_->send_and_receive(request, bytes, std::span(&region.fd, 1), answer));
     ASSERT_EQ(answer.header.size, bytes.size());
-    MemoryRegion told{};
-    std::memcpy(&told, answer.bytes.data() + sizeof head, sizeof told);
-    EXPECT_EQ(told.guest_address, region.where.guest_address);
-    backend_address_ = told.user_address;
-    // Asks for an acknowledgement that it does not wait for, as QEMU does.
+    MemoryRegion replied{};
+    std::memcpy(&replied, answer.bytes.data() + sizeof head, sizeof replied);
+    EXPECT_EQ(replied.guest_address, region.where.guest_address);
+    backend_address_ = replied.user_address;
+    // Like QEMU, requests an acknowledgement without waiting for it.
     const std::uint64_t is_fine = 0;
     ASSERT_TRUE(frontend_->socket().send(request, kMessageVersion | kMessageNeedReply,
                                          std::as_bytes(std::span(&is_fine, 1)), {},
                                          std::chrono::steady_clock::now() + test::kLimit));
   }
-  /// A chain whose page has not arrived, and a thread that has the device read it.
+  /// Sends a chain with a missing page, and has the device read it in a thread.
   void read_missing_page() {
     with_handler([](test::IdleQueue& handler) { handler.holds = true; });
     page_ = *memory_.allocate(4096, 4096);
@@ -82,7 +82,7 @@ class PostcopyTest : public test::BackendFixture {
       });
     });
   }
-  /// Waits until somebody touches what has not arrived. Gives the address.
+  /// Waits for an access to a missing page and returns its address.
   std::uint64_t wait_for_fault() {
     pollfd ready{faults_.get(), POLLIN, 0};
     EXPECT_EQ(::poll(&ready, 1, std::chrono::milliseconds(test::kLimit).count()), 1);
@@ -103,9 +103,9 @@ class PostcopyTest : public test::BackendFixture {
   std::jthread device_thread_;
 };
 
-TEST_F(PostcopyTest, APageThatHasNotArrivedIsWaitedForAndSeenAsItIsBrought) {
+TEST_F(PostcopyTest, AnAccessToAMissingPageWaitsForItsContent) {
   listen();
-  bring_memory(kTable, 1);
+  send_memory(kTable, 1);
   start_ring();
   read_missing_page();
   ASSERT_EQ(wait_for_fault(), backend_address_of(page_));
@@ -116,42 +116,42 @@ TEST_F(PostcopyTest, APageThatHasNotArrivedIsWaitedForAndSeenAsItIsBrought) {
   copy.len = 4096;
   ASSERT_EQ(::ioctl(faults_.get(), UFFDIO_COPY, &copy), 0);
   device_thread_.join();
-  EXPECT_TRUE(is_answered());
+  EXPECT_TRUE(is_completed());
   EXPECT_EQ(seen_, (std::array<std::uint64_t, 2>{42, 42}));
   Message answer;
   ASSERT_TRUE(frontend_->send_and_receive(kEnd, {}, {}, answer));
   EXPECT_EQ(answer.as<std::uint64_t>(), 0u);
-  EXPECT_TRUE(frontend_->get_features().has_value()) << "there was an answer that nobody expects";
+  EXPECT_TRUE(frontend_->get_features().has_value()) << "an unexpected reply was sent";
 }
 
-TEST_F(PostcopyTest, MemoryThatComesInSlotsIsWaitedForToo) {
+TEST_F(PostcopyTest, AnAccessToAMemorySlotWaitsToo) {
   listen(kProtocolConfigureMemSlots);
-  bring_memory(kAdd, 0);
+  send_memory(kAdd, 0);
   start_ring();
   read_missing_page();
   EXPECT_EQ(wait_for_fault(), backend_address_of(page_));
   Message answer;
-  // What has not arrived at the end never was: zeroes.
+  // Pages still missing at the end are zeroes.
   ASSERT_TRUE(frontend_->send_and_receive(kEnd, {}, {}, answer));
   device_thread_.join();
   EXPECT_EQ(seen_, (std::array<std::uint64_t, 2>{0, 0}));
-  EXPECT_TRUE(is_answered());
+  EXPECT_TRUE(is_completed());
 }
 
-TEST_F(PostcopyTest, AFrontEndThatLeavesKeepsNobodyWaiting) {
+TEST_F(PostcopyTest, ADisconnectReleasesAllWaits) {
   listen();
-  bring_memory(kTable, 1);
+  send_memory(kTable, 1);
   start_ring();
   read_missing_page();
   (void)wait_for_fault();
-  // The descriptor of the faults stays open on this side.
+  // The userfaultfd stays open at this end.
   queue_.reset();
   frontend_.reset();
   device_thread_.join();
   EXPECT_EQ(seen_, (std::array<std::uint64_t, 2>{0, 0}));
 }
 
-TEST_F(PostcopyTest, ItIsNotBegunWithoutTheAdvice) {
+TEST_F(PostcopyTest, ListenWithoutAdviseIsRefused) {
   ASSERT_TRUE(frontend_->negotiate(0, kPostcopyProtocol).has_value());
   EXPECT_FALSE(frontend_->send_message(kListen));
   EXPECT_TRUE(frontend_->get_features().has_value());
@@ -159,7 +159,7 @@ TEST_F(PostcopyTest, ItIsNotBegunWithoutTheAdvice) {
 
 using NoPostcopyTest = test::BackendFixture;
 
-TEST_F(NoPostcopyTest, WhoWasNotToldToTrustFrontEndsOffersNone) {
+TEST_F(NoPostcopyTest, PostCopyIsNotOfferedByDefault) {
   const auto negotiated = frontend_->negotiate(0, kPostcopyProtocol);
   ASSERT_TRUE(negotiated.has_value());
   EXPECT_EQ(negotiated->offered_protocol & kProtocolPagefault, 0u);

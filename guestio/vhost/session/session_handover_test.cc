@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A session that goes on in another backend, or does not: seen from its front-end.
+// A session taken over by another backend, or resumed by its own, from the front-end's end.
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -26,15 +26,15 @@ class SessionHandoverTest : public test::BackendFixture {
   void TearDown() override {
     BackendFixture::TearDown();
     if (!successor_) return;
-    EXPECT_EQ(successor_gone_.get_future().wait_for(kLimit), std::future_status::ready);
+    EXPECT_EQ(successor_disconnected_.get_future().wait_for(kLimit), std::future_status::ready);
     home_->call([this] { successor_.reset(); });
   }
 
-  /// Has the session rest and its rings stop; the state, unless something is in the way.
-  task::Task<> come_to_a_stop(task::StopToken limit) {
+  /// Quiesces, drains and freezes the session and takes a snapshot, unless there is an obstacle.
+  task::Task<> freeze_and_snapshot(task::StopToken limit) {
     auto resting = backend_->quiesce({}, {});
-    const bool rests = co_await std::move(resting);
-    EXPECT_TRUE(rests);
+    const bool is_quiesced = co_await std::move(resting);
+    EXPECT_TRUE(is_quiesced);
     auto pausing = backend_->drain(limit);
     obstacle_ = co_await std::move(pausing);
     if (!obstacle_) {
@@ -46,38 +46,38 @@ class SessionHandoverTest : public test::BackendFixture {
     }
     stopped_.set_value();
   }
-  void stop_session() {
-    home_->call([this] { others_.spawn(come_to_a_stop(limit_.token())); });
+  void freeze_session() {
+    home_->call([this] { others_.spawn(freeze_and_snapshot(limit_.token())); });
     ASSERT_EQ(stopped_.get_future().wait_for(kLimit), std::future_status::ready);
   }
-  task::Task<> go_on_with(Backend& backend, std::promise<void>& done) {
-    auto going_on = backend.resume();
-    co_await std::move(going_on);
+  task::Task<> resume_and_notify(Backend& backend, std::promise<void>& done) {
+    auto resuming = backend.resume();
+    co_await std::move(resuming);
     done.set_value();
   }
   void resume(Backend& backend) {
     std::promise<void> done;
-    home_->call([&] { others_.spawn(go_on_with(backend, done)); });
+    home_->call([&] { others_.spawn(resume_and_notify(backend, done)); });
     ASSERT_EQ(done.get_future().wait_for(kLimit), std::future_status::ready);
   }
   task::Task<> serve_successor() {
     auto serving = successor_->serve_restored();
     co_await std::move(serving);
-    successor_gone_.set_value();
+    successor_disconnected_.set_value();
   }
-  /// Another backend takes `state`. Returns what it says to it.
+  /// Restores `state` in another backend. Returns the outcome.
   Result<> restore(SessionState state) {
-    Result<> adopted;
+    Result<> restored;
     home_->call([&] {
       auto backend = std::move(*Backend::create(
           {.home = home_->loop(), .device = device_, .threads = threads_}, 1,
           [](uring::Loop&, std::uint16_t) -> Result<std::unique_ptr<virtio::QueueHandler>> {
             return std::make_unique<test::IdleQueue>();
           }));
-      adopted = backend->restore(std::move(state));
-      if (adopted) successor_ = std::move(backend);
+      restored = backend->restore(std::move(state));
+      if (restored) successor_ = std::move(backend);
     });
-    return adopted;
+    return restored;
   }
 
   task::StopSource limit_;
@@ -86,31 +86,31 @@ class SessionHandoverTest : public test::BackendFixture {
   SessionState state_;
   std::promise<void> stopped_;
   std::unique_ptr<Backend> successor_;
-  std::promise<void> successor_gone_;
+  std::promise<void> successor_disconnected_;
 };
 
-TEST_F(SessionHandoverTest, AnotherBackendGoesOnWhereItWas) {
+TEST_F(SessionHandoverTest, AnotherBackendResumesTheSession) {
   start_ring();
   ASSERT_TRUE(is_served());
-  stop_session();
+  freeze_session();
   ASSERT_FALSE(obstacle_.has_value());
   EXPECT_TRUE(state_.rings[0].is_running);
   EXPECT_EQ(state_.rings[0].base, 1U);
   EXPECT_EQ(state_.status, 7);
   EXPECT_EQ(state_.memory.size(), 1U);
   ASSERT_TRUE(restore(std::move(state_)));
-  // The first one's process would end here; it only stays away from the socket.
+  // In a takeover the first process would end here; this backend only leaves the socket alone.
   resume(*successor_);
   home_->call([this] { others_.spawn(serve_successor()); });
   EXPECT_TRUE(is_served());
   EXPECT_EQ(frontend_->get_status(), 7U);
   ASSERT_TRUE(queue_->stop(*frontend_).has_value());
-  // Both see it leave.
+  // Both backends see the disconnect.
   ::shutdown(frontend_->socket().fd(), SHUT_RDWR);
   resume(*backend_);
 }
 
-TEST_F(SessionHandoverTest, Rule47PipesGoAlongAndNoKickIsLost) {
+TEST_F(SessionHandoverTest, Rule47PipesAreHandedOverAndNoKickIsLost) {
   start_ring();
   std::array<int, 2> kick{};
   std::array<int, 2> call{};
@@ -134,7 +134,7 @@ TEST_F(SessionHandoverTest, Rule47PipesGoAlongAndNoKickIsLost) {
     }
   };
   serve();
-  stop_session();
+  freeze_session();
   ASSERT_FALSE(obstacle_.has_value());
   EXPECT_TRUE(is_pipe(state_.rings[0].kick.get()));
   EXPECT_TRUE(is_pipe(state_.rings[0].call.get()));
@@ -146,25 +146,25 @@ TEST_F(SessionHandoverTest, Rule47PipesGoAlongAndNoKickIsLost) {
   resume(*backend_);
 }
 
-TEST_F(SessionHandoverTest, Rule47APipeGoesWithTheRunOfItsRing) {
+TEST_F(SessionHandoverTest, Rule47AStoppedRingHasNoKickPipe) {
   start_ring();
   std::array<int, 2> kick{};
   ASSERT_EQ(::pipe2(kick.data(), O_CLOEXEC), 0);
   const std::array ends = {UniqueFd(kick[0]), UniqueFd(kick[1])};
   ASSERT_TRUE(frontend_->set_vring_kick(0, kick[0]));
   ASSERT_TRUE(queue_->stop(*frontend_).has_value());
-  stop_session();
+  freeze_session();
   ASSERT_FALSE(obstacle_.has_value());
   EXPECT_FALSE(state_.rings[0].kick);
   resume(*backend_);
 }
 
-TEST_F(SessionHandoverTest, Rule27ARingThatBrokeStaysStoppedWhoeverGoesOn) {
+TEST_F(SessionHandoverTest, Rule27ABrokenRingStaysStoppedAfterATakeover) {
   constexpr std::uint64_t kNeedsReset = 0x40;
   start_ring();
   const UniqueFd error(::eventfd(0, EFD_CLOEXEC));
   ASSERT_TRUE(frontend_->set_vring_err(0, error.get()));
-  // A device that knows nothing of malformed chains.
+  // The device cannot write a status into a malformed chain.
   const Gpa memory = memory_.allocate(64, 64)->gpa;
   const std::array chain = {virtio::DriverSegment{memory, 1, virtio::Direction::kWritable},
                             virtio::DriverSegment{memory, 16, virtio::Direction::kReadable}};
@@ -173,7 +173,7 @@ TEST_F(SessionHandoverTest, Rule27ARingThatBrokeStaysStoppedWhoeverGoesOn) {
   ASSERT_TRUE(queue_->kick());
   eventfd_t events = 0;
   ASSERT_EQ(::eventfd_read(error.get(), &events), 0);
-  stop_session();
+  freeze_session();
   ASSERT_FALSE(obstacle_.has_value());
   EXPECT_FALSE(state_.rings[0].is_running);
   EXPECT_FALSE(state_.rings[0].has_kick);
@@ -182,17 +182,17 @@ TEST_F(SessionHandoverTest, Rule27ARingThatBrokeStaysStoppedWhoeverGoesOn) {
   EXPECT_EQ(frontend_->get_status(), 7U | kNeedsReset);
 }
 
-TEST_F(SessionHandoverTest, TheSameBackendGoesOnWhereItWas) {
+TEST_F(SessionHandoverTest, TheSameBackendResumesTheSession) {
   start_ring();
   ASSERT_TRUE(is_served());
-  stop_session();
+  freeze_session();
   ASSERT_FALSE(obstacle_.has_value());
   resume(*backend_);
   EXPECT_TRUE(is_served());
   EXPECT_EQ(frontend_->get_status(), 7U);
 }
 
-TEST_F(SessionHandoverTest, WhatIsWorkedOnTooLongIsInTheWay) {
+TEST_F(SessionHandoverTest, AChainInFlightForTooLongIsAnObstacle) {
   start_ring();
   with_handler([](test::IdleQueue& handler) { handler.holds = true; });
   send(*memory_.allocate(64, 64));
@@ -203,7 +203,7 @@ TEST_F(SessionHandoverTest, WhatIsWorkedOnTooLongIsInTheWay) {
   };
   while (!is_taken()) std::this_thread::yield();
   home_->call([this] {
-    others_.spawn(come_to_a_stop(limit_.token()));
+    others_.spawn(freeze_and_snapshot(limit_.token()));
     limit_.request_stop();
   });
   ASSERT_EQ(stopped_.get_future().wait_for(kLimit), std::future_status::ready);
@@ -214,23 +214,23 @@ TEST_F(SessionHandoverTest, WhatIsWorkedOnTooLongIsInTheWay) {
     handler.holds = false;
     handler.finish([](virtio::PoppedChain&) {});
   });
-  EXPECT_TRUE(is_answered());
+  EXPECT_TRUE(is_completed());
   EXPECT_TRUE(is_served());
 }
 
-TEST_F(SessionHandoverTest, AStateThatMakesNoSenseIsRefused) {
+TEST_F(SessionHandoverTest, AContradictoryStateIsRefused) {
   start_ring();
   ASSERT_TRUE(is_served());
-  stop_session();
-  const auto refused = [this](ErrorKind kind, auto spoil) {
+  freeze_session();
+  const auto refused = [this](ErrorKind kind, auto corrupt) {
     SessionState state;
     home_->call([&] { state = std::move(**backend_->snapshot()); });
-    spoil(state);
-    const auto adopted = restore(std::move(state));
-    ASSERT_FALSE(adopted.has_value());
-    EXPECT_EQ(adopted.error().kind, kind) << adopted.error().to_string();
+    corrupt(state);
+    const auto restored = restore(std::move(state));
+    ASSERT_FALSE(restored.has_value());
+    EXPECT_EQ(restored.error().kind, kind) << restored.error().to_string();
   };
-  const auto no_event = [] { return UniqueFd(::memfd_create("no-event", MFD_CLOEXEC)); };
+  const auto not_an_eventfd = [] { return UniqueFd(::memfd_create("no-event", MFD_CLOEXEC)); };
   refused(ErrorKind::kUnsupported, [](auto& state) { state.features = ~std::uint64_t{0}; });
   refused(ErrorKind::kUnsupported, [](auto& state) { state.protocol_features = 1ULL << 63; });
   refused(ErrorKind::kUnsupported,
@@ -241,17 +241,18 @@ TEST_F(SessionHandoverTest, AStateThatMakesNoSenseIsRefused) {
   refused(ErrorKind::kPeerFault, [](auto& state) { state.rings[0].addresses.reset(); });
   refused(ErrorKind::kPeerFault, [](auto& state) { state.rings[0].addresses->used = 1; });
   refused(ErrorKind::kPeerFault, [](auto& state) { state.rings[0].has_kick = false; });
-  refused(ErrorKind::kPeerFault, [&](auto& state) { state.rings[0].kick = no_event(); });
-  refused(ErrorKind::kPeerFault, [&](auto& state) { state.rings[0].inband.call = no_event(); });
-  refused(ErrorKind::kPeerFault, [&](auto& state) { state.log_event = no_event(); });
+  refused(ErrorKind::kPeerFault, [&](auto& state) { state.rings[0].kick = not_an_eventfd(); });
+  refused(ErrorKind::kPeerFault,
+          [&](auto& state) { state.rings[0].inband.call = not_an_eventfd(); });
+  refused(ErrorKind::kPeerFault, [&](auto& state) { state.log_event = not_an_eventfd(); });
   refused(ErrorKind::kPeerFault, [](auto& state) { state.partial_message.bytes.resize(5000); });
   refused(ErrorKind::kPeerFault,
-          [&](auto& state) { state.back_channel = BackChannelState{.socket = no_event()}; });
+          [&](auto& state) { state.back_channel = BackChannelState{.socket = not_an_eventfd()}; });
   refused(ErrorKind::kMemoryFault, [](auto& state) { state.memory[0].description.size <<= 20; });
   refused(ErrorKind::kMemoryFault, [&](auto& state) {
     state.inflight = {{.mmap_size = 1, .mmap_offset = 0, .num_queues = 1, .queue_size = 16},
                       virtio::RingKind::kSplit,
-                      no_event()};
+                      not_an_eventfd()};
   });
   resume(*backend_);
   EXPECT_TRUE(is_served());

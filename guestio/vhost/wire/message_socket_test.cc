@@ -19,11 +19,11 @@ namespace {
 
 using std::chrono::milliseconds;
 
-Deadline soon() { return Deadline::clock::now() + std::chrono::seconds(60); }
+Deadline expired() { return Deadline::clock::now() + std::chrono::seconds(60); }
 
-/// The two ends of a connection; `raw` writes bytes that are no message.
-struct SocketTest : ::testing::Test {
-  SocketTest() {
+/// The two ends of a connection.
+struct MessageSocketTest : ::testing::Test {
+  MessageSocketTest() {
     std::array<int, 2> ends{};
     EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
     near.emplace(UniqueFd(ends[0]));
@@ -63,26 +63,26 @@ std::size_t open_descriptors() {
   return count;
 }
 
-TEST_F(SocketTest, AMessageArrivesWithItsPayload) {
+TEST_F(MessageSocketTest, AMessageArrivesWithItsPayload) {
   const VringState state{3, 256};
   ASSERT_TRUE(far->send(8, kMessageVersion | kMessageNeedReply, std::as_bytes(std::span(&state, 1)),
-                        {}, soon()));
-  ASSERT_TRUE(near->receive(message, soon()));
+                        {}, expired()));
+  ASSERT_TRUE(near->receive(message, expired()));
   EXPECT_EQ(message.header.request, 8u);
   EXPECT_EQ(message.header.flags, kMessageVersion | kMessageNeedReply);
   ASSERT_TRUE(message.as<VringState>().has_value());
   EXPECT_EQ(message.as<VringState>()->num, 256u);
-  EXPECT_FALSE(message.as<std::uint32_t>().has_value()) << "not as long";
+  EXPECT_FALSE(message.as<std::uint32_t>().has_value()) << "another size";
   EXPECT_TRUE(message.descriptors.is_empty());
 }
 
-TEST_F(SocketTest, DescriptorsArriveInOrderAndCloseOnExec) {
+TEST_F(MessageSocketTest, DescriptorsArriveInOrderAndCloseOnExec) {
   std::array<int, 2> pipe{};
   ASSERT_EQ(::pipe2(pipe.data(), O_CLOEXEC), 0);
   const UniqueFd reader(pipe[0]);
   const UniqueFd writer(pipe[1]);
-  ASSERT_TRUE(far->send(5, kMessageVersion, {}, pipe, soon()));
-  ASSERT_TRUE(near->receive(message, soon()));
+  ASSERT_TRUE(far->send(5, kMessageVersion, {}, pipe, expired()));
+  ASSERT_TRUE(near->receive(message, expired()));
   ASSERT_EQ(message.descriptors.size(), 2u);
   const UniqueFd second = message.descriptors.take(1);
   EXPECT_EQ(::fcntl(second.get(), F_GETFD), FD_CLOEXEC);
@@ -91,66 +91,66 @@ TEST_F(SocketTest, DescriptorsArriveInOrderAndCloseOnExec) {
   EXPECT_EQ(::read(reader.get(), &byte, 1), 1);
 }
 
-TEST_F(SocketTest, Rule6DescriptorsThatNobodyTakesAreClosed) {
+TEST_F(MessageSocketTest, Rule6DescriptorsNotTakenAreClosed) {
   const std::size_t before = open_descriptors();
   const std::array<int, 1> fds = {STDERR_FILENO};
-  ASSERT_TRUE(far->send(5, kMessageVersion, {}, fds, soon()));
-  ASSERT_TRUE(near->receive(message, soon()));
+  ASSERT_TRUE(far->send(5, kMessageVersion, {}, fds, expired()));
+  ASSERT_TRUE(near->receive(message, expired()));
   EXPECT_EQ(open_descriptors(), before + 1);
-  ASSERT_TRUE(far->send(1, kMessageVersion, {}, {}, soon()));
-  ASSERT_TRUE(near->receive(message, soon()));
+  ASSERT_TRUE(far->send(1, kMessageVersion, {}, {}, expired()));
+  ASSERT_TRUE(near->receive(message, expired()));
   EXPECT_EQ(open_descriptors(), before);
 }
 
-TEST_F(SocketTest, AMessageThatComesInPiecesIsPutTogether) {
+TEST_F(MessageSocketTest, AMessageInPartsIsReassembled) {
   std::thread sender([this] {
     const std::array<std::uint32_t, 5> words = {8, kMessageVersion, 8, 1, 2};
     for (const std::byte& byte : std::as_bytes(std::span(words))) send_raw(byte);
   });
-  EXPECT_TRUE(near->receive(message, soon()));
+  EXPECT_TRUE(near->receive(message, expired()));
   EXPECT_EQ(message.as<VringState>()->num, 2u);
   sender.join();
 }
 
-TEST_F(SocketTest, ALargeMessageGoesThroughASmallSocketBuffer) {
+TEST_F(MessageSocketTest, ALargeMessageGoesThroughASmallSocketBuffer) {
   const int small = 1;
   ASSERT_EQ(::setsockopt(far->fd(), SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
   const std::vector<std::byte> payload(kMaxPayload, std::byte{7});
   std::thread sender([&] {
-    for (int i = 0; i < 8; ++i) EXPECT_TRUE(far->send(1, kMessageVersion, payload, {}, soon()));
+    for (int i = 0; i < 8; ++i) EXPECT_TRUE(far->send(1, kMessageVersion, payload, {}, expired()));
   });
   for (int i = 0; i < 8; ++i) {
-    EXPECT_TRUE(near->receive(message, soon()));
+    EXPECT_TRUE(near->receive(message, expired()));
     EXPECT_TRUE(std::ranges::equal(message.payload(), payload));
   }
   sender.join();
 }
 
-TEST_F(SocketTest, Rule12WhatIsNoMessageIsAPeerFault) {
+TEST_F(MessageSocketTest, Rule12AMalformedMessageIsAPeerFault) {
   send_raw(MessageHeader{1, 2, 0});
-  EXPECT_EQ(near->receive(message, soon()).error().kind, ErrorKind::kPeerFault) << "version";
+  EXPECT_EQ(near->receive(message, expired()).error().kind, ErrorKind::kPeerFault) << "version";
   send_raw(MessageHeader{1, kMessageVersion, kMaxPayload + 1});
-  EXPECT_EQ(near->receive(message, soon()).error().kind, ErrorKind::kPeerFault) << "size";
+  EXPECT_EQ(near->receive(message, expired()).error().kind, ErrorKind::kPeerFault) << "size";
   send_raw(MessageHeader{1, kMessageVersion, 0xffffffff});
-  EXPECT_EQ(near->receive(message, soon()).error().kind, ErrorKind::kPeerFault) << "size";
+  EXPECT_EQ(near->receive(message, expired()).error().kind, ErrorKind::kPeerFault) << "size";
 }
 
-TEST_F(SocketTest, TooManyDescriptorsAreAPeerFaultAndAllAreClosed) {
+TEST_F(MessageSocketTest, TooManyDescriptorsAreAPeerFaultAndAllAreClosed) {
   const std::size_t before = open_descriptors();
   for (const std::size_t count : {9u, 20u, 253u}) {
     send_descriptors(count);
-    EXPECT_EQ(near->receive(message, soon()).error().kind, ErrorKind::kPeerFault) << count;
+    EXPECT_EQ(near->receive(message, expired()).error().kind, ErrorKind::kPeerFault) << count;
     message.descriptors.clear();
     EXPECT_EQ(open_descriptors(), before) << count;
   }
 }
 
-TEST_F(SocketTest, Rule48DescriptorsThatThisProcessCannotHaveAreAHostFailure) {
+TEST_F(MessageSocketTest, Rule48ALackOfDescriptorsIsAHostFailure) {
   send_descriptors(3);
   const std::size_t before = open_descriptors();
   {
     const testing::DescriptorLimit limit(1);
-    const auto received = near->receive(message, soon());
+    const auto received = near->receive(message, expired());
     ASSERT_FALSE(received.has_value());
     EXPECT_EQ(received.error().kind, ErrorKind::kHost) << received.error().to_string();
     EXPECT_EQ(received.error().host_errno, EMFILE);
@@ -159,16 +159,16 @@ TEST_F(SocketTest, Rule48DescriptorsThatThisProcessCannotHaveAreAHostFailure) {
   EXPECT_EQ(open_descriptors(), before);
 }
 
-TEST_F(SocketTest, APeerThatIsSilentRunsIntoTheTimeLimit) {
-  const Deadline deadline = Deadline::clock::now() + milliseconds(20);
-  const auto received = near->receive(message, deadline);
+TEST_F(MessageSocketTest, ASilentPeerTimesOut) {
+  const Deadline expired = Deadline::clock::now() + milliseconds(20);
+  const auto received = near->receive(message, expired);
   ASSERT_FALSE(received.has_value());
   EXPECT_EQ(received.error().host_errno, ETIMEDOUT);
   send_raw(std::uint32_t{1});
-  EXPECT_EQ(near->receive(message, deadline).error().host_errno, ETIMEDOUT) << "half a header";
+  EXPECT_EQ(near->receive(message, expired).error().host_errno, ETIMEDOUT) << "half a header";
 }
 
-TEST_F(SocketTest, APeerThatNeverReadsRunsIntoTheTimeLimit) {
+TEST_F(MessageSocketTest, APeerThatNeverReadsTimesOut) {
   const std::vector<std::byte> payload(kMaxPayload);
   Result<> sent;
   while (sent) {
@@ -177,14 +177,14 @@ TEST_F(SocketTest, APeerThatNeverReadsRunsIntoTheTimeLimit) {
   EXPECT_EQ(sent.error().host_errno, ETIMEDOUT);
 }
 
-TEST_F(SocketTest, APeerThatLeavesIsClosed) {
+TEST_F(MessageSocketTest, ADisconnectedPeerIsClosed) {
   send_raw(std::uint64_t{1});
   far.reset();
-  EXPECT_EQ(near->receive(message, soon()).error().kind, ErrorKind::kClosed);
-  EXPECT_EQ(near->send(1, kMessageVersion, {}, {}, soon()).error().kind, ErrorKind::kClosed);
+  EXPECT_EQ(near->receive(message, expired()).error().kind, ErrorKind::kClosed);
+  EXPECT_EQ(near->send(1, kMessageVersion, {}, {}, expired()).error().kind, ErrorKind::kClosed);
 }
 
-TEST(MessageSocket, ConnectingToNothingSaysWhy) {
+TEST(MessageSocket, AFailedConnectTellsTheCause) {
   EXPECT_EQ(MessageSocket::connect("/nonexistent/socket").error().host_errno, ENOENT);
   EXPECT_EQ(MessageSocket::connect("").error().kind, ErrorKind::kInvalidArgument);
   EXPECT_EQ(MessageSocket::connect(std::string(200, 'x')).error().kind,

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
-// A front-end that says anything to a live session: messages of any kind, size and order, with
-// descriptors of any kind, sensible ones between them so that rings run. Whatever it says, the
-// process lives, no descriptor is left behind, and a front-end of another disk on the same threads
-// is served as before.
+// A hostile front-end of a live session: messages of any kind, size and order, with descriptors of
+// any kind, and valid ones between them so that rings run. The process survives, leaks no
+// descriptor, and serves a front-end of another disk on the same threads as before.
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/eventfd.h>
@@ -30,13 +29,13 @@ using vhost::FrontendRequest;
 constexpr std::uint64_t kMemoryBytes = std::uint64_t{256} << 10;
 constexpr std::uint64_t kGuestAddress = 0x100000;
 constexpr std::uint64_t kUserAddress = 0x7f0000000000;
-constexpr std::uint64_t kRingBytes = 0x8000;  // each ring's place in guest memory
+constexpr std::uint64_t kRingBytes = 0x8000;  // for each ring in guest memory
 constexpr std::uint16_t kQueues = 2;
 constexpr int kMaxSteps = 32;
 
 std::size_t count_descriptors() {
   DIR* const folder = ::opendir("/proc/self/fd");
-  GUESTIO_CHECK(folder != nullptr, "the list of descriptors");
+  GUESTIO_CHECK(folder != nullptr, "a list of descriptors");
   std::size_t count = 0;
   while (::readdir(folder) != nullptr) ++count;
   ::closedir(folder);
@@ -50,51 +49,51 @@ UniqueFd make_memory(std::uint64_t bytes) {
 }
 UniqueFd make_eventfd() { return UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
 
-/// One front-end, from its first message to its last.
+/// One connection, from its first message to its last.
 class HostileFrontend {
  public:
   HostileFrontend(UniqueFd socket, Program& program)
       : socket_(std::move(socket)), program_(program) {}
 
-  void play() {
+  void run() {
     for (int step = 0; step < kMaxSteps && !program_.is_over(); ++step) {
-      do_something();
-      take_replies();
+      take_step();
+      receive_replies();
     }
-    // To close it would not be enough: the session may have been given a copy of this end.
+    // Not a mere close: the session may hold a copy of this end.
     ::shutdown(socket_.get(), SHUT_RDWR);
   }
 
  private:
-  void do_something() {
+  void take_step() {
     switch (program_.index(12)) {
       case 0: return negotiate();
       case 1: return share_memory();
       case 2: return set_up_ring();
       case 3: return submit();
-      case 4: return say_anything();
-      case 5: return say_raw_bytes();
-      case 6: return poke();
-      case 7: return change_file();
-      case 8: return record();
-      default: return say_nearly_right();
+      case 4: return send_anything();
+      case 5: return send_raw_bytes();
+      case 6: return write_random();
+      case 7: return resize_or_punch();
+      case 8: return exchange_inflight();
+      default: return send_nearly_valid();
     }
   }
 
-  // What a sensible front-end says.
+  // Valid messages.
 
   void negotiate() {
     features_ = virtio::kFeatureVersion1;
     if (program_.flag()) features_ |= virtio::kFeatureRingPacked;
     if (program_.flag()) features_ |= virtio::kFeatureIndirectDesc | virtio::kFeatureEventIdx;
     if (program_.flag()) features_ |= vhost::kFeatureProtocolFeatures;
-    say(FrontendRequest::kSetFeatures, features_);
+    send(FrontendRequest::kSetFeatures, features_);
     const auto protocol = program_.flag() ? ~std::uint64_t{0} : program_.take<std::uint32_t>();
-    say(FrontendRequest::kSetProtocolFeatures,
-        protocol & (vhost::kProtocolMq | vhost::kProtocolReplyAck | vhost::kProtocolConfig |
-                    vhost::kProtocolInflightShmfd | vhost::kProtocolBackendReq |
-                    vhost::kProtocolResetDevice | vhost::kProtocolStatus |
-                    vhost::kProtocolInbandNotifications | vhost::kProtocolConfigureMemSlots));
+    send(FrontendRequest::kSetProtocolFeatures,
+         protocol & (vhost::kProtocolMq | vhost::kProtocolReplyAck | vhost::kProtocolConfig |
+                     vhost::kProtocolInflightShmfd | vhost::kProtocolBackendReq |
+                     vhost::kProtocolResetDevice | vhost::kProtocolStatus |
+                     vhost::kProtocolInbandNotifications | vhost::kProtocolConfigureMemSlots));
     is_inband_ = (protocol & vhost::kProtocolInbandNotifications) != 0 && program_.flag();
   }
 
@@ -106,33 +105,34 @@ class HostileFrontend {
       vhost::MemoryTableHeader header{1, 0};
       vhost::MemoryRegion region = whole_memory();
     };
-    if (program_.flag()) return say(FrontendRequest::kSetMemTable, Table{}, {memory_.get()});
-    say(FrontendRequest::kAddMemReg, vhost::SingleMemoryRegion{0, whole_memory()}, {memory_.get()});
+    if (program_.flag()) return send(FrontendRequest::kSetMemTable, Table{}, {memory_.get()});
+    send(FrontendRequest::kAddMemReg, vhost::SingleMemoryRegion{0, whole_memory()},
+         {memory_.get()});
   }
 
   void set_up_ring() {
     const auto ring = static_cast<std::uint32_t>(program_.index(kQueues));
-    const std::uint64_t place = kUserAddress + ring * kRingBytes;
+    const std::uint64_t base = kUserAddress + ring * kRingBytes;
     const std::uint64_t word = ring;
     size_ = static_cast<std::uint16_t>(1U << program_.index(8));
-    say(FrontendRequest::kSetVringNum, vhost::VringState{ring, size_});
-    say(FrontendRequest::kSetVringBase, vhost::VringState{ring, program_.flag() ? 0U : 0xfffe});
-    say(FrontendRequest::kSetVringAddr,
-        vhost::VringAddress{ring, 0, place, place + 0x2000, place + 0x1000, 0});
+    send(FrontendRequest::kSetVringNum, vhost::VringState{ring, size_});
+    send(FrontendRequest::kSetVringBase, vhost::VringState{ring, program_.flag() ? 0U : 0xfffe});
+    send(FrontendRequest::kSetVringAddr,
+         vhost::VringAddress{ring, 0, base, base + 0x2000, base + 0x1000, 0});
     const UniqueFd call = make_eventfd();
     for (const auto& [request, fd] : {std::pair(FrontendRequest::kSetVringCall, call.get()),
                                       std::pair(FrontendRequest::kSetVringErr, call.get()),
                                       std::pair(FrontendRequest::kSetVringKick, kick_.get())}) {
       if (is_inband_) {
-        say(request, word | vhost::kVringNoFd);
+        send(request, word | vhost::kVringNoFd);
       } else {
-        say(request, word, {fd});
+        send(request, word, {fd});
       }
     }
-    if (program_.flag()) say(FrontendRequest::kSetVringEnable, vhost::VringState{ring, 1});
+    if (program_.flag()) send(FrontendRequest::kSetVringEnable, vhost::VringState{ring, 1});
   }
 
-  /// A request in a split ring, as sensible as the program has it.
+  /// A request in a split ring, valid or not.
   void submit() {
     const auto index = static_cast<std::uint32_t>(program_.index(kQueues));
     const std::uint64_t ring = index * kRingBytes;
@@ -152,77 +152,80 @@ class HostileFrontend {
     write_memory(ring + 0x1000 + 4, std::uint16_t{0});
     write_memory(ring + 0x1000 + 2, program_.take<std::uint16_t>());
     (void)::eventfd_write(kick_.get(), 1);
-    if (is_inband_) say(FrontendRequest::kVringKick, vhost::VringState{index, 0});
+    if (is_inband_) send(FrontendRequest::kVringKick, vhost::VringState{index, 0});
   }
 
-  void record() {
+  void exchange_inflight() {
     const vhost::InflightDescription wanted{0, 0, kQueues, 128};
-    if (!record_ || program_.flag()) return say(FrontendRequest::kGetInflightFd, wanted);
-    const auto size = program_.flag() ? record_bytes_ : program_.around(record_bytes_);
-    say(FrontendRequest::kSetInflightFd,
+    if (!inflight_ || program_.flag()) return send(FrontendRequest::kGetInflightFd, wanted);
+    const auto size = program_.flag() ? inflight_bytes_ : program_.around(inflight_bytes_);
+    send(
+        FrontendRequest::kSetInflightFd,
         vhost::InflightDescription{size, program_.flag() ? 0 : program_.around(size), kQueues, 128},
-        {record_.get()});
+        {inflight_.get()});
   }
 
-  // What no front-end says.
+  // Invalid messages.
 
-  void say_anything() {
+  void send_anything() {
     const auto request = program_.take<std::uint8_t>() % 50U;
     const auto flags = program_.take<std::uint8_t>();
     const std::uint32_t claimed = program_.flag() ? program_.take<std::uint32_t>() : 0;
     const auto bytes = program_.bytes(program_.index(64));
     const std::uint32_t size = claimed != 0 ? claimed : static_cast<std::uint32_t>(bytes.size());
-    // Most of the time the version is right: behind a wrong one nothing is heard.
+    // The version is mostly right: a wrong one ends the connection.
     const std::uint32_t version = flags < 250 ? (flags & ~3U) | 1U : flags;
     send_message({request, version, size}, std::as_bytes(bytes), any_descriptors());
   }
 
-  void say_raw_bytes() { send_bytes(std::as_bytes(program_.bytes(program_.index(40))), {}); }
+  void send_raw_bytes() { send_bytes(std::as_bytes(program_.bytes(program_.index(40))), {}); }
 
-  /// A message of its kind's size, with some of its fields wrong.
-  void say_nearly_right() {
+  /// A message of the right size with some wrong fields.
+  void send_nearly_valid() {
     const std::uint64_t number = program_.around(kMemoryBytes);
     const auto ring = program_.take<std::uint8_t>() % 4U;
     const auto fds = program_.flag() ? any_descriptors() : std::vector<int>{memory_.get()};
     switch (program_.index(14)) {
-      case 0: return say(FrontendRequest::kSetFeatures, features_ ^ number);
-      case 1: return say(FrontendRequest::kSetProtocolFeatures, number);
-      case 2: return say(FrontendRequest::kSetVringNum, vhost::VringState{ring, low(number)});
-      case 3: return say(FrontendRequest::kSetVringBase, vhost::VringState{ring, low(number)});
-      case 4: return say(FrontendRequest::kGetVringBase, vhost::VringState{ring, 0});
+      case 0: return send(FrontendRequest::kSetFeatures, features_ ^ number);
+      case 1: return send(FrontendRequest::kSetProtocolFeatures, number);
+      case 2: return send(FrontendRequest::kSetVringNum, vhost::VringState{ring, low(number)});
+      case 3: return send(FrontendRequest::kSetVringBase, vhost::VringState{ring, low(number)});
+      case 4: return send(FrontendRequest::kGetVringBase, vhost::VringState{ring, 0});
       case 5:
-        return say(FrontendRequest::kSetVringAddr,
-                   vhost::VringAddress{ring, low(number) & 1, kUserAddress + number,
-                                       kUserAddress + program_.around(kMemoryBytes),
-                                       kUserAddress + program_.around(kMemoryBytes), number});
+        return send(FrontendRequest::kSetVringAddr,
+                    vhost::VringAddress{ring, low(number) & 1, kUserAddress + number,
+                                        kUserAddress + program_.around(kMemoryBytes),
+                                        kUserAddress + program_.around(kMemoryBytes), number});
       case 6:
-        return say(FrontendRequest::kSetVringEnable, vhost::VringState{ring, low(number) % 3});
+        return send(FrontendRequest::kSetVringEnable, vhost::VringState{ring, low(number) % 3});
       case 7:
-        return say(program_.flag() ? FrontendRequest::kSetVringKick : FrontendRequest::kSetVringErr,
-                   std::uint64_t{ring} | (program_.flag() ? vhost::kVringNoFd : 0), fds);
-      case 8: return say_about_configuration(low(number));
+        return send(
+            program_.flag() ? FrontendRequest::kSetVringKick : FrontendRequest::kSetVringErr,
+            std::uint64_t{ring} | (program_.flag() ? vhost::kVringNoFd : 0), fds);
+      case 8: return send_config_message(low(number));
       case 9:
-        return say(program_.flag() ? FrontendRequest::kAddMemReg : FrontendRequest::kRemMemReg,
-                   vhost::SingleMemoryRegion{0, any_region()}, fds);
-      case 10: return say_memory_table(fds);
-      case 11: return say(FrontendRequest::kSetStatus, number & 0x1ff);
+        return send(program_.flag() ? FrontendRequest::kAddMemReg : FrontendRequest::kRemMemReg,
+                    vhost::SingleMemoryRegion{0, any_region()}, fds);
+      case 10: return send_memory_table(fds);
+      case 11: return send(FrontendRequest::kSetStatus, number & 0x1ff);
       case 12: {
-        const Connection way_back = Connection::make();
-        return say(FrontendRequest::kSetBackendReqFd, std::uint64_t{0}, {way_back.theirs.get()});
+        const Connection back_channel = Connection::make();
+        return send(FrontendRequest::kSetBackendReqFd, std::uint64_t{0},
+                    {back_channel.theirs.get()});
       }
-      default: return say_nothing_more(FrontendRequest{program_.take<std::uint8_t>() % 48U});
+      default: return send_empty(FrontendRequest{program_.take<std::uint8_t>() % 48U});
     }
   }
   static std::uint32_t low(std::uint64_t number) { return static_cast<std::uint32_t>(number); }
 
-  void say_about_configuration(std::uint32_t size) {
+  void send_config_message(std::uint32_t size) {
     struct Part {
       vhost::ConfigHeader header;
       std::array<std::byte, 60> bytes;
     };
     const bool is_write = program_.flag();
     Part part{{program_.take<std::uint8_t>(), size % 300, low(program_.index(3))}, {}};
-    say(is_write ? FrontendRequest::kSetConfig : FrontendRequest::kGetConfig, part);
+    send(is_write ? FrontendRequest::kSetConfig : FrontendRequest::kGetConfig, part);
   }
 
   vhost::MemoryRegion any_region() {
@@ -239,7 +242,7 @@ class HostileFrontend {
     return region;
   }
 
-  void say_memory_table(std::vector<int> fds) {
+  void send_memory_table(std::vector<int> fds) {
     std::vector<std::byte> bytes(sizeof(vhost::MemoryTableHeader));
     const auto count = static_cast<std::uint32_t>(program_.index(10));
     const vhost::MemoryTableHeader header{program_.flag() ? count : count + 1, 0};
@@ -255,7 +258,7 @@ class HostileFrontend {
                  bytes, fds);
   }
 
-  void say_nothing_more(FrontendRequest request) {
+  void send_empty(FrontendRequest request) {
     send_message({std::to_underlying(request), 1 | vhost::kMessageNeedReply, 0}, {}, {});
   }
 
@@ -265,7 +268,7 @@ class HostileFrontend {
       switch (program_.index(5)) {
         case 0: fds.push_back(memory_.get()); break;
         case 1: fds.push_back(kick_.get()); break;
-        case 2: fds.push_back(nothing_.get()); break;
+        case 2: fds.push_back(dev_null_.get()); break;
         case 3: fds.push_back(socket_.get()); break;
         default: fds.push_back(small_.get());
       }
@@ -273,22 +276,22 @@ class HostileFrontend {
     return fds;
   }
 
-  // What it does to memory that it shares.
+  // Changes of shared memory.
 
   template <typename T>
   void write_memory(std::uint64_t at, const T& value) {
     (void)!::pwrite(memory_.get(), &value, sizeof value, static_cast<off_t>(at));
   }
-  void poke() {
+  void write_random() {
     const auto at = static_cast<off_t>(program_.take<std::uint32_t>() % kMemoryBytes);
     const auto bytes = program_.bytes(1 + program_.index(32));
-    const int to = record_ && program_.flag() ? record_.get() : memory_.get();
+    const int to = inflight_ && program_.flag() ? inflight_.get() : memory_.get();
     (void)!::pwrite(to, bytes.data(), bytes.size(), at);
     (void)::eventfd_write(kick_.get(), 1);
   }
-  void change_file() {
+  void resize_or_punch() {
     const auto at = static_cast<off_t>(program_.take<std::uint32_t>() % kMemoryBytes);
-    const int file = record_ && program_.flag() ? record_.get() : memory_.get();
+    const int file = inflight_ && program_.flag() ? inflight_.get() : memory_.get();
     if (program_.flag()) {
       (void)!::ftruncate(file, at);
     } else {
@@ -299,7 +302,7 @@ class HostileFrontend {
   // The socket.
 
   template <typename T>
-  void say(FrontendRequest request, const T& payload, const std::vector<int>& fds = {}) {
+  void send(FrontendRequest request, const T& payload, const std::vector<int>& fds = {}) {
     send_message({std::to_underlying(request), 1 | vhost::kMessageNeedReply, sizeof payload},
                  std::as_bytes(std::span(&payload, 1)), fds);
   }
@@ -325,11 +328,11 @@ class HostileFrontend {
       rights->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
       std::memcpy(CMSG_DATA(rights), fds.data(), sizeof(int) * fds.size());
     }
-    // One that cannot be sent now is not sent: the session may have left.
+    // Dropped if it cannot be sent now: the session may be over.
     (void)::sendmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
   }
-  /// Reads what has come, and keeps the record if one has.
-  void take_replies() {
+  /// Reads all replies and keeps a received in-flight record.
+  void receive_replies() {
     while (true) {
       std::array<std::byte, 4096> bytes;
       alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int) * 8)> control{};
@@ -343,8 +346,8 @@ class HostileFrontend {
       vhost::DescriptorList received;
       (void)received.collect(message);
       if (received.is_empty()) continue;
-      record_ = received.take(0);
-      record_bytes_ = static_cast<std::uint64_t>(::lseek(record_.get(), 0, SEEK_END));
+      inflight_ = received.take(0);
+      inflight_bytes_ = static_cast<std::uint64_t>(::lseek(inflight_.get(), 0, SEEK_END));
     }
   }
 
@@ -353,51 +356,51 @@ class HostileFrontend {
   const UniqueFd memory_ = make_memory(kMemoryBytes);
   const UniqueFd small_ = make_memory(100);
   const UniqueFd kick_ = make_eventfd();
-  const UniqueFd nothing_{::open("/dev/null", O_RDWR | O_CLOEXEC)};
-  UniqueFd record_;
-  std::uint64_t record_bytes_ = 0;
+  const UniqueFd dev_null_{::open("/dev/null", O_RDWR | O_CLOEXEC)};
+  UniqueFd inflight_;
+  std::uint64_t inflight_bytes_ = 0;
   std::uint64_t features_ = virtio::kFeatureVersion1;
-  bool is_inband_ = false;  // rings are set up without descriptors
+  bool is_inband_ = false;  // rings have no descriptors
   std::uint16_t size_ = 1;
 };
 
-/// The disk that is spoken to, and another with a guest of its own on the same threads.
-class World {
+/// The target disk, and a bystander with a guest of its own on the same threads.
+class Fixture {
  public:
-  World() {
+  Fixture() {
     log::set_level(log::Level::kError);
     GUESTIO_CHECK(mem::install_fault_recovery().has_value(), "signal handlers");
     GUESTIO_CHECK(::pwrite(bystander_.image(), kPattern.data(), kPattern.size(), 0) == kBytes,
-                  "a disk beside the other");
+                  "a bystander disk");
   }
 
   void run(Program& program) {
     const std::size_t before = count_descriptors();
     auto connection = Connection::make();
-    auto left = target_.serve(std::move(connection.theirs));
-    HostileFrontend(std::move(connection.ours), program).play();
-    // Beside what that one has left behind on the threads.
+    auto session_end = target_.serve(std::move(connection.theirs));
+    HostileFrontend(std::move(connection.ours), program).run();
+    // While the threads may still hold remains of the target's session.
     if (++runs_ % 16 == 0) check_bystander();
-    wait_for(left);
-    GUESTIO_CHECK(count_descriptors() == before, "no descriptor left behind");
+    wait_for(session_end);
+    GUESTIO_CHECK(count_descriptors() == before, "no leaked descriptor");
   }
 
  private:
-  void wait_for(std::future<void>& left) {
-    left.wait();
-    home_->call([] {});  // the last of what it does there is over as well
+  void wait_for(std::future<void>& session_end) {
+    session_end.wait();
+    home_->call([] {});  // after the last work of the session there
   }
-  /// Not for longer: what waits for a front-end is known to the kernel alone, and would be taken
-  /// for lost memory.
+  /// No longer than this: memory known only to the kernel during a wait for a front-end would be
+  /// reported as a leak.
   void check_bystander() {
     auto connection = Connection::make();
-    auto left = bystander_.serve(std::move(connection.theirs));
+    auto session_end = bystander_.serve(std::move(connection.theirs));
     auto guest = std::move(*testing::BlkGuest::from_socket(std::move(connection.ours), {}));
     const auto answer = guest->read(0, kPattern.size());
     GUESTIO_CHECK(answer.status == 0 && std::ranges::equal(answer.data, kPattern),
-                  "the other disk as it was");
+                  "an unchanged bystander disk");
     guest.reset();
-    wait_for(left);
+    wait_for(session_end);
   }
 
   static constexpr ssize_t kBytes = 512;
@@ -426,8 +429,8 @@ extern "C" int LLVMFuzzerInitialize(int* /*count*/, char*** /*words*/) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace guestio;
-  static fuzz::World& world = *new fuzz::World();
+  static fuzz::Fixture& fixture = *new fuzz::Fixture();
   fuzz::Program program(data, size);
-  world.run(program);
+  fixture.run(program);
   return 0;
 }

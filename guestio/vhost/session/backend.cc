@@ -96,19 +96,16 @@ void Backend::log_shortage(const Error& cause) {
 
 task::Task<Result<>> Backend::accept_all(int listening_socket) {
   if (session_) {
-    auto running = run_session();
-    co_await std::move(running);
+    co_await run_session();
   }
   Result<> outcome;
   auto backoff = kMinBackoff;
   while (!stop_.stop_requested()) {
     if (rest_.is_requested()) {
-      auto resting = rest_.rest();
-      co_await resting;
+      co_await rest_.rest();
       continue;
     }
-    auto accepting = accept_one(listening_socket);
-    const std::int32_t accepted = co_await std::move(accepting);
+    const std::int32_t accepted = co_await accept_one(listening_socket);
     if (accepted == -ECANCELED) continue;
     if (is_temporary(accepted)) {
       if (is_shortage(accepted)) log_shortage(Error::host(-accepted, "accept a front-end"));
@@ -123,8 +120,7 @@ task::Task<Result<>> Backend::accept_all(int listening_socket) {
       break;
     }
     begin_session(UniqueFd(accepted));
-    auto running = run_session();
-    co_await std::move(running);
+    co_await run_session();
   }
   rest_.end();
   co_return outcome;
@@ -133,15 +129,13 @@ task::Task<Result<>> Backend::accept_all(int listening_socket) {
 task::Task<> Backend::serve_one(UniqueFd socket) {
   if (!stop_.stop_requested()) {
     begin_session(std::move(socket));
-    auto running = run_session();
-    co_await std::move(running);
+    co_await run_session();
   }
   rest_.end();
 }
 
 task::Task<> Backend::serve_restored() {
-  auto running = run_session();
-  co_await std::move(running);
+  co_await run_session();
   rest_.end();
 }
 
@@ -174,35 +168,30 @@ void Backend::begin_session(UniqueFd socket) {
 }
 
 task::Task<> Backend::run_session() {
-  auto running = session_->run();
-  co_await std::move(running);
+  co_await session_->run();
   session_.reset();
   log::rate_limited_info(log_->connections, "{}: front-end disconnected", log_->name);
 }
 
 task::Task<bool> Backend::quiesce(task::StopToken limit, task::StopToken last_limit) {
   rest_.request();
-  auto reached = rest_.reached(limit);
-  (void)co_await reached;
+  (void)co_await rest_.reached(limit);
   if (!rest_.is_reached() && session_ && session_->is_replying()) {
     log::warning("{}: connection ends: the front-end does not read its replies", log_->name);
     session_->disconnect();
-    auto reached_at_last = rest_.reached(last_limit);
-    (void)co_await reached_at_last;
+    (void)co_await rest_.reached(last_limit);
   }
   co_return rest_.is_reached();
 }
 
 task::Task<std::optional<Session::Obstacle>> Backend::drain(task::StopToken limit) {
   if (!session_) co_return std::nullopt;
-  auto pausing = session_->drain(limit);
-  co_return co_await std::move(pausing);
+  co_return co_await session_->drain(limit);
 }
 
 task::Task<> Backend::freeze() {
   if (!session_) co_return;
-  auto suspending = session_->freeze();
-  co_await std::move(suspending);
+  co_await session_->freeze();
 }
 
 Result<std::optional<SessionState>> Backend::snapshot() const {
@@ -215,8 +204,7 @@ Result<std::optional<SessionState>> Backend::snapshot() const {
 task::Task<> Backend::resume() {
   // A session that is not quiesced is inside a message, and none of its rings was drained.
   if (session_ && (rest_.is_reached() || session_->is_frozen())) {
-    auto going_on = session_->resume();
-    co_await std::move(going_on);
+    co_await session_->resume();
   }
   rest_.resume();
 }

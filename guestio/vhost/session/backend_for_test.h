@@ -105,8 +105,7 @@ class BackendFixture : public ::testing::Test {
   }
 
   task::Task<> serve(UniqueFd socket) {
-    auto serving = backend_->serve_one(std::move(socket));
-    co_await std::move(serving);
+    co_await backend_->serve_one(std::move(socket));
     disconnected_.set_value();
   }
 

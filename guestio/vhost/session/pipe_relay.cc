@@ -177,8 +177,7 @@ task::Task<> PipeRelay::end() {
   timing.spawn(stop_after(home_, std::chrono::seconds(1), limit, done.token()));
   (void)co_await uring::poll(home_, uring::File(worker_->quiesced.get()), POLLIN, limit.token());
   done.request_stop();
-  auto timed = timing.join();
-  co_await timed;
+  co_await timing.join();
   worker_.reset();
 }
 

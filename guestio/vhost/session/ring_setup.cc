@@ -259,15 +259,13 @@ task::Task<Result<>> RingSetup::change_memory(RingContext context) {
   context.features = features_;
   const auto ring = locate(context);
   if (!ring) {
-    auto stopping = stop_running();
-    co_await std::move(stopping);
+    co_await stop_running();
     co_return fail(ring.error());
   }
   RingDirtyLog log = make_log(context);
   auto log_event = make_log_event(context);
   if (!log_event) {
-    auto stopping = stop_running();
-    co_await std::move(stopping);
+    co_await stop_running();
     co_return fail(log_event.error());
   }
   log.event = std::move(*log_event);
@@ -302,8 +300,7 @@ task::Task<std::uint32_t> RingSetup::stop() {
   has_kick_ = false;
   kick_.reset();
   if (is_running_) {
-    auto stopping = stop_running();
-    co_await std::move(stopping);
+    co_await stop_running();
   }
   co_return base_;
 }
@@ -339,8 +336,7 @@ void RingSetup::resume() {
 
 task::Task<> RingSetup::freeze() {
   if (!is_running_) co_return;
-  auto stopping = stop_running();
-  co_await std::move(stopping);
+  co_await stop_running();
   // A broken ring stays broken in every process: a restart would hide its lost chains. The
   // front-end's next kick message starts it.
   is_frozen_ = !was_broken_;
@@ -357,8 +353,7 @@ task::Task<Result<>> RingSetup::resume_frozen(RingContext context) {
     co_return fail(ErrorKind::kOutOfRange, "memory of the ring", index_);
   }
   context.features = features_;
-  auto starting = start(std::move(context));
-  co_return co_await std::move(starting);
+  co_return co_await start(std::move(context));
 }
 
 Result<RingState> RingSetup::snapshot() const {
@@ -415,8 +410,7 @@ Result<> RingSetup::restore(RingState state) {
 
 task::Task<> RingSetup::reset() {
   is_frozen_ = false;
-  auto stopping = stop();
-  co_await std::move(stopping);
+  co_await stop();
   size_ = 0;
   base_ = 0;
   addresses_.reset();

@@ -35,11 +35,9 @@ class SessionHandoverTest : public test::BackendFixture {
     auto resting = backend_->quiesce({}, {});
     const bool is_quiesced = co_await std::move(resting);
     EXPECT_TRUE(is_quiesced);
-    auto pausing = backend_->drain(limit);
-    obstacle_ = co_await std::move(pausing);
+    obstacle_ = co_await backend_->drain(limit);
     if (!obstacle_) {
-      auto suspending = backend_->freeze();
-      co_await std::move(suspending);
+      co_await backend_->freeze();
       auto state = backend_->snapshot();
       EXPECT_TRUE(state.has_value() && state->has_value());
       state_ = std::move(**state);
@@ -51,8 +49,7 @@ class SessionHandoverTest : public test::BackendFixture {
     ASSERT_EQ(stopped_.get_future().wait_for(kLimit), std::future_status::ready);
   }
   task::Task<> resume_and_notify(Backend& backend, std::promise<void>& done) {
-    auto resuming = backend.resume();
-    co_await std::move(resuming);
+    co_await backend.resume();
     done.set_value();
   }
   void resume(Backend& backend) {
@@ -61,8 +58,7 @@ class SessionHandoverTest : public test::BackendFixture {
     ASSERT_EQ(done.get_future().wait_for(kLimit), std::future_status::ready);
   }
   task::Task<> serve_successor() {
-    auto serving = successor_->serve_restored();
-    co_await std::move(serving);
+    co_await successor_->serve_restored();
     successor_disconnected_.set_value();
   }
   /// Restores `state` in another backend. Returns the outcome.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A schedule of requests, cancellations, releases and calls over several accounts of a bounce
-// budget, driven by one thread, beside a model that counts pages and places in line.
+// A schedule of requests, cancellations, releases and wake-ups over several accounts of a bounce
+// budget, driven by one thread and compared with a model of pages and queue positions.
 #include <coroutine>
 #include <cstdlib>
 #include <deque>
@@ -28,7 +28,7 @@ using buf::TrackedBounceBuffer;
 constexpr std::size_t kMaxAccounts = 4;
 constexpr std::size_t kMaxRequests = 32;
 
-/// A coroutine that runs at once and stays when it is done, to be destroyed at any moment.
+/// An eager coroutine that stays suspended at its end, destroyed at any moment.
 class Job {
  public:
   struct promise_type {
@@ -59,14 +59,14 @@ struct Request {
   std::size_t size = 0;
   std::size_t alignment = 1;
   buf::Oversize oversize = buf::Oversize::kFail;
-  std::size_t most = 0;  // when it was made
+  std::size_t most = 0;  // at its creation
   State state = State::kWaiting;
   bool is_leaving = false;  // cancelled or being destroyed
   std::uint8_t mark = 0;
   std::optional<ErrorKind> error;
   task::StopSource stop;
   TrackedBounceBuffer buffer;
-  std::optional<Job> job;  // goes before what it refers to
+  std::optional<Job> job;  // destroyed before its references
 
   [[nodiscard]] std::size_t granted() const {
     return oversize == buf::Oversize::kTruncate ? std::min(size, most) : size;
@@ -138,7 +138,7 @@ class Game {
     return nullptr;
   }
 
-  /// Requires: `request` is the next one of its account.
+  /// Requires: `request` is next in its account.
   static void accept(Request& request, TrackedBounceBuffer buffer) {
     request.state = State::kGranted;
     GUESTIO_CHECK(buffer.size() == request.granted(), "as much as was asked for");
@@ -148,9 +148,8 @@ class Game {
     request.buffer = std::move(buffer);
   }
   Job wait(BounceAccount& account, Request& request) {
-    auto acquiring =
-        account.acquire(request.size, {request.alignment, request.oversize, request.stop.token()});
-    auto buffer = co_await acquiring;
+    const buf::AcquireOptions options{request.alignment, request.oversize, request.stop.token()};
+    auto buffer = co_await account.acquire(request.size, options);
     if (buffer) {
       const Request* const first = first_waiter(request.account);
       GUESTIO_CHECK(first == &request || request.pages() == 0, "first come, first served");
@@ -256,7 +255,7 @@ class Game {
     const std::size_t free = budget_.free_overflow().raw() / kPageSize;
     GUESTIO_CHECK(free + borrowed <= overflow_, "no page twice");
     if (!called_.empty()) return;
-    // Nothing is under way: what is not used is free, and nobody waits who need not.
+    // Idle: unused pages are free, and no waiter could be served.
     GUESTIO_CHECK(free + borrowed == overflow_, "unused overflow goes back at once");
     bool is_first_in_line = true;
     for (const auto& request : requests_) {
@@ -275,9 +274,9 @@ class Game {
     }
   }
 
-  /// Ends everything; then all of it is there again.
+  /// Ends all requests; then all pages are free.
   void finish() {
-    // Not by position: whatever ends may have others granted.
+    // Not by position: each end may grant others.
     while (!requests_.empty()) {
       while (!called_.empty()) answer_call();
       Request& request = *requests_.front();
@@ -305,7 +304,7 @@ class Game {
   std::vector<std::size_t> quotas_;
   std::deque<BounceAccount*> called_;  // serve() is due
   std::vector<buf::OpenBounceAccount> accounts_;
-  std::vector<std::unique_ptr<Request>> requests_;  // in the order in which they were made
+  std::vector<std::unique_ptr<Request>> requests_;  // in order of creation
   std::uint8_t marks_ = 0;
 };
 

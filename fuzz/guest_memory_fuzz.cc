@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Operations on guest memory over several regions with holes, bitmaps, parts without a mapping and
-// every need of locking, and on views of views of it, beside a map of single bytes.
+// Operations on guest memory over several regions with holes, bitmaps, unmapped parts and every
+// lock mode, and on views of views of it, compared with a map of single bytes.
 #include <memory>
 #include <optional>
 #include <set>
@@ -27,8 +27,8 @@ constexpr std::size_t kBytes = kPages * kPageSize;
 constexpr std::size_t kGuestPages = 24;  // where most regions lie
 constexpr std::size_t kMaxLength = 3 * kPageSize;
 
-/// Memory with everything special that the program asks for. Its bytes are all there; what it says
-/// of them decides which way an access goes.
+/// A backing with the special properties chosen by the program. All its bytes exist; its reported
+/// properties select the path of an access.
 class FuzzBacking final : public mem::Backing {
  public:
   explicit FuzzBacking(std::span<std::byte> bytes) : bytes_(bytes) {}
@@ -136,7 +136,7 @@ struct Part {
   std::uint64_t offset;
 };
 
-/// A byte of a buffer: its address, or the page number that has none.
+/// A byte of a buffer: its address, or an invalid page number.
 struct Place {
   std::uint64_t value;
   bool is_address = true;
@@ -146,7 +146,7 @@ struct Place {
 struct Buffer {
   AnyRange range;
   std::vector<Place> places;
-  std::vector<Gpn> gpns;             // what the range looks at
+  std::vector<Gpn> gpns;             // referenced by the range
   std::vector<AddressRange> pieces;  // as well
 };
 
@@ -174,7 +174,7 @@ class Game {
   }
 
  private:
-  /// False: regions that were rightly refused.
+  /// False: correctly rejected regions.
   bool build() {
     std::vector<mem::RegionSpec> specs;
     bool good = true;
@@ -212,7 +212,7 @@ class Game {
 
   enum class Purpose { kAccess, kLock };
 
-  /// What stands in the way of one byte.
+  /// The error of an access to one byte.
   [[nodiscard]] std::optional<Error> obstacle(const Place& place, Access access,
                                               Purpose purpose) const {
     if (!place.is_address) return Error::make(ErrorKind::kInvalidGpn, "", place.value);
@@ -233,7 +233,7 @@ class Game {
     }
     return Error::make(ErrorKind::kAccessDenied, "", place.value);
   }
-  /// The first obstacle of an access, and how many bytes come before it.
+  /// The first error of an access, and the number of bytes before it.
   struct Outcome {
     std::size_t done = 0;
     std::optional<Error> error;
@@ -274,7 +274,7 @@ class Game {
     for (std::uint64_t i = 0; i < length; ++i) buffer.places.push_back({start + i});
   }
 
-  /// A range of any type. It must stay where it is: its views look at the lists in it.
+  /// A range of any type. Must not move: its views refer to its lists.
   void take_buffer(Buffer& buffer) {
     const std::size_t kind = program_.index(4);
     if (kind < 2) {
@@ -307,7 +307,7 @@ class Game {
                          places.begin() + static_cast<std::ptrdiff_t>(offset + length));
   }
 
-  /// After a write: what was done is in the model, of what failed any front part.
+  /// Updates the model after a write: after a failed one, with any prefix.
   void note_write(std::span<const Place> places, std::span<const std::byte> from,
                   const Outcome& expected) {
     for (std::size_t i = 0; i < expected.done; ++i) {
@@ -477,7 +477,7 @@ class Game {
     if (host && length != 0) GUESTIO_CHECK(*host == &byte_at(truth, address), "the memory");
   }
 
-  /// Goes on with a part of the memory.
+  /// Continues with a view of the memory.
   void view() {
     const std::uint64_t start = take_address();
     const std::uint64_t length = std::min(program_.around(kGuestPages * kPageSize), ~start);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The programs of the property test of guest memory, chosen by bytes instead of a generator: what
-// guest_memory_fuzz.cc has not, pages that fault, retries, typed accesses that fault, dirty logs.
+// The programs of the property test of guest memory, chosen by bytes instead of a generator. Unlike
+// guest_memory_fuzz.cc: faulting pages, retries, faulting typed accesses, dirty logs.
 #include "guestio/mem/test/memory_program.h"
 
 #include "fuzz/program.h"

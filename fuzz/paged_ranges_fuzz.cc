@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Cuts PagedRange and PagedRanges to pieces, beside a flat list of all their positions.
+// Splits PagedRange and PagedRanges, compared with a flat list of all their positions.
 #include <optional>
 #include <utility>
 
@@ -15,15 +15,15 @@ using mem::AddressRange;
 using mem::PagedRange;
 using mem::PagedRanges;
 
-constexpr std::uint64_t kGpns = std::uint64_t{1} << 52;  // page numbers that have addresses
+constexpr std::uint64_t kGpns = std::uint64_t{1} << 52;  // page numbers with addresses
 constexpr std::size_t kMaxPages = 5;
 constexpr std::size_t kMaxRanges = 8;
 constexpr std::size_t kMaxOperations = 48;
 
-/// For loops over all positions, which would take most of the time otherwise.
+/// For loops over all positions, which would otherwise dominate the time.
 #define GUESTIO_FUZZ_PLAIN [[clang::no_sanitize("address", "undefined", "coverage")]]
 
-/// Where one byte of a buffer is, and which piece of a list it belongs to.
+/// The position of one byte of a buffer, and its range in a list.
 struct Position {
   std::uint64_t gpn;
   std::uint64_t byte;
@@ -41,7 +41,7 @@ GUESTIO_FUZZ_PLAIN Runs runs_of(Window window) {
   Runs result;
   const Position* const all = window.data();
   const std::size_t count = window.size();
-  std::size_t first = 0;  // of the present run
+  std::size_t first = 0;  // of the current run
   for (std::size_t i = 0; i < count && !result.bad_gpn; ++i) {
     if (all[i].gpn >= kGpns) result.bad_gpn = all[i].gpn;
     const bool goes_on = i + 1 < count && all[i + 1].piece == all[i].piece &&
@@ -78,7 +78,7 @@ GUESTIO_FUZZ_PLAIN std::vector<std::uint64_t> pages_of(Window window) {
   return pages;
 }
 
-/// What costs little, for after every step.
+/// Cheap checks, after every step.
 template <typename Range>
 void check_quickly(const Range& range, Window window) {
   GUESTIO_CHECK(range.length() == window.size(), "the length of the model");
@@ -97,7 +97,7 @@ void check(const PagedRange& range, Window window) {
   GUESTIO_CHECK(range.single_gpn().has_value() == (pages.size() == 1), "a single page");
   const Runs expected = runs_of(window);
   check_runs(range, expected);
-  // The iterator sees what for_each_run() sees, and the error as its last.
+  // The iterator yields the runs of for_each_run(), with the error last.
   std::size_t count = 0;
   bool failed = false;
   for (const Result<AddressRange>& run : range.runs()) {
@@ -112,7 +112,7 @@ void check(const PagedRange& range, Window window) {
                 "all runs of the model");
 }
 
-/// The positions from the front that are of one piece.
+/// The leading positions in one range.
 GUESTIO_FUZZ_PLAIN std::size_t length_of_piece(Window window) {
   const Position* const all = window.data();
   std::size_t length = 1;
@@ -134,7 +134,7 @@ void check(const PagedRanges& list, Window window) {
   check_runs(list, runs_of(window));
 }
 
-/// A range and the part of the flat list that it stands for.
+/// A range and its part of the flat list.
 template <typename Range>
 struct Held {
   Range range;
@@ -145,7 +145,7 @@ bool fits(std::uint64_t offset, std::uint64_t length, Window window) {
   return offset <= window.size() && length <= window.size() - offset;
 }
 
-/// One operation on one of the ranges; what comes of it is put to the others.
+/// One operation on one of the ranges; its result is added to the others.
 template <typename Range>
 void cut(Program& program, std::vector<Held<Range>>& all) {
   Held<Range>& target = all[program.index(all.size())];
@@ -257,11 +257,11 @@ void run(Program program) {
 
   for (const Held<PagedRange>& held : ranges) check(held.range, held.window);
 
-  // What came of it, as one list.
+  // The results, as one list.
   std::vector<PagedRange> pieces;
   std::vector<Position> of_list;
   for (const Held<PagedRange>& held : ranges) {
-    if (of_list.size() + held.window.size() > 2 * positions.size()) break;  // that is enough
+    if (of_list.size() + held.window.size() > 2 * positions.size()) break;  // enough
     for (const Position& here : held.window) {
       of_list.push_back({here.gpn, here.byte, pieces.size()});
     }

@@ -12,11 +12,11 @@
 
 #include "guestio/base/units.h"
 
-/// How the fuzzers read the bytes that libFuzzer gives them.
+/// Decoding of libFuzzer's input bytes.
 namespace guestio::fuzz {
 
-/// A row of bytes that is taken apart from the front, as operations and their operands. Behind its
-/// end there are zeros, so no operand is ever missing.
+/// Input bytes, consumed from the front as operations and their operands. Zeros follow the end, so
+/// no operand is ever missing.
 class Program {
  public:
   Program(const std::uint8_t* data, std::size_t size) noexcept : rest_(data, size) {}
@@ -37,14 +37,14 @@ class Program {
   [[nodiscard]] std::size_t index(std::size_t count) noexcept {
     return count <= 256 ? take<std::uint8_t>() % count : take<std::uint16_t>() % count;
   }
-  /// Up to `count` bytes as they stand.
+  /// Up to `count` raw bytes.
   [[nodiscard]] std::span<const std::uint8_t> bytes(std::size_t count) noexcept {
     const auto taken = rest_.first(std::min(count, rest_.size()));
     rest_ = rest_.subspan(taken.size());
     return taken;
   }
-  /// A number around `length`: mostly inside it, often at an edge or a page border, now and then
-  /// far outside.
+  /// A number around `length`: mostly inside, often at an edge or a page boundary, sometimes far
+  /// outside.
   [[nodiscard]] std::uint64_t around(std::uint64_t length) noexcept {
     const auto operand = take<std::uint8_t>();
     const std::uint64_t small = operand >> 3;

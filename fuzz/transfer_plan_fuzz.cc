@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Moves windows between scattered memory and a file through the plans made for any limits, beside a
-// model that knows of no limits.
+// Transfers windows between scattered memory and a file by plans for arbitrary limits, compared
+// with a model without limits.
 #include "fuzz/program.h"
 #include "guestio/base/align.h"
 #include "guestio/base/check.h"
@@ -16,7 +16,7 @@ using buf::IoBuffer;
 using buf::SegmentCursor;
 using buf::TransferPlan;
 
-constexpr std::size_t kBytes = 0x8000;       // of memory, and the most of a window
+constexpr std::size_t kBytes = 0x8000;       // of memory, and the maximum of a window
 constexpr std::size_t kFileBytes = 0x14000;  // a window, an offset and a block on either side
 constexpr std::size_t kMaxOffset = 0x8000;
 constexpr std::size_t kMaxSegments = 24;
@@ -24,13 +24,13 @@ constexpr std::size_t kMaxSegments = 24;
 alignas(kPageSize) std::array<std::byte, kBytes> memory;
 alignas(kPageSize) std::array<std::byte, kBytes + 64 * kPageSize> bounce;
 
-/// What the whole of memory and the file are to hold.
+/// The expected contents of memory and file.
 struct Bytes {
   std::vector<std::byte> of_memory;
   std::vector<std::byte> of_file;
 };
 
-/// Gives bytes that repeat after a page or more only, other ones for another `seed`.
+/// Bytes with a period of at least a page, different for each `seed`.
 void scramble(std::span<std::byte> bytes, std::size_t seed) {
   static const std::vector<std::byte> noise = [] {
     std::vector<std::byte> made(kFileBytes + kPageSize);
@@ -53,7 +53,7 @@ struct Move {
   TransferPlan::Options options{};
   bool is_write = false;
 
-  /// Where byte `index` of the window lies in memory, and how many follow it in its segment.
+  /// The memory of byte `index` of the window, and the rest of its segment.
   [[nodiscard]] IoBuffer place(std::uint64_t index) const {
     for (const IoBuffer& segment : segments) {
       if (index < segment.length) return segment.subsegment(index, segment.length - index);
@@ -94,7 +94,7 @@ Move take_move(Program& program) {
   return move;
 }
 
-/// What the header promises of every plan.
+/// The documented guarantees of every plan.
 void check_plan(const Move& move, const TransferPlan& plan, std::uint64_t done) {
   const DirectIoLimits& limits = move.limits;
   const std::uint64_t offset = move.offset + done;
@@ -138,7 +138,7 @@ void check_plan(const Move& move, const TransferPlan& plan, std::uint64_t done) 
     GUESTIO_CHECK(all_bounced, "everything bounced");
     return;
   }
-  // Where blocks do not change the alignment, a block is bounced when it must be and not otherwise.
+  // If blocks keep the alignment, exactly the blocks that must be bounced are.
   const bool by_number = all_bounced && move.options.max_pieces != TransferPlan::kAnyNumber;
   if (by_number || block % limits.memory_alignment != 0) return;
   at = start;
@@ -154,7 +154,7 @@ void check_plan(const Move& move, const TransferPlan& plan, std::uint64_t done) 
   }
 }
 
-/// Does what the kernel would, for `count` bytes.
+/// Transfers `count` bytes as the kernel does.
 void transfer(std::span<const IoBuffer> io, std::byte* file, std::size_t count, bool is_write) {
   for (const IoBuffer& segment : io) {
     const std::size_t size = std::min(segment.length, count);
@@ -168,7 +168,7 @@ void transfer(std::span<const IoBuffer> io, std::byte* file, std::size_t count, 
   }
 }
 
-/// Moves what one plan covers, or a part. Returns the bytes of the window that were moved.
+/// Transfers the bytes of one plan, or a part. Returns the transferred bytes of the window.
 std::size_t follow(Program& program, const Move& move, const TransferPlan& plan,
                    const SegmentCursor& cursor, std::vector<std::byte>& file) {
   GUESTIO_CHECK(plan.bounce_size() <= bounce.size(), "enough bounce memory");
@@ -179,7 +179,7 @@ std::size_t follow(Program& program, const Move& move, const TransferPlan& plan,
   std::byte* const at = file.data() + plan.file_offset().raw();
   if (move.is_write) {
     if (plan.has_padding()) {
-      // Only blocks with padding may be filled: the others could be the guest's memory.
+      // Only blocks with padding may be filled: the others may be guest memory.
       const std::size_t block = move.limits.block();
       const IoBuffer first = io.front();
       const IoBuffer last = io.back();
@@ -199,7 +199,7 @@ std::size_t follow(Program& program, const Move& move, const TransferPlan& plan,
   return std::min(arrived - std::min(arrived, plan.head_padding()), plan.window_bytes());
 }
 
-/// The model: the bytes of the window that were moved, in order, and no others.
+/// The model: exactly the transferred bytes of the window, in order.
 void expect(const Move& move, std::uint64_t moved, Bytes& expected) {
   std::byte* file = expected.of_file.data() + move.offset;
   for (const IoBuffer& segment : move.segments) {
@@ -220,7 +220,7 @@ void run(Program program) {
   Bytes expected{{memory.begin(), memory.end()}, file};
   SegmentCursor cursor(move.segments);
   std::uint64_t done = 0;
-  // Bounded: with limits of a byte or so a window takes a plan for each.
+  // Bounded: with limits of about a byte a window takes a plan for each byte.
   for (int plans = 0; plans < 64 && done != move.length; ++plans) {
     const TransferPlan plan({cursor, FileOffset(move.offset + done), move.length - done},
                             move.limits, move.options);

@@ -116,7 +116,7 @@ TEST_F(FailedDiskTest, ASocketInUseIsServedOnceTheOtherProcessExits) {
       {kBackendProgram, "--socket-path", bad_socket_, "--blk-file", "null:1G"});
   ASSERT_TRUE(owner.wait_for_output("serves ")) << owner.output();
   start_two(bad_disk());
-  expect_failed(bad_socket_ + ": another process listens at the socket's path: busy; end that");
+  expect_failed(bad_socket_ + ": another process listens at the socket path: busy; end that");
   owner.send_signal(SIGTERM);
   ASSERT_EQ(owner.wait(), 0) << owner.output();
   expect_served();

@@ -9,10 +9,10 @@
 #include <optional>
 #include <type_traits>
 
-/// Arithmetic on addresses and lengths that came from somebody else: every sum is checked.
+/// Checked arithmetic on untrusted addresses and lengths.
 namespace guestio {
 
-/// The guest page: what a gpn counts, whatever page size the host or the backing uses.
+/// The guest page, the unit of a gpn. Independent of the page sizes of host and backing.
 inline constexpr std::size_t kPageSize = 4096;
 inline constexpr unsigned kPageShift = 12;
 
@@ -34,7 +34,7 @@ template <std::unsigned_integral T>
   return (value & (alignment - 1)) == 0;
 }
 
-/// The sum, or nothing when it does not fit.
+/// The sum; nullopt on overflow.
 template <std::unsigned_integral T>
 [[nodiscard]] constexpr std::optional<T> checked_add(T a, std::type_identity_t<T> b) noexcept {
   T sum{};
@@ -42,7 +42,7 @@ template <std::unsigned_integral T>
   return sum;
 }
 
-/// The product, or nothing when it does not fit.
+/// The product; nullopt on overflow.
 template <std::unsigned_integral T>
 [[nodiscard]] constexpr std::optional<T> checked_mul(T a, std::type_identity_t<T> b) noexcept {
   T product{};
@@ -50,7 +50,7 @@ template <std::unsigned_integral T>
   return product;
 }
 
-/// Whether [start, start + length) ends at or before `limit`, without overflow on the way.
+/// Whether [start, start + length) ends at or before `limit`. Does not overflow.
 [[nodiscard]] constexpr bool fits_within(std::uint64_t start, std::uint64_t length,
                                          std::uint64_t limit) noexcept {
   return start <= limit && length <= limit - start;

@@ -16,7 +16,7 @@ TEST(Align, RoundsToPowersOfTwo) {
   EXPECT_FALSE(is_aligned(std::uint64_t{513}, 512));
 }
 
-TEST(Align, SumsAndProductsThatDoNotFitAreNothing) {
+TEST(Align, OverflowingSumsAndProductsAreNullopt) {
   EXPECT_EQ(checked_add(kMax, 1), std::nullopt);
   EXPECT_EQ(checked_add(kMax, 0), kMax);
   EXPECT_EQ(checked_mul(kMax, 2), std::nullopt);

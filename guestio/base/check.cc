@@ -20,7 +20,7 @@ void check_failed(std::string_view condition, std::string_view expected, std::st
       fmt::format_to_n(text.data(), text.size(), "guestio: bug at {}:{}: expected {} ({})\n", file,
                        line, expected, condition);
   const std::size_t length = end.size < text.size() ? end.size : text.size();
-  // What led here may be in the queue. Neither waits for a reader that stands still.
+  // The queue may hold the lines that explain the failure. Neither call waits for a blocked reader.
   log::flush_before_abort();
   (void)write_with_timeout(STDERR_FILENO, std::string_view(text.data(), length));
   std::abort();

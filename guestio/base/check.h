@@ -3,8 +3,8 @@
 
 #include <string_view>
 
-/// Checks for bugs of ours. A failed check says what was expected and stops the process. Input from
-/// a guest, a front-end, a server or a file is never checked with these: it gets an Error.
+/// Assertions for bugs of ours. A failed check prints the expectation and aborts the process.
+/// Invalid input of a guest, a front-end, a server or a file is an Error instead.
 namespace guestio {
 
 /// Prints one line and aborts. Signal-safe.
@@ -13,8 +13,7 @@ namespace guestio {
 
 }  // namespace guestio
 
-/// Stops the process when `condition` does not hold; `expected` states the invariant in words.
-/// Compiled into every build.
+/// Aborts unless `condition` holds. `expected` states the invariant. Compiled into every build.
 #define GUESTIO_CHECK(condition, expected)                                 \
   do {                                                                     \
     if (!(condition)) [[unlikely]]                                         \

@@ -6,15 +6,15 @@
 
 namespace guestio {
 
-/// A number that one thread counts with and any thread reads. Counting costs what it costs for a
-/// plain number: a load and a store, no locked instruction.
+/// A statistics counter with one writing thread and any number of readers. An update is a load and
+/// a store, without a locked instruction.
 ///
-/// Relaxed throughout: each number is exact, several read one after the other need not be of one
-/// moment. A copy is a snapshot.
+/// All accesses are relaxed: each value is exact, several values together are no snapshot of one
+/// moment. A copy is a snapshot of one counter.
 class Counter {
  public:
   constexpr Counter() noexcept = default;
-  // Implicit both ways: a counter is used as the number it is.
+  // Implicit in both directions: a counter is used as its number.
   constexpr Counter(std::uint64_t value) noexcept : value_(value) {}
   Counter(const Counter& other) noexcept : value_(other.value()) {}
   Counter& operator=(const Counter& other) noexcept {
@@ -28,13 +28,17 @@ class Counter {
   }
   operator std::uint64_t() const noexcept { return value(); }
 
-  // The counting thread's.
+  // Writing thread only.
   void set(std::uint64_t value) noexcept { value_.store(value, std::memory_order_relaxed); }
   Counter& operator+=(std::uint64_t more) noexcept {
     set(value() + more);
     return *this;
   }
   Counter& operator++() noexcept { return *this += 1; }
+  /// For a high-water mark.
+  void raise_to(std::uint64_t value) noexcept {
+    if (value > this->value()) set(value);
+  }
 
  private:
   std::atomic<std::uint64_t> value_ = 0;

@@ -42,7 +42,7 @@ const char* to_text(ErrorKind kind) noexcept {
 
 namespace {
 
-/// What an operator can do about errors whose text alone does not say it.
+/// The operator's remedy for some errno values.
 std::string advice_on(int error_number) {
   rlimit limit{};
   if (error_number == EMFILE && ::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
@@ -65,7 +65,7 @@ std::string Error::to_string() const {
     case ErrorKind::kOutOfRange:
     case ErrorKind::kTooLarge:
     case ErrorKind::kTooManySegments:
-      return fmt::format("{}: {} ({} asked for, limit {})", what, to_text(kind), value, limit);
+      return fmt::format("{}: {} ({} requested, limit {})", what, to_text(kind), value, limit);
     case ErrorKind::kShortTransfer:
       return fmt::format("{}: {} ({} of {} bytes)", what, to_text(kind), value, limit);
     case ErrorKind::kMisaligned:

@@ -12,7 +12,7 @@ namespace {
 
 static_assert(std::is_trivially_copyable_v<Error> && sizeof(Error) <= 32);
 
-TEST(Error, HostFailureSaysTheOperationAndTheReason) {
+TEST(Error, AHostFailureNamesTheOperationAndItsErrno) {
   ASSERT_EQ(::open("/nonexistent/file", O_RDONLY), -1);
   const Error error = Error::from_errno("open image");
   EXPECT_EQ(error.host_errno, ENOENT);
@@ -23,9 +23,9 @@ TEST(Error, AnUnknownErrnoStillPrints) {
   EXPECT_EQ(Error::host(9999, "open").to_string(), "open: unknown errno");
 }
 
-TEST(Error, RangesSayWhatWasAskedForAndWhatThereIs) {
+TEST(Error, ARangeErrorNamesTheRequestAndTheLimit) {
   EXPECT_EQ(Error::make(ErrorKind::kOutOfRange, "read", 8192, 4096).to_string(),
-            "read: out of range (8192 asked for, limit 4096)");
+            "read: out of range (8192 requested, limit 4096)");
 }
 
 TEST(Error, EveryKindHasAName) {

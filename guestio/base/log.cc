@@ -44,7 +44,7 @@ const char* to_text(Level level) noexcept {
   return "error";
 }
 
-/// As it stands on standard error, with the local time.
+/// The text for standard error, with local time.
 std::string format(const Entry& entry) {
   using std::chrono::duration_cast;
   const auto since = entry.time.time_since_epoch();
@@ -57,14 +57,14 @@ std::string format(const Entry& entry) {
                      local.tm_min, local.tm_sec, rest, to_text(entry.level), entry.text);
 }
 
-/// On the log thread: waits for the reader as long as it takes. What cannot be written is lost,
-/// since there is nobody else to tell.
+/// On the log thread: waits for the reader without a limit. Unwritable text is lost, for want of
+/// another channel.
 void write_to_standard_error(std::string_view text) noexcept {
   while (!text.empty()) {
     const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
     if (written >= 0) {
       text.remove_prefix(static_cast<std::size_t>(written));
-    } else if (errno == EAGAIN) {  // somebody who shares the open file has made it non-blocking
+    } else if (errno == EAGAIN) {  // another process made the shared open file non-blocking
       pollfd waits{.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
       (void)::poll(&waits, 1, -1);
     } else if (errno != EINTR) {
@@ -73,11 +73,11 @@ void write_to_standard_error(std::string_view text) noexcept {
   }
 }
 
-/// The queue and its thread. Never destroyed: threads may still log while the process ends, and the
-/// log thread may wait for its reader then.
+/// The queue and its thread. Never destroyed: during exit other threads may still log, and the log
+/// thread may be blocked in a write.
 class Writer {
  public:
-  /// `before`: the parent's, in a child process.
+  /// `before`: in a child process, the parent's writer.
   explicit Writer(Writer* before = nullptr) noexcept : before_(before) {
     if (before != nullptr) sink_ = before->sink_;
   }
@@ -101,7 +101,7 @@ class Writer {
     return is_started_ ? was_delivered_.wait_for(lock, limit, is_flushed) : is_flushed();
   }
 
-  /// Without the lock, which the thread that aborts may hold.
+  /// Takes no lock: the aborting thread may hold it.
   [[nodiscard]] bool is_idle() const noexcept { return delivered_ == accepted_; }
 
   Result<> set_sink(Sink sink, milliseconds limit) {
@@ -121,7 +121,7 @@ class Writer {
     return {};
   }
 
-  /// What exit() comes to.
+  /// Called by exit().
   void end() {
     (void)flush(kExitTimeout);
     {
@@ -131,7 +131,7 @@ class Writer {
     (void)set_sink({}, kExitTimeout);
   }
 
-  // Around fork(): the child's copy of the lock is one that nobody holds.
+  // Around fork(), so that the child's copy of the lock is free.
   void lock() noexcept { mutex_.lock(); }
   void unlock() noexcept { mutex_.unlock(); }
 
@@ -143,7 +143,7 @@ class Writer {
     auto thread = start_thread("guestio-log", [this] { main(); });
     if (!thread) return fail(thread.error());
     thread_id_ = thread->get_id();
-    // Nobody waits for it: it may be in a write that never ends.
+    // Never joined: it may be blocked in a write for ever.
     thread->detach();
     is_started_ = true;
     return {};
@@ -156,7 +156,7 @@ class Writer {
     has_lines_.notify_one();
   }
 
-  // A count that is not told yet is one line more to deliver.
+  // A pending count of dropped lines is one more line to deliver.
   void note_dropped(std::uint64_t lines) noexcept {
     if (dropped_ == 0) ++accepted_;
     dropped_ += lines;
@@ -186,8 +186,8 @@ class Writer {
     std::unique_lock lock(mutex_);
     while (true) {
       has_lines_.wait(lock, [this] { return !queue_.empty() || dropped_ != 0; });
-      // Lines are dropped only while the queue is full: they come after the batch, and before all
-      // that is queued from here on.
+      // Lines are dropped only while the queue is full: they belong after this batch and before all
+      // later lines.
       batch.swap(queue_);
       const std::uint64_t dropped = std::exchange(dropped_, 0);
       for (const Entry& entry : batch) deliver(entry, lock);
@@ -196,7 +196,7 @@ class Writer {
     }
   }
 
-  /// Opens the lock meanwhile.
+  /// Releases the lock during the call.
   void deliver(const Entry& entry, std::unique_lock<std::mutex>& lock) {
     auto sink = sink_;
     in_call_ = sink.get();
@@ -213,7 +213,7 @@ class Writer {
     was_delivered_.notify_all();
   }
 
-  Writer* const before_;  // keeps it reachable
+  Writer* const before_;  // reachable for leak checkers
   std::atomic<std::uint64_t> accepted_ = 0;
   std::atomic<std::uint64_t> delivered_ = 0;
   std::mutex mutex_;
@@ -236,7 +236,7 @@ Writer& writer() {
   static const bool is_made = [] {
     current = new Writer();
     (void)::pthread_atfork([] { current.load()->lock(); }, [] { current.load()->unlock(); },
-                           // The parent's lock and conditions have waiters that are not here.
+                           // The parent's lock and conditions have waiters the child lacks.
                            [] { current = new Writer(current); });
     (void)std::atexit([] { current.load()->end(); });
     return true;
@@ -262,17 +262,17 @@ Result<> start() { return writer().start(); }
 bool flush(milliseconds limit) { return writer().flush(limit); }
 
 void flush_before_abort() noexcept {
-  constexpr int kGlances = 10;
-  constexpr timespec kGlance{.tv_sec = 0, .tv_nsec = 1'000'000};
+  constexpr int kPolls = 10;
+  constexpr timespec kPollInterval{.tv_sec = 0, .tv_nsec = 1'000'000};
   const Writer* const present = current;
-  for (int i = 0; present != nullptr && !present->is_idle() && i < kGlances; ++i) {
-    (void)::nanosleep(&kGlance, nullptr);
+  for (int i = 0; present != nullptr && !present->is_idle() && i < kPolls; ++i) {
+    (void)::nanosleep(&kPollInterval, nullptr);
   }
 }
 
 Result<> set_sink(Sink sink) { return writer().set_sink(std::move(sink), Writer::kForever); }
 
-RateLimit::Verdict RateLimit::ask(Clock::time_point now) noexcept {
+RateLimit::Verdict RateLimit::admit(Clock::time_point now) noexcept {
   const std::lock_guard lock(mutex_);
   if (refilled_ == Clock::time_point{}) refilled_ = now;
   const auto earned = (now - refilled_) / interval_;

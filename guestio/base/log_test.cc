@@ -28,7 +28,7 @@ using std::chrono::seconds;
 
 constexpr seconds kLong(60);
 
-/// The sink of a test: keeps lines, and can be made to stand still in one.
+/// A sink that records lines and can block in one.
 class KeptLines {
  public:
   KeptLines() {
@@ -61,7 +61,7 @@ class KeptLines {
   std::vector<std::chrono::system_clock::time_point> times_;
 };
 
-/// A pipe that is full, as standard error. Put back at the end.
+/// Replaces standard error by a full pipe. Restores it at the end.
 class FullStandardError {
  public:
   FullStandardError() {
@@ -80,7 +80,7 @@ class FullStandardError {
   FullStandardError& operator=(const FullStandardError&) = delete;
   ~FullStandardError() { (void)::dup2(before_.get(), STDERR_FILENO); }
 
-  /// Reads until `text` came. Returns all that came.
+  /// Reads until `text` arrives. Returns everything read.
   [[nodiscard]] std::string read_until(const std::string& text) const {
     std::string all;
     std::array<char, 4096> bytes;
@@ -97,7 +97,7 @@ class FullStandardError {
   UniqueFd reader_;
 };
 
-/// No thread can be had from now on: no address space has room for its stack.
+/// Makes thread creation fail: no address space holds such a stack.
 void refuse_threads() {
   pthread_attr_t attributes;
   ASSERT_EQ(::pthread_attr_init(&attributes), 0);
@@ -106,29 +106,29 @@ void refuse_threads() {
   ::pthread_attr_destroy(&attributes);
 }
 
-TEST(RateLimit, LetsABurstThroughThenCountsWhatItDrops) {
+TEST(RateLimit, AdmitsABurstThenCountsSuppressedLines) {
   RateLimit limit(2, seconds(10));
   const RateLimit::Clock::time_point start{seconds(100)};
-  EXPECT_TRUE(limit.ask(start).allowed);
-  EXPECT_TRUE(limit.ask(start).allowed);
-  EXPECT_FALSE(limit.ask(start).allowed);
-  EXPECT_FALSE(limit.ask(start + seconds(9)).allowed);
-  const auto verdict = limit.ask(start + seconds(10));
+  EXPECT_TRUE(limit.admit(start).allowed);
+  EXPECT_TRUE(limit.admit(start).allowed);
+  EXPECT_FALSE(limit.admit(start).allowed);
+  EXPECT_FALSE(limit.admit(start + seconds(9)).allowed);
+  const auto verdict = limit.admit(start + seconds(10));
   EXPECT_TRUE(verdict.allowed);
   EXPECT_EQ(verdict.suppressed, 2u);
 }
 
-TEST(RateLimit, NeverSavesUpMoreThanItsBurst) {
+TEST(RateLimit, NeverHoldsMoreTokensThanItsBurst) {
   RateLimit limit(2, seconds(1));
   const RateLimit::Clock::time_point start{seconds(100)};
-  EXPECT_TRUE(limit.ask(start).allowed);
+  EXPECT_TRUE(limit.admit(start).allowed);
   const auto later = start + seconds(1000);
-  EXPECT_TRUE(limit.ask(later).allowed);
-  EXPECT_TRUE(limit.ask(later).allowed);
-  EXPECT_FALSE(limit.ask(later).allowed);
+  EXPECT_TRUE(limit.admit(later).allowed);
+  EXPECT_TRUE(limit.admit(later).allowed);
+  EXPECT_FALSE(limit.admit(later).allowed);
 }
 
-TEST(Log, DropsWhatIsBelowItsLevel) {
+TEST(Log, DropsLinesBelowItsLevel) {
   set_level(Level::kWarning);
   EXPECT_FALSE(enabled(Level::kInfo));
   EXPECT_TRUE(enabled(Level::kError));
@@ -144,7 +144,7 @@ TEST(Log, WritesOneLineToStandardError) {
   EXPECT_NE(text.find("guestio warning: disk 7 is gone\n"), std::string::npos) << text;
 }
 
-TEST(Log, CountsTheLinesThatAFullQueueDropsAndTellsAtTheirPlace) {
+TEST(Log, AFullQueueReportsItsDroppedLinesInTheirPlace) {
   KeptLines lines;
   lines.stand_still();
   for (std::size_t i = 0; i < kMaxQueuedLines + 7; ++i) info("line {}", i);
@@ -172,7 +172,7 @@ TEST(Log, ALineHasTheTimeOfItsEvent) {
   EXPECT_LE(lines.times().back(), after);
 }
 
-TEST(Log, LinesOfManyThreadsKeepTheOrderOfEachAndAreDeliveredOrCounted) {
+TEST(Log, LinesOfManyThreadsKeepTheirOrderAndAreDeliveredOrCounted) {
   constexpr int kThreads = 4;
   constexpr int kLines = 5000;
   std::map<int, int> next;
@@ -204,7 +204,7 @@ TEST(Log, LinesOfManyThreadsKeepTheOrderOfEachAndAreDeliveredOrCounted) {
   EXPECT_EQ(delivered + dropped, std::uint64_t{kThreads} * kLines);
 }
 
-TEST(Log, ASinkIsNotCalledAnyMoreOnceItIsReset) {
+TEST(Log, ASinkIsNotCalledAfterItsReset) {
   std::binary_semaphore is_called{0};
   std::binary_semaphore may_return{0};
   bool has_returned = false;
@@ -244,14 +244,14 @@ TEST(Log, ASinkMayResetItself) {
   EXPECT_EQ(calls, 1);
 }
 
-TEST(Log, AnOverlongLineIsCutOff) {
+TEST(Log, AnOverlongLineIsTruncated) {
   KeptLines lines;
   write(Level::kInfo, std::string(3 * kMaxLineBytes, 'x'));
   ASSERT_TRUE(flush(kLong));
   EXPECT_EQ(lines.texts().back(), std::string(kMaxLineBytes, 'x'));
 }
 
-TEST(Log, AReaderOfStandardErrorThatStandsStillHoldsNobodyUpAndHearsWhatItMissed) {
+TEST(Log, ABlockedReaderOfStandardErrorBlocksNoWriterAndGetsTheCountOfDroppedLines) {
   const FullStandardError full;
   for (std::size_t i = 0; i < 3 * kMaxQueuedLines; ++i) info("line {}", i);
   EXPECT_FALSE(flush(std::chrono::milliseconds(1)));
@@ -260,7 +260,7 @@ TEST(Log, AReaderOfStandardErrorThatStandsStillHoldsNobodyUpAndHearsWhatItMissed
   EXPECT_TRUE(flush(kLong));
 }
 
-TEST(Log, AChildProcessHasLinesOfItsOwnOnly) {
+TEST(Log, AChildProcessInheritsNoLines) {
   if (kIsThreadSanitized) GTEST_SKIP() << "this sanitizer allows no threads after fork()";
   KeptLines lines;
   lines.stand_still();
@@ -283,7 +283,7 @@ TEST(Log, AChildProcessHasLinesOfItsOwnOnly) {
 
 class LogDeathTest : public testing::Test {
  protected:
-  // In a process of its own from the start: threads are made there.
+  // In a fresh process, because it starts threads.
   LogDeathTest() { GTEST_FLAG_SET(death_test_style, "threadsafe"); }
 };
 
@@ -296,7 +296,7 @@ TEST_F(LogDeathTest, ExitDeliversTheLastLines) {
       testing::ExitedWithCode(0), "line 99\n");
 }
 
-TEST_F(LogDeathTest, ExitDoesNotWaitForAReaderThatStandsStill) {
+TEST_F(LogDeathTest, ExitDoesNotWaitForABlockedReader) {
   EXPECT_EXIT(
       {
         const FullStandardError full;
@@ -306,7 +306,7 @@ TEST_F(LogDeathTest, ExitDoesNotWaitForAReaderThatStandsStill) {
       testing::ExitedWithCode(0), "");
 }
 
-TEST_F(LogDeathTest, AFailedCheckAbortsThoughNobodyReadsStandardError) {
+TEST_F(LogDeathTest, AFailedCheckAbortsWithoutAReaderOfStandardError) {
   EXPECT_EXIT(
       {
         const FullStandardError full;
@@ -316,7 +316,7 @@ TEST_F(LogDeathTest, AFailedCheckAbortsThoughNobodyReadsStandardError) {
       testing::KilledBySignal(SIGABRT), "");
 }
 
-TEST_F(LogDeathTest, AFailedCheckComesAfterTheLinesThatLedToIt) {
+TEST_F(LogDeathTest, AFailedCheckComesAfterTheQueuedLines) {
   EXPECT_EXIT(
       {
         info("what led to it");
@@ -325,7 +325,7 @@ TEST_F(LogDeathTest, AFailedCheckComesAfterTheLinesThatLedToIt) {
       testing::KilledBySignal(SIGABRT), "what led to it\n.*expected the impossible");
 }
 
-TEST_F(LogDeathTest, WithoutAThreadLinesAreWrittenByWhoeverHasThem) {
+TEST_F(LogDeathTest, WithoutALogThreadCallersWriteTheirLines) {
   EXPECT_EXIT(
       {
         refuse_threads();

@@ -50,7 +50,7 @@ Result<Mapping> Mapping::reserve(std::size_t size, std::size_t alignment) {
   if (!padded) return fail(ErrorKind::kTooLarge, "reserve address space", size);
   void* address = ::mmap(nullptr, *padded, PROT_NONE, kReserveFlags, -1, 0);
   if (address == MAP_FAILED) return fail_host("reserve address space");
-  // Give back what lies before and behind the aligned part.
+  // Unmap the surplus before and after the aligned range.
   auto* start = static_cast<std::byte*>(address);
   const auto raw = reinterpret_cast<std::uintptr_t>(start);
   const std::size_t before = align_up(raw, alignment) - raw;
@@ -69,7 +69,7 @@ Result<Mapping> Mapping::shared_file(int fd, FileOffset offset, std::size_t size
 
 Result<> Mapping::map_file_at(std::size_t at, int fd, FileOffset offset, std::size_t size,
                               Access access) {
-  GUESTIO_CHECK(fits_within(at, size, size_), "a place inside the mapping");
+  GUESTIO_CHECK(fits_within(at, size, size_), "a range inside the mapping");
   void* address = ::mmap(data_ + at, size, to_protection(access), MAP_SHARED | MAP_FIXED, fd,
                          static_cast<off_t>(offset.raw()));
   if (address == MAP_FAILED) return fail_host("mmap of a file over reserved addresses");
@@ -77,7 +77,7 @@ Result<> Mapping::map_file_at(std::size_t at, int fd, FileOffset offset, std::si
 }
 
 Result<> Mapping::unmap_at(std::size_t at, std::size_t size) {
-  GUESTIO_CHECK(fits_within(at, size, size_), "a place inside the mapping");
+  GUESTIO_CHECK(fits_within(at, size, size_), "a range inside the mapping");
   void* address = ::mmap(data_ + at, size, PROT_NONE, kReserveFlags | MAP_FIXED, -1, 0);
   if (address == MAP_FAILED) return fail_host("replace a mapping by reserved addresses");
   return {};

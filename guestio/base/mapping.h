@@ -7,10 +7,10 @@
 #include "guestio/base/error.h"
 #include "guestio/base/units.h"
 
-/// Owners of address space.
+/// RAII for mmap().
 namespace guestio {
 
-/// Owns one range of mapped addresses and unmaps it. Moving it does not move the bytes.
+/// Owns one mapped address range. A move keeps the addresses.
 class Mapping {
  public:
   enum class Access { kNone, kRead, kReadWrite };
@@ -24,16 +24,16 @@ class Mapping {
 
   /// Private zero-filled memory. Requires: size > 0. Errors: host.
   static Result<Mapping> anonymous(std::size_t size);
-  /// Address space without memory (PROT_NONE), aligned to `alignment`, a power of two of at least
-  /// kPageSize. Touching it faults. Errors: host.
+  /// Reserves address space (PROT_NONE), aligned to `alignment`, a power of two of at least
+  /// kPageSize. An access faults. Errors: host.
   static Result<Mapping> reserve(std::size_t size, std::size_t alignment);
-  /// `size` bytes of a file, shared. Errors: host.
+  /// Maps `size` bytes of a file, shared. Errors: host.
   static Result<Mapping> shared_file(int fd, FileOffset offset, std::size_t size, Access access);
 
   /// Maps `size` bytes of a file, shared, over [at, at + size) of this range.
-  /// Requires: the place lies inside. Errors: host; the place is then unchanged.
+  /// Requires: the bytes lie inside. Errors: host; the mapping is then unchanged.
   Result<> map_file_at(std::size_t at, int fd, FileOffset offset, std::size_t size, Access access);
-  /// Makes [at, at + size) address space without memory again.
+  /// Turns [at, at + size) back into reserved address space (PROT_NONE).
   Result<> unmap_at(std::size_t at, std::size_t size);
 
   [[nodiscard]] std::byte* data() const noexcept { return data_; }

@@ -15,13 +15,13 @@ UniqueFd make_memfd(std::size_t size) {
   return fd;
 }
 
-TEST(Mapping, ReservesAlignedAddressesWithoutMemory) {
+TEST(Mapping, ReservesAlignedAddressSpace) {
   const auto mapping = Mapping::reserve(std::size_t{1} << 32, std::size_t{1} << 30);
   ASSERT_TRUE(mapping.has_value());
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(mapping->data()) % (std::size_t{1} << 30), 0u);
 }
 
-TEST(Mapping, PlacesAFileOverReservedAddressesAndClearsItAgain) {
+TEST(Mapping, MapsAFileOverReservedAddressesAndUnmapsIt) {
   auto mapping = Mapping::reserve(4 * kPageSize, kPageSize);
   ASSERT_TRUE(mapping.has_value());
   const UniqueFd file = make_memfd(kPageSize);
@@ -41,7 +41,7 @@ TEST(Mapping, ABadDescriptorIsAHostError) {
   EXPECT_EQ(mapping.error().host_errno, EBADF);
 }
 
-TEST(Mapping, MovingHandsOverTheRange) {
+TEST(Mapping, AMoveTransfersTheRange) {
   auto mapping = Mapping::anonymous(kPageSize);
   ASSERT_TRUE(mapping.has_value());
   std::byte* const data = mapping->data();

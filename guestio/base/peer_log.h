@@ -9,16 +9,15 @@
 
 namespace guestio {
 
-/// What lines about one backend's front-ends and their drivers are held back by: who makes noise at
-/// one disk keeps no line about another from the log, and who connects again and again, or restarts
-/// its rings, has no more lines than who stays.
-/// Threads: any.
+/// The rate limits of log lines about the front-ends and drivers of one backend. A noisy peer of
+/// one disk suppresses no lines about other disks. Reconnecting or restarting rings gains no extra
+/// lines. Threads: any.
 struct PeerLog {
   explicit PeerLog(std::string backend_name = "disk") : name(std::move(backend_name)) {}
 
-  const std::string name;                                   ///< the backend's, for the lines
-  log::RateLimit faults{20, std::chrono::seconds(2)};       ///< against rules
-  log::RateLimit connections{50, std::chrono::seconds(1)};  ///< their coming and going
+  const std::string name;                                   ///< of the backend, in each line
+  log::RateLimit faults{20, std::chrono::seconds(2)};       ///< protocol violations
+  log::RateLimit connections{50, std::chrono::seconds(1)};  ///< connects and disconnects
 };
 
 }  // namespace guestio

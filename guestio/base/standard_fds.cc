@@ -15,9 +15,9 @@ namespace guestio {
 void open_standard_fds() noexcept {
   for (const int fd : std::array{STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     if (::fcntl(fd, F_GETFD) != -1 || errno != EBADF) continue;
-    // The lowest number that is free, which is `fd`: those below are open by now.
+    // open() returns the lowest free number: `fd`, since the lower ones are open by now.
     if (::open("/dev/null", O_RDWR) == fd) continue;
-    // Standard error is the one that may still be there.
+    // Standard error may still be open.
     constexpr std::string_view kText = "guestio: descriptors 0, 1 and 2: cannot open /dev/null\n";
     if (fd != STDERR_FILENO) (void)write_with_timeout(STDERR_FILENO, kText);
     ::_exit(2);

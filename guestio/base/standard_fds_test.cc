@@ -21,8 +21,8 @@ bool is_null_device(int fd) {
 
 bool is_there(int fd) { return ::fcntl(fd, F_GETFD) != -1; }
 
-/// In a process where those of 0, 1 and 2 are closed whose bit is set: whether exactly they are
-/// /dev/null afterwards, and the next file gets another number.
+/// Closes those of descriptors 0, 1 and 2 with their bit set. Checks that exactly they become
+/// /dev/null and that the next open file gets another number.
 bool opens_what_is_closed(unsigned closed) {
   for (int fd = 0; fd <= 2; ++fd) {
     if ((closed >> fd & 1U) != 0) ::close(fd);
@@ -37,13 +37,13 @@ bool opens_what_is_closed(unsigned closed) {
 
 class ClosedStandardFdsDeathTest : public testing::TestWithParam<unsigned> {};
 
-TEST_P(ClosedStandardFdsDeathTest, ThoseThatAreClosedBecomeTheNullDevice) {
+TEST_P(ClosedStandardFdsDeathTest, ClosedDescriptorsBecomeTheNullDevice) {
   EXPECT_EXIT(::_exit(opens_what_is_closed(GetParam()) ? 0 : 1), testing::ExitedWithCode(0), "");
 }
 
 INSTANTIATE_TEST_SUITE_P(EachCombination, ClosedStandardFdsDeathTest, testing::Range(0U, 8U));
 
-/// Returns only if it goes on where no descriptor can be had.
+/// Returns only if open_standard_fds() does not exit when no descriptor is available.
 void open_without_descriptors() {
   const rlimit one{.rlim_cur = 1, .rlim_max = 1};
   ::close(STDOUT_FILENO);
@@ -51,7 +51,7 @@ void open_without_descriptors() {
   ::_exit(0);
 }
 
-TEST(StandardFdsDeathTest, NothingGoesOnWhereTheNullDeviceCannotBeOpened) {
+TEST(StandardFdsDeathTest, ExitsIfTheNullDeviceCannotBeOpened) {
   EXPECT_EXIT(open_without_descriptors(), testing::ExitedWithCode(2), "cannot open /dev/null");
 }
 

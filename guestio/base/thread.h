@@ -12,11 +12,11 @@
 
 #include "guestio/base/error.h"
 
-/// How threads are started here: a thread that cannot be had is an error like any other.
+/// Starting threads, with failure as an Error.
 namespace guestio {
 
-/// Blocks the calling thread's signals while it exists, all but those that report a fault of the
-/// thread itself (SIGSEGV, SIGBUS, ...), which mem/recover.h catches, and a profiler's.
+/// Blocks the calling thread's signals for its lifetime. Synchronous faults (SIGSEGV, SIGBUS, ...),
+/// needed by mem/recover.h, and a profiler's signal stay unblocked.
 class BlockedSignals {
  public:
   BlockedSignals() noexcept;
@@ -28,12 +28,12 @@ class BlockedSignals {
   sigset_t before_;
 };
 
-/// For the kernel's and the debugger's lists; cut to the 15 bytes that the kernel keeps.
+/// Names the thread for ps and debuggers. Truncated to the kernel's 15 bytes.
 void set_thread_name(const std::string& name) noexcept;
 
-/// Runs `function`, which may take a std::stop_token, on a thread of that name. Signals are blocked
-/// there (BlockedSignals): they go to threads that the program has for them, whether those were set
-/// up before or after. Errors: host (a limit on processes: ulimit -u, the cgroup's pids.max).
+/// Runs `function`, with an optional std::stop_token parameter, on a thread called `name`. Signals
+/// are blocked there (BlockedSignals), so the program's own signal threads receive them, whenever
+/// started. Errors: host (limits on processes: ulimit -u, the cgroup's pids.max).
 template <typename Function>
 [[nodiscard]] Result<std::jthread> start_thread(std::string name, Function function) {
   const BlockedSignals blocked;

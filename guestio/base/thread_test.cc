@@ -13,7 +13,7 @@
 namespace guestio {
 namespace {
 
-TEST(StartThread, TheThreadHasItsNameAndNoSignalsButThoseOfItsFaults) {
+TEST(StartThread, TheThreadHasItsNameAndBlocksAllSignalsButFaults) {
   std::string name;
   sigset_t blocked;
   auto thread = start_thread("a-name-that-is-too-long", [&] {
@@ -32,7 +32,7 @@ TEST(StartThread, TheThreadHasItsNameAndNoSignalsButThoseOfItsFaults) {
   EXPECT_EQ(sigismember(&blocked, SIGSEGV), 0);
 }
 
-TEST(StartThread, TheCallersSignalsStayAsTheyWere) {
+TEST(StartThread, TheSignalMaskOfTheCallerIsUnchanged) {
   sigset_t before;
   sigset_t after;
   ::pthread_sigmask(SIG_BLOCK, nullptr, &before);
@@ -41,7 +41,7 @@ TEST(StartThread, TheCallersSignalsStayAsTheyWere) {
   EXPECT_EQ(sigismember(&before, SIGTERM), sigismember(&after, SIGTERM));
 }
 
-TEST(StartThread, AFunctionCanBeAskedToStop) {
+TEST(StartThread, AFunctionGetsAStopToken) {
   bool was_asked = false;
   {
     const auto thread = start_thread("test", [&](const std::stop_token& stop) {
@@ -53,12 +53,12 @@ TEST(StartThread, AFunctionCanBeAskedToStop) {
   EXPECT_TRUE(was_asked);
 }
 
-TEST(StartThread, AThreadThatCannotBeHadIsAnError) {
+TEST(StartThread, AFailureToStartAThreadIsAnError) {
   pthread_attr_t usual;
   pthread_attr_t huge;
   ASSERT_EQ(::pthread_getattr_default_np(&usual), 0);
   ASSERT_EQ(::pthread_attr_init(&huge), 0);
-  // No address space has room for such a stack.
+  // No address space holds such a stack.
   ASSERT_EQ(::pthread_attr_setstacksize(&huge, std::size_t{1} << 60), 0);
   ASSERT_EQ(::pthread_setattr_default_np(&huge), 0);
   const auto thread = start_thread("test", [] {});

@@ -9,7 +9,7 @@
 
 namespace guestio {
 
-/// Owns one file descriptor and closes it.
+/// Owns one file descriptor.
 class UniqueFd {
  public:
   constexpr UniqueFd() noexcept = default;
@@ -23,10 +23,10 @@ class UniqueFd {
   UniqueFd& operator=(const UniqueFd&) = delete;
   ~UniqueFd() { reset(); }
 
-  /// The number, still owned; -1 when empty.
+  /// The descriptor, still owned; -1 when empty.
   [[nodiscard]] int get() const noexcept { return fd_; }
   [[nodiscard]] explicit operator bool() const noexcept { return fd_ >= 0; }
-  /// Gives the number away.
+  /// Gives up ownership.
   [[nodiscard]] int release() noexcept { return std::exchange(fd_, -1); }
   void reset(int fd = -1) noexcept {
     const int old = std::exchange(fd_, fd);
@@ -37,8 +37,8 @@ class UniqueFd {
   int fd_ = -1;
 };
 
-/// Another descriptor of the same open file, closed on exec; an empty one for -1.
-/// Errors: host (EMFILE, ENFILE): never a reason to go on without the descriptor.
+/// Another descriptor of the same open file, close-on-exec; an empty one for -1. Errors: host
+/// (EMFILE, ENFILE); the caller must not continue without the descriptor.
 [[nodiscard]] Result<UniqueFd> duplicate_fd(int fd) noexcept;
 [[nodiscard]] inline Result<UniqueFd> duplicate_fd(const UniqueFd& fd) noexcept {
   return duplicate_fd(fd.get());

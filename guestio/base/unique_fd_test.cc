@@ -13,7 +13,7 @@ namespace {
 
 bool is_open(int fd) { return ::fcntl(fd, F_GETFD) != -1 || errno != EBADF; }
 
-TEST(UniqueFd, ClosesWhatItOwns) {
+TEST(UniqueFd, ClosesItsDescriptor) {
   int number = -1;
   {
     const UniqueFd fd(::open("/dev/null", O_RDONLY));
@@ -23,7 +23,7 @@ TEST(UniqueFd, ClosesWhatItOwns) {
   EXPECT_FALSE(is_open(number));
 }
 
-TEST(UniqueFd, MovingHandsTheDescriptorOver) {
+TEST(UniqueFd, AMoveTransfersTheDescriptor) {
   UniqueFd fd(::open("/dev/null", O_RDONLY));
   const int number = fd.get();
   UniqueFd other;
@@ -42,7 +42,7 @@ TEST(UniqueFd, ADuplicateIsAnotherDescriptorOfTheSameFile) {
   EXPECT_FALSE(*duplicate_fd(UniqueFd())) << "nothing for nothing";
 }
 
-TEST(UniqueFd, Rule48ADuplicateThatCannotBeHadIsAnErrorAndSaysTheLimit) {
+TEST(UniqueFd, Rule48AFailedDuplicateIsAnErrorThatNamesTheLimit) {
   const UniqueFd fd(::open("/dev/null", O_RDONLY));
   const testing::DescriptorLimit limit(0);
   const auto copy = duplicate_fd(fd);

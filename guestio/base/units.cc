@@ -9,7 +9,7 @@ namespace guestio {
 
 namespace {
 
-/// The power of two that a unit letter stands for, or nothing.
+/// The power of two of a unit letter; nullopt if unknown.
 std::optional<unsigned> shift_of_unit(std::string_view unit) noexcept {
   if (unit.empty() || unit == "b" || unit == "B") return 0;
   constexpr std::string_view kLetters = "kmgtpe";

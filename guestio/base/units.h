@@ -9,13 +9,13 @@
 
 #include "guestio/base/align.h"
 
-/// Numbers that must not be mixed up: one type for each address space and unit. Each has only the
-/// operations that mean something and one exit to the bare number, raw().
+/// Strong numbers: one type for each address space and unit. Each has meaningful operations only,
+/// and one conversion to the plain number, raw().
 namespace guestio {
 
 namespace internal {
 
-/// What all of them share: explicit entry, named exit, order.
+/// The common base: explicit construction, named conversion, ordering.
 template <typename Derived>
 class StrongNumber {
  public:
@@ -41,17 +41,17 @@ class ByteCount : public internal::StrongNumber<ByteCount> {
   }
 };
 
-/// A position in a space that is addressed by the byte.
+/// A byte address in some address space.
 template <typename Derived>
 class ByteAddress : public internal::StrongNumber<Derived> {
  public:
   using internal::StrongNumber<Derived>::StrongNumber;
-  /// The address `length` further on, or nothing when it leaves the 64 bits.
+  /// The address plus `length`; nullopt on overflow.
   [[nodiscard]] constexpr std::optional<Derived> plus(std::uint64_t length) const noexcept {
     const auto sum = checked_add(this->raw(), length);
     return sum ? std::optional(Derived(*sum)) : std::nullopt;
   }
-  /// As plus(), for sums that were checked before.
+  /// As plus(), for sums checked before.
   [[nodiscard]] constexpr Derived plus_unchecked(std::uint64_t length) const noexcept {
     return Derived(this->raw() + length);
   }
@@ -70,7 +70,7 @@ class Gpa : public ByteAddress<Gpa> {
   using ByteAddress::ByteAddress;
 };
 
-/// An address in the front-end's own process, as it stands in vhost-user messages.
+/// A virtual address of the front-end's process, as in vhost-user messages.
 class FrontendAddress : public ByteAddress<FrontendAddress> {
  public:
   using ByteAddress::ByteAddress;
@@ -87,14 +87,14 @@ class Gpn : public internal::StrongNumber<Gpn> {
  public:
   using StrongNumber::StrongNumber;
   static constexpr Gpn containing(Gpa address) noexcept { return Gpn(address.raw() >> kPageShift); }
-  /// The page's first byte, or nothing when it does not fit 64 bits.
+  /// The page's first byte; nullopt on overflow.
   [[nodiscard]] constexpr std::optional<Gpa> to_gpa() const noexcept {
     const auto address = checked_mul(raw(), kPageSize);
     return address ? std::optional(Gpa(*address)) : std::nullopt;
   }
 };
 
-/// A position or length on a virtio disk in units of 512 bytes, whatever its block size is.
+/// A position or length on a virtio disk in units of 512 bytes, independent of its block size.
 class Sector : public internal::StrongNumber<Sector> {
  public:
   static constexpr std::uint64_t kSize = 512;
@@ -105,11 +105,11 @@ class Sector : public internal::StrongNumber<Sector> {
   }
 };
 
-/// A size as people write it: "4096", "64k", "1M", "2G", "1T" (powers of 1024, either case, an
-/// optional "iB" or "B"). Nothing when it is not one or does not fit 64 bits.
+/// Parses a size: "4096", "64k", "1M", "2G", "1T" (powers of 1024, either case, an optional "iB" or
+/// "B"). nullopt if malformed or beyond 64 bits.
 [[nodiscard]] std::optional<ByteCount> parse_byte_count(std::string_view text) noexcept;
 
-/// A size for people: "1.0 GiB".
+/// A readable size: "1.0 GiB".
 [[nodiscard]] std::string format_byte_count(ByteCount count);
 
 }  // namespace guestio

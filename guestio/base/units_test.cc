@@ -18,7 +18,7 @@ TEST(Units, AddressesDoNotWrapAround) {
   EXPECT_EQ(Gpa(16).offset_from(Gpa(8)), 8u);
 }
 
-TEST(Units, APageNumberWhoseAddressOverflowsHasNone) {
+TEST(Units, AnOverflowingPageNumberHasNoAddress) {
   EXPECT_EQ(Gpn(2).to_gpa(), Gpa(8192));
   EXPECT_EQ(Gpn(std::uint64_t{1} << 52).to_gpa(), std::nullopt);
   EXPECT_EQ(Gpn((std::uint64_t{1} << 52) - 1).to_gpa(), Gpa(kMaximum - 4095));
@@ -30,7 +30,7 @@ TEST(Units, ASectorBeyondSixtyFourBitsHasNoOffset) {
   EXPECT_EQ(Sector(kMaximum / 512 + 1).to_offset(), std::nullopt);
 }
 
-TEST(Units, SizesAreReadAsPeopleWriteThem) {
+TEST(Units, ParsesSizesWithUnits) {
   EXPECT_EQ(parse_byte_count("4096"), ByteCount(4096));
   EXPECT_EQ(parse_byte_count("4k"), ByteCount(4096));
   EXPECT_EQ(parse_byte_count("1MiB"), ByteCount(1 << 20));
@@ -38,14 +38,14 @@ TEST(Units, SizesAreReadAsPeopleWriteThem) {
   EXPECT_EQ(parse_byte_count("0"), ByteCount(0));
 }
 
-TEST(Units, WhatIsNoSizeIsRefused) {
+TEST(Units, RejectsMalformedSizes) {
   for (const char* text :
        {"", "k", "-1", "4x", "4kk", "4 k", "1.5G", "99999999999999999999", "16E"}) {
     EXPECT_EQ(parse_byte_count(text), std::nullopt) << text;
   }
 }
 
-TEST(Units, SizesAreShownInTheLargestUnit) {
+TEST(Units, FormatsSizesInTheLargestUnit) {
   EXPECT_EQ(format_byte_count(ByteCount(512)), "512 B");
   EXPECT_EQ(format_byte_count(ByteCount(std::uint64_t{3} << 29)), "1.5 GiB");
 }

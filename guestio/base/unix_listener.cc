@@ -25,19 +25,19 @@ namespace guestio {
 
 namespace {
 
-// One front-end is served at a time; the others wait in line.
+// Front-ends are served one at a time; the others wait in the backlog.
 constexpr int kBacklog = 8;
 
 using Clock = std::chrono::steady_clock;
-// For a listener whose process nothing is known of, and for one whose process is seen to end.
-constexpr auto kLongestDoubt = std::chrono::milliseconds(1000);
-constexpr auto kLongestDying = std::chrono::milliseconds(10'000);
+// How long to wait for the end of a listener in an unknown state, and of an exiting one.
+constexpr auto kUnknownStateTimeout = std::chrono::milliseconds(1000);
+constexpr auto kExitTimeout = std::chrono::milliseconds(10'000);
 
 Result<sockaddr_un> make_address(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path) {
-    return fail(ErrorKind::kTooLarge, "length of the socket's path", path.size(),
+    return fail(ErrorKind::kTooLarge, "length of the socket path", path.size(),
                 sizeof address.sun_path - 1);
   }
   std::memcpy(address.sun_path, path.data(), path.size());
@@ -45,78 +45,78 @@ Result<sockaddr_un> make_address(const std::string& path) {
 }
 
 const sockaddr* as_sockaddr(const sockaddr_un& address) noexcept {
-  // Safe: the socket interface's own way of passing an address family's structure.
+  // Safe: the socket API passes each address family's structure this way.
   return reinterpret_cast<const sockaddr*>(&address);
 }
 
-enum class Life { kUnknown, kRuns, kEnds };
+enum class ProcessState { kUnknown, kRunning, kExiting };
 
-/// Whether the process that listens at the other end of `probe` goes on or is on its way out.
-Life ask_life(const UniqueFd& probe) {
+/// The state of the process that listens at the other end of `probe`.
+ProcessState listener_state(const UniqueFd& probe) {
   ucred peer{};
   socklen_t size = sizeof peer;
   if (::getsockopt(probe.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.pid <= 0) {
-    return Life::kUnknown;  // in another namespace, for one
+    return ProcessState::kUnknown;  // for example in another PID namespace
   }
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(
       std::fopen(fmt::format("/proc/{}/stat", peer.pid).c_str(), "re"), &std::fclose);
-  if (!file) return errno == ENOENT ? Life::kEnds : Life::kUnknown;
+  if (!file) return errno == ENOENT ? ProcessState::kExiting : ProcessState::kUnknown;
   std::array<char, 512> text{};
   const std::size_t length = std::fread(text.data(), 1, text.size() - 1, file.get());
-  // proc(5): the state and the flags come third and ninth, behind a name that may hold anything.
+  // proc(5): state and flags are fields 3 and 9, after a name with arbitrary characters.
   const auto name_end = std::string_view(text.data(), length).rfind(')');
   char state = 0;
   unsigned flags = 0;
   if (name_end == std::string_view::npos ||
       std::sscanf(text.data() + name_end + 1, " %c %*d %*d %*d %*d %*d %u", &state, &flags) != 2) {
-    return Life::kUnknown;
+    return ProcessState::kUnknown;
   }
-  constexpr unsigned kExiting = 0x4;  // PF_EXITING, linux/sched.h
-  return state == 'Z' || state == 'X' || (flags & kExiting) != 0 ? Life::kEnds : Life::kRuns;
+  constexpr unsigned kPfExiting = 0x4;  // PF_EXITING, linux/sched.h
+  return state == 'Z' || state == 'X' || (flags & kPfExiting) != 0 ? ProcessState::kExiting
+                                                                   : ProcessState::kRunning;
 }
 
-/// Ok when `path` does not exist or is a socket that nobody listens on.
+/// Ok when `path` does not exist or is a stale socket without a listener.
 Result<> check_replaceable(const std::string& path, const sockaddr_un& address) {
   struct stat status{};
   if (::lstat(path.c_str(), &status) != 0) {
     if (errno == ENOENT) return {};
-    return fail_host("look at the socket's path");
+    return fail_host("stat the socket path");
   }
   if (!S_ISSOCK(status.st_mode)) {
     return fail(ErrorKind::kUnsupported,
-                "replace what is at the socket's path, which is no socket");
+                "replace the file at the socket path, which is not a socket");
   }
-  // A process that was killed a moment ago may still seem to listen: its ring lets go of the socket
-  // some milliseconds after it. Then what connects is hung up on.
+  // A process killed just now may still seem to listen: its io_uring releases the socket some
+  // milliseconds later. Connections made meanwhile are hung up.
   const auto begin = Clock::now();
   while (true) {
     const UniqueFd probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!probe) return fail_host("make a socket");
+    if (!probe) return fail_host("create a socket");
     if (::connect(probe.get(), as_sockaddr(address), sizeof address) != 0) {
       if (errno == ECONNREFUSED) return {};
-      // Front-ends that want to come back have filled its line, and nothing can be asked about it.
-      if (errno != EAGAIN || Clock::now() >= begin + kLongestDying) break;
+      // Reconnecting front-ends have filled the backlog: its process cannot be identified.
+      if (errno != EAGAIN || Clock::now() >= begin + kExitTimeout) break;
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
       continue;
     }
-    // Asked now and then: it may have been about to be killed when it was asked first.
-    constexpr int kGlanceMs = 100;
+    // Checked periodically: it may be killed after the first check.
+    constexpr int kPollIntervalMs = 100;
     pollfd hang_up{.fd = probe.get(), .events = 0, .revents = 0};
-    while (::poll(&hang_up, 1, kGlanceMs) == 0) {
-      const Life life = ask_life(probe);
-      const auto longest = life == Life::kEnds ? kLongestDying : kLongestDoubt;
-      if (life == Life::kRuns || Clock::now() >= begin + longest) {
-        return fail(ErrorKind::kBusy, "another process listens at the socket's path");
+    while (::poll(&hang_up, 1, kPollIntervalMs) == 0) {
+      const ProcessState state = listener_state(probe);
+      const auto timeout = state == ProcessState::kExiting ? kExitTimeout : kUnknownStateTimeout;
+      if (state == ProcessState::kRunning || Clock::now() >= begin + timeout) {
+        return fail(ErrorKind::kBusy, "another process listens at the socket path");
       }
     }
   }
-  return fail(ErrorKind::kBusy, "another process listens at the socket's path");
+  return fail(ErrorKind::kBusy, "another process listens at the socket path");
 }
 
-/// Gives a path that is bound, and does not listen yet, its mode and owner. Follows no symbolic
-/// link.
+/// Sets mode and owner of a bound path before listen(). Follows no symbolic link.
 Result<> set_access(const std::string& path, const SocketAccess& access) {
-  // The mode first: without privileges only the owner may change it.
+  // The mode first: an unprivileged process may change it only while it is the owner.
   if (::fchmodat(AT_FDCWD, path.c_str(), access.mode, AT_SYMLINK_NOFOLLOW) != 0) {
     return fail_host("set the mode of the socket");
   }
@@ -129,10 +129,10 @@ Result<> set_access(const std::string& path, const SocketAccess& access) {
   return {};
 }
 
-/// What comes between bind() and the moment in which the path may be found.
-Result<> open_to_others(const UniqueFd& socket, const std::string& bound_at,
-                        const std::string& path, const SocketAccess& access) {
-  // Until it listens connecting is refused to everybody, whatever the mode.
+/// From bind() to a visible path: sets the permissions, listens, renames.
+Result<> publish(const UniqueFd& socket, const std::string& bound_at, const std::string& path,
+                 const SocketAccess& access) {
+  // Before listen() every connection is refused, whatever the mode.
   if (auto set = set_access(bound_at, access); !set) return set;
   if (::listen(socket.get(), kBacklog) != 0) return fail_host("listen on the socket");
   if (bound_at != path && std::rename(bound_at.c_str(), path.c_str()) != 0) {
@@ -145,7 +145,7 @@ Result<> open_to_others(const UniqueFd& socket, const std::string& bound_at,
 
 Result<UnixListener::Identity> UnixListener::identify(const std::string& path) {
   struct stat status{};
-  if (::lstat(path.c_str(), &status) != 0) return fail_host("look at the socket's path");
+  if (::lstat(path.c_str(), &status) != 0) return fail_host("stat the socket path");
   return Identity{status.st_dev, status.st_ino};
 }
 
@@ -153,32 +153,32 @@ Result<UnixListener> UnixListener::listen_at(const std::string& path, const Sock
   const auto address = make_address(path);
   if (!address) return fail(address.error());
   if (auto free = check_replaceable(path, *address); !free) return fail(free.error());
-  // Bound and listening under a name of its own first, then renamed over the path at once.
+  // Bound and listening under a temporary name first, then renamed over the path atomically.
   const std::string hidden = fmt::format("{}.{}", path, ::getpid());
   auto hidden_address = make_address(hidden);
   const bool fits = hidden_address.has_value();
   if (!fits) hidden_address = address;
   const std::string& bound_at = fits ? hidden : path;
   if (fits) {
-    // In a container the process that was killed here had the same number.
+    // In a container a killed predecessor may have had the same PID.
     auto free = check_replaceable(hidden, *hidden_address);
     if (!free) return fail(free.error());
   }
 
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (!socket) return fail_host("make a socket");
+  if (!socket) return fail_host("create a socket");
   if (::unlink(bound_at.c_str()) != 0 && errno != ENOENT) {
     return fail_host("remove the stale socket");
   }
-  // Linux gives the path the descriptor's mode, less the umask (unix_bind() in net/unix/af_unix.c):
-  // it never shows one that allows more than it will.
+  // Linux gives the path the descriptor's mode, less the umask (unix_bind() in net/unix/af_unix.c),
+  // so the path never has wider permissions than requested.
   if (::fchmod(socket.get(), access.mode) != 0) return fail_host("set the mode of the socket");
   if (::bind(socket.get(), as_sockaddr(*hidden_address), sizeof *hidden_address) != 0) {
     return fail_host("bind the socket");
   }
-  if (auto opened = open_to_others(socket, bound_at, path, access); !opened) {
+  if (auto published = publish(socket, bound_at, path, access); !published) {
     ::unlink(bound_at.c_str());
-    return fail(opened.error());
+    return fail(published.error());
   }
   const auto identity = identify(path);
   if (!identity) return fail(identity.error());
@@ -200,9 +200,9 @@ UnixListener::BoundPath UnixListener::bound_path() const {
 }
 
 void UnixListener::announce_owner() const noexcept {
-  // On a socket that listens already this changes whom SO_PEERCRED names.
+  // On a listening socket this changes the process that SO_PEERCRED reports.
   if (::listen(socket_.get(), kBacklog) != 0)
-    log::debug("socket {}: still named after the process before", path_);
+    log::debug("socket {}: SO_PEERCRED still reports the previous process", path_);
 }
 
 UnixListener::UnixListener(UnixListener&& other) noexcept
@@ -214,7 +214,7 @@ UnixListener::~UnixListener() { remove(); }
 
 void UnixListener::remove() noexcept {
   if (path_.empty()) return;
-  // While the socket is open no other file can have its inode.
+  // No other file can have the inode of an open socket.
   const auto present = identify(path_);
   if (present && *present == identity_) ::unlink(path_.c_str());
   path_.clear();

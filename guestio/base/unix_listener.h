@@ -12,52 +12,51 @@
 
 namespace guestio {
 
-/// Who may connect to a socket at a path: on Linux, whoever may write to it.
+/// Permissions of a socket file. On Linux a client needs write permission to connect.
 struct SocketAccess {
-  mode_t mode = 0660;          ///< exactly, whatever the umask
-  std::optional<uid_t> owner;  ///< or that of the process
-  std::optional<gid_t> group;  ///< or that of the process
+  mode_t mode = 0660;          ///< exactly, independent of the umask
+  std::optional<uid_t> owner;  ///< default: the process's
+  std::optional<gid_t> group;  ///< default: the process's
 };
 
-/// A unix stream socket that listens at a path, and takes the path away again when it goes.
+/// A listening unix stream socket at a path. Its destructor removes the path.
 ///
-/// A path that exists is replaced only if it is a socket that nobody listens on. It is made visible
-/// only once the socket listens, so whoever finds it can connect. The socket listens only once
-/// mode, owner and group are set: before that, connecting is refused to everybody.
+/// An existing path is replaced only if it is a stale socket without a listener. The path becomes
+/// visible after listen(), so every client that finds it can connect. The socket listens after
+/// mode, owner and group are set: earlier connections are refused.
 class UnixListener {
  public:
-  /// Errors: too large (the path), busy (a live listener), unsupported (the path is something
-  /// else), host (one is that owner or group may not be given away). Nothing is removed then.
+  /// Errors: too large (the path), busy (a live listener), unsupported (the path is no socket),
+  /// host (for example no permission to change owner or group). The path is then unchanged.
   static Result<UnixListener> listen_at(const std::string& path, const SocketAccess& access = {});
-  /// Takes a socket that listens already, handed down by whoever started the process.
+  /// Adopts a listening socket, inherited from the parent process.
   static UnixListener adopt(UniqueFd socket) noexcept {
     return UnixListener(std::move(socket), {}, {});
   }
 
-  /// Where a listener is to be found, and which file that was.
+  /// The path of a listener and the identity of its socket file.
   struct BoundPath {
-    std::string path;  ///< absolute; empty when it is not the listener's to remove
+    std::string path;  ///< absolute; empty if the listener does not own it
     std::uint64_t device = 0;
     std::uint64_t inode = 0;
   };
-  /// Takes over the socket of a process that ends, and the task to remove its path.
+  /// Takes over the socket of an ending process, with the ownership of its path.
   static UnixListener adopt(UniqueFd socket, BoundPath bound_path);
   [[nodiscard]] BoundPath bound_path() const;
-  /// Says who listens now, for those that ask the socket (check of a path's listener): the other
-  /// process has gone.
+  /// Makes this process the one that SO_PEERCRED reports to clients, after a takeover.
   void announce_owner() const noexcept;
 
   UnixListener(UnixListener&& other) noexcept;
   UnixListener& operator=(UnixListener&&) = delete;
   ~UnixListener();
 
-  /// Removes the path, if it still names this socket; what the destructor does. Once.
+  /// Removes the path if it still names this socket. The destructor does the same. Once.
   void remove() noexcept;
 
   [[nodiscard]] int fd() const noexcept { return socket_.get(); }
 
  private:
-  /// Which file the path named when it was made: never remove another's.
+  /// The socket file that was created: another process's file is never removed.
   struct Identity {
     dev_t device = 0;
     ino_t inode = 0;
@@ -69,7 +68,7 @@ class UnixListener {
   static Result<Identity> identify(const std::string& path);
 
   UniqueFd socket_;
-  std::string path_;  // empty when it is not ours to remove
+  std::string path_;  // empty if not owned
   Identity identity_;
 };
 

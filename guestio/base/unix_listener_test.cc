@@ -28,7 +28,7 @@ class UnixListenerTest : public ::testing::Test {
     EXPECT_EQ(::lstat(path_.c_str(), &status), 0);
     return status.st_mode & 07777;
   }
-  /// Whether somebody listens at path_.
+  /// Whether path_ has a listener.
   bool can_connect() {
     const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_un address{};
@@ -41,7 +41,7 @@ class UnixListenerTest : public ::testing::Test {
   std::string path_ = folder_.file("socket");
 };
 
-TEST_F(UnixListenerTest, CanBeConnectedToAndCleansUp) {
+TEST_F(UnixListenerTest, AcceptsConnectionsAndRemovesItsPath) {
   {
     const auto listener = UnixListener::listen_at(path_);
     ASSERT_TRUE(listener.has_value());
@@ -57,13 +57,13 @@ TEST_F(UnixListenerTest, ALiveListenerKeepsItsPath) {
   EXPECT_TRUE(can_connect());
 }
 
-TEST_F(UnixListenerTest, APathThatIsAnotherFileIsKept) {
+TEST_F(UnixListenerTest, AFileOfAnotherKindIsKept) {
   const std::string file = folder_.make_image("socket", 3);
   EXPECT_EQ(UnixListener::listen_at(file).error().kind, ErrorKind::kUnsupported);
   EXPECT_TRUE(exists());
 }
 
-TEST_F(UnixListenerTest, DoesNotRemoveAPathThatBecameAnothers) {
+TEST_F(UnixListenerTest, KeepsAPathThatNamesAnotherSocket) {
   auto first = UnixListener::listen_at(path_);
   ASSERT_TRUE(first.has_value());
   ASSERT_EQ(::unlink(path_.c_str()), 0);
@@ -75,13 +75,13 @@ TEST_F(UnixListenerTest, DoesNotRemoveAPathThatBecameAnothers) {
   EXPECT_TRUE(exists());
 }
 
-TEST_F(UnixListenerTest, ALongPathIsTakenUpToTheSystemsLimit) {
+TEST_F(UnixListenerTest, AcceptsPathsUpToTheSystemLimit) {
   const std::string longest = path_ + std::string(107 - path_.size(), 'x');
   EXPECT_TRUE(UnixListener::listen_at(longest).has_value());
   EXPECT_EQ(UnixListener::listen_at(longest + "x").error().kind, ErrorKind::kTooLarge);
 }
 
-/// Changes the umask, which is the process's, for as long as it lives.
+/// Changes the process's umask for its lifetime.
 class UmaskFor {
  public:
   explicit UmaskFor(mode_t mask) : before_(::umask(mask)) {}
@@ -93,7 +93,7 @@ class UmaskFor {
   mode_t before_;
 };
 
-TEST_F(UnixListenerTest, TheModeIsWhatWasAskedForWhateverTheUmask) {
+TEST_F(UnixListenerTest, TheModeIsExactWhateverTheUmask) {
   for (const mode_t mask : {0u, 022u, 0777u}) {
     const UmaskFor masked(mask);
     for (const mode_t wanted : {0600u, 0660u, 0606u, 0777u, 0u}) {
@@ -105,21 +105,21 @@ TEST_F(UnixListenerTest, TheModeIsWhatWasAskedForWhateverTheUmask) {
   }
 }
 
-TEST_F(UnixListenerTest, OnlyOwnerAndGroupMayConnectUnlessAsked) {
+TEST_F(UnixListenerTest, ByDefaultOnlyOwnerAndGroupMayConnect) {
   const UmaskFor masked(0);
   const auto listener = UnixListener::listen_at(path_);
   ASSERT_TRUE(listener.has_value());
   EXPECT_EQ(mode(), 0660u);
 }
 
-TEST_F(UnixListenerTest, TheOwnerAndGroupThatTheProcessHasCanBeNamed) {
+TEST_F(UnixListenerTest, SetsTheOwnerAndGroupOfTheProcess) {
   const auto listener =
       UnixListener::listen_at(path_, {.mode = 0600, .owner = ::geteuid(), .group = ::getegid()});
   ASSERT_TRUE(listener.has_value());
   EXPECT_TRUE(can_connect());
 }
 
-TEST_F(UnixListenerTest, LeavesNothingBehindWhenTheSocketMayNotBeGivenAway) {
+TEST_F(UnixListenerTest, RemovesTheSocketIfItsOwnerCannotBeSet) {
   ASSERT_EQ(::chmod(folder_.path().c_str(), 0777), 0);
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
@@ -134,7 +134,7 @@ TEST_F(UnixListenerTest, LeavesNothingBehindWhenTheSocketMayNotBeGivenAway) {
   EXPECT_TRUE(std::filesystem::is_empty(folder_.path()));
 }
 
-TEST_F(UnixListenerTest, WhatAProcessOfTheSameNumberLeftBehindIsReplaced) {
+TEST_F(UnixListenerTest, ReplacesAStaleSocketOfTheSamePid) {
   const std::string hidden = path_ + "." + std::to_string(::getpid());
   {
     const UniqueFd killed(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));

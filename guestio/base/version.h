@@ -3,8 +3,8 @@
 
 namespace guestio {
 
-/// The version of the library and its programs; the test of CMakeLists.txt keeps it equal to the
-/// project's.
+/// The version of the library and its programs. A check in CMakeLists.txt compares it with the
+/// project's version.
 inline constexpr const char* kVersion = "0.1.0";
 
 }  // namespace guestio

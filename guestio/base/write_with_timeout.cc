@@ -13,15 +13,15 @@ namespace guestio {
 
 namespace {
 
-/// Waits for room no longer than `limit`, counted anew after a signal.
-bool has_room(int fd, std::chrono::milliseconds limit) noexcept {
+/// Waits until `fd` is writable, at most `timeout`, restarted after a signal.
+bool wait_writable(int fd, std::chrono::milliseconds timeout) noexcept {
   pollfd waits{.fd = fd, .events = POLLOUT, .revents = 0};
-  int ready = ::poll(&waits, 1, static_cast<int>(limit.count()));
-  while (ready < 0 && errno == EINTR) ready = ::poll(&waits, 1, static_cast<int>(limit.count()));
+  int ready = ::poll(&waits, 1, static_cast<int>(timeout.count()));
+  while (ready < 0 && errno == EINTR) ready = ::poll(&waits, 1, static_cast<int>(timeout.count()));
   return ready == 1 && (waits.revents & POLLOUT) != 0;
 }
 
-/// One write that, where the kernel can do so, fails instead of waiting.
+/// One write, non-blocking where the kernel supports it.
 ssize_t try_write(int fd, mode_t mode, std::string_view text) noexcept {
   if (S_ISSOCK(mode)) return ::send(fd, text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
   if (S_ISFIFO(mode)) {
@@ -34,11 +34,11 @@ ssize_t try_write(int fd, mode_t mode, std::string_view text) noexcept {
 
 }  // namespace
 
-bool write_with_timeout(int fd, std::string_view text, std::chrono::milliseconds limit) noexcept {
+bool write_with_timeout(int fd, std::string_view text, std::chrono::milliseconds timeout) noexcept {
   struct stat status{};
   if (::fstat(fd, &status) != 0) return false;
   while (!text.empty()) {
-    if (!has_room(fd, limit)) return false;
+    if (!wait_writable(fd, timeout)) return false;
     const ssize_t written = try_write(fd, status.st_mode, text);
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return false;

@@ -31,7 +31,7 @@ Ends make_sockets() {
   return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
-/// Returns how many pages were written until there was no room.
+/// Writes pages until the descriptor is full. Returns their number.
 int fill(const UniqueFd& writer) {
   const std::string page(4096, 'x');
   int pages = 0;
@@ -39,26 +39,26 @@ int fill(const UniqueFd& writer) {
   return pages;
 }
 
-TEST(WriteAtOnce, APipeTakesWhatItHasRoomForAndNobodyWaits) {
+TEST(WriteWithTimeout, WritesToAPipeUntilItIsFullWithoutWaiting) {
   const Ends ends = make_pipe();
   const int pages = fill(ends.writer);
   EXPECT_EQ(pages * 4096, ::fcntl(ends.writer.get(), F_GETPIPE_SZ));
   EXPECT_EQ(::fcntl(ends.writer.get(), F_GETFL) & O_NONBLOCK, 0) << "the open file is shared";
 }
 
-TEST(WriteAtOnce, ASocketTakesWhatItHasRoomForAndNobodyWaits) {
+TEST(WriteWithTimeout, WritesToASocketUntilItIsFullWithoutWaiting) {
   const Ends ends = make_sockets();
   EXPECT_GT(fill(ends.writer), 0);
   EXPECT_EQ(::fcntl(ends.writer.get(), F_GETFL) & O_NONBLOCK, 0);
 }
 
-TEST(WriteAtOnce, APeerThatIsGoneIsNoSignal) {
+TEST(WriteWithTimeout, AClosedPeerRaisesNoSignal) {
   Ends ends = make_sockets();
   ends.reader.reset();
   EXPECT_FALSE(write_with_timeout(ends.writer.get(), "text"));
 }
 
-TEST(WriteAtOnce, AFileTakesAll) {
+TEST(WriteWithTimeout, WritesAllToAFile) {
   std::array<char, 16> bytes{};
   const UniqueFd file(::open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
   ASSERT_TRUE(file);
@@ -66,7 +66,9 @@ TEST(WriteAtOnce, AFileTakesAll) {
   EXPECT_EQ(::pread(file.get(), bytes.data(), bytes.size(), 0), 9);
 }
 
-TEST(WriteAtOnce, AClosedDescriptorTakesNothing) { EXPECT_FALSE(write_with_timeout(-1, "text")); }
+TEST(WriteWithTimeout, AClosedDescriptorIsAFailure) {
+  EXPECT_FALSE(write_with_timeout(-1, "text"));
+}
 
 }  // namespace
 }  // namespace guestio

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A request takes nothing from the heap once its thread has warmed up. Its own program, because
-// counting replaces operator new.
+// A warm thread handles requests without heap allocations. A separate program, because counting
+// replaces operator new.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -29,7 +29,7 @@ class AllocationTest : public ::testing::Test {
   void SetUp() override {
     if (!task::FramePool::keeps_blocks()) GTEST_SKIP() << "this build keeps no blocks";
   }
-  /// How often a second run takes from the heap.
+  /// The heap allocations of a second run.
   static std::uint64_t count_of(const std::function<void()>& work) {
     work();
     const std::uint64_t before = testing::allocations();
@@ -62,7 +62,7 @@ TEST_F(AllocationTest, NoneInALockOfAnyLength) {
   }
 }
 
-/// Two regions that are no neighbours in the host: only one of them is what locks look at first.
+/// Two regions not adjacent in host memory: only one of them is on the fast path of a lock.
 mem::GuestMemory two_regions() {
   std::vector<mem::RegionSpec> regions;
   for (const std::uint64_t start : {0u, 4u << 20}) {
@@ -105,7 +105,7 @@ TEST_F(AllocationTest, NoneInALockOfListsOfPages) {
       0u);
 }
 
-TEST_F(AllocationTest, NoneInALockThatFails) {
+TEST_F(AllocationTest, NoneInAFailedLock) {
   const std::vector<Gpn> outside(32, Gpn(1 << 20));
   const std::vector<Gpn> invalid(32, Gpn(~0ull));
   const RequestBuffers beyond(memory_, mem::PagedRange::from_whole_pages(outside),
@@ -137,7 +137,7 @@ TEST_F(AllocationTest, NoneInReadingAndWriting) {
 TEST_F(AllocationTest, NoneInAPlanOfAnyLength) {
   for (const std::size_t pages : {1u, 16u, 256u, 4000u}) {
     const auto gpns = scattered(pages);
-    // Each page by itself, and none of them a whole number of blocks from its start.
+    // Separate pages, none at a block boundary.
     const RequestBuffers buffers(memory_,
                                  *mem::PagedRange::from_pages(100, pages * 4096 - 512, gpns),
                                  MemoryAccess::kReadOnly);
@@ -168,14 +168,14 @@ TEST_F(AllocationTest, NoneInAcquiringAndReleasing) {
 }
 
 task::Task<> take_and_drop(BounceAccount& account, std::size_t size) {
-  auto acquiring = account.acquire(size);
-  const auto bounce = co_await acquiring;
+  const AcquireOptions options;
+  const auto bounce = co_await account.acquire(size, options);
   EXPECT_TRUE(bounce.has_value());
 }
 
 task::Task<> be_cancelled(BounceAccount& account, std::size_t size, task::StopToken token) {
-  auto acquiring = account.acquire(size, {.token = token});
-  const auto bounce = co_await acquiring;
+  const AcquireOptions options{.token = token};
+  const auto bounce = co_await account.acquire(size, options);
   EXPECT_FALSE(bounce.has_value());
 }
 
@@ -200,7 +200,7 @@ TEST_F(AllocationTest, NoneInCancelling) {
   EXPECT_EQ(count_of([&] {
               task::StopSource stop;
               task::Scope scope;
-              // In parts: a block above a slab is mapped each time.
+              // In parts: a block larger than a slab is mapped each time.
               std::array<Result<TrackedBounceBuffer>, 4> all;
               for (auto& part : all) part = account.try_acquire(account.max_grant() / all.size());
               for (std::size_t i = 0; i < 20; ++i) {
@@ -214,7 +214,7 @@ TEST_F(AllocationTest, NoneInCancelling) {
   EXPECT_GT(account.statistics().cancelled, 0u);
 }
 
-TEST_F(AllocationTest, NoneInHandingOverflowToAnotherThread) {
+TEST_F(AllocationTest, NoneInPassingOverflowToAnotherThread) {
   const auto tracker = *BounceBufferTracker::create(ByteCount(16 * kPageSize), 2);
   BounceAccount& first = tracker->account(0);
   BounceAccount& second = tracker->account(1);
@@ -248,7 +248,7 @@ TEST_F(AllocationTest, NoneInErrors) {
             0u);
 }
 
-TEST_F(AllocationTest, Fault03LinearBuffersTakeNoneWhateverTheirLength) {
+TEST_F(AllocationTest, Fault03NoneInLinearBuffersOfAnyLength) {
   EXPECT_EQ(count_of([] {
               EXPECT_TRUE(OwnedRequestBuffers::linear(Gpa(1), 4096));
               EXPECT_TRUE(OwnedRequestBuffers::linear(Gpa(1), OwnedRequestBuffers::kMaxBytes));

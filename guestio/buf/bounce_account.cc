@@ -23,35 +23,35 @@ BounceAccount::BounceAccount(BounceBudget& budget, internal::BounceDevice& devic
                              const BounceShare& share) noexcept
     : quota_(pages_in(share.quota)),
       free_(quota_),
-      // As much as the thread holds when all threads hold their shares.
+      // The thread's pages when all threads hold their shares.
       cache_(pool, ByteCount((pages_in(share.quota) + pages_in(share.overflow)) * kPageSize)),
       share_(share),
       budget_(budget),
-      place_(*this, device) {}
+      entry_(*this, device) {}
 
 BounceAccount::~BounceAccount() {
   serve();
-  GUESTIO_CHECK(waiters_.is_empty(), "nobody waiting for a bounce account that goes away");
-  GUESTIO_CHECK(held_pages() == 0, "every bounce buffer back before its account goes away");
+  GUESTIO_CHECK(waiters_.is_empty(), "no waiters in a bounce account at its end");
+  GUESTIO_CHECK(held_pages() == 0, "all bounce buffers released before the end of their account");
 }
 
-void BounceAccount::open(BounceWakeup call) { budget_.set_call(place_, std::move(call)); }
+void BounceAccount::open(BounceWakeup wakeup) { budget_.set_wakeup(entry_, std::move(wakeup)); }
 
 void BounceAccount::close() noexcept {
   serve();
   GUESTIO_CHECK(waiters_.is_empty() && held_pages() == 0,
-                "a quiet bounce account when it is closed");
-  budget_.set_call(place_, nullptr);
+                "a closed bounce account without waiters and buffers");
+  budget_.set_wakeup(entry_, nullptr);
   is_open_.store(false, std::memory_order_release);
 }
 
 BounceStatistics BounceAccount::statistics() const noexcept {
-  return {.grants = grants_.get(),
-          .waits = waits_.get(),
-          .cancelled = cancelled_.get(),
-          .wait_time = std::chrono::nanoseconds(wait_nanoseconds_.get()),
-          .longest_wait = std::chrono::nanoseconds(longest_wait_nanoseconds_.get()),
-          .high_water = ByteCount(high_water_.get() * kPageSize)};
+  return {.grants = grants_.value(),
+          .waits = waits_.value(),
+          .cancelled = cancelled_.value(),
+          .wait_time = std::chrono::nanoseconds(wait_nanoseconds_.value()),
+          .longest_wait = std::chrono::nanoseconds(longest_wait_nanoseconds_.value()),
+          .high_water = ByteCount(high_water_.value() * kPageSize)};
 }
 
 BounceAccount::Acquire* BounceAccount::longest_waiter() noexcept {
@@ -66,7 +66,7 @@ Result<TrackedBounceBuffer> BounceAccount::try_acquire_slow_path(std::size_t siz
   const std::size_t pages = internal::pages_for(size);
   if (!waiters_.is_empty()) return fail(ErrorKind::kBusy, "bounce memory");
   if (!take_with_overflow(pages, Clock::now())) {
-    settle();  // nobody waits: leaves the line
+    settle();  // no waiters: leaves the queue
     return fail(ErrorKind::kBusy, "bounce memory");
   }
   return grant(size, options.alignment);
@@ -75,21 +75,21 @@ Result<TrackedBounceBuffer> BounceAccount::try_acquire_slow_path(std::size_t siz
 bool BounceAccount::take_with_overflow(std::size_t pages, Clock::time_point since) noexcept {
   while (pages > free_) {
     const std::size_t wanted = pages - free_;
-    // What is in use of the quota has to come back first.
-    if (wanted > budget_.reach(place_.device)) return false;
-    const BounceBudget::Answer answer = budget_.exchange(place_, {0, wanted, since});
-    add_borrowed(answer.handed);
-    asked_ = answer.handed == 0 ? wanted : 0;
-    asked_since_ = since;
-    if (answer.handed == 0) return false;
+    // Pages of the quota in use must be released first.
+    if (wanted > budget_.reach(entry_.device)) return false;
+    const BounceBudget::ExchangeResult result = budget_.exchange(entry_, {0, wanted, since});
+    add_borrowed(result.handed);
+    requested_ = result.handed == 0 ? wanted : 0;
+    requested_since_ = since;
+    if (result.handed == 0) return false;
   }
   free_ -= pages;
   return true;
 }
 
 bool BounceAccount::may_serve_own() noexcept {
-  const std::size_t own = asked_ != 0 ? 1 : 0;
-  if (borrowed_ == 0 || budget_.in_line() <= own) {
+  const std::size_t own = requested_ != 0 ? 1 : 0;
+  if (borrowed_ == 0 || budget_.queue_length() <= own) {
     overtakes_ = 0;
     return true;
   }
@@ -100,7 +100,7 @@ bool BounceAccount::may_serve_own() noexcept {
 
 void BounceAccount::count_wait(Clock::time_point since) noexcept {
   const auto waited = std::chrono::nanoseconds(Clock::now() - since).count();
-  wait_nanoseconds_.add(static_cast<std::uint64_t>(waited));
+  wait_nanoseconds_ += static_cast<std::uint64_t>(waited);
   longest_wait_nanoseconds_.raise_to(static_cast<std::uint64_t>(waited));
 }
 
@@ -111,8 +111,8 @@ void BounceAccount::serve(Acquire& waiter) noexcept {
   waiters_.wake(waiter);
 }
 
-void BounceAccount::give_up(const Acquire& waiter) noexcept {
-  cancelled_.add(1);
+void BounceAccount::abandon(const Acquire& waiter) noexcept {
+  ++cancelled_;
   count_wait(waiter.since_);
   settle();
 }
@@ -123,22 +123,22 @@ bool BounceAccount::exchange() noexcept {
   const std::size_t surplus = std::min(free_, borrowed_);
   const std::size_t left = free_ - surplus;
   std::size_t wanted = needed > left ? needed - left : 0;
-  // More than there ever is: some of the quota is in use and has to come back first.
-  if (wanted > budget_.reach(place_.device)) wanted = 0;
+  // More than the device's limit: pages of the quota in use must be released first.
+  if (wanted > budget_.reach(entry_.device)) wanted = 0;
   const auto since = waiter != nullptr ? waiter->since_ : Clock::time_point();
-  // As many pages for somebody else is another place in the line: his own, further back.
-  const bool same = wanted == asked_ && (wanted == 0 || since == asked_since_);
+  // The same number of pages for another waiter is another, later entry in the queue.
+  const bool same = wanted == requested_ && (wanted == 0 || since == requested_since_);
   if (surplus == 0 && same) return false;
-  const BounceBudget::Answer answer = budget_.exchange(place_, {surplus, wanted, since});
-  asked_ = answer.handed == 0 ? wanted : 0;
-  asked_since_ = since;
-  if (answer.is_done && surplus != 0) {
+  const BounceBudget::ExchangeResult result = budget_.exchange(entry_, {surplus, wanted, since});
+  requested_ = result.handed == 0 ? wanted : 0;
+  requested_since_ = since;
+  if (result.is_done && surplus != 0) {
     overtakes_ = 0;
     free_ -= surplus;
     borrowed_ -= surplus;
   }
-  add_borrowed(answer.handed);
-  return !answer.is_done || (needed != 0 && needed <= free_);
+  add_borrowed(result.handed);
+  return !result.is_done || (needed != 0 && needed <= free_);
 }
 
 void BounceAccount::settle() noexcept {
@@ -153,8 +153,8 @@ void BounceAccount::settle() noexcept {
 }
 
 void BounceAccount::serve() noexcept {
-  const std::size_t handed = budget_.collect(place_);
-  if (handed != 0) asked_ = 0;
+  const std::size_t handed = budget_.collect(entry_);
+  if (handed != 0) requested_ = 0;
   add_borrowed(handed);
   settle();
 }
@@ -163,12 +163,12 @@ BounceAccount::Acquire::~Acquire() {
   switch (state_) {
     case State::kWaiting:
       unlink();
-      account_.give_up(*this);
+      account_.abandon(*this);
       break;
     case State::kServed:
-      // Woken, and destroyed before it could run.
+      // Woken, and destroyed before it ran.
       unlink();
-      account_.give_back(pages_);
+      account_.return_pages(pages_);
       break;
     case State::kNew:
     case State::kTooLarge:
@@ -204,7 +204,7 @@ bool BounceAccount::Acquire::await_suspend(std::coroutine_handle<> handle) noexc
     return false;
   }
   state_ = State::kWaiting;
-  account_.waits_.add(1);
+  ++account_.waits_;
   Waiter::await_suspend(handle);
   return true;
 }
@@ -215,7 +215,7 @@ Result<TrackedBounceBuffer> BounceAccount::Acquire::await_resume() noexcept {
     case State::kServed: return account_.grant(size_, options_.alignment);
     case State::kTooLarge:
       return fail(ErrorKind::kTooLarge, "bounce memory", size_, account_.max_grant());
-    case State::kWaiting: account_.give_up(*this); break;
+    case State::kWaiting: account_.abandon(*this); break;
     case State::kNew:
     case State::kCancelled:
     case State::kOver: break;

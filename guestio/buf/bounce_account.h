@@ -11,6 +11,7 @@
 #include <span>
 #include <utility>
 
+#include "guestio/base/counter.h"
 #include "guestio/base/error.h"
 #include "guestio/base/units.h"
 #include "guestio/buf/bounce_budget.h"
@@ -25,22 +26,22 @@ namespace guestio::buf {
 
 class BounceAccount;
 
-/// What is set aside for one thread, in whole pages.
+/// The bounce memory reserved for one thread, in whole pages.
 struct BounceShare {
   ByteCount quota;     ///< for this thread alone
-  ByteCount overflow;  ///< for whoever needs more than his quota, this thread included
+  ByteCount overflow;  ///< for any thread above its quota, this one included
 
-  /// `limit` in two halves: alone, a thread can hold all of it and whatever overflow others do not
-  /// use; it is never left with less than half.
+  /// `limit` in two halves. A thread is guaranteed half of it, and can hold all of it plus unused
+  /// overflow of others.
   [[nodiscard]] static BounceShare of(ByteCount limit) noexcept;
   [[nodiscard]] std::uint64_t limit() const noexcept { return quota.raw() + overflow.raw(); }
   friend bool operator==(const BounceShare&, const BounceShare&) = default;
 };
 
-/// What to do with a request that not even the whole budget can serve.
+/// The treatment of a request above max_grant().
 enum class Oversize : std::uint8_t {
-  kFail,      ///< too large, at once
-  kTruncate,  ///< grant the most that can ever be had: the caller works in parts
+  kFail,      ///< too large, immediately
+  kTruncate,  ///< grant max_grant(): the caller works in parts
 };
 
 struct AcquireOptions {
@@ -49,13 +50,13 @@ struct AcquireOptions {
   task::StopToken token = {};  ///< ends the wait with cancelled
 };
 
-/// A bounce buffer that counts against a budget, and gives back what it took, memory first, when it
-/// goes away. It remembers its own pages: swapping two of them changes nothing about that.
+/// A bounce buffer charged to a budget. Its destructor returns the memory, then the pages. Each
+/// buffer tracks its own pages, also after a swap.
 ///
 /// Not zeroed, as BounceBuffer. Move-only. Threads: that of the account it came from.
 class [[nodiscard]] TrackedBounceBuffer {
  public:
-  /// Of no bytes and no memory; what is left when it is moved from.
+  /// Empty, without memory; also the state after a move.
   TrackedBounceBuffer() noexcept = default;
   TrackedBounceBuffer(TrackedBounceBuffer&& other) noexcept
       : account_(std::exchange(other.account_, nullptr)),
@@ -69,7 +70,7 @@ class [[nodiscard]] TrackedBounceBuffer {
     if (account_ != nullptr) release();
   }
 
-  /// As asked for, or less with Oversize::kCut.
+  /// As requested, or less with Oversize::kTruncate.
   [[nodiscard]] std::size_t size() const noexcept { return buffer_.segment.length; }
   [[nodiscard]] std::span<std::byte> bytes() const noexcept {
     return {buffer_.segment.data, buffer_.segment.length};
@@ -89,32 +90,32 @@ class [[nodiscard]] TrackedBounceBuffer {
   internal::PlacedBuffer buffer_;
 };
 
-/// One thread's account with a BounceBufferTracker: its quota, its cache of memory, its line of
-/// waiters. As long as the quota does, acquiring and releasing touch nothing that another thread
-/// uses. Buffers of up to BouncePool::kSlabBytes take nothing from the heap or the system; a larger
-/// one is mapped each time, so large transfers are better cut.
+/// One thread's account with a BounceBufferTracker: its quota, its memory cache, its queue of
+/// waiters. Within the quota, acquire and release share no state with other threads. Buffers of up
+/// to BouncePool::kSlabBytes need neither the heap nor a system call. A larger one is mapped each
+/// time, so split large transfers.
 ///
 /// Invariants, whenever no function of it runs:
 /// 1. free + held == quota + borrowed, in pages.
-/// 2. free == 0 or borrowed == 0: overflow that is not used goes back at once.
-/// 3. Who waits longest does not fit in what is free; nobody else is looked at.
+/// 2. free == 0 or borrowed == 0: unused overflow is returned immediately.
+/// 3. The longest waiter exceeds the free pages; no later waiter is considered.
 ///
-/// Threads: one, on which waiters are resumed: from within the release, the cancellation or the
-/// serve() that makes room for them, by the rules of task::WaitQueue. Lifetime: its tracker's.
+/// Threads: one. Waiters are resumed on it, within the release, cancellation or serve() that frees
+/// their pages, by the rules of task::WaitQueue. Lifetime: that of its tracker.
 class BounceAccount {
  public:
-  /// How often in a row a thread may hand overflow on to its own waiters while others wait for it.
+  /// How often in a row a thread may pass overflow to its own waiters while others wait for it.
   static constexpr unsigned kMaxOvertakes = 16;
 
   class Acquire;
 
   BounceAccount(const BounceAccount&) = delete;
   BounceAccount& operator=(const BounceAccount&) = delete;
-  /// Requires: nobody waits, every buffer is back.
+  /// Requires: no waiters, all buffers released.
   ~BounceAccount();
 
-  /// A buffer of `size` bytes without waiting; size 0 always. Errors: too large (see Oversize),
-  /// busy when it would have to wait, host (no memory).
+  /// Acquires `size` bytes without waiting; size 0 always succeeds. Errors: too large (see
+  /// Oversize), busy if it would have to wait, host (no memory).
   [[nodiscard]] Result<TrackedBounceBuffer> try_acquire(std::size_t size,
                                                         const AcquireOptions& options = {}) {
     const std::size_t pages = internal::pages_for(size);
@@ -123,33 +124,33 @@ class BounceAccount {
     free_ -= pages;
     return grant(size, options.alignment);
   }
-  /// Awaits it: `auto acquiring = account.acquire(size); auto bounce = co_await acquiring;`.
-  /// Errors: too large (see Oversize), at once; cancelled; host. A waiter that is destroyed leaves
-  /// no trace.
+  /// Awaits a buffer: `auto bounce = co_await account.acquire(size, options);`, with named options
+  /// (task/task.h). Errors: too large (see Oversize), immediately; cancelled; host. A destroyed
+  /// waiter leaves the queue.
   [[nodiscard]] Acquire acquire(std::size_t size, const AcquireOptions& options = {}) noexcept;
 
-  /// The most bytes that a request can ever be granted.
+  /// The maximum bytes of one request.
   [[nodiscard]] std::size_t max_grant() const noexcept {
-    return (quota_ + budget_.reach(place_.device)) * kPageSize;
+    return (quota_ + budget_.reach(entry_.device)) * kPageSize;
   }
   [[nodiscard]] std::size_t held() const noexcept { return held_pages() * kPageSize; }
   [[nodiscard]] const BounceShare& share() const noexcept { return share_; }
-  /// The slab that holds `buffer`, which from now on stays mapped as long as the tracker, so that
-  /// the kernel can be told about it. Requires: a buffer of this account, with bytes.
+  /// The slab of `buffer`. It stays mapped for the life of the tracker from now on, so that the
+  /// kernel can register it. Requires: a non-empty buffer of this account.
   [[nodiscard]] std::span<std::byte> keep_slab(const TrackedBounceBuffer& buffer) noexcept {
     return cache_.keep_slab(buffer.bytes().data());
   }
   /// Any thread.
   [[nodiscard]] BounceStatistics statistics() const noexcept;
 
-  /// Other threads make themselves heard by `call`: it is called from any of them, under a lock, at
-  /// most once until serve() has run, and must have serve() called on this thread soon. It must not
-  /// use the account itself. Needed as soon as another account of the same budget is in use.
-  void open(BounceWakeup call);
-  /// `call` is not used any more; a serve() that it asked for may still come. Requires: quiet, as
-  /// for the destructor.
+  /// Sets the wake-up by other threads. Any thread calls `wakeup` under a lock, at most once until
+  /// serve() has run. It must cause a serve() on this thread soon, and must not use the account
+  /// itself. Required before another account of the same budget is used.
+  void open(BounceWakeup wakeup);
+  /// `wakeup` is never called again; a serve() already requested may still follow. Requires: as for
+  /// the destructor.
   void close() noexcept;
-  /// Takes what other threads have handed over, and serves waiters.
+  /// Collects pages granted by other threads, and serves waiters.
   void serve() noexcept;
 
  private:
@@ -158,46 +159,29 @@ class BounceAccount {
   friend class Acquire;
   using Clock = std::chrono::steady_clock;
 
-  /// Written by one thread, read by any: a load and a store, no locked instruction. Relaxed: it is
-  /// for people to look at.
-  class Counter {
-   public:
-    void add(std::uint64_t count) noexcept { set(get() + count); }
-    void raise_to(std::uint64_t value) noexcept {
-      if (value > get()) set(value);
-    }
-    [[nodiscard]] std::uint64_t get() const noexcept {
-      return value_.load(std::memory_order_relaxed);
-    }
-
-   private:
-    void set(std::uint64_t value) noexcept { value_.store(value, std::memory_order_relaxed); }
-    std::atomic<std::uint64_t> value_{0};
-  };
-
   BounceAccount(BounceBudget& budget, internal::BounceDevice& device, BouncePool& pool,
                 const BounceShare& share) noexcept;
 
   [[nodiscard]] std::size_t held_pages() const noexcept { return quota_ + borrowed_ - free_; }
   [[nodiscard]] Acquire* longest_waiter() noexcept;
 
-  /// Makes the buffer for which the pages have been taken. Errors: host; the pages are then back.
+  /// Makes a buffer for pages already taken. Errors: host; the pages are then returned.
   [[nodiscard]] Result<TrackedBounceBuffer> grant(std::size_t size, std::size_t alignment) {
     const auto placed = internal::place_buffer(cache_, size, alignment);
     if (!placed) [[unlikely]] {
-      give_back(internal::pages_for(size));
+      return_pages(internal::pages_for(size));
       return fail(placed.error());
     }
-    grants_.add(1);
+    ++grants_;
     high_water_.raise_to(held_pages());
     return TrackedBounceBuffer(*this, *placed);
   }
   void release(const internal::PlacedBuffer& buffer) noexcept {
-    // Memory first, credit second: who is granted the credit finds the memory.
+    // Memory before pages: the next holder of the pages finds the memory.
     if (buffer.block.pages != 0) cache_.release(buffer.block);
-    give_back(internal::pages_for(buffer.segment.length));
+    return_pages(internal::pages_for(buffer.segment.length));
   }
-  void give_back(std::size_t pages) noexcept {
+  void return_pages(std::size_t pages) noexcept {
     free_ += pages;
     if (borrowed_ != 0 || !waiters_.is_empty()) [[unlikely]]
       settle();
@@ -205,30 +189,30 @@ class BounceAccount {
 
   [[nodiscard]] Result<TrackedBounceBuffer> try_acquire_slow_path(std::size_t size,
                                                                   const AcquireOptions& options);
-  /// Takes `pages` with the help of overflow, without a line in front. False: the place in the line
-  /// for overflow is kept.
+  /// Takes `pages` with overflow, for a request first in its queue. False: the account stays in the
+  /// queue for overflow.
   [[nodiscard]] bool take_with_overflow(std::size_t pages, Clock::time_point since) noexcept;
-  /// Makes the invariants true again, and resumes those who are served.
+  /// Restores the invariants, and resumes served waiters.
   void settle() noexcept;
   [[nodiscard]] bool may_serve_own() noexcept;
   void serve(Acquire& waiter) noexcept;
-  /// Requires: `waiter` has left the line without having been served.
-  void give_up(const Acquire& waiter) noexcept;
+  /// Requires: `waiter` has left the queue unserved.
+  void abandon(const Acquire& waiter) noexcept;
   void count_wait(Clock::time_point since) noexcept;
-  /// Settles with the budget. False: nothing changes by it any more.
+  /// Returns surplus to and requests overflow from the budget. False: no further change.
   [[nodiscard]] bool exchange() noexcept;
   void add_borrowed(std::size_t pages) noexcept {
     free_ += pages;
     borrowed_ += pages;
   }
 
-  // Of the account's thread.
+  // Account's thread only.
   const std::size_t quota_;
-  std::size_t free_;               // pages in hand
-  std::size_t borrowed_ = 0;       // pages of overflow, in use or in hand
-  std::size_t asked_ = 0;          // pages that the place in the line wants, unless it was served
-  Clock::time_point asked_since_;  // and whose place it is: that of who came then
-  unsigned overtakes_ = 0;         // waiters served in a row from overflow that others wait for
+  std::size_t free_;                   // pages
+  std::size_t borrowed_ = 0;           // pages of overflow, in use or free
+  std::size_t requested_ = 0;          // pages of the queue entry; 0 once served
+  Clock::time_point requested_since_;  // arrival of the waiter of the queue entry
+  unsigned overtakes_ = 0;             // waiters served in a row from overflow others wait for
   task::WaitQueue waiters_;
   BounceCache cache_;
   const BounceShare share_;
@@ -244,7 +228,7 @@ class BounceAccount {
   Counter longest_wait_nanoseconds_;
   Counter high_water_;
   BounceBudget& budget_;
-  internal::BouncePlace place_;
+  internal::BounceQueueEntry entry_;
 };
 
 /// The awaitable of BounceAccount::acquire(); lives in the awaiting coroutine.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// One account by itself: order, limits, cancellation. bounce_sharing_test.cc has several.
+// A single account: order, limits, cancellation. bounce_sharing_test.cc has several.
 #include "guestio/buf/bounce_account.h"
 
 #include <gmock/gmock.h>
@@ -32,7 +32,7 @@ class BounceAccountTest : public testing::Test {
   std::deque<BounceWaiter> takers_;
 };
 
-TEST_F(BounceAccountTest, GivesBackWhatItTook) {
+TEST_F(BounceAccountTest, ReturnsItsPages) {
   BounceAccount& account = make(8);
   EXPECT_EQ(account.max_grant(), 8 * kPageSize);
   {
@@ -50,7 +50,7 @@ TEST_F(BounceAccountTest, GivesBackWhatItTook) {
   EXPECT_EQ(account.statistics().high_water, ByteCount(3 * kPageSize));
 }
 
-TEST_F(BounceAccountTest, OneThreadCanHaveAllOfIt) {
+TEST_F(BounceAccountTest, OneThreadCanHoldTheWholeBudget) {
   BounceAccount& account = make(8);
   const auto max_grant = account.try_acquire(8 * kPageSize);
   ASSERT_TRUE(max_grant);
@@ -70,7 +70,7 @@ TEST_F(BounceAccountTest, SizeZeroIsAlwaysGranted) {
   all = TrackedBounceBuffer();
 }
 
-TEST_F(BounceAccountTest, Fault05MoreThanTheWholeBudgetFailsAtOnce) {
+TEST_F(BounceAccountTest, Fault05ARequestAboveTheBudgetFailsImmediately) {
   BounceAccount& account = make(4);
   EXPECT_EQ(account.try_acquire(4 * kPageSize + 1).error(),
             Error::make(ErrorKind::kTooLarge, "", 4 * kPageSize + 1, 4 * kPageSize));
@@ -78,7 +78,7 @@ TEST_F(BounceAccountTest, Fault05MoreThanTheWholeBudgetFailsAtOnce) {
   EXPECT_EQ(taker(2).start(scope_, account, ~std::size_t{0}).error().kind, ErrorKind::kTooLarge);
 }
 
-TEST_F(BounceAccountTest, Fault05OrIsCutByTheCallersChoice) {
+TEST_F(BounceAccountTest, Fault05OrIsTruncatedAtTheCallersChoice) {
   BounceAccount& account = make(4);
   const AcquireOptions cut{.oversize = Oversize::kTruncate};
   EXPECT_EQ(account.try_acquire(~std::size_t{0}, cut)->size(), 4 * kPageSize);
@@ -105,7 +105,7 @@ TEST_F(BounceAccountTest, Fault06ABufferRemembersItsOwnPages) {
   EXPECT_TRUE(account.try_acquire(8 * kPageSize));
 }
 
-TEST_F(BounceAccountTest, Fault04IsAsAlignedAsAsked) {
+TEST_F(BounceAccountTest, Fault04HasTheRequestedAlignment) {
   BounceAccount& account = make(8);
   for (std::size_t alignment = 1; alignment <= std::size_t{1} << 22; alignment *= 2) {
     const auto buffer = account.try_acquire(5000, {.alignment = alignment});
@@ -127,13 +127,13 @@ TEST_F(BounceAccountTest, Fault07FirstComeFirstServed) {
   EXPECT_GT(account.statistics().longest_wait.count(), 0);
 }
 
-TEST_F(BounceAccountTest, Fault07ABigRequestDoesNotStarve) {
+TEST_F(BounceAccountTest, Fault07ALargeRequestDoesNotStarve) {
   BounceAccount& account = make(4);
   std::deque<TrackedBounceBuffer> small;
   for (int i = 0; i < 4; ++i) small.push_back(*account.try_acquire(kPageSize));
   BounceWaiter& big = taker(0).start(scope_, account, 4 * kPageSize);
   for (int i = 1; i <= 4; ++i) taker(i).start(scope_, account, kPageSize);
-  // Small ones come and go all the time; the big one gets what they give back.
+  // Small requests keep arriving; the big one gets the pages they release.
   for (int i = 0; i < 3; ++i) {
     small.pop_front();
     EXPECT_THAT(served_, IsEmpty());
@@ -146,7 +146,7 @@ TEST_F(BounceAccountTest, Fault07ABigRequestDoesNotStarve) {
   EXPECT_THAT(served_, ElementsAre(0, 1, 2, 3, 4));
 }
 
-TEST_F(BounceAccountTest, Fault07AReleaseWakesExactlyWhoFits) {
+TEST_F(BounceAccountTest, Fault07AReleaseWakesExactlyTheFittingWaiters) {
   BounceAccount& account = make(4);
   auto one = *account.try_acquire(kPageSize);
   auto three = *account.try_acquire(3 * kPageSize);
@@ -159,7 +159,7 @@ TEST_F(BounceAccountTest, Fault07AReleaseWakesExactlyWhoFits) {
   EXPECT_THAT(served_, ElementsAre(1, 2, 3));
 }
 
-TEST_F(BounceAccountTest, Fault07WhoIsWokenFindsTheMemory) {
+TEST_F(BounceAccountTest, Fault07AWokenWaiterFindsItsMemory) {
   BounceAccount& account = make(4);
   auto all = *account.try_acquire(4 * kPageSize);
   std::byte* const memory = all.bytes().data();
@@ -169,7 +169,7 @@ TEST_F(BounceAccountTest, Fault07WhoIsWokenFindsTheMemory) {
   EXPECT_EQ(waiter.buffer().bytes().data(), memory) << "not a second piece beside the first";
 }
 
-TEST_F(BounceAccountTest, ACancelledWaiterLeavesTheLine) {
+TEST_F(BounceAccountTest, ACancelledWaiterLeavesTheQueue) {
   BounceAccount& account = make(2);
   auto all = *account.try_acquire(2 * kPageSize);
   task::StopSource stop;
@@ -184,7 +184,7 @@ TEST_F(BounceAccountTest, ACancelledWaiterLeavesTheLine) {
   EXPECT_EQ(account.held(), kPageSize);
 }
 
-TEST_F(BounceAccountTest, ACancelledWaiterThatStoodInTheWayLetsTheNextPass) {
+TEST_F(BounceAccountTest, ACancelledFirstWaiterLetsTheNextProceed) {
   BounceAccount& account = make(4);
   const auto held = account.try_acquire(2 * kPageSize);
   task::StopSource stop;
@@ -206,7 +206,7 @@ TEST_F(BounceAccountTest, AStoppedTokenDoesNotWait) {
   EXPECT_TRUE(taker(2).start(scope_, account, 0, options).has_buffer());
 }
 
-TEST_F(BounceAccountTest, ADestroyedWaiterLeavesNoTrace) {
+TEST_F(BounceAccountTest, ADestroyedWaiterLeavesTheQueue) {
   BounceAccount& account = make(2);
   const auto held = account.try_acquire(kPageSize);
   BounceWaiter& behind = taker(1);
@@ -224,13 +224,12 @@ TEST_F(BounceAccountTest, ADestroyedWaiterLeavesNoTrace) {
 
 task::Task<> release_and_destroy(task::WaitQueue& queue, TrackedBounceBuffer& buffer,
                                  std::optional<BounceAccount::Acquire>& victim) {
-  auto waiting = queue.wait();
-  (void)co_await waiting;
+  (void)co_await queue.wait();
   buffer = TrackedBounceBuffer();
   victim.reset();
 }
 
-TEST_F(BounceAccountTest, AWaiterDestroyedBetweenItsWakeUpAndItsTurnGivesBack) {
+TEST_F(BounceAccountTest, AWaiterDestroyedAfterItsWakeUpReturnsItsPages) {
   BounceAccount& account = make(2);
   auto all = *account.try_acquire(2 * kPageSize);
   std::optional<BounceAccount::Acquire> victim;
@@ -239,13 +238,13 @@ TEST_F(BounceAccountTest, AWaiterDestroyedBetweenItsWakeUpAndItsTurnGivesBack) {
   ASSERT_TRUE(victim->await_suspend(std::noop_coroutine()));
   task::WaitQueue queue;
   scope_.spawn(release_and_destroy(queue, all, victim));
-  // What is released while somebody is being woken wakes others only afterwards.
+  // A release during a wake-up wakes others only afterwards.
   queue.wake_one();
   EXPECT_FALSE(victim.has_value());
   EXPECT_EQ(account.held(), 0u);
 }
 
-TEST_F(BounceAccountTest, AWokenWaiterMayReleaseAndAskAgain) {
+TEST_F(BounceAccountTest, AWokenWaiterMayReleaseAndAcquireAgain) {
   BounceAccount& account = make(1);
   auto all = *account.try_acquire(kPageSize);
   std::vector<BounceWaiter*> line;
@@ -269,7 +268,7 @@ TEST_F(BounceAccountTest, Fault19BuffersAreRecycledAndNotZeroed) {
   EXPECT_EQ(second.bytes().back(), std::byte{0x5a});
 }
 
-/// The naive model of one account: a number and a line.
+/// The naive model of one account: a number and a queue.
 class Model {
  public:
   explicit Model(std::size_t pages) : free_(pages) {}
@@ -303,7 +302,7 @@ class Model {
   std::deque<Entry> line_;
 };
 
-TEST_F(BounceAccountTest, RandomSchedulesGoAsInTheNaiveModel) {
+TEST_F(BounceAccountTest, RandomSchedulesMatchTheNaiveModel) {
   for (std::uint64_t seed = 0; seed < 200; ++seed) {
     std::mt19937_64 random(seed);
     const std::size_t pages = 1 + random() % 24;

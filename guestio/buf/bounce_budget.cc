@@ -9,7 +9,7 @@
 namespace guestio::buf {
 
 BounceBudget::~BounceBudget() {
-  GUESTIO_CHECK(free_ == overflow_ && line_.empty(),
+  GUESTIO_CHECK(free_ == overflow_ && queue_.empty(),
                 "all bounce memory back before its budget goes");
 }
 
@@ -39,65 +39,66 @@ Result<> BounceBudget::allot(std::size_t quota, std::size_t overflow) {
   return {};
 }
 
-void BounceBudget::leave(Place& place) noexcept {
-  if (!place.is_linked()) return;
-  line_.erase(line_.iterator_to(place));
-  in_line_.store(in_line_.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
+void BounceBudget::dequeue(QueueEntry& entry) noexcept {
+  if (!entry.is_linked()) return;
+  queue_.erase(queue_.iterator_to(entry));
+  queue_length_.store(queue_length_.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
 }
 
-void BounceBudget::join(Place& place) noexcept {
-  // From the back: who joins has nearly always come last.
-  auto behind = line_.end();
-  while (behind != line_.begin() && std::prev(behind)->since > place.since) --behind;
-  line_.insert(behind, place);
-  in_line_.store(in_line_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+void BounceBudget::enqueue(QueueEntry& entry) noexcept {
+  // From the back: a new entry is nearly always the latest.
+  auto position = queue_.end();
+  while (position != queue_.begin() && std::prev(position)->since > entry.since) --position;
+  queue_.insert(position, entry);
+  queue_length_.store(queue_length_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
 }
 
-void BounceBudget::serve(const Place& own) noexcept {
+void BounceBudget::serve(const QueueEntry& own) noexcept {
   ++walks_;
-  for (auto next = line_.begin(); next != line_.end();) {
-    Place& place = *next++;
-    Device& device = place.device;
+  for (auto next = queue_.begin(); next != queue_.end();) {
+    QueueEntry& entry = *next++;
+    Device& device = entry.device;
     if (device.passed_over == walks_) continue;
-    if (place.wanted > device.limit - device.used) {
+    if (entry.wanted > device.limit - device.used) {
       device.passed_over = walks_;
       continue;
     }
-    if (place.wanted > free_) return;
-    leave(place);
-    const std::size_t pages = std::exchange(place.wanted, 0);
+    if (entry.wanted > free_) return;
+    dequeue(entry);
+    const std::size_t pages = std::exchange(entry.wanted, 0);
     free_ -= pages;
     high_water_ = std::max(high_water_, overflow_.load(std::memory_order_relaxed) - free_);
     device.used += pages;
-    place.handed += pages;
-    if (&place == &own || std::exchange(place.is_called, true)) continue;
-    GUESTIO_CHECK(place.call, "a way to call the thread that a bounce account waits on");
-    place.call(place.account);
+    entry.handed += pages;
+    if (&entry == &own || std::exchange(entry.is_woken, true)) continue;
+    GUESTIO_CHECK(entry.wakeup, "a wake-up for the thread of a waiting bounce account");
+    entry.wakeup(entry.account);
   }
 }
 
-BounceBudget::Answer BounceBudget::exchange(Place& place, const Demand& demand) noexcept {
+BounceBudget::ExchangeResult BounceBudget::exchange(QueueEntry& entry,
+                                                    const Demand& demand) noexcept {
   const std::lock_guard lock(mutex_);
-  if (place.handed != 0) return {std::exchange(place.handed, 0), false};
+  if (entry.handed != 0) return {std::exchange(entry.handed, 0), false};
   free_ += demand.surplus;
-  place.device.used -= demand.surplus;
-  leave(place);
-  place.wanted = demand.wanted;
-  place.since = demand.since;
-  if (demand.wanted != 0) join(place);
-  serve(place);
-  return {std::exchange(place.handed, 0), true};
+  entry.device.used -= demand.surplus;
+  dequeue(entry);
+  entry.wanted = demand.wanted;
+  entry.since = demand.since;
+  if (demand.wanted != 0) enqueue(entry);
+  serve(entry);
+  return {std::exchange(entry.handed, 0), true};
 }
 
-std::size_t BounceBudget::collect(Place& place) noexcept {
+std::size_t BounceBudget::collect(QueueEntry& entry) noexcept {
   const std::lock_guard lock(mutex_);
-  place.is_called = false;
-  return std::exchange(place.handed, 0);
+  entry.is_woken = false;
+  return std::exchange(entry.handed, 0);
 }
 
-void BounceBudget::set_call(Place& place, BounceWakeup call) noexcept {
+void BounceBudget::set_wakeup(QueueEntry& entry, BounceWakeup wakeup) noexcept {
   const std::lock_guard lock(mutex_);
-  place.call = std::move(call);
+  entry.wakeup = std::move(wakeup);
 }
 
 }  // namespace guestio::buf

@@ -10,8 +10,8 @@ namespace {
 
 constexpr ByteCount kMaxKeptByThread(std::uint64_t{4} << 20);
 
-/// The calling thread's cache. Trivially destructible, so that it can be asked after the thread's
-/// destructors have run: buffers that live that long go straight to the pool.
+/// The calling thread's cache. Trivially destructible, hence usable after the thread's destructors
+/// have run: later buffers go straight to the pool.
 struct ThreadCache {
   BounceCache* cache;
   bool is_gone;
@@ -28,7 +28,7 @@ struct ThreadCacheOwner {
 
 [[gnu::noinline]] void make_thread_cache() { static thread_local ThreadCacheOwner owner; }
 
-/// nullptr when the thread is about to end and has none any more.
+/// nullptr at thread exit, after the cache is gone.
 BounceCache* find_thread_cache() {
   if (thread_cache.cache == nullptr && !thread_cache.is_gone) [[unlikely]]
     make_thread_cache();

@@ -12,20 +12,20 @@
 
 namespace guestio::buf {
 
-/// Temporary host bytes for I/O that guest memory cannot take part in as it lies: page-aligned or
-/// more, adjacent, one segment whatever the size.
+/// A temporary host buffer for I/O with misaligned guest memory: page-aligned or more, contiguous,
+/// one segment of any size.
 ///
-/// Not zeroed: it may hold bytes of earlier requests, of other guests even. Only what has been
-/// written into it since may be shown to a guest (TransferPlan::copy_out() takes care).
+/// Not zeroed: it may hold bytes of earlier requests, even of other guests. Only bytes written into
+/// it since may reach a guest (TransferPlan::copy_out() ensures that).
 ///
-/// A buffer that counts against a budget is a TrackedBounceBuffer (bounce_buffer_tracker.h).
-/// Move-only. Threads: one at a time; it may be released on another thread than it came from.
+/// A buffer charged to a budget is a TrackedBounceBuffer (bounce_account.h). Move-only. Threads:
+/// one at a time; any thread may release it.
 class [[nodiscard]] BounceBuffer {
  public:
-  /// Of no bytes and no memory; what is left when it is moved from.
+  /// Empty, without memory; also the state after a move.
   BounceBuffer() noexcept = default;
-  /// `alignment` is a power of two; below a page it is a page. Recycled memory of the thread; takes
-  /// nothing from the heap. Errors: too large, host (no memory).
+  /// `alignment` is a power of two, at least a page. Recycles memory of the thread, without heap
+  /// allocations. Errors: too large, host (no memory).
   [[nodiscard]] static Result<BounceBuffer> allocate(std::size_t size,
                                                      std::size_t alignment = kPageSize);
   BounceBuffer(BounceBuffer&& other) noexcept
@@ -39,7 +39,7 @@ class [[nodiscard]] BounceBuffer {
     if (block_.pages != 0) release();
   }
 
-  /// As asked for.
+  /// As requested.
   [[nodiscard]] std::size_t size() const noexcept { return segment_.length; }
   [[nodiscard]] std::span<std::byte> bytes() const noexcept {
     return {segment_.data, segment_.length};

@@ -28,7 +28,7 @@ TEST(BounceBuffer, IsPageAlignedAndOneSegmentOfAnySize) {
   }
 }
 
-TEST(BounceBuffer, OfSizeZeroIsOneSegmentToo) {
+TEST(BounceBuffer, OfSizeZeroIsOneSegment) {
   for (const std::size_t alignment : {std::size_t{1}, kPageSize, std::size_t{1} << 20}) {
     const auto buffer = BounceBuffer::allocate(0, alignment);
     ASSERT_TRUE(buffer);
@@ -39,7 +39,7 @@ TEST(BounceBuffer, OfSizeZeroIsOneSegmentToo) {
   }
 }
 
-TEST(BounceBuffer, Fault04IsAsAlignedAsItWasAsked) {
+TEST(BounceBuffer, Fault04HasTheAlignmentOfTheRequest) {
   for (std::size_t alignment = 1; alignment <= std::size_t{8} << 20; alignment *= 2) {
     for (const std::size_t size : {1u, 4096u, 4097u, 100000u}) {
       const auto buffer = BounceBuffer::allocate(size, alignment);
@@ -64,7 +64,7 @@ TEST(BounceBuffer, Fault19MemoryIsRecycledAndNotZeroed) {
   }
   const auto again = BounceBuffer::allocate(131072);
   EXPECT_EQ(again->bytes().data(), before);
-  // The allocator's own link lies in the first bytes; nothing else was touched.
+  // The allocator's link lies in the first bytes; the others are unchanged.
   EXPECT_EQ(again->bytes()[64], std::byte{0x5a});
   EXPECT_EQ(again->bytes().back(), std::byte{0x5a});
 }
@@ -81,7 +81,7 @@ TEST(BounceBuffer, MovesAndSwaps) {
   EXPECT_EQ(other.segments().size(), 1u);
 }
 
-TEST(BounceBuffer, SizesThatNoMachineHasAreErrors) {
+TEST(BounceBuffer, ImpossibleSizesAreErrors) {
   EXPECT_EQ(BounceBuffer::allocate(~std::size_t{0}).error().kind, ErrorKind::kTooLarge);
   EXPECT_FALSE(BounceBuffer::allocate(1, std::size_t{1} << 63));
 }
@@ -105,17 +105,17 @@ struct ReleasedLate {
   ~ReleasedLate() { buffer = BounceBuffer(); }
 };
 
-TEST(BounceBuffer, MayOutliveItsThreadsCacheAndComesBackToThePool) {
+TEST(BounceBuffer, MayOutliveItsThreadsCacheAndReturnsToThePool) {
   const auto release_late = [] {
     std::thread([] {
-      // Made before the cache, so destroyed after it.
+      // Constructed before the cache, hence destroyed after it.
       static thread_local ReleasedLate late;
       late.buffer = *BounceBuffer::allocate(100);
     }).join();
   };
   release_late();
   const std::size_t before = BouncePool::shared().mapped_bytes();
-  // A page that is lost each time would need another slab in the end.
+  // Leaking a page each time would need another slab in the end.
   for (std::size_t i = 0; i <= BouncePool::kSlabBytes / kPageSize; ++i) release_late();
   EXPECT_EQ(BouncePool::shared().mapped_bytes(), before);
 }

@@ -56,7 +56,7 @@ std::size_t BounceBufferTracker::accounts() const noexcept {
 }
 
 Result<OpenBounceAccount> BounceBufferTracker::open_account(const BounceShare& share,
-                                                            BounceWakeup call) {
+                                                            BounceWakeup wakeup) {
   const std::lock_guard lock(mutex_);
   BounceAccount* account = nullptr;
   for (const auto& known : accounts_) {
@@ -72,7 +72,7 @@ Result<OpenBounceAccount> BounceBufferTracker::open_account(const BounceShare& s
     account = *added;
   }
   account->is_open_.store(true, std::memory_order_relaxed);
-  account->open(std::move(call));
+  account->open(std::move(wakeup));
   return OpenBounceAccount(account);
 }
 

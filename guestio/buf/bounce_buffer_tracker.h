@@ -19,33 +19,32 @@ namespace guestio::buf {
 ///
 ///     auto tracker = BounceBufferTracker::create(BounceBufferTracker::kDefaultLimit, threads);
 ///     BounceAccount& account = (*tracker)->account(this_thread);
-///     auto acquiring = account.acquire(131072);
-///     auto bounce = co_await acquiring;
+///     const AcquireOptions options;
+///     auto bounce = co_await account.acquire(131072, options);
 ///
-/// Each thread has a quota of its own, which it uses without asking anybody; what goes beyond it
-/// is lent from the overflow that the threads of all devices of a budget share, in the order of
-/// arrival. So an idle thread's share serves a busy one, and a busy one never leaves another with
-/// less than its quota. What a device holds is bounded by its quotas and its overflow limit, what
-/// all hold by the budget.
+/// Each thread has a quota of its own, used without synchronization. Beyond it, threads of all
+/// devices of a budget borrow from a common overflow, in the order of arrival. An idle thread's
+/// share serves a busy one, and every thread keeps its quota. The quotas and the overflow limit
+/// bound one device, the budget bounds all.
 ///
-/// Fairness. On one thread, first come, first served, without exception: nobody is overtaken by a
-/// request that came later, however small. Between threads, requests that need overflow are served
-/// in the order of arrival, but for two things, both bounded: a thread serves its own waiters from
-/// its own quota; and one that holds overflow may hand it on to at most kMaxOvertakes requests of
-/// its own in a row while others wait. Who is woken has what he asked for: nobody is woken to look.
+/// Fairness on one thread: strictly FIFO; a small request never overtakes an earlier one. Between
+/// threads, requests for overflow are served in the order of arrival, with two bounded exceptions.
+/// A thread serves its own waiters from its own quota. A thread with overflow may pass it to at
+/// most kMaxOvertakes of its own requests in a row while others wait. A woken waiter has its pages:
+/// there are no spurious wake-ups.
 ///
 /// Threads: create(), account(), add_account(), open_account() and statistics() any; an account
 /// belongs to one. Lifetime: outlives accounts in use and their buffers (checked).
 class BounceBufferTracker {
  public:
   static constexpr unsigned kMaxOvertakes = BounceAccount::kMaxOvertakes;
-  /// For each thread, where nobody has a reason for another number.
+  /// The default for each thread.
   static constexpr ByteCount kDefaultLimit{std::uint64_t{8} << 20};
 
   struct Options {
-    /// What lends overflow; nullptr: the tracker has a budget of its own.
+    /// The lender of overflow; nullptr: the tracker has a budget of its own.
     BounceBudget* budget = nullptr;
-    /// The most overflow that this device holds, whatever the budget has.
+    /// The maximum overflow of this device, whatever the budget has.
     ByteCount overflow_limit = BounceBudget::kUnlimited;
   };
 
@@ -58,18 +57,19 @@ class BounceBufferTracker {
   BounceBufferTracker& operator=(const BounceBufferTracker&) = delete;
   ~BounceBufferTracker();
 
-  /// An account for one more thread, which stays as long as the tracker, and maps memory for it.
+  /// Adds an account for one more thread, for the life of the tracker, and maps its memory.
   /// Errors: too large (the budget's total), host.
   [[nodiscard]] Result<BounceAccount*> add_account(const BounceShare& share);
   /// Requires: thread < accounts().
   [[nodiscard]] BounceAccount& account(std::size_t thread) noexcept;
   [[nodiscard]] std::size_t accounts() const noexcept;
 
-  /// For threads that come and go: an account that nobody has open, or a new one. `call` is as for
+  /// For temporary threads: opens a closed account, or adds one. `wakeup` is as for
   /// BounceAccount::open(). Errors: as add_account().
-  [[nodiscard]] Result<OpenBounceAccount> open_account(const BounceShare& share, BounceWakeup call);
+  [[nodiscard]] Result<OpenBounceAccount> open_account(const BounceShare& share,
+                                                       BounceWakeup wakeup);
 
-  /// The sum over all accounts; of high_water, an upper bound of what was held at a time.
+  /// The sum over all accounts. high_water is an upper bound of the bytes held at a time.
   [[nodiscard]] BounceStatistics statistics() const noexcept;
   [[nodiscard]] const BounceBudget& budget() const noexcept { return budget_; }
 

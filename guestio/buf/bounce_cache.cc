@@ -15,7 +15,7 @@ void BounceCache::flush() noexcept {
 
 void BounceCache::release_slow_path(BounceBlock block) noexcept {
   if (block.pages > kMaxCached || block.pages > max_kept_pages_) return pool_.release(block);
-  // What is kept is of sizes that are not wanted any more, or there would be room.
+  // The cached blocks are of sizes no longer in use; otherwise this one would fit.
   flush();
   keep(block);
 }

@@ -13,16 +13,16 @@
 
 namespace guestio::buf {
 
-/// One thread's stock of bounce blocks in front of a pool: blocks by size, last in, first out, so
-/// that what is used next is what the processor's cache still knows.
+/// One thread's cache of bounce blocks in front of a pool: LIFO lists by size, so that the next
+/// block is still in the processor's cache.
 ///
-/// Sizes up to a slab are rounded up to one of 56 classes, at most an eighth more; larger blocks go
-/// to the pool each time. The links lie in the free blocks themselves.
+/// Sizes up to a slab are rounded up to one of 56 classes, by at most an eighth. Larger blocks go
+/// to the pool each time. The links lie in the free blocks.
 ///
 /// Threads: one. Lifetime: the pool outlives it.
 class BounceCache {
  public:
-  /// Keeps at most `max_kept` of free blocks; then all of them go back to the pool at once.
+  /// Keeps at most `max_kept` bytes of free blocks; above that it returns all of them to the pool.
   BounceCache(BouncePool& pool, ByteCount max_kept) noexcept
       : pool_(pool), max_kept_pages_(max_kept.raw() / kPageSize) {}
   BounceCache(const BounceCache&) = delete;
@@ -49,14 +49,14 @@ class BounceCache {
       return release_slow_path(block);
     keep(block);
   }
-  /// Gives everything back to the pool.
+  /// Returns all blocks to the pool.
   void flush() noexcept;
   /// As BouncePool::keep_slab().
   [[nodiscard]] std::span<std::byte> keep_slab(const std::byte* address) noexcept {
     return pool_.keep_slab(address);
   }
 
-  /// What is rounded up to a class, and how it is numbered.
+  /// The size classes.
   static constexpr std::size_t kMaxCached = BouncePool::kSlabBytes / kPageSize;
   static constexpr std::size_t class_of(std::size_t pages) noexcept {
     const std::size_t last = pages - 1;

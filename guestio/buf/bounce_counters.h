@@ -13,12 +13,12 @@ namespace guestio::buf {
 
 /// Why a block goes through bounce memory.
 enum class BounceReason : std::uint8_t {
-  kMisaligned,       ///< the guest's bytes lie at an address that the file does not take
+  kMisaligned,       ///< the host address breaks the file's memory alignment
   kSegmentBoundary,  ///< a segment ends inside the block
   kPadding,          ///< the request covers only a part of the block
-  kPolicy,           ///< everything does (TransferPlan::Policy::kBounceAll)
-  kManyPieces,       ///< it could go direct, but one copy costs less than so many pieces
-  kSlowCopy,         ///< it could go direct, but to where it lies the kernel copies slowly
+  kPolicy,           ///< all blocks are bounced (TransferPlan::Policy::kBounceAll)
+  kManyPieces,       ///< could go direct, but one copy costs less than that many pieces
+  kSlowCopy,         ///< could go direct, but the kernel copies slowly to that address
 };
 inline constexpr std::size_t kBounceReasons = 6;
 
@@ -44,22 +44,22 @@ class BouncedBytes {
   std::array<Counter, kBounceReasons> bytes_;
 };
 
-/// How much of a channel's traffic was copied, and why. Written by one thread, read by any.
+/// The bytes of a channel that were copied, and why. Written by one thread, read by any.
 struct BounceCounters {
   Counter plans;  ///< vectored calls
   Counter direct_bytes;
   BouncedBytes bounced;  ///< padding included
 };
 
-/// Counts since the account was made. Written by its thread, readable from any: each is exact, all
-/// together need not be of one moment.
+/// Counts of a bounce account since its creation. Written by its thread, read by any. Each count is
+/// exact; together they are no snapshot of one moment.
 struct BounceStatistics {
   std::uint64_t grants = 0;
-  std::uint64_t waits = 0;      ///< requests that had to wait
-  std::uint64_t cancelled = 0;  ///< of these, those that ended without a buffer
+  std::uint64_t waits = 0;      ///< requests with a wait
+  std::uint64_t cancelled = 0;  ///< of these, those without a buffer in the end
   std::chrono::nanoseconds wait_time{};
   std::chrono::nanoseconds longest_wait{};
-  ByteCount high_water;  ///< the most that was held at a time
+  ByteCount high_water;  ///< maximum held at a time
 };
 
 }  // namespace guestio::buf

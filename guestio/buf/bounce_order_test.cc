@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Places in the line for overflow when the request that has one changes.
+// Entries in the queue for overflow when their request changes.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -38,7 +38,7 @@ class BounceOrderTest : public testing::Test {
   std::deque<BounceWaiter> takers_;
 };
 
-TEST_F(BounceOrderTest, AWaiterDoesNotInheritThePlaceOfOneThatLeft) {
+TEST_F(BounceOrderTest, AWaiterDoesNotInheritTheQueuePositionOfACancelledOne) {
   BounceAccount& holder = add(0, 7);
   BounceAccount& other = add(7, 0);
   const auto held = *holder.try_acquire(kPageSize);
@@ -71,7 +71,7 @@ TEST_F(BounceOrderTest, OvertakingIsBoundedForRequestsOfDifferentSizes) {
     takers_[next].give_back();
     answer_calls();
   }
-  // Two pages are handed back, each after so many.
+  // Two pages are returned, each after that many.
   EXPECT_LE(next, 2 * (BounceBufferTracker::kMaxOvertakes + 1));
   takers_[0].give_back();
   answer_calls();

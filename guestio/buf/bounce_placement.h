@@ -11,21 +11,21 @@
 #include "guestio/buf/bounce_cache.h"
 #include "guestio/buf/io_buffer.h"
 
-/// How a buffer of some size and alignment is laid into pages. For the sources of bounce_*.cc.
+/// The layout of a buffer in pages. For the sources bounce_*.cc only.
 namespace guestio::buf::internal {
 
-/// Pages that the bytes take; no overflow for any size.
+/// The pages of `size` bytes; no overflow for any size.
 [[nodiscard]] constexpr std::size_t pages_for(std::size_t size) noexcept {
   return size / kPageSize + (size % kPageSize != 0);
 }
 
-/// A buffer and the block that it lies in.
+/// A buffer and its block.
 struct PlacedBuffer {
   IoBuffer segment;
   BounceBlock block;
 };
 
-/// Where the address of a buffer without bytes points: to a page that is nobody's.
+/// The address of empty buffers, in a page of its own.
 alignas(kPageSize) inline std::byte no_bytes[1];
 
 /// Requires: a power of two. Errors: as BouncePool::allocate().
@@ -34,7 +34,7 @@ alignas(kPageSize) inline std::byte no_bytes[1];
   std::size_t pages = pages_for(size);
   if (alignment > kPageSize) [[unlikely]] {
     GUESTIO_CHECK(std::has_single_bit(alignment), "an alignment that is a power of two");
-    // Somewhere in so many pages there is an aligned one with enough behind it.
+    // That many pages contain an aligned start with enough pages after it.
     pages = std::max<std::size_t>(pages, 1) + (alignment / kPageSize - 1);
   } else if (pages == 0) {
     return PlacedBuffer{{no_bytes, 0}, {}};

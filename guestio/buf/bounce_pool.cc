@@ -65,7 +65,7 @@ BouncePool::~BouncePool() {
 }
 
 BouncePool& BouncePool::shared() noexcept {
-  // Never destroyed: buffers may be released while the process ends.
+  // Never destroyed: buffers may be released during exit.
   static auto* const pool = new BouncePool(ByteCount(std::uint64_t{16} << 20));
   return *pool;
 }
@@ -76,7 +76,7 @@ Result<BouncePool::Slabs::iterator> BouncePool::add_slab(std::size_t bytes) {
   if (::mprotect(memory->data(), bytes, PROT_READ | PROT_WRITE) != 0) {
     return fail_host("memory for bounce buffers");
   }
-  // Advice only: without huge pages it works as well.
+  // Advice only: works without huge pages.
   if (page_kind_ == PageKind::kHuge) (void)::madvise(memory->data(), bytes, MADV_HUGEPAGE);
   const std::size_t pages = bytes / kPageSize;
   Slab slab{std::move(*memory), pages, pages, false,

@@ -12,55 +12,54 @@
 #include "guestio/base/mapping.h"
 #include "guestio/base/units.h"
 
-/// Where the bytes of bounce buffers come from.
+/// The memory of bounce buffers.
 namespace guestio::buf {
 
-/// Adjacent pages on loan.
+/// Adjacent allocated pages.
 struct BounceBlock {
   std::byte* data = nullptr;  ///< page-aligned
   std::size_t pages = 0;
 };
 
-/// Bounce memory in slabs that are mapped once and recycled. Nothing is zeroed: a block holds
-/// whatever it held last.
+/// Bounce memory in slabs, mapped once and recycled. Nothing is zeroed: a block keeps its old
+/// bytes.
 ///
 ///   slab, 2 MiB   |aaaa|..|bbbbbbbb|.....|c|............|      a bit a page, first fit
 ///
-/// A block larger than a slab gets a mapping of its own. Caches stand in front of this
-/// (bounce_cache.h), so it need not be quick.
+/// A block larger than a slab has a mapping of its own. Caches (bounce_cache.h) serve most
+/// requests, so this need not be fast.
 ///
 /// Threads: any. Lifetime: outlives its blocks (checked).
 class BouncePool {
  public:
-  /// Slabs are aligned to this and multiples of it: what a huge page covers, and what a ring can
-  /// register as one buffer.
+  /// Alignment and unit of slabs: a huge page, and one registered buffer of an io_uring.
   static constexpr std::size_t kSlabBytes = std::size_t{2} << 20;
   static constexpr std::size_t kMaxPages = std::size_t{1} << 28;
 
   enum class PageKind : std::uint8_t {
     kSmall,
-    kHuge,  ///< asks the kernel for huge pages, and does without where it has none
+    kHuge,  ///< advises huge pages, and works without them
   };
 
-  /// Slabs that nobody uses are kept up to `max_idle` in all, or what was reserved if that is
-  /// more, and those of keep_slab(); the rest is given back to the system.
+  /// Keeps idle slabs up to `max_idle` bytes or the reserved bytes, whichever is more, and those of
+  /// keep_slab(). Unmaps the rest.
   explicit BouncePool(ByteCount max_idle, PageKind page_kind = PageKind::kHuge) noexcept
       : page_kind_(page_kind), max_idle_(max_idle.raw()) {}
   BouncePool(const BouncePool&) = delete;
   BouncePool& operator=(const BouncePool&) = delete;
   ~BouncePool();
 
-  /// The pool of buffers that belong to no budget. Never destroyed.
+  /// The pool of buffers without a budget. Never destroyed.
   static BouncePool& shared() noexcept;
 
-  /// Maps slabs for `bytes` in all, so that requests find them. Errors: host.
+  /// Maps slabs for `bytes` in all, ahead of requests. Errors: host.
   [[nodiscard]] Result<> reserve(ByteCount bytes);
   /// Requires: pages > 0. Errors: too large, host (no memory).
   [[nodiscard]] Result<BounceBlock> allocate(std::size_t pages);
   /// Requires: the block came from here.
   void release(BounceBlock block) noexcept;
-  /// The slab around `address`, which from now on stays mapped as long as the pool: for those that
-  /// tell the kernel about it. Requires: inside a block that is out on loan.
+  /// The slab around `address`. It stays mapped for the life of the pool from now on, so that the
+  /// kernel can register it. Requires: `address` lies in an allocated block.
   [[nodiscard]] std::span<std::byte> keep_slab(const std::byte* address) noexcept;
 
   [[nodiscard]] std::size_t mapped_bytes() const noexcept;
@@ -74,8 +73,8 @@ class BouncePool {
     std::vector<std::uint64_t> free_map;  // a bit a page, set when free
 
     [[nodiscard]] bool is_idle() const noexcept { return free_pages == pages; }
-    /// The first page of a hole for so many. Large blocks and small ones do not share slabs: a
-    /// small one that stays would keep all of a large one's memory.
+    /// The first page of a hole of `count` pages. Large and small blocks do not share slabs: a
+    /// small one would keep the memory of a released large one.
     [[nodiscard]] std::optional<std::size_t> find(std::size_t count) const noexcept;
     void mark(std::size_t first, std::size_t count, bool free) noexcept;
     [[nodiscard]] BounceBlock take(std::size_t first, std::size_t count) noexcept;
@@ -93,7 +92,7 @@ class BouncePool {
   std::size_t max_idle_;
   Slabs slabs_;  // by address
   std::size_t mapped_ = 0;
-  std::size_t idle_ = 0;  // bytes of slabs that nobody uses
+  std::size_t idle_ = 0;  // bytes of unused slabs
 };
 
 }  // namespace guestio::buf

@@ -19,7 +19,7 @@ constexpr std::size_t kSlabPages = BouncePool::kSlabBytes / kPageSize;
 constexpr ByteCount kNothing(0);
 constexpr ByteCount kMuch(std::uint64_t{64} << 20);
 
-TEST(BouncePool, LendsAdjacentPagesOfOneSlabAfterTheOther) {
+TEST(BouncePool, AllocatesAdjacentPagesSlabBySlab) {
   BouncePool pool(kMuch);
   const BounceBlock first = *pool.allocate(10);
   const BounceBlock second = *pool.allocate(kSlabPages - 10);
@@ -30,7 +30,7 @@ TEST(BouncePool, LendsAdjacentPagesOfOneSlabAfterTheOther) {
   for (const BounceBlock& block : {first, second, third}) pool.release(block);
 }
 
-TEST(BouncePool, FindsTheFirstHoleThatFits) {
+TEST(BouncePool, AllocatesFirstFit) {
   BouncePool pool(kMuch);
   std::vector<BounceBlock> blocks;
   for (const std::size_t pages : {60u, 3u, 10u, 64u, 5u}) blocks.push_back(*pool.allocate(pages));
@@ -44,7 +44,7 @@ TEST(BouncePool, FindsTheFirstHoleThatFits) {
   pool.release(blocks[3]);
 }
 
-TEST(BouncePool, BlocksLargerThanASlabHaveOneOfTheirOwn) {
+TEST(BouncePool, BlocksLargerThanASlabHaveTheirOwnMapping) {
   BouncePool pool(kNothing);
   const BounceBlock block = *pool.allocate(kSlabPages + 1);
   EXPECT_EQ(pool.mapped_bytes(), 2 * BouncePool::kSlabBytes);
@@ -53,7 +53,7 @@ TEST(BouncePool, BlocksLargerThanASlabHaveOneOfTheirOwn) {
   EXPECT_EQ(pool.mapped_bytes(), 0u);
 }
 
-TEST(BouncePool, ASmallBlockNeverKeepsALargeOnesMemory) {
+TEST(BouncePool, ASmallBlockNeverKeepsTheMemoryOfALargeOne) {
   BouncePool pool(kNothing);
   const BounceBlock large = *pool.allocate(4 * kSlabPages);
   pool.release(large);
@@ -65,7 +65,7 @@ TEST(BouncePool, ASmallBlockNeverKeepsALargeOnesMemory) {
   pool.release(small);
 }
 
-TEST(BouncePool, SizesThatNoMachineHasAreErrors) {
+TEST(BouncePool, ImpossibleSizesAreErrors) {
   BouncePool pool(kNothing);
   EXPECT_EQ(pool.allocate(BouncePool::kMaxPages + 1).error().kind, ErrorKind::kTooLarge);
   EXPECT_EQ(pool.allocate(~std::size_t{0}).error().kind, ErrorKind::kTooLarge);
@@ -81,7 +81,7 @@ TEST(BouncePool, KeepsIdleSlabsUpToItsLimit) {
   EXPECT_EQ(pool.mapped_bytes(), BouncePool::kSlabBytes);
 }
 
-TEST(BouncePool, ASlabThatShallBeKeptStaysThoughNobodyUsesIt) {
+TEST(BouncePool, AKeptSlabStaysMappedWhileIdle) {
   BouncePool pool(kNothing);
   const BounceBlock kept = *pool.allocate(3);
   const BounceBlock other = *pool.allocate(kSlabPages);
@@ -96,7 +96,7 @@ TEST(BouncePool, ASlabThatShallBeKeptStaysThoughNobodyUsesIt) {
   pool.release(again);
 }
 
-TEST(BouncePool, ReservesBeforeItIsAsked) {
+TEST(BouncePool, ReservedSlabsServeLaterRequests) {
   BouncePool pool(kMuch);
   ASSERT_TRUE(pool.reserve(ByteCount(5 << 20)));
   EXPECT_EQ(pool.mapped_bytes(), std::size_t{6} << 20);
@@ -104,7 +104,7 @@ TEST(BouncePool, ReservesBeforeItIsAsked) {
   EXPECT_EQ(pool.mapped_bytes(), std::size_t{6} << 20);
 }
 
-TEST(BouncePool, RandomBlocksNeverOverlapAndAllComeBack) {
+TEST(BouncePool, RandomBlocksNeverOverlapAndAreAllReleased) {
   BouncePool pool(kNothing);
   std::mt19937_64 random(3);
   struct Held {
@@ -138,7 +138,7 @@ TEST(BouncePool, RandomBlocksNeverOverlapAndAllComeBack) {
   EXPECT_EQ(pool.mapped_bytes(), 0u);
 }
 
-TEST(BouncePoolDeathTest, ABlockThatComesBackTwiceIsABug) {
+TEST(BouncePoolDeathTest, ReleasingABlockTwiceIsABug) {
   BouncePool pool(kMuch);
   const BounceBlock block = *pool.allocate(2);
   pool.release(block);
@@ -159,7 +159,7 @@ TEST(BounceCache, RoundsUpByAtMostAnEighth) {
   EXPECT_EQ(*classes.rbegin(), 55u);
 }
 
-TEST(BounceCache, GivesWhatCameBackLastOfThatSize) {
+TEST(BounceCache, ReusesTheLastReleasedBlockOfTheSize) {
   BouncePool pool(kMuch);
   BounceCache cache(pool, kMuch);
   const BounceBlock one = *cache.allocate(32);
@@ -174,7 +174,7 @@ TEST(BounceCache, GivesWhatCameBackLastOfThatSize) {
   cache.release(small);
 }
 
-TEST(BounceCache, GivesBackAllWhenItKeepsTooMuch) {
+TEST(BounceCache, ReturnsAllBlocksAboveItsLimit) {
   BouncePool pool(kNothing);
   BounceCache cache(pool, ByteCount(10 * kPageSize));
   const BounceBlock large = *cache.allocate(8);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Random schedules on several accounts, checked after each step against what is promised, from
-// bookkeeping of the test's own. bounce_account_test.cc compares one account with a naive model.
+// Random schedules on several accounts. Each step is checked against the documented guarantees,
+// with the test's own bookkeeping. bounce_account_test.cc compares one account with a naive model.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -31,7 +31,7 @@ struct Thread {
   BounceAccount* account;
   std::size_t quota;
   std::size_t device;
-  std::deque<Request> requests;  // in the order they came
+  std::deque<Request> requests;  // in order of arrival
 
   [[nodiscard]] std::size_t used() const {
     std::size_t sum = 0;
@@ -45,7 +45,7 @@ struct Thread {
                                 [](const Request& one) { return one.taker.is_waiting(); });
   }
   [[nodiscard]] bool is_waiting() const { return longest_waiter() != requests.end(); }
-  /// What its longest waiter lacks.
+  /// The pages its longest waiter lacks.
   [[nodiscard]] std::size_t lack() const { return longest_waiter()->pages - own_free(); }
 };
 
@@ -87,7 +87,7 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
     if (request.taker.is_waiting()) request.stop.request_stop();
     request.taker.give_back();
   }
-  /// What the loops of the threads do.
+  /// The work of the threads' loops.
   void answer_calls() {
     while (!calls_.empty()) {
       BounceAccount* const called = calls_.front();
@@ -96,7 +96,7 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
     }
   }
 
-  // Promises.
+  // Guarantees.
 
   void check_thread(const Thread& thread) {
     ASSERT_EQ(thread.account->held(), thread.used() * kPageSize);
@@ -117,7 +117,7 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
     return overflow_ - borrowed_[0] - borrowed_[1];
   }
 
-  /// The oldest waiter that needs overflow and may have it does not fit; those behind have to wait.
+  /// The oldest eligible waiter for overflow does not fit; later ones wait.
   void check_line() {
     std::vector<const Thread*> line;
     for (const Thread& thread : threads_) {
@@ -160,14 +160,14 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
   std::array<Thread, 5> threads_;
 };
 
-TEST_P(BouncePropertyTest, EveryPromiseIsKept) {
+TEST_P(BouncePropertyTest, EveryGuaranteeHolds) {
   for (int round = 0; round < single_threaded_rounds(3000); ++round) {
     random_() % 2 == 0 ? ask() : end_one();
     answer_calls();
     ASSERT_NO_FATAL_FAILURE(check()) << "round " << round;
   }
   for (Thread& thread : threads_) {
-    // From the back, so that nobody is served any more.
+    // From the back, so that no waiter is served.
     for (auto one = thread.requests.rbegin(); one != thread.requests.rend(); ++one) end(*one);
   }
   answer_calls();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Several accounts: overflow, limits of devices and of the total, calls between threads. All on one
-// thread here, which plays the others; bounce_threads_test.cc has real ones.
+// Several accounts: overflow, limits of devices and of the total, wake-ups between threads. One
+// thread simulates the others; bounce_threads_test.cc has real ones.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -16,7 +16,7 @@ using testing::ElementsAre;
 
 class BounceSharingTest : public testing::Test {
  protected:
-  /// An account with `quota` pages of its own; it adds `overflow` to what all share.
+  /// An account with `quota` pages of its own. Adds `overflow` pages to the shared ones.
   BounceAccount& add(BounceBufferTracker& tracker, std::size_t quota, std::size_t overflow) {
     BounceAccount& account =
         **tracker.add_account({ByteCount(quota * kPageSize), ByteCount(overflow * kPageSize)});
@@ -24,7 +24,7 @@ class BounceSharingTest : public testing::Test {
     accounts_.push_back(&account);
     return account;
   }
-  /// What the loops of the other threads do.
+  /// The work of the other threads' loops.
   void answer_calls() {
     while (!calls_.empty()) {
       BounceAccount* const called = calls_.front();
@@ -50,7 +50,7 @@ class BounceSharingTest : public testing::Test {
   std::deque<BounceWaiter> takers_;
 };
 
-TEST_F(BounceSharingTest, TheSimpleFormHalvesEachLimit) {
+TEST_F(BounceSharingTest, CreateHalvesEachLimit) {
   const auto tracker = std::move(*BounceBufferTracker::create(ByteCount(9 * kPageSize), 3));
   ASSERT_EQ(tracker->accounts(), 3u);
   EXPECT_EQ(tracker->account(2).share(),
@@ -59,7 +59,7 @@ TEST_F(BounceSharingTest, TheSimpleFormHalvesEachLimit) {
   EXPECT_EQ(tracker->budget().overflow(), ByteCount(12 * kPageSize));
 }
 
-TEST_F(BounceSharingTest, AloneAThreadCanHoldAllOfTheDefaultLimit) {
+TEST_F(BounceSharingTest, ASingleThreadCanHoldTheDefaultLimit) {
   const auto tracker =
       std::move(*BounceBufferTracker::create(BounceBufferTracker::kDefaultLimit, 1));
   const auto all = tracker->account(0).try_acquire(std::size_t{8} << 20);
@@ -79,7 +79,7 @@ TEST_F(BounceSharingTest, Fault07AnIdleThreadsBudgetServesABusyOne) {
   EXPECT_EQ(budget_.free_overflow(), ByteCount(12 * kPageSize));
 }
 
-TEST_F(BounceSharingTest, Fault07ABusyThreadLeavesTheOthersTheirQuota) {
+TEST_F(BounceSharingTest, Fault07ABusyThreadLeavesOthersTheirQuota) {
   BounceAccount& busy = add(tracker_, 4, 4);
   BounceAccount& other = add(tracker_, 4, 4);
   const auto all = busy.try_acquire(12 * kPageSize);
@@ -107,7 +107,7 @@ TEST_F(BounceSharingTest, OverflowIsLentInTheOrderOfArrival) {
   EXPECT_THAT(served_, testing::UnorderedElementsAre(1, 2, 3));
 }
 
-TEST_F(BounceSharingTest, AThreadIsCalledOnceHoweverOftenItIsServed) {
+TEST_F(BounceSharingTest, AThreadIsWokenOnceHoweverOftenItIsServed) {
   BounceAccount& holder = add(tracker_, 1, 8);
   BounceAccount& other = add(tracker_, 1, 0);
   auto one = *holder.try_acquire(5 * kPageSize);
@@ -121,7 +121,7 @@ TEST_F(BounceSharingTest, AThreadIsCalledOnceHoweverOftenItIsServed) {
   EXPECT_THAT(served_, ElementsAre(1, 2));
 }
 
-TEST_F(BounceSharingTest, PagesHandedToAWaiterThatLeftGoToTheNext) {
+TEST_F(BounceSharingTest, PagesGrantedToACancelledWaiterGoToTheNext) {
   BounceAccount& holder = add(tracker_, 1, 4);
   BounceAccount& leaver = add(tracker_, 1, 0);
   BounceAccount& other = add(tracker_, 1, 0);
@@ -139,7 +139,7 @@ TEST_F(BounceSharingTest, PagesHandedToAWaiterThatLeftGoToTheNext) {
   EXPECT_EQ(budget_.free_overflow(), ByteCount(4 * kPageSize));
 }
 
-TEST_F(BounceSharingTest, AWaiterThatLeavesTheLineLetsTheOthersUp) {
+TEST_F(BounceSharingTest, ACancelledWaiterAdvancesTheOthers) {
   BounceAccount& holder = add(tracker_, 1, 4);
   BounceAccount& leaver = add(tracker_, 1, 0);
   BounceAccount& other = add(tracker_, 1, 0);
@@ -153,7 +153,7 @@ TEST_F(BounceSharingTest, AWaiterThatLeavesTheLineLetsTheOthersUp) {
   EXPECT_THAT(served_, ElementsAre(2));
 }
 
-TEST_F(BounceSharingTest, WaitersOfTwoThreadsDoNotHoldWhatTheOtherNeeds) {
+TEST_F(BounceSharingTest, WaitersOfTwoThreadsDoNotDeadlock) {
   BounceAccount& one = add(tracker_, 2, 4);
   BounceAccount& two = add(tracker_, 2, 4);
   auto first = *one.try_acquire(6 * kPageSize);
@@ -169,7 +169,7 @@ TEST_F(BounceSharingTest, WaitersOfTwoThreadsDoNotHoldWhatTheOtherNeeds) {
   EXPECT_THAT(served_, ElementsAre(1, 2));
 }
 
-TEST_F(BounceSharingTest, ARequestThatNeedsItsWholeQuotaWaitsForItsOwnReleases) {
+TEST_F(BounceSharingTest, ARequestForTheWholeQuotaWaitsForItsOwnReleases) {
   BounceAccount& account = add(tracker_, 8, 8);
   auto own = *account.try_acquire(4 * kPageSize);
   taker(1).start(scope_, account, 16 * kPageSize);
@@ -184,7 +184,7 @@ TEST_F(BounceSharingTest, Fault07OvertakingIsBounded) {
   std::deque<TrackedBounceBuffer> held;
   held.push_back(*holder.try_acquire(2 * kPageSize));
   taker(0).start(scope_, patient, 2 * kPageSize);
-  // The holder's own waiters pass the two pages on, but not for ever.
+  // The holder's own waiters pass on the two pages, a bounded number of times.
   for (int i = 1; i <= 100; ++i) taker(i).start(scope_, holder, 2 * kPageSize);
   held.clear();
   for (std::size_t i = 1; takers_[0].is_waiting(); ++i) {
@@ -201,7 +201,7 @@ TEST_F(BounceSharingTest, Fault07OvertakingIsBounded) {
   EXPECT_EQ(served_.size(), 101u);
 }
 
-TEST_F(BounceSharingTest, ADevicesLimitHoldsUpThatDeviceOnly) {
+TEST_F(BounceSharingTest, TheLimitOfADeviceBlocksThatDeviceOnly) {
   BounceAccount& one = add(tracker_, 1, 10);
   BounceAccount& limited = add(other_tracker_, 1, 0);
   BounceAccount& also_limited = add(other_tracker_, 1, 0);
@@ -225,7 +225,7 @@ TEST_F(BounceSharingTest, TheTotalBoundsAllTrackers) {
   EXPECT_TRUE(other.add_account(BounceShare::of(ByteCount(4 * kPageSize))));
 }
 
-TEST_F(BounceSharingTest, AClosedAccountIsOpenedAgain) {
+TEST_F(BounceSharingTest, AClosedAccountIsReopened) {
   const BounceShare share = BounceShare::of(ByteCount(8 * kPageSize));
   const auto ignore = [](BounceAccount&) {};
   auto first = *tracker_.open_account(share, ignore);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// One tracker and real threads: for the thread sanitizer.
+// One tracker and real threads, for the thread sanitizer.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -21,7 +21,7 @@ namespace {
 constexpr int kThreads = 4;
 constexpr int kTasks = 16;
 
-/// A thread with a loop: coroutines that yield, and calls from other threads.
+/// A thread with a loop: yielding coroutines, and calls from other threads.
 class Worker {
  public:
   Worker(BounceBufferTracker& tracker, std::size_t index)
@@ -29,7 +29,7 @@ class Worker {
     account_.open([this](BounceAccount&) { call(); });
   }
 
-  /// Starts `kTasks` of `rounds` rounds each and runs until they are over.
+  /// Starts `kTasks` of `rounds` rounds each and runs until they end.
   void run(int rounds) {
     for (Client& client : clients_) scope_.spawn(work(client, rounds));
     while (scope_.running() != 0) {
@@ -60,18 +60,16 @@ class Worker {
       AcquireOptions options;
       options.token = client.stop->token();
       const std::size_t pages = 1 + random_() % (random_() % 8 == 0 ? 12 : 3);
-      auto acquiring = account_.acquire(pages * kPageSize, options);
-      auto bounce = co_await acquiring;
+      auto bounce = co_await account_.acquire(pages * kPageSize, options);
       if (!bounce) {
         ++cancelled_;
         continue;
       }
       ++client.granted;
       ++granted_;
-      // Nobody else writes to it meanwhile: the sanitizer sees two who do.
+      // No other thread writes to it meanwhile: the sanitizer would detect that.
       std::memset(bounce->bytes().data(), round, 64);
-      auto yielding = yielding_.wait();
-      (void)co_await yielding;
+      (void)co_await yielding_.wait();
       EXPECT_EQ(bounce->bytes()[63], static_cast<std::byte>(round));
     }
   }
@@ -103,7 +101,7 @@ class Worker {
   bool is_called_ = false;  // protected by mutex_
 };
 
-TEST(BounceThreads, AStormOfCancellationsLeavesTheBudgetWhole) {
+TEST(BounceThreads, ManyCancellationsLeaveTheBudgetComplete) {
   const auto tracker = std::move(*BounceBufferTracker::create(ByteCount(8 * kPageSize), kThreads));
   std::array<std::uint64_t, kThreads> granted{};
   std::array<std::uint64_t, kThreads> cancelled{};

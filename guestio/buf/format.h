@@ -40,7 +40,7 @@ Out put(Out out, const BounceStatistics& counts) {
       duration_cast<microseconds>(counts.longest_wait).count(), counts.high_water);
 }
 
-/// What every formatter here is: put(), without options.
+/// The base of all formatters here: put(), without options.
 struct Formatter {
   static constexpr auto parse(fmt::format_parse_context& context) { return context.begin(); }
   template <typename T, typename Context>

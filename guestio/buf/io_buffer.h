@@ -10,15 +10,14 @@
 
 namespace guestio::buf {
 
-/// A run of host bytes that the kernel may be given: a pointer and a length with the layout of
-/// `iovec`. The bytes may be shared with a guest, so they are touched only by the kernel or through
-/// mem/recover.h. Does not own them. A default one is empty and safe to use in any way.
+/// A run of host bytes for the kernel: a pointer and a length with the layout of `iovec`. The bytes
+/// may be shared with a guest, so only the kernel and mem/recover.h access them. Does not own them.
+/// A default one is empty and valid.
 ///
-/// It is what guest memory is locked as, what bounce memory is made of and what system calls take:
-/// one type, so that nothing is converted between them.
+/// Locked guest memory, bounce memory and system calls share this one type, without conversions.
 using IoBuffer = mem::HostSegment;
 
-/// The same bytes as the system calls want them.
+/// The same bytes for system calls.
 [[nodiscard]] inline std::span<const ::iovec> as_iovecs(
     std::span<const IoBuffer> buffers) noexcept {
   return {mem::as_iovecs(buffers.data()), buffers.size()};

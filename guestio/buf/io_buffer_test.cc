@@ -11,7 +11,7 @@
 namespace guestio::buf {
 namespace {
 
-TEST(IoBuffer, Fault01ADefaultOneIsEmptyAndSafeToUse) {
+TEST(IoBuffer, Fault01IsEmptyAndValidByDefault) {
   const IoBuffer buffer;
   EXPECT_TRUE(buffer.is_empty());
   EXPECT_EQ(buffer.data, nullptr);

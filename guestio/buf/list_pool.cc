@@ -30,8 +30,8 @@ static_assert(class_of(FramePool::kMaxFrameBytes + 1) == 0);
 static_assert(class_of(ListPool::kMaxKeptBlock) == kClasses - 1);
 static_assert(size_of_class(kClasses - 1) == ListPool::kMaxKeptBlock);
 
-/// One thread's free blocks. Trivially destructible, so that a block may be released after the
-/// thread's destructors have run: it goes to the heap then.
+/// One thread's free blocks. Trivially destructible, hence usable after the thread's destructors
+/// have run: a block released that late goes to the heap.
 struct FreeLists {
   std::array<FreeBlock*, kClasses> heads;
   std::size_t kept;
@@ -40,7 +40,7 @@ struct FreeLists {
 constinit thread_local FreeLists free_lists{};
 
 struct ReleaseAtThreadExit {
-  // Not constexpr, so that the first use registers the destructor.
+  // Not constexpr: the first use registers the destructor.
   ReleaseAtThreadExit() noexcept { free_lists.is_closed = false; }
   ReleaseAtThreadExit(const ReleaseAtThreadExit&) = delete;
   ReleaseAtThreadExit& operator=(const ReleaseAtThreadExit&) = delete;

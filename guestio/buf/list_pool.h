@@ -6,17 +6,17 @@
 /// Memory for lists on the request path.
 namespace guestio::buf {
 
-/// Where the segment and piece lists of large requests grow, so that a thread that has warmed up
-/// handles requests of any size without touching the heap: up to FramePool::kMaxFrameBytes it is
-/// the thread's frame pool, up to kMaxKeptBlock free lists of its own by powers of two; what is
-/// larger goes to operator new and delete.
+/// The storage of long segment and piece lists, so that a warm thread handles requests of any size
+/// without heap allocations. Blocks up to FramePool::kMaxFrameBytes come from the thread's frame
+/// pool, up to kMaxKeptBlock from thread-local free lists by powers of two, larger ones from
+/// operator new.
 ///
-/// Threads: any, without locks; a block may be released on another thread and is then kept there.
-/// Errors: out of memory ends the process.
+/// Threads: any, without locks; a block released on another thread stays there.
+/// Errors: out of memory terminates the process.
 class ListPool {
  public:
   static constexpr std::size_t kMaxKeptBlock = std::size_t{1} << 20;
-  /// The most that a thread's own lists hold.
+  /// The maximum bytes on a thread's free lists.
   static constexpr std::size_t kMaxKeptBytes = std::size_t{4} << 20;
 
   /// Aligned as by operator new.

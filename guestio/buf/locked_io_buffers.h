@@ -10,21 +10,21 @@
 
 namespace guestio::buf {
 
-/// The host segments of a request's guest memory, held in place for the kernel's use until this
-/// goes away. Move-only. Made by RequestBuffers::lock(); of an empty request it has no segments.
+/// The host segments of a request's guest memory, locked in place for the kernel for the lifetime
+/// of this object. Move-only. Made by RequestBuffers::lock(); an empty request has no segments.
 ///
-/// Lifetime: the GuestMemory that was locked, or a copy of it, must outlive the kernel's use.
-/// Nothing here notes what the kernel writes: RequestBuffers::mark_written() does.
+/// Lifetime: the locked GuestMemory, or a copy of it, outlives the kernel's use. The kernel's
+/// writes are not logged here: call RequestBuffers::mark_written().
 class [[nodiscard]] LockedIoBuffers {
  public:
-  // Not defaulted: a value-initialised one would have its whole inline storage zeroed first.
+  // Not defaulted: value initialisation would zero the inline storage.
   LockedIoBuffers() noexcept {}
   LockedIoBuffers(LockedIoBuffers&&) noexcept = default;
-  /// Unlocks what was held before.
+  /// Unlocks the previous segments.
   LockedIoBuffers& operator=(LockedIoBuffers&&) noexcept = default;
   ~LockedIoBuffers() = default;
 
-  /// In the order of the request, none empty, joined where they meet in host memory.
+  /// In the order of the request, none empty, merged where adjacent in host memory.
   [[nodiscard]] std::span<const IoBuffer> segments() const noexcept {
     return {segments_.data(), segments_.size()};
   }

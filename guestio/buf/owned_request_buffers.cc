@@ -48,7 +48,7 @@ Result<OwnedRequestBuffers> OwnedRequestBuffers::from_extents(
 }
 
 mem::AnyRange OwnedRequestBuffers::range() const noexcept {
-  // What was checked when this was built cannot fail now.
+  // Checked at construction: cannot fail here.
   if (const auto* pages = std::get_if<Pages>(&list_)) {
     return *mem::PagedRange::from_pages(pages->offset, size_, pages->gpns);
   }

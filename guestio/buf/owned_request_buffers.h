@@ -11,39 +11,39 @@
 
 namespace guestio::buf {
 
-/// Guest memory of a request that owns its list of pages or extents: for requests of our own, for
-/// tests, and for work that outlives the list it was described by. Copyable; buffers() gives the
-/// view that everything else takes.
+/// The guest memory of a request with an owned list of pages or extents: for internal requests, for
+/// tests, and for work that outlives the original list. Copyable; buffers() returns the view for
+/// all other interfaces.
 ///
-/// Building it may allocate (the list); nothing else does. Errors come before any allocation.
+/// Only construction allocates (the list). Errors precede any allocation.
 class OwnedRequestBuffers {
  public:
-  /// The most bytes of linear(): more than any storage request has. A length above it is a mistake
-  /// or an attack.
+  /// The maximum of linear(), above any storage request. A greater length is a mistake or an
+  /// attack.
   static constexpr std::uint64_t kMaxBytes = std::uint64_t{4} << 30;
 
   /// All bytes of the pages.
   [[nodiscard]] static OwnedRequestBuffers from_whole_pages(
       std::span<const Gpn> gpns, MemoryAccess access = MemoryAccess::kWritable);
-  /// The bytes [offset, offset + length) of the pages; keeps only those that are touched.
-  /// Errors: out of range when there are not so many pages.
+  /// The bytes [offset, offset + length) of the pages; keeps only the pages of these bytes.
+  /// Errors: out of range beyond the pages.
   [[nodiscard]] static Result<OwnedRequestBuffers> from_pages(
       std::span<const Gpn> gpns, std::uint64_t offset, std::uint64_t length,
       MemoryAccess access = MemoryAccess::kWritable);
   /// The contiguous guest bytes [address, address + length). Never allocates.
-  /// Errors: out of range when they leave the 64-bit space, too large above kMaxBytes.
+  /// Errors: out of range beyond the 64-bit space, too large above kMaxBytes.
   [[nodiscard]] static Result<OwnedRequestBuffers> linear(
       Gpa address, std::uint64_t length, MemoryAccess access = MemoryAccess::kWritable) noexcept;
-  /// All bytes of a list of extents. Errors: too large when the lengths do not add up in 64 bits.
+  /// All bytes of a list of extents. Errors: too large if the sum of lengths exceeds 64 bits.
   [[nodiscard]] static Result<OwnedRequestBuffers> from_extents(
       std::span<const mem::AddressRange> extents, MemoryAccess access = MemoryAccess::kWritable);
 
   [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
   [[nodiscard]] bool is_empty() const noexcept { return size_ == 0; }
   [[nodiscard]] MemoryAccess access() const noexcept { return access_; }
-  /// The same as a view: this must outlive it.
+  /// The same as a view. Lifetime: this outlives it.
   [[nodiscard]] mem::AnyRange range() const noexcept;
-  /// How many guest pages the bytes touch, each counted as often as it is listed.
+  /// The number of guest pages of the bytes, each counted as often as listed.
   [[nodiscard]] std::uint64_t pages() const noexcept;
 
   /// The same as a view of `memory`. Lifetime: this and the memory outlive it.

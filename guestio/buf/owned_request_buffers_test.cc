@@ -21,7 +21,7 @@ class OwnedRequestBuffersTest : public testing::Test {
   std::byte* host_ = *memory_.host_range(Gpa(0), 1);
 };
 
-TEST_F(OwnedRequestBuffersTest, WholePagesStayWhenTheListIsGone) {
+TEST_F(OwnedRequestBuffersTest, WholePagesOutliveTheList) {
   std::optional<std::array<Gpn, 2>> gpns{{Gpn(5), Gpn(2)}};
   const auto owned = OwnedRequestBuffers::from_whole_pages(*gpns);
   gpns.reset();
@@ -40,7 +40,7 @@ TEST_F(OwnedRequestBuffersTest, AnOffsetMayLiePastTheFirstPage) {
               ElementsAre(IoBuffer{host_ + 0x2000 + 904, 10}));
 }
 
-TEST_F(OwnedRequestBuffersTest, WhatDoesNotFitThePagesIsNotBuilt) {
+TEST_F(OwnedRequestBuffersTest, BytesBeyondThePagesAreAnError) {
   const std::array gpns{Gpn(5)};
   EXPECT_TRUE(OwnedRequestBuffers::from_pages(gpns, 0, 4096));
   EXPECT_TRUE(OwnedRequestBuffers::from_pages(gpns, 4096, 0));
@@ -49,7 +49,7 @@ TEST_F(OwnedRequestBuffersTest, WhatDoesNotFitThePagesIsNotBuilt) {
   EXPECT_EQ(OwnedRequestBuffers::from_pages({}, 0, ~0ull).error().kind, ErrorKind::kOutOfRange);
 }
 
-TEST_F(OwnedRequestBuffersTest, Fault03LinearCountsTheInPageOffset) {
+TEST_F(OwnedRequestBuffersTest, Fault03LinearCountsTheOffsetInThePage) {
   struct Case {
     std::uint64_t address;
     std::uint64_t length;

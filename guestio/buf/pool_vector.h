@@ -7,7 +7,7 @@
 
 namespace guestio::buf {
 
-/// An allocator over the thread's list pool: after warm-up it takes nothing from the heap.
+/// An allocator over the thread's list pool: a warm thread makes no heap allocations.
 template <typename T>
 struct ListPoolAllocator {
   using value_type = T;
@@ -27,7 +27,7 @@ struct ListPoolAllocator {
   }
 };
 
-/// A list on the request path: the first `Inline` items live in it, more come from the list pool.
+/// A list on the request path with `Inline` inline items, and more in the list pool.
 template <typename T, std::size_t Inline>
 using PoolVector = boost::container::small_vector<T, Inline, ListPoolAllocator<T>>;
 

@@ -35,7 +35,7 @@ Result<mem::Split<RequestBuffers>> RequestBuffers::try_split(std::uint64_t at) c
 }
 
 Result<LockedIoBuffers> RequestBuffers::lock(MemoryAccess purpose) const {
-  // One object that is returned in every case, so that the segments are written where they stay.
+  // One object returned on every path, so that the segments are written in place.
   Result<LockedIoBuffers> locked;
   const bool is_for_writing = purpose == MemoryAccess::kWritable;
   if (is_for_writing && access_ == MemoryAccess::kReadOnly && !is_empty()) {

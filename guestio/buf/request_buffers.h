@@ -14,7 +14,7 @@
 
 namespace guestio::buf {
 
-/// What a device may do with the guest memory of a request.
+/// The access a device has to the guest memory of a request.
 enum class MemoryAccess : std::uint8_t {
   kReadOnly,  ///< a disk write: the device reads the guest's bytes
   kWritable,  ///< a disk read: the device writes them
@@ -24,14 +24,14 @@ enum class MemoryAccess : std::uint8_t {
 using RequestReader = mem::MemoryReader<mem::AnyRange>;
 using RequestWriter = mem::MemoryWriter<mem::AnyRange>;
 
-/// The guest memory of one storage request: any range of guest bytes seen as one row, and what the
-/// device may do with it.
+/// The guest memory of one storage request: any guest range as one sequence of bytes, and the
+/// device's access to it.
 ///
 ///   extents   |aaaaaaaaaa|   |bbbbb|  |ccccccccccccc|      guest addresses, any order and size
-///   range         [aaaaaaaaaabbbbbccccc]                   what size(), reader() … mean
+///   range         [aaaaaaaaaabbbbbccccc]                   the bytes of size(), reader() …
 ///
-/// The range is an AddressRange, a list of them (a virtio chain as it comes), a PagedRange or a
-/// list of those. It may lie anywhere, memory or not: an access that leaves memory fails then.
+/// The range is an AddressRange, a list of them (a virtio chain), a PagedRange or a list of those.
+/// It may lie anywhere: an access outside memory fails.
 ///
 ///     const auto buffers = RequestBuffers(memory, paged_range, MemoryAccess::kWritable);
 ///     const auto locked = buffers.lock(MemoryAccess::kWritable);
@@ -39,8 +39,8 @@ using RequestWriter = mem::MemoryWriter<mem::AnyRange>;
 ///     … the kernel reads a file into locked->segments() …
 ///     if (auto marked = buffers.mark_written(); !marked) …
 ///
-/// A view, seven words, cheap to copy: the memory, and the list that the range is a view of, must
-/// outlive it. Threads: as GuestMemory.
+/// A view, seven words, cheap to copy. Lifetime: the memory and the list behind the range outlive
+/// it. Threads: as GuestMemory.
 class RequestBuffers {
  public:
   /// No bytes.
@@ -48,7 +48,7 @@ class RequestBuffers {
   template <mem::GuestRange Range>
   RequestBuffers(const mem::GuestMemory& memory, const Range& range, MemoryAccess access) noexcept
       : memory_(&memory), range_(range), access_(access) {}
-  /// All bytes of `extents`. Errors: too large when the lengths do not add up in 64 bits.
+  /// All bytes of `extents`. Errors: too large if the sum of lengths exceeds 64 bits.
   [[nodiscard]] static Result<RequestBuffers> from_extents(
       const mem::GuestMemory& memory, std::span<const mem::AddressRange> extents,
       MemoryAccess access) noexcept;
@@ -61,7 +61,7 @@ class RequestBuffers {
     return memory_ != nullptr ? *memory_ : no_memory();
   }
 
-  /// The bytes [offset, offset + size) of these. Errors: out of range.
+  /// The bytes [offset, offset + size). Errors: out of range.
   [[nodiscard]] Result<RequestBuffers> try_subrange(std::uint64_t offset,
                                                     std::uint64_t size) const noexcept;
   /// As try_subrange(). Requires: the bytes lie inside.
@@ -77,28 +77,26 @@ class RequestBuffers {
 
   /// Sequential access from the first byte on; always allowed.
   [[nodiscard]] RequestReader reader() const noexcept { return {memory(), range_}; }
-  /// On read-only memory: has no bytes, and answers read-only to whatever is not empty.
+  /// On read-only memory: without capacity; every non-empty write fails with read-only.
   [[nodiscard]] RequestWriter writer() const noexcept {
     if (access_ == MemoryAccess::kReadOnly) return RequestWriter::read_only(memory());
     return {memory(), range_};
   }
 
-  /// Whether every run of host bytes starts at a multiple of `alignment` and has a length that is
-  /// one: direct I/O with that alignment takes the request as it lies. Memory that cannot be locked
-  /// is aligned to nothing. Requires: a power of two, of any size.
+  /// Whether start and length of every host run are multiples of `alignment`, as direct I/O with
+  /// that alignment requires. False for memory that cannot be locked. Requires: a power of two, of
+  /// any size.
   [[nodiscard]] bool is_aligned(std::uint64_t alignment) const;
 
-  /// Finds the host segments for the kernel to work on, adjacent ones joined across pages and
-  /// extents, and holds the memory until the result goes away. All or nothing. No bytes: no
-  /// segments. Takes nothing from the heap where the backing needs no page locks.
-  /// Errors: read-only (`purpose` is to write memory that may only be read), out of range, and
-  /// those of the memory's backing.
+  /// Locks the memory for the kernel, for the lifetime of the result, and returns its host
+  /// segments, merged across pages and extents where adjacent. All or nothing. Zero bytes: no
+  /// segments. No heap allocation if the backing needs no page locks. Errors: read-only (`purpose`
+  /// is kWritable on read-only memory), out of range, and those of the memory's backing.
   [[nodiscard]] Result<LockedIoBuffers> lock(MemoryAccess purpose) const;
 
-  /// Notes in the memory's dirty log that the device has written these bytes through a lock, which
-  /// nobody else sees; to be called after the I/O, whatever became of it, and before the guest is
-  /// told. What writer() writes is noted by itself. Does nothing without a log.
-  /// Errors: of DirtyLog::mark().
+  /// Marks these bytes in the memory's dirty log, after writes through a lock. Call it after the
+  /// I/O, whatever its result, and before the guest sees the completion. Writes of writer() are
+  /// marked automatically. A no-op without a log. Errors: of DirtyLog::mark().
   [[nodiscard]] Result<> mark_written() const noexcept;
 
  private:
@@ -108,7 +106,7 @@ class RequestBuffers {
 
   [[nodiscard]] static const mem::GuestMemory& no_memory() noexcept;
 
-  const mem::GuestMemory* memory_ = nullptr;  // nullptr: of a default one, which has no bytes
+  const mem::GuestMemory* memory_ = nullptr;  // nullptr for a default, empty one
   mem::AnyRange range_;
   MemoryAccess access_ = MemoryAccess::kReadOnly;
 };

@@ -51,7 +51,7 @@ class RequestBuffersTest : public testing::Test {
   std::byte* host_ = *memory_.host_range(Gpa(0), 1);
 };
 
-TEST_F(RequestBuffersTest, ADefaultOneHasNoBytesAndFailsAtNothing) {
+TEST_F(RequestBuffersTest, IsEmptyAndValidByDefault) {
   const RequestBuffers none;
   EXPECT_TRUE(none.is_empty());
   EXPECT_TRUE(none.is_aligned(4096));
@@ -63,7 +63,7 @@ TEST_F(RequestBuffersTest, ADefaultOneHasNoBytesAndFailsAtNothing) {
   EXPECT_TRUE(none.memory().regions().empty());
 }
 
-TEST_F(RequestBuffersTest, EveryKindOfRangeIsReadWrittenAndLockedAlike) {
+TEST_F(RequestBuffersTest, EveryKindOfRangeIsReadWrittenAndLocked) {
   const std::array gpns{Gpn(9), Gpn(4), Gpn(5)};
   const PagedRange paged = *PagedRange::from_pages(100, 3 * 4096 - 200, gpns);
   const std::array pages{paged.split(5000).front, paged.split(5000).back};
@@ -86,7 +86,7 @@ TEST_F(RequestBuffersTest, EveryKindOfRangeIsReadWrittenAndLockedAlike) {
               ElementsAre(IoBuffer{host_ + 0x4000, 8092}));
 }
 
-TEST_F(RequestBuffersTest, Fault02AWriterSaysWhatRemains) {
+TEST_F(RequestBuffersTest, Fault02AWriterReportsItsRemainingBytes) {
   RequestWriter writer = writable(range(0, 4096)).writer();
   EXPECT_EQ(writer.remaining(), 4096u);
   ASSERT_TRUE(writer.write(counted(1000)));
@@ -107,7 +107,7 @@ TEST_F(RequestBuffersTest, Fault02ReadOnlyWinsOverOutOfRange) {
   EXPECT_TRUE(writer.zero(0));
 }
 
-TEST_F(RequestBuffersTest, AReaderMovesOnSuccessOnly) {
+TEST_F(RequestBuffersTest, AReaderAdvancesOnSuccessOnly) {
   ASSERT_TRUE(memory_.write(Gpa(0), counted(16)));
   RequestReader reader = read_only(range(0, 16)).reader();
   std::array<std::byte, 17> bytes{};
@@ -145,13 +145,13 @@ TEST_F(RequestBuffersTest, ContractFormsStopTheProcess) {
   EXPECT_DEATH((void)buffers.is_aligned(96), "a power of two");
 }
 
-TEST_F(RequestBuffersTest, LengthsThatDoNotAddUpAreTooLarge) {
+TEST_F(RequestBuffersTest, OverflowingLengthsAreTooLarge) {
   const std::array extents{range(0, ~0ull), range(0, 2)};
   EXPECT_EQ(RequestBuffers::from_extents(memory_, extents, MemoryAccess::kReadOnly).error().kind,
             ErrorKind::kTooLarge);
 }
 
-TEST_F(RequestBuffersTest, Fault04AlignmentAboveAPageIsAnswered) {
+TEST_F(RequestBuffersTest, Fault04ChecksAlignmentsAboveAPage) {
   const auto address = reinterpret_cast<std::uintptr_t>(host_);
   const std::uint64_t start = align_up(address, 1u << 20) - address;
   const RequestBuffers buffers = writable(range(start, 1 << 20));
@@ -163,8 +163,8 @@ TEST_F(RequestBuffersTest, Fault04AlignmentAboveAPageIsAnswered) {
   EXPECT_FALSE(buffers.is_aligned(std::uint64_t{1} << 63));
 }
 
-TEST_F(RequestBuffersTest, Fault04TheHostAddressIsWhatIsAligned) {
-  // Guest address 0x1000 lies 512 bytes behind the start of a host page.
+TEST_F(RequestBuffersTest, Fault04ChecksTheAlignmentOfTheHostAddress) {
+  // Guest address 0x1000 lies 512 bytes after the start of a host page.
   const mem::RegionSpec region{Gpa(0x1000), ByteCount(0x4000),
                                std::make_shared<mem::AnonymousBacking>(*Mapping::anonymous(0x5000)),
                                512};
@@ -176,14 +176,14 @@ TEST_F(RequestBuffersTest, Fault04TheHostAddressIsWhatIsAligned) {
       RequestBuffers(shifted, range(0x1e00, 8192), MemoryAccess::kWritable).is_aligned(4096));
 }
 
-TEST_F(RequestBuffersTest, ExtentsThatMeetInHostMemoryAreAlignedAsOne) {
+TEST_F(RequestBuffersTest, ExtentsAdjacentInHostMemoryAreAlignedAsOne) {
   const std::array meeting{range(0, 100), range(100, 412)};
   const std::array apart{range(0, 100), range(101, 412)};
   EXPECT_TRUE(writable(*AddressRanges::from_ranges(meeting)).is_aligned(512));
   EXPECT_FALSE(writable(*AddressRanges::from_ranges(apart)).is_aligned(2));
 }
 
-TEST_F(RequestBuffersTest, MemoryThatIsNotThereIsAlignedToNothing) {
+TEST_F(RequestBuffersTest, MissingMemoryIsNeverAligned) {
   EXPECT_FALSE(writable(range(4 << 20, 4096)).is_aligned(1));
 }
 
@@ -194,8 +194,8 @@ TEST_F(RequestBuffersTest, LockingForWritingNeedsWritableMemory) {
   EXPECT_TRUE(read_only(range(0, 0)).lock(MemoryAccess::kWritable));
 }
 
-TEST_F(RequestBuffersTest, LocksEveryLengthAtEveryEdgeOfARegion) {
-  // Two regions that meet, in different mappings, then a hole, then a third one.
+TEST_F(RequestBuffersTest, LocksEveryLengthAtEveryBoundaryOfARegion) {
+  // Two adjacent regions in different mappings, then a hole, then a third region.
   const auto backing = [] {
     return std::make_shared<mem::AnonymousBacking>(*Mapping::anonymous(0x10000));
   };
@@ -221,7 +221,7 @@ TEST_F(RequestBuffersTest, LocksEveryLengthAtEveryEdgeOfARegion) {
         }
         EXPECT_EQ(total(locked->segments()), length);
         const bool is_cut = start < 0x20000 && start + length > 0x20000;
-        // Two backings may happen to be neighbours in host memory, and are joined then.
+        // Two backings that happen to be adjacent in host memory are merged.
         const std::size_t most = length == 0 ? 0 : is_cut ? 2 : 1;
         EXPECT_LE(locked->segments().size(), most);
         EXPECT_GE(locked->segments().size(), std::min<std::size_t>(most, 1));
@@ -230,7 +230,7 @@ TEST_F(RequestBuffersTest, LocksEveryLengthAtEveryEdgeOfARegion) {
   }
 }
 
-TEST_F(RequestBuffersTest, LocksMorePiecesThanItKeepsInPlace) {
+TEST_F(RequestBuffersTest, LocksMoreSegmentsThanItsInlineStorage) {
   for (const std::size_t count : {16u, 17u, 100u, 600u, 1000u}) {
     std::vector<Gpn> gpns(count);
     for (std::size_t i = 0; i < count; ++i) gpns[i] = Gpn((i * 2) % 1024);
@@ -245,14 +245,14 @@ TEST_F(RequestBuffersTest, LocksMorePiecesThanItKeepsInPlace) {
   }
 }
 
-TEST_F(RequestBuffersTest, AFailedLockHasTheErrorAndNothingElse) {
+TEST_F(RequestBuffersTest, AFailedLockReturnsOnlyItsError) {
   const std::array extents{range(0, 8), range(8 << 20, 8)};
   const auto locked = writable(*AddressRanges::from_ranges(extents)).lock(MemoryAccess::kWritable);
   EXPECT_EQ(locked.error().kind, ErrorKind::kOutOfRange);
   EXPECT_EQ(locked.error().value, 8u << 20);
 }
 
-TEST_F(RequestBuffersTest, WhatTheKernelWroteIsMarkedOnRequest) {
+TEST_F(RequestBuffersTest, WritesOfTheKernelAreMarkedOnRequest) {
   const auto log = std::make_shared<mem::DirtyLog>(*mem::DirtyLog::for_memory(ByteCount(4 << 20)));
   const GuestMemory logged = memory_.with_dirty_log(log);
   const std::array gpns{Gpn(7), Gpn(3), Gpn(9)};

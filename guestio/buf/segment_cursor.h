@@ -10,21 +10,21 @@
 
 namespace guestio::buf {
 
-/// A position in a list of host segments that moves forward only. The segments may be shared with a
-/// guest; copying recovers when they are gone. A view: the list must outlive it.
+/// A forward-only position in a list of host segments. The segments may be shared with a guest; a
+/// copy recovers from faults. A view. Lifetime: the list outlives it.
 class SegmentCursor {
  public:
   explicit SegmentCursor(std::span<const IoBuffer> segments) noexcept : rest_(segments) {
     skip_empty();
   }
 
-  /// The contiguous bytes from here to the end of the present segment; empty at the end.
+  /// The rest of the current segment; empty at the end.
   [[nodiscard]] IoBuffer run() const noexcept {
     if (rest_.empty()) return {};
     return rest_.front().subsegment(offset_, rest_.front().length - offset_);
   }
 
-  /// Moves on by `bytes`, at most to the end.
+  /// Advances by `bytes`, at most to the end.
   void advance(std::size_t bytes) noexcept {
     while (!rest_.empty()) {
       const std::size_t here = rest_.front().length - offset_;
@@ -38,15 +38,15 @@ class SegmentCursor {
     }
   }
 
-  /// Copies from here into `to` and moves on. Errors: memory fault (the address), out of range when
-  /// the segments are shorter; part of the bytes may have been copied then.
+  /// Copies from here into `to` and advances. Errors: memory fault (the address), out of range past
+  /// the last segment; a part of the bytes may then be copied.
   Result<> read(std::span<std::byte> to) noexcept {
     return move(to, [](std::byte* segment, std::byte* other, std::size_t size) {
       return mem::try_copy(other, segment, size);
     });
   }
 
-  /// Copies `from` to here and moves on. Errors as read().
+  /// Copies `from` to here and advances. Errors as read().
   Result<> write(std::span<const std::byte> from) noexcept {
     return move(from, [](std::byte* segment, const std::byte* other, std::size_t size) {
       return mem::try_copy(segment, other, size);

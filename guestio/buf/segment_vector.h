@@ -10,8 +10,8 @@
 
 namespace guestio::buf {
 
-/// The segments of one request, for GuestMemory::lock() to fill: the first kInline of them live in
-/// it, more come from the thread's list pool, none from the heap. Movable.
+/// The segments of one request, filled by GuestMemory::lock(): kInline inline ones, and more in the
+/// thread's list pool, without heap allocations. Movable.
 class SegmentVector final : public mem::SegmentList {
  public:
   static constexpr std::size_t kInline = 16;
@@ -51,7 +51,7 @@ class SegmentVector final : public mem::SegmentList {
     use(storage, larger, size());
   }
 
-  // Not initialised: a lock of one segment should not pay for all.
+  // Uninitialised: a lock of one segment must not pay for all.
   union Storage {
     Storage() noexcept {}
     IoBuffer segments[kInline];

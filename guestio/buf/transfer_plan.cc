@@ -17,7 +17,7 @@ bool is_fit(const IoBuffer& run, const DirectIoLimits& limits) noexcept {
 
 }  // namespace
 
-/// Goes through a window block by block.
+/// Plans a window block by block.
 class TransferPlan::Builder {
  public:
   Builder(TransferPlan& plan, const Window& window, const DirectIoLimits& limits,
@@ -31,7 +31,7 @@ class TransferPlan::Builder {
     plan_.head_padding_ = skipped_;
   }
 
-  /// Requires of `forced`: kPolicy or kManyPieces; it bounces everything.
+  /// `forced` (kPolicy or kManyPieces) bounces all blocks.
   void build(std::optional<BounceReason> forced) {
     while (left_ != 0) {
       run_ = cursor_.run();
@@ -42,18 +42,18 @@ class TransferPlan::Builder {
   }
 
  private:
-  /// What may still be planned before the limit of bytes.
-  [[nodiscard]] std::size_t room() const noexcept {
+  /// Remaining bytes below the limit.
+  [[nodiscard]] std::size_t spare() const noexcept {
     return limits_.max_bytes - (plan_.file_bytes() - skipped_);
   }
-  /// Whole blocks that lie in one piece of memory from here on.
+  /// Whole blocks in one run of memory from here on.
   [[nodiscard]] std::size_t whole_blocks() const noexcept {
-    return align_down(std::min({run_.length, left_, room()}), limits_.block());
+    return align_down(std::min({run_.length, left_, spare()}), limits_.block());
   }
   [[nodiscard]] std::size_t direct_bytes() const noexcept {
     return is_fit(run_, limits_) ? whole_blocks() : 0;
   }
-  [[nodiscard]] bool has_room_for_a_piece() const noexcept {
+  [[nodiscard]] bool can_add_piece() const noexcept {
     return plan_.pieces_.size() < limits_.max_segments;
   }
 
@@ -65,21 +65,21 @@ class TransferPlan::Builder {
   }
 
   [[nodiscard]] bool add_direct(std::size_t size) {
-    if (!has_room_for_a_piece()) return false;
+    if (!can_add_piece()) return false;
     plan_.add_direct(run_.data, size);
     advance(size);
     return true;
   }
 
-  /// Bounces the block here; of a misaligned run, and of everything where that is the policy, as
-  /// many as there are.
+  /// Bounces the block here; of a misaligned run, or if all blocks are bounced, as many as
+  /// possible.
   [[nodiscard]] bool add_bounced(BounceReason reason) {
     const std::size_t block = limits_.block();
     const bool joins = !plan_.pieces_.empty() && plan_.pieces_.back().is_bounced();
-    if (!joins && !has_room_for_a_piece()) return false;
+    if (!joins && !can_add_piece()) return false;
     const std::size_t offset = plan_.next_bounce_offset();
-    const std::size_t bounce_room = max_bounce_ - std::min(max_bounce_, offset);
-    const std::size_t most = align_down(std::min(bounce_room, room()), block);
+    const std::size_t spare_bounce = max_bounce_ - std::min(max_bounce_, offset);
+    const std::size_t most = align_down(std::min(spare_bounce, spare()), block);
     if (most == 0) return false;
     std::size_t size = block;
     if (reason != BounceReason::kPadding && reason != BounceReason::kSegmentBoundary) {
@@ -104,7 +104,7 @@ class TransferPlan::Builder {
   const std::size_t max_bounce_;
   SegmentCursor cursor_;
   std::size_t left_;     // of the window
-  std::size_t skipped_;  // padding in front of the window, in the block that is planned next
+  std::size_t skipped_;  // padding before the window, in the next planned block
   IoBuffer run_;
 };
 
@@ -112,7 +112,7 @@ TransferPlan::TransferPlan(const Window& window, const DirectIoLimits& limits,
                            const Options& options)
     : file_offset_(align_down(window.offset.raw(), limits.block())),
       bounce_alignment_(limits.memory_alignment) {
-  GUESTIO_CHECK(window.length > 0, "a window with bytes in it");
+  GUESTIO_CHECK(window.length > 0, "a non-empty window");
   GUESTIO_CHECK(options.max_bounce >= limits.block() && limits.max_bytes >= limits.block() &&
                     limits.max_segments > 0,
                 "room for a block");
@@ -124,7 +124,7 @@ TransferPlan::TransferPlan(const Window& window, const DirectIoLimits& limits,
     clear();
     Builder(*this, window, limits, options.max_bounce).build(BounceReason::kManyPieces);
   }
-  GUESTIO_CHECK(window_bytes_ > 0, "a plan that moves something");
+  GUESTIO_CHECK(window_bytes_ > 0, "a plan of at least one byte");
 }
 
 void TransferPlan::clear() noexcept {
@@ -150,8 +150,7 @@ void TransferPlan::add_bounced(std::size_t size, BounceReason reason) {
   }
 }
 
-/// Where bounced bytes that are added now will lie: right behind those of the present piece, or at
-/// an address that fits the limits.
+/// The offset of the next bounced bytes: right after the current piece, or at an aligned offset.
 std::size_t TransferPlan::next_bounce_offset() const noexcept {
   const bool joins = !pieces_.empty() && pieces_.back().is_bounced();
   return joins ? bounce_size_ : align_up(bounce_size_, bounce_alignment_);

@@ -16,26 +16,26 @@
 
 namespace guestio::buf {
 
-/// Which bytes of a transfer go straight between guest memory and the file, and which go through
-/// bounce memory because they break one of the file's limits.
+/// Divides a transfer into bytes that go directly between guest memory and the file, and bytes that
+/// go through bounce memory because they break a limit of the file.
 ///
-/// The file is seen as a row of blocks (DirectIoLimits::block()). A block goes direct when the
-/// guest memory behind it is one run of host bytes at a fitting address; every other block is
-/// bounced. Neighbours of one kind make one piece:
+/// The file is a sequence of blocks (DirectIoLimits::block()). A block goes direct if its guest
+/// memory is one run of host bytes at an aligned address. Every other block is bounced. Adjacent
+/// blocks of one kind make one piece:
 ///
 ///   guest memory   |ffffffffff|ffff|ff|ffffffffffffff|       | = end of a segment
 ///   blocks         [ 0 ][ 1 ][ 2 ][ 3 ][ 4 ][ 5 ][ 6 ]
 ///   pieces         [direct  ][bounced ][direct       ]
 ///
-/// A window that starts or ends inside a block is widened to whole blocks; the surplus bytes are
-/// called padding, lie in bounce memory, and never reach the guest. A write must first read the
-/// blocks that have padding (has_padding()) and must not run beside another write to them
+/// A window with an unaligned head or tail is widened to whole blocks. The surplus bytes are
+/// padding: they lie in bounce memory and never reach the guest. A write must first read the blocks
+/// with padding (has_padding()), and must not run concurrently with another write to them
 /// (disk/file/block_guard.h).
 ///
 /// Invariants:
 /// 1. The pieces cover [file_offset(), file_offset() + file_bytes()) in order, whole blocks each.
 /// 2. window_bytes() + head_padding() + tail_padding() == file_bytes().
-/// 3. It is at most limits.max_segments pieces, a segment each, and limits.max_bytes bytes.
+/// 3. It has at most limits.max_segments pieces, a segment each, and limits.max_bytes bytes.
 ///
 ///     const TransferPlan plan(window, limits, options);
 ///     // bounce: plan.bounce_size() bytes, aligned to plan.bounce_alignment()
@@ -44,41 +44,41 @@ namespace guestio::buf {
 ///     if (is_read) copied = plan.copy_out(window.cursor, bounce, arrived);
 ///     window.cursor.advance(plan.window_bytes());  // and again for the rest
 ///
-/// Takes nothing from the heap, whatever its size (list_pool.h).
+/// No heap allocations, whatever its size (list_pool.h).
 class TransferPlan {
  public:
   struct Piece {
     std::byte* data = nullptr;      ///< host address; nullptr when the piece is bounced
     std::size_t size = 0;           ///< bytes in the file, whole blocks
-    std::size_t bounce_offset = 0;  ///< where it lies in bounce memory, when bounced
+    std::size_t bounce_offset = 0;  ///< in bounce memory, when bounced
     [[nodiscard]] bool is_bounced() const noexcept { return data == nullptr; }
   };
 
   enum class Policy : std::uint8_t {
     kDirectWherePossible,
-    kBounceAll,  ///< for files that refuse what their limits promise
+    kBounceAll,  ///< for files that reject I/O within their reported limits
   };
   static constexpr std::size_t kAnyNumber = std::numeric_limits<std::size_t>::max();
 
   struct Options {
-    std::size_t max_bounce;  ///< bytes of bounce memory that one plan may need
+    std::size_t max_bounce;  ///< maximum bytes of bounce memory of one plan
     Policy policy = Policy::kDirectWherePossible;
-    /// A plan with bounced pieces that has more pieces than this becomes one whole bounce, if it
-    /// fits max_bounce: the kernel's work for each segment costs more than the copy.
+    /// A plan with bounced pieces and more pieces than this is bounced as a whole, if max_bounce
+    /// allows: the kernel's work for each segment costs more than the copy.
     std::size_t max_pieces = kAnyNumber;
   };
 
-  /// What is to be moved: `length` bytes between `offset` of the file and the segments from
-  /// `cursor`.
+  /// The bytes to transfer: `length` bytes between `offset` of the file and the segments from
+  /// `cursor` on.
   struct Window {
     SegmentCursor cursor;
     FileOffset offset;
     std::uint64_t length = 0;
   };
 
-  /// Plans as much of the window, from its start, as fits the limits and options.max_bounce; at
-  /// least one byte. Requires: the segments hold at least `length` bytes, length > 0, offset +
-  /// length does not overflow; max_bounce and limits.max_bytes are at least limits.block().
+  /// Plans the longest prefix of the window within the limits and options.max_bounce; at least one
+  /// byte. Requires: the segments hold at least `length` bytes, length > 0, offset + length does
+  /// not overflow; max_bounce and limits.max_bytes are at least limits.block().
   TransferPlan(const Window& window, const DirectIoLimits& limits, const Options& options);
 
   [[nodiscard]] std::span<const Piece> pieces() const noexcept {
@@ -91,30 +91,30 @@ class TransferPlan {
   [[nodiscard]] std::size_t window_bytes() const noexcept { return window_bytes_; }
   [[nodiscard]] std::size_t head_padding() const noexcept { return head_padding_; }
   [[nodiscard]] std::size_t tail_padding() const noexcept { return tail_padding_; }
-  /// Whether a write has to read blocks of the file first.
+  /// Whether a write must first read blocks of the file.
   [[nodiscard]] bool has_padding() const noexcept { return head_padding_ + tail_padding_ != 0; }
 
-  /// Bytes that go through bounce memory, padding included.
+  /// Bounced bytes, padding included.
   [[nodiscard]] std::size_t bounced_bytes() const noexcept { return bounced_.total(); }
   /// The same by reason; each block has one, the first that applies.
   [[nodiscard]] const BouncedBytes& bounced() const noexcept { return bounced_; }
-  /// How much bounce memory the plan needs, adjacent and aligned to bounce_alignment(); more than
-  /// bounced_bytes() where pieces must be kept apart.
+  /// The bounce memory of the plan, contiguous and aligned to bounce_alignment(); more than
+  /// bounced_bytes() if alignment separates pieces.
   [[nodiscard]] std::size_t bounce_size() const noexcept { return bounce_size_; }
   [[nodiscard]] std::size_t bounce_alignment() const noexcept { return bounce_alignment_; }
 
   void count(BounceCounters& counters) const noexcept;
 
-  /// The plan as the kernel wants it: direct pieces as they are, bounced ones as parts of `bounce`.
+  /// The plan's segments for the kernel: direct pieces unchanged, bounced ones in `bounce`.
   /// Requires of `bounce`, here and below: bounce_size() bytes.
   [[nodiscard]] PoolVector<IoBuffer, 16> segments(std::span<std::byte> bounce) const;
 
-  /// Copies the bounced part of the window from guest memory into bounce memory. `cursor` is the
-  /// one that the plan was made from. Errors: memory fault.
+  /// Copies the bounced part of the window from guest memory into bounce memory. `cursor` is that
+  /// of the plan's window. Errors: memory fault.
   [[nodiscard]] Result<> copy_in(SegmentCursor cursor, std::span<std::byte> bounce) const;
-  /// The other way round, after a read of which the first `arrived` bytes, counted from
-  /// file_offset(), have come. What has not arrived is not copied: bounce memory holds bytes of
-  /// other requests there.
+  /// Copies from bounce memory into guest memory, after a read of the first `arrived` bytes from
+  /// file_offset(). The bytes past them are not copied: bounce memory holds bytes of other requests
+  /// there.
   [[nodiscard]] Result<> copy_out(SegmentCursor cursor, std::span<std::byte> bounce,
                                   std::size_t arrived) const;
 

@@ -21,7 +21,7 @@ using Policy = TransferPlan::Policy;
 constexpr DirectIoLimits kSmall{512, 512, 512, 1024, std::uint64_t{1} << 30};
 constexpr DirectIoLimits kLargeBlocks{512, 4096, 4096, 1024, std::uint64_t{1} << 30};
 
-/// Host memory that stands for the guest's, and segments cut from it.
+/// Host memory in place of guest memory, and segments of it.
 class TransferPlanTest : public testing::Test {
  protected:
   IoBuffer guest(std::size_t offset, std::size_t size) { return {memory_.data() + offset, size}; }
@@ -48,8 +48,8 @@ TEST_F(TransferPlanTest, AlignedSegmentsGoDirect) {
   EXPECT_EQ(result.window_bytes(), 4096u + 512 + 131072);
 }
 
-TEST_F(TransferPlanTest, OneUnfitBlockOfALargeRequestIsOneBlockBounced) {
-  // 128 KiB; the block at 64 KiB is cut in two.
+TEST_F(TransferPlanTest, OneMisalignedBlockOfALargeRequestBouncesOneBlock) {
+  // 128 KiB; the block at 64 KiB is split in two.
   const std::vector segments = {guest(0, 65536 + 100), guest(0x40000, 412),
                                 guest(0x50000, 65536 - 512)};
   const TransferPlan result = plan(segments, 0, kSmall);
@@ -59,7 +59,7 @@ TEST_F(TransferPlanTest, OneUnfitBlockOfALargeRequestIsOneBlockBounced) {
   EXPECT_TRUE(result.pieces()[1].is_bounced());
 }
 
-TEST_F(TransferPlanTest, AMisalignedRunIsBouncedWhole) {
+TEST_F(TransferPlanTest, AMisalignedRunIsBouncedAsAWhole) {
   const TransferPlan result = plan({guest(1, 65536)}, 0, kSmall);
   EXPECT_EQ(result.bounced_bytes(), 65536u);
   EXPECT_EQ(result.pieces().size(), 1u);
@@ -82,8 +82,8 @@ TEST_F(TransferPlanTest, AWindowInsideABlockIsWidenedToIt) {
   EXPECT_EQ(result.window_bytes(), 512u);
 }
 
-TEST_F(TransferPlanTest, OnlyTheEndsOfAMisplacedWindowAreBounced) {
-  // 512 bytes before a block boundary, two whole blocks, 1024 bytes behind.
+TEST_F(TransferPlanTest, OnlyTheUnalignedHeadAndTailAreBounced) {
+  // 512 bytes before a block boundary, two whole blocks, 1024 bytes after.
   const std::vector segments = {guest(0, 512), guest(8192, 8192), guest(32768, 1024)};
   const TransferPlan result = plan(segments, 4096 - 512, kLargeBlocks);
   EXPECT_EQ(result.file_bytes(), 16384u);
@@ -98,20 +98,20 @@ TEST_F(TransferPlanTest, WithoutLimitsEverythingGoesDirect) {
   EXPECT_EQ(result.window_bytes(), 512u);
 }
 
-TEST_F(TransferPlanTest, ABudgetThatIsTooSmallCutsThePlan) {
+TEST_F(TransferPlanTest, ASmallBounceBudgetShortensThePlan) {
   const TransferPlan result = plan({guest(1, 65536)}, 0, kSmall, 8192);
   EXPECT_EQ(result.window_bytes(), 8192u);
   EXPECT_EQ(result.bounced_bytes(), 8192u);
 }
 
-TEST_F(TransferPlanTest, PolicyBouncesWhatWouldFit) {
+TEST_F(TransferPlanTest, ThePolicyBouncesAlignedBlocks) {
   const std::vector segments = {guest(0, 8192)};
   const TransferPlan result({SegmentCursor(segments), FileOffset(0), 8192}, kSmall,
                             {.max_bounce = 1 << 20, .policy = Policy::kBounceAll});
   EXPECT_EQ(result.bounced_bytes(), 8192u);
 }
 
-TEST_F(TransferPlanTest, StopsAtTheMostSegmentsAndBytes) {
+TEST_F(TransferPlanTest, StopsAtTheSegmentAndByteLimits) {
   DirectIoLimits limits = kSmall;
   limits.max_segments = 8;
   std::vector<IoBuffer> segments;
@@ -121,8 +121,8 @@ TEST_F(TransferPlanTest, StopsAtTheMostSegmentsAndBytes) {
   EXPECT_EQ(plan(segments, 0, limits).window_bytes(), 1024u);
 }
 
-TEST_F(TransferPlanTest, Fault20OneUnfitBlockCostsTheCopyOfOneBlock) {
-  // 128 KiB: the guest's buffer lacks 1 byte of alignment for 512 bytes in the middle.
+TEST_F(TransferPlanTest, Fault20OneMisalignedBlockCostsTheCopyOfOneBlock) {
+  // 128 KiB: 512 bytes in the middle are misaligned by 1 byte.
   const std::vector segments = {guest(0, 65536), guest(0x20001, 512), guest(0x40000, 65536 - 512)};
   const TransferPlan result = plan(segments, 0, kSmall);
   EXPECT_EQ(result.window_bytes(), 131072u);
@@ -131,12 +131,12 @@ TEST_F(TransferPlanTest, Fault20OneUnfitBlockCostsTheCopyOfOneBlock) {
   EXPECT_EQ(result.bounced()[BounceReason::kMisaligned], 512u);
 }
 
-TEST_F(TransferPlanTest, Fault20JointsOffPageBordersAreNoReasonToBounce) {
+TEST_F(TransferPlanTest, Fault20SegmentBoundariesOffPageBoundariesGoDirect) {
   const std::vector segments = {guest(512, 1024), guest(0x10200, 2560), guest(0x20e00, 512)};
   EXPECT_EQ(plan(segments, 0, kSmall).bounced_bytes(), 0u);
 }
 
-TEST_F(TransferPlanTest, Fault21MoreSegmentsThanACallTakesAreSplit) {
+TEST_F(TransferPlanTest, Fault21SegmentsAboveTheLimitAreSplit) {
   std::vector<IoBuffer> segments;
   for (std::size_t i = 0; i < 2048; ++i) segments.push_back(guest(i * 1024, 512));
   const TransferPlan first = plan(segments, 0, kSmall);
@@ -151,12 +151,12 @@ TEST_F(TransferPlanTest, Fault21MoreSegmentsThanACallTakesAreSplit) {
   EXPECT_EQ(second.pieces()[0].data, segments[1024].data);
 }
 
-TEST_F(TransferPlanTest, Fault19AShortReadShowsTheGuestOnlyWhatArrived) {
+TEST_F(TransferPlanTest, Fault19AShortReadShowsTheGuestOnlyItsBytes) {
   std::memset(memory_.data(), 0x11, 16384);
   const std::vector segments = {guest(1, 8192)};
   const TransferPlan result = plan(segments, 512, kSmall);
   const auto bounce = BounceBuffer::allocate(result.bounce_size());
-  std::memset(bounce->bytes().data(), 0x66, bounce->size());  // of somebody else's request
+  std::memset(bounce->bytes().data(), 0x66, bounce->size());  // of another request
   std::memset(bounce->bytes().data(), 0x22, 1000);            // what arrived
   ASSERT_TRUE(result.copy_out(SegmentCursor(segments), bounce->bytes(), 1000));
   EXPECT_EQ(memory_.data()[1], std::byte{0x22});
@@ -165,13 +165,13 @@ TEST_F(TransferPlanTest, Fault19AShortReadShowsTheGuestOnlyWhatArrived) {
   EXPECT_EQ(memory_.data()[8192], std::byte{0x11});
 }
 
-TEST_F(TransferPlanTest, Fault19AShortReadOfAWindowInsideABlockShowsOnlyWhatArrived) {
+TEST_F(TransferPlanTest, Fault19AShortReadInsideABlockShowsOnlyItsBytes) {
   std::memset(memory_.data(), 0x11, 16384);
   const std::vector segments = {guest(1, 8192)};
   const TransferPlan result = plan(segments, 1024, kLargeBlocks);
   ASSERT_EQ(result.head_padding(), 1024u);
   const auto bounce = BounceBuffer::allocate(result.bounce_size());
-  std::memset(bounce->bytes().data(), 0x66, bounce->size());  // of somebody else's request
+  std::memset(bounce->bytes().data(), 0x66, bounce->size());  // of another request
   std::memset(bounce->bytes().data(), 0x33, 1024);            // padding
   std::memset(bounce->bytes().data() + 1024, 0x22, 3000 - 1024);
   ASSERT_TRUE(result.copy_out(SegmentCursor(segments), bounce->bytes(), 3000));
@@ -194,8 +194,8 @@ TEST_F(TransferPlanTest, Fault19PaddingNeverReachesTheGuest) {
   ASSERT_TRUE(result.copy_out(SegmentCursor(segments), bounce->bytes(), 1000)) << "only padding";
 }
 
-TEST_F(TransferPlanTest, SaysWhyItBounces) {
-  // Head padding, a fitting block, a misaligned one, a joint, tail padding.
+TEST_F(TransferPlanTest, CountsBouncedBytesByReason) {
+  // Head padding, an aligned block, a misaligned one, a segment boundary, tail padding.
   const std::vector segments = {guest(0, 512),       guest(4096, 4096),
                                 guest(0x4001, 4096), guest(0x8000, 2048),
                                 guest(0xa000, 2048), guest(0xc000, 4096 + 512)};
@@ -213,7 +213,7 @@ TEST_F(TransferPlanTest, SaysWhyItBounces) {
   EXPECT_EQ(counters.bounced.total(), 2u * 4 * 4096);
 }
 
-TEST_F(TransferPlanTest, SoManyPiecesAreBouncedAsOne) {
+TEST_F(TransferPlanTest, ManyPiecesAreBouncedAsOne) {
   std::vector<IoBuffer> segments;
   for (std::size_t i = 0; i < 16; ++i) segments.push_back(guest(i * 8192 + i % 2, 512));
   const auto made = [&](std::size_t max_pieces, std::size_t max_bounce) {
@@ -229,7 +229,7 @@ TEST_F(TransferPlanTest, SoManyPiecesAreBouncedAsOne) {
       << "there is no bounce memory for all of it";
 }
 
-TEST_F(TransferPlanTest, ManyPiecesThatAllGoDirectAreLeftAlone) {
+TEST_F(TransferPlanTest, ManyDirectPiecesStayDirect) {
   std::vector<IoBuffer> segments;
   for (std::size_t i = 0; i < 16; ++i) segments.push_back(guest(i * 8192, 512));
   const TransferPlan result({SegmentCursor(segments), FileOffset(0), std::uint64_t{16} * 512},
@@ -237,7 +237,7 @@ TEST_F(TransferPlanTest, ManyPiecesThatAllGoDirectAreLeftAlone) {
   EXPECT_EQ(result.bounced_bytes(), 0u);
 }
 
-TEST_F(TransferPlanTest, BouncedPiecesAreAsAlignedAsTheFileWants) {
+TEST_F(TransferPlanTest, BouncedPiecesHaveTheAlignmentOfTheFile) {
   constexpr DirectIoLimits kWide{16384, 512, 512, 1024, std::uint64_t{1} << 30};
   const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
   const std::size_t start = align_up(address, 16384u) - address;
@@ -253,7 +253,7 @@ TEST_F(TransferPlanTest, BouncedPiecesAreAsAlignedAsTheFileWants) {
   }
 }
 
-TEST_F(TransferPlanTest, ACallThatTakesOneBlockOnlyIsEnoughForAWidenedWindow) {
+TEST_F(TransferPlanTest, OneBlockPerCallSufficesForAWidenedWindow) {
   DirectIoLimits limits = kLargeBlocks;
   limits.max_bytes = 4096;
   limits.max_segments = 1;
@@ -262,8 +262,7 @@ TEST_F(TransferPlanTest, ACallThatTakesOneBlockOnlyIsEnoughForAWidenedWindow) {
   EXPECT_EQ(result.file_bytes(), 4096u);
 }
 
-/// Moves every window through its plans between guest segments and a model file, the way a disk
-/// does.
+/// Transfers every window by its plans between guest segments and a model file, as a disk does.
 void move_window(const std::vector<IoBuffer>& segments, std::uint64_t offset, std::uint64_t length,
                  const DirectIoLimits& limits, std::vector<std::byte>& file, bool is_write) {
   SegmentCursor cursor(segments);
@@ -309,7 +308,7 @@ void move_window(const std::vector<IoBuffer>& segments, std::uint64_t offset, st
   }
 }
 
-TEST_F(TransferPlanTest, RandomWindowsMoveExactlyTheirBytes) {
+TEST_F(TransferPlanTest, RandomWindowsTransferExactlyTheirBytes) {
   std::mt19937_64 random(7);
   std::vector<std::byte> file(1 << 18);
   for (auto& byte : file) byte = static_cast<std::byte>(random());
@@ -332,7 +331,7 @@ TEST_F(TransferPlanTest, RandomWindowsMoveExactlyTheirBytes) {
       at += size + random() % 3000;
       length += size;
     }
-    // Whole sectors, as a guest asks for: the last segment takes the rest.
+    // Whole sectors, as in guest requests: the last segment takes the rest.
     const std::size_t rest = (512 - length % 512) % 512;
     if (rest != 0) segments.push_back(guest(at, rest));
     length += rest;

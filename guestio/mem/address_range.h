@@ -15,15 +15,15 @@ namespace guestio::mem {
 /// A half-open range of guest bytes, [start, start + length).
 ///
 /// Invariants:
-///  1. start + length is at most 2^64, so no range wraps and none has its start behind its end.
+///  1. start + length is at most 2^64, so no range wraps around.
 ///
-/// The range may end with the last byte of the 64-bit space; then there is no address behind it and
-/// end() is empty. An empty range has a position too: it is where a cursor stands.
+/// A range may end with the last byte of the 64-bit space; end() is then nullopt. An empty range
+/// has a position too: that of a cursor.
 class AddressRange {
  public:
   constexpr AddressRange() noexcept = default;
 
-  /// Errors: out-of-range when the range would leave the 64-bit space.
+  /// Errors: out-of-range beyond the 64-bit space.
   [[nodiscard]] static constexpr Result<AddressRange> from_start_and_length(
       Gpa start, std::uint64_t length) noexcept {
     if (!fits(start, length)) [[unlikely]] {
@@ -31,13 +31,13 @@ class AddressRange {
     }
     return AddressRange(start, length);
   }
-  /// Errors: invalid-argument when `end` lies before `start`.
+  /// Errors: invalid-argument if `end` is less than `start`.
   [[nodiscard]] static constexpr Result<AddressRange> from_start_and_end(Gpa start,
                                                                          Gpa end) noexcept {
     if (end < start) return fail(ErrorKind::kInvalidArgument, "guest address range", end.raw());
     return AddressRange(start, end.offset_from(start));
   }
-  /// As from_start_and_length(), for values that were checked before.
+  /// As from_start_and_length(), for values checked before.
   [[nodiscard]] static constexpr AddressRange from_checked(Gpa start,
                                                            std::uint64_t length) noexcept {
     GUESTIO_CHECK(fits(start, length), "a guest address range inside the 64-bit space");
@@ -47,7 +47,7 @@ class AddressRange {
   [[nodiscard]] constexpr Gpa start() const noexcept { return start_; }
   [[nodiscard]] constexpr std::uint64_t length() const noexcept { return length_; }
   [[nodiscard]] constexpr bool is_empty() const noexcept { return length_ == 0; }
-  /// The address behind the last byte; nothing when that is 2^64.
+  /// The address after the last byte; nullopt for 2^64.
   [[nodiscard]] constexpr std::optional<Gpa> end() const noexcept { return start_.plus(length_); }
   /// The address of the last byte. Requires: the range is not empty.
   [[nodiscard]] constexpr Gpa last() const noexcept { return start_.plus_unchecked(length_ - 1); }
@@ -55,7 +55,7 @@ class AddressRange {
   [[nodiscard]] constexpr bool contains(Gpa address) const noexcept {
     return address >= start_ && address.offset_from(start_) < length_;
   }
-  /// Whether every byte of `other` is one of this range's. An empty range is contained everywhere.
+  /// Whether this range holds every byte of `other`. Every range contains an empty one.
   [[nodiscard]] constexpr bool contains(const AddressRange& other) const noexcept {
     return other.is_empty() || (contains(other.start_) && contains(other.last()));
   }
@@ -89,7 +89,7 @@ class AddressRange {
       : start_(start), length_(length) {}
 
   static constexpr bool fits(Gpa start, std::uint64_t length) noexcept {
-    // ~start is the number of bytes behind the one at start.
+    // ~start is the number of bytes after the one at start.
     return length == 0 || length - 1 <= ~start.raw();
   }
 

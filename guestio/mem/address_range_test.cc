@@ -21,7 +21,7 @@ TEST(AddressRange, HoldsItsStartLengthEndAndLastByte) {
   EXPECT_FALSE(r->is_empty());
 }
 
-TEST(AddressRange, MayEndWithTheLastByteThereIs) {
+TEST(AddressRange, MayEndAtTheLastByteOfTheAddressSpace) {
   const auto r = AddressRange::from_start_and_length(Gpa(kTop), 1);
   ASSERT_TRUE(r.has_value());
   EXPECT_EQ(r->last(), Gpa(kTop));
@@ -36,7 +36,7 @@ TEST(AddressRange, CannotWrapAround) {
                AddressRange::from_start_and_length(Gpa(2), kTop).has_value());
 }
 
-TEST(AddressRange, CannotHaveItsStartBehindItsEnd) {
+TEST(AddressRange, CannotStartAfterItsEnd) {
   const auto r = AddressRange::from_start_and_end(Gpa(2), Gpa(1));
   ASSERT_FALSE(r.has_value());
   EXPECT_EQ(r.error().kind, ErrorKind::kInvalidArgument);
@@ -64,14 +64,14 @@ TEST(AddressRange, KnowsWhatItContainsAndOverlaps) {
   EXPECT_FALSE(r.overlaps(range(120, 0)));
 }
 
-TEST(AddressRange, GivesSubrangesInsideItself) {
+TEST(AddressRange, ReturnsSubrangesInsideItself) {
   const AddressRange r = range(100, 50);
   EXPECT_EQ(r.try_subrange(10, 40), range(110, 40));
   EXPECT_EQ(r.try_subrange(50, 0), range(150, 0));
   EXPECT_EQ(r.subrange(0, 50), r);
 }
 
-TEST(AddressRange, RefusesSubrangesThatLeaveIt) {
+TEST(AddressRange, RejectsSubrangesBeyondItself) {
   const AddressRange r = range(100, 50);
   const auto sub = r.try_subrange(10, 41);
   ASSERT_FALSE(sub.has_value());

@@ -8,16 +8,16 @@
 
 #include "guestio/mem/paged_ranges.h"
 
-/// One type for every way to name guest bytes.
+/// One type for all kinds of guest ranges.
 namespace guestio::mem {
 
-/// Any of the range types, for whoever takes buffers of every kind without being a template. It has
-/// what they have in common. A view, five words.
+/// Any of the range types, for non-template code over all kinds of buffers. It has their common
+/// operations. A view, five words.
 class AnyRange {
  public:
   /// The empty window.
   constexpr AnyRange() noexcept = default;
-  // An AnyRange is a range of each kind: none of these is explicit.
+  // Implicit conversions from each kind.
   constexpr AnyRange(const AddressRange& range) noexcept
       : position_(range.start().raw()), length_(range.length()) {}
   constexpr AnyRange(const PagedRange& range) noexcept
@@ -29,8 +29,8 @@ class AnyRange {
       : AnyRange(ranges, Kind::kAddressRanges) {}
   constexpr AnyRange(const PagedRanges& ranges) noexcept : AnyRange(ranges, Kind::kPagedRanges) {}
 
-  /// Calls `visitor` with the range, and returns what that returns. Inlined, here and below, so
-  /// that one whose kind the compiler knows stays in registers.
+  /// Calls `visitor` with the range and returns its result. Inlined, here and below, so that a
+  /// range of a kind known to the compiler stays in registers.
   template <typename Visitor>
   [[gnu::always_inline]] decltype(auto) visit(Visitor&& visitor) const {
     switch (kind_) {
@@ -45,7 +45,7 @@ class AnyRange {
 
   [[nodiscard]] constexpr std::uint64_t length() const noexcept { return length_; }
   [[nodiscard]] bool is_empty() const noexcept { return length() == 0; }
-  /// The range itself when it is of that kind.
+  /// The range if it is of that kind; nullopt otherwise.
   template <typename Range>
   [[nodiscard]] std::optional<Range> get_if() const noexcept {
     return visit([](const auto& range) {
@@ -65,29 +65,29 @@ class AnyRange {
     }
     return subrange(offset, length);
   }
-  /// Requires: they lie in the window.
+  /// Requires: the bytes lie in the window.
   [[nodiscard, gnu::always_inline]] AnyRange subrange(std::uint64_t offset,
                                                       std::uint64_t length) const noexcept {
     return visit([&](const auto& range) { return AnyRange(range.subrange(offset, length)); });
   }
 
  private:
-  // A word as the others are: a copy that reads eight bytes where one was written has to wait.
+  // A full word: a copy that reads eight bytes after a one-byte store stalls.
   enum class Kind : std::uint64_t { kAddressRange, kPagedRange, kAddressRanges, kPagedRanges };
 
-  template <typename Piece>
-  constexpr AnyRange(const RangeList<Piece>& ranges, Kind kind) noexcept
-      : list_(ranges.pieces_),
+  template <typename Range>
+  constexpr AnyRange(const RangeList<Range>& ranges, Kind kind) noexcept
+      : list_(ranges.ranges_),
         count_(ranges.count_),
         position_(ranges.used_),
         length_(ranges.length_),
         kind_(kind) {}
-  template <typename Piece>
-  [[nodiscard]] RangeList<Piece> as_list() const noexcept {
-    return {static_cast<const Piece*>(list_), count_, position_, length_};
+  template <typename Range>
+  [[nodiscard]] RangeList<Range> as_list() const noexcept {
+    return {static_cast<const Range*>(list_), count_, position_, length_};
   }
 
-  // Words of the same meaning whatever the kind, and no union: they stay in registers.
+  // Words with the same meaning for all kinds, not a union: they stay in registers.
   const void* list_ = nullptr;  // page numbers or pieces
   std::size_t count_ = 0;       // of the pieces
   std::uint64_t position_ = 0;  // start, offset in the first page, or bytes used of the first piece

@@ -24,7 +24,7 @@ std::vector<AddressRange> runs(const AnyRange& range) {
   return result;
 }
 
-TEST(AnyRange, ADefaultOneIsEmpty) {
+TEST(AnyRange, IsEmptyByDefault) {
   const AnyRange any;
   EXPECT_TRUE(any.is_empty());
   EXPECT_TRUE(runs(any).empty());
@@ -44,7 +44,7 @@ TEST(AnyRange, HasTheRunsOfEveryKindOfRange) {
               ElementsAre(range(0x2010, 0x1ff0), range(0x7000, 0x20), range(0x2010, 1)));
 }
 
-TEST(AnyRange, IsCutAsWhatItHolds) {
+TEST(AnyRange, SubrangesAreThoseOfItsKind) {
   const std::array extents{range(5, 6), range(0x100, 7)};
   const AnyRange any = *AddressRanges::from_ranges(extents);
   EXPECT_THAT(runs(any.subrange(4, 5)), ElementsAre(range(9, 2), range(0x100, 3)));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Guest memory whose backing has bitmaps, decides about faults, falls back, and locks pages.
+// Guest memory over a backing with bitmaps, fault handling, fallbacks and page locks.
 #include "guestio/mem/backing.h"
 
 #include <gmock/gmock.h>
@@ -22,7 +22,7 @@ using testing::ElementsAre;
 using testing::IsEmpty;
 using Extent = GuardedBacking::Extent;
 
-/// A memory of one guarded region that begins at guest address 0x100000.
+/// A memory of one guarded region at guest address 0x100000.
 struct Guarded {
   std::shared_ptr<GuardedBacking> backing;
   GuestMemory memory;
@@ -39,7 +39,7 @@ constexpr GuardedBacking::Options kBitmaps{.read_bitmap = true, .write_bitmap = 
 
 Error denied(std::uint64_t address) { return Error::make(ErrorKind::kAccessDenied, "", address); }
 
-TEST(Backing, BitmapsAllowReadingAndWritingApart) {
+TEST(Backing, BitmapsControlReadsAndWritesSeparately) {
   Guarded guest(kBitmaps);
   guest.backing->allow(Access::kWrite, 2, false);
   guest.backing->allow(Access::kRead, 3, false);
@@ -56,7 +56,7 @@ TEST(Backing, BitmapsAllowReadingAndWritingApart) {
   EXPECT_EQ(guest.memory.compare_exchange(Gpa(0x104008), word, 1), true);
 }
 
-TEST(Backing, PagesBehindTheEndOfABitmapAreDenied) {
+TEST(Backing, PagesPastTheEndOfABitmapAreDenied) {
   class ShortBitmap final : public PlainBacking {
    public:
     std::span<std::byte> mapping() const noexcept override { return memory_.bytes(); }
@@ -99,7 +99,7 @@ TEST(Backing, ABitmapMayChangeAtAnyTime) {
   EXPECT_TRUE(guest.memory.load<std::uint8_t>(Guarded::kStart));
 }
 
-TEST(Backing, TheHookHearsOfFaultsAndDenials) {
+TEST(Backing, TheBackingIsNotifiedOfFaultsAndDenials) {
   Guarded guest(kBitmaps);
   guest.backing->allow(Access::kWrite, 1, false);
   guest.backing->protect(3, Mapping::Access::kNone);
@@ -115,7 +115,7 @@ TEST(Backing, TheHookHearsOfFaultsAndDenials) {
   EXPECT_EQ(guest.backing->faults[1].offset, 0x3000u);
 }
 
-TEST(Backing, ARetryGoesOnWhereTheFaultWas) {
+TEST(Backing, ARetryContinuesAtTheFault) {
   Guarded guest({});
   guest.backing->protect(1, Mapping::Access::kNone);
   guest.backing->protect(2, Mapping::Access::kNone);
@@ -150,7 +150,7 @@ TEST(Backing, Fault18RetriesAreBounded) {
   EXPECT_LT(guest.backing->faults.size(), 100u);
 }
 
-TEST(Backing, AFallbackServesThePageThatFaulted) {
+TEST(Backing, AFallbackServesTheFaultingPage) {
   Guarded guest({});
   guest.backing->protect(1, Mapping::Access::kNone);
   guest.backing->fault_hook = [](const PageFault&) { return FaultAction::kFallBack; };
@@ -171,7 +171,7 @@ TEST(Backing, AFallbackServesThePageThatFaulted) {
   EXPECT_EQ(guest.backing->bytes()[0x1000], std::byte{5});
 }
 
-TEST(Backing, MemoryWithoutAMappingIsAccessedByFallbackAlone) {
+TEST(Backing, UnmappedMemoryIsAccessedByFallbackOnly) {
   Guarded guest({.mapped = 0});
   EXPECT_TRUE(guest.memory.store<std::uint64_t>(Gpa(0x100008), 77));
   EXPECT_EQ(guest.memory.load<std::uint64_t>(Gpa(0x100008)), 77u);
@@ -186,7 +186,7 @@ TEST(Backing, MemoryWithoutAMappingIsAccessedByFallbackAlone) {
   EXPECT_EQ(guest.memory.host_range(Gpa(0x100000), 8).error().kind, ErrorKind::kNotLockable);
 }
 
-TEST(Backing, AMappingMayCoverAPartOnly) {
+TEST(Backing, AMappingMayCoverOnlyAPart) {
   Guarded guest({.mapped = 0x1804});
   EXPECT_TRUE(guest.memory.fill(Gpa(0x101000), std::byte{2}, 0x1000));
   EXPECT_THAT(guest.backing->fallbacks, ElementsAre(Extent{0x1804, 0x7fc}));
@@ -212,7 +212,7 @@ TEST(Backing, BitmapsGuardLocks) {
   EXPECT_EQ(guest.memory.host_range(Gpa(0x103000), 8).error().kind, ErrorKind::kNotLockable);
 }
 
-TEST(Backing, ExposesAndAddressesForDevicesByOffset) {
+TEST(Backing, ExposesMemoryAndReturnsIovasByOffset) {
   Guarded guest({});
   const GuestMemory view = *guest.memory.subrange(range(0x101800, 0x1000));
   EXPECT_TRUE(view.expose(range(0x10, 0x20)));
@@ -223,7 +223,7 @@ TEST(Backing, ExposesAndAddressesForDevicesByOffset) {
 
 constexpr GuardedBacking::Options kHeld{.lock_mode = LockMode::kLockPages};
 
-TEST(PageLocks, AreHeldUntilTheLockGoesAway) {
+TEST(PageLocks, LastAsLongAsTheLock) {
   Guarded guest(kHeld);
   const std::array gpns{Gpn(0x101), Gpn(0x102), Gpn(0x105)};
   SegmentArray<4> segments;
@@ -239,7 +239,7 @@ TEST(PageLocks, AreHeldUntilTheLockGoesAway) {
   EXPECT_THAT(guest.backing->locked, IsEmpty());
 }
 
-TEST(PageLocks, AssigningReleasesWhatWasHeld) {
+TEST(PageLocks, AssignmentReleasesThePreviousLock) {
   Guarded guest(kHeld);
   SegmentArray<1> segments;
   PageLock lock = *guest.memory.lock(range(0x100000, 8), Access::kRead, segments);
@@ -249,7 +249,7 @@ TEST(PageLocks, AssigningReleasesWhatWasHeld) {
   EXPECT_THAT(guest.backing->locked, IsEmpty());
 }
 
-TEST(PageLocks, Fault13AViewCannotSkipTheBackingsLocks) {
+TEST(PageLocks, Fault13AViewUsesTheLocksOfItsBacking) {
   Guarded guest(kHeld);
   const GuestMemory view = *guest.memory.subrange(range(0x101800, 0x2000));
   SegmentArray<1> segments;
@@ -260,7 +260,7 @@ TEST(PageLocks, Fault13AViewCannotSkipTheBackingsLocks) {
       << "nor can an address in place";
 }
 
-TEST(PageLocks, Fault13NoHandleOfTheSameMemoryCanSkipThemEither) {
+TEST(PageLocks, Fault13EveryHandleOfTheMemoryUsesThem) {
   Guarded guest(kHeld);
   const auto log = std::make_shared<DirtyLog>(*DirtyLog::for_memory(ByteCount(0x200000)));
   const GuestMemory again = *GuestMemory::create(guest.memory.specs());
@@ -276,7 +276,7 @@ TEST(PageLocks, Fault13NoHandleOfTheSameMemoryCanSkipThemEither) {
   EXPECT_THAT(guest.backing->locked, IsEmpty());
 }
 
-TEST(PageLocks, Fault14ALockThatFailsHalfWayLeavesNothingLocked) {
+TEST(PageLocks, Fault14APartiallyFailedLockLeavesNothingLocked) {
   Guarded guest(kHeld);
   guest.backing->fail_lock = 2;
   const std::array chain{range(0x100000, 8), range(0x102000, 8), range(0x104000, 8),
@@ -291,7 +291,7 @@ TEST(PageLocks, Fault14ALockThatFailsHalfWayLeavesNothingLocked) {
   EXPECT_THAT(guest.backing->locked, IsEmpty());
 }
 
-TEST(PageLocks, Fault14ARangeThatEndsOutsideUnlocksWhatItLocked) {
+TEST(PageLocks, Fault14ARangeBeyondMemoryUnlocksItsLockedPages) {
   Guarded guest(kHeld);
   SegmentArray<4> segments;
   EXPECT_EQ(guest.memory.lock(range(0x10fff8, 9), Access::kRead, segments).error().kind,
@@ -316,7 +316,7 @@ TEST(PageLocks, Fault11PartialLastPagesAndFullRegionsCanBeLocked) {
   }
 }
 
-TEST(PageLocks, Fault11APageThatMayBeReadButNotWrittenGivesAnError) {
+TEST(PageLocks, Fault11AReadOnlyPageFailsALockForWriting) {
   Guarded guest({.lock_mode = LockMode::kProbe});
   guest.backing->protect(1, Mapping::Access::kRead);
   SegmentArray<1> segments;
@@ -342,7 +342,7 @@ TEST(PageLocks, Fault15ALockForWritingProbesForWriting) {
   EXPECT_EQ(guest.backing->bytes()[0x2000], std::byte{0x77}) << "a probe changes nothing";
 }
 
-TEST(PageLocks, Fault22OnlyBackingsThatNeedItAreProbed) {
+TEST(PageLocks, Fault22OnlyBackingsInProbeModeAreProbed) {
   Guarded plain({});
   plain.backing->protect(1, Mapping::Access::kNone);
   SegmentArray<1> segments;
@@ -359,8 +359,8 @@ TEST(PageLocks, Fault22OnlyBackingsThatNeedItAreProbed) {
   EXPECT_FALSE(probed.memory.lock(range(0x100000, 0x3000), Access::kRead, segments));
 }
 
-TEST(PageLocks, Fault22PagesAreJoinedByHostAddressAcrossRegions) {
-  // Two regions that are far apart for the guest and neighbours in one backing.
+TEST(PageLocks, Fault22PagesAreMergedByHostAddressAcrossRegions) {
+  // Two regions, far apart in guest memory and adjacent in one backing.
   const auto backing = std::make_shared<GuardedBacking>(GuardedBacking::Options{});
   const std::array specs{RegionSpec{Gpa(0x900000), ByteCount(0x1000), backing, 0},
                          RegionSpec{Gpa(0x100000), ByteCount(0x2000), backing, 0x1000}};
@@ -371,7 +371,7 @@ TEST(PageLocks, Fault22PagesAreJoinedByHostAddressAcrossRegions) {
   EXPECT_THAT(segments, ElementsAre(HostSegment{backing->mapping().data(), 0x3000}));
 }
 
-TEST(Backing, Fault22AdjacentPagesAreCopiedInOneGo) {
+TEST(Backing, Fault22AdjacentPagesAreCopiedInOneOperation) {
   Guarded guest({.mapped = 0});
   const std::array gpns{Gpn(0x102), Gpn(0x103), Gpn(0x104), Gpn(0x101)};
   const auto scattered = *PagedRange::from_pages(0x10, 0x3800, gpns);
@@ -383,7 +383,7 @@ TEST(Backing, Fault22AdjacentPagesAreCopiedInOneGo) {
   EXPECT_THAT(guest.backing->fallbacks, ElementsAre(three, one, three, one));
 }
 
-TEST(PageLocks, LengthsAtEveryEdgeGiveExactSegments) {
+TEST(PageLocks, LengthsAtEveryBoundaryGiveExactSegments) {
   Guarded guest({.lock_mode = LockMode::kProbe});
   std::byte* const host = guest.backing->mapping().data();
   for (const std::uint64_t start : {0x0u, 0x1u, 0xfffu, 0x1000u, 0xefffu}) {

@@ -18,10 +18,10 @@ std::unexpected<Error> fault_at(const std::byte* address) noexcept {
   return fail(ErrorKind::kMemoryFault, "dirty log", reinterpret_cast<std::uintptr_t>(address));
 }
 
-/// Somebody who changes the byte faster than it can be taken is not collecting marks.
+/// Compare-exchange attempts: a peer that keeps changing the byte collects no marks.
 constexpr int kMaxTakeAttempts = 1000;
 
-/// Sets bits; a byte that has them already is only read, so that its cache line stays shared.
+/// Sets bits. A byte with these bits set is only read, so its cache line stays shared.
 bool set_missing_bits(std::byte* at, std::byte bits) noexcept {
   std::byte seen{};
   if (!try_load(at, seen)) return false;
@@ -39,8 +39,8 @@ Result<DirtyLog> DirtyLog::for_memory(ByteCount memory) {
 
 Result<> DirtyLog::mark(AddressRange written) const noexcept {
   if (written.is_empty()) return {};
-  // A bit that is found set is left alone, and may be taken right after. The bytes have to be there
-  // for whoever takes it: a processor may otherwise look at the bit before its stores are seen.
+  // A set bit is not written again and may be collected right after. Its collector must see the
+  // bytes: without the fence a processor may read the bit before its stores are visible.
   std::atomic_thread_fence(std::memory_order_seq_cst);
   std::uint64_t page = Gpn::containing(written.start()).raw();
   const std::uint64_t last = Gpn::containing(written.last()).raw();
@@ -76,7 +76,7 @@ Result<std::byte> DirtyLog::take(std::uint64_t byte_index) const noexcept {
     switch (try_compare_exchange(at, seen, std::byte{0})) {
       case Exchange::kExchanged: return seen;
       case Exchange::kFaulted: return fault_at(at);
-      case Exchange::kDifferent: break;  // `seen` has the newer bits
+      case Exchange::kDifferent: break;  // `seen` holds the newer bits
     }
   }
   return fail(ErrorKind::kBusy, "dirty log", byte_index);

@@ -9,31 +9,31 @@
 #include "guestio/base/units.h"
 #include "guestio/mem/address_range.h"
 
-/// Which pages of the guest were written, for live migration.
+/// Dirty page tracking for live migration.
 namespace guestio::mem {
 
-/// A bitmap with one bit for each guest page of kPageSize, in the layout of vhost: page n is bit
-/// n % 8 of byte n / 8. The bitmap is usually shared with a front-end that collects and clears bits
-/// while we set them, and that may take the memory away: hence atomic and recoverable operations.
+/// A bitmap with one bit for each guest page of kPageSize, in the vhost layout: page n is bit n % 8
+/// of byte n / 8. The front-end usually shares it, collects and clears bits concurrently, and may
+/// truncate the memory. The operations are therefore atomic and recover from faults.
 ///
 ///     const auto log = std::make_shared<DirtyLog>(*DirtyLog::for_memory(ByteCount(size)));
-///     const GuestMemory logged = memory.with_dirty_log(log);  // marks what is written through it
+///     const GuestMemory logged = memory.with_dirty_log(log);  // marks its writes
 ///
-/// Bits are only set after the bytes were written and before anybody is told of it.
+/// A bit is set after the bytes are written and before their completion is visible.
 /// Threads: any.
 class DirtyLog {
  public:
-  /// Over `bitmap`, which stays mapped as long as this lives. Bits that are set stay set.
+  /// Takes ownership of a mapped bitmap and keeps its bits.
   explicit DirtyLog(Mapping bitmap) noexcept : bitmap_(std::move(bitmap)) {}
-  /// Over a bitmap of its own for the guest addresses [0, memory). Errors: host, invalid-argument.
+  /// Allocates a bitmap for the guest addresses [0, memory). Errors: host, invalid-argument.
   static Result<DirtyLog> for_memory(ByteCount memory);
 
-  /// Marks every page that the range touches. Errors: out-of-range when the bitmap is too short
-  /// (pages before that are marked), memory-fault when it was taken away.
+  /// Marks every page of the range. Errors: out-of-range if the bitmap is too short (its pages are
+  /// marked), memory-fault if it was truncated.
   [[nodiscard]] Result<> mark(AddressRange written) const noexcept;
-  /// Whether a page is marked; false outside the bitmap.
+  /// False outside the bitmap.
   [[nodiscard]] bool is_marked(Gpn page) const noexcept;
-  /// Takes the marks of 8 pages, as a collector does. Errors: as mark(), busy.
+  /// Fetches and clears the marks of 8 pages, as a collector does. Errors: as mark(), busy.
   [[nodiscard]] Result<std::byte> take(std::uint64_t byte_index) const noexcept;
 
  private:

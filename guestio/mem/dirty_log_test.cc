@@ -30,7 +30,7 @@ std::vector<std::uint64_t> marked_pages(const DirtyLog& log, std::uint64_t pages
   return marked;
 }
 
-TEST(DirtyLog, MarksEveryPageThatARangeTouches) {
+TEST(DirtyLog, MarksEveryPageOfARange) {
   const DirtyLog log = *DirtyLog::for_memory(ByteCount(64 * kPageSize));
   EXPECT_TRUE(log.mark(range(0x5fff, 2)));
   EXPECT_TRUE(log.mark(range(0x9000, 1)));
@@ -38,7 +38,7 @@ TEST(DirtyLog, MarksEveryPageThatARangeTouches) {
   EXPECT_THAT(marked_pages(log, 64), ElementsAre(5, 6, 9));
 }
 
-TEST(DirtyLog, MarksEveryStretchExactly) {
+TEST(DirtyLog, MarksEveryRangeExactly) {
   for (std::uint64_t first = 0; first < 20; ++first) {
     for (std::uint64_t count = 1; count < 24; ++count) {
       const DirtyLog log = *DirtyLog::for_memory(ByteCount(64 * kPageSize));
@@ -67,7 +67,7 @@ TEST(DirtyLog, StaysInBounds) {
   EXPECT_FALSE(DirtyLog::for_memory(ByteCount(0)));
 }
 
-TEST(DirtyLog, ALogThatWasTakenAwayIsAMemoryFault) {
+TEST(DirtyLog, ATruncatedLogIsAMemoryFault) {
   Mapping bitmap = *Mapping::anonymous(kPageSize);
   ASSERT_EQ(::mprotect(bitmap.data(), kPageSize, PROT_NONE), 0);
   const DirtyLog log(std::move(bitmap));
@@ -130,7 +130,7 @@ TEST_F(LoggedMemoryTest, ReadsAreNotMarked) {
   EXPECT_THAT(marked_pages(*log_, kPages), IsEmpty());
 }
 
-TEST_F(LoggedMemoryTest, WhatTheKernelWroteIsMarkedOnDemand) {
+TEST_F(LoggedMemoryTest, WritesOfTheKernelAreMarkedOnDemand) {
   const std::array gpns{Gpn(3), Gpn(9)};
   EXPECT_TRUE(memory_.mark_written(*PagedRange::from_pages(0x800, 0x900, gpns)));
   EXPECT_THAT(marked_pages(*log_, kPages), ElementsAre(3, 9));
@@ -143,14 +143,14 @@ TEST_F(LoggedMemoryTest, AViewMarksThePagesOfTheWholeMemory) {
   EXPECT_THAT(marked_pages(*log_, kPages), ElementsAre(3, 5));
 }
 
-TEST_F(LoggedMemoryTest, TheLogCanBeTakenOffAgain) {
+TEST_F(LoggedMemoryTest, LoggingCanBeDisabled) {
   const GuestMemory plain = memory_.with_dirty_log(nullptr);
   EXPECT_TRUE(plain.store<std::uint8_t>(Gpa(0), 1));
   EXPECT_TRUE(plain.mark_written(range(0, 1)));
   EXPECT_THAT(marked_pages(*log_, kPages), IsEmpty());
 }
 
-TEST_F(LoggedMemoryTest, AWriteThatFailsHalfWayMarksWhatItWrote) {
+TEST_F(LoggedMemoryTest, APartiallyFailedWriteMarksItsWrittenPages) {
   ASSERT_EQ(::mprotect(*memory_.host_range(Gpa(0x2000), 1), kPageSize, PROT_NONE), 0);
   EXPECT_FALSE(memory_.fill(Gpa(0x800), std::byte{1}, 0x3000));
   EXPECT_THAT(marked_pages(*log_, kPages), ElementsAre(0, 1));
@@ -165,7 +165,7 @@ TEST_F(LoggedMemoryTest, AFallbackWriteIsMarked) {
   EXPECT_THAT(marked_pages(*log_, kPages), ElementsAre(2, 3));
 }
 
-TEST_F(LoggedMemoryTest, AWriteThatTheLogCannotHoldIsAnError) {
+TEST_F(LoggedMemoryTest, AWriteBeyondTheLogIsAnError) {
   const GuestMemory memory =
       GuestMemory::allocate(ByteCount(0x1000), Gpa(0x100000))->with_dirty_log(log_);
   EXPECT_EQ(memory.store<std::uint8_t>(Gpa(0x100000), 1).error().kind, ErrorKind::kOutOfRange);

@@ -17,7 +17,7 @@
 ///     lists           6100 bytes {[0x1000, 0x2000), [0x9000, 0x97d4)}
 ///     HostSegment     4096 bytes at 0x7f0012345000
 ///
-/// Lists are cut after kMaxItems pieces or pages: their length is a guest's choice.
+/// Lists are truncated after kMaxItems ranges or pages, since the guest chooses their length.
 namespace guestio::mem::format {
 
 inline constexpr std::size_t kMaxItems = 16;
@@ -42,14 +42,14 @@ Out put(Out out, const PagedRange& range) {
   }
   return gpns.size() > kMaxItems ? fmt::format_to(out, " …") : out;
 }
-template <typename Out, typename Piece>
-Out put(Out out, const RangeList<Piece>& list) {
+template <typename Out, typename Range>
+Out put(Out out, const RangeList<Range>& list) {
   out = fmt::format_to(out, "{} bytes {{", list.length());
   std::size_t count = 0;
-  for (const Piece piece : list) {
+  for (const Range range : list) {
     out = fmt::format_to(out, "{}", count == 0 ? "" : ", ");
     if (count++ == kMaxItems) return fmt::format_to(out, "…}}");
-    out = put(out, piece);
+    out = put(out, range);
   }
   return fmt::format_to(out, "}}");
 }
@@ -58,7 +58,7 @@ Out put(Out out, const AnyRange& range) {
   return range.visit([&](const auto& of_kind) { return put(out, of_kind); });
 }
 
-/// What every formatter here is: put(), without options.
+/// The base of all formatters here: put(), without options.
 struct Formatter {
   static constexpr auto parse(fmt::format_parse_context& context) { return context.begin(); }
   template <typename T, typename Context>

@@ -27,7 +27,7 @@ TEST(Format, APagedRangeShowsItsPages) {
   EXPECT_EQ(fmt::format("{}", PagedRange()), "0 bytes from 0x0 of pages");
 }
 
-TEST(Format, AListShowsItsPieces) {
+TEST(Format, AListShowsItsRanges) {
   const std::array pieces{range(0x1000, 0x1000), range(0x9000, 2000), range(0, 100)};
   const auto list = AddressRanges::from_ranges(pieces)->subrange(0, 6000);
   EXPECT_EQ(fmt::format("{}", list), "6000 bytes {[0x1000, 0x2000), [0x9000, 0x9770)}");
@@ -35,7 +35,7 @@ TEST(Format, AListShowsItsPieces) {
   EXPECT_EQ(fmt::format("{}", PagedRanges()), "0 bytes {}");
 }
 
-TEST(Format, AListOfAnyLengthIsALineOfText) {
+TEST(Format, AListOfAnyLengthIsOneLine) {
   const std::vector<Gpn> gpns(100'000, Gpn(1));
   EXPECT_EQ(fmt::format("{}", PagedRange::from_whole_pages(gpns)),
             "409600000 bytes from 0x0 of pages 0x1 0x1 0x1 0x1 0x1 0x1 0x1 0x1 0x1 0x1 0x1 0x1 0x1 "

@@ -22,7 +22,7 @@ Result<Region> make_region(const RegionSpec& spec) {
   }
   Backing& backing = *spec.backing;
   if (!fits_within(spec.offset, length, backing.size().raw())) {
-    return fail(ErrorKind::kOutOfRange, "region behind the end of its backing", length,
+    return fail(ErrorKind::kOutOfRange, "region past the end of its backing", length,
                 backing.size().raw());
   }
   Region region;
@@ -46,7 +46,7 @@ Result<Region> make_region(const RegionSpec& spec) {
 Result<> check_overlap(std::span<const Region> sorted) {
   for (std::size_t i = 1; i < sorted.size(); ++i) {
     if (sorted[i].start - sorted[i - 1].start < sorted[i - 1].length) {
-      return fail(ErrorKind::kInvalidArgument, "regions of guest memory that overlap",
+      return fail(ErrorKind::kInvalidArgument, "overlapping regions of guest memory",
                   sorted[i].start);
     }
   }
@@ -115,15 +115,15 @@ Result<std::byte*> GuestMemory::host_range(Gpa start, std::uint64_t length) cons
                 region->length - at);
   }
   if (!region->is_plain() || region->lock_mode != LockMode::kNothing) {
-    return fail(ErrorKind::kNotLockable, "guest memory that is accessed in place", start.raw());
+    return fail(ErrorKind::kNotLockable, "guest memory accessed in place", start.raw());
   }
   return region->host + at;
 }
 
 Result<> GuestMemory::expose(const AddressRange& range) const noexcept {
   const Region* hint = nullptr;
-  return internal::for_each_piece(table(), hint, range, [](const internal::Piece& piece) {
-    return piece.region->backing->expose(piece.backing_offset(), piece.length);
+  return internal::for_each_slice(table(), hint, range, [](const internal::RegionSlice& slice) {
+    return slice.region->backing->expose(slice.backing_offset(), slice.length);
   });
 }
 
@@ -178,7 +178,7 @@ std::vector<ShareableRegion> GuestMemory::shareable_regions() const {
   std::vector<ShareableRegion> result;
   for (const Region& region : table().regions) {
     for (const ShareableRange& part : region.backing->shareable_ranges()) {
-      // The overlap of two ranges of the backing: what can be shared and what the region shows.
+      // The overlap of two ranges of the backing: the shareable one and the region's.
       const std::uint64_t first = std::max(part.offset, region.offset);
       const std::uint64_t end = std::min(part.offset + part.length, region.offset + region.length);
       if (first >= end) continue;

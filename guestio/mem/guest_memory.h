@@ -20,14 +20,14 @@
 #include "guestio/mem/paged_ranges.h"
 #include "guestio/mem/recover.h"
 
-/// The memory of a virtual machine, as a device accesses it.
+/// The memory of a virtual machine, as seen by a device.
 namespace guestio::mem {
 
 namespace internal {
 struct Table;
 }
 
-/// A part of a backing that appears at a guest address.
+/// A part of a backing at a guest address.
 struct RegionSpec {
   Gpa start;
   ByteCount length;
@@ -35,15 +35,15 @@ struct RegionSpec {
   std::uint64_t offset = 0;  ///< of the region's first byte in the backing
 };
 
-/// Where one region lies in the host.
+/// One region and its host mapping.
 struct RegionInfo {
   Gpa start;
   std::uint64_t length;
-  std::byte* host;  ///< of the first byte; nullptr for memory without a mapping
+  std::byte* host;  ///< of the first byte; nullptr for unmapped memory
   Mapping::Access access;
 };
 
-/// A ShareableRange in guest addresses. The descriptor belongs to the memory.
+/// A ShareableRange in guest addresses. The memory owns the descriptor.
 struct ShareableRegion {
   Gpa start;
   std::uint64_t length;
@@ -51,35 +51,35 @@ struct ShareableRegion {
   FileOffset file_offset;
 };
 
-/// A handle to the memory of one virtual machine: a table of regions that never changes.
+/// A handle to the memory of one virtual machine: an immutable table of regions.
 ///
 ///     guest:   0        640K   1M                3G          4G              5G
 ///              [ region 0 ]    [    region 1     ]  (a hole) [   region 2    ]
 ///                   |                  |                             |
 ///     backing:   mapping            mapping                  mapping + bitmaps
 ///
-/// A change of the memory makes another GuestMemory; whoever works with the old one keeps the old
-/// regions mapped by keeping a copy. Guest memory is hostile: no operation here can crash, whatever
-/// the guest or the owner of its memory files does; what it does in time is an error.
+/// A change of the memory makes a new GuestMemory; copies of the old one keep the old regions
+/// mapped. Guest memory is untrusted: no operation here can crash, whatever the guest or the owner
+/// of its memory files does. Faults become errors.
 ///
 ///     const auto memory = map_file_regions(regions);         // mapped_memory.h; or create()
 ///     const auto index = memory->load<std::uint16_t>(gpa);   // one instruction, or an error
 ///     const auto done = memory->write(range, bytes);
 ///
-/// Ranges: `read`, `write` and so on take a Gpa, or one of PagedRange, AddressRange, PagedRanges,
-/// AddressRanges (GuestRange), of which they use the first bytes.
+/// Ranges: `read`, `write` and so on take a Gpa or a GuestRange (PagedRange, AddressRange,
+/// PagedRanges, AddressRanges). They use the first bytes of a longer range.
 ///
 /// Errors, of every access: out-of-range (value: the first address outside; limit: the end of
 /// memory, or for a range: bytes asked for and bytes there), invalid-gpn, read-only, access-denied
 /// and memory-fault (value: the guest address; for a fault in the caller's own buffer its host
-/// address, with a text that says so). An access that fails may have done a part. An access of no
-/// bytes succeeds whatever the address.
+/// address, with a text of its own). A failed access may have been done in part. An access of zero
+/// bytes succeeds at any address.
 ///
-/// Threads: any, at the same time; a handle that one thread assigns needs care as any object does.
-/// Copying it costs one atomic increment.
+/// Threads: any, concurrently; assignment to a handle needs the usual synchronization. A copy costs
+/// one atomic increment.
 class GuestMemory {
  public:
-  /// No memory at all; what a handle becomes when it is moved from.
+  /// No memory; also the state after a move.
   GuestMemory() noexcept = default;
   GuestMemory(const GuestMemory&) noexcept = default;
   GuestMemory& operator=(const GuestMemory&) noexcept = default;
@@ -94,8 +94,8 @@ class GuestMemory {
     std::swap(window_, other.window_);
   }
 
-  /// Errors: invalid-argument (a region of no bytes, without backing, or over another one),
-  /// out-of-range (a region leaves its backing or the address space).
+  /// Errors: invalid-argument (a region that is empty, has no backing or overlaps another),
+  /// out-of-range (a region beyond its backing or the address space).
   [[nodiscard]] static Result<GuestMemory> create(std::span<const RegionSpec> regions);
   /// Private zero-filled memory from `start` on. Errors: as create(), host.
   [[nodiscard]] static Result<GuestMemory> allocate(ByteCount size, Gpa start = Gpa(0));
@@ -158,8 +158,8 @@ class GuestMemory {
       return {};
     return store_slow_path(to, object_bytes(bits));
   }
-  /// Stores `desired` if the value equals `expected`, atomically; else false, and `expected`
-  /// becomes what was found. Errors: also misaligned when the address is no multiple of sizeof(T).
+  /// Stores `desired` if the value equals `expected`, atomically. Otherwise returns false, with the
+  /// found value in `expected`. Errors: also misaligned if the address is no multiple of sizeof(T).
   template <Word T>
   [[nodiscard]] Result<bool> compare_exchange(Gpa at, T& expected,
                                               std::type_identity_t<T> desired) const noexcept {
@@ -171,18 +171,18 @@ class GuestMemory {
     return exchanged;
   }
 
-  /// Has the processor fetch the bytes at an address that somebody else has just written, to be
-  /// read and then written. A hint: does nothing where it is not quick.
+  /// Prefetches a cache line that another processor has just written, to be read and then written.
+  /// A hint: a no-op off the fast path.
   void prefetch_for_write(Gpa at) const noexcept {
     const std::byte* host = host_of(at, 1, window_.writable);
     if (host != nullptr) internal::prefetch_for_write(host);
   }
 
-  // For the kernel's use, and for structures that are read in place.
+  // For use by the kernel, and for structures accessed in place.
 
-  /// Writes the host segments of the range to `segments` (cleared first), joined wherever they meet
-  /// in host memory, and keeps the pages in place until the result goes away. All or nothing: after
-  /// an error nothing is locked and `segments` is empty. Errors: also not-lockable.
+  /// Writes the host segments of the range to `segments` (cleared first), merged where adjacent in
+  /// host memory, and locks the pages for the lifetime of the result. All or nothing: after an
+  /// error nothing is locked and `segments` is empty. Errors: also not-lockable.
   template <GuestRange Range>
   [[nodiscard]] Result<PageLock> lock(const Range& range, Access access,
                                       SegmentList& segments) const {
@@ -192,43 +192,41 @@ class GuestMemory {
     }
     return lock;
   }
-  /// The same with a lock that lies where it stays. Requires: it is empty.
+  /// The same, into an existing lock. Requires: it is empty.
   template <GuestRange Range>
   [[nodiscard]] Result<> lock_into(PageLock& lock, const Range& range, Access access,
                                    SegmentList& segments) const;
-  /// The same for a descriptor chain as it comes.
+  /// The same for the ranges of a descriptor chain.
   [[nodiscard]] Result<PageLock> lock(std::span<const AddressRange> ranges, Access access,
                                       SegmentList& segments) const {
     const auto list = AddressRanges::from_ranges(ranges);
     if (!list) return fail(list.error());
     return lock(*list, access, segments);
   }
-  /// Whether the range can be accessed now, by touching a byte of each page.
+  /// Touches a byte of each page. Errors: the range is not accessible now.
   template <GuestRange Range>
   [[nodiscard]] Result<> probe(const Range& range, Access access) const noexcept;
-  /// The host address of bytes that lie in one region, for structures that are accessed in place
-  /// with recover.h; nullptr for no bytes. Errors: also not-lockable where accesses need more than
-  /// the mapping (bitmaps, page locks) or there is none.
+  /// The host address of bytes in one region, for structures accessed in place with recover.h;
+  /// nullptr for zero bytes. Errors: also not-lockable if accesses need more than the mapping
+  /// (bitmaps, page locks) or the region is unmapped.
   [[nodiscard]] Result<std::byte*> host_range(Gpa start, std::uint64_t length) const noexcept;
-  /// As host_range() for bytes that are only read, or nullptr where finding them takes longer than
-  /// a comparison: ask host_range() then.
+  /// As host_range() for reads only, on the fast path of one comparison. nullptr: use host_range().
   [[nodiscard]] const std::byte* fast_host_range(Gpa start, std::uint64_t length) const noexcept {
     return host_of(start, length, window_.readable);
   }
-  /// Makes memory known to the kernel that it does not know by its mapping.
+  /// Backing::expose() for the range.
   [[nodiscard]] Result<> expose(const AddressRange& range) const noexcept;
-  /// The device address of a byte, if its memory is mapped for devices.
+  /// The device address of a byte; nullopt if its memory is not mapped for devices.
   [[nodiscard]] std::optional<std::uint64_t> iova(Gpa address) const noexcept;
 
   // Views and descriptions.
 
-  /// The bytes of the range as a memory of their own that starts at 0. It uses the same backings,
-  /// with all that they demand. Holes stay holes. Errors: out-of-range when it ends behind the last
-  /// region.
+  /// The bytes of the range as a memory that starts at 0. It shares the backings and their
+  /// requirements. Holes stay holes. Errors: out-of-range past the last region.
   [[nodiscard]] Result<GuestMemory> subrange(const AddressRange& range) const;
-  /// The same memory; every byte that is written is marked in `log` as well (nullptr: no longer).
+  /// The same memory with dirty logging of writes into `log`; nullptr disables logging.
   [[nodiscard]] GuestMemory with_dirty_log(std::shared_ptr<const DirtyLog> log) const;
-  /// Marks bytes that the kernel has written through a lock. Does nothing without a log.
+  /// Marks bytes written by the kernel through a lock. A no-op without a log.
   /// Errors: of DirtyLog::mark(), out-of-range.
   template <GuestRange Range>
   [[nodiscard]] Result<> mark_written(const Range& range) const noexcept;
@@ -236,16 +234,16 @@ class GuestMemory {
 
   /// In ascending order.
   [[nodiscard]] std::vector<RegionInfo> regions() const;
-  /// What create() needs to build the same memory again, or one that differs by a region.
+  /// The input of create() for the same memory, or for one that differs by a region.
   [[nodiscard]] std::vector<RegionSpec> specs() const;
   [[nodiscard]] std::vector<ShareableRegion> shareable_regions() const;
-  /// The address behind the last region; 0 when there is none, or when that is 2^64.
+  /// The address after the last region; 0 without regions, or for 2^64.
   [[nodiscard]] Gpa end() const noexcept;
 
  private:
   explicit GuestMemory(std::shared_ptr<const internal::Table> table) noexcept;
 
-  /// The host address of an access that one comparison shows to be good, or nullptr.
+  /// The fast path: the host address of an access inside the window; nullptr outside.
   [[nodiscard]] std::byte* host_of(Gpa address, std::uint64_t length,
                                    std::uint64_t limit) const noexcept {
     const std::uint64_t at = address.raw() - window_.start;
@@ -271,14 +269,14 @@ class GuestMemory {
   [[nodiscard]] Result<bool> compare_exchange_bytes(
       Gpa at, std::span<std::byte> expected, std::span<const std::byte> desired) const noexcept;
 
-  /// Lies in the handle, so that most accesses go straight from here to the bytes: the largest
-  /// plain region. The limits are 0 where an access needs more than a copy.
+  /// The largest plain region, cached in the handle for the fast path of most accesses. The limits
+  /// are 0 if an access needs more than a copy.
   struct Window {
     std::uint64_t start = 0;
     std::byte* host = nullptr;
     std::uint64_t readable = 0;
     std::uint64_t writable = 0;
-    bool is_free_to_lock = false;  ///< as far as it is readable or writable
+    bool is_free_to_lock = false;  ///< within readable or writable
   };
 
   [[nodiscard]] const internal::Table& table() const noexcept;
@@ -287,7 +285,7 @@ class GuestMemory {
   Window window_;
 };
 
-// Here, so that whoever makes an AnyRange for one call gets the function of its kind.
+// Inline, so that an AnyRange made for one call dispatches at compile time.
 template <>
 [[gnu::always_inline]] inline Result<> GuestMemory::read(const AnyRange& from,
                                                          std::span<std::byte> to) const noexcept {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Reading and writing guest memory when one copy in one plain region does not do it.
+// The slow path of reads and writes: several regions, bitmaps, faults, fallbacks.
 #include <algorithm>
 #include <cstring>
 
@@ -11,12 +11,12 @@ namespace guestio::mem {
 
 namespace {
 
-using internal::Piece;
 using internal::Region;
+using internal::RegionSlice;
 using internal::Table;
 
-// The operations. Each knows how to do a stretch directly and through the backing, and which side
-// of a direct copy is the guest's.
+// The operations. Each implements direct and fallback access to a range, and names the guest's side
+// of a direct copy.
 
 struct ReadBytes {
   static constexpr Access kAccess = Access::kRead;
@@ -50,7 +50,7 @@ struct FillBytes {
   static constexpr Access kAccess = Access::kWrite;
   static constexpr FaultSide kGuestSide = FaultSide::kDestination;
   std::byte value;
-  const std::byte* local = nullptr;  // there is no buffer that could fault
+  const std::byte* local = nullptr;  // no buffer, hence no fault on it
 
   CopyOutcome direct(std::byte* host, std::uint64_t length) const noexcept {
     const std::size_t done = try_fill(host, value, length);
@@ -62,8 +62,8 @@ struct FillBytes {
   void advance(std::uint64_t) noexcept {}
 };
 
-/// One load instruction for a word that lies in one stretch. A word that faults is copied byte by
-/// byte, which finds the page that is missing.
+/// One load instruction for a word in one slice. A faulting word is copied byte by byte, to find
+/// the missing page.
 template <typename Bits>
 struct LoadWord : ReadBytes {
   CopyOutcome direct(std::byte* host, std::uint64_t length) const noexcept {
@@ -87,36 +87,35 @@ struct StoreWord : WriteBytes {
   }
 };
 
-/// Tells the dirty log of a write that was done.
-Result<> log_write(const Table& table, const Piece& piece, std::uint64_t length) noexcept {
+/// Marks a completed write in the dirty log.
+Result<> log_write(const Table& table, const RegionSlice& slice, std::uint64_t length) noexcept {
   if (table.log == nullptr || length == 0) return {};
   return table.log->mark(
-      AddressRange::from_checked(Gpa(piece.region->log_address + piece.at), length));
+      AddressRange::from_checked(Gpa(slice.region->log_address + slice.at), length));
 }
 
-/// The bytes from the front of the piece that may be accessed directly; 0: denied or not mapped.
-std::uint64_t direct_length(const Piece& piece, Access access) noexcept {
-  const Region& region = *piece.region;
-  if (piece.at >= region.mapped) return 0;
-  const std::uint64_t length = std::min(piece.length, region.mapped - piece.at);
+/// The directly accessible bytes from the front of the slice; 0: denied or unmapped.
+std::uint64_t direct_length(const RegionSlice& slice, Access access) noexcept {
+  const Region& region = *slice.region;
+  if (slice.at >= region.mapped) return 0;
+  const std::uint64_t length = std::min(slice.length, region.mapped - slice.at);
   const auto& bitmap = region.bitmap(access);
-  return bitmap ? internal::allowed_bytes(*bitmap, piece.backing_offset(), length) : length;
+  return bitmap ? internal::allowed_bytes(*bitmap, slice.backing_offset(), length) : length;
 }
 
-/// One access to one region: directly as far as that goes, and through the backing's decision where
-/// it does not.
+/// One access to one region: direct where possible, otherwise as the backing decides.
 template <typename Operation>
-class PieceAccess {
+class SliceAccess {
  public:
-  PieceAccess(const Table& table, const Piece& piece, Operation& operation) noexcept
-      : table_(table), piece_(piece), operation_(operation) {}
+  SliceAccess(const Table& table, const RegionSlice& slice, Operation& operation) noexcept
+      : table_(table), slice_(slice), operation_(operation) {}
 
   Result<> run() noexcept {
-    if (Result<> writable = internal::check_writable(piece_, Operation::kAccess); !writable) {
+    if (Result<> writable = internal::check_writable(slice_, Operation::kAccess); !writable) {
       return writable;
     }
-    while (piece_.length != 0) {
-      if (piece_.at >= piece_.region->mapped) return fall_back(piece_.length);
+    while (slice_.length != 0) {
+      if (slice_.at >= slice_.region->mapped) return fall_back(slice_.length);
       if (Result<> stepped = step(); !stepped) return stepped;
     }
     return {};
@@ -125,32 +124,32 @@ class PieceAccess {
  private:
   static constexpr bool kWrites = Operation::kAccess == Access::kWrite;
 
-  /// Does what can be done at once.
+  /// Accesses the directly accessible bytes at the front.
   Result<> step() noexcept {
-    const std::uint64_t length = direct_length(piece_, Operation::kAccess);
+    const std::uint64_t length = direct_length(slice_, Operation::kAccess);
     if (length == 0) return after_fault(PageFault::Cause::kDenied);
-    const CopyOutcome outcome = operation_.direct(piece_.host(), length);
+    const CopyOutcome outcome = operation_.direct(slice_.host(), length);
     if (Result<> done = advance(outcome.done); !done) return done;
     if (outcome.fault == FaultSide::kNone) return {};
     if (outcome.fault != Operation::kGuestSide) {
-      return fail(ErrorKind::kMemoryFault, "buffer of the caller, not the guest's",
+      return fail(ErrorKind::kMemoryFault, "buffer of the caller",
                   reinterpret_cast<std::uintptr_t>(operation_.local));
     }
     return after_fault(PageFault::Cause::kFaulted);
   }
 
   Result<> after_fault(PageFault::Cause cause) noexcept {
-    switch (faults_.ask(piece_, Operation::kAccess, cause)) {
+    switch (faults_.decide(slice_, Operation::kAccess, cause)) {
       case FaultAction::kRetry: return {};
-      case FaultAction::kFallBack: return fall_back(internal::length_in_page(piece_));
+      case FaultAction::kFallBack: return fall_back(internal::length_in_page(slice_));
       case FaultAction::kFail: break;
     }
-    return internal::fail_fault(piece_, cause);
+    return internal::fail_fault(slice_, cause);
   }
 
   Result<> fall_back(std::uint64_t length) noexcept {
-    Backing& backing = *piece_.region->backing;
-    if (Result<> done = operation_.fall_back(backing, piece_.backing_offset(), length); !done) {
+    Backing& backing = *slice_.region->backing;
+    if (Result<> done = operation_.fall_back(backing, slice_.backing_offset(), length); !done) {
       return done;
     }
     return advance(length);
@@ -160,15 +159,15 @@ class PieceAccess {
     if (count == 0) return {};
     faults_.note_progress();
     operation_.advance(count);
-    const Piece done = piece_;
-    piece_.at += count;
-    piece_.length -= count;
+    const RegionSlice done = slice_;
+    slice_.at += count;
+    slice_.length -= count;
     if constexpr (kWrites) return log_write(table_, done, count);
     return {};
   }
 
   const Table& table_;
-  Piece piece_;
+  RegionSlice slice_;
   Operation& operation_;
   internal::FaultHandling faults_;
 };
@@ -176,18 +175,18 @@ class PieceAccess {
 template <typename Operation>
 [[gnu::noinline]] Result<> access_pieces(const Table& table, const Region* first,
                                          const AddressRange& range, Operation operation) noexcept {
-  return internal::for_each_piece(table, first, range, [&](const Piece& piece) {
-    return PieceAccess<Operation>(table, piece, operation).run();
+  return internal::for_each_slice(table, first, range, [&](const RegionSlice& slice) {
+    return SliceAccess<Operation>(table, slice, operation).run();
   });
 }
 
-/// Small, so that an address that is refused costs no more than the look into the table.
+/// Small, so that an invalid address costs no more than the table look-up.
 template <typename Operation>
 Result<> access(const Table& table, Gpa start, std::uint64_t length, Operation operation) noexcept {
   if (length == 0) return {};
   const Region* const first = table.find(start.raw());
   if (first == nullptr) return internal::fail_outside(table, start.raw());
-  // No region lies beyond the last address, so neither does what an access can reach.
+  // No region extends past the last address, so no access reaches beyond it.
   const std::uint64_t reachable = ~start.raw();
   if (length - 1 > reachable) return internal::fail_outside(table, table.end());
   return access_pieces(table, first, AddressRange::from_checked(start, length), operation);
@@ -278,8 +277,8 @@ Result<> GuestMemory::mark_written(const Range& range) const noexcept {
   if (table().log == nullptr) return {};
   const Region* hint = nullptr;
   return for_each_run(range, [&](const AddressRange& run) {
-    return internal::for_each_piece(table(), hint, run, [&](const Piece& piece) {
-      return log_write(table(), piece, piece.length);
+    return internal::for_each_slice(table(), hint, run, [&](const RegionSlice& slice) {
+      return log_write(table(), slice, slice.length);
     });
   });
 }

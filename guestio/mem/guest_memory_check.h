@@ -6,16 +6,16 @@
 
 #include "guestio/mem/guest_memory_table.h"
 
-/// What is asked before an access and after a fault. For the sources of guest_memory*.cc only.
+/// Checks before an access and after a fault. For the sources guest_memory*.cc only.
 namespace guestio::mem::internal {
 
-/// How often a backing may ask for another try without any byte getting through.
+/// Retries of a backing without progress.
 inline constexpr int kMaxRetries = 8;
 
 /// Bytes from the front of a piece to the end of the page that it begins in. Pages are those of the
 /// backing: that is what bitmaps and mappings count.
-[[nodiscard]] inline std::uint64_t length_in_page(const Piece& piece) noexcept {
-  return std::min(piece.length, kPageSize - piece.backing_offset() % kPageSize);
+[[nodiscard]] inline std::uint64_t length_in_page(const RegionSlice& slice) noexcept {
+  return std::min(slice.length, kPageSize - slice.backing_offset() % kPageSize);
 }
 
 [[nodiscard]] inline bool is_allowed(AccessBitmap bitmap, std::uint64_t offset) noexcept {
@@ -24,7 +24,7 @@ inline constexpr int kMaxRetries = 8;
   return ((bitmap[page / 64].load(std::memory_order_relaxed) >> (page % 64)) & 1) != 0;
 }
 
-/// How many of the bytes [offset, offset + length) lie before the first page that is not allowed.
+/// How many of the bytes [offset, offset + length) lie before the first denied page.
 [[nodiscard]] inline std::uint64_t allowed_bytes(AccessBitmap bitmap, std::uint64_t offset,
                                                  std::uint64_t length) noexcept {
   std::uint64_t allowed = 0;
@@ -34,25 +34,25 @@ inline constexpr int kMaxRetries = 8;
   return std::min(allowed, length);
 }
 
-[[nodiscard]] inline std::unexpected<Error> fail_fault(const Piece& piece,
+[[nodiscard]] inline std::unexpected<Error> fail_fault(const RegionSlice& slice,
                                                        PageFault::Cause cause) noexcept {
   return cause == PageFault::Cause::kDenied
-             ? fail(ErrorKind::kAccessDenied, "guest memory", piece.address().raw())
-             : fail(ErrorKind::kMemoryFault, "guest memory", piece.address().raw());
+             ? fail(ErrorKind::kAccessDenied, "guest memory", slice.address().raw())
+             : fail(ErrorKind::kMemoryFault, "guest memory", slice.address().raw());
 }
 
-[[nodiscard]] inline Result<> check_writable(const Piece& piece, Access access) noexcept {
-  if (access == Access::kRead || piece.region->writable) return {};
-  return fail(ErrorKind::kReadOnly, "write to guest memory", piece.address().raw());
+[[nodiscard]] inline Result<> check_writable(const RegionSlice& slice, Access access) noexcept {
+  if (access == Access::kRead || slice.region->writable) return {};
+  return fail(ErrorKind::kReadOnly, "write to guest memory", slice.address().raw());
 }
 
-/// Asks the backing what to do about faults, and ends a row of retries that lead nowhere.
+/// Passes faults to the backing, and limits retries without progress.
 class FaultHandling {
  public:
-  [[nodiscard]] FaultAction ask(const Piece& piece, Access access,
-                                PageFault::Cause cause) noexcept {
-    const PageFault fault{piece.backing_offset(), length_in_page(piece), access, cause};
-    const FaultAction action = piece.region->backing->on_page_fault(fault);
+  [[nodiscard]] FaultAction decide(const RegionSlice& slice, Access access,
+                                   PageFault::Cause cause) noexcept {
+    const PageFault fault{slice.backing_offset(), length_in_page(slice), access, cause};
+    const FaultAction action = slice.region->backing->on_page_fault(fault);
     if (action == FaultAction::kRetry && ++retries_ > kMaxRetries) return FaultAction::kFail;
     return action;
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The compare-exchange on guest memory.
+// Compare-exchange on guest memory.
 #include <cstring>
 
 #include "guestio/mem/guest_memory.h"
@@ -8,8 +8,8 @@
 
 namespace guestio::mem {
 
-using internal::Piece;
 using internal::Region;
+using internal::RegionSlice;
 
 namespace {
 
@@ -36,31 +36,31 @@ Exchange exchange_directly(std::byte* host, std::span<std::byte> expected,
   }
 }
 
-/// A word that is read and written needs both permissions.
-bool is_exchangeable(const Piece& piece) noexcept {
-  const Region& region = *piece.region;
+/// A compare-exchange needs both permissions.
+bool is_exchangeable(const RegionSlice& slice) noexcept {
+  const Region& region = *slice.region;
   for (const auto& bitmap : {region.read_bitmap, region.write_bitmap}) {
-    if (bitmap && !internal::is_allowed(*bitmap, piece.backing_offset())) return false;
+    if (bitmap && !internal::is_allowed(*bitmap, slice.backing_offset())) return false;
   }
   return true;
 }
 
-Result<bool> exchange_in_piece(const Piece& piece, std::span<std::byte> expected,
+Result<bool> exchange_in_piece(const RegionSlice& slice, std::span<std::byte> expected,
                                std::span<const std::byte> desired) noexcept {
-  Backing& backing = *piece.region->backing;
+  Backing& backing = *slice.region->backing;
   internal::FaultHandling faults;
-  while (fits_within(piece.at, piece.length, piece.region->mapped)) {
+  while (fits_within(slice.at, slice.length, slice.region->mapped)) {
     PageFault::Cause cause = PageFault::Cause::kDenied;
-    if (is_exchangeable(piece)) {
-      const Exchange exchange = exchange_directly(piece.host(), expected, desired);
+    if (is_exchangeable(slice)) {
+      const Exchange exchange = exchange_directly(slice.host(), expected, desired);
       if (exchange != Exchange::kFaulted) return exchange == Exchange::kExchanged;
       cause = PageFault::Cause::kFaulted;
     }
-    const FaultAction action = faults.ask(piece, Access::kWrite, cause);
-    if (action == FaultAction::kFail) return internal::fail_fault(piece, cause);
+    const FaultAction action = faults.decide(slice, Access::kWrite, cause);
+    if (action == FaultAction::kFail) return internal::fail_fault(slice, cause);
     if (action == FaultAction::kFallBack) break;
   }
-  return backing.compare_exchange_fallback(piece.backing_offset(), expected, desired);
+  return backing.compare_exchange_fallback(slice.backing_offset(), expected, desired);
 }
 
 }  // namespace
@@ -70,21 +70,21 @@ Result<bool> GuestMemory::compare_exchange_bytes(
   const std::uint64_t size = expected.size();
   const Region* const region = table().find(at.raw());
   if (region == nullptr) return internal::fail_outside(table(), at.raw());
-  const Piece piece{region, at.raw() - region->start, size};
-  // In a view that does not begin on a word the host address counts too.
-  const auto host = piece.at < region->mapped ? reinterpret_cast<std::uintptr_t>(piece.host()) : 0;
+  const RegionSlice slice{region, at.raw() - region->start, size};
+  // In a view with an unaligned start the host address counts too.
+  const auto host = slice.at < region->mapped ? reinterpret_cast<std::uintptr_t>(slice.host()) : 0;
   if (!at.is_aligned_to(size) || !is_aligned(host, size)) {
     return fail(ErrorKind::kMisaligned, "compare-exchange in guest memory", at.raw(), size);
   }
-  if (size > region->length - piece.at) {
+  if (size > region->length - slice.at) {
     return internal::fail_outside(table(), region->start + region->length);
   }
-  if (Result<> writable = internal::check_writable(piece, Access::kWrite); !writable) {
+  if (Result<> writable = internal::check_writable(slice, Access::kWrite); !writable) {
     return fail(writable.error());
   }
-  const Result<bool> exchanged = exchange_in_piece(piece, expected, desired);
+  const Result<bool> exchanged = exchange_in_piece(slice, expected, desired);
   if (exchanged && *exchanged && table().log != nullptr) {
-    const auto written = AddressRange::from_checked(Gpa(region->log_address + piece.at), size);
+    const auto written = AddressRange::from_checked(Gpa(region->log_address + slice.at), size);
     if (Result<> marked = table().log->mark(written); !marked) return fail(marked.error());
   }
   return exchanged;

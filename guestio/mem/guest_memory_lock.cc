@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Guest memory for the kernel: locks and probes.
+// Locks and probes of guest memory, for use by the kernel.
 #include <algorithm>
 
 #include "guestio/mem/any_range.h"
@@ -9,8 +9,8 @@
 
 namespace guestio::mem {
 
-using internal::Piece;
 using internal::Region;
+using internal::RegionSlice;
 using internal::Table;
 
 namespace {
@@ -20,49 +20,50 @@ bool touch(std::byte* host, Access access) noexcept {
 }
 
 enum class Touch : std::uint8_t { kNo, kYes };
-/// What became of a page: it can be used in place, or only through the backing's fallback.
+/// The state of a page: usable in place, or only through the backing's fallback.
 enum class PageUse : std::uint8_t { kDirect, kFallBack };
 
-/// Asks for the page at the front of the piece what an access would ask.
-Result<PageUse> check_page(const Piece& piece, Access access, Touch touching) noexcept {
-  const Region& region = *piece.region;
-  if (piece.at >= region.mapped) return PageUse::kFallBack;
+/// Checks the page at the front of the slice as an access would.
+Result<PageUse> check_page(const RegionSlice& slice, Access access, Touch touching) noexcept {
+  const Region& region = *slice.region;
+  if (slice.at >= region.mapped) return PageUse::kFallBack;
   const auto& bitmap = region.bitmap(access);
   internal::FaultHandling faults;
   for (;;) {
     PageFault::Cause cause = PageFault::Cause::kDenied;
-    if (!bitmap || internal::is_allowed(*bitmap, piece.backing_offset())) {
-      if (touching == Touch::kNo || touch(piece.host(), access)) return PageUse::kDirect;
+    if (!bitmap || internal::is_allowed(*bitmap, slice.backing_offset())) {
+      if (touching == Touch::kNo || touch(slice.host(), access)) return PageUse::kDirect;
       cause = PageFault::Cause::kFaulted;
     }
-    switch (faults.ask(piece, access, cause)) {
+    switch (faults.decide(slice, access, cause)) {
       case FaultAction::kRetry: break;
       case FaultAction::kFallBack: return PageUse::kFallBack;
-      case FaultAction::kFail: return internal::fail_fault(piece, cause);
+      case FaultAction::kFail: return internal::fail_fault(slice, cause);
     }
   }
 }
 
-/// Calls `visit(Piece)` for the parts of the piece page by page.
+/// Calls `visit(RegionSlice)` for the slice page by page.
 template <typename Visit>
-Result<> for_each_page(Piece piece, Visit&& visit) noexcept {
-  while (piece.length != 0) {
-    const std::uint64_t length = internal::length_in_page(piece);
-    if (Result<> visited = visit(Piece{piece.region, piece.at, length}); !visited) return visited;
-    piece.at += length;
-    piece.length -= length;
+Result<> for_each_page(RegionSlice slice, Visit&& visit) noexcept {
+  while (slice.length != 0) {
+    const std::uint64_t length = internal::length_in_page(slice);
+    if (Result<> visited = visit(RegionSlice{slice.region, slice.at, length}); !visited)
+      return visited;
+    slice.at += length;
+    slice.length -= length;
   }
   return {};
 }
 
-/// As check_page() for every page; a fallback is no use to the kernel.
-Result<> check_for_lock(const Piece& piece, Access access) noexcept {
-  const Region& region = *piece.region;
-  if (piece.length > region.mapped - std::min(region.mapped, piece.at)) {
-    return fail(ErrorKind::kNotLockable, "guest memory without a mapping", piece.address().raw());
+/// As check_page() for every page. The kernel cannot use a fallback.
+Result<> check_for_lock(const RegionSlice& slice, Access access) noexcept {
+  const Region& region = *slice.region;
+  if (slice.length > region.mapped - std::min(region.mapped, slice.at)) {
+    return fail(ErrorKind::kNotLockable, "guest memory without a mapping", slice.address().raw());
   }
   const Touch touching = region.lock_mode == LockMode::kProbe ? Touch::kYes : Touch::kNo;
-  return for_each_page(piece, [&](const Piece& page) -> Result<> {
+  return for_each_page(slice, [&](const RegionSlice& page) -> Result<> {
     const auto use = check_page(page, access, touching);
     if (!use) return fail(use.error());
     if (*use == PageUse::kDirect) return {};
@@ -70,13 +71,13 @@ Result<> check_for_lock(const Piece& piece, Access access) noexcept {
   });
 }
 
-Result<> probe_piece(const Piece& piece, Access access) noexcept {
-  if (Result<> writable = internal::check_writable(piece, access); !writable) return writable;
-  return for_each_page(piece, [&](const Piece& page) -> Result<> {
+Result<> probe_piece(const RegionSlice& slice, Access access) noexcept {
+  if (Result<> writable = internal::check_writable(slice, access); !writable) return writable;
+  return for_each_page(slice, [&](const RegionSlice& page) -> Result<> {
     const auto use = check_page(page, access, Touch::kYes);
     if (!use) return fail(use.error());
     if (*use == PageUse::kDirect || access == Access::kWrite) return {};
-    // A byte can be read for trial; one cannot be written without changing it.
+    // Reading a byte is a harmless probe, writing one is not.
     std::byte ignored{};
     return page.region->backing->read_fallback(page.backing_offset(), {&ignored, 1});
   });
@@ -86,7 +87,8 @@ Result<> probe_piece(const Piece& piece, Access access) noexcept {
 
 namespace {
 
-/// Joins `next` to `open` where they meet, or puts `open` into the list. Returns what is open now.
+/// Merges `next` into `open` if adjacent, otherwise appends `open` to the list. Returns the segment
+/// that is open now.
 [[gnu::always_inline]] inline HostSegment append(SegmentList& segments, HostSegment open,
                                                  HostSegment next) {
   if (open.end() == next.data) return {open.data, open.length + next.length};
@@ -94,33 +96,33 @@ namespace {
   return next;
 }
 
-/// Bytes that the kernel can be given as they are.
+/// Bytes usable by the kernel without page locks.
 struct FreeBytes {
   std::uint64_t start;
   std::uint64_t length;
   std::byte* host;
 };
 
-/// The segments of a range that lies in `free` throughout. False: it does not, and `segments` is
-/// empty. All that the loop needs is in registers: it does a page in a few cycles.
+/// The segments of a range inside `free`. False: the range leaves it, and `segments` is empty. The
+/// loop runs in registers, at a few cycles a page.
 template <GuestRange Range>
 [[gnu::noinline]] bool lock_free_bytes(const FreeBytes& free, const Range& range,
                                        SegmentList& segments) {
-  SegmentList::Room room = segments.room();
+  SegmentList::Spare spare = segments.spare();
   HostSegment open;
   const Result<> inside = for_each_run(range, [&](const AddressRange& run) -> Result<> {
     const std::uint64_t at = run.start().raw() - free.start;
     if (at >= free.length || run.length() > free.length - at) [[unlikely]]
-      return fail(ErrorKind::kOutOfRange, "bytes that need no more than an address");
+      return fail(ErrorKind::kOutOfRange, "guest range on the fast path of a lock");
     std::byte* const host = free.host + at;
     if (open.end() == host) {
       open.length += run.length();
       return {};
     }
     if (open.length != 0) [[likely]] {
-      if (room.next == room.end) [[unlikely]]
-        room = segments.more_room(room.next);
-      *room.next++ = open;
+      if (spare.next == spare.end) [[unlikely]]
+        spare = segments.grow_spare(spare.next);
+      *spare.next++ = open;
     }
     open = {host, run.length()};
     return {};
@@ -129,12 +131,12 @@ template <GuestRange Range>
     segments.clear();
     return false;
   }
-  segments.use_room(room.next);
+  segments.commit(spare.next);
   if (open.length != 0) segments.push_back(open);
   return true;
 }
 
-// A loop of its own for each kind: one for all of them keeps nothing in registers.
+// A separate loop for each kind: a common one keeps nothing in registers.
 template <>
 bool lock_free_bytes(const FreeBytes& free, const AnyRange& range, SegmentList& segments) {
   return range.visit([&](const auto& of_kind) { return lock_free_bytes(free, of_kind, segments); });
@@ -142,34 +144,34 @@ bool lock_free_bytes(const FreeBytes& free, const AnyRange& range, SegmentList& 
 
 }  // namespace
 
-/// Collects the segments of one lock and what has to be undone.
+/// Collects the segments of one lock and the page locks to undo.
 struct internal::LockBuilder {
   const Table& table;
   Access access;
   SegmentList& segments;
   PageLock& lock;
   const Region* hint = nullptr;
-  HostSegment open = {};  ///< may still grow; not in `segments` yet
+  HostSegment open = {};  ///< may still grow; not yet in `segments`
 
   Result<> add(const AddressRange& run) {
-    return for_each_piece(table, hint, run, [this](const Piece& piece) -> Result<> {
-      if (Result<> held = hold(piece); !held) return held;
-      open = append(segments, open, {piece.host(), piece.length});
+    return for_each_slice(table, hint, run, [this](const RegionSlice& slice) -> Result<> {
+      if (Result<> held = hold(slice); !held) return held;
+      open = append(segments, open, {slice.host(), slice.length});
       return {};
     });
   }
 
-  Result<> hold(const Piece& piece) {
-    const Region& region = *piece.region;
+  Result<> hold(const RegionSlice& slice) {
+    const Region& region = *slice.region;
     if (region.is_free_to_lock(access)) [[likely]]
       return {};
-    if (Result<> writable = internal::check_writable(piece, access); !writable) return writable;
-    if (Result<> good = check_for_lock(piece, access); !good) return good;
+    if (Result<> writable = internal::check_writable(slice, access); !writable) return writable;
+    if (Result<> good = check_for_lock(slice, access); !good) return good;
     if (region.lock_mode != LockMode::kLockPages) return {};
-    // Written down first: after a successful lock nothing may fail before it can be undone.
+    // Recorded first: nothing may fail between a successful lock and its record.
     if (lock.held_ == nullptr) lock.held_ = std::make_unique<std::vector<PageLock::Held>>();
-    lock.held_->push_back({region.backing, piece.backing_offset(), piece.length});
-    const Result<> locked = region.backing->lock_pages(piece.backing_offset(), piece.length);
+    lock.held_->push_back({region.backing, slice.backing_offset(), slice.length});
+    const Result<> locked = region.backing->lock_pages(slice.backing_offset(), slice.length);
     if (!locked) lock.held_->pop_back();
     return locked;
   }
@@ -200,8 +202,8 @@ template <GuestRange Range>
 Result<> GuestMemory::probe(const Range& range, Access access) const noexcept {
   const Region* hint = nullptr;
   return for_each_run(range, [&](const AddressRange& run) {
-    return internal::for_each_piece(table(), hint, run,
-                                    [&](const Piece& piece) { return probe_piece(piece, access); });
+    return internal::for_each_slice(
+        table(), hint, run, [&](const RegionSlice& slice) { return probe_piece(slice, access); });
   });
 }
 

@@ -11,15 +11,15 @@
 #include "guestio/mem/backing.h"
 #include "guestio/mem/dirty_log.h"
 
-/// What a GuestMemory handle points to. For the sources of guest_memory*.cc only.
+/// The shared state of GuestMemory handles. For the sources guest_memory*.cc only.
 namespace guestio::mem::internal {
 
-/// One region with everything that an access needs, so that it asks the backing nothing.
+/// One region, with the properties of its backing cached for accesses.
 struct Region {
   std::uint64_t start = 0;        ///< guest address in this memory
   std::uint64_t length = 0;       ///< never 0
-  std::byte* host = nullptr;      ///< of the first byte; nullptr when nothing is mapped
-  std::uint64_t mapped = 0;       ///< bytes from `start` that have a host address
+  std::byte* host = nullptr;      ///< of the first byte; nullptr if unmapped
+  std::uint64_t mapped = 0;       ///< bytes from `start` with a host address
   std::uint64_t offset = 0;       ///< of the first byte in the backing: counts pages in bitmaps
   std::uint64_t log_address = 0;  ///< of the first byte in the dirty log; a view keeps the original
   bool writable = true;
@@ -28,11 +28,11 @@ struct Region {
   std::optional<AccessBitmap> write_bitmap;
   std::shared_ptr<Backing> backing;
 
-  /// Mapped throughout and without bitmaps: an access needs no look at anything else.
+  /// Fully mapped and without bitmaps: an access needs no further check.
   [[nodiscard]] bool is_plain() const noexcept {
     return mapped == length && !read_bitmap && !write_bitmap;
   }
-  /// Whether the kernel can be given host addresses without further ado.
+  /// Whether the kernel can use host addresses without a page lock.
   [[nodiscard]] bool is_free_to_lock(Access access) const noexcept {
     return is_plain() && lock_mode == LockMode::kNothing && (writable || access == Access::kRead);
   }
@@ -50,7 +50,7 @@ struct Table {
   [[nodiscard]] const Region* find(std::uint64_t address) const noexcept {
     const Region* first = regions.data();
     std::size_t count = regions.size();
-    // Few regions: a walk predicts better than a search.
+    // Few regions: a linear search predicts better than a binary one.
     if (count > 8) {
       const auto behind = std::upper_bound(
           regions.begin(), regions.end(), address,
@@ -65,7 +65,7 @@ struct Table {
     return nullptr;
   }
 
-  /// What is reported as available when an address is outside: the end of the last region.
+  /// The end of the last region, reported as the limit of an address outside.
   [[nodiscard]] std::uint64_t end() const noexcept {
     return regions.empty() ? 0 : regions.back().start + regions.back().length;
   }
@@ -76,8 +76,8 @@ struct Table {
   return fail(ErrorKind::kOutOfRange, "guest address", address, table.end());
 }
 
-/// The bytes of one access that lie in one region.
-struct Piece {
+/// The part of one access in one region.
+struct RegionSlice {
   const Region* region;
   std::uint64_t at;  ///< offset in the region
   std::uint64_t length;
@@ -88,9 +88,9 @@ struct Piece {
 };
 
 /// Calls `visit(Piece)` for the parts of the range, region by region, until one returns an error.
-/// `hint` is a region to try first; it becomes the one used last. Errors: out-of-range.
+/// `hint` is a region to try first; it becomes the last one used. Errors: out-of-range.
 template <typename Visit>
-[[nodiscard]] inline Result<> for_each_piece(const Table& table, const Region*& hint,
+[[nodiscard]] inline Result<> for_each_slice(const Table& table, const Region*& hint,
                                              const AddressRange& range, Visit&& visit) {
   std::uint64_t address = range.start().raw();
   std::uint64_t left = range.length();
@@ -101,7 +101,7 @@ template <typename Visit>
     }
     const std::uint64_t at = address - hint->start;
     const std::uint64_t length = std::min(left, hint->length - at);
-    if (Result<> visited = visit(Piece{hint, at, length}); !visited) [[unlikely]]
+    if (Result<> visited = visit(RegionSlice{hint, at, length}); !visited) [[unlikely]]
       return visited;
     address += length;
     left -= length;

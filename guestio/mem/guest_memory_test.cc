@@ -43,7 +43,7 @@ GuestMemory three_regions() {
   return *GuestMemory::create(specs);
 }
 
-TEST(GuestMemory, ReadsWhatWasWritten) {
+TEST(GuestMemory, ReadsWrittenBytes) {
   const GuestMemory memory = *GuestMemory::allocate(ByteCount(0x10000), Gpa(0x1000));
   ASSERT_TRUE(memory.write(Gpa(0x1ffe), bytes_of("across a page")));
   EXPECT_EQ(read_text(memory, Gpa(0x1ffe), 13), "across a page");
@@ -51,7 +51,7 @@ TEST(GuestMemory, ReadsWhatWasWritten) {
   EXPECT_EQ(read_text(memory, Gpa(0x1ffe), 6), "axxxss");
 }
 
-TEST(GuestMemory, CopiesCrossRegionsThatTouch) {
+TEST(GuestMemory, CopiesAcrossAdjacentRegions) {
   const GuestMemory memory = three_regions();
   ASSERT_TRUE(memory.write(Gpa(0x2ffd), bytes_of("border")));
   EXPECT_EQ(read_text(memory, Gpa(0x2ffd), 6), "border");
@@ -71,7 +71,7 @@ TEST(GuestMemory, TypedAccessesWorkAtAnyAddress) {
   }
 }
 
-TEST(GuestMemory, CompareExchangeStoresOnlyWhenEqual) {
+TEST(GuestMemory, CompareExchangeStoresOnlyIfEqual) {
   const GuestMemory memory = three_regions();
   ASSERT_TRUE(memory.store<std::uint32_t>(Gpa(0x10004), 7));
   std::uint32_t expected = 8;
@@ -81,7 +81,7 @@ TEST(GuestMemory, CompareExchangeStoresOnlyWhenEqual) {
   EXPECT_EQ(memory.load<std::uint32_t>(Gpa(0x10004)), 9u);
 }
 
-TEST(GuestMemory, Fault16CompareExchangeIsRefusedWhenNotNaturallyAligned) {
+TEST(GuestMemory, Fault16CompareExchangeRequiresNaturalAlignment) {
   const GuestMemory memory = *GuestMemory::allocate(ByteCount(0x2000));
   std::uint64_t eight = 0;
   std::uint16_t two = 0;
@@ -105,7 +105,7 @@ TEST(GuestMemory, NamesTheFirstAddressOutside) {
   EXPECT_EQ(memory.fill(Gpa(1), std::byte{}, kTop).error().kind, ErrorKind::kOutOfRange);
 }
 
-TEST(GuestMemory, AnAccessOfNoBytesSucceedsEverywhere) {
+TEST(GuestMemory, AnAccessOfZeroBytesSucceedsEverywhere) {
   for (const GuestMemory& memory : {three_regions(), GuestMemory()}) {
     EXPECT_TRUE(memory.read(Gpa(kTop), {}));
     EXPECT_TRUE(memory.write(Gpa(0x8000), {}));
@@ -125,14 +125,14 @@ TEST(GuestMemory, WithoutRegionsEverythingIsOutside) {
   EXPECT_TRUE(memory.regions().empty());
 }
 
-TEST(GuestMemory, AHandleThatWasMovedFromHasNoMemory) {
+TEST(GuestMemory, AMovedFromHandleHasNoMemory) {
   GuestMemory memory = *GuestMemory::allocate(ByteCount(0x1000));
   const GuestMemory moved = std::move(memory);
   EXPECT_TRUE(moved.load<std::uint8_t>(Gpa(0)));
   EXPECT_FALSE(memory.load<std::uint8_t>(Gpa(0)));  // NOLINT(bugprone-use-after-move)
 }
 
-TEST(GuestMemory, RefusesRegionsThatMakeNoSense) {
+TEST(GuestMemory, RejectsInvalidRegions) {
   const auto kind_of = [](std::vector<RegionSpec> specs) {
     return GuestMemory::create(specs).error().kind;
   };
@@ -167,7 +167,7 @@ TEST(GuestMemory, ARegionMayEndWithTheLastAddress) {
   EXPECT_TRUE(memory.subrange(range(kTop - 0xf, 16)));
 }
 
-TEST(GuestMemory, FindsItsWayAmongManyRegions) {
+TEST(GuestMemory, FindsAddressesAmongManyRegions) {
   std::vector<RegionSpec> specs;
   for (std::uint64_t i = 0; i < 509; ++i) {
     specs.push_back({Gpa(i * 0x4000), ByteCount(0x1000), make_backing(0x1000)});
@@ -182,7 +182,7 @@ TEST(GuestMemory, FindsItsWayAmongManyRegions) {
   }
 }
 
-TEST(GuestMemory, GivesHostBytesOfOneRegion) {
+TEST(GuestMemory, ReturnsHostBytesOfOneRegion) {
   const GuestMemory memory = three_regions();
   const auto host = memory.host_range(Gpa(0x3010), 0x1ff0);
   ASSERT_TRUE(host);
@@ -193,7 +193,7 @@ TEST(GuestMemory, GivesHostBytesOfOneRegion) {
   EXPECT_EQ(memory.host_range(Gpa(0x3000), kTop).error().kind, ErrorKind::kOutOfRange);
 }
 
-TEST(GuestMemory, AViewShowsAPartFromAddressZeroOn) {
+TEST(GuestMemory, AViewStartsAtAddressZero) {
   const GuestMemory memory = three_regions();
   ASSERT_TRUE(memory.write(Gpa(0x2ffe), bytes_of("window")));
   const GuestMemory view = *memory.subrange(range(0x2ffd, 0xe000));
@@ -206,7 +206,7 @@ TEST(GuestMemory, AViewShowsAPartFromAddressZeroOn) {
   EXPECT_FALSE(inner.load<std::uint8_t>(Gpa(2)));
 }
 
-TEST(GuestMemory, AViewMustEndInTheMemory) {
+TEST(GuestMemory, AViewMustEndInsideTheMemory) {
   const GuestMemory memory = three_regions();
   EXPECT_FALSE(memory.subrange(range(0x11233, 2)));
   EXPECT_TRUE(memory.subrange(range(0x11233, 1)));
@@ -248,7 +248,7 @@ TEST(GuestMemory, ReadsAndWritesRangesOfEveryKind) {
             Error::make(ErrorKind::kOutOfRange, "", 8, 7));
 }
 
-TEST(GuestMemory, LocksRangesAsSegmentsJoinedInHostMemory) {
+TEST(GuestMemory, LocksRangesAsMergedHostSegments) {
   const GuestMemory memory = *GuestMemory::allocate(ByteCount(0x10000));
   std::byte* const host = *memory.host_range(Gpa(0), 1);
   const std::array gpns{Gpn(5), Gpn(6), Gpn(2), Gpn(3)};
@@ -260,7 +260,7 @@ TEST(GuestMemory, LocksRangesAsSegmentsJoinedInHostMemory) {
               ElementsAre(HostSegment{host + 0x5010, 0x1ff0}, HostSegment{host + 0x2000, 0x1010}));
 }
 
-TEST(GuestMemory, LocksAChainAsItComesAndJoinsExtentsThatTouch) {
+TEST(GuestMemory, LocksAChainAndMergesAdjacentExtents) {
   const GuestMemory memory = *GuestMemory::allocate(ByteCount(0x10000));
   std::byte* const host = *memory.host_range(Gpa(0), 1);
   const std::array chain{range(0x100, 0x10), range(0x110, 0x1000), range(0x9000, 0),
@@ -296,7 +296,7 @@ TEST(GuestMemory, AMissingPageIsAMemoryFaultWithItsAddress) {
   EXPECT_EQ(memory.compare_exchange(Gpa(0x3000), word, 1).error(), fault);
 }
 
-TEST(GuestMemory, Fault18AFaultInTheCallersBufferIsToldApart) {
+TEST(GuestMemory, Fault18AFaultInTheCallersBufferHasItsOwnError) {
   const GuestMemory memory = *GuestMemory::allocate(ByteCount(0x4000));
   const Mapping local = *Mapping::anonymous(0x2000);
   ASSERT_EQ(::mprotect(local.data() + 0x1000, 0x1000, PROT_NONE), 0);
@@ -305,7 +305,7 @@ TEST(GuestMemory, Fault18AFaultInTheCallersBufferIsToldApart) {
     ASSERT_FALSE(result);
     EXPECT_EQ(result.error().kind, ErrorKind::kMemoryFault);
     EXPECT_EQ(result.error().value, reinterpret_cast<std::uintptr_t>(local.data() + 0x1000));
-    EXPECT_STREQ(result.error().what, "buffer of the caller, not the guest's");
+    EXPECT_STREQ(result.error().what, "buffer of the caller");
   }
 }
 

@@ -10,20 +10,19 @@
 #include <type_traits>
 #include <utility>
 
-/// Guest memory as the kernel sees it.
+/// Guest memory in host addresses, for the kernel.
 namespace guestio::mem {
 
-/// Host bytes that may be shared with the guest, laid out as an `iovec`. Not to be dereferenced:
-/// they change and can go away at any moment (see recover.h). A default one is empty and may be
-/// used in any way.
+/// Host bytes, possibly shared with the guest, with the layout of `iovec`. Never dereferenced: they
+/// change and can be unmapped at any moment (recover.h). A default one is empty and valid.
 struct HostSegment {
   std::byte* data = nullptr;
   std::size_t length = 0;
 
   [[nodiscard]] constexpr bool is_empty() const noexcept { return length == 0; }
-  /// Behind the last byte.
+  /// Past the last byte.
   [[nodiscard]] constexpr std::byte* end() const noexcept { return data + length; }
-  /// The bytes [offset, offset + length) of these. Requires: they lie inside.
+  /// The bytes [offset, offset + length). Requires: they lie inside.
   [[nodiscard]] constexpr HostSegment subsegment(std::size_t part_offset,
                                                  std::size_t part_length) const noexcept {
     return {data + part_offset, part_length};
@@ -37,14 +36,14 @@ static_assert(offsetof(HostSegment, data) == offsetof(iovec, iov_base));
 static_assert(offsetof(HostSegment, length) == offsetof(iovec, iov_len));
 static_assert(std::is_trivially_copyable_v<HostSegment> && std::is_standard_layout_v<HostSegment>);
 
-/// The segments as system calls take them. HostSegment has iovec's layout, and the kernel is the
-/// only reader.
+/// The segments for system calls. Safe: HostSegment has iovec's layout, and only the kernel reads
+/// it.
 [[nodiscard]] inline const iovec* as_iovecs(const HostSegment* segments) noexcept {
   return reinterpret_cast<const iovec*>(segments);
 }
 
-/// Segments in a row, for GuestMemory::lock() to fill. Where they are stored is the business of
-/// what derives from it: SegmentArray below, or something that takes nothing from the heap.
+/// A list of segments, filled by GuestMemory::lock(). The derived class owns the storage:
+/// SegmentArray below, or one without heap allocations.
 class SegmentList {
  public:
   using value_type = HostSegment;
@@ -73,22 +72,20 @@ class SegmentList {
     data_[size_++] = segment;
   }
 
-  /// The free places at the end, for a loop that keeps them in registers: it writes to `next` as
-  /// long as that is not `end`, calls more_room() then, and use_room() once it is through.
-  struct Room {
+  /// The spare capacity, for a loop that keeps it in registers: it writes to `next` until `end`,
+  /// then calls grow_spare(), and commit() when done.
+  struct Spare {
     HostSegment* next;
     HostSegment* end;
   };
-  [[nodiscard]] Room room() noexcept { return {data_ + size_, data_ + capacity_}; }
-  /// More of it, behind the segments that were written before `next`.
-  [[nodiscard]] Room more_room(const HostSegment* next) {
-    use_room(next);
+  [[nodiscard]] Spare spare() noexcept { return {data_ + size_, data_ + capacity_}; }
+  /// Commits the segments before `next` and grows the capacity.
+  [[nodiscard]] Spare grow_spare(const HostSegment* next) {
+    commit(next);
     grow();
-    return room();
+    return spare();
   }
-  void use_room(const HostSegment* next) noexcept {
-    size_ = static_cast<std::size_t>(next - data_);
-  }
+  void commit(const HostSegment* next) noexcept { size_ = static_cast<std::size_t>(next - data_); }
 
  protected:
   SegmentList(HostSegment* storage, std::size_t capacity) noexcept
@@ -96,7 +93,7 @@ class SegmentList {
   ~SegmentList() = default;
 
   [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }
-  /// Continues in other storage, with the first `size` segments of it.
+  /// Continues in other storage with its first `size` segments.
   void use(HostSegment* storage, std::size_t capacity, std::size_t size) noexcept {
     data_ = storage;
     capacity_ = capacity;
@@ -111,7 +108,7 @@ class SegmentList {
   std::size_t capacity_;
 };
 
-/// A list that keeps N segments inside itself and more of them on the heap.
+/// A list with N inline segments and more on the heap.
 template <std::size_t N>
 class SegmentArray final : public SegmentList {
  public:
@@ -129,7 +126,7 @@ class SegmentArray final : public SegmentList {
     heap_ = std::move(storage);
   }
 
-  // Not initialised: a lock of one segment should not pay for N.
+  // Uninitialised: a lock of one segment must not pay for N.
   union Storage {
     Storage() noexcept {}
     HostSegment segments[N];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The owner of the memory takes it away, empties it and changes its table while threads copy and
-// the kernel transfers. Every operation ends with success or an error that says what happened.
+// The owner of the memory unmaps and truncates it and changes its table during copies by threads
+// and transfers by the kernel. Every operation ends with success or the right error.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -27,15 +27,15 @@ using test::make_memfd;
 using test::region;
 
 constexpr std::uint64_t kSize = 0x8000;
-constexpr std::uint64_t kSafe = 0x1000;  ///< what no attack takes away
+constexpr std::uint64_t kSafe = 0x1000;  ///< never attacked
 constexpr std::uint64_t kHalf = kSize / 2;
 
-/// What an owner does to its memory, and how he makes it good again.
+/// An attack of the owner on its memory, and its repair.
 struct Attack {
   const char* name;
   std::function<int(int fd, std::byte* host)> strike;
   std::function<int(int fd, std::byte* host)> restore;
-  bool faults;  ///< memory is missing in between
+  bool faults;  ///< memory is missing meanwhile
 };
 
 int protect(std::byte* host, int protection) {
@@ -57,7 +57,7 @@ const std::array attacks{
            [](int, std::byte* host) { return protect(host, PROT_READ | PROT_WRITE); }, true},
 };
 
-/// How the operations of one thread ended.
+/// The results of one thread's operations.
 struct Tally {
   int successes = 0;
   int faults = 0;
@@ -69,7 +69,7 @@ struct Tally {
     }
     ++(result ? successes : faults);
   }
-  /// Of a transfer by the kernel, which may stop early and says EFAULT when it cannot begin.
+  /// Of a transfer by the kernel: possibly short, or EFAULT at the first byte.
   void count_transfer(ssize_t moved, std::size_t wanted) {
     if (moved < 0) {
       EXPECT_EQ(errno, EFAULT);
@@ -83,7 +83,7 @@ struct Tally {
 
 class HostileOwnerTest : public testing::TestWithParam<Attack> {
  protected:
-  /// Strikes and restores until it is told to end; the memory is then as it should be.
+  /// Attacks and restores until stopped; the memory is restored at the end.
   void attack_until(const std::atomic<bool>& done) {
     std::byte* const host = *memory_.host_range(Gpa(0), kSize);
     while (!done) {
@@ -95,7 +95,7 @@ class HostileOwnerTest : public testing::TestWithParam<Attack> {
     }
   }
 
-  /// Every operation at changing places across the border of what is taken away.
+  /// Every operation at changing addresses across the boundary of the attacked memory.
   void copy(Tally& tally, unsigned round) {
     std::array<std::byte, 0x900> buffer{};
     const Gpa at(kSafe - 0x800 + std::uint64_t{round % 7} * 0x400);
@@ -121,8 +121,8 @@ class HostileOwnerTest : public testing::TestWithParam<Attack> {
     tally.count_transfer(::pwritev(file.get(), iovecs, 1, 0), 0x2000);
   }
 
-  /// Repeats `operation` in two threads until each has seen enough of what it may see; an attack
-  /// that cannot be seen ends with the test's time.
+  /// Repeats `operation` in two threads until each has seen enough of each expected result. An
+  /// invisible attack ends with the test's time limit.
   void storm(const std::function<void(Tally&, unsigned round, unsigned thread)>& operation) {
     constexpr int kEnough = 100;
     constexpr int kEnoughStrikes = 40;
@@ -156,16 +156,16 @@ TEST_P(HostileOwnerTest, EveryOperationEndsWithSuccessOrAMemoryFault) {
   storm([&](Tally& tally, unsigned round, unsigned) { copy(tally, round); });
 }
 
-TEST_P(HostileOwnerTest, TheKernelsTransfersEndWithSuccessOrEfault) {
+TEST_P(HostileOwnerTest, TransfersByTheKernelEndWithSuccessOrEfault) {
   const std::array files{make_memfd(0x2000), make_memfd(0x2000)};
   storm([&](Tally& tally, unsigned, unsigned thread) {
     transfer(tally, thread * kHalf, files[thread]);
   });
 }
 
-/// Readers take the present memory, as a device does for each request, and use it for as long as
-/// they like; the table changes under them all the time.
-TEST(MemoryTableChanges, WhoKeepsAHandleKeepsItsRegions) {
+/// Readers take the current memory, as a device does for each request, and use it for arbitrary
+/// times while the table keeps changing.
+TEST(MemoryTableChanges, AHandleKeepsItsRegionsMapped) {
   constexpr std::uint64_t kFar = 0x100000;
   constexpr int kChanges = 300;
   const UniqueFd fd = make_memfd(2 * kSize);
@@ -185,7 +185,7 @@ TEST(MemoryTableChanges, WhoKeepsAHandleKeepsItsRegions) {
       const auto lock = memory.lock(range, Access::kWrite, segments);
       EXPECT_EQ(lock.has_value(), memory.regions().size() == 2);
       if (!lock) continue;
-      // Whatever the table is by now: what was locked is there.
+      // Locked memory stays mapped, whatever the table is by now.
       for (int i = 0; i < 20; ++i) {
         EXPECT_TRUE(try_store(reinterpret_cast<std::uint64_t*>(segments[0].data), 7));
       }

@@ -19,7 +19,7 @@ namespace guestio::mem {
 
 namespace {
 
-/// What was found out about a region before anything is mapped.
+/// A region, checked before it is mapped.
 struct CheckedRegion {
   FileRegion region;
   std::uint64_t page_size;  ///< of the file: huge on hugetlbfs
@@ -27,7 +27,7 @@ struct CheckedRegion {
   [[nodiscard]] std::uint64_t start() const noexcept { return region.start.raw(); }
   [[nodiscard]] std::uint64_t size() const noexcept { return region.size.raw(); }
   [[nodiscard]] std::uint64_t last() const noexcept { return start() + (size() - 1); }
-  /// Whether the file's pages fall on the same places in guest memory.
+  /// Whether guest address and file offset have the same offset in a page.
   [[nodiscard]] bool fits_layout() const noexcept {
     return is_aligned(start() | size() | region.offset.raw(), page_size);
   }
@@ -54,19 +54,19 @@ Result<> check_numbers(const FileRegion& region) {
   return {};
 }
 
-/// Asks the file. Its answers can be out of date at once: they keep honest mistakes away, faults
-/// keep the rest.
+/// Checks the file. The result may be outdated immediately: it detects honest mistakes, fault
+/// recovery handles the rest.
 Result<CheckedRegion> check_region(const FileRegion& region) {
   if (const auto good = check_numbers(region); !good) return fail(good.error());
   struct stat status{};
   if (::fstat(region.fd, &status) != 0) return fail_host("fstat of guest memory");
   if (!S_ISREG(status.st_mode)) {
-    return fail(ErrorKind::kInvalidArgument, "guest memory that is no regular file",
+    return fail(ErrorKind::kInvalidArgument, "guest memory in a file that is not regular",
                 status.st_mode);
   }
   const std::uint64_t end = region.offset.raw() + region.size.raw();
   if (end > static_cast<std::uint64_t>(status.st_size)) {
-    return fail(ErrorKind::kOutOfRange, "guest memory behind the end of its file", end,
+    return fail(ErrorKind::kOutOfRange, "guest memory past the end of its file", end,
                 static_cast<std::uint64_t>(status.st_size));
   }
   struct statfs system{};
@@ -76,13 +76,13 @@ Result<CheckedRegion> check_region(const FileRegion& region) {
                        huge ? static_cast<std::uint64_t>(system.f_bsize) : host_page_size()};
 }
 
-/// The address space of one memory. Regions that are placed in it keep it.
+/// The address space of one memory, shared by its regions.
 struct Reservation {
   Mapping space;
   std::uint64_t start;  ///< the guest address of its first byte
 };
 
-/// One stretch of a file, in a reservation or mapped on its own.
+/// One range of a file, in a reservation or mapped separately.
 class FileBacking final : public PlainBacking {
  public:
   /// `mapping` begins `delta` bytes before the region. `place` is empty then.
@@ -99,7 +99,7 @@ class FileBacking final : public PlainBacking {
             place_->space.bytes().subspan(region.start.raw() - place_->start, region.size.raw())) {}
   ~FileBacking() override {
     if (place_ == nullptr) return;
-    // Should this fail, the file stays mapped until the reservation goes: safe, only wasteful.
+    // On failure the file stays mapped until the reservation is unmapped: safe, but wasteful.
     (void)place_->space.unmap_at(static_cast<std::size_t>(bytes_.data() - place_->space.data()),
                                  bytes_.size());
   }
@@ -118,16 +118,16 @@ class FileBacking final : public PlainBacking {
   std::span<std::byte> bytes_;
 };
 
-/// The guest's secrets and gigabytes are not for our core dumps.
+/// Keeps guest memory out of core dumps: it is secret and large.
 void keep_out_of_core_dumps(std::span<std::byte> bytes) noexcept {
-  (void)::madvise(bytes.data(), bytes.size(), MADV_DONTDUMP);  // only a wish
+  (void)::madvise(bytes.data(), bytes.size(), MADV_DONTDUMP);  // advice only
 }
 
 Result<std::shared_ptr<Backing>> map_alone(const CheckedRegion& checked) {
   const FileRegion& region = checked.region;
   auto fd = duplicate_fd(region.fd);
   if (!fd) return fail(fd.error());
-  // Whole pages of the file, huge ones on hugetlbfs; the region is the part of them that was given.
+  // Whole pages of the file, huge ones on hugetlbfs. The region is a part of them.
   const std::uint64_t from = align_down(region.offset.raw(), checked.page_size);
   const std::uint64_t delta = region.offset.raw() - from;
   auto mapping =
@@ -153,7 +153,7 @@ Result<std::shared_ptr<Backing>> map_in_place(const CheckedRegion& checked,
   return std::make_shared<FileBacking>(region, std::move(*fd), place);
 }
 
-/// Address space for all regions, or nullptr when they have to do without. Requires: sorted.
+/// One reservation for all regions; nullptr if they need separate mappings. Requires: sorted.
 std::shared_ptr<Reservation> reserve(std::span<const CheckedRegion> regions, ByteCount limit) {
   constexpr std::array kAlignments{std::uint64_t{1} << 30, std::uint64_t{1} << 21};
   if (regions.empty()) return nullptr;
@@ -178,7 +178,7 @@ Result<std::vector<CheckedRegion>> check_all(std::span<const FileRegion> regions
   std::ranges::sort(checked, {}, &CheckedRegion::start);
   for (std::size_t i = 1; i < checked.size(); ++i) {
     if (checked[i].start() <= checked[i - 1].last()) {
-      return fail(ErrorKind::kInvalidArgument, "regions of guest memory that overlap",
+      return fail(ErrorKind::kInvalidArgument, "overlapping regions of guest memory",
                   checked[i].start());
     }
   }

@@ -24,7 +24,7 @@ using test::region;
 
 constexpr std::uint64_t kMiB = 1 << 20;
 constexpr std::uint64_t kGiB = 1 << 30;
-/// Forces region by region.
+/// Forces separate mappings.
 constexpr MapOptions kNoReservation{ByteCount(0)};
 
 Error error_of(std::vector<FileRegion> regions) {
@@ -47,7 +47,7 @@ INSTANTIATE_TEST_SUITE_P(Layouts, MappedMemoryTest, testing::Values(MapOptions{}
 
 TEST_P(MappedMemoryTest, ShowsTheFilesAtTheirGuestAddresses) {
   const UniqueFd fd = make_memfd(4 * kMiB);
-  // As QEMU lays out a guest with memory above 4 GiB, listed backwards.
+  // QEMU's layout of a guest with memory above 4 GiB, in reverse order.
   const std::array regions{region(4 * kGiB, kMiB, fd, 2 * kMiB), region(0, 2 * kMiB, fd)};
   const auto memory = map_file_regions(regions, GetParam());
   ASSERT_TRUE(memory) << memory.error().to_string();
@@ -62,7 +62,7 @@ TEST_P(MappedMemoryTest, ShowsTheFilesAtTheirGuestAddresses) {
   EXPECT_EQ(memory->end(), Gpa(4 * kGiB + kMiB));
 }
 
-TEST_P(MappedMemoryTest, AReadOnlyRegionRefusesWrites) {
+TEST_P(MappedMemoryTest, AReadOnlyRegionRejectsWrites) {
   const UniqueFd fd = make_memfd(kMiB);
   FileRegion only_read = region(0, kMiB, fd);
   only_read.access = Mapping::Access::kRead;
@@ -78,7 +78,7 @@ TEST_P(MappedMemoryTest, AReadOnlyRegionRefusesWrites) {
   EXPECT_EQ(memory->lock(range, Access::kWrite, segments).error().kind, ErrorKind::kReadOnly);
 }
 
-TEST_P(MappedMemoryTest, OutlivesTheDescriptorsAndSharesItsOwn) {
+TEST_P(MappedMemoryTest, OutlivesTheDescriptorsAndSharesDuplicates) {
   UniqueFd fd = make_memfd(kMiB);
   const std::array regions{region(0x100000, 0x80000, fd, 0x40000)};
   auto memory = map_file_regions(regions, GetParam());
@@ -96,7 +96,7 @@ TEST_P(MappedMemoryTest, OutlivesTheDescriptorsAndSharesItsOwn) {
   EXPECT_EQ(seen, 5u);
 }
 
-TEST_P(MappedMemoryTest, AFileThatShrinksFailsAccessesAndNothingElse) {
+TEST_P(MappedMemoryTest, ATruncatedFileFailsAccessesOnly) {
   const UniqueFd fd = make_memfd(kMiB);
   const std::array regions{region(0, kMiB, fd)};
   const auto memory = map_file_regions(regions, GetParam());
@@ -108,8 +108,8 @@ TEST_P(MappedMemoryTest, AFileThatShrinksFailsAccessesAndNothingElse) {
   EXPECT_TRUE(memory->read(Gpa(0x800), std::span(buffer).first(0x800)));
 }
 
-/// Copies while the file is truncated and grown again and again. Every call must return.
-TEST_P(MappedMemoryTest, SurvivesTruncationWhileCopiesRun) {
+/// Copies while the file is repeatedly truncated and grown. Every call must return.
+TEST_P(MappedMemoryTest, SurvivesTruncationDuringCopies) {
   constexpr std::uint64_t kSize = 0x4000;
   constexpr int kEnough = 20;
   const UniqueFd fd = make_memfd(kSize);
@@ -152,7 +152,7 @@ TEST(MappedMemory, OneReservationKeepsTheGuestsLayout) {
   EXPECT_FALSE(probe_read(placed[0].host + kMiB)) << "a hole is address space without memory";
 }
 
-TEST(MappedMemory, RegionsTooFarApartAreMappedEach) {
+TEST(MappedMemory, DistantRegionsAreMappedSeparately) {
   const UniqueFd fd = make_memfd(4 * kMiB);
   const std::uint64_t far = std::uint64_t{1} << 60;
   const std::array regions{region(0, kMiB, fd), region(far, kMiB, fd, kMiB),
@@ -181,7 +181,7 @@ TEST(MappedMemory, Rule44RegionsHaveAnySizeAndOffset) {
   EXPECT_EQ(seen, (std::array<std::uint8_t, 2>{1, 2}));
 }
 
-TEST(MappedMemory, Rule44RegionsThatShareAPageOfTheirFileKeepToTheirOwnBytes) {
+TEST(MappedMemory, Rule44RegionsSharingAPageOfTheirFileAccessOnlyTheirBytes) {
   const UniqueFd fd = make_memfd(kMiB);
   const auto first = map_file_regions(std::array{region(0, 7568, fd)});
   ASSERT_TRUE(first) << first.error().to_string();
@@ -195,7 +195,7 @@ TEST(MappedMemory, Rule44RegionsThatShareAPageOfTheirFileKeepToTheirOwnBytes) {
   EXPECT_FALSE(second->load<std::uint8_t>(Gpa(7567)));
 }
 
-TEST(MappedMemory, ARegionThatHasGoneLeavesAHoleInTheReservation) {
+TEST(MappedMemory, ARemovedRegionLeavesAHoleInTheReservation) {
   const UniqueFd fd = make_memfd(4 * kMiB);
   const std::array regions{region(0, kMiB, fd), region(2 * kMiB, kMiB, fd, kMiB)};
   GuestMemory memory = *map_file_regions(regions);
@@ -207,7 +207,7 @@ TEST(MappedMemory, ARegionThatHasGoneLeavesAHoleInTheReservation) {
   EXPECT_TRUE(probe_read(*smaller.host_range(Gpa(0), 8)));
 }
 
-TEST(MappedMemory, RegionsComeAndGo) {
+TEST(MappedMemory, RegionsCanBeAddedAndRemoved) {
   const UniqueFd fd = make_memfd(4 * kMiB);
   const auto first = map_file_regions({});
   ASSERT_TRUE(first);
@@ -222,7 +222,7 @@ TEST(MappedMemory, RegionsComeAndGo) {
   EXPECT_TRUE(third->regions().empty());
 }
 
-TEST(MappedMemory, RefusesRegionsThatMakeNoSense) {
+TEST(MappedMemory, RejectsInvalidRegions) {
   const UniqueFd fd = make_memfd(kMiB);
   EXPECT_EQ(error_of({region(0, 0, fd)}).kind, ErrorKind::kInvalidArgument);
   EXPECT_EQ(error_of({region(0, 0x2000, fd), region(0x1000, 0x1000, fd)}),
@@ -244,13 +244,13 @@ TEST(MappedMemory, RefusesRegionsThatMakeNoSense) {
   EXPECT_EQ(error_of({region(0, 0x1000, UniqueFd())}).host_errno, EBADF);
 }
 
-/// The host's pool of huge pages, as a number of them; root may change it.
+/// The number of huge pages in the host's pool; root may change it.
 class HugePagePool {
  public:
   HugePagePool() { std::ifstream(kPath) >> before_; }
   HugePagePool(const HugePagePool&) = delete;
   HugePagePool& operator=(const HugePagePool&) = delete;
-  /// Pages in use stay in the pool until they are not.
+  /// Pages in use stay in the pool until released.
   ~HugePagePool() {
     if (raised_) std::ofstream(kPath) << before_;
   }
@@ -285,16 +285,16 @@ class HugePageTest : public testing::Test {
     return static_cast<bool>(mapping_);
   }
 
-  HugePagePool pool_;  // before what it makes room for: it goes last
+  HugePagePool pool_;  // before its users: destroyed last
 
  protected:
   UniqueFd file_;
 
  private:
-  Mapping mapping_;  // has the pages set aside for this test
+  Mapping mapping_;  // reserves the pages for this test
 };
 
-TEST_F(HugePageTest, AFileOfHugePagesIsPlacedWhereItFits) {
+TEST_F(HugePageTest, AnAlignedFileOfHugePagesJoinsTheReservation) {
   const std::array regions{region(kHuge, kHuge, file_), region(4 * kHuge, kHuge, file_, kHuge)};
   const auto memory = map_file_regions(regions);
   ASSERT_TRUE(memory) << memory.error().to_string();
@@ -302,7 +302,7 @@ TEST_F(HugePageTest, AFileOfHugePagesIsPlacedWhereItFits) {
   EXPECT_TRUE(memory->fill(Gpa(4 * kHuge), std::byte{1}, kHuge));
 }
 
-TEST_F(HugePageTest, AFileOfHugePagesThatDoesNotFitIsMappedApart) {
+TEST_F(HugePageTest, AMisalignedFileOfHugePagesIsMappedSeparately) {
   const std::array regions{region(0, 0xc0000, file_), region(0x100000, kHuge, file_, 0x100000)};
   const auto memory = map_file_regions(regions);
   ASSERT_TRUE(memory) << memory.error().to_string();

@@ -14,18 +14,18 @@
 /// Sequential reading of guest memory.
 namespace guestio::mem {
 
-/// What can be copied out of and into guest memory byte by byte. Whatever a guest puts there has to
-/// be a valid value: no bool, no enumeration whose other values nobody expects.
+/// Types copied byte by byte from and to guest memory. Every bit pattern must be a valid value: no
+/// bool, no enumeration with unexpected values.
 template <typename T>
 concept Plain = std::is_trivially_copyable_v<T> && std::is_default_constructible_v<T>;
 
-/// Reads a range of guest memory front to back.
+/// Reads a range of guest memory sequentially.
 ///
-/// Each call reads everything it was asked for or returns an error; the position moves only on
-/// success. A call for no bytes succeeds always. Errors: out-of-range when the range does not hold
-/// so much any more, and those of GuestMemory.
+/// Each call reads all requested bytes or returns an error; only success advances the position. A
+/// call for zero bytes always succeeds. Errors: out-of-range past the end of the range, and those
+/// of GuestMemory.
 ///
-/// Lifetime: the memory, and the list that the range is a view of, must outlive it. One thread.
+/// Lifetime: the memory and the list behind the range outlive it. Threads: one.
 ///
 ///     MemoryReader reader(memory, range);
 ///     const auto header = reader.read_value<RequestHeader>();
@@ -35,12 +35,12 @@ class MemoryReader {
   MemoryReader(const GuestMemory& memory, const Range& range) noexcept
       : memory_(&memory), rest_(range) {}
 
-  /// Bytes that are still to be read.
+  /// Unread bytes.
   [[nodiscard]] std::uint64_t remaining() const noexcept { return rest_.length(); }
-  /// The part of the range that is still to be read.
+  /// The unread part of the range.
   [[nodiscard]] const Range& rest() const noexcept { return rest_; }
 
-  // Inlined, so that a reader that is made for one call lies in registers.
+  // Inlined, so that a reader made for one call stays in registers.
   [[nodiscard, gnu::always_inline]] Result<> read(std::span<std::byte> to) noexcept {
     if (to.size() > remaining()) [[unlikely]]
       return internal::fail_outside_window(0, to.size(), remaining());
@@ -49,7 +49,7 @@ class MemoryReader {
     drop(to.size());
     return {};
   }
-  /// Passes over bytes without looking at them.
+  /// Skips bytes without reading them.
   [[nodiscard]] Result<> skip(std::uint64_t count) noexcept {
     if (count > remaining()) return internal::fail_outside_window(0, count, remaining());
     drop(count);
@@ -64,8 +64,8 @@ class MemoryReader {
     }
     return value;
   }
-  /// `count` values, as a guest's header announces them. The range is asked whether it holds them
-  /// before memory is allocated.
+  /// Reads `count` values, a number from an untrusted header. Checks it against the range before
+  /// allocating memory.
   template <Plain T>
   [[nodiscard]] Result<std::vector<T>> read_values(std::uint64_t count) {
     if (count > remaining() / sizeof(T)) {
@@ -79,8 +79,8 @@ class MemoryReader {
     return values;
   }
 
-  /// A reader of its own for the next `count` bytes, or for all when there are fewer. This one
-  /// does not move.
+  /// A separate reader for the next `count` bytes, or for all if there are fewer. This reader does
+  /// not advance.
   [[nodiscard]] MemoryReader limit(std::uint64_t count) const noexcept {
     return {*memory_, rest_.subrange(0, std::min(count, remaining()))};
   }

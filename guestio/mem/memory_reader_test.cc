@@ -22,7 +22,7 @@ struct Header {
   std::uint64_t sector;
 };
 
-/// 16 bytes that end page 2, then 16 that begin page 1.
+/// The last 16 bytes of page 2, then the first 16 of page 1.
 class ReaderWriterTest : public testing::Test {
  protected:
   ReaderWriterTest() {
@@ -35,7 +35,7 @@ class ReaderWriterTest : public testing::Test {
   PagedRange range_ = *PagedRange::from_pages(0xff0, 0x20, kPages);
 };
 
-TEST_F(ReaderWriterTest, AReaderReadsFrontToBack) {
+TEST_F(ReaderWriterTest, AReaderReadsSequentially) {
   MemoryReader reader(memory_, range_);
   std::array<std::byte, 0x12> buffer{};
   ASSERT_TRUE(reader.read(buffer));
@@ -56,7 +56,7 @@ TEST_F(ReaderWriterTest, AReaderReadsStructuresAcrossPages) {
   EXPECT_EQ(header->sector, 0x0706050403020100u);
 }
 
-TEST_F(ReaderWriterTest, AReadIsAllOrErrorAndThePositionStays) {
+TEST_F(ReaderWriterTest, AFailedReadDoesNotAdvance) {
   MemoryReader reader(memory_, range_);
   std::array<std::byte, 0x21> buffer{};
   EXPECT_EQ(reader.read(buffer).error(), Error::make(ErrorKind::kOutOfRange, "", 0x21, 0x20));
@@ -71,7 +71,7 @@ TEST_F(ReaderWriterTest, AReadIsAllOrErrorAndThePositionStays) {
   EXPECT_EQ(reader.remaining(), 0x10u);
 }
 
-TEST_F(ReaderWriterTest, CallsForNoBytesSucceedAlways) {
+TEST_F(ReaderWriterTest, CallsForZeroBytesAlwaysSucceed) {
   const GuestMemory nothing;
   MemoryReader reader(nothing, PagedRange());
   EXPECT_TRUE(reader.read({}));
@@ -86,7 +86,7 @@ TEST_F(ReaderWriterTest, CallsForNoBytesSucceedAlways) {
   EXPECT_TRUE(read_only.skip(0));
 }
 
-TEST_F(ReaderWriterTest, ALimitedReaderReadsNoFurther) {
+TEST_F(ReaderWriterTest, ALimitedReaderStopsAtItsLimit) {
   MemoryReader reader(memory_, range_);
   MemoryReader limited = reader.limit(4);
   EXPECT_EQ(limited.remaining(), 4u);
@@ -98,9 +98,9 @@ TEST_F(ReaderWriterTest, ALimitedReaderReadsNoFurther) {
   EXPECT_EQ(reader.limit(kTop).remaining(), 0x20u);
 }
 
-TEST_F(ReaderWriterTest, Fault17CountedReadsCheckBeforeTheyAllocate) {
+TEST_F(ReaderWriterTest, Fault17CountedReadsCheckBeforeAllocating) {
   MemoryReader reader(memory_, range_);
-  // Each of these would end the process if it were allocated first.
+  // Each of these would terminate the process if allocated first.
   EXPECT_EQ(reader.read_values<std::uint64_t>(std::uint64_t{1} << 50).error(),
             Error::make(ErrorKind::kOutOfRange, "", std::uint64_t{1} << 53, 0x20));
   EXPECT_EQ(reader.read_values<std::uint64_t>(kTop).error().kind, ErrorKind::kOutOfRange);
@@ -113,7 +113,7 @@ TEST_F(ReaderWriterTest, Fault17CountedReadsCheckBeforeTheyAllocate) {
   EXPECT_EQ(reader.remaining(), 0x1au);
 }
 
-TEST_F(ReaderWriterTest, AWriterWritesFrontToBack) {
+TEST_F(ReaderWriterTest, AWriterWritesSequentially) {
   MemoryWriter writer(memory_, range_);
   ASSERT_TRUE(writer.write_value(Header{1, 2, 3}));
   ASSERT_TRUE(writer.fill(std::byte{0xaa}, 2));
@@ -131,7 +131,7 @@ TEST_F(ReaderWriterTest, Fault02RemainingShrinksWithEveryWrite) {
   EXPECT_EQ(writer.zero(1).error(), Error::make(ErrorKind::kOutOfRange, "", 1, 0));
 }
 
-TEST_F(ReaderWriterTest, Fault02AReadOnlyWriterSaysReadOnlyHoweverItIsLimited) {
+TEST_F(ReaderWriterTest, Fault02AReadOnlyWriterFailsWithReadOnlyAtAnyLimit) {
   auto writer = MemoryWriter<PagedRange>::read_only(memory_);
   EXPECT_EQ(writer.remaining(), 0u);
   const std::array<std::byte, 1> one{};
@@ -142,7 +142,7 @@ TEST_F(ReaderWriterTest, Fault02AReadOnlyWriterSaysReadOnlyHoweverItIsLimited) {
   EXPECT_EQ(writer.limit(0).limit(5).zero(3).error().kind, ErrorKind::kReadOnly);
 }
 
-TEST_F(ReaderWriterTest, AFailedWriteDoesNotMoveThePosition) {
+TEST_F(ReaderWriterTest, AFailedWriteDoesNotAdvance) {
   MemoryWriter writer(memory_, range_);
   EXPECT_EQ(writer.zero(0x21).error(), Error::make(ErrorKind::kOutOfRange, "", 0x21, 0x20));
   EXPECT_EQ(writer.remaining(), 0x20u);

@@ -13,32 +13,31 @@
 /// Sequential writing of guest memory.
 namespace guestio::mem {
 
-/// Writes a range of guest memory front to back.
+/// Writes a range of guest memory sequentially.
 ///
-/// Each call writes everything or returns an error (bytes may then have been written, see
-/// GuestMemory); the position moves only on success. A call for no bytes succeeds always. Errors:
-/// read-only before any other, out-of-range when the range does not take so much any more, and
-/// those of GuestMemory.
+/// Each call writes all bytes or returns an error (some bytes may then be written, see
+/// GuestMemory); only success advances the position. A call for zero bytes always succeeds. Errors:
+/// read-only before any other, out-of-range past the end of the range, and those of GuestMemory.
 ///
-/// Lifetime: the memory, and the list that the range is a view of, must outlive it. One thread.
+/// Lifetime: the memory and the list behind the range outlive it. Threads: one.
 template <GuestRange Range>
 class MemoryWriter {
  public:
   MemoryWriter(const GuestMemory& memory, const Range& range) noexcept
       : MemoryWriter(memory, range, Access::kWrite) {}
 
-  /// A writer for memory that the device may only read: it has room for nothing and says why. So
-  /// has every limit() of it.
+  /// A writer for memory the device may only read: without capacity, and every write fails with
+  /// read-only. The same holds for its limit().
   [[nodiscard]] static MemoryWriter read_only(const GuestMemory& memory) noexcept {
     return MemoryWriter(memory, Range(), Access::kRead);
   }
 
-  /// Bytes that there is still room for; 0 when nothing may be written.
+  /// Unwritten bytes; 0 for a read-only writer.
   [[nodiscard]] std::uint64_t remaining() const noexcept { return rest_.length(); }
-  /// The part of the range that is still to be written.
+  /// The unwritten part of the range.
   [[nodiscard]] const Range& rest() const noexcept { return rest_; }
 
-  // Inlined, so that a writer that is made for one call lies in registers.
+  // Inlined, so that a writer made for one call stays in registers.
   [[nodiscard, gnu::always_inline]] Result<> write(std::span<const std::byte> from) noexcept {
     if (Result<> good = check(from.size()); !good) [[unlikely]]
       return good;
@@ -54,7 +53,7 @@ class MemoryWriter {
     return {};
   }
   [[nodiscard]] Result<> zero(std::uint64_t count) noexcept { return fill(std::byte{0}, count); }
-  /// Leaves bytes as they are.
+  /// Skips bytes without writing them.
   [[nodiscard]] Result<> skip(std::uint64_t count) noexcept {
     if (Result<> good = check(count); !good) return good;
     drop(count);
@@ -65,8 +64,8 @@ class MemoryWriter {
     return write(std::as_bytes(std::span(&value, 1)));
   }
 
-  /// A writer of its own for the next `count` bytes, or for all when there are fewer. This one
-  /// does not move.
+  /// A separate writer for the next `count` bytes, or for all if there are fewer. This writer does
+  /// not advance.
   [[nodiscard]] MemoryWriter limit(std::uint64_t count) const noexcept {
     return {*memory_, rest_.subrange(0, std::min(count, remaining())), access_};
   }
@@ -77,7 +76,7 @@ class MemoryWriter {
 
   [[nodiscard, gnu::always_inline]] Result<> check(std::uint64_t count) const noexcept {
     if (access_ != Access::kWrite && count != 0) [[unlikely]]
-      return fail(ErrorKind::kReadOnly, "write to memory that the device may only read");
+      return fail(ErrorKind::kReadOnly, "write to device-readable memory");
     if (count > remaining()) [[unlikely]]
       return internal::fail_outside_window(0, count, remaining());
     return {};

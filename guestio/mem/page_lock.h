@@ -14,11 +14,11 @@ namespace internal {
 struct LockBuilder;
 }
 
-/// Keeps guest memory in place for the kernel's use until it goes away. Made by GuestMemory::lock()
-/// and empty for memory that needs no holding, which costs nothing.
+/// Locks guest memory in place for use by the kernel, for its own lifetime. Made by
+/// GuestMemory::lock(). Empty, without cost, for memory that needs no page lock.
 ///
-/// Lifetime: the GuestMemory that it came from, or a copy of it, must outlive the use of the
-/// segments: whoever submits I/O keeps a copy beside this.
+/// Lifetime: a copy of the locked GuestMemory outlives the use of the segments: keep one beside
+/// this until the I/O has completed.
 class [[nodiscard]] PageLock {
  public:
   PageLock() noexcept = default;

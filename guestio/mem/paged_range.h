@@ -12,12 +12,12 @@
 #include "guestio/base/units.h"
 #include "guestio/mem/address_range.h"
 
-/// A buffer of the guest that is one piece to its owner and scattered over pages.
+/// A guest buffer, contiguous for its owner and scattered over guest pages.
 namespace guestio::mem {
 
 class PagedRange;
 
-/// A window and what lies behind it.
+/// The two parts of a split window.
 template <typename Range>
 struct Split {
   Range front;
@@ -26,7 +26,7 @@ struct Split {
 
 namespace internal {
 
-/// Whether gpns[at], gpns[at + 1], … continue the run that starts with gpns[0]; one branch for all.
+/// Whether gpns[at], gpns[at + 1], … continue the run that starts with gpns[0]. One branch in all.
 template <std::size_t Count>
 [[nodiscard, gnu::always_inline]] inline bool continues(const Gpn* gpns, std::size_t at) noexcept {
   const std::uint64_t expected = gpns->raw() + at;
@@ -35,20 +35,20 @@ template <std::size_t Count>
   return difference == 0;
 }
 
-/// The run of page numbers that each exceed the one before by 1, at least 1 long.
-/// Requires: count > 0. Not inlined: the loops that call it need their registers.
+/// The length of the initial run of consecutive page numbers, at least 1.
+/// Requires: count > 0. Not inlined: the calling loops need their registers.
 [[nodiscard, gnu::noinline]] inline std::size_t ascending_run(const Gpn* gpns,
                                                               std::size_t count) noexcept {
   constexpr std::size_t kBlock = 8;
   std::size_t run = 1;
   while (run + kBlock <= count && continues<kBlock>(gpns, run)) run += kBlock;
-  // What is left at the end together with some that are known: nearly always the run goes on.
+  // The remainder, overlapping numbers already checked: the run nearly always continues.
   if (run > kBlock && count - run < kBlock && continues<kBlock>(gpns, count - kBlock)) return count;
   while (run < count && continues<1>(gpns, run)) ++run;
   return run;
 }
 
-/// Page numbers from here on have addresses above 64 bits.
+/// Page numbers from here on have addresses beyond 64 bits.
 inline constexpr std::uint64_t kGpnLimit = std::uint64_t{1} << (64 - kPageShift);
 
 [[nodiscard]] std::unexpected<Error> fail_outside_window(std::uint64_t offset, std::uint64_t length,
@@ -57,7 +57,7 @@ inline constexpr std::uint64_t kGpnLimit = std::uint64_t{1} << (64 - kPageShift)
 
 }  // namespace internal
 
-/// What PagedRange::runs() gives: a range for `for` loops over Result<AddressRange>.
+/// The result of PagedRange::runs(): an iterable of Result<AddressRange>.
 class PagedRuns;
 
 /// A window of bytes into the concatenation of guest pages:
@@ -69,30 +69,29 @@ class PagedRuns;
 ///                     |<----------- length() = 14 ---------->|
 ///     runs():   [7:3 ...... 8:4]            [3:0...3:4]   [5:0..5:1]
 ///
-/// Only the first and the last page can be covered in part; every page between them is covered
-/// whole. So two arbitrary buffers are one PagedRange only when they meet on a page border; any
-/// other list of buffers is a PagedRanges, and bytes that are contiguous are an AddressRange.
+/// Only the first and the last page can be covered partially. So two buffers are one PagedRange
+/// only if they meet at a page boundary. Any other list of buffers is a PagedRanges, contiguous
+/// bytes are an AddressRange.
 ///
 /// Invariants:
 ///  1. offset() is less than kPageSize.
-///  2. gpns() holds exactly the pages that the window touches: none when it is empty.
+///  2. gpns() holds exactly the pages of the window: none if it is empty.
 ///
-/// It names bytes and cannot touch them: GuestMemory and MemoryReader or MemoryWriter do.
+/// It only names bytes: GuestMemory, MemoryReader and MemoryWriter access them.
 ///
 ///     const auto range = PagedRange::from_pages(offset, length, gpns);
-///     if (!range) return fail(range.error());  // longer than its pages
+///     if (!range) return fail(range.error());  // beyond its pages
 ///     MemoryWriter writer(memory, *range);
 ///
-/// A view, three words: it does not own the page numbers. The numbers are not checked before they
-/// are used, because they come from a guest: a number above 2^52 - 1 has no address and gives
-/// invalid-gpn when the walk reaches it.
+/// A view, three words: it does not own the page numbers. The numbers are untrusted and checked at
+/// use: one above 2^52 - 1 has no address and fails with invalid-gpn when the iteration reaches it.
 class PagedRange {
  public:
   /// The empty window.
   constexpr PagedRange() noexcept = default;
 
   /// The bytes [offset, offset + length) of the pages; `offset` may lie past the first page.
-  /// Errors: out-of-range when there are not so many pages.
+  /// Errors: out-of-range beyond the pages.
   [[nodiscard]] static Result<PagedRange> from_pages(std::uint64_t offset, std::uint64_t length,
                                                      std::span<const Gpn> gpns) noexcept {
     const std::uint64_t available = gpns.size() * std::uint64_t{kPageSize};
@@ -108,10 +107,10 @@ class PagedRange {
 
   [[nodiscard]] constexpr std::uint64_t length() const noexcept { return length_; }
   [[nodiscard]] constexpr bool is_empty() const noexcept { return length_ == 0; }
-  /// Of the window's first byte in its page.
+  /// The offset of the first byte in its page.
   [[nodiscard]] constexpr std::uint64_t offset() const noexcept { return offset_; }
   [[nodiscard]] constexpr std::span<const Gpn> gpns() const noexcept { return {gpns_, pages()}; }
-  /// The page, when the window lies in a single one.
+  /// The page if the window lies in a single one; nullopt otherwise.
   [[nodiscard]] constexpr std::optional<Gpn> single_gpn() const noexcept {
     return pages() == 1 ? std::optional(*gpns_) : std::nullopt;
   }
@@ -145,7 +144,7 @@ class PagedRange {
     return Split<PagedRange>{subrange_unchecked(0, at), subrange_unchecked(at, length_ - at)};
   }
 
-  // The same for lengths of our own. Requires: they lie in the window; 0 and length() do.
+  // The same for trusted lengths. Requires: they lie in the window; 0 and length() do.
   [[nodiscard, gnu::always_inline]] PagedRange subrange(std::uint64_t offset,
                                                         std::uint64_t length) const noexcept {
     GUESTIO_CHECK(fits_within(offset, length, length_), "a subrange inside the window");
@@ -164,8 +163,8 @@ class PagedRange {
     return {subrange_unchecked(0, at), subrange_unchecked(at, length_ - at)};
   }
 
-  /// Takes the longest run of ascending pages off the front and gives its bytes: nothing when the
-  /// window is empty. Errors: invalid-gpn; the window is then empty, so that a loop ends.
+  /// Removes the longest run of consecutive pages from the front and returns its bytes; nullopt if
+  /// the window is empty. Errors: invalid-gpn; the window is then empty, which ends a loop.
   [[nodiscard]] std::optional<Result<AddressRange>> pop_front() noexcept;
 
   /// All runs, front to back: `for (Result<AddressRange> run : range.runs())`. Ends after an error.
@@ -180,10 +179,10 @@ class PagedRange {
   template <typename Visit>
   friend Result<> for_each_run(PagedRange range, Visit&& visit);
 
-  /// Takes the first run. False when there is none: then the window is empty, or its first page
-  /// has no address. Inlined with all that it calls, so that a walk has its window in registers.
+  /// Takes the first run. Returns false if the window is empty or its first page has no address.
+  /// Inlined with its callees, so that an iteration keeps its window in registers.
   [[nodiscard, gnu::always_inline]] bool take_run(AddressRange& run) noexcept;
-  /// As take_run(), for a first page that has an address and a window that goes on behind it.
+  /// As take_run(), for a first page with an address and a window that continues after it.
   [[gnu::always_inline]] void take_pages(AddressRange& run) noexcept;
   [[gnu::always_inline]] void take(AddressRange& run, std::size_t count,
                                    std::uint64_t bytes) noexcept;
@@ -208,7 +207,7 @@ inline bool PagedRange::take_run(AddressRange& run) noexcept {
   if (first >= internal::kGpnLimit) [[unlikely]]
     return false;
   const std::uint64_t in_page = kPageSize - offset_;
-  // The next number is looked at only where the window goes on into its page.
+  // The next number is read only if the window continues into its page.
   if (length_ <= in_page || gpns_[1].raw() != first + 1) {
     take(run, 1, length_ < in_page ? length_ : in_page);
   } else {
@@ -219,7 +218,7 @@ inline bool PagedRange::take_run(AddressRange& run) noexcept {
 
 inline void PagedRange::take_pages(AddressRange& run) noexcept {
   const std::uint64_t first = gpns_->raw();
-  // A run ends at the last page that has an address; the next call then meets the bad number.
+  // A run ends at the last page with an address; the next call meets the invalid number.
   std::size_t count = pages();
   if (count > internal::kGpnLimit - first) [[unlikely]]
     count = internal::kGpnLimit - first;
@@ -254,7 +253,7 @@ class PagedRuns {
     [[gnu::always_inline]] explicit Iterator(const PagedRange& range) noexcept : rest_(range) {
       ++*this;
     }
-    // Made here, and not kept, so that the loop over good numbers makes none.
+    // Constructed on access, so that a loop over valid numbers constructs no error.
     [[nodiscard, gnu::always_inline]] value_type operator*() const noexcept {
       if (state_ == State::kRun) [[likely]]
         return run_;

@@ -46,7 +46,7 @@ TEST(PagedRange, TheOffsetMayLiePastTheFirstPage) {
   EXPECT_THAT(range.gpns(), ElementsAre(Gpn(3), Gpn(5)));
 }
 
-TEST(PagedRange, HasOnlyThePagesThatItTouches) {
+TEST(PagedRange, HoldsOnlyItsPages) {
   EXPECT_THAT(window(0, 0x1000).gpns(), ElementsAre(Gpn(7)));
   EXPECT_THAT(window(0, 0x1001).gpns(), ElementsAre(Gpn(7), Gpn(8)));
   EXPECT_THAT(window(0xfff, 2).gpns(), ElementsAre(Gpn(7), Gpn(8)));
@@ -58,7 +58,7 @@ TEST(PagedRange, HasOnlyThePagesThatItTouches) {
   EXPECT_EQ(window(0, 0).single_gpn(), std::nullopt);
 }
 
-TEST(PagedRange, ConstructionFailsWhenItDoesNotFitThePages) {
+TEST(PagedRange, ConstructionFailsBeyondThePages) {
   EXPECT_TRUE(PagedRange::from_pages(0, 0x4000, kGpns));
   EXPECT_TRUE(PagedRange::from_pages(0x4000, 0, kGpns));
   EXPECT_EQ(PagedRange::from_pages(1, 0x4000, kGpns).error(),
@@ -70,7 +70,7 @@ TEST(PagedRange, ConstructionFailsWhenItDoesNotFitThePages) {
   EXPECT_FALSE(PagedRange::from_pages(0, 1, {}));
 }
 
-TEST(PagedRange, TheEmptyWindowIsSafeToUseInAnyWay) {
+TEST(PagedRange, EveryOperationOnTheEmptyWindowIsValid) {
   PagedRange empty;
   EXPECT_TRUE(empty.is_empty());
   EXPECT_THAT(empty.gpns(), IsEmpty());
@@ -81,14 +81,14 @@ TEST(PagedRange, TheEmptyWindowIsSafeToUseInAnyWay) {
   EXPECT_FALSE(empty.try_subrange(0, 1));
 }
 
-TEST(PagedRange, RunsJoinAscendingPagesAndAreClippedToTheWindow) {
+TEST(PagedRange, RunsMergeConsecutivePagesAndAreClippedToTheWindow) {
   EXPECT_THAT(runs_of(window(0x800, 0x3000)),
               ElementsAre(test::range(0x7800, 0x1800), test::range(0x3000, 0x1000),
                           test::range(0x5000, 0x800)));
   EXPECT_THAT(runs_of(window(0x10, 0x20)), ElementsAre(test::range(0x7010, 0x20)));
 }
 
-TEST(PagedRange, LongRunsEndWhereTheOrderBreaks) {
+TEST(PagedRange, LongRunsEndAtTheFirstGap) {
   for (std::size_t broken = 1; broken < 40; ++broken) {
     std::vector<Gpn> gpns;
     for (std::size_t i = 0; i < 40; ++i) gpns.push_back(Gpn(100 + i + (i >= broken ? 1 : 0)));
@@ -98,7 +98,7 @@ TEST(PagedRange, LongRunsEndWhereTheOrderBreaks) {
   }
 }
 
-TEST(PagedRange, PopFrontTakesTheFirstRunOff) {
+TEST(PagedRange, PopFrontRemovesTheFirstRun) {
   PagedRange range = window(0x10, 0x2020);
   EXPECT_EQ(*range.pop_front(), test::range(0x7010, 0x1ff0));
   EXPECT_EQ(range.length(), 0x30u);
@@ -108,7 +108,7 @@ TEST(PagedRange, PopFrontTakesTheFirstRunOff) {
   EXPECT_FALSE(range.pop_front().has_value());
 }
 
-TEST(PagedRange, GivesPartsOfItself) {
+TEST(PagedRange, ReturnsSubrangesAndSplits) {
   const PagedRange range = window(0x800, 0x3000);
   EXPECT_THAT(runs_of(range.subrange(0x7ff, 0x1002)),
               ElementsAre(test::range(0x7fff, 0x1001), test::range(0x3000, 1)));
@@ -122,7 +122,7 @@ TEST(PagedRange, GivesPartsOfItself) {
   EXPECT_THAT(runs_of(rest), ElementsAre(test::range(0x5000, 0x10)));
 }
 
-TEST(PagedRange, ZeroAndTheWholeLengthAreFine) {
+TEST(PagedRange, ZeroAndTheWholeLengthAreValid) {
   const PagedRange range = window(0x800, 0x3000);
   EXPECT_EQ(range.subrange(0, 0x3000).length(), 0x3000u);
   EXPECT_TRUE(range.subrange(0x3000, 0).is_empty());
@@ -137,7 +137,7 @@ TEST(PagedRange, ZeroAndTheWholeLengthAreFine) {
   EXPECT_THAT(runs_of(rest), IsEmpty());
 }
 
-TEST(PagedRange, CheckedFormsRefuseWhatLiesOutside) {
+TEST(PagedRange, CheckedFormsRejectBytesOutside) {
   PagedRange range = window(0x800, 0x1000);
   EXPECT_EQ(range.try_subrange(0x800, 0x801).error(),
             Error::make(ErrorKind::kOutOfRange, "", 0x801, 0x800));
@@ -172,12 +172,12 @@ TEST(PagedRange, Fault08ImpossiblePageNumbersAreInvalidGpn) {
   }
 }
 
-TEST(PagedRange, Fault08TheLastPageThatHasAnAddressIsUsable) {
+TEST(PagedRange, Fault08TheLastPageWithAnAddressIsUsable) {
   const std::array gpns{Gpn(kLastGpn - 1), Gpn(kLastGpn)};
   EXPECT_THAT(runs_of(window(0, 0x2000, gpns)), ElementsAre(test::range(kTop - 0x1fff, 0x2000)));
 }
 
-TEST(PagedRange, Fault08TheSecondBadPageOfARunIsNoticed) {
+TEST(PagedRange, Fault08AnInvalidPageInsideARunIsDetected) {
   const std::array gpns{Gpn(kLastGpn), Gpn(kLastGpn + 1), Gpn(kLastGpn + 2)};
   PagedRange range = window(0x10, 0x2000, gpns);
   EXPECT_EQ(*range.pop_front(), test::range(kTop - 0xfef, 0xff0));

@@ -8,38 +8,38 @@
 #include "guestio/base/error.h"
 #include "guestio/mem/paged_range.h"
 
-/// Several guest ranges as one buffer: a scatter-gather list with arbitrary borders.
+/// Several guest ranges as one buffer: a scatter-gather list with arbitrary boundaries.
 namespace guestio::mem {
 
-/// A window of bytes into the concatenation of pieces, each a PagedRange or an AddressRange:
+/// A window of bytes into the concatenation of ranges, each a PagedRange or an AddressRange:
 ///
-///     pieces:   [# # # # #] [] [# # #] [# # # # # # #]
+///     ranges:   [# # # # #] [] [# # #] [# # # # # # #]
 ///     window:    . . # # #      # # #   # # # . . . .
 ///                    |<------ length() = 9 -->|
 ///
-/// Both ends may fall inside a piece; empty pieces are legal and never show in an iteration.
+/// Both ends may fall inside a range. Empty ranges are valid and skipped by iteration.
 ///
 /// Invariants:
-///  1. The window lies inside the pieces.
-///  2. When it is not empty, the first piece holds its first byte.
+///  1. The window lies inside the ranges.
+///  2. If it is not empty, the first range holds its first byte.
 ///
 /// A view, four words: it does not own the list.
-template <typename Piece>
+template <typename Range>
 class RangeList {
  public:
   /// The empty window.
   constexpr RangeList() noexcept = default;
 
-  /// All bytes of the pieces. Errors: too-large when the lengths do not add up in 64 bits.
-  [[nodiscard]] static Result<RangeList> from_ranges(std::span<const Piece> pieces) noexcept {
+  /// All bytes of the ranges. Errors: too-large if the sum of lengths exceeds 64 bits.
+  [[nodiscard]] static Result<RangeList> from_ranges(std::span<const Range> ranges) noexcept {
     std::uint64_t length = 0;
-    for (const Piece& piece : pieces) {
-      if (__builtin_add_overflow(length, piece.length(), &length)) [[unlikely]] {
-        return fail(ErrorKind::kTooLarge, "list of guest ranges", piece.length(), ~length);
+    for (const Range& range : ranges) {
+      if (__builtin_add_overflow(length, range.length(), &length)) [[unlikely]] {
+        return fail(ErrorKind::kTooLarge, "list of guest ranges", range.length(), ~length);
       }
     }
-    RangeList list(pieces.data(), pieces.size(), 0, length);
-    list.drop_used_up();
+    RangeList list(ranges.data(), ranges.size(), 0, length);
+    list.skip_consumed();
     return list;
   }
 
@@ -75,7 +75,7 @@ class RangeList {
     return Split<RangeList>{subrange_unchecked(0, at), subrange_unchecked(at, length_ - at)};
   }
 
-  // The same for lengths of our own. Requires: they lie in the window; 0 and length() do.
+  // The same for trusted lengths. Requires: they lie in the window; 0 and length() do.
   [[nodiscard]] RangeList subrange(std::uint64_t offset, std::uint64_t length) const noexcept {
     GUESTIO_CHECK(fits_within(offset, length, length_), "a subrange inside the window");
     return subrange_unchecked(offset, length);
@@ -93,42 +93,42 @@ class RangeList {
     return {subrange_unchecked(0, at), subrange_unchecked(at, length_ - at)};
   }
 
-  /// The pieces, front to back, clipped to the window, without empty ones.
+  /// The ranges in order, clipped to the window, without empty ones.
   class Iterator {
    public:
-    using value_type = Piece;
+    using value_type = Range;
     using difference_type = std::ptrdiff_t;
 
     [[gnu::always_inline]] constexpr explicit Iterator(const RangeList& list) noexcept
-        : behind_(list.pieces_), left_(list.length_) {
+        : behind_(list.ranges_), left_(list.length_) {
       if (left_ == 0) return;
-      piece_ = list.front();
+      range_ = list.front();
       ++behind_;
-      left_ -= piece_.length();
+      left_ -= range_.length();
     }
-    [[nodiscard]] constexpr Piece operator*() const noexcept { return piece_; }
+    [[nodiscard]] constexpr Range operator*() const noexcept { return range_; }
     [[gnu::always_inline]] constexpr Iterator& operator++() noexcept {
-      // Some piece further on holds what is left: the window lies inside the pieces.
+      // A later range holds the remaining bytes: the window lies inside the ranges.
       do {
         if (left_ == 0) {
-          piece_ = Piece();
+          range_ = Range();
           return *this;
         }
-        piece_ = *behind_++;
-      } while (piece_.is_empty());
-      if (piece_.length() > left_) [[unlikely]]
-        piece_ = piece_.subrange(0, left_);
-      left_ -= piece_.length();
+        range_ = *behind_++;
+      } while (range_.is_empty());
+      if (range_.length() > left_) [[unlikely]]
+        range_ = range_.subrange(0, left_);
+      left_ -= range_.length();
       return *this;
     }
     constexpr void operator++(int) noexcept { ++*this; }
     friend constexpr bool operator==(const Iterator& iterator, std::default_sentinel_t) noexcept {
-      return iterator.piece_.is_empty();
+      return iterator.range_.is_empty();
     }
 
    private:
-    Piece piece_;
-    const Piece* behind_;  // the next one
+    Range range_;
+    const Range* behind_;  // the next one
     std::uint64_t left_;   // bytes behind this one
   };
   [[nodiscard]] constexpr Iterator begin() const noexcept { return Iterator(*this); }
@@ -137,34 +137,34 @@ class RangeList {
  private:
   friend class AnyRange;
 
-  constexpr RangeList(const Piece* pieces, std::size_t count, std::uint64_t used,
+  constexpr RangeList(const Range* ranges, std::size_t count, std::uint64_t used,
                       std::uint64_t length) noexcept
-      : pieces_(pieces), count_(count), used_(used), length_(length) {}
+      : ranges_(ranges), count_(count), used_(used), length_(length) {}
 
   [[nodiscard]] constexpr std::uint64_t front_length() const noexcept {
-    const std::uint64_t there = pieces_->length() - used_;
+    const std::uint64_t there = ranges_->length() - used_;
     return there < length_ ? there : length_;
   }
   /// Requires: not empty.
-  [[nodiscard]] Piece front() const noexcept {
-    if (used_ == 0 && pieces_->length() <= length_) [[likely]]
-      return *pieces_;
-    return pieces_->subrange(used_, front_length());
+  [[nodiscard]] Range front() const noexcept {
+    if (used_ == 0 && ranges_->length() <= length_) [[likely]]
+      return *ranges_;
+    return ranges_->subrange(used_, front_length());
   }
 
-  /// Moves to the piece that holds the next byte. Requires: used_ counts from pieces_, which may
-  /// be more than the first piece has.
-  constexpr void drop_used_up() noexcept {
-    while (count_ != 0 && used_ >= pieces_->length()) {
-      used_ -= pieces_->length();
-      ++pieces_;
+  /// Moves to the range of the next byte. Requires: used_ counts from ranges_ and may exceed the
+  /// first range.
+  constexpr void skip_consumed() noexcept {
+    while (count_ != 0 && used_ >= ranges_->length()) {
+      used_ -= ranges_->length();
+      ++ranges_;
       --count_;
     }
   }
   constexpr void skip_unchecked(std::uint64_t count) noexcept {
     length_ -= count;
     used_ += count;
-    drop_used_up();
+    skip_consumed();
   }
   [[nodiscard]] constexpr RangeList subrange_unchecked(std::uint64_t offset,
                                                        std::uint64_t length) const noexcept {
@@ -174,21 +174,21 @@ class RangeList {
     return result;
   }
 
-  const Piece* pieces_ = nullptr;
+  const Range* ranges_ = nullptr;
   std::size_t count_ = 0;
-  std::uint64_t used_ = 0;  ///< bytes of the first piece before the window
+  std::uint64_t used_ = 0;  ///< bytes of the first range before the window
   std::uint64_t length_ = 0;
 };
 
 /// Page lists one after the other.
 using PagedRanges = RangeList<PagedRange>;
-/// Address ranges one after the other: a virtio descriptor chain as it comes.
+/// Address ranges one after the other, as in a virtio descriptor chain.
 using AddressRanges = RangeList<AddressRange>;
 
-template <typename Piece, typename Visit>
-[[nodiscard]] inline Result<> for_each_run(const RangeList<Piece>& list, Visit&& visit) {
-  for (const Piece piece : list) {
-    if (Result<> visited = for_each_run(piece, visit); !visited) [[unlikely]]
+template <typename Range, typename Visit>
+[[nodiscard]] inline Result<> for_each_run(const RangeList<Range>& list, Visit&& visit) {
+  for (const Range range : list) {
+    if (Result<> visited = for_each_run(range, visit); !visited) [[unlikely]]
       return visited;
   }
   return {};
@@ -196,8 +196,7 @@ template <typename Piece, typename Visit>
 
 class AnyRange;
 
-/// The range types that guest memory reads, writes, locks and probes. AnyRange (any_range.h) is any
-/// of the others.
+/// The range types of guest memory accesses. AnyRange (any_range.h) is any of the others.
 template <typename T>
 concept GuestRange =
     std::same_as<T, PagedRange> || std::same_as<T, AddressRange> || std::same_as<T, PagedRanges> ||

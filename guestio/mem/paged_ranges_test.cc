@@ -43,14 +43,14 @@ TEST_F(PagedRangesTest, IsOneBuffer) {
                                             test::range(0x14040, 0x20)));
 }
 
-TEST_F(PagedRangesTest, IterationGivesClippedPiecesWithoutEmptyOnes) {
+TEST_F(PagedRangesTest, IterationYieldsClippedNonEmptyRanges) {
   const auto part = ranges_.subrange(0x1000, 0x820);
   std::vector<std::uint64_t> lengths;
   for (const PagedRange piece : part) lengths.push_back(piece.length());
   EXPECT_THAT(lengths, ElementsAre(0x810, 0x10));
 }
 
-TEST_F(PagedRangesTest, StopsMayFallInsideAPiece) {
+TEST_F(PagedRangesTest, BoundariesMayFallInsideARange) {
   PagedRanges rest = ranges_;
   rest.skip(0x1808);
   rest.truncate(0x10);
@@ -59,13 +59,13 @@ TEST_F(PagedRangesTest, StopsMayFallInsideAPiece) {
   EXPECT_THAT(runs_of(rest), ElementsAre(test::range(0x14041, 7)));
 }
 
-TEST_F(PagedRangesTest, StopsMayFallBetweenPieces) {
+TEST_F(PagedRangesTest, BoundariesMayFallBetweenRanges) {
   const auto [front, back] = ranges_.split(0x1810);
   EXPECT_THAT(runs_of(front), ElementsAre(test::range(0x7800, 0x1800), test::range(0x3000, 0x10)));
   EXPECT_THAT(runs_of(back), ElementsAre(test::range(0x14040, 0x20)));
 }
 
-TEST_F(PagedRangesTest, ZeroAndTheWholeLengthAreFine) {
+TEST_F(PagedRangesTest, ZeroAndTheWholeLengthAreValid) {
   EXPECT_THAT(runs_of(ranges_.subrange(0x1830, 0)), IsEmpty());
   EXPECT_EQ(ranges_.subrange(0, 0x1830).length(), 0x1830u);
   PagedRanges rest = ranges_;
@@ -75,7 +75,7 @@ TEST_F(PagedRangesTest, ZeroAndTheWholeLengthAreFine) {
   EXPECT_TRUE(rest.try_skip(0));
 }
 
-TEST_F(PagedRangesTest, CheckedFormsRefuseWhatLiesOutside) {
+TEST_F(PagedRangesTest, CheckedFormsRejectBytesOutside) {
   EXPECT_EQ(ranges_.try_subrange(0x1000, 0x831).error(),
             Error::make(ErrorKind::kOutOfRange, "", 0x831, 0x830));
   EXPECT_FALSE(ranges_.try_subrange(kTop, kTop));
@@ -93,7 +93,7 @@ TEST_F(PagedRangesTest, ContractFormsStopTheProcess) {
   EXPECT_DEATH(ranges_.skip(0x1831), "to skip bytes inside the window");
 }
 
-TEST_F(PagedRangesTest, AnInvalidPageEndsTheWalk) {
+TEST_F(PagedRangesTest, AnInvalidPageEndsTheIteration) {
   const std::array bad{Gpn(1), Gpn(kTop)};
   pieces_[2] = PagedRange::from_whole_pages(bad);
   const PagedRanges ranges = *PagedRanges::from_ranges(pieces_);
@@ -106,7 +106,7 @@ TEST_F(PagedRangesTest, AnInvalidPageEndsTheWalk) {
   EXPECT_EQ(runs, 3);
 }
 
-TEST(AddressRanges, IsAChainAsItComes) {
+TEST(AddressRanges, RepresentsADescriptorChain) {
   const std::array chain{test::range(0x100, 0x10), test::range(0x9000, 0), test::range(0x80, 3)};
   const AddressRanges ranges = *AddressRanges::from_ranges(chain);
   EXPECT_EQ(ranges.length(), 0x13u);
@@ -114,7 +114,7 @@ TEST(AddressRanges, IsAChainAsItComes) {
               ElementsAre(test::range(0x10f, 1), test::range(0x80, 2)));
 }
 
-TEST(AddressRanges, RefusesLengthsThatDoNotAddUp) {
+TEST(AddressRanges, RejectsOverflowingLengths) {
   const std::array chain{test::range(0, kTop), test::range(0, 2)};
   EXPECT_EQ(AddressRanges::from_ranges(chain).error().kind, ErrorKind::kTooLarge);
 }
@@ -124,7 +124,7 @@ TEST(AddressRanges, ACopyOfAnEmptyListIsEmpty) {
   EXPECT_THAT(runs_of(AddressRanges()), IsEmpty());
 }
 
-TEST(ForEachRun, EndsWithTheFirstErrorOfTheVisitor) {
+TEST(ForEachRun, StopsAtTheFirstErrorOfTheVisitor) {
   const std::array chain{test::range(0x100, 1), test::range(0x9000, 1), test::range(0x80, 3)};
   int visits = 0;
   const auto walked =

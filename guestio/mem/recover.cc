@@ -16,7 +16,7 @@ namespace guestio::mem {
 
 namespace internal {
 
-/// One line of the table, as the assembly writes it. Both numbers are relative to themselves.
+/// One entry of the table, as written by the assembly. Each number is relative to its own address.
 struct RecoveryEntry {
   std::int32_t instruction;
   std::int32_t fixup;
@@ -35,13 +35,13 @@ struct EntryTable {
 };
 constexpr std::size_t kMaxTables = 16;
 
-// Written under the mutex, read by the handler at any moment: a table counts once its slot is
-// filled, and is never taken back.
+// Written under the mutex, read by the handler at any moment. A table is valid once its slot is
+// filled, and is never removed.
 std::mutex install_mutex;
 std::array<EntryTable, kMaxTables> tables;
 std::atomic<std::size_t> table_count = 0;  // release after the slot, acquire in the handler
 
-/// What was there before us, filled before our handler can run.
+/// The previous handlers, set before ours can run.
 struct sigaction previous_segv;
 struct sigaction previous_bus;
 bool handlers_installed = false;  // under the mutex
@@ -55,8 +55,8 @@ std::uintptr_t target_of(const std::int32_t& relative) noexcept {
          static_cast<std::uintptr_t>(static_cast<std::intptr_t>(relative));
 }
 
-/// Where to go on when the instruction at `address` faults; 0 when it is none of ours. The linear
-/// search takes less than the delivery of the signal.
+/// The recovery address of the instruction at `address`; 0 if it is not in a table. The linear
+/// search takes less time than the delivery of the signal.
 std::uintptr_t find_fixup(std::uintptr_t address) noexcept {
   const std::size_t count = table_count.load(std::memory_order_acquire);
   for (std::size_t i = 0; i < count; ++i) {
@@ -75,19 +75,19 @@ auto& instruction_pointer(ucontext_t& context) noexcept {
 #endif
 }
 
-/// Whether the running instruction caused the signal. Codes of 0 and below mean that somebody sent
-/// it; a hardware memory error that nobody has touched yet is no fault of the instruction either.
+/// Whether the running instruction caused the signal. Codes of 0 and below are sent signals. A
+/// hardware memory error before any access is no fault of the instruction either.
 bool is_fault(int signal, const siginfo_t& info) noexcept {
   return info.si_code > 0 && !(signal == SIGBUS && info.si_code == BUS_MCEERR_AO);
 }
 
-/// Ends the process as if there had been no handler, with the core dump that belongs to it.
+/// Terminates the process as without a handler, with its core dump.
 void take_default_action(int signal, siginfo_t& info) noexcept {
   struct sigaction action{};
   action.sa_handler = SIG_DFL;
   ::sigaction(signal, &action, nullptr);
-  // A faulting instruction runs again when the handler returns and faults for good. A signal that
-  // was sent is sent again, as it was; it arrives when the handler returns.
+  // A faulting instruction runs again after the handler and faults for good. A sent signal is sent
+  // again unchanged and arrives after the handler.
   if (is_fault(signal, info)) return;
   ::syscall(SYS_rt_tgsigqueueinfo, ::getpid(), ::syscall(SYS_gettid), signal, &info);
 }
@@ -129,13 +129,13 @@ void on_signal(int signal, siginfo_t* info, void* raw_context) noexcept {
 
 Result<> install_handler(int signal) noexcept {
   struct sigaction older{};
-  if (::sigaction(signal, nullptr, &older) != 0) return fail_host("ask for a signal handler");
+  if (::sigaction(signal, nullptr, &older) != 0) return fail_host("query a signal handler");
   const bool ours = (older.sa_flags & SA_SIGINFO) != 0 && older.sa_sigaction == on_signal;
-  if (ours) return {};  // an earlier attempt got half-way
+  if (ours) return {};  // a previous attempt stopped half-way
   previous_action(signal) = older;
   struct sigaction action{};
   action.sa_sigaction = on_signal;
-  // The mask and the two flags are those that the older handler wanted for itself.
+  // The mask and the two flags of the previous handler.
   action.sa_mask = older.sa_mask;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | (older.sa_flags & (SA_NODEFER | SA_RESTART));
   if (::sigaction(signal, &action, nullptr) != 0) return fail_host("install a signal handler");
@@ -147,7 +147,8 @@ Result<> install_handler(int signal) noexcept {
 Result<> internal::install_recovery_table(const RecoveryEntry* begin,
                                           const RecoveryEntry* end) noexcept {
   const std::scoped_lock lock(install_mutex);
-  const std::size_t count = table_count.load(std::memory_order_relaxed);  // only we write it
+  const std::size_t count =
+      table_count.load(std::memory_order_relaxed);  // written under this mutex only
   bool known = begin == end;
   for (std::size_t i = 0; i < count; ++i) known = known || tables[i].begin == begin;
   if (!known) {

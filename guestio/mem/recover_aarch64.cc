@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
-// The long loops on aarch64: 64 bytes a round in pairs of vector registers.
+// The long loops on aarch64: 64 bytes an iteration in pairs of vector registers.
 #if defined(__aarch64__)
 
 #include "guestio/mem/recover.h"
 
 namespace guestio::mem::internal {
 
-// In both loops a fault goes to label 9 with the counter still showing the bytes that are left.
+// In both loops a fault jumps to label 9, with the remaining bytes in the counter.
 
 std::size_t copy_long(std::byte* destination, const std::byte* source,
                       std::size_t length) noexcept {
@@ -24,7 +24,7 @@ std::size_t copy_long(std::byte* destination, const std::byte* source,
       "sub %[left], %[left], #64\n"
       "cmp %[left], #64\n"
       "b.hi 3b\n"
-      // The last 64 bytes, part of which are there already: length was above 128.
+      // The last 64 bytes, overlapping copied ones: length was above 128.
       GUESTIO_RECOVERABLE("ldp q0, q1, [%[from_end], #-64]", "9f")
       GUESTIO_RECOVERABLE("ldp q2, q3, [%[from_end], #-32]", "9f")
       GUESTIO_RECOVERABLE("stp q0, q1, [%[to_end], #-64]", "9f")

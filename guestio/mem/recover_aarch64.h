@@ -8,10 +8,9 @@
 
 /// The instructions of recover.h on aarch64. Included by recover.h only.
 
-/// One instruction that may fault, and its entry in the table: where it stands and the label to go
-/// on at, both relative to the entry, so that nothing has to be relocated. The section flags: `a`
-/// allocated, `R` kept by the linker though nothing refers to it, `?` dropped together with the
-/// function when that is one of several copies of an inline function.
+/// A faulting instruction and its table entry: its address and its recovery label, both relative to
+/// the entry, without relocations. The section flags: `a` allocated, `R` kept by the linker without
+/// a reference, `?` discarded together with a duplicate of an inline function.
 #define GUESTIO_RECOVERABLE(instruction, label)          \
   "1: " instruction                                      \
   "\n"                                                   \
@@ -24,22 +23,22 @@
 
 namespace guestio::mem::internal {
 
-/// What a copy moves in one instruction on every machine of this architecture.
+/// The widest unit of a copy on every machine of this architecture.
 using Vector = uint8x16_t;
 
-// What a load names as its operand, so that the compiler keeps earlier stores to it in front. It
-// may lie over an object of any type.
+// The operand of a load, so that the compiler orders earlier stores to it before. It may alias an
+// object of any type.
 template <std::size_t Size>
 struct [[gnu::may_alias]] Block {
   std::byte bytes[Size];
 };
 
-/// Fetches a cache line as a store would.
+/// Prefetches a cache line for writing.
 [[gnu::always_inline]] inline void prefetch_for_write(const void* at) noexcept {
   __builtin_prefetch(at, 1);
 }
 
-// `Q` is memory addressed by one register alone, which every one of these instructions takes.
+// `Q` is memory addressed by one register, as required by all of these instructions.
 
 template <typename Bits>
 [[gnu::always_inline]] inline bool load(const void* from, Bits& to) noexcept {
@@ -176,13 +175,13 @@ fault:
 
 enum class Attempt : unsigned { kDifferent = 0, kDone = 1, kFaulted = 2, kDisturbed = 3 };
 
-/// A guest that keeps writing beside us can disturb an exclusive pair again and again. After so
-/// many attempts the memory counts as unusable.
+/// A concurrently writing guest can disturb an exclusive pair indefinitely. After this many
+/// attempts the memory counts as faulted.
 inline constexpr unsigned kMaxAttempts = 1u << 20;
 
-/// One try at a compare-exchange. When the values differ, what was found is stored back: memory
-/// that cannot be written shows in every case. One block of assembly, because nothing may come
-/// between the two accesses of an exclusive pair.
+/// One attempt of a compare-exchange. If the values differ, the found value is stored back, so that
+/// read-only memory faults in either case. One block of assembly, because no access may come
+/// between the two of an exclusive pair.
 template <typename Bits>
 [[gnu::always_inline]] inline Attempt attempt_exchange(void* at, Bits& found, Bits expected,
                                                        Bits desired) noexcept {
@@ -291,8 +290,8 @@ fault:
   return vminvq_u8(vceqq_u8(a, b)) == 0xff;
 }
 
-/// The long loops, for `length` above 128. They return how many bytes are done for certain:
-/// `length` or, after a fault, some number before the faulting byte.
+/// The long loops, for `length` above 128. They return a lower bound of the bytes done: `length`
+/// or, after a fault, a number before the faulting byte.
 std::size_t copy_long(std::byte* destination, const std::byte* source, std::size_t length) noexcept;
 std::size_t fill_long(std::byte* destination, std::byte value, std::size_t length) noexcept;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Copy, fill and compare, the same for every architecture. Short blocks go through a few accesses
-// that overlap in the middle, long ones through the architecture's loop. When anything faults, the
-// rest is done again byte by byte, which finds the exact place and the side.
+// Copy, fill and compare for every architecture. Short blocks take a few accesses that overlap in
+// the middle, long ones the architecture's loop. After a fault the rest is repeated byte by byte,
+// to find the exact address and side.
 #include <utility>
 
 #include "guestio/mem/recover.h"
@@ -14,7 +14,7 @@ using internal::Vector;
 
 constexpr std::size_t kVectorSize = sizeof(Vector);
 
-/// Bytes [done, length), one at a time. Bytes before `done` are copied already.
+/// Bytes [done, length), one at a time. Bytes before `done` are copied.
 [[gnu::cold, gnu::noinline]] CopyOutcome copy_bytes(std::byte* destination, const std::byte* source,
                                                     std::size_t done, std::size_t length) noexcept {
   for (; done < length; ++done) {
@@ -45,21 +45,21 @@ CompareOutcome compare_bytes(const std::byte* a, const std::byte* b, std::size_t
 }
 
 /// A block of sizeof(Piece) to twice that: its first and its last bytes. False on a fault.
-template <typename Piece>
+template <typename Chunk>
 [[gnu::always_inline]] inline bool copy_two(std::byte* to, const std::byte* from,
                                             std::size_t length) noexcept {
-  const std::size_t last = length - sizeof(Piece);
-  Piece x;
-  Piece y;
+  const std::size_t last = length - sizeof(Chunk);
+  Chunk x;
+  Chunk y;
   return internal::load(from, x) && internal::load(from + last, y) && internal::store(to, x) &&
          internal::store(to + last, y);
 }
 
-template <typename Piece>
+template <typename Chunk>
 [[gnu::always_inline]] inline bool fill_two(std::byte* to, std::uint64_t pattern,
                                             std::size_t length) noexcept {
-  const auto piece = static_cast<Piece>(pattern);
-  return internal::store(to, piece) && internal::store(to + length - sizeof(Piece), piece);
+  const auto piece = static_cast<Chunk>(pattern);
+  return internal::store(to, piece) && internal::store(to + length - sizeof(Chunk), piece);
 }
 
 /// A block of sizeof...(I) vectors to twice that: its first and its last bytes. False on a fault.

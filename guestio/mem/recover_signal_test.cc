@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What happens to the signals that are not ours. Each case runs in a forked process in which
-// nothing has been installed yet: hence a program of its own, whose first process installs nothing.
+// Signals that are not ours. Each case runs in a forked process without installed handlers: hence a
+// separate program, whose first process installs none.
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -19,7 +19,7 @@
 namespace guestio::mem {
 namespace {
 
-// Forking is fast and works in an emulator; the thread sanitizer wants no threads after a fork.
+// Forking is fast and works in an emulator; the thread sanitizer allows no threads after a fork.
 constexpr const char* kStyle = kIsThreadSanitized ? "threadsafe" : "fast";
 
 std::atomic<int> older_calls = 0;
@@ -52,13 +52,13 @@ class RecoverSignalDeathTest : public testing::Test {
   }
 };
 
-/// Sanitizers put their own handler in; the default action is asked for in words.
+/// Sanitizers install handlers of their own: sets the default action explicitly.
 void restore_defaults() {
   ::signal(SIGSEGV, SIG_DFL);
   ::signal(SIGBUS, SIG_DFL);
 }
 
-TEST_F(RecoverSignalDeathTest, AFaultElsewhereGoesToTheOlderHandler) {
+TEST_F(RecoverSignalDeathTest, AForeignFaultGoesToThePreviousHandler) {
   EXPECT_EXIT(
       {
         ::signal(SIGSEGV, leave_with_signal);
@@ -68,7 +68,7 @@ TEST_F(RecoverSignalDeathTest, AFaultElsewhereGoesToTheOlderHandler) {
       testing::ExitedWithCode(SIGSEGV + 100), "");
 }
 
-TEST_F(RecoverSignalDeathTest, AFaultElsewhereWithoutAnOlderHandlerKills) {
+TEST_F(RecoverSignalDeathTest, AForeignFaultWithoutAPreviousHandlerKills) {
   EXPECT_EXIT(
       {
         restore_defaults();
@@ -78,7 +78,7 @@ TEST_F(RecoverSignalDeathTest, AFaultElsewhereWithoutAnOlderHandlerKills) {
       testing::KilledBySignal(SIGSEGV), "");
 }
 
-TEST_F(RecoverSignalDeathTest, AFaultElsewhereKillsThoughTheSignalWasIgnored) {
+TEST_F(RecoverSignalDeathTest, AForeignFaultKillsEvenIfTheSignalWasIgnored) {
   EXPECT_EXIT(
       {
         ::signal(SIGSEGV, SIG_IGN);
@@ -88,7 +88,7 @@ TEST_F(RecoverSignalDeathTest, AFaultElsewhereKillsThoughTheSignalWasIgnored) {
       testing::KilledBySignal(SIGSEGV), "");
 }
 
-TEST_F(RecoverSignalDeathTest, ASentSignalKillsWhenThatIsTheDefault) {
+TEST_F(RecoverSignalDeathTest, ASentSignalKillsByDefault) {
   EXPECT_EXIT(
       {
         restore_defaults();
@@ -99,7 +99,7 @@ TEST_F(RecoverSignalDeathTest, ASentSignalKillsWhenThatIsTheDefault) {
       testing::KilledBySignal(SIGBUS), "");
 }
 
-TEST_F(RecoverSignalDeathTest, ASentSignalIsIgnoredWhenItWasIgnoredBefore) {
+TEST_F(RecoverSignalDeathTest, ASentSignalStaysIgnored) {
   EXPECT_EXIT(
       {
         ::signal(SIGSEGV, SIG_IGN);
@@ -110,7 +110,7 @@ TEST_F(RecoverSignalDeathTest, ASentSignalIsIgnoredWhenItWasIgnoredBefore) {
       testing::ExitedWithCode(3), "");
 }
 
-TEST_F(RecoverSignalDeathTest, AnOlderHandlerThatWantedOneSignalGetsOne) {
+TEST_F(RecoverSignalDeathTest, APreviousOneShotHandlerRunsOnce) {
   EXPECT_EXIT(
       {
         struct sigaction action{};
@@ -126,7 +126,7 @@ TEST_F(RecoverSignalDeathTest, AnOlderHandlerThatWantedOneSignalGetsOne) {
       testing::KilledBySignal(SIGSEGV), "");
 }
 
-/// Copies that never fault, under a hail of signals: none may be taken for a fault of the copy.
+/// Copies without faults under many signals: none may count as a fault of the copy.
 void copy_under_signals() {
   set_handler(SIGSEGV, count_signal);
   if (!install_fault_recovery() || !install_fault_recovery()) ::_exit(1);
@@ -148,7 +148,7 @@ void copy_under_signals() {
   ::_exit(exact && older_code <= 0 ? 0 : 2);
 }
 
-TEST_F(RecoverSignalDeathTest, SignalsSentIntoACopyGoToTheOlderHandlerAndTheCopyIsWhole) {
+TEST_F(RecoverSignalDeathTest, SignalsDuringACopyGoToThePreviousHandlerAndTheCopyCompletes) {
   if (kIsThreadSanitized) GTEST_SKIP() << "a sent SIGSEGV can interrupt the sanitizer itself";
   EXPECT_EXIT(copy_under_signals(), testing::ExitedWithCode(0), "");
 }

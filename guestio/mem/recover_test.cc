@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::size_t kReadable = 4 * kPageSize;
 
-/// Four pages of memory and behind them a page that faults. The kind decides with which signal.
+/// Four pages of memory followed by a faulting page. The kind selects the signal.
 class RecoverTest : public testing::TestWithParam<int> {
  protected:
   void SetUp() override {
@@ -36,7 +36,7 @@ class RecoverTest : public testing::TestWithParam<int> {
   }
 
   static std::byte pattern(std::size_t i) { return static_cast<std::byte>(i * 7 + i / 251 + 1); }
-  /// The first byte that faults.
+  /// The first faulting byte.
   std::byte* edge() const { return memory_.data() + kReadable; }
 
   UniqueFd file_;
@@ -69,7 +69,7 @@ TEST_P(RecoverTest, CopiesEveryLengthAtEveryAlignment) {
   }
 }
 
-TEST_P(RecoverTest, AFaultOfTheSourceGivesTheExactCount) {
+TEST_P(RecoverTest, AFaultAtTheSourceGivesTheExactCount) {
   std::vector<std::byte> buffer(kReadable);
   for (const std::size_t length : interesting_lengths()) {
     for (std::size_t readable = 0; readable < length; readable += 1 + length / 32) {
@@ -83,7 +83,7 @@ TEST_P(RecoverTest, AFaultOfTheSourceGivesTheExactCount) {
   }
 }
 
-TEST_P(RecoverTest, AFaultOfTheDestinationGivesTheExactCount) {
+TEST_P(RecoverTest, AFaultAtTheDestinationGivesTheExactCount) {
   std::vector<std::byte> buffer(kReadable, std::byte{0x5a});
   for (const std::size_t length : interesting_lengths()) {
     for (std::size_t writable = 0; writable < length; writable += 1 + length / 32) {
@@ -217,13 +217,13 @@ TEST_P(RecoverTest, SetsBitsAndProbes) {
   EXPECT_FALSE(probe_write(edge()));
 }
 
-TEST_P(RecoverTest, AProbeForWritingTellsReadOnlyMemoryApart) {
+TEST_P(RecoverTest, AProbeForWritingDetectsReadOnlyMemory) {
   ASSERT_EQ(::mprotect(memory_.data(), kPageSize, PROT_READ), 0);
   EXPECT_TRUE(probe_read(memory_.data()));
   EXPECT_FALSE(probe_write(memory_.data()));
 }
 
-TEST_P(RecoverTest, NoAddressIsTooWild) {
+TEST_P(RecoverTest, EveryAddressIsSafe) {
   std::uint64_t seen = 0;
   std::byte buffer[256] = {};
   for (const std::uint64_t address :
@@ -237,7 +237,7 @@ TEST_P(RecoverTest, NoAddressIsTooWild) {
   }
 }
 
-TEST_P(RecoverTest, AnEmptyOperationTouchesNothing) {
+TEST_P(RecoverTest, AnEmptyOperationAccessesNothing) {
   EXPECT_EQ(try_copy(nullptr, nullptr, 0), 0u);
   EXPECT_EQ(try_fill(nullptr, std::byte{1}, 0), 0u);
   EXPECT_FALSE(try_compare(nullptr, nullptr, 0).faulted);

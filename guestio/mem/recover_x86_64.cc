@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The long loops on x86-64: vectors with the destination aligned, which keep up with the C
-// library's copy whatever the alignment of either side. Not the string instruction: on many
-// processors it is many times slower where both sides are not a multiple of 16 apart.
+// The long loops on x86-64: vectors with an aligned destination, as fast as the C library's copy at
+// any alignment. Not the string instruction: on many processors it is many times slower if source
+// and destination are not a multiple of 16 apart.
 #if defined(__x86_64__)
 
 #include <cstdint>
@@ -22,7 +22,7 @@ std::size_t bytes_to_alignment(const std::byte* address) noexcept {
   return 32 - (reinterpret_cast<std::uintptr_t>(address) & 31);
 }
 
-// Everywhere below a fault goes to label 9 with the counter still showing the bytes that are left.
+// In all loops below a fault jumps to label 9, with the remaining bytes in the counter.
 
 /// Lengths above 128 and up to 256: all loads, then all stores.
 std::size_t copy_middle_avx(std::byte* destination, const std::byte* source,
@@ -80,7 +80,7 @@ std::size_t copy_long_avx(std::byte* destination, const std::byte* source,
       "sub $128, %[left]\n"
       "cmp $128, %[left]\n"
       "ja 3b\n"
-      // The last 128 bytes, part of which are there already.
+      // The last 128 bytes, overlapping copied ones.
       GUESTIO_RECOVERABLE("vmovdqu -128(%[from], %[left]), %%ymm0", "9f")
       GUESTIO_RECOVERABLE("vmovdqu -96(%[from], %[left]), %%ymm1", "9f")
       GUESTIO_RECOVERABLE("vmovdqu -64(%[from], %[left]), %%ymm2", "9f")
@@ -153,7 +153,7 @@ std::size_t copy_long_sse2(std::byte* destination, const std::byte* source,
   for (; length - done > 64; done += 64) {
     if (!copy_four(destination + done, source + done)) return done;
   }
-  // The last 64 bytes, part of which are there already.
+  // The last 64 bytes, overlapping copied ones.
   return copy_four(destination + length - 64, source + length - 64) ? length : done;
 }
 

@@ -8,10 +8,9 @@
 
 /// The instructions of recover.h on x86-64. Included by recover.h only.
 
-/// One instruction that may fault, and its entry in the table: where it stands and the label to go
-/// on at, both relative to the entry, so that nothing has to be relocated. The section flags: `a`
-/// allocated, `R` kept by the linker though nothing refers to it, `?` dropped together with the
-/// function when that is one of several copies of an inline function.
+/// A faulting instruction and its table entry: its address and its recovery label, both relative to
+/// the entry, without relocations. The section flags: `a` allocated, `R` kept by the linker without
+/// a reference, `?` discarded together with a duplicate of an inline function.
 #define GUESTIO_RECOVERABLE(instruction, label)         \
   "1: " instruction                                     \
   "\n"                                                  \
@@ -24,18 +23,18 @@
 
 namespace guestio::mem::internal {
 
-/// What a copy moves in one instruction on every machine of this architecture.
+/// The widest unit of a copy on every machine of this architecture.
 using Vector = __m128i;
 
-// What a load names as its operand, so that the compiler keeps earlier stores to it in front. It
-// may lie over an object of any type.
+// The operand of a load, so that the compiler orders earlier stores to it before. It may alias an
+// object of any type.
 template <std::size_t Size>
 struct [[gnu::may_alias]] Block {
   std::byte bytes[Size];
 };
 
-/// Fetches a cache line as a store would. A processor that does not know the instruction skips it,
-/// which the compiler's own builtin does not count on.
+/// Prefetches a cache line for writing. A processor without the instruction skips it; the
+/// compiler's builtin does not rely on that.
 [[gnu::always_inline]] inline void prefetch_for_write(const void* at) noexcept {
   asm volatile("prefetchw %0" : : "m"(*static_cast<const Block<1>*>(at)));
 }
@@ -69,7 +68,7 @@ fault:
   return false;
 }
 
-/// Loads are never reordered with later accesses by the processor: only the compiler must be kept.
+/// The processor never reorders loads with later accesses: only the compiler needs a barrier.
 template <typename Bits>
 [[gnu::always_inline]] inline bool load_acquire(const void* from, Bits& to) noexcept {
   const bool loaded = load(from, to);
@@ -153,11 +152,11 @@ fault:
   return _mm_movemask_epi8(_mm_cmpeq_epi8(a, b)) == 0xffff;
 }
 
-/// The long loops, for `length` above 128. They return how many bytes are done for certain:
-/// `length` or, after a fault, some number before the faulting byte.
+/// The long loops, for `length` above 128. They return a lower bound of the bytes done: `length`
+/// or, after a fault, a number before the faulting byte.
 std::size_t copy_long(std::byte* destination, const std::byte* source, std::size_t length) noexcept;
 std::size_t fill_long(std::byte* destination, std::byte value, std::size_t length) noexcept;
-/// What copy_long() is on a processor without AVX.
+/// copy_long() for processors without AVX.
 std::size_t copy_long_sse2(std::byte* destination, const std::byte* source,
                            std::size_t length) noexcept;
 

@@ -5,14 +5,14 @@
 
 namespace guestio::task {
 
-/// Something that has happened or not: stays set until it is reset.
-/// Lifetime: the destructor checks that nobody waits; a coroutine that was woken may destroy it.
-/// Threads: one; waiting coroutines are resumed on it, by the rules of WaitQueue.
+/// A manual-reset event: stays set until reset().
+/// Lifetime: the destructor checks that there are no waiters. A woken coroutine may destroy it.
+/// Threads: one. Waiters are resumed on it, by the rules of WaitQueue.
 class Event {
  public:
   [[nodiscard]] bool is_set() const noexcept { return is_set_; }
 
-  /// Wakes all that wait.
+  /// Wakes all waiters.
   void set() noexcept {
     is_set_ = true;
     waiters_.wake_all();
@@ -28,7 +28,7 @@ class Event {
    private:
     Event& event_;
   };
-  /// `co_await event.wait()` does not suspend when the event is set, whatever `token` says.
+  /// `co_await event.wait()` does not suspend if the event is set, whatever the state of `token`.
   [[nodiscard]] Awaiter wait(StopToken token = {}) noexcept { return Awaiter(*this, token); }
 
  private:

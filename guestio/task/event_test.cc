@@ -22,7 +22,7 @@ class EventTest : public ::testing::Test {
   Scope scope_;
 };
 
-TEST_F(EventTest, WakesAllThatWait) {
+TEST_F(EventTest, WakesAllWaiters) {
   scope_.spawn(wait_and_count(event_, woken_, stopped_));
   scope_.spawn(wait_and_count(event_, woken_, stopped_));
   EXPECT_EQ(woken_, 0);

@@ -26,8 +26,8 @@ struct FreeBlock {
 
 constexpr std::size_t kClasses = FramePool::kMaxFrameBytes / FramePool::kGranule;
 
-// Trivially destructible, so it can still be asked after the thread's destructors have run: a
-// frame that is freed that late goes straight to the heap.
+// Trivially destructible, hence usable after the thread's destructors have run: a frame freed that
+// late goes straight to the heap.
 struct FreeLists {
   std::array<FreeBlock*, kClasses> heads;
   std::size_t kept;
@@ -53,7 +53,7 @@ struct ReleaseAtThreadExit {
   }
 };
 
-// Whether this thread may keep a block; the first call arranges for the release at its end.
+// Whether this thread may keep a block. The first call registers the release at thread exit.
 bool may_keep(std::size_t rounded) noexcept {
   if (free_lists.state == FreeLists::State::kUnused) [[unlikely]] {
     static thread_local ReleaseAtThreadExit release_at_thread_exit;

@@ -13,7 +13,7 @@ namespace {
 #define SKIP_WHEN_BYPASSED() \
   if (!FramePool::keeps_blocks()) GTEST_SKIP() << "the pool is bypassed under this sanitizer"
 
-TEST(FramePool, GivesTheSameBlockAgainForTheSameSizeClass) {
+TEST(FramePool, ReusesABlockForTheSameSizeClass) {
   SKIP_WHEN_BYPASSED();
   void* const block = FramePool::allocate(300);
   FramePool::release(block, 300);
@@ -22,7 +22,7 @@ TEST(FramePool, GivesTheSameBlockAgainForTheSameSizeClass) {
   FramePool::release(again, 257);
 }
 
-TEST(FramePool, BlocksAreUsableInTheirWholeLength) {
+TEST(FramePool, BlocksAreUsableToTheirLastByte) {
   for (const std::size_t size :
        {std::size_t{0}, std::size_t{1}, std::size_t{127}, std::size_t{128}, std::size_t{129},
         FramePool::kMaxFrameBytes - 1, FramePool::kMaxFrameBytes, FramePool::kMaxFrameBytes + 1}) {
@@ -63,7 +63,7 @@ TEST(FramePool, ABlockMayBeFreedOnAnotherThread) {
   EXPECT_EQ(FramePool::kept_bytes(), before);
 }
 
-// Destroyed after the pool's own thread-exit work, because it was made before it.
+// Destroyed after the pool's thread-exit work, because it was constructed earlier.
 struct LateRelease {
   void* block = nullptr;
   std::size_t* kept_bytes = nullptr;

@@ -3,15 +3,15 @@
 
 #include <utility>
 
-/// A doubly linked list whose links live in its members: linking allocates nothing, and a member
-/// that is destroyed leaves no trace in whatever list holds it.
+/// A doubly linked list with the links in its members. Linking allocates nothing. A destroyed
+/// member unlinks itself.
 namespace guestio::task {
 
 template <typename T>
 class IntrusiveList;
 
-/// The links. `class Waiter : public ListNode<Waiter>` can be in one IntrusiveList<Waiter> at a
-/// time. Not thread-safe: a node and its list belong to one thread.
+/// The links. A `class Waiter : public ListNode<Waiter>` is in at most one IntrusiveList<Waiter>.
+/// Threads: one, for a list and its nodes.
 template <typename T>
 class ListNode {
  public:
@@ -22,7 +22,7 @@ class ListNode {
 
   [[nodiscard]] bool is_linked() const noexcept { return next_ != nullptr; }
 
-  /// Leaves the list that holds it, whichever that is; nothing happens when there is none.
+  /// Removes the node from its list; a no-op if it is in none.
   void unlink() noexcept {
     if (next_ == nullptr) return;
     previous_->next_ = next_;
@@ -38,7 +38,7 @@ class ListNode {
   ListNode* next_ = nullptr;
 };
 
-/// First in, first out. Does not own its members; those left at its end are unlinked.
+/// A FIFO list. Does not own its members; the destructor unlinks the remaining ones.
 template <typename T>
 class IntrusiveList {
  public:
@@ -55,7 +55,7 @@ class IntrusiveList {
 
   [[nodiscard]] bool is_empty() const noexcept { return head_.next_ == &head_; }
 
-  /// The oldest member, which stays; nullptr when empty.
+  /// The oldest member; nullptr when empty.
   [[nodiscard]] T* front() noexcept { return is_empty() ? nullptr : static_cast<T*>(head_.next_); }
 
   /// Requires: `member` is in no list.
@@ -67,14 +67,14 @@ class IntrusiveList {
     head_.previous_ = &node;
   }
 
-  /// Unlinks the oldest member and gives it back; nullptr when empty.
+  /// Unlinks and returns the oldest member; nullptr when empty.
   T* pop_front() noexcept {
     T* const member = front();
     if (member != nullptr) static_cast<ListNode<T>*>(member)->unlink();
     return member;
   }
 
-  /// Moves all members of `other` behind its own, in order.
+  /// Moves all members of `other` to the back, in order.
   void splice_back(IntrusiveList& other) noexcept {
     if (other.is_empty()) return;
     ListNode<T>* const first = other.head_.next_;

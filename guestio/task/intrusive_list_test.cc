@@ -22,7 +22,7 @@ std::vector<int> drain(IntrusiveList<Item>& list) {
   return values;
 }
 
-TEST(IntrusiveList, GivesItsMembersBackInTheOrderTheyCameIn) {
+TEST(IntrusiveList, PopsItsMembersInInsertionOrder) {
   IntrusiveList<Item> list;
   Item first(1), second(2), third(3);
   list.push_back(first);
@@ -34,7 +34,7 @@ TEST(IntrusiveList, GivesItsMembersBackInTheOrderTheyCameIn) {
   EXPECT_EQ(list.front(), nullptr);
 }
 
-TEST(IntrusiveList, ForgetsAMemberThatIsDestroyed) {
+TEST(IntrusiveList, ADestroyedMemberUnlinksItself) {
   IntrusiveList<Item> list;
   Item first(1), last(3);
   auto middle = std::make_unique<Item>(2);
@@ -45,7 +45,7 @@ TEST(IntrusiveList, ForgetsAMemberThatIsDestroyed) {
   EXPECT_THAT(drain(list), ElementsAre(1, 3));
 }
 
-TEST(IntrusiveList, UnlinksItsMembersWhenItIsDestroyed) {
+TEST(IntrusiveList, ItsDestructorUnlinksItsMembers) {
   Item item(1);
   {
     IntrusiveList<Item> list;
@@ -55,13 +55,13 @@ TEST(IntrusiveList, UnlinksItsMembersWhenItIsDestroyed) {
   EXPECT_FALSE(item.is_linked());
 }
 
-TEST(IntrusiveList, UnlinkingWhatIsInNoListDoesNothing) {
+TEST(IntrusiveList, UnlinkingAFreeNodeIsANoOp) {
   Item item(1);
   item.unlink();
   EXPECT_FALSE(item.is_linked());
 }
 
-TEST(IntrusiveList, TakesAllOfAnotherBehindItsOwn) {
+TEST(IntrusiveList, SplicesAnotherListToItsBack) {
   IntrusiveList<Item> list;
   IntrusiveList<Item> other;
   Item first(1), second(2), third(3);

@@ -9,10 +9,9 @@
 
 namespace guestio::task {
 
-/// Where a task that works step by step comes to rest between two steps when it is asked to, and
-/// from where it goes on when it is told to.
+/// Quiesces a task between two of its steps, on request, and resumes it later.
 ///
-///     the task: while (...) {                                whoever asks:
+///     the task: while (...) {                                the requester:
 ///                 if (point.is_requested()) {                     point.request();
 ///                   co_await point.rest();                     co_await point.reached(limit);
 ///                   continue;                                  ...
@@ -28,37 +27,37 @@ class RestPoint {
   RestPoint(const RestPoint&) = delete;
   RestPoint& operator=(const RestPoint&) = delete;
 
-  // The task.
+  // Called by the task.
 
   [[nodiscard]] bool is_requested() const noexcept { return is_requested_; }
-  /// Stopped when rest is wanted: ends the wait for a next step that nobody has begun.
+  /// Stopped by request(): ends the wait for a step that has not begun.
   [[nodiscard]] task::StopToken token() noexcept { return interrupts_.back()->token(); }
   [[nodiscard]] task::Event::Awaiter rest() noexcept {
     at_rest_.set();
     return may_resume_.wait();
   }
-  /// The task is over: it rests for good.
+  /// The task has ended: it rests for good.
   void end() noexcept {
     has_ended_ = true;
     at_rest_.set();
   }
 
-  // Whoever asks.
+  // Called by the requester.
 
   void request() {
     is_requested_ = true;
     may_resume_.reset();
     interrupts_.back()->request_stop();
   }
-  /// Goes on when the task rests, or when `limit` is stopped.
+  /// Completes when the task rests, or when `limit` is stopped.
   [[nodiscard]] task::Event::Awaiter reached(task::StopToken limit) noexcept {
     return at_rest_.wait(limit);
   }
   [[nodiscard]] bool is_reached() const noexcept { return at_rest_.is_set(); }
-  /// Whether the task rests or not.
+  /// Resumes a resting task, or withdraws a request.
   void resume() {
     is_requested_ = false;
-    // A task that has not come here may still hold a token of the last one.
+    // A task that does not rest yet may still hold a token of the last source.
     if (at_rest_.is_set()) interrupts_.clear();
     interrupts_.push_back(std::make_unique<task::StopSource>());
     if (!has_ended_) at_rest_.reset();

@@ -8,7 +8,7 @@
 
 namespace guestio::task {
 
-/// What is started is waited for: the owner of tasks that nobody awaits one by one.
+/// Structured concurrency: owns spawned tasks, and join() awaits all of them.
 ///
 ///     Scope scope;
 ///     scope.spawn(serve(queue));
@@ -16,10 +16,10 @@ namespace guestio::task {
 ///     stop.request_stop();
 ///     co_await scope.join();
 ///
-/// 1. A spawned task's frame is freed the moment it ends, before a joiner goes on.
-/// 2. The destructor checks that no task is running: stop them and join first.
+/// 1. The frame of a spawned task is freed at its end, before the joiner is resumed.
+/// 2. The destructor checks that no task is running: stop and join them first.
 ///
-/// Threads: one; tasks run on the thread that spawns them.
+/// Threads: one; tasks run on the spawning thread.
 class Scope {
  public:
   Scope() noexcept = default;
@@ -27,22 +27,22 @@ class Scope {
   Scope& operator=(const Scope&) = delete;
   ~Scope();
 
-  /// Starts `task` at once; returns at its first suspension, or when it has ended.
+  /// Starts `task` immediately. Returns at its first suspension or its end.
   void spawn(Task<> task) noexcept;
 
-  /// Tasks that have not ended.
+  /// The number of unfinished tasks.
   [[nodiscard]] std::size_t running() const noexcept { return running_; }
 
   class JoinAwaiter;
-  /// `co_await scope.join()` goes on when no task is running, tasks spawned in the meantime
-  /// included; on the thread of the last task, from within its end. The scope may be destroyed or
-  /// used again then. One joiner at a time.
+  /// `co_await scope.join()` completes when no task is running, including tasks spawned meanwhile.
+  /// It resumes on the thread of the last task, within its end. The scope may then be destroyed or
+  /// reused. One joiner at a time.
   [[nodiscard]] JoinAwaiter join() noexcept;
 
  private:
   friend class detail::PromiseBase;
 
-  // Gives the coroutine to go on with.
+  // Returns the coroutine to resume next.
   std::coroutine_handle<> task_ended() noexcept;
 
   std::size_t running_ = 0;

@@ -27,7 +27,7 @@ TEST(Scope, StartsATaskAtOnce) {
   EXPECT_EQ(scope.running(), 0U);
 }
 
-TEST(Scope, JoinGoesOnWhenTheLastTaskHasEnded) {
+TEST(Scope, JoinCompletesAtTheEndOfTheLastTask) {
   bool joined = false;
   WaitQueue queue;
   Scope scope;
@@ -95,7 +95,7 @@ TEST(Scope, MayBeUsedAgainAfterAJoin) {
   EXPECT_TRUE(joined);
 }
 
-TEST(ScopeDeathTest, EndingWithARunningTaskIsABug) {
+TEST(ScopeDeathTest, DestroyingItWithARunningTaskIsABug) {
   EXPECT_DEATH(
       {
         WaitQueue queue;

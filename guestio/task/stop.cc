@@ -22,7 +22,7 @@ StopSource::~StopSource() {
 void StopSource::request_stop() noexcept {
   if (requested_) return;
   requested_ = true;
-  // A list of our own: a listener may destroy this source.
+  // A local list: a listener may destroy this source.
   IntrusiveList<StopListener> told;
   told.splice_back(listeners_);
   while (StopListener* const listener = told.pop_front()) listener->on_stop();

@@ -6,14 +6,14 @@
 
 #include "guestio/task/intrusive_list.h"
 
-/// Asking work to stop. A StopSource is owned by whoever decides; a StopToken is handed down to the
-/// work; a StopListener is told. Nothing here allocates.
+/// Cooperative cancellation. The StopSource requests it, a StopToken passes it down to the work, a
+/// StopListener is notified. Nothing here allocates.
 /// Threads: one. To stop work of another thread, post to that thread's loop.
 namespace guestio::task {
 
 class StopSource;
 
-/// A cheap copyable reference to a StopSource, or to none: then nobody ever asks to stop.
+/// A cheap copyable reference to a StopSource. A default token has none and is never stopped.
 /// Lifetime: the source outlives it.
 class StopToken {
  public:
@@ -29,12 +29,12 @@ class StopToken {
   StopSource* source_ = nullptr;
 };
 
-/// Is told once when stop is requested. Destroying one that listens leaves no trace.
+/// Notified once when stop is requested. The destructor unregisters it.
 class StopListener : public ListNode<StopListener> {
  public:
   StopListener() noexcept = default;
 
-  /// Returns false, and does nothing, when stop was requested before: on_stop() is not called then.
+  /// Returns false if stop was requested before; on_stop() is then never called.
   [[nodiscard]] bool listen(StopToken token) noexcept;
   void stop_listening() noexcept { unlink(); }
 
@@ -43,24 +43,23 @@ class StopListener : public ListNode<StopListener> {
 
  private:
   friend class StopSource;
-  /// Called from within request_stop(), no longer listening. May destroy this listener, other
-  /// listeners, and the source.
+  /// Called within request_stop(), after unregistering. May destroy this listener, other listeners
+  /// and the source.
   virtual void on_stop() noexcept = 0;
 };
 
-/// Requests stop, once and for good. The destructor checks that nobody listens.
+/// Requests stop, once and for good. The destructor checks that there are no listeners.
 class StopSource final : private StopListener {
  public:
   StopSource() noexcept = default;
-  /// Also stops when `parent` does.
+  /// Stopped by `parent` as well.
   explicit StopSource(StopToken parent) noexcept;
   ~StopSource();
 
   [[nodiscard]] StopToken token() noexcept { return StopToken(this); }
   [[nodiscard]] bool stop_requested() const noexcept { return requested_; }
 
-  /// Tells all listeners, in the order in which they began to listen, before it returns. Further
-  /// calls do nothing.
+  /// Notifies all listeners, in the order of listen(), before it returns. Further calls are no-ops.
   void request_stop() noexcept;
 
  private:
@@ -71,8 +70,8 @@ class StopSource final : private StopListener {
   bool requested_ = false;
 };
 
-/// A listener that calls a function: `StopCallback on_stop(token, [&] { loop.cancel(operation);
-/// });` Calls it at once, from the constructor, when stop was requested before.
+/// Calls a function on stop: `StopCallback on_stop(token, [&] { loop.cancel(operation); });`. The
+/// constructor calls it if stop was requested before.
 template <typename Function>
   requires std::is_nothrow_move_constructible_v<Function>
 class StopCallback final : private StopListener {

@@ -11,7 +11,7 @@ namespace {
 
 using ::testing::ElementsAre;
 
-TEST(StopToken, OfNoSourceIsNeverStopped) { EXPECT_FALSE(StopToken().stop_requested()); }
+TEST(StopToken, WithoutASourceIsNeverStopped) { EXPECT_FALSE(StopToken().stop_requested()); }
 
 TEST(StopSource, TellsItsTokens) {
   StopSource source;
@@ -31,7 +31,7 @@ TEST(StopSource, CallsListenersOnceAndInOrder) {
   EXPECT_THAT(calls, ElementsAre(1, 2));
 }
 
-TEST(StopSource, DoesNotCallAListenerThatIsGone) {
+TEST(StopSource, DoesNotCallADestroyedListener) {
   int calls = 0;
   StopSource source;
   {
@@ -41,7 +41,7 @@ TEST(StopSource, DoesNotCallAListenerThatIsGone) {
   EXPECT_EQ(calls, 0);
 }
 
-TEST(StopCallback, OfAStoppedSourceIsCalledAtOnce) {
+TEST(StopCallback, OfAStoppedSourceIsCalledImmediately) {
   int calls = 0;
   StopSource source;
   source.request_stop();
@@ -49,7 +49,7 @@ TEST(StopCallback, OfAStoppedSourceIsCalledAtOnce) {
   EXPECT_EQ(calls, 1);
 }
 
-TEST(StopCallback, OfNoSourceIsNeverCalled) {
+TEST(StopCallback, WithoutASourceIsNeverCalled) {
   int calls = 0;
   {
     const StopCallback callback(StopToken(), [&]() noexcept { ++calls; });
@@ -108,7 +108,7 @@ TEST(StopSource, OfAStoppedParentIsStoppedFromTheStart) {
   EXPECT_TRUE(child.stop_requested());
 }
 
-TEST(StopSourceDeathTest, EndingWhileSomebodyListensIsABug) {
+TEST(StopSourceDeathTest, DestroyingItWithAListenerIsABug) {
   EXPECT_DEATH(
       {
         std::unique_ptr<Tell> none;

@@ -12,12 +12,24 @@
 
 /// Task: the coroutine type of this library.
 ///
-/// Rules for coroutines here, some of which go round faults of g++ 12:
-/// - A coroutine is a function or member function, never a lambda with captures: the frame refers
-///   to the lambda object, not to copies of what it captured.
-/// - Reference parameters must outlive the task. Parameters by value are moved into the frame.
-/// - What stands behind co_await is a name or one plain call. No braced temporaries, no ?:, no
-///   second co_await in the same expression: g++ 12 destroys such temporaries twice or too early.
+/// Rules for coroutines:
+/// 1. A coroutine is a function or member function, never a lambda with captures: the frame refers
+///    to the lambda object and does not copy its captures.
+/// 2. Reference parameters outlive the task. Value parameters are moved into the frame.
+/// 3. Await a call directly: `co_await f(a, b)`, `const auto r = co_await f(a)`. g++ 12 destroys
+///    three kinds of temporaries twice if they stand inside a co_await expression. Give such an
+///    argument a name first, and await the call directly with it.
+///
+///        co_await f(Options{…});              // a braced temporary of aggregate type
+///        co_await f([x] { … });               // a capturing lambda as a temporary
+///        co_await f(c ? String("a") : b);     // ?: with a temporary of class type
+///
+///        const Options options{…};            // instead
+///        co_await f(options);
+///
+/// A default argument counts as well: `Task<> f(const Options& options = {})` needs a named one. Of
+/// the spellings tried with g++ 12.2, at -O0 and at -O1, only these are miscompiled. A temporary
+/// with a trivial destructor does no harm.
 namespace guestio::task {
 
 template <typename T = void>
@@ -44,13 +56,13 @@ class PromiseBase {
 
   std::suspend_always initial_suspend() noexcept { return {}; }
   FinalAwaiter final_suspend() noexcept { return {}; }
-  // No exceptions on any path of ours: one that arrives here is a bug.
+  // Our code throws no exceptions: one here is a bug.
   [[noreturn]] void unhandled_exception() noexcept { std::terminate(); }
 
   std::coroutine_handle<> finish(std::coroutine_handle<> self) noexcept;
 
-  // Who goes on when the coroutine is done. Neither is set while the one who started it is still
-  // inside resume(): it looks at done() itself then.
+  // What to resume at the end of the coroutine. Neither is set while its starter is still inside
+  // resume(): the starter checks done() itself.
   std::coroutine_handle<> continuation;
   Scope* scope = nullptr;
   bool started = false;
@@ -81,17 +93,16 @@ class Promise<void> final : public PromiseBase {
 
 }  // namespace detail
 
-/// A coroutine that gives a T.
+/// A coroutine with a result of type T.
 ///
 /// 1. Lazy: it starts when it is awaited, or spawned into a Scope.
 /// 2. Awaited at most once, as an rvalue: `co_await read_header(disk)` or `co_await std::move(t)`.
-/// 3. The awaiting coroutine goes on directly when it ends. A task that ends without ever being
-///    suspended uses no stack for it, so a loop may await any number of them.
-/// 4. An exception that leaves the coroutine ends the process.
+/// 3. Its end resumes the awaiting coroutine directly. A task that never suspends uses no stack for
+///    that, so a loop may await any number of tasks.
+/// 4. An exception out of the coroutine terminates the process.
 ///
-/// Lifetime: owns the frame. Destroying a task that is suspended destroys its frame with all
-/// locals; whether that is allowed is for what it waits for to say (a WaitQueue: yes; an operation
-/// of the kernel: never).
+/// Lifetime: owns the frame. Destroying a suspended task destroys its frame with all locals. The
+/// awaited object says whether that is allowed (a WaitQueue: yes; a kernel operation: never).
 /// Threads: one. A task is created, resumed and destroyed on the thread that starts it.
 template <typename T>
 class [[nodiscard]] Task {
@@ -109,7 +120,7 @@ class [[nodiscard]] Task {
   }
   ~Task() { destroy(); }
 
-  /// False when default-made or moved from.
+  /// False after default construction or a move.
   [[nodiscard]] explicit operator bool() const noexcept { return static_cast<bool>(handle_); }
 
   class Awaiter {
@@ -118,8 +129,8 @@ class [[nodiscard]] Task {
 
     bool await_ready() const noexcept { return false; }
 
-    // Not a symmetric transfer: g++ makes that a tail call only from -O2 on, and a loop over tasks
-    // that end at once would eat the stack in every other build.
+    // Not a symmetric transfer: g++ makes it a tail call only from -O2 on, so below -O2 a loop over
+    // tasks without suspension would exhaust the stack.
     bool await_suspend(std::coroutine_handle<> awaiting) const noexcept {
       GUESTIO_CHECK(!std::exchange(task_.promise().started, true), "a task to be awaited once");
       task_.resume();
@@ -134,7 +145,7 @@ class [[nodiscard]] Task {
     std::coroutine_handle<promise_type> task_;
   };
 
-  /// Starts the task on the calling thread and waits for its result.
+  /// Starts the task on the calling thread and awaits its result.
   Awaiter operator co_await() && noexcept {
     GUESTIO_CHECK(handle_, "a task that holds a coroutine");
     return Awaiter(handle_);

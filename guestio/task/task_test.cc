@@ -16,7 +16,7 @@ Task<int> answer() { co_return 42; }
 
 Task<> set_to_answer(int& to) { to = co_await answer(); }
 
-TEST(Task, GivesItsResultToTheOneWhoAwaitsIt) {
+TEST(Task, ReturnsItsResultToTheAwaiter) {
   int result = 0;
   Scope scope;
   scope.spawn(set_to_answer(result));
@@ -55,7 +55,7 @@ Task<> nested(WaitQueue& queue, int& to) {
   to = twice;
 }
 
-TEST(Task, GoesOnFromWhereItWasSuspended) {
+TEST(Task, ResumesAtItsSuspensionPoint) {
   int result = 0;
   WaitQueue queue;
   Scope scope;
@@ -103,7 +103,7 @@ TEST(Task, DestroyedBeforeItStartsFreesItsParameters) {
   EXPECT_EQ(alive, 0);
 }
 
-TEST(Task, FreesParametersAndLocalsExactlyOnceWhenItEnds) {
+TEST(Task, ItsEndFreesParametersAndLocalsExactlyOnce) {
   int alive = 0;
   WaitQueue queue;
   Scope scope;
@@ -113,7 +113,7 @@ TEST(Task, FreesParametersAndLocalsExactlyOnceWhenItEnds) {
   EXPECT_EQ(alive, 0);
 }
 
-// Drives a task by hand, so that it can be destroyed while it is suspended.
+// Drives a task manually, so that a test can destroy it while suspended.
 class ByHand {
  public:
   struct Promise {
@@ -134,7 +134,7 @@ class ByHand {
 };
 ByHand drive(Task<> task) { co_await std::move(task); }
 
-TEST(Task, DestroyedWhileItWaitsLeavesNoTraceInTheQueue) {
+TEST(Task, DestroyedWhileWaitingItLeavesTheQueue) {
   int alive = 0;
   WaitQueue queue;
   const ByHand driver = drive(hold_nested(CountsLife(alive), queue));
@@ -153,7 +153,7 @@ Task<> add_up(int times, long& sum) {
   }
 }
 
-TEST(Task, ALoopOverTasksThatEndAtOnceDoesNotGrowTheStack) {
+TEST(Task, ALoopOverTasksWithoutSuspensionDoesNotGrowTheStack) {
   long sum = 0;
   Scope scope;
   scope.spawn(add_up(1'000'000, sum));
@@ -168,7 +168,7 @@ Task<> wait_each_time(WaitQueue& queue, int times, int& done) {
   }
 }
 
-TEST(Task, ALoopThatIsResumedFromOutsideDoesNotGrowTheStack) {
+TEST(Task, ALoopResumedFromOutsideDoesNotGrowTheStack) {
   constexpr int kTimes = 200'000;
   int done = 0;
   WaitQueue queue;
@@ -179,7 +179,7 @@ TEST(Task, ALoopThatIsResumedFromOutsideDoesNotGrowTheStack) {
   EXPECT_EQ(done, kTimes);
 }
 
-// Completes the awaited task from within its own start: the waker runs below the awaiter.
+// Completes the awaited task within its own start: the waker runs below the awaiter.
 Task<> wait_here(WaitQueue& queue) { co_await queue.wait(); }
 Task<> start_and_wake(WaitQueue& queue, bool& done) {
   Scope inner;
@@ -214,7 +214,7 @@ TEST(TaskDeathTest, AwaitingAnEmptyTaskIsABug) {
 Task<> await_twice() {
   Task<int> task = answer();
   co_await std::move(task);
-  co_await std::move(task);  // NOLINT(bugprone-use-after-move): the bug that is tested
+  co_await std::move(task);  // NOLINT(bugprone-use-after-move): the tested bug
 }
 
 TEST(TaskDeathTest, AwaitingTwiceIsABug) {

@@ -8,11 +8,11 @@
 
 namespace guestio::task {
 
-/// Pauses, for what must not know the event loop that it runs on. Threads: one.
+/// Sleeping, for code independent of the event loop. Threads: one.
 class Timer {
  public:
   virtual ~Timer() = default;
-  /// Ends after `duration`, or as soon as `token` is stopped; never from within this call.
+  /// Completes after `duration`, or when `token` is stopped; never within this call.
   virtual Task<> sleep(std::chrono::nanoseconds duration, StopToken token) = 0;
 };
 

@@ -6,8 +6,8 @@
 namespace guestio::task {
 namespace {
 
-// What has been woken and not yet resumed. While the outermost call on this thread's stack resumes
-// from it, nested calls only add to it.
+// The woken and not yet resumed waiters. The outermost call on this thread's stack resumes them;
+// nested calls only add to the list.
 struct Ready {
   IntrusiveList<Waiter> waiters;
   bool is_resuming = false;

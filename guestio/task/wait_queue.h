@@ -10,14 +10,13 @@ namespace guestio::task {
 
 enum class WaitOutcome : bool {
   kWoken,
-  kStopped,  ///< The stop token was asked to stop before anybody woke the waiter.
+  kStopped,  ///< Stop was requested before the waiter was woken.
 };
 
 class WaitQueue;
 
-/// One coroutine's place in a WaitQueue, and what it awaits. May be derived from, to give the waker
-/// something to choose by (`queue.front()`). Destroying it, on any path, leaves no trace; a wake-up
-/// that was already given to it is lost with it.
+/// One coroutine's entry in a WaitQueue, and its awaitable. A derived class can carry data for the
+/// waker (`queue.front()`). The destructor leaves the queue; a wake-up already given is lost.
 class Waiter : public ListNode<Waiter>, private StopListener {
  public:
   using ListNode<Waiter>::is_linked;
@@ -41,18 +40,17 @@ class Waiter : public ListNode<Waiter>, private StopListener {
   WaitOutcome outcome_ = WaitOutcome::kWoken;
 };
 
-/// Coroutines that wait for something, first come first served.
+/// A FIFO queue of waiting coroutines.
 ///
 ///     while (!ring.has_work()) {
 ///       if (co_await queue.wait(token) == WaitOutcome::kStopped) co_return;
 ///     }
 ///
-/// 1. wake_one() wakes the one that has waited longest; nobody is woken unasked.
+/// 1. wake_one() wakes the longest waiter. There are no spurious wake-ups.
 /// 2. A woken coroutine is resumed before the outermost wake_…() or request_stop() on this thread's
-///    stack returns: a coroutine that wakes others while it is being woken itself has them resumed
-///    after its own next suspension, so that chains of wake-ups do not grow the stack.
-/// 3. The destructor checks that nobody waits. The queue may be destroyed by a coroutine that it
-///    has just woken.
+///    stack returns. A coroutine that wakes others during its own wake-up has them resumed after
+///    its next suspension, so chains of wake-ups do not grow the stack.
+/// 3. The destructor checks that there are no waiters. A woken coroutine may destroy the queue.
 ///
 /// Threads: one; coroutines are resumed on it.
 class WaitQueue {
@@ -62,18 +60,18 @@ class WaitQueue {
   WaitQueue& operator=(const WaitQueue&) = delete;
   ~WaitQueue();
 
-  /// Waits to be woken, or for `token`; a token that is stopped already does not wait.
+  /// Waits for a wake-up or for `token`. Does not wait if `token` is already stopped.
   [[nodiscard]] Waiter wait(StopToken token = {}) noexcept { return Waiter(*this, token); }
 
   [[nodiscard]] bool is_empty() const noexcept { return waiters_.is_empty(); }
-  /// The one that has waited longest; nullptr when empty.
+  /// The longest waiter; nullptr when empty.
   [[nodiscard]] Waiter* front() noexcept { return waiters_.front(); }
 
-  /// Returns false when nobody waits.
+  /// Returns false when the queue is empty.
   bool wake_one() noexcept;
-  /// Wakes those that wait now; one that waits again is not woken again.
+  /// Wakes the present waiters; one that waits again is not woken again.
   void wake_all() noexcept;
-  /// Wakes `waiter` out of its turn. Requires: it waits in this queue.
+  /// Wakes `waiter` out of order. Requires: it waits in this queue.
   void wake(Waiter& waiter) noexcept;
 
  private:

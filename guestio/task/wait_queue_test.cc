@@ -19,7 +19,7 @@ Task<> wait_and_note(WaitQueue& queue, int name, std::vector<int>& log, StopToke
   log.push_back(outcome == WaitOutcome::kWoken ? name : -name);
 }
 
-TEST(WaitQueue, WakesFirstWhoCameFirst) {
+TEST(WaitQueue, WakesTheLongestWaiterFirst) {
   std::vector<int> log;
   WaitQueue queue;
   Scope scope;
@@ -59,7 +59,7 @@ TEST(WaitQueue, WakingAllDoesNotWakeOneThatWaitsAgain) {
   EXPECT_EQ(woken, 2);
 }
 
-TEST(WaitQueue, AStoppedWaiterLeavesAndIsToldSo) {
+TEST(WaitQueue, AStoppedWaiterLeavesTheQueueAndGetsStopped) {
   std::vector<int> log;
   StopSource stop;
   WaitQueue queue;
@@ -94,7 +94,7 @@ TEST(WaitQueue, AStopAfterTheWakeUpChangesNothing) {
   EXPECT_THAT(log, ElementsAre(1));
 }
 
-TEST(WaitQueue, WakesAChosenWaiterOutOfTurn) {
+TEST(WaitQueue, WakesAChosenWaiterOutOfOrder) {
   std::vector<int> log;
   WaitQueue queue;
   Scope scope;
@@ -135,7 +135,7 @@ Task<> wait_then_destroy(std::unique_ptr<WaitQueue>& queue) {
   queue.reset();
 }
 
-TEST(WaitQueue, MayBeDestroyedByTheOneItWakes) {
+TEST(WaitQueue, MayBeDestroyedByAWokenWaiter) {
   auto queue = std::make_unique<WaitQueue>();
   Scope scope;
   scope.spawn(wait_then_destroy(queue));
@@ -161,7 +161,7 @@ void grant(WaitQueue& queue, int& budget) {
   }
 }
 
-TEST(WaitQueue, ADerivedWaiterTellsTheWakerWhatItWants) {
+TEST(WaitQueue, ADerivedWaiterCarriesDataForTheWaker) {
   std::vector<int> log;
   int budget = 3;
   WaitQueue queue;
@@ -191,7 +191,7 @@ TEST(WaitQueue, AWokenWaiterMayBeDestroyedBeforeItIsResumed) {
   EXPECT_FALSE(queue.wake_one());
 }
 
-TEST(WaitQueue, AStormOfStopsAndWakeUpsLosesNobody) {
+TEST(WaitQueue, RandomStopsAndWakeUpsLoseNoWaiter) {
   constexpr int kRounds = 1'000;
   std::vector<int> log;
   for (int round = 0; round < kRounds; ++round) {
@@ -209,7 +209,7 @@ TEST(WaitQueue, AStormOfStopsAndWakeUpsLosesNobody) {
   EXPECT_EQ(log.size(), 8U * kRounds);
 }
 
-TEST(WaitQueueDeathTest, EndingWithAWaiterIsABug) {
+TEST(WaitQueueDeathTest, DestroyingItWithAWaiterIsABug) {
   EXPECT_DEATH(
       {
         std::vector<int> log;

@@ -25,7 +25,7 @@ Result<UniqueFd> connect_to_control(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path) {
-    return fail(ErrorKind::kTooLarge, "length of the socket's path", path.size(),
+    return fail(ErrorKind::kTooLarge, "length of the socket path", path.size(),
                 sizeof address.sun_path - 1);
   }
   path.copy(address.sun_path, path.size());

@@ -10,22 +10,21 @@
 #include "guestio/task/scope.h"
 #include "guestio/task/task.h"
 
-/// Coroutines that wait for bounce memory, for tests.
+/// Coroutines waiting for bounce memory, for tests.
 namespace guestio::buf::test {
 
-/// One who asks an account for memory, waits, and keeps what he gets.
+/// Acquires memory from an account and keeps it.
 class BounceWaiter {
  public:
-  /// Notes his name in `served` when he has got it.
+  /// Appends its name to `served` once served.
   BounceWaiter(int name, std::vector<int>& served) : name_(name), served_(served) {}
 
   task::Task<> take(BounceAccount& account, std::size_t size, AcquireOptions options) {
-    auto acquiring = account.acquire(size, options);
-    auto granted = co_await acquiring;
+    auto granted = co_await account.acquire(size, options);
     if (granted) served_.push_back(name_);
     result_.emplace(std::move(granted));
   }
-  /// Starts in `scope`. Returns himself.
+  /// Starts in `scope`. Returns itself.
   BounceWaiter& start(task::Scope& scope, BounceAccount& account, std::size_t size,
                       const AcquireOptions& options = {}) {
     scope.spawn(take(account, size, options));
@@ -35,7 +34,7 @@ class BounceWaiter {
   [[nodiscard]] int name() const noexcept { return name_; }
   [[nodiscard]] bool is_waiting() const noexcept { return !result_.has_value(); }
   [[nodiscard]] bool is_holding() const noexcept { return has_buffer() && (*result_)->size() != 0; }
-  /// Has given back what he got, or got nothing.
+  /// Released its buffer, or got none.
   [[nodiscard]] bool is_over() const noexcept { return !is_waiting() && !is_holding(); }
   [[nodiscard]] bool has_buffer() const noexcept { return result_ && result_->has_value(); }
   [[nodiscard]] const Error& error() const { return result_->error(); }

@@ -14,15 +14,13 @@
 
 namespace guestio::mem::test {
 
-/// A backing with everything special that a backing can have, and a record of what it was asked.
-/// `bytes()` is the truth: the mapping shows it, and the fallback operations work on it, through a
-/// second mapping of the same pages that never faults.
+/// A backing with every special property, and a record of the calls to it. `bytes()` is a second
+/// mapping of the same pages that never faults, used by the fallback operations.
 class GuardedBacking final : public Backing {
  public:
   struct Options {
     std::size_t size = 0x10000;
-    std::optional<std::size_t> mapped =
-        std::nullopt;  ///< bytes that have a mapping; all when not said
+    std::optional<std::size_t> mapped = std::nullopt;  ///< mapped bytes; nullopt: all
     bool read_bitmap = false;
     bool write_bitmap = false;
     LockMode lock_mode = LockMode::kNothing;
@@ -36,24 +34,24 @@ class GuardedBacking final : public Backing {
 
   explicit GuardedBacking(const Options& options);
 
-  // What the test sets.
+  // Set by the test.
 
   void allow(Access access, std::uint64_t page, bool allowed);
-  /// Takes the page from the mapping, or limits it to reading.
+  /// Unmaps the page, or makes it read-only.
   void protect(std::uint64_t page, Mapping::Access access);
   std::function<FaultAction(const PageFault&)> fault_hook;
-  /// Locks from this one on (0 is the first) fail.
+  /// Locks fail from this number on (0 is the first).
   std::optional<std::size_t> fail_lock;
 
-  // What the test looks at.
+  // Read by the test.
 
   std::span<std::byte> bytes() { return {truth_.data(), options_.size}; }
   std::vector<PageFault> faults;
   std::vector<Extent> fallbacks;
-  std::vector<Extent> locked;  ///< at this moment
+  std::vector<Extent> locked;  ///< currently
   std::vector<Extent> exposed;
   std::size_t locks = 0;    ///< calls, successful or not
-  std::size_t unlocks = 0;  ///< of extents that were locked
+  std::size_t unlocks = 0;  ///< of locked extents
 
   // Backing.
 

@@ -116,7 +116,7 @@ std::optional<bool> MemoryModel::compare_exchange(std::uint64_t address,
       error = Error::make(ErrorKind::kOutOfRange, "", address + i);
     }
   }
-  // A word that is not mapped as a whole goes to the fallback, which asks nothing.
+  // A word outside the mapping, even in part, goes to the fallback without a page fault.
   const bool direct = byte->offset + size <= mapped_bytes(backing);
   if (!error && is_read_only(backing)) error = Error::make(ErrorKind::kReadOnly, "", address);
   if (!error && direct) {

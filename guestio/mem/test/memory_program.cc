@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// One class of many small parts, each of a few lines: they share the memory, the model and the
-// choices, so they stand together.
+// One class with many small operations over the same memory, model and random choices.
 #include "guestio/mem/test/memory_program.h"
 
 #include <fmt/format.h>
@@ -19,14 +18,14 @@ namespace {
 
 constexpr std::uint64_t kBadGpn = (std::uint64_t{1} << 52) + 5;
 
-/// Guest bytes in every notation: for the library as a range, for the model as single addresses.
+/// Guest bytes: as a range for the library, as single addresses for the model.
 struct ChosenRange {
   std::vector<Gpn> gpns = {};
   std::vector<AddressRange> extents = {};
   std::vector<PagedRange> paged = {};
   AnyRange range = {};
   std::vector<std::uint64_t> addresses = {};
-  std::optional<Gpn> bad_gpn = {};  ///< of the bytes behind `addresses`
+  std::optional<Gpn> bad_gpn = {};  ///< of the bytes after `addresses`
 };
 
 class MemoryProgram {
@@ -107,7 +106,7 @@ class MemoryProgram {
   }
 
   void narrow() {
-    const std::uint64_t end = memory_.end().raw();  // a view of a hole alone has none
+    const std::uint64_t end = memory_.end().raw();  // a view of a hole only has none
     if (end == 0) return;
     const std::uint64_t start = choose_(end);
     const std::uint64_t length = 1 + choose_(end - start);
@@ -149,7 +148,7 @@ class MemoryProgram {
     return pick({choose_(9), choose_(40), choose_(300), one_in(4) ? choose_(9000) : 1});
   }
 
-  /// As many of the bytes from `start` on as the address space has.
+  /// The bytes from `start` on, clipped to the address space.
   AddressRange choose_extent() {
     const std::uint64_t start = choose_address();
     return AddressRange::from_checked(Gpa(start),
@@ -334,7 +333,7 @@ class MemoryProgram {
     if (next != addresses.size()) difference_ = "segments are missing";
   }
 
-  /// A reader or writer that moves in several steps.
+  /// A reader or writer that advances in several steps.
   void stream() {
     ChosenRange chosen;
     choose_range(chosen);
@@ -381,7 +380,7 @@ class MemoryProgram {
 
   // Comparison.
 
-  /// What an operation on a range ends with when all of its addresses were good.
+  /// The expected result of an operation on a range with valid addresses.
   static std::optional<Error> after_all(const ChosenRange& chosen, std::optional<Error> error) {
     if (error || !chosen.bad_gpn) return error;
     return Error::make(ErrorKind::kInvalidGpn, "", chosen.bad_gpn->raw());

@@ -10,17 +10,17 @@
 #include "guestio/mem/address_range.h"
 #include "guestio/mem/mapped_memory.h"
 
-/// Short words for places in guest memory and for what lies there, for tests.
+/// Short forms of guest addresses and contents, for tests.
 namespace guestio::mem::test {
 
-/// The last address, page number or length that there is.
+/// The maximum address, page number or length.
 inline constexpr std::uint64_t kTop = ~std::uint64_t{0};
 
 inline AddressRange range(std::uint64_t start, std::uint64_t length) {
   return AddressRange::from_checked(Gpa(start), length);
 }
 
-/// A file in memory of `size` bytes, or no descriptor.
+/// A memfd of `size` bytes; empty on failure.
 inline UniqueFd make_memfd(std::uint64_t size, unsigned flags = 0) {
   UniqueFd fd(::memfd_create("guest-memory-test", MFD_CLOEXEC | flags));
   if (fd && ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0) fd.reset();

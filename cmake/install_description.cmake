@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-# Part of the install script: tells management layers where guestio-blk is (QEMU's
-# docs/interop/vhost-user.json), if it was installed.
+# Part of the install script: installs the description of guestio-blk for management layers (QEMU's
+# docs/interop/vhost-user.json), if the program was built.
 get_filename_component(prefix "${CMAKE_INSTALL_PREFIX}" ABSOLUTE)
 cmake_path(ABSOLUTE_PATH bindir BASE_DIRECTORY "${prefix}" NORMALIZE)
 cmake_path(ABSOLUTE_PATH datadir BASE_DIRECTORY "${prefix}" NORMALIZE)

@@ -121,7 +121,7 @@ class Game {
     if ((shape & 32) != 0) request->oversize = buf::Oversize::kTruncate;
     request->alignment = std::size_t{1} << (shape >> 6) * 5;  // up to 32 KiB
     request->most = most(request->account);
-    GUESTIO_CHECK(request->most == accounts_[request->account]->max_grant(), "the model's most");
+    GUESTIO_CHECK(request->most == accounts_[request->account]->max_grant(), "the model's maximum");
     request->mark = ++marks_;
     return request;
   }
@@ -141,7 +141,7 @@ class Game {
   /// Requires: `request` is next in its account.
   static void accept(Request& request, TrackedBounceBuffer buffer) {
     request.state = State::kGranted;
-    GUESTIO_CHECK(buffer.size() == request.granted(), "as much as was asked for");
+    GUESTIO_CHECK(buffer.size() == request.granted(), "the requested size");
     const auto address = reinterpret_cast<std::uintptr_t>(buffer.bytes().data());
     GUESTIO_CHECK(address % request.alignment == 0 || buffer.size() == 0, "an aligned buffer");
     std::ranges::fill(buffer.bytes(), std::byte{request.mark});
@@ -166,7 +166,7 @@ class Game {
     Request& request = *requests_.back();
     const bool too_large = request.granted() > request.most;
     request.job.emplace(wait(*accounts_[request.account], request));
-    GUESTIO_CHECK((request.error == ErrorKind::kTooLarge) == too_large, "too large, at once");
+    GUESTIO_CHECK((request.error == ErrorKind::kTooLarge) == too_large, "too large, immediately");
     forget_those_over();
   }
 
@@ -182,10 +182,10 @@ class Game {
       GUESTIO_CHECK(buffer.error().kind == expected, "too large or busy");
       const std::size_t held = held_pages(request->account);
       GUESTIO_CHECK(too_large || must_wait || held + request->pages() > quotas_[request->account],
-                    "what fits the quota is granted");
+                    "a request within the quota is granted");
       return;
     }
-    GUESTIO_CHECK(!must_wait, "nobody overtakes");
+    GUESTIO_CHECK(!must_wait, "no overtaking");
     accept(*request, std::move(*buffer));
     requests_.push_back(std::move(request));
   }
@@ -203,7 +203,7 @@ class Game {
   }
   static void return_chain(Request& request) {
     for (const std::byte byte : request.buffer.bytes()) {
-      GUESTIO_CHECK(byte == std::byte{request.mark}, "memory that is nobody else's");
+      GUESTIO_CHECK(byte == std::byte{request.mark}, "memory of this request only");
     }
     request.state = State::kOver;
     TrackedBounceBuffer ending = std::move(request.buffer);
@@ -256,19 +256,19 @@ class Game {
     GUESTIO_CHECK(free + borrowed <= overflow_, "no page twice");
     if (!called_.empty()) return;
     // Idle: unused pages are free, and no waiter could be served.
-    GUESTIO_CHECK(free + borrowed == overflow_, "unused overflow goes back at once");
+    GUESTIO_CHECK(free + borrowed == overflow_, "unused overflow is returned immediately");
     bool is_first_in_line = true;
     for (const auto& request : requests_) {
       const std::size_t account = request->account;
       if (request.get() != first_waiter(account)) continue;
       const std::size_t held = held_pages(account);
       const std::size_t own = quotas_[account] - std::min(held, quotas_[account]);
-      GUESTIO_CHECK(request->pages() > own, "nobody waits whom the quota would serve");
+      GUESTIO_CHECK(request->pages() > own, "no waiter fits the quota");
       const std::size_t lacks = request->pages() - own;
       if (lacks > std::min(overflow_, device_limit_)) continue;  // waits for its own thread
       if (is_first_in_line) {
         GUESTIO_CHECK(lacks > free || lacks > device_limit_ - borrowed,
-                      "the first in line does not wait for what is there");
+                      "the first waiter exceeds the free overflow");
       }
       is_first_in_line = false;
     }
@@ -292,7 +292,7 @@ class Game {
     check();
     for (std::size_t i = 0; i < accounts_.size(); ++i) {
       const auto all = accounts_[i]->try_acquire(most(i));
-      GUESTIO_CHECK(all.has_value() && all->size() == most(i), "all of it is there again");
+      GUESTIO_CHECK(all.has_value() && all->size() == most(i), "all overflow is free");
     }
   }
 

@@ -111,7 +111,7 @@ class FuzzBacking final : public mem::Backing {
   }
   void unlock_pages(std::uint64_t offset, std::uint64_t length) noexcept override {
     check_part(offset, length);
-    GUESTIO_CHECK(locked_bytes >= length, "to unlock what is locked");
+    GUESTIO_CHECK(locked_bytes >= length, "to unlock locked pages");
     locked_bytes -= length;
   }
   Result<> expose(std::uint64_t, std::uint64_t) noexcept override { return {}; }
@@ -252,7 +252,7 @@ class Game {
     GUESTIO_CHECK(result.has_value() == !expected.error.has_value(), "the model's success");
     if (result) return;
     GUESTIO_CHECK(result.error().kind == expected.error->kind, "the model's error");
-    GUESTIO_CHECK(result.error().value == expected.error->value, "the place of the error");
+    GUESTIO_CHECK(result.error().value == expected.error->value, "the address of the error");
   }
 
   [[nodiscard]] auto& byte_at(auto& all, std::uint64_t address) const {
@@ -439,7 +439,7 @@ class Game {
     std::size_t at = 0;
     const std::byte* end = nullptr;
     for (const mem::HostSegment& segment : segments) {
-      GUESTIO_CHECK(segment.data != end && segment.length != 0, "segments that are joined");
+      GUESTIO_CHECK(segment.data != end && segment.length != 0, "merged segments");
       end = segment.end();
       for (const std::byte* host = segment.data; host != end; ++host, ++at) {
         GUESTIO_CHECK(at < places.size() && host == &byte_at(truth, places[at].value),
@@ -450,7 +450,7 @@ class Game {
     for (const Place& place : places) ++to_hold[find(place.value)->backing];
     for (std::size_t i = 0; i < kBackings; ++i) {
       const std::size_t held = backings[i]->need == mem::LockMode::kLockPages ? to_hold[i] : 0;
-      GUESTIO_CHECK(backings[i]->locked_bytes == held, "what must be held, and nothing else");
+      GUESTIO_CHECK(backings[i]->locked_bytes == held, "exactly the pages to lock");
     }
   }
 

@@ -101,7 +101,7 @@ void check(const PagedRange& range, Window window) {
   std::size_t count = 0;
   bool failed = false;
   for (const Result<AddressRange>& run : range.runs()) {
-    GUESTIO_CHECK(!failed, "nothing behind an error");
+    GUESTIO_CHECK(!failed, "nothing after an error");
     failed = !run.has_value();
     if (!failed) {
       GUESTIO_CHECK(count < expected.runs.size() && *run == expected.runs[count++],
@@ -124,13 +124,13 @@ void check(const PagedRanges& list, Window window) {
   check_quickly(list, window);
   Window rest = window;
   for (const PagedRange piece : list) {
-    GUESTIO_CHECK(!rest.empty(), "no more pieces than the model has");
+    GUESTIO_CHECK(!rest.empty(), "no more ranges than the model");
     const std::size_t length = length_of_piece(rest);
-    GUESTIO_CHECK(piece.length() == length, "the pieces of the model, and no empty ones");
+    GUESTIO_CHECK(piece.length() == length, "the non-empty ranges of the model");
     check_runs(piece, runs_of(rest.first(length)));
     rest = rest.subspan(length);
   }
-  GUESTIO_CHECK(rest.empty(), "all pieces of the model");
+  GUESTIO_CHECK(rest.empty(), "all ranges of the model");
   check_runs(list, runs_of(window));
 }
 
@@ -160,7 +160,7 @@ void cut(Program& program, std::vector<Held<Range>>& all) {
     expected = fits(a, b, target.window);
     const auto part = target.range.try_subrange(a, b);
     if (part) {
-      GUESTIO_CHECK(expected, "an error for what leaves the window");
+      GUESTIO_CHECK(expected, "an error beyond the window");
       made = Held<Range>{*part, target.window.subspan(a, b)};
       check_quickly(target.range.subrange(a, b), made->window);
     } else {
@@ -175,14 +175,14 @@ void cut(Program& program, std::vector<Held<Range>>& all) {
   } else {
     const auto parts = target.range.try_split(a);
     if (parts) {
-      GUESTIO_CHECK(expected, "an error for what leaves the window");
+      GUESTIO_CHECK(expected, "an error beyond the window");
       check_quickly(parts->front, target.window.first(a));
       made = Held<Range>{parts->back, target.window.subspan(a)};
     } else {
       result = fail(parts.error());
     }
   }
-  GUESTIO_CHECK(result.has_value() == expected, "an error for what leaves the window only");
+  GUESTIO_CHECK(result.has_value() == expected, "an error beyond the window only");
   GUESTIO_CHECK(expected || result.error().kind == ErrorKind::kOutOfRange, "out-of-range");
   check_quickly(target.range, target.window);
   if (!made) return;
@@ -204,7 +204,7 @@ void pop(Program& program, std::vector<Held<PagedRange>>& all) {
                   "the first run");
     target.window = target.window.subspan((*run)->length());
   } else {
-    GUESTIO_CHECK(run.has_value() == expected.bad_gpn.has_value(), "nothing of an empty window");
+    GUESTIO_CHECK(run.has_value() == expected.bad_gpn.has_value(), "no run of an empty window");
     if (run)
       GUESTIO_CHECK(!run->has_value() && run->error().value == *expected.bad_gpn, "the page");
     target.window = {};

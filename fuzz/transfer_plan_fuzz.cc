@@ -103,12 +103,13 @@ void check_plan(const Move& move, const TransferPlan& plan, std::uint64_t done) 
   GUESTIO_CHECK(start % block == 0 && plan.file_bytes() % block == 0, "whole blocks");
   GUESTIO_CHECK(start + plan.head_padding() == offset, "padding up to the window");
   GUESTIO_CHECK(plan.head_padding() < block && plan.tail_padding() < block, "padding in a block");
-  GUESTIO_CHECK(plan.window_bytes() > 0 && plan.window_bytes() <= move.length - done, "a part");
+  GUESTIO_CHECK(plan.window_bytes() > 0 && plan.window_bytes() <= move.length - done,
+                "a non-empty prefix");
   GUESTIO_CHECK(plan.tail_padding() == 0 || plan.window_bytes() == move.length - done,
-                "padding behind the end of the window only");
+                "padding after the end of the window only");
   GUESTIO_CHECK(plan.file_bytes() <= limits.max_bytes, "no more than the limit of bytes");
   GUESTIO_CHECK(plan.pieces().size() <= limits.max_segments, "no more than the limit of segments");
-  GUESTIO_CHECK(plan.bounced_bytes() <= plan.bounce_size(), "room for what is bounced");
+  GUESTIO_CHECK(plan.bounced_bytes() <= plan.bounce_size(), "bounce memory for the bounced bytes");
   GUESTIO_CHECK(plan.bounce_size() <= move.options.max_bounce, "no more than the budget");
   std::uint64_t at = start;
   std::size_t bounced = 0;
@@ -149,7 +150,7 @@ void check_plan(const Move& move, const TransferPlan& plan, std::uint64_t done) 
       const bool fits =
           place.length >= block &&
           is_aligned(reinterpret_cast<std::uintptr_t>(place.data), limits.memory_alignment);
-      GUESTIO_CHECK(piece.is_bounced() != fits, "only what must be is bounced");
+      GUESTIO_CHECK(piece.is_bounced() != fits, "only necessary bounces");
     }
   }
 }

@@ -5,7 +5,7 @@
 The table of rooms says which room may include which. The table below is the one in ARCHITECTURE.md:
 `--table` prints it as Markdown, `--check-table` compares the two.
 
-The header lists of each room's CMakeLists.txt say what is installed. A header is
+The header lists of each room's CMakeLists.txt declare the installed headers. A header is
 
     public    in PUBLIC_HEADERS: for users, documented, stable as docs/embedding.md says
     internal  in INTERNAL_HEADERS: installed because an installed header includes it
@@ -158,8 +158,8 @@ def self_test():
     header_cases = [
         (["mem/a.h"], ["mem/b.h"], {"examples/a.cc": ["mem/a.h"]}, 0),
         (["mem/a.h"], [], {}, 1),  # a public header includes a private one
-        (["mem/c.h"], ["mem/a.h"], {}, 2),  # an internal one does, and nobody needs it
-        (["mem/b.h"], ["mem/c.h"], {}, 1),  # nobody includes an internal one
+        (["mem/c.h"], ["mem/a.h"], {}, 2),  # an internal one does, and is not needed
+        (["mem/b.h"], ["mem/c.h"], {}, 1),  # an internal header without an includer
         (["mem/d.h"], [], {}, 1),  # a declared header does not exist
         (["mem/a.h", "mem/b.h"], ["mem/b.h"], {}, 1),  # twice
         (["mem/x_for_test.h"], [], {}, 1),

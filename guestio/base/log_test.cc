@@ -219,7 +219,7 @@ TEST(Log, ASinkIsNotCalledAfterItsReset) {
   is_called.acquire();
   const std::jthread releasing([&] { may_return.release(); });
   ASSERT_TRUE(set_sink({}));
-  EXPECT_TRUE(has_returned) << "the call that was under way is over";
+  EXPECT_TRUE(has_returned) << "the running call has ended";
   testing::internal::CaptureStderr();
   info("two");
   EXPECT_TRUE(flush(kLong));
@@ -319,10 +319,10 @@ TEST_F(LogDeathTest, AFailedCheckAbortsWithoutAReaderOfStandardError) {
 TEST_F(LogDeathTest, AFailedCheckComesAfterTheQueuedLines) {
   EXPECT_EXIT(
       {
-        info("what led to it");
+        info("the previous line");
         GUESTIO_CHECK(false, "the impossible");
       },
-      testing::KilledBySignal(SIGABRT), "what led to it\n.*expected the impossible");
+      testing::KilledBySignal(SIGABRT), "the previous line\n.*expected the impossible");
 }
 
 TEST_F(LogDeathTest, WithoutALogThreadCallersWriteTheirLines) {

@@ -54,9 +54,9 @@ Result<Mapping> Mapping::reserve(std::size_t size, std::size_t alignment) {
   auto* start = static_cast<std::byte*>(address);
   const auto raw = reinterpret_cast<std::uintptr_t>(start);
   const std::size_t before = align_up(raw, alignment) - raw;
-  const std::size_t behind = *padded - before - size;
+  const std::size_t after = *padded - before - size;
   if (before != 0) ::munmap(start, before);
-  if (behind != 0) ::munmap(start + before + size, behind);
+  if (after != 0) ::munmap(start + before + size, after);
   return Mapping(start + before, size);
 }
 

@@ -32,7 +32,7 @@ TEST(Mapping, MapsAFileOverReservedAddressesAndUnmapsIt) {
   ASSERT_TRUE(mapping->unmap_at(kPageSize, kPageSize));
   unsigned char resident = 0;
   EXPECT_EQ(::mincore(mapping->data() + kPageSize, kPageSize, &resident), 0)
-      << "the range is still ours";
+      << "the range is still mapped";
 }
 
 TEST(Mapping, ABadDescriptorIsAHostError) {

@@ -39,7 +39,7 @@ TEST(UniqueFd, ADuplicateIsAnotherDescriptorOfTheSameFile) {
   ASSERT_TRUE(copy.has_value());
   EXPECT_NE(copy->get(), fd.get());
   EXPECT_EQ(::fcntl(copy->get(), F_GETFD), FD_CLOEXEC);
-  EXPECT_FALSE(*duplicate_fd(UniqueFd())) << "nothing for nothing";
+  EXPECT_FALSE(*duplicate_fd(UniqueFd())) << "an empty duplicate of an empty descriptor";
 }
 
 TEST(UniqueFd, Rule48AFailedDuplicateIsAnErrorThatNamesTheLimit) {

@@ -33,7 +33,7 @@ class AllocationTest : public ::testing::Test {
   static std::uint64_t count_of(const std::function<void()>& work) {
     work();
     const std::uint64_t before = testing::allocations();
-    EXPECT_GT(before, 0u) << "the counter does not count";
+    EXPECT_GT(before, 0u) << "the allocation counter does not work";
     work();
     return testing::allocations() - before;
   }
@@ -167,7 +167,7 @@ TEST_F(AllocationTest, NoneInAcquiringAndReleasing) {
             0u);
 }
 
-task::Task<> take_and_drop(BounceAccount& account, std::size_t size) {
+task::Task<> acquire_and_drop(BounceAccount& account, std::size_t size) {
   const AcquireOptions options;
   const auto bounce = co_await account.acquire(size, options);
   EXPECT_TRUE(bounce.has_value());
@@ -186,7 +186,7 @@ TEST_F(AllocationTest, NoneInWaiting) {
               std::array<Result<TrackedBounceBuffer>, 4> all;
               for (auto& part : all) part = account.try_acquire(account.max_grant() / all.size());
               for (std::size_t i = 0; i < 100; ++i)
-                scope.spawn(take_and_drop(account, 4096 * (1 + i % 7)));
+                scope.spawn(acquire_and_drop(account, 4096 * (1 + i % 7)));
               ASSERT_EQ(scope.running(), 100u);
               for (auto& part : all) *part = TrackedBounceBuffer();
               ASSERT_EQ(scope.running(), 0u);
@@ -225,7 +225,7 @@ TEST_F(AllocationTest, NoneInPassingOverflowToAnotherThread) {
   EXPECT_EQ(count_of([&] {
               task::Scope scope;
               auto max_grant = first.try_acquire(first.max_grant());
-              scope.spawn(take_and_drop(second, 16 * kPageSize));
+              scope.spawn(acquire_and_drop(second, 16 * kPageSize));
               ASSERT_EQ(scope.running(), 1u);
               *max_grant = TrackedBounceBuffer();
               ASSERT_TRUE(std::exchange(is_called, false));

@@ -273,7 +273,7 @@ inline BounceAccount::Acquire BounceAccount::acquire(std::size_t size,
 
 inline void TrackedBounceBuffer::release() noexcept { account_->release(buffer_); }
 
-/// Keeps an account for one thread until it goes away, on that thread.
+/// The deleter of an open account: closes it, on its thread.
 struct CloseBounceAccount {
   void operator()(BounceAccount* account) const noexcept { account->close(); }
 };

@@ -24,12 +24,12 @@ class BounceAccountTest : public testing::Test {
     tracker_ = std::move(*BounceBufferTracker::create(ByteCount(pages * kPageSize), 1));
     return tracker_->account(0);
   }
-  BounceWaiter& taker(int name) { return takers_.emplace_back(name, served_); }
+  BounceWaiter& waiter(int name) { return waiters_.emplace_back(name, served_); }
 
   std::unique_ptr<BounceBufferTracker> tracker_;
   std::vector<int> served_;
   task::Scope scope_;
-  std::deque<BounceWaiter> takers_;
+  std::deque<BounceWaiter> waiters_;
 };
 
 TEST_F(BounceAccountTest, ReturnsItsPages) {
@@ -60,13 +60,13 @@ TEST_F(BounceAccountTest, OneThreadCanHoldTheWholeBudget) {
 TEST_F(BounceAccountTest, SizeZeroIsAlwaysGranted) {
   BounceAccount& account = make(1);
   auto all = *account.try_acquire(kPageSize);
-  taker(1).start(scope_, account, 1);
+  waiter(1).start(scope_, account, 1);
   const auto nothing = account.try_acquire(0);
   ASSERT_TRUE(nothing);
   EXPECT_EQ(nothing->size(), 0u);
   EXPECT_EQ(nothing->segments().size(), 1u);
-  EXPECT_TRUE(taker(2).start(scope_, account, 0).has_buffer());
-  EXPECT_TRUE(takers_[0].is_waiting());
+  EXPECT_TRUE(waiter(2).start(scope_, account, 0).has_buffer());
+  EXPECT_TRUE(waiters_[0].is_waiting());
   all = TrackedBounceBuffer();
 }
 
@@ -74,20 +74,20 @@ TEST_F(BounceAccountTest, Fault05ARequestAboveTheBudgetFailsImmediately) {
   BounceAccount& account = make(4);
   EXPECT_EQ(account.try_acquire(4 * kPageSize + 1).error(),
             Error::make(ErrorKind::kTooLarge, "", 4 * kPageSize + 1, 4 * kPageSize));
-  EXPECT_EQ(taker(1).start(scope_, account, 4 * kPageSize + 1).error().kind, ErrorKind::kTooLarge);
-  EXPECT_EQ(taker(2).start(scope_, account, ~std::size_t{0}).error().kind, ErrorKind::kTooLarge);
+  EXPECT_EQ(waiter(1).start(scope_, account, 4 * kPageSize + 1).error().kind, ErrorKind::kTooLarge);
+  EXPECT_EQ(waiter(2).start(scope_, account, ~std::size_t{0}).error().kind, ErrorKind::kTooLarge);
 }
 
 TEST_F(BounceAccountTest, Fault05OrIsTruncatedAtTheCallersChoice) {
   BounceAccount& account = make(4);
   const AcquireOptions cut{.oversize = Oversize::kTruncate};
   EXPECT_EQ(account.try_acquire(~std::size_t{0}, cut)->size(), 4 * kPageSize);
-  BounceWaiter& one = taker(1).start(scope_, account, 9 * kPageSize, cut);
+  BounceWaiter& one = waiter(1).start(scope_, account, 9 * kPageSize, cut);
   ASSERT_TRUE(one.has_buffer());
   EXPECT_EQ(one.buffer().size(), 4 * kPageSize);
-  EXPECT_TRUE(taker(2).start(scope_, account, 9 * kPageSize, cut).is_waiting());
-  one.give_back();
-  EXPECT_EQ(takers_[1].buffer().size(), 4 * kPageSize);
+  EXPECT_TRUE(waiter(2).start(scope_, account, 9 * kPageSize, cut).is_waiting());
+  one.release();
+  EXPECT_EQ(waiters_[1].buffer().size(), 4 * kPageSize);
 }
 
 TEST_F(BounceAccountTest, Fault06ABufferRemembersItsOwnPages) {
@@ -111,15 +111,15 @@ TEST_F(BounceAccountTest, Fault04HasTheRequestedAlignment) {
     const auto buffer = account.try_acquire(5000, {.alignment = alignment});
     ASSERT_TRUE(buffer);
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer->bytes().data()) % alignment, 0u);
-    EXPECT_EQ(account.held(), 2 * kPageSize) << "alignment is no charge";
+    EXPECT_EQ(account.held(), 2 * kPageSize) << "alignment costs no pages";
   }
 }
 
 TEST_F(BounceAccountTest, Fault07FirstComeFirstServed) {
   BounceAccount& account = make(4);
   auto all = *account.try_acquire(4 * kPageSize);
-  taker(1).start(scope_, account, 3 * kPageSize);
-  taker(2).start(scope_, account, kPageSize);
+  waiter(1).start(scope_, account, 3 * kPageSize);
+  waiter(2).start(scope_, account, kPageSize);
   EXPECT_EQ(account.try_acquire(kPageSize).error().kind, ErrorKind::kBusy) << "no overtaking";
   all = TrackedBounceBuffer();
   EXPECT_THAT(served_, ElementsAre(1, 2));
@@ -131,18 +131,18 @@ TEST_F(BounceAccountTest, Fault07ALargeRequestDoesNotStarve) {
   BounceAccount& account = make(4);
   std::deque<TrackedBounceBuffer> small;
   for (int i = 0; i < 4; ++i) small.push_back(*account.try_acquire(kPageSize));
-  BounceWaiter& big = taker(0).start(scope_, account, 4 * kPageSize);
-  for (int i = 1; i <= 4; ++i) taker(i).start(scope_, account, kPageSize);
+  BounceWaiter& big = waiter(0).start(scope_, account, 4 * kPageSize);
+  for (int i = 1; i <= 4; ++i) waiter(i).start(scope_, account, kPageSize);
   // Small requests keep arriving; the big one gets the pages they release.
   for (int i = 0; i < 3; ++i) {
     small.pop_front();
     EXPECT_THAT(served_, IsEmpty());
     EXPECT_EQ(account.try_acquire(kPageSize).error().kind, ErrorKind::kBusy)
-        << "a page is free, and not for a newcomer";
+        << "a page is free, but not for a later request";
   }
   small.pop_front();
   EXPECT_THAT(served_, ElementsAre(0));
-  big.give_back();
+  big.release();
   EXPECT_THAT(served_, ElementsAre(0, 1, 2, 3, 4));
 }
 
@@ -150,9 +150,9 @@ TEST_F(BounceAccountTest, Fault07AReleaseWakesExactlyTheFittingWaiters) {
   BounceAccount& account = make(4);
   auto one = *account.try_acquire(kPageSize);
   auto three = *account.try_acquire(3 * kPageSize);
-  taker(1).start(scope_, account, kPageSize);
-  taker(2).start(scope_, account, 2 * kPageSize);
-  taker(3).start(scope_, account, kPageSize);
+  waiter(1).start(scope_, account, kPageSize);
+  waiter(2).start(scope_, account, 2 * kPageSize);
+  waiter(3).start(scope_, account, kPageSize);
   one = TrackedBounceBuffer();
   EXPECT_THAT(served_, ElementsAre(1));
   three = TrackedBounceBuffer();
@@ -163,18 +163,18 @@ TEST_F(BounceAccountTest, Fault07AWokenWaiterFindsItsMemory) {
   BounceAccount& account = make(4);
   auto all = *account.try_acquire(4 * kPageSize);
   std::byte* const memory = all.bytes().data();
-  BounceWaiter& waiter = taker(1).start(scope_, account, 4 * kPageSize);
+  BounceWaiter& first = waiter(1).start(scope_, account, 4 * kPageSize);
   all = TrackedBounceBuffer();
-  ASSERT_TRUE(waiter.has_buffer());
-  EXPECT_EQ(waiter.buffer().bytes().data(), memory) << "not a second piece beside the first";
+  ASSERT_TRUE(first.has_buffer());
+  EXPECT_EQ(first.buffer().bytes().data(), memory) << "no second block";
 }
 
 TEST_F(BounceAccountTest, ACancelledWaiterLeavesTheQueue) {
   BounceAccount& account = make(2);
   auto all = *account.try_acquire(2 * kPageSize);
   task::StopSource stop;
-  BounceWaiter& cancelled = taker(1).start(scope_, account, kPageSize, {.token = stop.token()});
-  BounceWaiter& other = taker(2).start(scope_, account, kPageSize);
+  BounceWaiter& cancelled = waiter(1).start(scope_, account, kPageSize, {.token = stop.token()});
+  BounceWaiter& other = waiter(2).start(scope_, account, kPageSize);
   stop.request_stop();
   EXPECT_EQ(cancelled.error().kind, ErrorKind::kCancelled);
   EXPECT_EQ(account.statistics().cancelled, 1u);
@@ -188,8 +188,8 @@ TEST_F(BounceAccountTest, ACancelledFirstWaiterLetsTheNextProceed) {
   BounceAccount& account = make(4);
   const auto held = account.try_acquire(2 * kPageSize);
   task::StopSource stop;
-  taker(1).start(scope_, account, 3 * kPageSize, {.token = stop.token()});
-  BounceWaiter& small = taker(2).start(scope_, account, kPageSize);
+  waiter(1).start(scope_, account, 3 * kPageSize, {.token = stop.token()});
+  BounceWaiter& small = waiter(2).start(scope_, account, kPageSize);
   EXPECT_TRUE(small.is_waiting());
   stop.request_stop();
   EXPECT_TRUE(small.has_buffer());
@@ -201,24 +201,24 @@ TEST_F(BounceAccountTest, AStoppedTokenDoesNotWait) {
   task::StopSource stop;
   stop.request_stop();
   const AcquireOptions options{.token = stop.token()};
-  EXPECT_EQ(taker(1).start(scope_, account, kPageSize, options).error().kind,
+  EXPECT_EQ(waiter(1).start(scope_, account, kPageSize, options).error().kind,
             ErrorKind::kCancelled);
-  EXPECT_TRUE(taker(2).start(scope_, account, 0, options).has_buffer());
+  EXPECT_TRUE(waiter(2).start(scope_, account, 0, options).has_buffer());
 }
 
 TEST_F(BounceAccountTest, ADestroyedWaiterLeavesTheQueue) {
   BounceAccount& account = make(2);
   const auto held = account.try_acquire(kPageSize);
-  BounceWaiter& behind = taker(1);
+  BounceWaiter& later = waiter(1);
   {
     auto abandoned = account.acquire(2 * kPageSize);
     ASSERT_FALSE(abandoned.await_ready());
     ASSERT_TRUE(abandoned.await_suspend(std::noop_coroutine()));
-    behind.start(scope_, account, kPageSize);
-    EXPECT_TRUE(behind.is_waiting());
+    later.start(scope_, account, kPageSize);
+    EXPECT_TRUE(later.is_waiting());
   }
-  EXPECT_TRUE(behind.has_buffer());
-  behind.give_back();
+  EXPECT_TRUE(later.has_buffer());
+  later.release();
   EXPECT_EQ(account.held(), kPageSize);
 }
 
@@ -248,11 +248,11 @@ TEST_F(BounceAccountTest, AWokenWaiterMayReleaseAndAcquireAgain) {
   BounceAccount& account = make(1);
   auto all = *account.try_acquire(kPageSize);
   std::vector<BounceWaiter*> line;
-  for (int i = 0; i < 100; ++i) line.push_back(&taker(i).start(scope_, account, kPageSize));
+  for (int i = 0; i < 100; ++i) line.push_back(&waiter(i).start(scope_, account, kPageSize));
   all = TrackedBounceBuffer();
   for (BounceWaiter* const one : line) {
     ASSERT_TRUE(one->has_buffer());
-    one->give_back();
+    one->release();
   }
   EXPECT_EQ(served_.size(), 100u);
 }
@@ -309,33 +309,33 @@ TEST_F(BounceAccountTest, RandomSchedulesMatchTheNaiveModel) {
     BounceAccount& account = make(pages);
     Model model(pages);
     served_.clear();
-    takers_.clear();
+    waiters_.clear();
     std::deque<task::StopSource> stops;
     std::vector<std::size_t> sizes;
     const auto settle_one = [&](std::size_t index) {
-      if (takers_[index].has_buffer() && takers_[index].buffer().size() != 0) {
-        const std::size_t size = takers_[index].buffer().size();
-        takers_[index].give_back();
+      if (waiters_[index].has_buffer() && waiters_[index].buffer().size() != 0) {
+        const std::size_t size = waiters_[index].buffer().size();
+        waiters_[index].release();
         model.release((size + kPageSize - 1) / kPageSize);
-      } else if (takers_[index].is_waiting()) {
+      } else if (waiters_[index].is_waiting()) {
         stops[index].request_stop();
         model.cancel(static_cast<int>(index));
       }
     };
     for (int round = 0; round < 200; ++round) {
       if (random() % 2 == 0) {
-        const auto name = static_cast<int>(takers_.size());
+        const auto name = static_cast<int>(waiters_.size());
         const std::size_t size = 1 + random() % (pages * kPageSize);
         sizes.push_back(size);
-        taker(name).start(scope_, account, size, {.token = stops.emplace_back().token()});
+        waiter(name).start(scope_, account, size, {.token = stops.emplace_back().token()});
         model.ask(name, (size + kPageSize - 1) / kPageSize);
-      } else if (!takers_.empty()) {
-        settle_one(random() % takers_.size());
+      } else if (!waiters_.empty()) {
+        settle_one(random() % waiters_.size());
       }
       ASSERT_EQ(served_, model.served) << "seed " << seed << ", round " << round;
     }
-    for (std::size_t index = 0; index < takers_.size(); ++index) settle_one(index);
-    for (std::size_t index = 0; index < takers_.size(); ++index) settle_one(index);
+    for (std::size_t index = 0; index < waiters_.size(); ++index) settle_one(index);
+    for (std::size_t index = 0; index < waiters_.size(); ++index) settle_one(index);
     ASSERT_EQ(account.held(), 0u);
   }
 }

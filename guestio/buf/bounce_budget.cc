@@ -10,7 +10,7 @@ namespace guestio::buf {
 
 BounceBudget::~BounceBudget() {
   GUESTIO_CHECK(free_ == overflow_ && queue_.empty(),
-                "all bounce memory back before its budget goes");
+                "all overflow returned before the end of its budget");
 }
 
 ByteCount BounceBudget::overflow() const noexcept {

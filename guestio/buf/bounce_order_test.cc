@@ -28,14 +28,14 @@ class BounceOrderTest : public testing::Test {
       called->serve();
     }
   }
-  BounceWaiter& taker(int name) { return takers_.emplace_back(name, served_); }
+  BounceWaiter& waiter(int name) { return waiters_.emplace_back(name, served_); }
 
   std::deque<BounceAccount*> calls_;
   std::vector<int> served_;
   BounceBudget budget_;
   BounceBufferTracker tracker_{{.budget = &budget_}};
   task::Scope scope_;
-  std::deque<BounceWaiter> takers_;
+  std::deque<BounceWaiter> waiters_;
 };
 
 TEST_F(BounceOrderTest, AWaiterDoesNotInheritTheQueuePositionOfACancelledOne) {
@@ -44,9 +44,9 @@ TEST_F(BounceOrderTest, AWaiterDoesNotInheritTheQueuePositionOfACancelledOne) {
   const auto held = *holder.try_acquire(kPageSize);
   task::StopSource stop_first;
   task::StopSource stop_third;
-  taker(1).start(scope_, other, 14 * kPageSize, {.token = stop_first.token()});
-  taker(2).start(scope_, holder, 4 * kPageSize);
-  taker(3).start(scope_, other, 14 * kPageSize, {.token = stop_third.token()});
+  waiter(1).start(scope_, other, 14 * kPageSize, {.token = stop_first.token()});
+  waiter(2).start(scope_, holder, 4 * kPageSize);
+  waiter(3).start(scope_, other, 14 * kPageSize, {.token = stop_third.token()});
   stop_first.request_stop();
   answer_calls();
   EXPECT_THAT(served_, ElementsAre(2)) << "6 pages are free, and the third came later";
@@ -60,23 +60,23 @@ TEST_F(BounceOrderTest, OvertakingIsBoundedForRequestsOfDifferentSizes) {
   BounceAccount& patient = add(1, 0);
   auto two = *holder.try_acquire(2 * kPageSize);
   auto one = *holder.try_acquire(kPageSize);
-  taker(0).start(scope_, patient, 3 * kPageSize);
+  waiter(0).start(scope_, patient, 3 * kPageSize);
   for (int i = 1; i <= kRequests; ++i) {
-    taker(i).start(scope_, holder, (i % 2 == 1 ? 2 : 1) * kPageSize);
+    waiter(i).start(scope_, holder, (i % 2 == 1 ? 2 : 1) * kPageSize);
   }
   two = TrackedBounceBuffer();
   one = TrackedBounceBuffer();
   std::size_t next = 1;
-  for (; takers_[0].is_waiting() && next <= kRequests; ++next) {
-    takers_[next].give_back();
+  for (; waiters_[0].is_waiting() && next <= kRequests; ++next) {
+    waiters_[next].release();
     answer_calls();
   }
   // Two pages are returned, each after that many.
   EXPECT_LE(next, 2 * (BounceBufferTracker::kMaxOvertakes + 1));
-  takers_[0].give_back();
+  waiters_[0].release();
   answer_calls();
   for (; next <= kRequests; ++next) {
-    takers_[next].give_back();
+    waiters_[next].release();
     answer_calls();
   }
   EXPECT_EQ(served_.size(), kRequests + 1u);

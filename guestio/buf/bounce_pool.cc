@@ -47,7 +47,7 @@ void BouncePool::Slab::mark(std::size_t first, std::size_t count, bool free) noe
     const std::size_t here = std::min(count, kBitsPerWord - at);
     const std::uint64_t mask = (~std::uint64_t{0} >> (kBitsPerWord - here)) << at;
     std::uint64_t& word = free_map[first / kBitsPerWord];
-    GUESTIO_CHECK((word & mask) == (free ? 0 : mask), "bounce pages lent and returned once");
+    GUESTIO_CHECK((word & mask) == (free ? 0 : mask), "bounce pages allocated and released once");
     word ^= mask;
     first += here;
     count -= here;
@@ -61,7 +61,7 @@ BounceBlock BouncePool::Slab::take(std::size_t first, std::size_t count) noexcep
 }
 
 BouncePool::~BouncePool() {
-  GUESTIO_CHECK(idle_ == mapped_, "every block back before its bounce pool goes away");
+  GUESTIO_CHECK(idle_ == mapped_, "all blocks released before the end of their bounce pool");
 }
 
 BouncePool& BouncePool::shared() noexcept {
@@ -89,10 +89,10 @@ Result<BouncePool::Slabs::iterator> BouncePool::add_slab(std::size_t bytes) {
 }
 
 BouncePool::Slabs::iterator BouncePool::slab_of(const std::byte* address) noexcept {
-  const auto behind = std::ranges::upper_bound(
+  const auto past = std::ranges::upper_bound(
       slabs_, address, {}, [](const Slab& slab) -> const std::byte* { return slab.memory.data(); });
-  GUESTIO_CHECK(behind != slabs_.begin(), "a block of this bounce pool");
-  return behind - 1;
+  GUESTIO_CHECK(past != slabs_.begin(), "a block of this bounce pool");
+  return past - 1;
 }
 
 void BouncePool::drop_if_idle(Slabs::iterator slab) noexcept {
@@ -146,7 +146,7 @@ void BouncePool::release(BounceBlock block) noexcept {
 std::span<std::byte> BouncePool::keep_slab(const std::byte* address) noexcept {
   const std::lock_guard lock(mutex_);
   const auto slab = slab_of(address);
-  GUESTIO_CHECK(!slab->is_idle(), "a slab with a block on loan");
+  GUESTIO_CHECK(!slab->is_idle(), "a slab with an allocated block");
   slab->is_kept = true;
   return slab->memory.bytes();
 }

@@ -142,7 +142,7 @@ TEST(BouncePoolDeathTest, ReleasingABlockTwiceIsABug) {
   BouncePool pool(kMuch);
   const BounceBlock block = *pool.allocate(2);
   pool.release(block);
-  EXPECT_DEATH(pool.release(block), "lent and returned once");
+  EXPECT_DEATH(pool.release(block), "allocated and released once");
 }
 
 TEST(BounceCache, RoundsUpByAtMostAnEighth) {

@@ -21,8 +21,8 @@ constexpr std::size_t kLimitOfSecondDevice = 4;  // pages of overflow
 
 struct Request {
   Request(int name, std::vector<int>& served, std::size_t wanted)
-      : taker(name, served), pages(wanted) {}
-  BounceWaiter taker;
+      : waiter(name, served), pages(wanted) {}
+  BounceWaiter waiter;
   std::size_t pages;
   task::StopSource stop;
 };
@@ -35,14 +35,14 @@ struct Thread {
 
   [[nodiscard]] std::size_t used() const {
     std::size_t sum = 0;
-    for (const Request& request : requests) sum += request.taker.is_holding() ? request.pages : 0;
+    for (const Request& request : requests) sum += request.waiter.is_holding() ? request.pages : 0;
     return sum;
   }
   [[nodiscard]] std::size_t borrowed() const { return used() - std::min(used(), quota); }
   [[nodiscard]] std::size_t own_free() const { return quota - std::min(used(), quota); }
   [[nodiscard]] auto longest_waiter() const {
     return std::ranges::find_if(requests,
-                                [](const Request& one) { return one.taker.is_waiting(); });
+                                [](const Request& one) { return one.waiter.is_waiting(); });
   }
   [[nodiscard]] bool is_waiting() const { return longest_waiter() != requests.end(); }
   /// The pages its longest waiter lacks.
@@ -72,20 +72,20 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
     const std::size_t usual = std::min<std::size_t>(most, 3);
     const std::size_t pages = 1 + random_() % (random_() % 8 == 0 ? most : usual);
     Request& request = thread.requests.emplace_back(arrivals_++, served_, pages);
-    request.taker.start(scope_, *thread.account, pages * kPageSize,
-                        {.token = request.stop.token()});
+    request.waiter.start(scope_, *thread.account, pages * kPageSize,
+                         {.token = request.stop.token()});
   }
   void end_one() {
     Thread& thread = threads_[random_() % threads_.size()];
     if (thread.requests.empty()) return;
     end(thread.requests[random_() % thread.requests.size()]);
-    while (!thread.requests.empty() && thread.requests.front().taker.is_over()) {
+    while (!thread.requests.empty() && thread.requests.front().waiter.is_over()) {
       thread.requests.pop_front();
     }
   }
   static void end(Request& request) {
-    if (request.taker.is_waiting()) request.stop.request_stop();
-    request.taker.give_back();
+    if (request.waiter.is_waiting()) request.stop.request_stop();
+    request.waiter.release();
   }
   /// The work of the threads' loops.
   void answer_calls() {
@@ -101,9 +101,9 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
   void check_thread(const Thread& thread) {
     ASSERT_EQ(thread.account->held(), thread.used() * kPageSize);
     if (!thread.is_waiting()) return;
-    ASSERT_GT(thread.longest_waiter()->pages, thread.own_free()) << "the quota would have done";
-    for (auto behind = thread.longest_waiter(); behind != thread.requests.end(); ++behind) {
-      ASSERT_FALSE(behind->taker.has_buffer()) << "somebody was overtaken on his own thread";
+    ASSERT_GT(thread.longest_waiter()->pages, thread.own_free()) << "the quota was sufficient";
+    for (auto later = thread.longest_waiter(); later != thread.requests.end(); ++later) {
+      ASSERT_FALSE(later->waiter.has_buffer()) << "overtaking on one thread";
     }
   }
   void check_limits() {
@@ -111,7 +111,7 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
     for (const Thread& thread : threads_) borrowed_[thread.device] += thread.borrowed();
     ASSERT_LE(borrowed_[1], kLimitOfSecondDevice);
     ASSERT_EQ(budget_.free_overflow(), ByteCount(free_overflow() * kPageSize))
-        << "overflow that is not in use is held back";
+        << "unused overflow is not returned";
   }
   [[nodiscard]] std::size_t free_overflow() const {
     return overflow_ - borrowed_[0] - borrowed_[1];
@@ -125,7 +125,7 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
       if (thread.is_waiting() && thread.lack() <= reach) line.push_back(&thread);
     }
     std::ranges::sort(line, {},
-                      [](const Thread* one) { return one->longest_waiter()->taker.name(); });
+                      [](const Thread* one) { return one->longest_waiter()->waiter.name(); });
     for (const Thread* thread : line) {
       const bool is_held_up =
           thread->device == 1 && thread->lack() > kLimitOfSecondDevice - borrowed_[1];
@@ -133,7 +133,7 @@ class BouncePropertyTest : public testing::TestWithParam<unsigned> {
         is_second_device_held_up_ = true;
         continue;
       }
-      ASSERT_GT(thread->lack(), free_overflow()) << "somebody waits who would fit";
+      ASSERT_GT(thread->lack(), free_overflow()) << "a fitting waiter is not served";
       break;
     }
     is_second_device_held_up_ = false;

@@ -32,7 +32,7 @@ class BounceSharingTest : public testing::Test {
       called->serve();
     }
   }
-  BounceWaiter& taker(int name) { return takers_.emplace_back(name, served_); }
+  BounceWaiter& waiter(int name) { return waiters_.emplace_back(name, served_); }
   std::size_t held() const {
     std::size_t sum = 0;
     for (const BounceAccount* account : accounts_) sum += account->held();
@@ -47,7 +47,7 @@ class BounceSharingTest : public testing::Test {
   BounceBufferTracker other_tracker_{
       {.budget = &budget_, .overflow_limit = ByteCount(4 * kPageSize)}};
   task::Scope scope_;
-  std::deque<BounceWaiter> takers_;
+  std::deque<BounceWaiter> waiters_;
 };
 
 TEST_F(BounceSharingTest, CreateHalvesEachLimit) {
@@ -72,7 +72,7 @@ TEST_F(BounceSharingTest, Fault07AnIdleThreadsBudgetServesABusyOne) {
   add(tracker_, 4, 4);
   add(tracker_, 4, 4);
   auto all = busy.try_acquire(16 * kPageSize);
-  ASSERT_TRUE(all) << "its own 8 pages and what the others do not use of theirs";
+  ASSERT_TRUE(all) << "its own 8 pages and the unused overflow of others";
   EXPECT_EQ(busy.held(), 16 * kPageSize);
   EXPECT_EQ(busy.try_acquire(16 * kPageSize + 1).error().kind, ErrorKind::kTooLarge);
   *all = TrackedBounceBuffer();
@@ -92,17 +92,17 @@ TEST_F(BounceSharingTest, OverflowIsLentInTheOrderOfArrival) {
   BounceAccount& first = add(tracker_, 1, 0);
   BounceAccount& second = add(tracker_, 1, 0);
   auto all = *holder.try_acquire(9 * kPageSize);
-  taker(1).start(scope_, first, 8 * kPageSize);
-  taker(2).start(scope_, second, 3 * kPageSize);
-  taker(3).start(scope_, first, kPageSize);
+  waiter(1).start(scope_, first, 8 * kPageSize);
+  waiter(2).start(scope_, second, 3 * kPageSize);
+  waiter(3).start(scope_, first, kPageSize);
   EXPECT_EQ(holder.try_acquire(3 * kPageSize).error().kind, ErrorKind::kBusy);
   all = TrackedBounceBuffer();
-  EXPECT_THAT(calls_, ElementsAre(&first)) << "who does not fit is not called";
+  EXPECT_THAT(calls_, ElementsAre(&first)) << "an unfit waiter is not woken";
   EXPECT_EQ(holder.try_acquire(3 * kPageSize).error().kind, ErrorKind::kBusy)
-      << "what comes later does not overtake the second";
+      << "a later request does not overtake the second";
   answer_calls();
   EXPECT_THAT(served_, ElementsAre(1));
-  takers_[0].give_back();
+  waiters_[0].release();
   answer_calls();
   EXPECT_THAT(served_, testing::UnorderedElementsAre(1, 2, 3));
 }
@@ -112,8 +112,8 @@ TEST_F(BounceSharingTest, AThreadIsWokenOnceHoweverOftenItIsServed) {
   BounceAccount& other = add(tracker_, 1, 0);
   auto one = *holder.try_acquire(5 * kPageSize);
   auto rest = *holder.try_acquire(4 * kPageSize);
-  taker(1).start(scope_, other, 2 * kPageSize);
-  taker(2).start(scope_, other, 2 * kPageSize);
+  waiter(1).start(scope_, other, 2 * kPageSize);
+  waiter(2).start(scope_, other, 2 * kPageSize);
   one = TrackedBounceBuffer();
   rest = TrackedBounceBuffer();
   EXPECT_EQ(calls_.size(), 1u);
@@ -127,15 +127,15 @@ TEST_F(BounceSharingTest, PagesGrantedToACancelledWaiterGoToTheNext) {
   BounceAccount& other = add(tracker_, 1, 0);
   auto all = *holder.try_acquire(5 * kPageSize);
   task::StopSource stop;
-  taker(1).start(scope_, leaver, 5 * kPageSize, {.token = stop.token()});
-  taker(2).start(scope_, other, 5 * kPageSize);
+  waiter(1).start(scope_, leaver, 5 * kPageSize, {.token = stop.token()});
+  waiter(2).start(scope_, other, 5 * kPageSize);
   all = TrackedBounceBuffer();
   ASSERT_THAT(calls_, ElementsAre(&leaver));
   stop.request_stop();
-  EXPECT_EQ(takers_[0].error().kind, ErrorKind::kCancelled);
+  EXPECT_EQ(waiters_[0].error().kind, ErrorKind::kCancelled);
   answer_calls();
   EXPECT_THAT(served_, ElementsAre(2));
-  takers_[1].give_back();
+  waiters_[1].release();
   EXPECT_EQ(budget_.free_overflow(), ByteCount(4 * kPageSize));
 }
 
@@ -145,9 +145,9 @@ TEST_F(BounceSharingTest, ACancelledWaiterAdvancesTheOthers) {
   BounceAccount& other = add(tracker_, 1, 0);
   const auto some = holder.try_acquire(3 * kPageSize);
   task::StopSource stop;
-  taker(1).start(scope_, leaver, 5 * kPageSize, {.token = stop.token()});
-  taker(2).start(scope_, other, 2 * kPageSize);
-  EXPECT_TRUE(takers_[1].is_waiting());
+  waiter(1).start(scope_, leaver, 5 * kPageSize, {.token = stop.token()});
+  waiter(2).start(scope_, other, 2 * kPageSize);
+  EXPECT_TRUE(waiters_[1].is_waiting());
   stop.request_stop();
   answer_calls();
   EXPECT_THAT(served_, ElementsAre(2));
@@ -158,13 +158,13 @@ TEST_F(BounceSharingTest, WaitersOfTwoThreadsDoNotDeadlock) {
   BounceAccount& two = add(tracker_, 2, 4);
   auto first = *one.try_acquire(6 * kPageSize);
   auto second = *two.try_acquire(6 * kPageSize);
-  taker(1).start(scope_, one, 10 * kPageSize);
-  taker(2).start(scope_, two, 10 * kPageSize);
+  waiter(1).start(scope_, one, 10 * kPageSize);
+  waiter(2).start(scope_, two, 10 * kPageSize);
   first = TrackedBounceBuffer();
   second = TrackedBounceBuffer();
   answer_calls();
   EXPECT_THAT(served_, ElementsAre(1));
-  takers_[0].give_back();
+  waiters_[0].release();
   answer_calls();
   EXPECT_THAT(served_, ElementsAre(1, 2));
 }
@@ -172,10 +172,10 @@ TEST_F(BounceSharingTest, WaitersOfTwoThreadsDoNotDeadlock) {
 TEST_F(BounceSharingTest, ARequestForTheWholeQuotaWaitsForItsOwnReleases) {
   BounceAccount& account = add(tracker_, 8, 8);
   auto own = *account.try_acquire(4 * kPageSize);
-  taker(1).start(scope_, account, 16 * kPageSize);
-  EXPECT_TRUE(takers_[0].is_waiting());
+  waiter(1).start(scope_, account, 16 * kPageSize);
+  EXPECT_TRUE(waiters_[0].is_waiting());
   own = TrackedBounceBuffer();
-  EXPECT_TRUE(takers_[0].has_buffer());
+  EXPECT_TRUE(waiters_[0].has_buffer());
 }
 
 TEST_F(BounceSharingTest, Fault07OvertakingIsBounded) {
@@ -183,20 +183,20 @@ TEST_F(BounceSharingTest, Fault07OvertakingIsBounded) {
   BounceAccount& patient = add(tracker_, 1, 0);
   std::deque<TrackedBounceBuffer> held;
   held.push_back(*holder.try_acquire(2 * kPageSize));
-  taker(0).start(scope_, patient, 2 * kPageSize);
+  waiter(0).start(scope_, patient, 2 * kPageSize);
   // The holder's own waiters pass on the two pages, a bounded number of times.
-  for (int i = 1; i <= 100; ++i) taker(i).start(scope_, holder, 2 * kPageSize);
+  for (int i = 1; i <= 100; ++i) waiter(i).start(scope_, holder, 2 * kPageSize);
   held.clear();
-  for (std::size_t i = 1; takers_[0].is_waiting(); ++i) {
+  for (std::size_t i = 1; waiters_[0].is_waiting(); ++i) {
     ASSERT_LE(i, BounceBufferTracker::kMaxOvertakes);
-    takers_[i].give_back();
+    waiters_[i].release();
     answer_calls();
   }
   EXPECT_LE(served_.size(), BounceBufferTracker::kMaxOvertakes + 1);
-  takers_[0].give_back();
+  waiters_[0].release();
   for (int i = 1; i <= 100; ++i) {
     answer_calls();
-    takers_[static_cast<std::size_t>(i)].give_back();
+    waiters_[static_cast<std::size_t>(i)].release();
   }
   EXPECT_EQ(served_.size(), 101u);
 }
@@ -207,12 +207,12 @@ TEST_F(BounceSharingTest, TheLimitOfADeviceBlocksThatDeviceOnly) {
   BounceAccount& also_limited = add(other_tracker_, 1, 0);
   EXPECT_EQ(limited.max_grant(), 5 * kPageSize);
   auto max_grant = *limited.try_acquire(5 * kPageSize);
-  taker(1).start(scope_, also_limited, 2 * kPageSize);
-  EXPECT_TRUE(takers_[0].is_waiting()) << "4 pages of overflow for the device, all in use";
-  EXPECT_TRUE(one.try_acquire(7 * kPageSize)) << "which is no matter of the other device";
+  waiter(1).start(scope_, also_limited, 2 * kPageSize);
+  EXPECT_TRUE(waiters_[0].is_waiting()) << "4 pages of overflow for the device, all in use";
+  EXPECT_TRUE(one.try_acquire(7 * kPageSize)) << "without effect on the other device";
   max_grant = TrackedBounceBuffer();
   answer_calls();
-  EXPECT_TRUE(takers_[0].has_buffer());
+  EXPECT_TRUE(waiters_[0].has_buffer());
 }
 
 TEST_F(BounceSharingTest, TheTotalBoundsAllTrackers) {
@@ -243,7 +243,7 @@ TEST_F(BounceSharingTest, StatisticsAreTheSumOfTheAccounts) {
   BounceAccount& two = add(tracker_, 4, 0);
   auto all = *one.try_acquire(4 * kPageSize);
   EXPECT_TRUE(two.try_acquire(kPageSize));
-  taker(1).start(scope_, one, kPageSize);
+  waiter(1).start(scope_, one, kPageSize);
   all = TrackedBounceBuffer();
   const BounceStatistics sum = tracker_.statistics();
   EXPECT_EQ(sum.grants, 3u);

@@ -115,7 +115,7 @@ TransferPlan::TransferPlan(const Window& window, const DirectIoLimits& limits,
   GUESTIO_CHECK(window.length > 0, "a non-empty window");
   GUESTIO_CHECK(options.max_bounce >= limits.block() && limits.max_bytes >= limits.block() &&
                     limits.max_segments > 0,
-                "room for a block");
+                "capacity for a block");
   std::optional<BounceReason> forced;
   if (options.policy == Policy::kBounceAll) forced = BounceReason::kPolicy;
   Builder(*this, window, limits, options.max_bounce).build(forced);

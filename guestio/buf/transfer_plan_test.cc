@@ -226,7 +226,7 @@ TEST_F(TransferPlanTest, ManyPiecesAreBouncedAsOne) {
   EXPECT_EQ(whole.window_bytes(), 16u * 512);
   EXPECT_EQ(whole.bounced()[BounceReason::kManyPieces], 16u * 512);
   EXPECT_EQ(made(15, std::size_t{15} * 512).bounced()[BounceReason::kManyPieces], 0u)
-      << "there is no bounce memory for all of it";
+      << "not enough bounce memory for the whole";
 }
 
 TEST_F(TransferPlanTest, ManyDirectPiecesStayDirect) {

@@ -286,8 +286,8 @@ TEST(PageLocks, Fault14APartiallyFailedLockLeavesNothingLocked) {
       guest.memory.lock(std::span<const AddressRange>(chain), Access::kWrite, segments);
   EXPECT_EQ(lock.error(), Error::make(ErrorKind::kNotLockable, "", 0x4000));
   EXPECT_THAT(segments, IsEmpty());
-  EXPECT_EQ(guest.backing->locks, 3u) << "and nothing is tried behind the failure";
-  EXPECT_EQ(guest.backing->unlocks, 2u) << "exactly what was locked is unlocked";
+  EXPECT_EQ(guest.backing->locks, 3u) << "no lock after the failure";
+  EXPECT_EQ(guest.backing->unlocks, 2u) << "exactly the locked pages are unlocked";
   EXPECT_THAT(guest.backing->locked, IsEmpty());
 }
 
@@ -347,12 +347,12 @@ TEST(PageLocks, Fault22OnlyBackingsInProbeModeAreProbed) {
   plain.backing->protect(1, Mapping::Access::kNone);
   SegmentArray<1> segments;
   EXPECT_TRUE(plain.memory.lock(range(0x100000, 0x3000), Access::kRead, segments))
-      << "the kernel will answer EFAULT";
+      << "the kernel returns EFAULT";
   EXPECT_THAT(plain.backing->faults, IsEmpty());
   Guarded guarded(kBitmaps);
   guarded.backing->protect(1, Mapping::Access::kNone);
   EXPECT_TRUE(guarded.memory.lock(range(0x100000, 0x3000), Access::kRead, segments))
-      << "a bitmap is asked, and no page is touched";
+      << "the bitmap is checked, and no page is touched";
   EXPECT_THAT(guarded.backing->faults, IsEmpty());
   Guarded probed({.lock_mode = LockMode::kProbe});
   probed.backing->protect(1, Mapping::Access::kNone);

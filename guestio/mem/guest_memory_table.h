@@ -52,11 +52,11 @@ struct Table {
     std::size_t count = regions.size();
     // Few regions: a linear search predicts better than a binary one.
     if (count > 8) {
-      const auto behind = std::upper_bound(
+      const auto past = std::upper_bound(
           regions.begin(), regions.end(), address,
           [](std::uint64_t value, const Region& region) { return value < region.start; });
-      if (behind == regions.begin()) return nullptr;
-      first = &*(behind - 1);
+      if (past == regions.begin()) return nullptr;
+      first = &*(past - 1);
       count = 1;
     }
     for (; count != 0; --count, ++first) {

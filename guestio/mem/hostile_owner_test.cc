@@ -180,7 +180,7 @@ TEST(MemoryTableChanges, AHandleKeepsItsRegionsMapped) {
     const auto range = AddressRange::from_checked(Gpa(kFar + place), 8);
     while (!done) {
       const GuestMemory memory = take();
-      EXPECT_TRUE(memory.store<std::uint64_t>(Gpa(place), 1)) << "a region that always stays";
+      EXPECT_TRUE(memory.store<std::uint64_t>(Gpa(place), 1)) << "a permanent region";
       SegmentArray<1> segments;
       const auto lock = memory.lock(range, Access::kWrite, segments);
       EXPECT_EQ(lock.has_value(), memory.regions().size() == 2);

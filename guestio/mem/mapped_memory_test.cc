@@ -149,7 +149,7 @@ TEST(MappedMemory, OneReservationKeepsTheGuestsLayout) {
   ASSERT_EQ(placed.size(), 2u);
   EXPECT_EQ(distance(placed[0]), distance(placed[1]));
   EXPECT_EQ(distance(placed[0]) % kGiB, 0u);
-  EXPECT_FALSE(probe_read(placed[0].host + kMiB)) << "a hole is address space without memory";
+  EXPECT_FALSE(probe_read(placed[0].host + kMiB)) << "a hole is PROT_NONE";
 }
 
 TEST(MappedMemory, DistantRegionsAreMappedSeparately) {

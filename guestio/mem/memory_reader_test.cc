@@ -66,7 +66,7 @@ TEST_F(ReaderWriterTest, AFailedReadDoesNotAdvance) {
   ASSERT_EQ(::mprotect(page, kPageSize, PROT_NONE), 0);
   EXPECT_EQ(reader.read(std::span(buffer).first(0x20)).error(),
             Error::make(ErrorKind::kMemoryFault, "", 0x1000));
-  EXPECT_EQ(reader.remaining(), 0x20u) << "a faulting read does not move it";
+  EXPECT_EQ(reader.remaining(), 0x20u) << "a faulting read does not advance";
   EXPECT_TRUE(reader.read(std::span(buffer).first(0x10)));
   EXPECT_EQ(reader.remaining(), 0x10u);
 }

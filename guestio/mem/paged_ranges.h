@@ -100,10 +100,10 @@ class RangeList {
     using difference_type = std::ptrdiff_t;
 
     [[gnu::always_inline]] constexpr explicit Iterator(const RangeList& list) noexcept
-        : behind_(list.ranges_), left_(list.length_) {
+        : next_(list.ranges_), left_(list.length_) {
       if (left_ == 0) return;
       range_ = list.front();
-      ++behind_;
+      ++next_;
       left_ -= range_.length();
     }
     [[nodiscard]] constexpr Range operator*() const noexcept { return range_; }
@@ -114,7 +114,7 @@ class RangeList {
           range_ = Range();
           return *this;
         }
-        range_ = *behind_++;
+        range_ = *next_++;
       } while (range_.is_empty());
       if (range_.length() > left_) [[unlikely]]
         range_ = range_.subrange(0, left_);
@@ -128,8 +128,8 @@ class RangeList {
 
    private:
     Range range_;
-    const Range* behind_;  // the next one
-    std::uint64_t left_;   // bytes behind this one
+    const Range* next_;   // the next one
+    std::uint64_t left_;  // bytes after this one
   };
   [[nodiscard]] constexpr Iterator begin() const noexcept { return Iterator(*this); }
   [[nodiscard]] constexpr std::default_sentinel_t end() const noexcept { return {}; }

@@ -85,7 +85,7 @@ TEST_F(PagedRangesTest, CheckedFormsRejectBytesOutside) {
   EXPECT_EQ(ranges_.length(), 0x1830u);
   PagedRanges rest = ranges_;
   rest.truncate(0x10);
-  EXPECT_FALSE(rest.try_skip(0x11)) << "what was cut off does not come back";
+  EXPECT_FALSE(rest.try_skip(0x11)) << "truncated bytes do not return";
 }
 
 TEST_F(PagedRangesTest, ContractFormsStopTheProcess) {

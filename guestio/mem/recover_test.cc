@@ -78,7 +78,7 @@ TEST_P(RecoverTest, AFaultAtTheSourceGivesTheExactCount) {
       ASSERT_EQ(outcome.done, readable) << "of " << length;
       ASSERT_EQ(outcome.fault, FaultSide::kSource);
       ASSERT_EQ(std::memcmp(buffer.data() + 3, edge() - readable, readable), 0);
-      ASSERT_EQ(buffer[3 + readable], std::byte{0xee}) << "nothing behind it is written";
+      ASSERT_EQ(buffer[3 + readable], std::byte{0xee}) << "nothing after it is written";
     }
   }
 }
@@ -113,7 +113,7 @@ TEST_P(RecoverTest, WithoutAvxLongCopiesAreTheSame) {
       const std::size_t read = internal::copy_long_sse2(buffer.data() + 3, edge() - good, length);
       ASSERT_LE(read, good);
       ASSERT_EQ(std::memcmp(buffer.data() + 3, edge() - good, read), 0);
-      ASSERT_EQ(buffer[3 + good], std::byte{0xee}) << "nothing behind it is written";
+      ASSERT_EQ(buffer[3 + good], std::byte{0xee}) << "nothing after it is written";
       std::memset(edge() - good, 0, good);
       const std::size_t written = internal::copy_long_sse2(edge() - good, buffer.data(), length);
       ASSERT_LE(written, good);

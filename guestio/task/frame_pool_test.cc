@@ -82,7 +82,7 @@ TEST(FramePool, ABlockMayBeFreedAfterTheThreadsListsAreGone) {
     late.kept_bytes = &kept_bytes;
     FramePool::release(FramePool::allocate(256), 256);
   }).join();
-  EXPECT_EQ(kept_bytes, 0U) << "nobody would free it any more";
+  EXPECT_EQ(kept_bytes, 0U) << "no destructor would free it";
 }
 
 }  // namespace

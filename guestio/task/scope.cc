@@ -17,7 +17,7 @@ std::coroutine_handle<> detail::PromiseBase::finish(std::coroutine_handle<> self
   return std::noop_coroutine();
 }
 
-Scope::~Scope() { GUESTIO_CHECK(running_ == 0, "no running task when a scope ends"); }
+Scope::~Scope() { GUESTIO_CHECK(running_ == 0, "no running tasks at the end of a scope"); }
 
 void Scope::spawn(Task<> task) noexcept {
   GUESTIO_CHECK(task.handle_, "a task that holds a coroutine");

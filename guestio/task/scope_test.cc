@@ -102,7 +102,7 @@ TEST(ScopeDeathTest, DestroyingItWithARunningTaskIsABug) {
         Scope scope;
         scope.spawn(wait_once(queue));
       },
-      "no running task when a scope ends");
+      "no running tasks at the end of a scope");
 }
 
 }  // namespace

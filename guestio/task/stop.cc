@@ -16,7 +16,7 @@ bool StopListener::listen(StopToken token) noexcept {
 StopSource::StopSource(StopToken parent) noexcept { requested_ = !listen(parent); }
 
 StopSource::~StopSource() {
-  GUESTIO_CHECK(listeners_.is_empty(), "nobody listening when a stop source ends");
+  GUESTIO_CHECK(listeners_.is_empty(), "no listeners at the end of a stop source");
 }
 
 void StopSource::request_stop() noexcept {

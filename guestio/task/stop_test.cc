@@ -116,7 +116,7 @@ TEST(StopSourceDeathTest, DestroyingItWithAListenerIsABug) {
         StopSource source;
         (void)listener.listen(source.token());
       },
-      "nobody listening when a stop source ends");
+      "no listeners at the end of a stop source");
 }
 
 }  // namespace

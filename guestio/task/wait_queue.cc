@@ -39,7 +39,7 @@ bool Waiter::await_ready() noexcept {
 void Waiter::await_suspend(std::coroutine_handle<> waiting) noexcept {
   waiting_ = waiting;
   queue_.waiters_.push_back(*this);
-  GUESTIO_CHECK(listen(token_), "a token that was not stopped a moment ago");
+  GUESTIO_CHECK(listen(token_), "a token that is not stopped");
 }
 
 void Waiter::on_stop() noexcept {
@@ -49,7 +49,7 @@ void Waiter::on_stop() noexcept {
 }
 
 WaitQueue::~WaitQueue() {
-  GUESTIO_CHECK(waiters_.is_empty(), "no waiting coroutine when a wait queue ends");
+  GUESTIO_CHECK(waiters_.is_empty(), "no waiters at the end of a wait queue");
 }
 
 void WaitQueue::wake(Waiter& waiter) noexcept {

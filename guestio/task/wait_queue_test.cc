@@ -217,7 +217,7 @@ TEST(WaitQueueDeathTest, DestroyingItWithAWaiterIsABug) {
         WaitQueue queue;
         scope.spawn(wait_and_note(queue, 1, log));
       },
-      "no waiting coroutine when a wait queue ends");
+      "no waiters at the end of a wait queue");
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ class BounceWaiter {
   /// Appends its name to `served` once served.
   BounceWaiter(int name, std::vector<int>& served) : name_(name), served_(served) {}
 
-  task::Task<> take(BounceAccount& account, std::size_t size, AcquireOptions options) {
+  task::Task<> acquire(BounceAccount& account, std::size_t size, AcquireOptions options) {
     auto granted = co_await account.acquire(size, options);
     if (granted) served_.push_back(name_);
     result_.emplace(std::move(granted));
@@ -27,7 +27,7 @@ class BounceWaiter {
   /// Starts in `scope`. Returns itself.
   BounceWaiter& start(task::Scope& scope, BounceAccount& account, std::size_t size,
                       const AcquireOptions& options = {}) {
-    scope.spawn(take(account, size, options));
+    scope.spawn(acquire(account, size, options));
     return *this;
   }
 
@@ -39,7 +39,7 @@ class BounceWaiter {
   [[nodiscard]] bool has_buffer() const noexcept { return result_ && result_->has_value(); }
   [[nodiscard]] const Error& error() const { return result_->error(); }
   [[nodiscard]] TrackedBounceBuffer& buffer() { return **result_; }
-  void give_back() {
+  void release() {
     if (has_buffer()) **result_ = TrackedBounceBuffer();
   }
 

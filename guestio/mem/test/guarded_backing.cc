@@ -93,7 +93,7 @@ Result<> GuardedBacking::lock_pages(std::uint64_t offset, std::uint64_t length) 
 
 void GuardedBacking::unlock_pages(std::uint64_t offset, std::uint64_t length) noexcept {
   const auto it = std::ranges::find(locked, Extent{offset, length});
-  GUESTIO_CHECK(it != locked.end(), "to unlock what is locked");
+  GUESTIO_CHECK(it != locked.end(), "to unlock locked pages");
   locked.erase(it);
   ++unlocks;
 }

@@ -9,19 +9,19 @@
 namespace guestio::uring {
 namespace {
 
-// What one call moves at most (the kernel's MAX_RW_COUNT).
-constexpr std::size_t kLargestTransfer = 0x7ffff000;
+// The kernel's MAX_RW_COUNT.
+constexpr std::size_t kMaxTransfer = 0x7ffff000;
 
 unsigned to_length(std::size_t size) noexcept {
-  return static_cast<unsigned>(std::min(size, kLargestTransfer));
+  return static_cast<unsigned>(std::min(size, kMaxTransfer));
 }
 
-// More than the kernel takes is for it to refuse, so the count must only not wrap.
+// The kernel rejects counts beyond its maximum; the count here must only not wrap.
 unsigned to_count(std::size_t size) noexcept {
   return static_cast<unsigned>(std::min<std::size_t>(size, UINT32_MAX));
 }
 
-// An entry for `file`, filled in by `prepare` first, because that sets the descriptor too.
+// An SQE for `file`. `prepare` comes first because it also sets the descriptor.
 template <typename Prepare>
 io_uring_sqe make_entry(File file, Prepare prepare) noexcept {
   io_uring_sqe entry{};
@@ -32,7 +32,7 @@ io_uring_sqe make_entry(File file, Prepare prepare) noexcept {
 
 io_uring_sqe make_timeout(const __kernel_timespec& duration) noexcept {
   io_uring_sqe entry{};
-  // The kernel only reads it.
+  // The kernel only reads the duration.
   ::io_uring_prep_timeout(&entry, const_cast<__kernel_timespec*>(&duration), 0, 0);
   return entry;
 }
@@ -47,13 +47,13 @@ __kernel_timespec to_timespec(std::chrono::nanoseconds duration) noexcept {
 void RingAwaitable::await_suspend(std::coroutine_handle<> waiting) noexcept {
   waiting_ = waiting;
   loop_.start(*this);
-  GUESTIO_CHECK(listen(token_), "a token that was not stopped a moment ago");
+  GUESTIO_CHECK(listen(token_), "a token not stopped, as await_ready() has seen");
 }
 
 void RingAwaitable::complete(std::int32_t result, std::uint32_t) noexcept {
   stop_listening();
   result_ = result;
-  waiting_.resume();  // destroys this, as a rule
+  waiting_.resume();  // usually destroys this
 }
 
 SleepAwaitable::SleepAwaitable(Loop& loop, std::chrono::nanoseconds duration,

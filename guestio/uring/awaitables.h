@@ -14,25 +14,25 @@
 #include "guestio/task/stop.h"
 #include "guestio/uring/loop.h"
 
-/// System calls to be awaited:
+/// Awaitable system calls:
 ///
 ///     const std::int32_t result = co_await uring::read(loop, file, buffer, FileOffset(0), token);
 ///     if (result < 0) co_return fail(Error::host(-result, "read"));
 ///
-/// The result is what the system call returns, or -errno. When `token` is stopped, the kernel is
-/// asked to give up and the coroutine goes on once it has let go of the buffers: with -ECANCELED,
-/// or with the call's own result when that was faster. A token that is stopped beforehand gives
-/// -ECANCELED without a call.
+/// The result is the return value of the system call, or -errno. A stop of `token` cancels the
+/// operation. The coroutine resumes after the kernel has released the buffers, with -ECANCELED or,
+/// if the call was faster, its own result. A token stopped beforehand gives -ECANCELED without a
+/// call.
 ///
-/// What is passed by reference (buffers, addresses, message headers) stays the caller's and must
-/// live until the coroutine goes on, which is on the loop's thread, from within run(). The
-/// coroutine must not be destroyed before that (checked).
+/// Buffers, addresses and message headers belong to the caller and must live until the coroutine
+/// resumes. It resumes on the loop's thread, from within run(), and must not be destroyed before
+/// (checked).
 namespace guestio::uring {
 
-/// One call in progress; lives in the awaiting coroutine's frame.
+/// One call in flight. Lives in the awaiting coroutine's frame.
 class [[nodiscard]] RingAwaitable : public Operation, private task::StopListener {
  public:
-  /// `entry`: what is to be submitted. Most use the functions below.
+  /// `entry`: the SQE to submit. The functions below make it.
   RingAwaitable(Loop& loop, const io_uring_sqe& entry, task::StopToken token) noexcept
       : loop_(loop), token_(token), entry_(entry) {}
 
@@ -52,23 +52,23 @@ class [[nodiscard]] RingAwaitable : public Operation, private task::StopListener
   io_uring_sqe entry_;
 };
 
-/// A pause; see sleep().
+/// The awaitable of sleep().
 class [[nodiscard]] SleepAwaitable : public RingAwaitable {
  public:
   SleepAwaitable(Loop& loop, std::chrono::nanoseconds duration, task::StopToken token) noexcept;
-  /// 0 when the time is over.
+  /// 0 after the duration.
   std::int32_t await_resume() const noexcept;
 
  private:
   __kernel_timespec duration_;
 };
 
-/// Does nothing, once through the kernel.
+/// IORING_OP_NOP.
 RingAwaitable nop(Loop& loop, task::StopToken token = {}) noexcept;
 
-// Files. At most 2 GiB - 4 KiB a call; fewer bytes than asked for may be moved. `flags` are RWF_*.
-// `offset` is kCurrentPosition for what has no positions: pipes, sockets, eventfds.
-// The plain forms pass one buffer, the vectored ones at most IOV_MAX (1024).
+// Files. At most 2 GiB - 4 KiB per call; transfers may be short. `flags` are RWF_*. `offset` is
+// kCurrentPosition for files without positions: pipes, sockets, eventfds. The plain forms take one
+// buffer, the vectored forms at most IOV_MAX (1024).
 
 inline constexpr FileOffset kCurrentPosition = FileOffset(~std::uint64_t{0});
 
@@ -83,7 +83,7 @@ RingAwaitable writev(Loop& loop, File file, std::span<const iovec> buffers, File
 
 enum class SyncKind : bool {
   kAll,   ///< fsync
-  kData,  ///< fdatasync: without metadata that is not needed to read the data back
+  kData,  ///< fdatasync: without metadata not needed to read the data back
 };
 RingAwaitable fsync(Loop& loop, File file, SyncKind kind, task::StopToken token = {}) noexcept;
 /// `mode`: FALLOC_FL_*.
@@ -92,19 +92,19 @@ RingAwaitable fallocate(Loop& loop, File file, int mode, FileOffset offset, Byte
 
 // Sockets and events.
 
-/// `flags`: MSG_*. `message` is written to.
+/// `flags`: MSG_*. Writes to `message`.
 RingAwaitable recvmsg(Loop& loop, File socket, msghdr& message, int flags = 0,
                       task::StopToken token = {}) noexcept;
 RingAwaitable sendmsg(Loop& loop, File socket, const msghdr& message, int flags = 0,
                       task::StopToken token = {}) noexcept;
-/// Gives the new descriptor, which is the caller's; `flags`: SOCK_CLOEXEC and so on.
+/// Returns the new descriptor, which belongs to the caller. `flags`: SOCK_CLOEXEC and so on.
 RingAwaitable accept(Loop& loop, File socket, int flags = SOCK_CLOEXEC,
                      task::StopToken token = {}) noexcept;
 RingAwaitable connect(Loop& loop, File socket, const sockaddr& address, socklen_t length,
                       task::StopToken token = {}) noexcept;
-/// Waits for one of POLLIN and so on; gives those that came.
+/// Waits for one of `events` (POLLIN and so on). Returns the events that occurred.
 RingAwaitable poll(Loop& loop, File file, unsigned events, task::StopToken token = {}) noexcept;
-/// Gives 0 after `duration`, or -ECANCELED.
+/// Returns 0 after `duration`, or -ECANCELED.
 SleepAwaitable sleep(Loop& loop, std::chrono::nanoseconds duration,
                      task::StopToken token = {}) noexcept;
 

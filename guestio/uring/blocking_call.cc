@@ -8,7 +8,7 @@
 namespace guestio::uring {
 
 bool BlockingCall::await_suspend(std::coroutine_handle<> waiting) noexcept {
-  // The loop's thread resumes the coroutine, and only after this has returned.
+  // The loop's thread resumes the coroutine, after this function has returned.
   auto thread = start_thread("guestio-call", [this, waiting] {
     result_ = function_();
     loop_.post([waiting] { waiting.resume(); });
@@ -22,7 +22,7 @@ bool BlockingCall::await_suspend(std::coroutine_handle<> waiting) noexcept {
 }
 
 std::int32_t BlockingCall::await_resume() {
-  // It has nothing left to do, but may not be out of post() yet.
+  // The function is done; the thread may still be inside post().
   if (thread_.joinable()) thread_.join();
   return result_;
 }

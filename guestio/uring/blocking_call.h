@@ -11,16 +11,16 @@
 
 namespace guestio::uring {
 
-/// A call that blocks and for which io_uring has no operation, on a thread of its own while a
-/// coroutine of the loop waits:
+/// Runs a blocking call without an io_uring operation on a thread of its own, while a coroutine of
+/// the loop waits:
 ///
-///     BlockingCall erasing(loop, [fd] { return ::ioctl(fd, ...) == 0 ? 0 : -errno; });
-///     const std::int32_t result = co_await erasing;
+///     BlockingCall erase(loop, [fd] { return ::ioctl(fd, ...) == 0 ? 0 : -errno; });
+///     const std::int32_t result = co_await erase;
 ///
-/// For what is rare: each costs a thread, so whoever lets others ask for them bounds how many run
-/// at once. The result is the function's, or -errno when there is no thread to be had.
+/// For rare calls: each costs a thread. Callers bound the number of concurrent calls. The result is
+/// the function's, or -errno if no thread can be started.
 ///
-/// Threads: the loop's; the function runs on another one.
+/// Threads: the loop's; the function runs on another thread.
 class BlockingCall {
  public:
   using Function = std::move_only_function<std::int32_t()>;
@@ -32,7 +32,7 @@ class BlockingCall {
   ~BlockingCall() = default;
 
   [[nodiscard]] bool await_ready() const noexcept { return false; }
-  /// Goes on at once when there is no thread.
+  /// Resumes at once if no thread can be started.
   bool await_suspend(std::coroutine_handle<> waiting) noexcept;
   std::int32_t await_resume();
 

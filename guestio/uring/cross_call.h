@@ -9,50 +9,52 @@
 
 namespace guestio::uring {
 
-/// A question to another thread, asked from a coroutine:
+/// An awaitable call on another loop's thread:
 ///
-///     CrossCall<std::uint16_t> call(there, home, [&](auto reply) { vring.stop(...reply(index)...);
-///     }); const std::uint16_t index = co_await call;
+///     CrossCall<std::uint16_t> call(callee, caller,
+///                                   [&](auto reply) { vring.stop(...reply(index)...); });
+///     const std::uint16_t index = co_await call;
 ///
-/// The function runs on the other thread's loop and calls `reply(value)` exactly once, then or
-/// later, on that thread. The coroutine goes on at home. Control path only: posts allocate.
-template <typename Answer>
+/// The function runs on the callee's thread and calls `reply(value)` exactly once, immediately or
+/// later, on that thread. The coroutine resumes on the caller's thread. For control paths only:
+/// posts allocate.
+template <typename Value>
 class CrossCall {
  public:
-  /// What the function calls to answer.
+  /// Passed to the function, which calls it with the result.
   class Reply {
    public:
     explicit Reply(CrossCall& call) noexcept : call_(&call) {}
-    void operator()(Answer answer) const { call_->answer(std::move(answer)); }
+    void operator()(Value value) const { call_->reply(std::move(value)); }
 
    private:
     CrossCall* call_;
   };
   using Function = std::move_only_function<void(Reply reply)>;
 
-  CrossCall(uring::Loop& there, uring::Loop& home, Function function)
-      : there_(there), home_(home), function_(std::move(function)) {}
+  CrossCall(Loop& callee, Loop& caller, Function function)
+      : callee_(callee), caller_(caller), function_(std::move(function)) {}
   CrossCall(const CrossCall&) = delete;
   CrossCall& operator=(const CrossCall&) = delete;
 
   [[nodiscard]] bool await_ready() const noexcept { return false; }
   void await_suspend(std::coroutine_handle<> handle) {
     handle_ = handle;
-    there_.post([this] { function_(Reply(*this)); });
+    callee_.post([this] { function_(Reply(*this)); });
   }
-  Answer await_resume() { return std::move(*answer_); }
+  Value await_resume() { return std::move(*value_); }
 
  private:
-  void answer(Answer answer) {
-    answer_.emplace(std::move(answer));
-    home_.post([handle = handle_] { handle.resume(); });
+  void reply(Value value) {
+    value_.emplace(std::move(value));
+    caller_.post([handle = handle_] { handle.resume(); });
   }
 
-  uring::Loop& there_;
-  uring::Loop& home_;
+  Loop& callee_;
+  Loop& caller_;
   Function function_;
   std::coroutine_handle<> handle_;
-  std::optional<Answer> answer_;
+  std::optional<Value> value_;
 };
 
 }  // namespace guestio::uring

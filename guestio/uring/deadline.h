@@ -10,19 +10,18 @@
 
 namespace guestio::uring {
 
-/// A token that is stopped when some time has passed, or when another token is.
+/// A stop token with a time limit: stopped after a duration, or with its parent token.
 ///
 ///     Deadline limit(loop, seconds(2), stop);
 ///     ... co_await something(limit.token());
-///     auto ending = limit.disarm();
-///     co_await std::move(ending);
+///     co_await limit.disarm();
 ///
-/// Threads: the loop's. Lifetime: end() has been waited for when it is destroyed.
+/// Threads: the loop's. Lifetime: awaited disarm() comes before destruction.
 class Deadline {
  public:
-  Deadline(uring::Loop& loop, std::chrono::milliseconds duration, task::StopToken parent = {})
+  Deadline(Loop& loop, std::chrono::milliseconds duration, task::StopToken parent = {})
       : limit_(parent) {
-    waiting_.spawn(wait(loop, duration));
+    timer_.spawn(wait(loop, duration));
   }
   Deadline(const Deadline&) = delete;
   Deadline& operator=(const Deadline&) = delete;
@@ -32,11 +31,11 @@ class Deadline {
   task::Task<> disarm();
 
  private:
-  task::Task<> wait(uring::Loop& loop, std::chrono::milliseconds duration);
+  task::Task<> wait(Loop& loop, std::chrono::milliseconds duration);
 
   task::StopSource limit_;
-  task::StopSource done_;
-  task::Scope waiting_;
+  task::StopSource disarmed_;
+  task::Scope timer_;
 };
 
 }  // namespace guestio::uring

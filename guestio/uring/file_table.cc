@@ -16,16 +16,16 @@ File FileTable::add(int fd) noexcept {
     return File(fd);
   }
   free_.pop_back();
-  return File(fd, slot);
+  return File::registered(fd, slot);
 }
 
 void FileTable::remove(File file) noexcept {
   if (!file.is_registered()) return;
-  const int nothing = -1;
-  // A slot that could not be emptied still holds the file: it is lost, not used again.
-  const int updated =
-      ::io_uring_register_files_update(ring_.raw(), static_cast<unsigned>(file.slot_), &nothing, 1);
-  if (updated == 1) free_.push_back(file.slot_);
+  const int none = -1;
+  const auto slot = static_cast<unsigned>(file.slot());
+  const int updated = ::io_uring_register_files_update(ring_.raw(), slot, &none, 1);
+  // After a failure the slot still holds the file and is never reused.
+  if (updated == 1) free_.push_back(file.slot());
 }
 
 }  // namespace guestio::uring

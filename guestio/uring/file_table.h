@@ -8,18 +8,18 @@
 
 namespace guestio::uring {
 
-/// The ring's table of registered files. Registration is an optimisation: whatever stands in its
-/// way, the answer is the plain descriptor.
+/// The ring's table of registered files. Registration is an optimisation: every failure falls back
+/// to the plain descriptor.
 /// Threads: the ring's.
 class FileTable {
  public:
-  /// Reserves `slots` in the kernel; a kernel that refuses leaves a table without any.
+  /// Registers a sparse table of `slots`. If the kernel refuses, the table has no slots.
   FileTable(Ring& ring, unsigned slots) noexcept;
 
-  /// Registers `fd`, which stays the caller's; gives File(fd) when no slot is free or the kernel
-  /// refuses.
+  /// Registers `fd`, which the caller keeps. Returns a plain File(fd) if no slot is free or the
+  /// kernel refuses.
   [[nodiscard]] File add(int fd) noexcept;
-  /// Frees the slot. Operations in flight keep the file open until they are done.
+  /// Frees the slot. Operations in flight keep the file open until they complete.
   void remove(File file) noexcept;
 
   [[nodiscard]] std::size_t free_slots() const noexcept { return free_.size(); }

@@ -11,17 +11,17 @@
 
 namespace guestio::uring {
 
-/// A ring beside a loop's own whose operations are finished by looking for them and not by an
-/// interrupt of the device (IORING_SETUP_IOPOLL): direct reads and writes of files on devices that
-/// have queues for it. While one is in flight the loop does not sleep.
+/// A second ring of a loop with polled completions (IORING_SETUP_IOPOLL), for direct reads and
+/// writes on devices with polling queues. The loop does not sleep while an operation is in flight.
 ///
-/// 1. What a file without such a device answers is -EOPNOTSUPP, which is not an error of the data.
-/// 2. The loop's tables mean nothing here: operations name plain files and plain memory.
+/// 1. Files on other devices complete with -EOPNOTSUPP, which is not a data error.
+/// 2. The loop's registered files and buffers are not valid here: operations use plain descriptors
+///    and plain memory.
 /// 3. Operations cannot be cancelled.
 ///
-/// Threads: the loop's. Lifetime: the loop outlives it; nothing is in flight when it goes
+/// Threads: the loop's. Lifetime: the loop outlives it; no operation is in flight at destruction
 /// (checked).
-class IopollRing final : private Deferred {
+class IopollRing final : private Deferred, private OperationOwner {
  public:
   /// Errors: as Ring::create().
   static Result<std::unique_ptr<IopollRing>> create(Loop& loop);
@@ -29,19 +29,18 @@ class IopollRing final : private Deferred {
   IopollRing& operator=(const IopollRing&) = delete;
   ~IopollRing();
 
-  /// As Loop::start(): submitted at the end of the batch, complete() is called from Loop::run().
+  /// As Loop::start(): submitted at the end of the batch; complete() is called from Loop::run().
   void start(Operation& operation) noexcept;
   [[nodiscard]] std::size_t in_flight() const noexcept { return in_flight_; }
 
  private:
   IopollRing(Loop& loop, Ring ring) noexcept : loop_(loop), ring_(std::move(ring)) {}
   void run() noexcept override;  // uring::Deferred
-  [[nodiscard]] bool try_prepare(Operation& operation) noexcept;
 
   Loop& loop_;
   Ring ring_;
-  task::IntrusiveList<Operation> waiting_;  // for a submission entry
-  std::size_t in_flight_ = 0;               // those that wait included
+  task::IntrusiveList<Operation> waiting_;  // for an SQE
+  std::size_t in_flight_ = 0;               // waiting_ included
 };
 
 }  // namespace guestio::uring

@@ -3,20 +3,12 @@
 
 #include <poll.h>
 
-#include <bit>
 #include <cerrno>
 #include <utility>
 
 #include "guestio/base/check.h"
 
 namespace guestio::uring {
-namespace {
-
-std::uint64_t to_user_data(const Operation& operation) noexcept {
-  return reinterpret_cast<std::uintptr_t>(&operation);
-}
-
-}  // namespace
 
 Result<std::unique_ptr<Loop>> Loop::create(const LoopOptions& options) {
   auto ring = Ring::create(options.ring);
@@ -36,22 +28,22 @@ Loop::Loop(Ring ring, Mailbox mailbox, const LoopOptions& options) noexcept
 }
 
 Loop::~Loop() {
-  GUESTIO_CHECK(is_own_thread(), "a loop to end on its own thread");
-  GUESTIO_CHECK(in_flight() == 0, "no operation in flight when a loop ends");
-  // The kernel still polls the mailbox for it, until the ring is gone; it owns no memory of ours.
+  GUESTIO_CHECK(is_own_thread(), "loop destroyed on its own thread");
+  GUESTIO_CHECK(in_flight() == 0, "no operation in flight when a loop is destroyed");
+  // The kernel polls the mailbox until the ring is closed; the poll refers to no memory of ours.
   wake_up_.unlink();
-  wake_up_.state_ = Operation::State::kIdle;
+  set_state(wake_up_, State::kIdle);
 }
 
 void Loop::start(Operation& operation) noexcept {
-  GUESTIO_CHECK(is_own_thread(), "operations to be started on the loop's own thread");
-  GUESTIO_CHECK(!operation.in_flight(), "an operation to be started when it is not in flight");
+  GUESTIO_CHECK(is_own_thread(), "operation started on the loop's own thread");
+  GUESTIO_CHECK(!operation.in_flight(), "operation started while not in flight");
   ++statistics_.operations;
   ++in_flight_;
-  operation.cancel_requested_ = false;
-  if (waiting_.is_empty() && try_prepare(operation)) return;
+  reset_cancel(operation);
+  if (waiting_.is_empty() && try_prepare(operation, ring_.next_sqe())) return;
   ++statistics_.sq_full;
-  operation.state_ = Operation::State::kQueued;
+  set_state(operation, State::kQueued);
   waiting_.push_back(operation);
 }
 
@@ -60,13 +52,12 @@ void Loop::submit() noexcept {
 }
 
 void Loop::cancel(Operation& operation) noexcept {
-  GUESTIO_CHECK(is_own_thread(), "operations to be cancelled on the loop's own thread");
-  if (!operation.in_flight() || operation.cancel_requested_) return;
-  operation.cancel_requested_ = true;
+  GUESTIO_CHECK(is_own_thread(), "operation cancelled on the loop's own thread");
+  if (!operation.in_flight() || request_cancel(operation)) return;
   ++statistics_.cancellations;
-  if (operation.state_ == Operation::State::kQueued) {
+  if (state_of(operation) == State::kQueued) {
     operation.unlink();
-    operation.state_ = Operation::State::kCancelled;
+    set_state(operation, State::kCancelled);
     cancelled_.push_back(operation);
     return;
   }
@@ -80,12 +71,12 @@ void Loop::defer(Deferred& deferred) noexcept {
 }
 
 void Loop::add_poller(Poller& poller) noexcept {
-  GUESTIO_CHECK(!poller.is_linked(), "a poller to be added once");
+  GUESTIO_CHECK(!poller.is_linked(), "poller added once");
   pollers_.push_back(poller);
 }
 
 void Loop::run() noexcept {
-  // Acquire: pairs with the release in stop(), what its caller did before is seen after run().
+  // Acquire: pairs with the release in stop(); the caller's earlier writes are visible after run().
   do {
     iterate(Idle::kSleeps);
   } while (!stop_requested_.load(std::memory_order_acquire) || mailbox_.has_messages());
@@ -104,15 +95,15 @@ void Loop::run_until_idle() noexcept {
 }
 
 void Loop::iterate(Idle idle) noexcept {
-  GUESTIO_CHECK(is_own_thread(), "a loop to run on the thread that made it");
+  GUESTIO_CHECK(is_own_thread(), "loop run on the thread of its creation");
   ++statistics_.iterations;
   if (mailbox_.has_messages()) statistics_.posts += mailbox_.run_messages();
   reap_completions();
   const bool is_busy = run_pollers();
   run_deferred();
   prepare_waiting();
-  const bool has_reason_to_sleep = idle == Idle::kSleeps || in_flight() != 0;
-  if (!is_busy && has_reason_to_sleep && can_sleep()) {
+  const bool expects_events = idle == Idle::kSleeps || in_flight() != 0;
+  if (!is_busy && expects_events && can_sleep()) {
     ring_.enter(Ring::Wait::kForOne);
   } else if (ring_.has_work_for_kernel()) {
     ring_.enter(Ring::Wait::kNo);
@@ -121,29 +112,18 @@ void Loop::iterate(Idle idle) noexcept {
 }
 
 bool Loop::can_sleep() const noexcept {
-  // A post or stop that comes after this look signals the mailbox's descriptor, which ends the
-  // sleep.
+  // A later post or stop signals the mailbox's eventfd, which ends the sleep.
   return waiting_.is_empty() && to_cancel_.is_empty() && cancelled_.is_empty() &&
          deferred_.is_empty() && !mailbox_.has_messages() &&
          !stop_requested_.load(std::memory_order_acquire);
 }
 
-bool Loop::try_prepare(Operation& operation) noexcept {
-  io_uring_sqe* const entry = ring_.next_sqe();
-  if (entry == nullptr) return false;
-  operation.state_ = Operation::State::kSubmitted;
-  operation.prepare(*entry);
-  entry->user_data = to_user_data(operation);
-  return true;
-}
-
-// Entries are taken by the kernel in order and a cancellation is carried out as it is taken. So it
-// can only meet the operation that is meant: one that is started later at the same address has its
-// entry behind this one.
+// The kernel takes SQEs in order and executes a cancellation while taking its SQE. So the
+// cancellation cannot match a later operation at the same address: that SQE follows this one.
 bool Loop::try_prepare_cancel(Operation& operation) noexcept {
-  // Its own success does not matter, the operation's completion does.
+  // Only the completion of the operation matters, not that of the cancellation.
   return start_detached([&operation](io_uring_sqe& entry) {
-    ::io_uring_prep_cancel64(&entry, to_user_data(operation), 0);
+    ::io_uring_prep_cancel64(&entry, user_data_of(operation), 0);
   });
 }
 
@@ -153,20 +133,17 @@ void Loop::prepare_waiting() noexcept {
     operation->unlink();
   }
   while (Operation* const operation = waiting_.front()) {
-    if (!try_prepare(*operation)) return;
+    if (!try_prepare(*operation, ring_.next_sqe())) return;
     operation->unlink();
   }
 }
 
 void Loop::reap_completions() noexcept {
-  // Only those that are there now: a peer that signals without end must not keep us here.
+  // Only the present completions: a peer with endless signals must not occupy the loop.
   for (unsigned left = ring_.completions_ready(); left > 0; --left) {
     const io_uring_cqe completion = ring_.pop_completion();
-    if (completion.user_data == kNobody) continue;
-    // Safe: every other entry has the address of an operation, which lives until finish().
-    auto* const operation =
-        std::bit_cast<Operation*>(static_cast<std::uintptr_t>(completion.user_data));
-    finish(*operation, completion.res, completion.flags);
+    if (completion.user_data == kDetached) continue;
+    finish(operation_of(completion.user_data), completion.res, completion.flags);
   }
   task::IntrusiveList<Operation> due;
   due.splice_back(cancelled_);
@@ -177,18 +154,18 @@ void Loop::finish(Operation& operation, std::int32_t result, std::uint32_t flags
   ++statistics_.completions;
   if ((flags & IORING_CQE_F_MORE) == 0) {
     operation.unlink();  // from to_cancel_
-    operation.state_ = Operation::State::kIdle;
+    set_state(operation, State::kIdle);
     --in_flight_;
   }
-  operation.complete(result, flags);
+  complete(operation, result, flags);
 }
 
 bool Loop::run_pollers() noexcept {
   if (pollers_.is_empty()) return false;
   bool is_busy = false;
-  task::IntrusiveList<Poller> asked;  // each once, though they may add and remove one another
-  asked.splice_back(pollers_);
-  while (Poller* const poller = asked.pop_front()) {
+  task::IntrusiveList<Poller> due;  // each once, although pollers may add and remove one another
+  due.splice_back(pollers_);
+  while (Poller* const poller = due.pop_front()) {
     pollers_.push_back(*poller);
     is_busy |= poller->poll();
   }
@@ -212,9 +189,9 @@ void Loop::WakeUp::prepare(io_uring_sqe& entry) noexcept {
 }
 
 void Loop::WakeUp::complete(std::int32_t result, std::uint32_t flags) noexcept {
-  // The mailbox is looked at in every iteration anyway.
+  // Every iteration checks the mailbox anyway.
   if ((flags & IORING_CQE_F_MORE) != 0) return;
-  GUESTIO_CHECK(result >= 0 || result == -ECANCELED, "the kernel to poll an eventfd of ours");
+  GUESTIO_CHECK(result >= 0 || result == -ECANCELED, "the kernel polls an eventfd of ours");
   loop_.start(*this);
 }
 

@@ -23,129 +23,125 @@ namespace guestio::uring {
 
 struct LoopOptions {
   RingOptions ring;
-  unsigned file_slots = 64;      ///< Files that can be registered; those beyond it stay plain.
-  unsigned buffer_slots = 4096;  ///< Pieces of memory that can be registered, up to 1 GiB each.
+  unsigned file_slots = 64;      ///< Size of the file table; further files stay plain.
+  unsigned buffer_slots = 4096;  ///< Size of the buffer table, up to 1 GiB per buffer.
 };
 
-/// Counts since the loop was made.
+/// Counts since the loop was created.
 struct LoopStatistics {
   Counter enter_calls;  ///< io_uring_enter system calls
   Counter iterations;
   Counter operations;   ///< start() calls
   Counter completions;  ///< complete() calls
   Counter cancellations;
-  Counter sq_full;  ///< operations that had to wait for a submission entry
-  Counter posts;    ///< posted functions that ran
+  Counter sq_full;  ///< operations queued for want of an SQE
+  Counter posts;    ///< posted functions run
 };
 
-/// Work that is done once for a whole batch of completions. Destroying it takes it off the list.
+/// Work for the end of a batch of completions. Destruction removes it from the list.
 class Deferred : public task::ListNode<Deferred> {
  protected:
   ~Deferred() = default;
 
  private:
   friend class Loop;
-  /// Not on the list any more; may put itself there again (for the next batch), and may destroy
-  /// itself.
+  /// Already off the list. May defer itself again (for the next batch) and may destroy itself.
   virtual void run() noexcept = 0;
 };
 
-/// Something that is looked at in each iteration. Destroying it removes it.
+/// Polled in each iteration. Destruction removes it.
 class Poller : public task::ListNode<Poller> {
  protected:
   ~Poller() = default;
 
  private:
   friend class Loop;
-  /// Returns true when the loop must not sleep but call again: work was found, or may come soon.
+  /// Returns true to keep the loop awake: a poll hit, or one expected soon.
   virtual bool poll() noexcept = 0;
 };
 
-/// Runs operations, posted functions and pollers until it is stopped.
+/// Runs operations, posted functions and pollers until stop().
 ///
-/// An iteration is: run posted functions, complete all that the kernel has done, ask the pollers,
-/// run the deferred work, then submit what all these have started and sleep, both in one system
-/// call. An iteration makes no system call when there is nothing to submit and a poller is busy.
+/// An iteration runs posted functions, completes what the kernel has finished, calls the pollers
+/// and runs deferred work. Then one system call submits all new operations and sleeps. An iteration
+/// with nothing to submit and a busy poller makes no system call.
 ///
-/// 1. start() never fails: an operation that finds no submission entry waits for one, first come
-///    first served.
-/// 2. Nothing is called back from within start(), cancel() or at_batch_end().
-/// 3. The destructor checks that no operation is in flight and no posted function is left. Stop a
-///    loop from inside: request stop of its tasks, join their Scope, then stop().
+/// 1. start() never fails: without a free SQE the operation queues for one in FIFO order.
+/// 2. start(), cancel() and defer() call nothing back.
+/// 3. The destructor checks that no operation is in flight and no posted function is left. To stop
+/// a
+///    loop from inside, request stop of its tasks, join their Scope, then call stop().
 ///
-/// Threads: create(), run(), the destructor and all else on one thread; post(), stop() and
-/// statistics() on any. Errors: operations get -errno as their result; creation is the only thing
-/// that can fail.
-class Loop {
+/// Threads: one thread calls create(), run(), the destructor and the rest; any thread may call
+/// post(), stop() and statistics(). Errors: operations complete with -errno; only create() fails.
+class Loop : private OperationOwner {
  public:
-  /// Errors: as Ring::create(), and kHost for want of descriptors.
+  /// Errors: as Ring::create(); kHost without descriptors.
   static Result<std::unique_ptr<Loop>> create(const LoopOptions& options = {});
   Loop(const Loop&) = delete;
   Loop& operator=(const Loop&) = delete;
   ~Loop();
 
-  /// Starts `operation`, which is submitted at the end of the iteration together with all others.
+  /// Starts `operation`. The end of the iteration submits it together with all others.
   /// Requires: not in flight.
   void start(Operation& operation) noexcept;
-  /// Hands the kernel what was started so far, now and not at the end of the iteration: for a
-  /// device that would stand idle meanwhile. Calls nobody back.
+  /// Submits everything started so far, before the end of the iteration: keeps an idle device busy.
+  /// Calls nothing back.
   void submit() noexcept;
-  /// The same, and returns when the kernel has taken all: what they name may go then.
+  /// As submit(), and returns after the kernel has consumed all SQEs: memory and files referenced
+  /// only by them may then go.
   void flush_submissions() noexcept { ring_.flush_submissions(); }
-  /// Operations that were started since the kernel was last handed some.
+  /// Operations started since the last submission.
   [[nodiscard]] unsigned unsubmitted() const noexcept { return ring_.unsubmitted(); }
-  /// Submits with the others something whose completion nobody wants. `prepare` fills in the entry,
-  /// which points to nothing that must live on. Returns false, without a call, when no entry is
-  /// free.
+  /// Submits an SQE without a completion handler, together with the others. `prepare` fills in the
+  /// entry, which refers to no memory. Returns false, without calling `prepare`, if no SQE is free.
   template <typename Prepare>
   [[nodiscard]] bool start_detached(Prepare prepare) noexcept {
     io_uring_sqe* const entry = ring_.next_sqe();
     if (entry == nullptr) return false;
     prepare(*entry);
-    // A success that is reported would only end a sleep.
+    // The CQE of a success would only end a sleep.
     if (ring_.can_skip_completions()) entry->flags |= IOSQE_CQE_SKIP_SUCCESS;
-    entry->user_data = kNobody;
+    entry->user_data = kDetached;
     return true;
   }
 
-  /// Asks for an early end. complete() is still called, exactly once, later: with -ECANCELED when
-  /// this came in time, else with the operation's own result. Does nothing when it is not in
-  /// flight.
+  /// Requests cancellation. complete() still follows exactly once: with -ECANCELED, or with the
+  /// operation's own result if the request is too late. No effect when not in flight.
   void cancel(Operation& operation) noexcept;
-  /// Operations in flight, those that wait for an entry included.
+  /// Operations in flight, including those queued for an SQE.
   [[nodiscard]] std::size_t in_flight() const noexcept;
 
-  /// Runs `deferred` once, at the end of the present batch of completions and before what they have
-  /// started is submitted. Does nothing when it is on the list already.
+  /// Runs `deferred` once at the end of the present batch of completions, before the submission of
+  /// new operations. No effect when it is on the list already.
   void defer(Deferred& deferred) noexcept;
 
-  /// Has `poller` asked from the next iteration on. Requires: not added.
+  /// Polls `poller` from the next iteration on. Requires: not added.
   void add_poller(Poller& poller) noexcept;
   void remove_poller(Poller& poller) noexcept { poller.unlink(); }
 
-  /// Any thread. Runs `function` on the loop's thread; those of one thread run in their order. May
-  /// allocate: for control, not for requests.
+  /// Any thread. Runs `function` on the loop's thread; functions of one thread keep their order.
+  /// May allocate: for control paths, not for requests.
   void post(std::move_only_function<void()> function) { mailbox_.post(std::move(function)); }
 
-  /// Runs iterations until stop(). Returns at the end of the iteration that sees it, posted
-  /// functions that have arrived by then included, with operations still in flight if there are
-  /// any; may be called again.
+  /// Runs iterations until stop(). Returns at the end of the iteration after the stop, with all
+  /// functions posted before it run. Operations may still be in flight. May be called again.
   void run() noexcept;
-  /// Any thread, signal handlers too. The present run(), or else the next one, returns.
+  /// Any thread, signal handlers included. The present run(), or else the next one, returns.
   void stop() noexcept;
   /// Runs iterations until no operation is in flight and no posted function is left.
   void run_until_idle() noexcept;
 
-  /// Registers `fd`, which stays the caller's and open. Never fails: without a free slot, or on a
-  /// kernel that refuses, the file stays plain.
+  /// Registers `fd`, which the caller keeps open. Never fails: without a free slot, or if the
+  /// kernel refuses, the file stays plain.
   [[nodiscard]] File register_file(int fd) noexcept { return files_.add(fd); }
-  /// Undoes it, for registered and plain files alike. Operations in flight are not disturbed.
+  /// Undoes register_file(), also for plain files. Operations in flight are unaffected.
   void unregister_file(File file) noexcept { files_.remove(file); }
 
-  /// Memory that is registered with this loop's ring.
+  /// The registered buffers of this loop's ring.
   [[nodiscard]] RegisteredBuffers& registered_buffers() noexcept { return registered_buffers_; }
 
-  /// Whether the running kernel knows an IORING_OP_*. Slow; for set-up.
+  /// Whether the running kernel supports an IORING_OP_*. Slow; for set-up.
   [[nodiscard]] bool supports(int opcode) noexcept { return ring_.supports(opcode); }
   [[nodiscard]] RingMode mode() const noexcept { return ring_.mode(); }
   [[nodiscard]] bool has_sq_poll_thread() const noexcept { return ring_.has_sq_poll_thread(); }
@@ -156,7 +152,7 @@ class Loop {
   }
 
  private:
-  // Ends the sleep when something arrives in the mailbox.
+  // Ends the sleep when the mailbox receives a message.
   class WakeUp final : public Operation {
    public:
     explicit WakeUp(Loop& loop) noexcept : loop_(loop) {}
@@ -169,13 +165,12 @@ class Loop {
 
   Loop(Ring ring, Mailbox mailbox, const LoopOptions& options) noexcept;
 
-  // The user data of entries whose completion nobody wants; no operation has this address.
-  static constexpr std::uint64_t kNobody = 0;
+  // User data of detached SQEs; no operation has this address.
+  static constexpr std::uint64_t kDetached = 0;
 
-  // What to do when there is nothing to do.
+  // What iterate() does without work.
   enum class Idle : bool { kSleeps, kReturns };
   void iterate(Idle idle) noexcept;
-  bool try_prepare(Operation& operation) noexcept;
   bool try_prepare_cancel(Operation& operation) noexcept;
   void prepare_waiting() noexcept;
   void reap_completions() noexcept;
@@ -189,14 +184,14 @@ class Loop {
   FileTable files_;
   RegisteredBuffers registered_buffers_;
   Mailbox mailbox_;
-  std::atomic<bool> stop_requested_ = false;  // set by stop(), taken by run()
-  task::IntrusiveList<Operation> waiting_;    // for a submission entry
-  task::IntrusiveList<Operation> to_cancel_;  // submitted; the cancellation waits for an entry
+  std::atomic<bool> stop_requested_ = false;  // set by stop(), reset by run()
+  task::IntrusiveList<Operation> waiting_;    // for an SQE
+  task::IntrusiveList<Operation> to_cancel_;  // submitted; the cancellation waits for an SQE
   task::IntrusiveList<Operation> cancelled_;  // never submitted; complete() is due
   task::IntrusiveList<Deferred> deferred_;
   task::IntrusiveList<Poller> pollers_;
   std::size_t in_flight_ = 0;  // wake_up_ included
-  LoopStatistics statistics_;  // but for what others count
+  LoopStatistics statistics_;  // except enter_calls
   WakeUp wake_up_;
 };
 

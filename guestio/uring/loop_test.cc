@@ -312,7 +312,7 @@ TEST_P(LoopDeathTest, EndingWithAnOperationInFlightIsABug) {
         const auto loop = make_loop(GetParam());
         loop->start(operation);
       },
-      "no operation in flight when a loop ends");
+      "no operation in flight when a loop is destroyed");
 }
 
 TEST_P(LoopDeathTest, StartingAnOperationTwiceIsABug) {
@@ -322,7 +322,7 @@ TEST_P(LoopDeathTest, StartingAnOperationTwiceIsABug) {
         loop_->start(operation);
         loop_->start(operation);
       },
-      "started when it is not in flight");
+      "operation started while not in flight");
 }
 
 TEST_P(LoopDeathTest, DestroyingAnOperationInFlightIsABug) {
@@ -331,7 +331,7 @@ TEST_P(LoopDeathTest, DestroyingAnOperationInFlightIsABug) {
         TestOperation operation(do_nothing());
         loop_->start(operation);
       },
-      "complete before it is destroyed");
+      "operation complete before its destruction");
 }
 
 }  // namespace

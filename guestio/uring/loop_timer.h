@@ -6,7 +6,7 @@
 
 namespace guestio::uring {
 
-/// Pauses on a loop's thread. Lifetime: the loop outlives it.
+/// A timer of a loop. Threads: the loop's. Lifetime: the loop outlives it.
 class LoopTimer final : public task::Timer {
  public:
   explicit LoopTimer(Loop& loop) noexcept : loop_(loop) {}

@@ -15,11 +15,11 @@ Result<Mailbox> Mailbox::create() noexcept {
 }
 
 Mailbox::Mailbox(Mailbox&& other) noexcept : event_(std::move(other.event_)) {
-  GUESTIO_CHECK(!other.has_messages(), "a mailbox to be moved before it is shared");
+  GUESTIO_CHECK(!other.has_messages(), "mailbox moved before it is shared");
 }
 
 Mailbox::~Mailbox() {
-  GUESTIO_CHECK(!has_messages(), "every posted function to have run when a loop ends");
+  GUESTIO_CHECK(!has_messages(), "every posted function has run when a loop is destroyed");
 }
 
 void Mailbox::post(Message message) {
@@ -30,15 +30,15 @@ void Mailbox::post(Message message) {
     arrived_.push_back(std::move(message));
     has_messages_.store(true, std::memory_order_release);
   }
-  // Later ones arrive before the receiver has looked, or it would have emptied the box.
+  // A non-empty mailbox has signalled the eventfd already.
   if (is_first) wake();
 }
 
 void Mailbox::wake() noexcept {
   const std::uint64_t one = 1;
-  // Ours alone and never full: it counts to 2^64 and nobody else writes to it.
+  // Never blocks: the counter holds 2^64 - 2 and has no other writers.
   const auto written = ::write(event_.get(), &one, sizeof(one));
-  GUESTIO_CHECK(written == sizeof(one), "an eventfd of our own to take a write");
+  GUESTIO_CHECK(written == sizeof(one), "a write to an eventfd of ours succeeds");
 }
 
 std::size_t Mailbox::run_messages() {

@@ -12,28 +12,28 @@
 
 namespace guestio::uring {
 
-/// Functions from any thread, to be run by one. The receiver sleeps on descriptor(), which becomes
-/// readable with the first function that arrives; nobody ever reads it, so the receiver must poll
-/// it edge-triggered.
+/// A queue of functions from any thread, run by one receiver thread. The receiver sleeps on
+/// descriptor(), which becomes readable with the first message. Nothing ever reads the eventfd, so
+/// the receiver must poll it edge-triggered.
 class Mailbox {
  public:
   using Message = std::move_only_function<void()>;
 
   static Result<Mailbox> create() noexcept;
-  Mailbox(Mailbox&& other) noexcept;  ///< Before it is shared only.
+  Mailbox(Mailbox&& other) noexcept;  ///< Before the mailbox is shared.
   ~Mailbox();                         ///< Checks that every message has run.
 
-  /// Any thread. Messages of one thread run in the order in which they were posted.
+  /// Any thread. Messages of one thread run in the order of their posts.
   void post(Message message);
   /// Any thread. Wakes the receiver without a message.
   void wake() noexcept;
 
-  // The receiver's.
+  // Receiver only.
   [[nodiscard]] int descriptor() const noexcept { return event_.get(); }
   [[nodiscard]] bool has_messages() const noexcept {
     return has_messages_.load(std::memory_order_acquire);
   }
-  /// Runs what has arrived; what arrives meanwhile is for the next call. Returns how many ran.
+  /// Runs all messages received so far; later ones wait for the next call. Returns their number.
   std::size_t run_messages();
 
  private:
@@ -43,11 +43,10 @@ class Mailbox {
   std::mutex mutex_;
   // protected by mutex_
   std::vector<Message> arrived_;
-  // Mirrors !arrived_.empty(). Written under mutex_; has_messages() reads it without, and needs no
-  // more than to see it at some time after the post: a post that it misses has also signalled
-  // event_.
+  // Mirrors !arrived_.empty(). Written under mutex_, read by has_messages() without it. A stale
+  // read is harmless: the missed post has also signalled event_.
   std::atomic<bool> has_messages_ = false;
-  // the receiver's
+  // receiver only
   std::vector<Message> running_;
 };
 

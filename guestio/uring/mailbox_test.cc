@@ -43,7 +43,7 @@ TEST(MailboxDeathTest, EndingWithAMessageIsABug) {
         auto mailbox = Mailbox::create();
         mailbox->post([] {});
       },
-      "every posted function to have run");
+      "every posted function has run");
 }
 
 class PostTest : public ::testing::TestWithParam<RingMode> {

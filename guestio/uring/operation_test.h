@@ -9,7 +9,7 @@
 
 #include "guestio/uring/operation.h"
 
-/// Operations for this room's tests.
+/// Operations for the tests of this room.
 namespace guestio::uring {
 
 /// Prepares with one function and completes with another.

@@ -10,33 +10,33 @@
 
 namespace guestio::uring {
 
-/// Memory that is pinned once, for all rings of the process: registered with a ring of its own,
-/// from which RegisteredBuffers takes it over in microseconds where pinning it again would take
-/// tens of milliseconds a GiB, and without counting against the memory-lock limit again.
+/// Memory pinned once for all rings of the process. It is registered with a ring of its own, and
+/// RegisteredBuffers clones it from there. A clone takes microseconds where pinning takes tens of
+/// milliseconds per GiB, and it does not count against RLIMIT_MEMLOCK again.
 ///
-/// In Linux since 6.13 (include/uapi/linux/io_uring.h: IORING_REGISTER_CLONE_BUFFERS with offsets);
-/// the headers we build with are older. Where can_clone() says no, rings pin for themselves.
+/// Needs Linux 6.13 (include/uapi/linux/io_uring.h: IORING_REGISTER_CLONE_BUFFERS with offsets);
+/// our headers are older. Without can_clone() each ring pins for itself.
 ///
-/// Threads: any, one at a time; clone_to() any. When it goes, what was taken over stays.
+/// Threads: any, one at a time; clone_to() any. Lifetime: clones outlive it.
 class PinnedBuffers {
  public:
-  /// What the kernel takes as one buffer.
+  /// The kernel's maximum for one buffer.
   static constexpr std::size_t kMaxBufferBytes = std::size_t{1} << 30;
 
-  /// Whether the kernel can take a buffer over. Asked once, by trying; some kernels that have the
-  /// call lose other buffers of the table by it.
+  /// Whether the kernel can clone buffers. Probed once, by cloning: some kernels have the call but
+  /// lose other buffers of the table by it.
   [[nodiscard]] static bool can_clone() noexcept;
 
-  /// Pins the pages of `memory` that are there now, and brings in those that are not. Ends some
-  /// milliseconds after `stop`, or up to some tenths of a second where a buffer is there already.
-  /// Errors: as of RegisteredBuffers::add(); cancelled.
+  /// Faults in and pins the pages of `memory`. Returns some milliseconds after `stop`, or up to
+  /// some tenths of a second for resident memory. Errors: as of RegisteredBuffers::add();
+  /// cancelled.
   [[nodiscard]] static Result<PinnedBuffers> pin(std::span<std::byte> memory,
                                                  const std::stop_token& stop);
 
   [[nodiscard]] std::span<std::byte> memory() const noexcept { return memory_; }
-  /// Makes `slot` of another ring's table what `buffer` is here: bytes from buffer *
-  /// kMaxBufferBytes on. On that ring's thread. Errors: host, also where the kernel cannot.
-  [[nodiscard]] Result<> clone_to(Ring& ring, unsigned buffer, unsigned slot) const noexcept;
+  /// Clones the buffer `index`, the bytes from index * kMaxBufferBytes on, into `slot` of another
+  /// ring's table. On that ring's thread. Errors: host, also without kernel support.
+  [[nodiscard]] Result<> clone_to(Ring& ring, unsigned index, unsigned slot) const noexcept;
 
  private:
   PinnedBuffers(std::span<std::byte> memory, Ring ring) noexcept
@@ -47,7 +47,7 @@ class PinnedBuffers {
   int fd_;
 };
 
-/// Registers `memory`, a buffer at most, as `slot` of the ring's table. Errors: as of
+/// Registers `memory`, at most kMaxBufferBytes, as `slot` of the ring's table. Errors: as of
 /// RegisteredBuffers::add().
 [[nodiscard]] Result<> register_buffer(Ring& ring, std::span<std::byte> memory,
                                        unsigned slot) noexcept;

@@ -14,7 +14,7 @@ MultishotPoll::MultishotPoll(Loop& loop, File file, unsigned events, Callback ca
 }
 
 void MultishotPoll::start() noexcept {
-  GUESTIO_CHECK(!is_active(), "a poll to be started when it is not active");
+  GUESTIO_CHECK(!is_active(), "poll started while not active");
   is_stopping_ = false;
   ended_.reset();
   loop_.start(*this);
@@ -39,9 +39,9 @@ void MultishotPoll::complete(std::int32_t result, std::uint32_t flags) noexcept 
   if (result >= 0 && !is_stopping_) callback_(result);
   if (!is_last) return;
   if (!is_stopping_ && !has_failed) return loop_.start(*this);
-  const bool tell = !is_stopping_;  // below, stop() may be waited for no more
-  ended_.set();                     // destroys this when a stopper waits
-  if (tell) callback_(result);
+  const bool reports_error = !is_stopping_;  // then nobody awaits stop(), and this survives set()
+  ended_.set();                              // destroys this if stop() is awaited
+  if (reports_error) callback_(result);
 }
 
 }  // namespace guestio::uring

@@ -9,41 +9,40 @@
 
 namespace guestio::uring {
 
-/// Calls back each time a descriptor becomes ready, until it is stopped. For events of a peer: an
-/// eventfd need not be read, each write to it calls back again (several between two iterations of
-/// the loop may do so once); nothing costs a system call of its own.
+/// Calls back each time a descriptor becomes ready, until stop(). For events of a peer. An eventfd
+/// need not be read: each write calls back again, although several writes between two iterations of
+/// the loop may share one callback. Needs no system calls of its own.
 ///
 ///     MultishotPoll kick(loop, File(fd), POLLIN, [&](std::int32_t) { serve_ring(); });
 ///     kick.start();
 ///     ...
 ///     co_await kick.stop();
 ///
-/// 1. A descriptor that is ready at start() calls back too. Call-backs may come too often (treat
-///    them as "look again"), never too rarely.
-/// 2. A poll that the kernel ends is started again.
-/// 3. The call-back gets the events that came (POLLIN …). It gets -errno at most once, when the
-///    kernel cannot poll the descriptor: nothing follows then, the poll is over.
-/// 4. No call-back after stop(). The call-back may call stop(), and must not destroy this object.
+/// 1. A descriptor already ready at start() calls back too. Callbacks may be spurious, never
+/// missing.
+/// 2. A poll terminated by the kernel is started again.
+/// 3. The callback gets the events (POLLIN …). It gets -errno at most once, if the kernel cannot
+/// poll
+///    the descriptor; that is the last callback.
+/// 4. No callback after stop(). The callback may call stop() and must not destroy this object.
 ///
-/// Lifetime: from start() until stop() has been waited for the object must not be destroyed
-/// (checked).
+/// Lifetime: must not be destroyed between start() and the end of the awaited stop() (checked).
 /// Threads: the loop's.
 class MultishotPoll final : private Operation {
  public:
   using Callback = std::move_only_function<void(std::int32_t events)>;
 
-  /// `file` stays the caller's and open until stop() is over.
+  /// The caller keeps `file` open until the awaited stop() has ended.
   MultishotPoll(Loop& loop, File file, unsigned events, Callback callback);
 
   /// Requires: not active.
   void start() noexcept;
 
-  /// Asks the kernel to end it; `co_await poll.stop()` goes on when it has. The request is made
-  /// by the call itself, so the wait may come later, or again. When not active there is nothing to
-  /// wait for.
+  /// Cancels the poll; `co_await poll.stop()` resumes after its end. The call itself requests the
+  /// cancellation, so the wait may come later, or again. Returns a completed wait when not active.
   task::Event::Awaiter stop() noexcept;
 
-  /// Between start() and the end.
+  /// Between start() and the end of the poll.
   [[nodiscard]] bool is_active() const noexcept { return !ended_.is_set(); }
 
  private:

@@ -238,7 +238,7 @@ TEST_P(MultishotPollDeathTest, DestroyingAnActivePollIsABug) {
         MultishotPoll poll(*loop_, event_file(), POLLIN, [](std::int32_t) {});
         poll.start();
       },
-      "complete before it is destroyed");
+      "operation complete before its destruction");
 }
 
 }  // namespace

@@ -19,15 +19,16 @@ namespace guestio::uring {
 
 namespace {
 
-bool has_lock_capability() noexcept {
+bool has_cap_ipc_lock() noexcept {
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   std::array<__user_cap_data_struct, 2> sets{};
   return ::syscall(SYS_capget, &header, sets.data()) == 0 &&
          (sets[0].effective & (1U << CAP_IPC_LOCK)) != 0;
 }
 
-/// Capabilities of another namespace lift no limits. The first one maps every user to itself.
-bool is_in_first_user_namespace() noexcept {
+/// Capabilities in other user namespaces lift no limits. The initial one maps all ids to
+/// themselves.
+bool is_in_initial_user_namespace() noexcept {
   const UniqueFd map(::open("/proc/self/uid_map", O_RDONLY | O_CLOEXEC));
   std::array<char, 64> text{};
   if (!map || ::read(map.get(), text.data(), text.size() - 1) <= 0) return false;
@@ -43,20 +44,20 @@ bool is_in_first_user_namespace() noexcept {
 bool is_memlock_unlimited() noexcept {
   rlimit limit{};
   if (::getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur == RLIM_INFINITY) return true;
-  return has_lock_capability() && is_in_first_user_namespace();
+  return has_cap_ipc_lock() && is_in_initial_user_namespace();
 }
 
 RegisteredBuffers::~RegisteredBuffers() {
-  GUESTIO_CHECK(areas_.empty(), "no memory to be registered with a ring that ends");
+  GUESTIO_CHECK(areas_.empty(), "no buffers registered when their ring is destroyed");
 }
 
 Result<> RegisteredBuffers::make_table() {
-  if (is_made_) return {};
-  if (slots_ == 0) return fail(ErrorKind::kTooLarge, "slots for registered memory", 1, 0);
+  if (has_table_) return {};
+  if (slots_ == 0) return fail(ErrorKind::kTooLarge, "buffer slots", 1, 0);
   const int made = ::io_uring_register_buffers_sparse(ring_.raw(), slots_);
-  if (made == -EINVAL) return fail(ErrorKind::kUnsupported, "a sparse table of registered memory");
-  if (made < 0) return fail(Error::host(-made, "make a table of registered memory"));
-  is_made_ = true;
+  if (made == -EINVAL) return fail(ErrorKind::kUnsupported, "sparse buffer table");
+  if (made < 0) return fail(Error::host(-made, "register a sparse buffer table"));
+  has_table_ = true;
   supports_vectored_fixed_ = ring_.supports(kOpReadvFixed) && ring_.supports(kOpWritevFixed);
   for (unsigned slot = slots_; slot > 0; --slot) {
     free_.push_back(static_cast<std::uint16_t>(slot - 1));
@@ -68,7 +69,7 @@ RegisteredBuffers::Registration RegisteredBuffers::share(
     std::span<const std::byte> memory) noexcept {
   for (Area& area : areas_) {
     if (area.memory.data() != memory.data() || area.memory.size() != memory.size()) continue;
-    ++area.uses;
+    ++area.registrations;
     return {*this, area};
   }
   return {};
@@ -93,7 +94,7 @@ Result<RegisteredBuffers::Registration> RegisteredBuffers::add(std::span<std::by
 Result<RegisteredBuffers::Registration> RegisteredBuffers::add(const PinnedBuffers& pinned,
                                                                BufferGuard* guard,
                                                                const void* owner) {
-  GUESTIO_CHECK(buffer_bytes_ == kMaxBufferBytes, "buffers of the same size to take memory over");
+  GUESTIO_CHECK(buffer_bytes_ == kMaxBufferBytes, "buffers of kMaxBufferBytes for a clone");
   return add_counted(pinned.memory(), &pinned, guard, owner);
 }
 
@@ -101,13 +102,13 @@ Result<RegisteredBuffers::Registration> RegisteredBuffers::add_counted(std::span
                                                                        const PinnedBuffers* pinned,
                                                                        BufferGuard* guard,
                                                                        const void* owner) {
-  if (memory.empty()) return fail(ErrorKind::kInvalidArgument, "registering no bytes");
+  if (memory.empty()) return fail(ErrorKind::kInvalidArgument, "register an empty range");
   if (auto shared = share(memory)) return shared;
   auto added = add_new(memory, pinned, guard, owner);
   count_registered();
   if (!added) {
-    refusals_.fetch_add(1, std::memory_order_relaxed);
-    last_errno_.store(added.error().host_errno, std::memory_order_relaxed);
+    ++refusals_;
+    last_errno_.set(static_cast<std::uint64_t>(added.error().host_errno));
   }
   return added;
 }
@@ -119,7 +120,7 @@ Result<RegisteredBuffers::Registration> RegisteredBuffers::add_new(std::span<std
   if (auto made = make_table(); !made) return fail(made.error());
   const std::size_t needed = slots_needed(memory);
   if (needed > free_.size()) {
-    return fail(ErrorKind::kTooLarge, "slots for registered memory", needed, free_.size());
+    return fail(ErrorKind::kTooLarge, "buffer slots", needed, free_.size());
   }
   Area& area = areas_.emplace_back(memory, guard, owner);
   for (std::size_t at = 0; at < memory.size(); at += buffer_bytes_) {
@@ -130,14 +131,14 @@ Result<RegisteredBuffers::Registration> RegisteredBuffers::add_new(std::span<std
       return fail(added.error());
     }
   }
-  area.uses = 1;
+  area.registrations = 1;
   return Registration(*this, area);
 }
 
 Result<> RegisteredBuffers::add_buffer(std::size_t at, std::span<std::byte> memory,
                                        const PinnedBuffers* pinned, Area& area) {
   const std::uint16_t slot = free_.back();
-  // A kernel that cannot take it over can pin it once more.
+  // If the clone fails, this ring pins the memory once more.
   if (pinned == nullptr ||
       !pinned->clone_to(ring_, static_cast<unsigned>(at / buffer_bytes_), slot)) {
     if (auto registered = register_buffer(ring_, memory, slot); !registered) {
@@ -153,7 +154,7 @@ Result<> RegisteredBuffers::add_buffer(std::size_t at, std::span<std::byte> memo
 }
 
 void RegisteredBuffers::release(Area& area) noexcept {
-  if (--area.uses != 0) return;
+  if (--area.registrations != 0) return;
   remove_buffers(area);
   areas_.remove_if([&area](const Area& other) { return &other == &area; });
   count_registered();
@@ -169,36 +170,36 @@ void RegisteredBuffers::unregister(Area& area) noexcept {
 void RegisteredBuffers::count_registered() noexcept {
   std::uint64_t bytes = 0;
   for (const Buffer& buffer : buffers_) bytes += buffer.size;
-  registered_bytes_.store(bytes, std::memory_order_relaxed);
-  registered_buffers_.store(buffers_.size(), std::memory_order_relaxed);
+  registered_bytes_.set(bytes);
+  registered_buffers_.set(buffers_.size());
 }
 
 RegisteredBufferStatistics RegisteredBuffers::statistics() const noexcept {
-  return {.registered_bytes = registered_bytes_.load(std::memory_order_relaxed),
-          .buffers = registered_buffers_.load(std::memory_order_relaxed),
-          .operations = operations_.load(std::memory_order_relaxed),
-          .refusals = refusals_.load(std::memory_order_relaxed),
-          .last_errno = last_errno_.load(std::memory_order_relaxed)};
+  return {.registered_bytes = registered_bytes_,
+          .buffers = registered_buffers_,
+          .operations = operations_,
+          .refusals = refusals_,
+          .last_errno = static_cast<int>(last_errno_.value())};
 }
 
 void RegisteredBuffers::remove_buffers(Area& area) noexcept {
-  const iovec nothing{};
+  const iovec none{};
   for (const std::uint16_t slot : area.slots) {
     std::erase_if(buffers_, [slot](const Buffer& buffer) { return buffer.slot == slot; });
-    // A slot that could not be emptied still holds the memory: it is lost, not used again.
     const int updated =
-        ::io_uring_register_buffers_update_tag(ring_.raw(), slot, &nothing, nullptr, 1);
+        ::io_uring_register_buffers_update_tag(ring_.raw(), slot, &none, nullptr, 1);
+    // After a failure the slot still holds the memory and is never reused.
     if (updated == 1) free_.push_back(slot);
   }
   area.slots.clear();
   last_ = 0;
 }
 
-/// Of areas that overlap, one that begins earlier may be missed: that costs time only.
+/// May miss the earlier of two overlapping areas, which only costs time.
 bool RegisteredBuffers::find_uncached(std::uintptr_t start, std::size_t size) noexcept {
-  const auto behind = std::ranges::upper_bound(buffers_, start, {}, &Buffer::start);
-  if (behind == buffers_.begin()) return false;
-  const auto found = behind - 1;
+  const auto next = std::ranges::upper_bound(buffers_, start, {}, &Buffer::start);
+  if (next == buffers_.begin()) return false;
+  const auto found = next - 1;
   if (!found->contains(start, size)) return false;
   last_ = static_cast<std::size_t>(found - buffers_.begin());
   return true;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <list>
@@ -10,77 +9,74 @@
 #include <utility>
 #include <vector>
 
+#include "guestio/base/counter.h"
 #include "guestio/base/error.h"
 #include "guestio/uring/pinned_buffers.h"
 #include "guestio/uring/ring.h"
 
-/// Memory that the ring knows beforehand, so that operations on it need not look up and pin its
-/// pages each time.
+/// Registered buffers of a ring: operations on them skip the look-up and pinning of pages.
 namespace guestio::uring {
 
-/// Reads and writes of a list of segments that lie in one registered buffer; `buf_index` names it.
-/// In Linux since 6.15 (include/uapi/linux/io_uring.h: IORING_OP_READV_FIXED, _WRITEV_FIXED); the
-/// headers we build with are older.
+/// Vectored reads and writes within one registered buffer (`buf_index`). Needs Linux 6.15
+/// (include/uapi/linux/io_uring.h: IORING_OP_READV_FIXED, _WRITEV_FIXED); our headers are older.
 inline constexpr int kOpReadvFixed = 60;
 inline constexpr int kOpWritevFixed = 61;
 
-/// Whether this process may lock as much memory as it likes: it has CAP_IPC_LOCK where the kernel
-/// looks for it, or no limit. Where it may not, all processes of a user share one limit, from which
-/// the rings themselves are taken too: who registers much keeps others from starting.
+/// Whether this process may lock unlimited memory: with CAP_IPC_LOCK in the initial user namespace,
+/// or without RLIMIT_MEMLOCK. Otherwise all processes of a user share one limit, which also covers
+/// the rings themselves: large registrations keep other processes from starting.
 [[nodiscard]] bool is_memlock_unlimited() noexcept;
 
-/// Somebody who knows whether registered pages are still those of the memory.
+/// Tells whether the pinned pages of a registration are still the pages of the memory.
 class BufferGuard {
  public:
   BufferGuard() = default;
   BufferGuard(const BufferGuard&) = delete;
   BufferGuard& operator=(const BufferGuard&) = delete;
-  /// Whether these bytes, which lie in the registered memory, do. Quick. Any ring's thread.
+  /// Whether these bytes of the registered memory still have their pages. Fast. Any ring's thread.
   [[nodiscard]] virtual bool is_resident(const std::byte* data,
                                          std::size_t size) const noexcept = 0;
-  /// Has the processor fetch what is_resident() will look at. For any bytes of the registered
-  /// memory.
+  /// Prefetches the data of is_resident(). For any bytes of the registered memory.
   virtual void prefetch(const std::byte* data, std::size_t size) const noexcept = 0;
-  /// Some do not: a table has let the memory go. Any ring's thread, from each table.
+  /// A table has unregistered the memory because of a missing page. Any ring's thread, once per
+  /// table.
   virtual void on_unregistered() noexcept = 0;
 
  protected:
   ~BufferGuard() = default;
 };
 
-/// What became of the wish to have memory registered.
+/// A snapshot of RegisteredBuffers::statistics().
 struct RegisteredBufferStatistics {
   std::uint64_t registered_bytes = 0;  ///< now
   std::uint64_t buffers = 0;           ///< now
-  std::uint64_t operations = 0;        ///< that named a buffer, so far
+  std::uint64_t operations = 0;        ///< on registered buffers, so far
   std::uint64_t refusals = 0;          ///< of add(), so far
-  int last_errno = 0;                  ///< of the last refusal that had one
+  int last_errno = 0;                  ///< of the last refusal with one
 };
 
-/// The ring's table of registered memory.
+/// The ring's table of registered buffers.
 ///
 ///     memory:  [       1 GiB       |       1 GiB       | rest ]     one area, one Registration
-///     slots:          7                    3              12        one each buffer
+///     slots:          7                    3              12        one per buffer
 ///
-/// 1. Registration pins the pages that are there when it is made, and operations that name a buffer
-///    use those, whatever became of the mapping since. Where memory is discarded or truncated
-///    meanwhile, they move bytes to and from pages that nobody else sees, *without an error*. Where
-///    that can happen, a BufferGuard is asked before each operation.
-/// 2. What is added twice is registered once, until its last Registration goes.
-/// 3. Parties that do not trust each other share the table: each may have so many slots that there
-///    are some for all. Who adds counts itself (slots_used_by()); what has no owner counts for
-///    nobody.
+/// 1. A registration pins the pages present at that moment. Operations on it use those pages even
+///    after the memory was discarded or truncated: they then transfer to and from orphaned pages,
+///    *without an error*. Where that can happen, a BufferGuard is checked before each operation.
+/// 2. Adding the same memory again shares the registration, until its last Registration goes.
+/// 3. Tenants without mutual trust share the table. Each has a slot quota and charges its own use
+///    (slots_used_by()); additions without an owner are not charged.
 ///
 /// Threads: the ring's; statistics() any. Lifetime: outlives its Registrations (checked).
 class RegisteredBuffers {
   struct Area;
 
  public:
-  /// What the kernel takes as one buffer.
+  /// The kernel's maximum for one buffer.
   static constexpr std::size_t kMaxBufferBytes = PinnedBuffers::kMaxBufferBytes;
 
-  /// Memory stays registered as long as this lives. Requires: goes before the mapping does.
-  /// Operations in flight are not disturbed when it goes: the kernel keeps their pages.
+  /// Keeps memory registered. Requires: destroyed before the mapping.
+  /// Operations in flight are unaffected: the kernel keeps their pages.
   class Registration {
    public:
     Registration() noexcept = default;
@@ -103,45 +99,44 @@ class RegisteredBuffers {
     Area* area_ = nullptr;
   };
 
-  /// `slots`: most buffers. The kernel's table is made when it is first needed.
+  /// `slots`: size of the kernel's table, which is made on first use.
   RegisteredBuffers(Ring& ring, unsigned slots, std::size_t buffer_bytes = kMaxBufferBytes) noexcept
       : ring_(ring), slots_(slots), buffer_bytes_(buffer_bytes) {}
   RegisteredBuffers(const RegisteredBuffers&) = delete;
   RegisteredBuffers& operator=(const RegisteredBuffers&) = delete;
   ~RegisteredBuffers();
 
-  /// Registers all of `memory`, or nothing of it. Takes milliseconds a GiB, seconds where its pages
-  /// are not there yet: for set-up.
-  /// Errors: invalid-argument (no bytes), too-large (buffers needed, slots left), unsupported
-  /// (memory of a kind that cannot be pinned: read-only, of a file on disk, not mapped; or a kernel
-  /// before 5.19), host (ENOMEM: the memory-lock limit, or no memory).
+  /// Registers all of `memory` or nothing. Takes milliseconds per GiB, or seconds for non-resident
+  /// pages: for set-up.
+  /// Errors: invalid-argument (empty), too-large (buffers needed, slots left), unsupported (memory
+  /// that cannot be pinned: read-only, file-backed on disk, unmapped; or a kernel before 5.19),
+  /// host (ENOMEM: memory-lock limit, or no memory).
   [[nodiscard]] Result<Registration> add(std::span<std::byte> memory, BufferGuard* guard = nullptr,
                                          const void* owner = nullptr);
-  /// The same for memory that is pinned already: in microseconds. Requires: buffers of
-  /// kMaxBufferBytes. `guard` (of both): outlives the Registrations.
+  /// As above for pinned memory, in microseconds. Requires: buffers of kMaxBufferBytes.
+  /// `guard` (of both): outlives the Registrations.
   [[nodiscard]] Result<Registration> add(const PinnedBuffers& pinned, BufferGuard* guard,
                                          const void* owner = nullptr);
 
-  // Whoever shares the table.
+  // Quotas of the tenants.
 
   void add_tenant() noexcept { ++tenants_; }
   void remove_tenant() noexcept { --tenants_; }
-  /// What one of them may have, at least 1. A quarter of the table is left for what has no owner.
+  /// The slots of one tenant, at least 1. A quarter of the table is kept for ownerless memory.
   [[nodiscard]] std::size_t slot_quota() const noexcept;
-  /// What somebody has.
   [[nodiscard]] std::size_t slots_used_by(const void* owner) const noexcept;
-  /// What some memory takes. Requires: bytes.
+  /// Requires: not empty.
   [[nodiscard]] std::size_t slots_needed(std::span<const std::byte> memory) const noexcept {
     return (memory.size() - 1) / buffer_bytes_ + 1;
   }
 
-  /// One Registration more for memory that is registered already, or none. Of memory that was let
-  /// go too: it stays so until its last Registration goes.
+  /// Another Registration of registered memory, or an empty one. Memory unregistered by its guard
+  /// stays so until its last Registration goes.
   [[nodiscard]] Registration share(std::span<const std::byte> memory) noexcept;
 
-  /// The index of a buffer that holds all of these bytes, with the pages that the memory has now.
-  /// One comparison for the buffer that was found last. Memory whose guard finds a page gone is let
-  /// go as a whole. Requires: size > 0.
+  /// The index of the buffer of all these bytes, if it still has the pages of the memory. Costs one
+  /// comparison for the buffer of the last hit. Unregisters the whole area if its guard finds a
+  /// missing page. Requires: size > 0.
   [[nodiscard]] std::optional<std::uint16_t> find(const void* data, std::size_t size) noexcept {
     if (buffers_.empty()) return std::nullopt;
     const auto start = reinterpret_cast<std::uintptr_t>(data);
@@ -154,20 +149,18 @@ class RegisteredBuffers {
     unregister(*buffer.area);
     return std::nullopt;
   }
-  /// Has the processor fetch what find() will look at. A hint, for any bytes.
+  /// Prefetches the data of find(). A hint, for any bytes.
   void prefetch(const std::byte* data, std::size_t size) const noexcept {
     if (buffers_.empty()) return;
     const Buffer& buffer = buffers_[last_];
     if (!buffer.contains(reinterpret_cast<std::uintptr_t>(data), size)) return;
     if (buffer.area->guard != nullptr) buffer.area->guard->prefetch(data, size);
   }
-  /// An operation names a buffer.
-  void count_operation() noexcept {
-    operations_.store(operations_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-  }
-  /// Whether kOpReadvFixed and kOpWritevFixed work. False before something is registered.
+  /// Counts an operation on a registered buffer.
+  void count_operation() noexcept { ++operations_; }
+  /// Whether the kernel has kOpReadvFixed and kOpWritevFixed. False before the first registration.
   [[nodiscard]] bool supports_vectored_fixed() const noexcept { return supports_vectored_fixed_; }
-  /// That are registered.
+  /// Number of registered buffers.
   [[nodiscard]] std::size_t buffers() const noexcept { return buffers_.size(); }
   [[nodiscard]] RegisteredBufferStatistics statistics() const noexcept;
 
@@ -187,7 +180,7 @@ class RegisteredBuffers {
     BufferGuard* guard;
     const void* owner;
     std::vector<std::uint16_t> slots;
-    std::size_t uses = 0;
+    std::size_t registrations = 0;
   };
 
   Result<Registration> add_counted(std::span<std::byte> memory, const PinnedBuffers* pinned,
@@ -201,26 +194,26 @@ class RegisteredBuffers {
   void release(Area& area) noexcept;
   void unregister(Area& area) noexcept;
   void remove_buffers(Area& area) noexcept;
-  /// Makes the buffer that holds these bytes the last one. Returns whether there is one.
+  /// Sets last_ to the buffer of these bytes. Returns whether there is one.
   bool find_uncached(std::uintptr_t start, std::size_t size) noexcept;
 
   Ring& ring_;
   const unsigned slots_;
   const std::size_t buffer_bytes_;
   unsigned tenants_ = 0;
-  bool is_made_ = false;
+  bool has_table_ = false;
   bool supports_vectored_fixed_ = false;
   std::vector<std::uint16_t> free_;
   std::vector<Buffer> buffers_;  // by start
-  std::size_t last_ = 0;         // into buffers_, if there are any
+  std::size_t last_ = 0;         // index into buffers_, unless empty
   std::list<Area> areas_;
 
-  // Written by the ring's thread, for people to look at from any: relaxed.
-  std::atomic<std::uint64_t> registered_bytes_{0};
-  std::atomic<std::uint64_t> registered_buffers_{0};
-  std::atomic<std::uint64_t> operations_{0};
-  std::atomic<std::uint64_t> refusals_{0};
-  std::atomic<int> last_errno_{0};
+  // Written by the ring's thread, read by any.
+  Counter registered_bytes_;
+  Counter registered_buffers_;
+  Counter operations_;
+  Counter refusals_;
+  Counter last_errno_;
 };
 
 }  // namespace guestio::uring

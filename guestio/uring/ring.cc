@@ -14,8 +14,9 @@
 namespace guestio::uring {
 namespace {
 
-// SUBMIT_ALL: one bad entry must not hold up those behind it.
-// TASKRUN_FLAG: the kernel says in shared memory that completions wait, so that polling is free.
+// SUBMIT_ALL: a bad SQE must not hold up the following ones.
+// TASKRUN_FLAG: the kernel flags pending task work in shared memory, so polling needs no system
+// call.
 struct Attempt {
   RingMode mode;
   unsigned flags;
@@ -62,25 +63,25 @@ const char* to_text(RingMode mode) noexcept {
 
 Result<Ring> Ring::create(const RingOptions& options) noexcept {
   int result = -EINVAL;
-  io_uring threaded{};
-  // The other modes say when the submitting thread finishes work; here that is another thread.
+  io_uring sq_poll{};
+  // The other modes bind task work to the submitting thread; here that is the kernel thread.
   if (options.sq_poll_thread &&
-      set_up(options, IORING_SETUP_SQPOLL | IORING_SETUP_SUBMIT_ALL, threaded) == 0) {
-    return Ring(threaded, RingMode::kPlain);
+      set_up(options, IORING_SETUP_SQPOLL | IORING_SETUP_SUBMIT_ALL, sq_poll) == 0) {
+    return Ring(sq_poll, RingMode::kPlain);
   }
   for (const Attempt& attempt : kAttempts) {
     if (attempt.mode < options.mode) continue;
     io_uring ring{};
     result = set_up(options, attempt.flags, ring);
     if (result == 0) {
-      // Saves a look-up of the descriptor for each call, and binds the ring to this thread, whose
-      // table it is registered in. A kernel without it is as good.
+      // Saves a descriptor look-up per call, and binds the ring to this thread, whose table the
+      // descriptor is registered in. Optional.
       if (attempt.mode != RingMode::kPlain) (void)::io_uring_register_ring_fd(&ring);
       return Ring(ring, attempt.mode);
     }
     if (result != -EINVAL) break;
   }
-  return fail(Error::host(-result, "setting up io_uring"));
+  return fail(Error::host(-result, "io_uring_setup"));
 }
 
 Ring::Ring(Ring&& other) noexcept
@@ -105,9 +106,9 @@ Ring::~Ring() { close(); }
 
 void Ring::close() noexcept {
   if (!owns_) return;
-  // Elsewhere the registered descriptor's number could mean another ring.
+  // In another thread the registered descriptor's index could name another ring.
   GUESTIO_CHECK(mode_ == RingMode::kPlain || thread_ == std::this_thread::get_id(),
-                "a ring to be destroyed on the thread that made it");
+                "ring destroyed on the thread of its creation");
   ::io_uring_queue_exit(&ring_);
 }
 
@@ -119,7 +120,7 @@ io_uring_sqe* Ring::next_sqe() noexcept {
 
 io_uring_cqe Ring::pop_completion() noexcept {
   const unsigned head = *ring_.cq.khead;
-  // Our own copy of the fixed part; the ring is not set up with large entries.
+  // A copy of the fixed part; the ring has no big CQEs.
   const io_uring_cqe& shared = ring_.cq.cqes[head & ring_.cq.ring_mask];
   io_uring_cqe copy{};
   copy.user_data = shared.user_data;
@@ -138,16 +139,16 @@ bool Ring::supports(int opcode) noexcept {
 }
 
 bool Ring::has_work_for_kernel() const noexcept {
-  // Relaxed: only a hint when to call, and enter() itself orders what follows.
+  // Relaxed: only a hint for a call; enter() itself orders later accesses.
   const unsigned flags = __atomic_load_n(ring_.sq.kflags, __ATOMIC_RELAXED);
   return ::io_uring_sq_ready(&ring_) != 0 ||
          (flags & (IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN)) != 0;
 }
 
-/// With a submission thread most submissions are none.
+/// With SQPOLL most submissions need no call.
 bool Ring::is_call_needed(Wait wait) const noexcept {
   if (wait == Wait::kForOne || !has_sq_poll_thread()) return true;
-  // Relaxed: only to count.
+  // Relaxed: for the counter only.
   const unsigned flags = __atomic_load_n(ring_.sq.kflags, __ATOMIC_RELAXED);
   return (flags & (IORING_SQ_NEED_WAKEUP | IORING_SQ_CQ_OVERFLOW)) != 0;
 }
@@ -161,22 +162,22 @@ void Ring::flush_submissions() noexcept {
 
 void Ring::enter(Wait wait) noexcept {
   if (is_call_needed(wait)) ++enter_calls_;
-  // io_uring_submit() collects completions too when the kernel has flagged some.
+  // io_uring_submit() also collects completions flagged by the kernel.
   const int result =
       wait == Wait::kForOne ? ::io_uring_submit_and_wait(&ring_, 1) : ::io_uring_submit(&ring_);
   if (result >= 0) return;
   switch (-result) {
     case EINTR:  // a signal; nothing is lost
-    case EBUSY:  // completions must be taken first
+    case EBUSY:  // completions must be reaped first
       return;
     case EAGAIN:
     case ENOMEM: return sleep_before_retry();
     default: break;
   }
-  // EBADR: the kernel dropped completions, whose operations would never end. Anything else: we
-  // called it wrongly.
-  GUESTIO_CHECK(result != -EBADR, "the kernel to keep every completion");
-  GUESTIO_CHECK(result >= 0, "io_uring_enter to accept a well-formed call");
+  // EBADR: the kernel dropped completions, and their operations would never complete. Other errors:
+  // a malformed call of ours.
+  GUESTIO_CHECK(result != -EBADR, "the kernel keeps every completion");
+  GUESTIO_CHECK(result >= 0, "io_uring_enter accepts a well-formed call");
 }
 
 }  // namespace guestio::uring

@@ -11,50 +11,50 @@
 #include "guestio/base/counter.h"
 #include "guestio/base/error.h"
 
-/// The io_uring instance itself: set-up with fall-backs, and the one system call.
+/// One io_uring instance: set-up with fall-backs, and io_uring_enter.
 namespace guestio::uring {
 
-/// How the kernel hands completions over, best first. set-up takes the first that it accepts.
+/// When the kernel posts completions, best mode first. Set-up takes the first supported one.
 enum class RingMode : std::uint8_t {
-  kDeferred,     ///< Only when the thread asks for them (Linux 6.1).
-  kCooperative,  ///< At the thread's next system call, without interrupting it (5.19).
-  kPlain,        ///< Whenever it likes. The only mode whose ring may change threads.
+  kDeferred,     ///< Only when the thread asks (IORING_SETUP_DEFER_TASKRUN, Linux 6.1).
+  kCooperative,  ///< At the thread's next system call (IORING_SETUP_COOP_TASKRUN, 5.19).
+  kPlain,        ///< At any time. The only mode of rings that change threads.
 };
 
-/// The name for messages: "deferred".
+/// For messages: "deferred".
 [[nodiscard]] const char* to_text(RingMode mode) noexcept;
 
-/// A thread of the kernel's that takes what is started by itself: as long as it is awake,
-/// submitting is no system call. It uses a processor while it looks.
+/// A kernel thread that polls the submission queue (IORING_SETUP_SQPOLL). While it is awake,
+/// submission needs no system call. It occupies a processor while it polls.
 struct SqPollThread {
-  std::chrono::milliseconds idle{10};  ///< how long it looks in vain before it sleeps
+  std::chrono::milliseconds idle{10};  ///< empty polls before it sleeps
   std::optional<unsigned> cpu = std::nullopt;
 };
 
-/// How operations come to their end.
+/// How completions are found.
 enum class Completion : std::uint8_t {
   kInterrupt,
-  kPolled,  ///< enter() asks the device; for direct I/O only (IopollRing)
+  kPolled,  ///< enter() polls the device (IORING_SETUP_IOPOLL); direct I/O only (IopollRing)
 };
 
 struct RingOptions {
   unsigned sq_entries = 256;
-  /// More than submission entries, because those are free again as soon as they are submitted. What
-  /// does not fit is kept by the kernel, at a price, and not lost.
+  /// More than SQEs, because an SQE is free again after submission. The kernel keeps completions on
+  /// overflow, at a cost.
   unsigned cq_entries = 4096;
-  /// Modes better than this one are not tried.
+  /// The best mode to try.
   RingMode mode = RingMode::kDeferred;
-  Completion completion = Completion::kInterrupt;  ///< kPolled: together with kPlain only
-  /// Together with kInterrupt only. A kernel that refuses gives a ring without.
+  Completion completion = Completion::kInterrupt;  ///< kPolled: with kPlain only
+  /// With kInterrupt only. If the kernel refuses, the ring has no such thread.
   std::optional<SqPollThread> sq_poll_thread = std::nullopt;
 };
 
 /// Owns one ring.
-/// Threads: the one that creates it, destructor included (checked there); in kPlain mode any, one
-/// at a time.
+/// Threads: the creating one, destructor included (checked there); in kPlain mode any, one at a
+/// time.
 class Ring {
  public:
-  /// Errors: kHost; ENOSYS or EPERM when io_uring is missing or forbidden on this machine.
+  /// Errors: kHost; ENOSYS or EPERM if io_uring is missing or blocked on this host.
   static Result<Ring> create(const RingOptions& options) noexcept;
 
   Ring(Ring&& other) noexcept;
@@ -68,42 +68,42 @@ class Ring {
     return (ring_.flags & IORING_SETUP_SQPOLL) != 0;
   }
 
-  /// Whether the kernel knows IOSQE_CQE_SKIP_SUCCESS (5.17).
+  /// Whether the kernel supports IOSQE_CQE_SKIP_SUCCESS (5.17).
   [[nodiscard]] bool can_skip_completions() const noexcept {
     return (ring_.features & IORING_FEAT_CQE_SKIP) != 0;
   }
 
-  /// A submission entry of all zeroes, or nullptr when all are in use until the next enter().
+  /// A zeroed SQE, or nullptr if none is free before the next enter().
   [[nodiscard]] io_uring_sqe* next_sqe() noexcept;
 
-  /// Whether the running kernel knows an IORING_OP_*. Slow; for set-up.
+  /// Whether the running kernel supports an IORING_OP_*. Slow; for set-up.
   [[nodiscard]] bool supports(int opcode) noexcept;
 
-  /// Entries that were taken with next_sqe() and not by the kernel yet.
+  /// SQEs from next_sqe() that the kernel has not consumed yet.
   [[nodiscard]] unsigned unsubmitted() const noexcept { return ::io_uring_sq_ready(&ring_); }
 
-  /// Completions that can be taken without a system call.
+  /// CQEs available without a system call.
   [[nodiscard]] unsigned completions_ready() const noexcept { return ::io_uring_cq_ready(&ring_); }
-  /// Takes the oldest. Requires: completions_ready() > 0.
+  /// Pops the oldest CQE. Requires: completions_ready() > 0.
   [[nodiscard]] io_uring_cqe pop_completion() noexcept;
 
-  /// Whether the kernel has something to take or to hand over without being waited for.
+  /// Whether a non-waiting enter() has work: SQEs, task work, overflown CQEs.
   [[nodiscard]] bool has_work_for_kernel() const noexcept;
 
   enum class Wait : std::uint8_t { kNo, kForOne };
-  /// Submits all entries and collects the completions that wait, in one io_uring_enter. With
-  /// kForOne it also sleeps until there is one, but may return early: look again and call again.
-  /// Requires for kNo: has_work_for_kernel(), or a ring that polls.
-  /// A submission thread takes the entries some time after; while it is awake kNo is no call.
-  /// A kernel that is short of memory is given a millisecond.
+  /// Submits all SQEs and collects pending completions, in one io_uring_enter. With kForOne it also
+  /// sleeps until the first completion, but may return early: check and call again.
+  /// Requires for kNo: has_work_for_kernel(), or an IOPOLL ring.
+  /// With SQPOLL the kernel thread consumes the SQEs later; while it is awake, kNo makes no call.
+  /// After a lack of kernel memory it sleeps a millisecond.
   void enter(Wait wait) noexcept;
 
-  /// Submits, and returns when the kernel has taken every entry.
+  /// Submits, and returns after the kernel has consumed every SQE.
   void flush_submissions() noexcept;
-  /// Sleeps until a submission thread, if there is one, has made an entry free.
+  /// With SQPOLL: sleeps until the kernel thread has freed an SQE.
   void wait_for_sqe() noexcept { (void)::io_uring_sqring_wait(&ring_); }
 
-  /// Calls of io_uring_enter. Any thread.
+  /// Number of io_uring_enter calls. Any thread.
   [[nodiscard]] std::uint64_t enter_calls() const noexcept { return enter_calls_; }
 
  private:

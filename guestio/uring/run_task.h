@@ -27,9 +27,9 @@ inline task::Task<> run_then_stop(Loop& loop, task::Task<> task) {
 
 }  // namespace detail
 
-/// Runs `loop` until `task` has ended and gives its result: the bridge from main() into coroutines.
-/// Requires: `loop` is not running. A stop() by anybody else does not end it. What else was started
-/// on the loop may still be in flight.
+/// Runs `loop` until `task` has ended and returns its result: the bridge from main() to coroutines.
+/// Requires: `loop` is not running. Other calls of stop() do not end it. Other operations of the
+/// loop may still be in flight.
 template <typename T>
 T run_task(Loop& loop, task::Task<T> task) {
   task::Scope scope;

@@ -15,7 +15,7 @@ namespace guestio::uring {
 namespace {
 
 /// "kernel.io_uring_disabled is 2 (...)".
-std::string describe_switch() {
+std::string describe_disabled_sysctl() {
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(
       std::fopen("/proc/sys/kernel/io_uring_disabled", "re"), &std::fclose);
   int value = 0;
@@ -25,21 +25,21 @@ std::string describe_switch() {
   switch (value) {
     case 0: return "kernel.io_uring_disabled is 0, which allows it";
     case 1:
-      return "kernel.io_uring_disabled is 1: set it to 0, or put this process's group into "
+      return "kernel.io_uring_disabled is 1: set it to 0, or add this process's group to "
              "kernel.io_uring_group";
     default: return fmt::format("kernel.io_uring_disabled is {}: set it to 0", value);
   }
 }
 
-constexpr const char* kProfiles =
-    "a container's or unit's seccomp profile may forbid it too: allow io_uring_setup, "
+constexpr const char* kSeccompHint =
+    "a container's or unit's seccomp profile may block it too: allow io_uring_setup, "
     "io_uring_enter and io_uring_register (SystemCallFilter=, --security-opt seccomp=PROFILE)";
 
 }  // namespace
 
 std::string memlock_limit_hint() {
   rlimit limit{};
-  if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return "see to RLIMIT_MEMLOCK";
+  if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return "check RLIMIT_MEMLOCK";
   if (limit.rlim_cur == RLIM_INFINITY) return "RLIMIT_MEMLOCK is unlimited";
   return fmt::format(
       "RLIMIT_MEMLOCK is {}: raise it (LimitMEMLOCK= of the unit, ulimit -l), or grant "
@@ -50,10 +50,10 @@ std::string memlock_limit_hint() {
 std::string setup_failure_hint(const Error& error) {
   if (error.kind != ErrorKind::kHost) return {};
   switch (error.host_errno) {
-    case EPERM: return fmt::format("{}; {}", describe_switch(), kProfiles);
+    case EPERM: return fmt::format("{}; {}", describe_disabled_sysctl(), kSeccompHint);
     case ENOSYS:
-      return fmt::format("the kernel was built without io_uring, or a program hides it: {}; {}",
-                         describe_switch(), kProfiles);
+      return fmt::format("the kernel lacks io_uring, or a seccomp filter hides it: {}; {}",
+                         describe_disabled_sysctl(), kSeccompHint);
     case ENOMEM: return memlock_limit_hint();
     default: return {};
   }

@@ -7,12 +7,11 @@
 
 namespace guestio::uring {
 
-/// What an operator can do when io_uring cannot be set up: names what this host says about it
-/// (kernel.io_uring_disabled, seccomp profiles, the memory-lock limit). Empty when `error` has
-/// another cause than those.
+/// What the operator can do after a failed io_uring set-up, with the state of this host
+/// (kernel.io_uring_disabled, seccomp profiles, the memory-lock limit). Empty for other errors.
 std::string setup_failure_hint(const Error& error);
 
-/// The same when the kernel registers no memory: "RLIMIT_MEMLOCK is 8 MiB: ...".
+/// What the operator can do about a failed buffer registration: "RLIMIT_MEMLOCK is 8 MiB: ...".
 std::string memlock_limit_hint();
 
 }  // namespace guestio::uring

@@ -12,7 +12,7 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-TEST(Remedy, ARefusalNamesTheSwitchOfTheKernelAndProfiles) {
+TEST(SetupHintTest, ARefusalNamesTheSysctlAndSeccompProfiles) {
   for (const int refusal : {EPERM, ENOSYS}) {
     const std::string text = setup_failure_hint(Error::host(refusal, "set up"));
     EXPECT_THAT(text, HasSubstr("kernel.io_uring_disabled"));
@@ -21,11 +21,11 @@ TEST(Remedy, ARefusalNamesTheSwitchOfTheKernelAndProfiles) {
   }
 }
 
-TEST(Remedy, AShortageNamesTheLimitOfLockedMemory) {
+TEST(SetupHintTest, ENOMEMNamesTheMemoryLockLimit) {
   EXPECT_THAT(setup_failure_hint(Error::host(ENOMEM, "set up")), StartsWith("RLIMIT_MEMLOCK is"));
 }
 
-TEST(Remedy, WhatHasAnotherCauseIsNotExplained) {
+TEST(SetupHintTest, OtherErrorsHaveNoHint) {
   EXPECT_EQ(setup_failure_hint(Error::host(EMFILE, "set up")), "");
   EXPECT_EQ(setup_failure_hint(Error::make(ErrorKind::kBusy, "set up")), "");
 }

@@ -16,19 +16,19 @@
 
 namespace guestio::testing {
 
-/// A guest of one disk, one request at a time, that may lay its requests out as it likes. Every
-/// function stops the test's process with a line when the backend does not do its part in time.
+/// A guest driver of one disk with one request at a time and arbitrary request layouts. Every
+/// function stops the test process with a line if the backend does not respond in time.
 class BlkGuest {
  public:
   struct Options {
-    /// Those wanted, of what is offered. Packed rings are for tests that ask for them.
+    /// Features to accept if offered. Packed rings only on request.
     std::uint64_t features = ~virtio::kFeatureRingPacked;
     std::uint64_t protocol = vhost::kProtocolMq | vhost::kProtocolConfig | vhost::kProtocolReplyAck;
     std::uint32_t queues = 1;
     std::uint16_t queue_size = 64;
     std::optional<std::uint16_t> first_index = std::nullopt;
     std::size_t memory = std::size_t{8} << 20;
-    /// What is in flight stands in a record. Needs its protocol feature.
+    /// Uses an in-flight record. Needs VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD.
     bool has_inflight_record = false;
   };
   struct Completion {
@@ -59,18 +59,18 @@ class BlkGuest {
     return perform(Type::kOut, sector, data, 0);
   }
   Completion flush() { return perform(Type::kFlush, 0, {}, 0); }
-  /// One request with header, data and status each in one descriptor; the data lies
-  /// `misalignment` bytes behind a page boundary.
+  /// One request with one descriptor each for header, data and status. The data starts
+  /// `misalignment` bytes after a page boundary.
   Completion perform(Type type, std::uint64_t sector, std::span<const std::byte> out,
                      std::size_t in_bytes, std::size_t misalignment = 0, std::uint32_t queue = 0);
 
-  /// Sends a chain as it is; nothing when the backend does not answer in time.
+  /// Adds a chain unchanged and waits for its used length; nullopt after `limit`.
   std::optional<std::uint32_t> send_chain(
       std::span<const virtio::DriverSegment> segments, std::uint32_t queue = 0,
       std::chrono::milliseconds limit = std::chrono::seconds(60));
-  /// Waits for the next chain that comes back: what the backend says it wrote.
+  /// Waits for the next used element and returns its length; nullopt after `limit`.
   std::optional<std::uint32_t> wait_for_used(std::uint32_t queue, std::chrono::milliseconds limit);
-  /// A scratch area of one's own, for chains made by hand; the same each time.
+  /// Shared memory for hand-made chains; the same range each time.
   [[nodiscard]] vhost::SharedRange scratch() const noexcept { return scratch_; }
 
  private:

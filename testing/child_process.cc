@@ -18,7 +18,7 @@ namespace guestio::testing {
 using std::chrono::milliseconds;
 namespace {
 
-[[noreturn]] void become(std::vector<char*>& arguments, int output, int inherited) {
+[[noreturn]] void execute(std::vector<char*>& arguments, int output, int inherited) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   ::dup2(output, STDOUT_FILENO);
   ::dup2(output, STDERR_FILENO);
@@ -31,7 +31,7 @@ namespace {
 
 ChildProcess::ChildProcess(const std::vector<std::string>& arguments, int inherited)
     : output_(::memfd_create("child-output", MFD_CLOEXEC)) {
-  GUESTIO_CHECK(output_, "a file for a child's output");
+  GUESTIO_CHECK(output_, "a memfd for the output of a child");
   // O_APPEND: standard output and error share the file without overwriting each other.
   ::fcntl(output_.get(), F_SETFL, O_APPEND);
   std::vector<std::string> copies = arguments;
@@ -40,7 +40,7 @@ ChildProcess::ChildProcess(const std::vector<std::string>& arguments, int inheri
   pointers.push_back(nullptr);
   pid_ = ::fork();
   GUESTIO_CHECK(pid_ >= 0, "a child process");
-  if (pid_ == 0) become(pointers, output_.get(), inherited);
+  if (pid_ == 0) execute(pointers, output_.get(), inherited);
 }
 
 ChildProcess::~ChildProcess() {
@@ -74,30 +74,30 @@ std::string ChildProcess::output() const {
 }
 
 bool ChildProcess::wait_for_output(const std::string& text, milliseconds limit) {
-  const auto is_there = [&] { return output().find(text) != std::string::npos; };
-  (void)wait_until([&] { return is_there() || has_ended(); }, limit);
-  return is_there();
+  const auto is_found = [&] { return output().find(text) != std::string::npos; };
+  (void)wait_until([&] { return is_found() || has_ended(); }, limit);
+  return is_found();
 }
 
 int ChildProcess::descriptor_count(int fd) const {
-  struct stat wanted{};
-  GUESTIO_CHECK(::fstat(fd, &wanted) == 0, "a file of the test's own");
+  struct stat file{};
+  GUESTIO_CHECK(::fstat(fd, &file) == 0, "an open descriptor of the test");
   int count = 0;
   std::error_code error;
-  const std::string folder = "/proc/" + std::to_string(pid_) + "/fd";
-  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
+  const std::string directory = "/proc/" + std::to_string(pid_) + "/fd";
+  for (std::filesystem::directory_iterator entry(directory, error), end; !error && entry != end;
        entry.increment(error)) {
-    struct stat found{};  // of one that it may have closed since it was listed
+    struct stat found{};  // the child may have closed it since the listing
     if (::stat(entry->path().c_str(), &found) != 0) continue;
-    count += found.st_dev == wanted.st_dev && found.st_ino == wanted.st_ino ? 1 : 0;
+    count += found.st_dev == file.st_dev && found.st_ino == file.st_ino ? 1 : 0;
   }
   return count;
 }
 
 bool ChildProcess::wait_for_descriptor_count(int fd, int count) {
-  const auto has_so_many = [&] { return descriptor_count(fd) == count; };
-  (void)wait_until([&] { return has_so_many() || has_ended(); });
-  return !has_ended() && has_so_many();
+  const auto has_count = [&] { return descriptor_count(fd) == count; };
+  (void)wait_until([&] { return has_count() || has_ended(); });
+  return !has_ended() && has_count();
 }
 
 }  // namespace guestio::testing

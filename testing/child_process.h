@@ -12,10 +12,10 @@
 
 namespace guestio::testing {
 
-/// A program under test: started with its output captured, killed at the end if it still runs.
+/// A program under test. Captures its output; the destructor kills it if it still runs.
 class ChildProcess {
  public:
-  /// `arguments[0]` is the program. `inherited` is handed down under its own number, if given.
+  /// `arguments[0]` is the program. The child inherits descriptor `inherited`, if given.
   explicit ChildProcess(const std::vector<std::string>& arguments, int inherited = -1);
   ChildProcess(const ChildProcess&) = delete;
   ChildProcess& operator=(const ChildProcess&) = delete;
@@ -24,17 +24,17 @@ class ChildProcess {
   [[nodiscard]] pid_t pid() const noexcept { return pid_; }
   [[nodiscard]] bool is_running();
   void send_signal(int number) const;
-  /// The exit status, 128 + the signal that ended it, or nothing when it still runs after `limit`.
-  /// `limit` is times GUESTIO_TEST_PATIENCE (testing/wait_until.h).
+  /// Waits for the exit status, or 128 + the terminating signal; nullopt after `limit`.
+  /// GUESTIO_TEST_PATIENCE multiplies `limit` (testing/wait_until.h).
   std::optional<int> wait(std::chrono::milliseconds limit = std::chrono::seconds(60));
   /// Standard output and error so far.
   [[nodiscard]] std::string output() const;
-  /// Waits until the output holds `text`; false when it ends or `limit` passes first.
+  /// Waits for `text` in the output. Returns false after the exit of the program or after `limit`.
   [[nodiscard]] bool wait_for_output(const std::string& text,
                                      std::chrono::milliseconds limit = std::chrono::seconds(60));
-  /// How many of its descriptors are of the file that `fd` is here.
+  /// Number of the child's descriptors of the file `fd` of this process.
   [[nodiscard]] int descriptor_count(int fd) const;
-  /// Waits until it has `count` of them: closing them may take it a moment after its answer.
+  /// Waits for `count` of them: the child may close descriptors shortly after its reply.
   [[nodiscard]] bool wait_for_descriptor_count(int fd, int count);
 
  private:

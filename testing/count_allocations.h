@@ -3,11 +3,11 @@
 
 #include <cstdint>
 
-/// Counts what a program takes from the heap with operator new, which linking to this replaces. For
-/// test programs of their own that no sanitizer builds: those replace it as well.
+/// Counts heap allocations by operator new, which this library replaces. Only for separate test
+/// programs in builds without sanitizers, which replace operator new as well.
 namespace guestio::testing {
 
-/// How often this thread has done so.
+/// Number of allocations by this thread.
 [[nodiscard]] std::uint64_t allocations() noexcept;
 
 }  // namespace guestio::testing

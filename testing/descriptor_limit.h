@@ -7,8 +7,8 @@
 
 namespace guestio::testing {
 
-/// While it lives, this process gets no descriptor of a number from `more` above the lowest free
-/// one on: with 0, none at all.
+/// Limits RLIMIT_NOFILE for its lifetime: descriptors from the lowest free one + `more` on are
+/// unavailable. With 0 the process gets no new descriptors.
 class DescriptorLimit {
  public:
   explicit DescriptorLimit(unsigned more) {

@@ -9,7 +9,7 @@
 
 namespace guestio::testing {
 
-/// Time that passes when a test says so.
+/// A timer fired by the test.
 class ManualTimer final : public task::Timer {
  public:
   task::Task<> sleep(std::chrono::nanoseconds duration, task::StopToken token) override {
@@ -17,14 +17,14 @@ class ManualTimer final : public task::Timer {
     (void)co_await sleepers_.wait(token);
   }
 
-  /// Ends the pauses that are being waited for; false when there are none.
+  /// Ends all pending sleeps. Returns false without one.
   bool fire() noexcept {
-    const bool is_awaited = !sleepers_.is_empty();
+    const bool has_sleepers = !sleepers_.is_empty();
     sleepers_.wake_all();
-    return is_awaited;
+    return has_sleepers;
   }
 
-  std::vector<std::chrono::nanoseconds> durations;
+  std::vector<std::chrono::nanoseconds> durations;  ///< of all sleep() calls
 
  private:
   task::WaitQueue sleepers_;

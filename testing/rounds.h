@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-/// How much a test does in builds that take many times as long for it: those for looking at memory
-/// and threads, and the one that an emulator runs. Not in the namespace guestio::testing: where
-/// that is known, gtest's is `::testing`.
+/// Scales tests down in slow builds: with sanitizers, and under an emulator. Not in namespace
+/// guestio::testing, whose users must spell gtest's as `::testing`.
 namespace guestio {
 
 #if defined(__has_feature)
@@ -22,8 +21,8 @@ inline constexpr bool kIsEmulated = true;
 inline constexpr bool kIsEmulated = false;
 #endif
 
-/// Rounds of a test with one thread only: what a sanitizer finds in it, it finds in the first of
-/// them, and they are the same everywhere. The preset dev makes them all.
+/// Rounds of a single-threaded test. Its rounds are deterministic, and a sanitizer finds its errors
+/// in the first ones. The preset dev runs all of them.
 constexpr int single_threaded_rounds(int all) {
   if (kIsThreadSanitized || kIsEmulated) return all / 10;
   return kIsAddressSanitized ? all / 4 : all;

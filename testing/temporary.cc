@@ -20,7 +20,7 @@ namespace guestio::testing {
 
 namespace {
 
-/// What a command prints, without its line end; empty when it fails.
+/// The first output line of a command; empty if it fails.
 std::string output_of(const std::string& command) {
   std::FILE* const pipe = ::popen(command.c_str(), "re");
   if (pipe == nullptr) return {};
@@ -35,9 +35,9 @@ std::string output_of(const std::string& command) {
 }  // namespace
 
 TemporaryDirectory::TemporaryDirectory() {
-  // Beside the build rather than in /tmp, which may be a tmpfs without direct I/O.
+  // In the build directory: /tmp may be a tmpfs without direct I/O.
   std::string pattern = (std::filesystem::current_path() / "guestio-test-XXXXXX").string();
-  GUESTIO_CHECK(::mkdtemp(pattern.data()) != nullptr, "a temporary folder");
+  GUESTIO_CHECK(::mkdtemp(pattern.data()) != nullptr, "a temporary directory");
   path_ = pattern;
 }
 
@@ -59,7 +59,7 @@ MemoryFile::MemoryFile(std::uint64_t size) : fd_(::memfd_create("guestio-test", 
 
 std::string MemoryFile::path() const { return fmt::format("/proc/{}/fd/{}", ::getpid(), fd()); }
 
-TmpfsMount::TmpfsMount(const std::string& folder, std::uint64_t bytes) : path_(folder) {
+TmpfsMount::TmpfsMount(const std::string& directory, std::uint64_t bytes) : path_(directory) {
   std::filesystem::create_directory(path_);
   const std::string options = fmt::format("size={}", bytes);
   if (::mount("none", path_.c_str(), "tmpfs", 0, options.c_str()) != 0) path_.clear();
@@ -77,28 +77,28 @@ LoopDevice::~LoopDevice() {
   if (!path_.empty()) (void)output_of("losetup -d " + path_);
 }
 
-ZramDevice::ZramDevice(const TemporaryDirectory& folder, std::uint64_t bytes) {
+ZramDevice::ZramDevice(const TemporaryDirectory& directory, std::uint64_t bytes) {
   std::ifstream("/sys/class/zram-control/hot_add") >> number_;
   if (number_ < 0) return;
   const std::string control = fmt::format("/sys/block/zram{}/", number_);
   std::ofstream(control + "disksize") << bytes;
-  unsigned of_driver = 0;
-  unsigned of_device = 0;
+  unsigned major_number = 0;
+  unsigned minor_number = 0;
   char colon = 0;
-  std::ifstream(control + "dev") >> of_driver >> colon >> of_device;
-  std::uint64_t made = 0;
-  std::ifstream(control + "disksize") >> made;
-  path_ = folder.file(fmt::format("zram{}", number_));
-  const bool is_there = made == bytes && ::mknod(path_.c_str(), S_IFBLK | S_IRUSR | S_IWUSR,
-                                                 makedev(of_driver, of_device)) == 0;
-  if (!is_there) path_.clear();
+  std::ifstream(control + "dev") >> major_number >> colon >> minor_number;
+  std::uint64_t actual = 0;
+  std::ifstream(control + "disksize") >> actual;
+  path_ = directory.file(fmt::format("zram{}", number_));
+  const bool is_ready = actual == bytes && ::mknod(path_.c_str(), S_IFBLK | S_IRUSR | S_IWUSR,
+                                                 makedev(major_number, minor_number)) == 0;
+  if (!is_ready) path_.clear();
 }
 
 ZramDevice::~ZramDevice() {
   if (number_ >= 0) std::ofstream("/sys/class/zram-control/hot_remove") << number_;
 }
 
-MountedExt4::MountedExt4(const std::string& device, const std::string& folder) : path_(folder) {
+MountedExt4::MountedExt4(const std::string& device, const std::string& directory) : path_(directory) {
   std::filesystem::create_directory(path_);
   const bool is_mounted =
       !output_of("mkfs.ext4 -q " + device + " 2>/dev/null && echo made").empty() &&

@@ -8,7 +8,7 @@
 
 namespace guestio::testing {
 
-/// A folder of its own for one test, removed with everything in it.
+/// A directory for one test; the destructor removes it with its contents.
 class TemporaryDirectory {
  public:
   TemporaryDirectory();
@@ -18,14 +18,14 @@ class TemporaryDirectory {
 
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
   [[nodiscard]] std::string file(const std::string& name) const { return path_ + "/" + name; }
-  /// Makes a sparse file of `size` bytes and returns its path.
+  /// Creates a sparse file of `size` bytes and returns its path.
   [[nodiscard]] std::string make_image(const std::string& name, std::uint64_t size) const;
 
  private:
   std::string path_;
 };
 
-/// A file in memory (tmpfs) that can be opened by a path.
+/// A memfd with a path to open it by.
 class MemoryFile {
  public:
   explicit MemoryFile(std::uint64_t size);
@@ -36,11 +36,11 @@ class MemoryFile {
   UniqueFd fd_;
 };
 
-/// A file system of its own in memory, which is full when `bytes` are used. Needs root.
+/// A tmpfs mount of `bytes`. Needs root.
 class TmpfsMount {
  public:
-  /// The path is empty when this machine lets nobody mount.
-  TmpfsMount(const std::string& folder, std::uint64_t bytes);
+  /// The path is empty if the mount fails.
+  TmpfsMount(const std::string& directory, std::uint64_t bytes);
   TmpfsMount(const TmpfsMount&) = delete;
   TmpfsMount& operator=(const TmpfsMount&) = delete;
   ~TmpfsMount();
@@ -50,10 +50,10 @@ class TmpfsMount {
   std::string path_;
 };
 
-/// A loop device over a file, with direct I/O and the given block size. Needs root.
+/// A loop device on a file, with direct I/O and the given block size. Needs root.
 class LoopDevice {
  public:
-  /// The path is empty when this machine gives no loop devices.
+  /// The path is empty without loop devices.
   LoopDevice(const std::string& file, unsigned block_size);
   LoopDevice(const LoopDevice&) = delete;
   LoopDevice& operator=(const LoopDevice&) = delete;
@@ -64,11 +64,11 @@ class LoopDevice {
   std::string path_;
 };
 
-/// A compressed disk in memory (zram), with a node of its own in `folder`. Needs root.
+/// A zram device with a device node in `directory`. Needs root.
 class ZramDevice {
  public:
-  /// The path is empty when this machine gives no such device.
-  ZramDevice(const TemporaryDirectory& folder, std::uint64_t bytes);
+  /// The path is empty without zram devices.
+  ZramDevice(const TemporaryDirectory& directory, std::uint64_t bytes);
   ZramDevice(const ZramDevice&) = delete;
   ZramDevice& operator=(const ZramDevice&) = delete;
   ~ZramDevice();
@@ -79,11 +79,11 @@ class ZramDevice {
   std::string path_;
 };
 
-/// An ext4 file system on a block device, mounted at `folder`. Needs root.
+/// An ext4 file system on a block device, mounted at `directory`. Needs root.
 class MountedExt4 {
  public:
-  /// The path is empty when this machine makes or mounts none.
-  MountedExt4(const std::string& device, const std::string& folder);
+  /// The path is empty if mkfs or mount fails.
+  MountedExt4(const std::string& device, const std::string& directory);
   MountedExt4(const MountedExt4&) = delete;
   MountedExt4& operator=(const MountedExt4&) = delete;
   ~MountedExt4();

@@ -10,11 +10,11 @@
 
 #include "guestio/base/unique_fd.h"
 
-/// Not in the namespace guestio::testing: where that is known, gtest's is `::testing`.
+/// Not in namespace guestio::testing, whose users must spell gtest's as `::testing`.
 namespace guestio {
 
-/// A file without a name beside the build, open for reading and writing with `flags`: /tmp may be
-/// in memory. Empty where all of this is in memory too, or the file system does not know the flags.
+/// Opens an unlinked file in the build directory, for reading and writing, with `flags`. /tmp may be
+/// a tmpfs. Empty if the build directory is on tmpfs too, or on a file system without the flags.
 inline UniqueFd make_unlinked_file(int flags) {
   std::string path = "guestio-test-XXXXXX";
   UniqueFd file(::mkostemp(path.data(), flags));

@@ -5,12 +5,12 @@
 #include <cstdlib>
 #include <thread>
 
-/// How tests wait: for events, never for a time to pass. In the namespace that testing/rounds.h is
-/// in, for its reason.
+/// Tests wait for events, never for a duration. In namespace guestio for the reason given in
+/// testing/rounds.h.
 namespace guestio {
 
-/// How long something may take that does come, on a machine that has other things to do. Only a
-/// test that fails waits that long. GUESTIO_TEST_PATIENCE multiplies it (`./dev soak busy`).
+/// The timeout of an expected event on a busy machine. Only a failing test waits that long.
+/// GUESTIO_TEST_PATIENCE multiplies it (`./dev soak busy`).
 inline std::chrono::milliseconds scaled_timeout(
     std::chrono::milliseconds usual = std::chrono::seconds(60)) {
   const char* const text = std::getenv("GUESTIO_TEST_PATIENCE");
@@ -18,8 +18,7 @@ inline std::chrono::milliseconds scaled_timeout(
   return factor > 1 ? usual * factor : usual;
 }
 
-/// Looks again and again, until the condition holds or patience is at its end. Returns whether it
-/// holds.
+/// Polls until the condition holds or the timeout expires. Returns whether it holds.
 template <typename Condition>
 [[nodiscard]] bool wait_until(Condition condition,
                               std::chrono::milliseconds usual = std::chrono::seconds(60)) {

@@ -156,7 +156,7 @@ void add_verify(CLI::App& app, VerifyArguments& verify) {
       ->check(between(1, 256));
   add_size(app, "--size", verify.size, "bytes of the disk to use (16M, or up to its end)");
   add_size(app, "--offset", verify.offset, "where on the disk to begin (0)");
-  add_size(app, "--max-bs", verify.largest, "bytes of the largest request (256k)");
+  add_size(app, "--max-bs", verify.max_request, "bytes of the largest request (256k)");
   add_choice<kLayoutChoices>(
       app, "--layout", verify.layout,
       "how requests are cut: 'simple' for backends that want header and status alone and "
@@ -190,7 +190,7 @@ std::optional<EarlyExit> check(const RunArguments& run) {
 
 std::optional<EarlyExit> check(const VerifyArguments& verify) {
   constexpr std::uint64_t kMaximum = std::uint64_t{4} << 20;
-  const std::uint64_t largest = verify.largest.raw();
+  const std::uint64_t largest = verify.max_request.raw();
   if (largest == 0 || largest % Sector::kSize != 0 || largest > kMaximum) {
     return usage("--max-bs: requests are multiples of 512 bytes up to 4 MiB");
   }

@@ -15,18 +15,18 @@
 /// The command line of guestio-load.
 namespace guestio::load {
 
-inline constexpr int kExitFailed = 1;  ///< a request or a comparison failed, the backend left
-inline constexpr int kExitUsage = 2;   ///< what was asked for makes no sense, or not on this device
+inline constexpr int kExitFailed = 1;  ///< a request or comparison failed, or the backend disconnected
+inline constexpr int kExitUsage = 2;   ///< invalid arguments, also for this device
 
 enum class OutputFormat { kNormal, kJson };
 
-/// Which backend, and how to talk to it.
+/// The backend and the features to negotiate.
 struct Target {
   std::string socket_path;
-  std::chrono::milliseconds deadline = std::chrono::seconds(60);  ///< for any one answer
+  std::chrono::milliseconds deadline = std::chrono::seconds(60);  ///< of each reply and completion
   bool event_idx = true;
   bool indirect = true;
-  bool packed = false;  ///< take packed rings
+  bool packed = false;  ///< require packed rings
 };
 
 struct InfoArguments {
@@ -34,7 +34,7 @@ struct InfoArguments {
   OutputFormat format = OutputFormat::kNormal;
 };
 
-/// fio's names for what is done in which order.
+/// fio's --rw.
 enum class ReadWrite { kRead, kWrite, kRandRead, kRandWrite, kRandRw };
 [[nodiscard]] std::string_view to_text(ReadWrite rw) noexcept;
 
@@ -42,7 +42,7 @@ struct RunArguments {
   Target target;
   OutputFormat format = OutputFormat::kNormal;
   ReadWrite rw = ReadWrite::kRandRead;
-  unsigned read_percent = 50;  ///< of a mix
+  unsigned read_percent = 50;  ///< fio's --rwmixread
   ByteCount block_size{4096};
   std::uint32_t depth = 1;
   std::uint32_t jobs = 1;
@@ -57,10 +57,10 @@ struct RunArguments {
   bool poll = false;
 };
 
-/// How requests are cut into descriptors.
+/// The layout of requests in descriptors.
 enum class Layout {
-  kSimple,  ///< header and status alone, data in whole and aligned sectors
-  kAny      ///< cut and joined anywhere, at any address
+  kSimple,  ///< separate header and status, data in whole, aligned sectors
+  kAny      ///< arbitrary descriptor boundaries and addresses
 };
 
 struct VerifyArguments {
@@ -71,16 +71,16 @@ struct VerifyArguments {
   std::uint32_t jobs = 1;
   std::optional<ByteCount> size;
   ByteCount offset;
-  ByteCount largest{std::uint64_t{256} << 10};  ///< request
+  ByteCount max_request{std::uint64_t{256} << 10};
   Layout layout = Layout::kAny;
-  bool reconnect = false;  ///< go on with another backend when the present one is gone
-  bool strict = false;     ///< also fail for what drivers get along with
+  bool reconnect = false;  ///< reconnect after a disconnect
+  bool strict = false;     ///< also fail for violations that drivers tolerate
 };
 
 using Arguments = std::variant<InfoArguments, RunArguments, VerifyArguments>;
 
-/// Why the program ends before it has begun: text for standard output when `status` is 0, else for
-/// standard error.
+/// An exit before the command: --help and --version (text for standard output, status 0) or a usage
+/// error (text for standard error).
 struct EarlyExit {
   std::string text;
   int status;

@@ -9,7 +9,7 @@
 #include "apps/guestio-load/arguments.h"
 #include "guestio/base/error.h"
 
-/// How what runs says why it failed: one line on standard error.
+/// Error reports: one line on standard error.
 namespace guestio::load {
 
 /// Returns `status`.

@@ -15,13 +15,13 @@ namespace blk = virtio::blk;
 
 namespace {
 
-constexpr virtio::FeatureBits kUnderstood =
+constexpr virtio::FeatureBits kSupportedFeatures =
     virtio::kFeatureVersion1 | virtio::kFeatureIndirectDesc | virtio::kFeatureEventIdx |
     blk::kFeatureSizeMax | blk::kFeatureSegMax | blk::kFeatureGeometry | blk::kFeatureReadOnly |
     blk::kFeatureBlockSize | blk::kFeatureFlush | blk::kFeatureTopology | blk::kFeatureConfigWce |
     blk::kFeatureMultiQueue | blk::kFeatureDiscard | blk::kFeatureWriteZeroes;
 
-constexpr vhost::ProtocolBits kUnderstoodProtocol = vhost::kProtocolMq | vhost::kProtocolReplyAck |
+constexpr vhost::ProtocolBits kSupportedProtocol = vhost::kProtocolMq | vhost::kProtocolReplyAck |
                                                     vhost::kProtocolConfig |
                                                     vhost::kProtocolInflightShmfd;
 
@@ -31,28 +31,28 @@ Result<Device> Device::open(const Target& target) {
   auto frontend = vhost::Frontend::connect(target.socket_path, {.deadline = target.deadline});
   if (!frontend) return fail(frontend.error());
   Device device(std::move(*frontend));
-  virtio::FeatureBits wanted = kUnderstood;
+  virtio::FeatureBits wanted = kSupportedFeatures;
   if (!target.event_idx) wanted &= ~virtio::kFeatureEventIdx;
   if (!target.indirect) wanted &= ~virtio::kFeatureIndirectDesc;
   if (target.packed) wanted |= virtio::kFeatureRingPacked;
-  const auto negotiated = device.frontend_.negotiate(wanted, kUnderstoodProtocol);
+  const auto negotiated = device.frontend_.negotiate(wanted, kSupportedProtocol);
   if (!negotiated) return fail(negotiated.error());
   if (target.packed && !device.has(virtio::kFeatureRingPacked)) {
-    return fail(ErrorKind::kUnsupported, "packed rings, by the backend");
+    return fail(ErrorKind::kUnsupported, "VIRTIO_F_RING_PACKED of the backend");
   }
   const auto read = device.read_config();
   if (!read) return fail(read.error());
   return device;
 }
 
-Result<> Device::keep_record(std::uint16_t queues, std::uint16_t queue_size) {
+Result<> Device::enable_inflight_record(std::uint16_t queues, std::uint16_t queue_size) {
   if ((session().protocol & vhost::kProtocolInflightShmfd) == 0) {
-    return fail(ErrorKind::kUnsupported, "in-flight record, by the backend");
+    return fail(ErrorKind::kUnsupported, "in-flight record of the backend");
   }
   auto record = frontend_.get_inflight(queues, queue_size);
   if (!record) return fail(record.error());
-  record_ = std::move(*record);
-  return frontend_.set_inflight(*record_);
+  inflight_ = std::move(*record);
+  return frontend_.set_inflight(*inflight_);
 }
 
 Result<> Device::reconnect(const Target& target, const vhost::FrontendMemory& memory) {
@@ -62,32 +62,32 @@ Result<> Device::reconnect(const Target& target, const vhost::FrontendMemory& me
   const auto after = frontend->negotiate(before.features, before.protocol);
   if (!after) return fail(after.error());
   if (after->features != before.features || after->protocol != before.protocol) {
-    return fail(ErrorKind::kUnsupported, "features that the backend before had", after->features);
+    return fail(ErrorKind::kUnsupported, "features of the previous backend", after->features);
   }
   frontend_ = std::move(*frontend);
-  auto told = frontend_.set_inflight(*record_);
+  auto done = frontend_.set_inflight(*inflight_);
   const auto region = memory.region();
-  if (told) told = frontend_.set_mem_table(std::span(&region, 1));
-  return told;
+  if (done) done = frontend_.set_mem_table(std::span(&region, 1));
+  return done;
 }
 
 Result<> Device::read_config() {
   if ((session().protocol & vhost::kProtocolConfig) == 0) {
     return fail(ErrorKind::kUnsupported, "configuration space of the backend");
   }
-  // Where the space has ended in one version or another; a backend refuses what lies behind.
-  constexpr std::size_t kEnds[] = {sizeof(blk::Config),
+  // The sizes of the space in past versions of the specification. Backends reject larger reads.
+  constexpr std::size_t kSizes[] = {sizeof(blk::Config),
                                    offsetof(blk::Config, zoned),
                                    offsetof(blk::Config, max_secure_erase_sectors),
                                    offsetof(blk::Config, max_discard_sectors),
                                    offsetof(blk::Config, writeback),
                                    sizeof(blk::Config::capacity)};
   Result<> read;
-  for (const std::size_t end : kEnds) {
+  for (const std::size_t size : kSizes) {
     config_ = {};
-    config_size_ = end;
-    // The struct is its bytes.
-    read = frontend_.get_config(0, std::as_writable_bytes(std::span(&config_, 1)).first(end));
+    config_size_ = size;
+    // Trivially copyable, without padding.
+    read = frontend_.get_config(0, std::as_writable_bytes(std::span(&config_, 1)).first(size));
     if (read || read.error().kind != ErrorKind::kUnsupported) break;
   }
   if (!read) return read;
@@ -110,7 +110,7 @@ std::uint32_t Device::max_segments() const noexcept {
   return limited ? config_.seg_max : virtio::kMaxSplitQueueSize;
 }
 
-std::uint32_t Device::largest_segment() const noexcept {
+std::uint32_t Device::max_segment_bytes() const noexcept {
   const bool limited = has(blk::kFeatureSizeMax) && config_.size_max != 0;
   return limited ? config_.size_max : std::numeric_limits<std::uint32_t>::max();
 }

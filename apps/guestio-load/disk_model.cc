@@ -32,13 +32,13 @@ void DiskModel::release(const Extent& extent, Access access) {
   const std::lock_guard lock(mutex_);
   for (std::uint16_t& state : std::span(reserved_).subspan(extent.first, extent.count)) {
     GUESTIO_CHECK(access == Access::kWrite ? state == kWriter : state != 0 && state != kWriter,
-                  "a block that was reserved");
+                  "a reserved block");
     state = access == Access::kWrite ? std::uint16_t{0} : static_cast<std::uint16_t>(state - 1);
   }
 }
 
 void DiskModel::set(const Extent& extent, std::span<const std::byte> bytes) {
-  GUESTIO_CHECK(bytes.size() == bytes_of(extent), "as many bytes as the extent has");
+  GUESTIO_CHECK(bytes.size() == bytes_of(extent), "the size of the extent");
   std::ranges::copy(bytes,
                     bytes_.begin() + static_cast<std::ptrdiff_t>(extent.first * block_size_));
   std::ranges::fill(std::span(known_).subspan(extent.first, extent.count), std::uint8_t{1});
@@ -60,7 +60,7 @@ std::span<const std::byte> DiskModel::expected(const Extent& extent) const {
 
 std::optional<DiskModel::Mismatch> DiskModel::compare(const Extent& extent,
                                                       std::span<const std::byte> found) const {
-  GUESTIO_CHECK(found.size() == bytes_of(extent), "as many bytes as the extent has");
+  GUESTIO_CHECK(found.size() == bytes_of(extent), "the size of the extent");
   for (std::uint64_t i = 0; i < extent.count; ++i) {
     if (known_[extent.first + i] == 0) continue;
     const auto should = expected({extent.first + i, 1});

@@ -13,27 +13,27 @@
 
 namespace guestio::load {
 
-/// What a disk must hold if the backend is right: the bytes of a region, block by block, each block
-/// either known or not (never written by us, or discarded).
+/// The expected content of a disk region. Each block is known or unknown (never written by us, or
+/// discarded).
 ///
-/// Requests that are in flight at the same time may finish in any order, so none of them may touch
-/// what another one writes: a request reserves its blocks first. The bytes of a block belong to
-/// whoever has it reserved; only the reservations themselves are guarded by a lock.
+/// Concurrent requests complete in any order, so their written blocks must not overlap: each request
+/// reserves its blocks first. The bytes of a block belong to the holder of its reservation. A lock
+/// guards the reservations only.
 ///
 /// Threads: any.
 class DiskModel {
  public:
-  /// Neighbouring blocks, counted from the region's start.
+  /// Contiguous blocks, counted from the start of the region.
   struct Extent {
     std::uint64_t first = 0;
     std::uint64_t count = 0;
   };
   enum class Access { kRead, kWrite };
 
-  /// The first byte that is not as it should be.
+  /// The first wrong byte.
   struct Mismatch {
     FileOffset offset;  ///< on the disk
-    std::size_t index;  ///< in what was compared
+    std::size_t index;  ///< in the compared bytes
     std::byte expected;
     std::byte found;
   };
@@ -49,20 +49,21 @@ class DiskModel {
     return static_cast<std::size_t>(extent.count * block_size_);
   }
 
-  /// Reserves all blocks or none: readers share, a writer is alone. Requires: inside the region.
+  /// Reserves all blocks or none: shared by readers, exclusive for a writer. Requires: inside the
+  /// region.
   [[nodiscard]] bool try_reserve(const Extent& extent, Access access);
   void release(const Extent& extent, Access access);
 
-  // Requires of all that follow: the extent is reserved, for a write where it changes something,
-  // and as many bytes as it has.
+  // All of the following require a reservation of the extent, for writing where they change it, and
+  // exactly its number of bytes.
 
   void set(const Extent& extent, std::span<const std::byte> bytes);
   void set_zero(const Extent& extent);
   void forget(const Extent& extent);
-  /// Compares what is known. Unknown blocks match anything.
+  /// Compares the known blocks. Unknown blocks match anything.
   [[nodiscard]] std::optional<Mismatch> compare(const Extent& extent,
                                                 std::span<const std::byte> found) const;
-  /// The bytes as they should be; those of unknown blocks mean nothing.
+  /// The expected bytes; undefined in unknown blocks.
   [[nodiscard]] std::span<const std::byte> expected(const Extent& extent) const;
 
  private:
@@ -71,7 +72,7 @@ class DiskModel {
   const DiskRegion region_;
   const std::uint32_t block_size_;
   const std::uint64_t blocks_;
-  // each element is its reservation's
+  // each element belongs to the holder of its reservation
   std::vector<std::byte> bytes_;
   std::vector<std::uint8_t> known_;
   std::mutex mutex_;

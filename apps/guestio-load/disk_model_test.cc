@@ -22,11 +22,11 @@ struct DiskModelTest : testing::Test {
   DiskModel model{{FileOffset(4096), ByteCount(64 * kBlock)}, kBlock};
 };
 
-TEST_F(DiskModelTest, WhatWasNeverWrittenMatchesAnything) {
+TEST_F(DiskModelTest, UnwrittenBlocksMatchAnything) {
   EXPECT_FALSE(model.compare({0, 64}, bytes(64 * kBlock, 9)).has_value());
 }
 
-TEST_F(DiskModelTest, WhatWasWrittenIsCompared) {
+TEST_F(DiskModelTest, WrittenBlocksAreCompared) {
   model.set({2, 2}, bytes(2 * kBlock, 7));
   auto found = bytes(8 * kBlock, 7);
   EXPECT_FALSE(model.compare({0, 8}, found).has_value());
@@ -39,7 +39,7 @@ TEST_F(DiskModelTest, WhatWasWrittenIsCompared) {
   EXPECT_EQ(mismatch->found, std::byte{8});
 }
 
-TEST_F(DiskModelTest, DiscardedBlocksAreUnknownUntilTheyAreWrittenAgain) {
+TEST_F(DiskModelTest, DiscardedBlocksAreUnknownUntilTheNextWrite) {
   model.set({0, 4}, bytes(4 * kBlock, 7));
   model.forget({1, 2});
   auto found = bytes(4 * kBlock, 7);
@@ -55,17 +55,17 @@ TEST_F(DiskModelTest, ZeroedBlocksAreKnown) {
   EXPECT_TRUE(model.compare({10, 1}, bytes(kBlock, 1)).has_value());
 }
 
-TEST_F(DiskModelTest, ReadersShareAndWritersDoNot) {
+TEST_F(DiskModelTest, ReadersShareAndWritersExclude) {
   ASSERT_TRUE(model.try_reserve({0, 8}, Access::kRead));
   EXPECT_TRUE(model.try_reserve({4, 8}, Access::kRead));
   EXPECT_FALSE(model.try_reserve({7, 1}, Access::kWrite));
   EXPECT_TRUE(model.try_reserve({12, 4}, Access::kWrite));
   EXPECT_FALSE(model.try_reserve({15, 2}, Access::kRead));
   EXPECT_FALSE(model.try_reserve({15, 2}, Access::kWrite));
-  EXPECT_TRUE(model.try_reserve({16, 1}, Access::kWrite)) << "a failure reserves nothing";
+  EXPECT_TRUE(model.try_reserve({16, 1}, Access::kWrite)) << "a failed attempt reserves nothing";
   model.release({0, 8}, Access::kRead);
   EXPECT_TRUE(model.try_reserve({0, 4}, Access::kWrite));
-  EXPECT_FALSE(model.try_reserve({4, 1}, Access::kWrite)) << "there is one reader left";
+  EXPECT_FALSE(model.try_reserve({4, 1}, Access::kWrite)) << "one reader left";
   model.release({4, 8}, Access::kRead);
   EXPECT_TRUE(model.try_reserve({4, 8}, Access::kWrite));
 }

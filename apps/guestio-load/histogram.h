@@ -8,25 +8,25 @@
 
 namespace guestio::load {
 
-/// Counts of 64-bit values (here: nanoseconds) in buckets whose width grows with the value, so that
-/// each is known to better than 1 % in fixed memory. Values below 256 are exact.
+/// A histogram of 64-bit values (nanoseconds) with logarithmic buckets: error below 1 %, fixed
+/// memory. Values below 256 are exact.
 class Histogram {
  public:
   void record(std::uint64_t value) noexcept;
   void merge(const Histogram& other) noexcept;
 
   [[nodiscard]] std::uint64_t count() const noexcept { return count_; }
-  // Zero when nothing was recorded; exact otherwise.
+  // Exact; zero when empty.
   [[nodiscard]] std::uint64_t min() const noexcept { return count_ == 0 ? 0 : min_; }
   [[nodiscard]] std::uint64_t max() const noexcept { return max_; }
   [[nodiscard]] double mean() const noexcept;
   [[nodiscard]] double standard_deviation() const noexcept;
-  /// A value that `percent` % of all values do not exceed: the last of its bucket, but never more
-  /// than max(). Zero when nothing was recorded. Requires: 0 <= percent <= 100.
+  /// An upper bound of `percent` % of all values: the last value of a bucket, at most max(). Zero when
+  /// empty. Requires: 0 <= percent <= 100.
   [[nodiscard]] std::uint64_t percentile(double percent) const noexcept;
 
  private:
-  // Each power of two from kSubBuckets on is divided into kSubBuckets.
+  // Each power of two from kSubBuckets on has kSubBuckets buckets.
   static constexpr unsigned kSubBucketBits = 7;
   static constexpr std::uint64_t kSubBuckets = std::uint64_t{1} << kSubBucketBits;
   static constexpr std::size_t kBuckets = (64 - kSubBucketBits + 1) * kSubBuckets;

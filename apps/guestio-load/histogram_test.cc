@@ -10,7 +10,7 @@ namespace {
 
 constexpr auto kMax = std::numeric_limits<std::uint64_t>::max();
 
-TEST(Histogram, OfNothingIsAllZeroes) {
+TEST(Histogram, AnEmptyOneIsAllZeroes) {
   const Histogram histogram;
   EXPECT_EQ(histogram.count(), 0u);
   EXPECT_EQ(histogram.min(), 0u);
@@ -32,7 +32,7 @@ TEST(Histogram, SmallValuesAreExact) {
   EXPECT_NEAR(histogram.standard_deviation(), 28.866, 0.001);
 }
 
-TEST(Histogram, EveryValueIsKnownToBetterThanOnePercent) {
+TEST(Histogram, TheErrorIsBelowOnePercent) {
   for (std::uint64_t value = 1; value < kMax / 3; value = value * 3 + 1) {
     Histogram histogram;
     histogram.record(value);
@@ -43,7 +43,7 @@ TEST(Histogram, EveryValueIsKnownToBetterThanOnePercent) {
   }
 }
 
-TEST(Histogram, TakesTheWholeRange) {
+TEST(Histogram, CoversTheWholeRange) {
   Histogram histogram;
   histogram.record(0);
   histogram.record(kMax);
@@ -51,13 +51,13 @@ TEST(Histogram, TakesTheWholeRange) {
   EXPECT_EQ(histogram.percentile(100), kMax);
 }
 
-TEST(Histogram, APercentileIsNeverMoreThanTheLargestValue) {
+TEST(Histogram, APercentileIsAtMostTheMaximum) {
   Histogram histogram;
   histogram.record(1'000'003);
   EXPECT_EQ(histogram.percentile(99.9), 1'000'003u);
 }
 
-TEST(Histogram, MergingIsAsIfAllHadBeenRecordedInOne) {
+TEST(Histogram, MergingEqualsRecordingInOne) {
   Histogram first;
   Histogram second;
   Histogram both;

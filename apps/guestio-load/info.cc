@@ -31,7 +31,7 @@ using virtio::Direction;
 
 namespace {
 
-/// Names of the bits that have one; the others by number.
+/// Feature bits by name; unknown ones by number.
 template <typename Names>
 void add_names(std::uint64_t& bits, const Names& names, std::vector<std::string>& to) {
   for (const auto& named : names) {
@@ -66,7 +66,7 @@ std::vector<std::string> protocol_names(vhost::ProtocolBits features) {
   return names;
 }
 
-/// Text up to the first NUL, with a question mark for what a terminal should not see.
+/// Text up to the first NUL, with unprintable bytes as question marks.
 std::string printable(std::span<const std::byte> bytes) {
   std::string text;
   for (const std::byte byte : bytes) {
@@ -77,8 +77,8 @@ std::string printable(std::span<const std::byte> bytes) {
   return text;
 }
 
-/// Calls may come for no reason, when a queue starts for instance.
-Result<RequestQueue::Completion> wait_for_one(RequestQueue& queue,
+/// Calls may be spurious, for example when a queue starts.
+Result<RequestQueue::Completion> wait_for_completion(RequestQueue& queue,
                                               std::chrono::milliseconds limit) {
   const auto deadline = std::chrono::steady_clock::now() + limit;
   while (std::chrono::steady_clock::now() < deadline) {
@@ -88,41 +88,41 @@ Result<RequestQueue::Completion> wait_for_one(RequestQueue& queue,
     const auto slept = queue.sleep(std::chrono::milliseconds(100));
     if (!slept) return fail(slept.error());
   }
-  return fail(Error::host(ETIMEDOUT, "wait for the device's answer"));
+  return fail(Error::host(ETIMEDOUT, "wait for a completion"));
 }
 
-/// Asks the device for its identifier: the one thing that only a running queue can tell.
+/// Reads the device ID with a VIRTIO_BLK_T_GET_ID request, which needs a running queue.
 Result<std::string> read_id(Device& device, std::chrono::milliseconds limit) {
   auto memory = vhost::FrontendMemory::create(std::size_t{1} << 16);
   if (!memory) return fail(memory.error());
   const std::array regions = {memory->region()};
-  const auto told = device.frontend().set_mem_table(regions);
-  if (!told) return fail(told.error());
+  const auto set = device.frontend().set_mem_table(regions);
+  if (!set) return fail(set.error());
   auto queue = RequestQueue::create(device, *memory, {.size = 16});
   if (!queue) return fail(queue.error());
-  const auto piece = memory->allocate(kPageSize, kPageSize);
-  if (!piece) return fail(piece.error());
+  const auto range = memory->allocate(kPageSize, kPageSize);
+  if (!range) return fail(range.error());
   const blk::RequestHeader header{blk::RequestType::kGetId, 0, 0};
-  std::memcpy(piece->host, &header, sizeof(header));
-  const auto status = piece->part(512, 1);
+  std::memcpy(range->host, &header, sizeof(header));
+  const auto status = range->part(512, 1);
   *status.host = std::byte{0xff};
-  const auto id = piece->part(256, blk::kIdBytes);
+  const auto id = range->part(256, blk::kIdBytes);
   const std::array<virtio::DriverSegment, 3> segments = {
-      {{piece->gpa, sizeof(header), Direction::kReadable},
+      {{range->gpa, sizeof(header), Direction::kReadable},
        {id.gpa, blk::kIdBytes, Direction::kWritable},
        {status.gpa, 1, Direction::kWritable}}};
   auto done = queue->add(0, segments, RequestQueue::Form::kDirect);
   if (done) done = queue->send();
   if (!done) return fail(done.error());
-  const auto completion = wait_for_one(*queue, limit);
+  const auto completion = wait_for_completion(*queue, limit);
   if (!completion) return fail(completion.error());
-  if (*status.host != std::byte{0}) return fail(ErrorKind::kUnsupported, "device's identifier");
+  if (*status.host != std::byte{0}) return fail(ErrorKind::kUnsupported, "VIRTIO_BLK_T_GET_ID");
   done = queue->stop(device);
   if (!done) return fail(done.error());
   return printable(std::span(id.host, blk::kIdBytes));
 }
 
-/// The limits of discard or write-zeroes.
+/// Limits of discard or write-zeroes.
 Json range_limits(std::uint32_t sectors, std::uint32_t segments) {
   return {{"max_sectors", sectors}, {"max_segments", segments}};
 }
@@ -158,7 +158,7 @@ Json to_json(const Device& device) {
   return json;
 }
 
-/// One line for each thing: the name in a column of its own.
+/// One line per value, with aligned columns.
 void print_lines(const Json& json, const std::string& prefix) {
   for (const auto& [key, value] : json.items()) {
     const std::string name = prefix + key;

@@ -5,7 +5,7 @@
 
 namespace guestio::load {
 
-/// Shows what a backend offers. Returns the program's exit status.
+/// Prints features and configuration of a backend. Returns the exit status.
 int show_info(const InfoArguments& arguments);
 
 }  // namespace guestio::load

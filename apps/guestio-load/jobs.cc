@@ -24,28 +24,28 @@ using std::chrono::milliseconds;
 constexpr milliseconds kTick(200);
 
 // Written by the signal handler, read by the control thread: 0 or 1.
-std::atomic<int> signal_came = 0;
+std::atomic<int> is_signalled = 0;
 static_assert(std::atomic<int>::is_always_lock_free);
 
-void on_signal(int) { signal_came.store(1, std::memory_order_relaxed); }
+void on_signal(int) { is_signalled.store(1, std::memory_order_relaxed); }
 
-/// Whether the backend closes the connection within `limit`. It has nothing to say meanwhile.
-bool closes_within(int fd, milliseconds limit) {
+/// Whether the backend closes the connection within `limit`. It sends nothing meanwhile.
+bool is_closed_within(int fd, milliseconds limit) {
   pollfd poller{.fd = fd, .events = POLLRDHUP, .revents = 0};
   return ::poll(&poller, 1, static_cast<int>(limit.count())) > 0;
 }
 
-/// What threads that wait for the last of them to be there do then.
-enum class Go : std::uint8_t { kWait, kRun, kLeave };
+/// The state of the start barrier of the job threads.
+enum class Start : std::uint8_t { kWait, kRun, kCancel };
 
-void tell(std::atomic<Go>& go, Go what) {
-  go = what;
-  go.notify_all();
+void release(std::atomic<Start>& start, Start state) {
+  start = state;
+  start.notify_all();
 }
 
 }  // namespace
 
-void end_on_signals() {
+void install_signal_handlers() {
   struct sigaction action{};
   action.sa_handler = on_signal;
   ::sigaction(SIGINT, &action, nullptr);
@@ -55,41 +55,41 @@ void end_on_signals() {
   if (before.sa_handler != SIG_IGN) ::sigaction(SIGHUP, &action, nullptr);
 }
 
-bool is_asked_to_end() noexcept { return signal_came.load(std::memory_order_relaxed) != 0; }
+bool is_interrupted() noexcept { return is_signalled.load(std::memory_order_relaxed) != 0; }
 
 std::optional<JobsFailure> run_jobs(Device& device, StopFlags& flags,
                                     const std::vector<std::function<void()>>& jobs,
                                     const std::function<void()>& tick,
                                     const std::function<Result<>()>& reconnect) {
   std::atomic<std::size_t> running = jobs.size();
-  std::atomic<Go> go = Go::kWait;
+  std::atomic<Start> start = Start::kWait;
   std::vector<std::jthread> threads;
   for (const auto& job : jobs) {
-    auto thread = start_thread("job", [&job, &running, &go] {
-      go.wait(Go::kWait);
-      if (go == Go::kRun) job();
+    auto thread = start_thread("job", [&job, &running, &start] {
+      start.wait(Start::kWait);
+      if (start == Start::kRun) job();
       running.fetch_sub(1);
     });
     if (!thread) {
-      tell(go, Go::kLeave);
+      release(start, Start::kCancel);
       return JobsFailure{thread.error().to_string(), kExitUsage};
     }
     threads.push_back(std::move(*thread));
   }
-  tell(go, Go::kRun);
+  release(start, Start::kRun);
   std::optional<JobsFailure> failure;
   while (running.load() != 0) {
     if (failure) {
       std::this_thread::sleep_for(milliseconds(10));
-    } else if (closes_within(device.frontend().socket().fd(), kTick)) {
-      const Result<> back = reconnect ? reconnect() : fail(ErrorKind::kClosed, "connection");
-      if (!back) {
-        failure = JobsFailure{"the backend closed the connection"};
-        if (reconnect) failure->text += ", and " + back.error().to_string();
+    } else if (is_closed_within(device.frontend().socket().fd(), kTick)) {
+      const Result<> reconnected = reconnect ? reconnect() : fail(ErrorKind::kClosed, "connection");
+      if (!reconnected) {
+        failure = JobsFailure{"backend disconnected"};
+        if (reconnect) failure->text += "; reconnect failed: " + reconnected.error().to_string();
         flags.abandon = true;
       }
     }
-    if (is_asked_to_end()) flags.stop = true;
+    if (is_interrupted()) flags.stop = true;
     tick();
   }
   return failure;

@@ -11,33 +11,34 @@
 #include "apps/guestio-load/device.h"
 #include "apps/guestio-load/run_job.h"
 
-/// What run and verify share: threads for the jobs, and an eye on the backend while they work.
+/// Shared by run and verify: job threads, and supervision of the backend connection.
 namespace guestio::load {
 
-/// Ctrl-C, SIGTERM and, unless nohup(1) has it ignored, SIGHUP end the jobs early from now on
-/// instead of the program.
-void end_on_signals();
+/// From now on SIGINT, SIGTERM and, unless ignored (nohup(1)), SIGHUP stop the jobs instead of the
+/// process.
+void install_signal_handlers();
 
-/// Why jobs did not come to their end, and the exit status of that.
+/// The cause of an early end of the jobs, and the exit status.
 struct JobsFailure {
   std::string text;
   int status = kExitFailed;
 };
 
-/// Runs each function in a thread of its own until all are done. Meanwhile calls `tick` a few times
-/// a second, passes a signal on as StopFlags::stop, and raises StopFlags::abandon when the backend
-/// closes the connection, which is the failure that is returned. With `reconnect` that function is
-/// called first; it returns when another backend has taken over, or why there is none. No job runs
-/// when there are not threads for all: a failure of status kExitUsage.
+/// Runs each function in a thread of its own until all have returned. Meanwhile it calls `tick` a few
+/// times per second and turns a signal into StopFlags::stop.
+///
+/// When the backend disconnects, it sets StopFlags::abandon and returns that failure. With
+/// `reconnect` it calls that function first, which returns after a reconnect, or an error. If a
+/// thread cannot be started, no job runs, and the failure has status kExitUsage.
 std::optional<JobsFailure> run_jobs(Device& device, StopFlags& flags,
                                     const std::vector<std::function<void()>>& jobs,
                                     const std::function<void()>& tick,
                                     const std::function<Result<>()>& reconnect = nullptr);
 
-/// Whether a signal asked the program to end.
-[[nodiscard]] bool is_asked_to_end() noexcept;
+/// Whether one of those signals has arrived.
+[[nodiscard]] bool is_interrupted() noexcept;
 
-/// One line on the terminal that is written over and over; nothing at all elsewhere.
+/// A progress line, overwritten in place. Only on a terminal.
 class ProgressLine {
  public:
   ProgressLine();

@@ -10,17 +10,17 @@ namespace guestio::load {
 
 namespace {
 
-// Tries to find a place that no request in flight is in the way of.
-constexpr int kTries = 20;
+// Attempts to find an extent without conflicting requests in flight.
+constexpr int kMaxAttempts = 20;
 
 std::uint64_t random(std::mt19937_64& engine, std::uint64_t low, std::uint64_t high) {
   return std::uniform_int_distribution<std::uint64_t>(low, high)(engine);
 }
 
-/// Mostly small, sometimes as large as can be.
-std::uint64_t random_length(std::mt19937_64& engine, std::uint64_t most) {
+/// Mostly small, sometimes up to the maximum.
+std::uint64_t random_length(std::mt19937_64& engine, std::uint64_t max) {
   constexpr std::array<std::uint64_t, 4> kScales = {8, 8, 64, ~std::uint64_t{0}};
-  return random(engine, 1, std::min(most, kScales[random(engine, 0, kScales.size() - 1)]));
+  return random(engine, 1, std::min(max, kScales[random(engine, 0, kScales.size() - 1)]));
 }
 
 }  // namespace
@@ -54,7 +54,7 @@ OperationSource::Draw SweepSource::draw(Operation& operation, std::mt19937_64& /
   operation = {.kind = kind_,
                .extents = {{first, std::min(chunk_, model_.blocks() - first)}},
                .number = number + 1};
-  // Nothing else is in flight here that could be in the way.
+  // No conflicting requests are in flight during a sweep.
   return model_.try_reserve(operation.extents.front(), operation.access()) ? Draw::kOperation
                                                                            : Draw::kDone;
 }
@@ -66,7 +66,7 @@ OperationSource::Draw RandomSource::draw(Operation& operation, std::mt19937_64& 
   if (!reserve_extents(operation, engine)) return Draw::kBusy;
   operation.number = drawn_.fetch_add(1, std::memory_order_relaxed) + 1;
   if (operation.number <= operations_) return Draw::kOperation;
-  // Another job was faster with the last one.
+  // Another job has drawn the last operation.
   for (const auto& extent : operation.extents) model_.release(extent, operation.access());
   return Draw::kDone;
 }
@@ -74,10 +74,10 @@ OperationSource::Draw RandomSource::draw(Operation& operation, std::mt19937_64& 
 OperationKind RandomSource::random_kind(std::mt19937_64& engine) const {
   const std::uint64_t dice = random(engine, 0, 99);
   if (dice < 2) return OperationKind::kGetId;
-  if (dice < 7 && abilities_.flush) return OperationKind::kFlush;
-  if (!abilities_.write) return OperationKind::kRead;
-  if (dice < 12 && abilities_.discard.segments != 0) return OperationKind::kDiscard;
-  if (dice < 17 && abilities_.write_zeroes.segments != 0) return OperationKind::kWriteZeroes;
+  if (dice < 7 && capabilities_.flush) return OperationKind::kFlush;
+  if (!capabilities_.write) return OperationKind::kRead;
+  if (dice < 12 && capabilities_.discard.segments != 0) return OperationKind::kDiscard;
+  if (dice < 17 && capabilities_.write_zeroes.segments != 0) return OperationKind::kWriteZeroes;
   return dice < 58 ? OperationKind::kRead : OperationKind::kWrite;
 }
 
@@ -86,13 +86,13 @@ bool RandomSource::reserve_extents(Operation& operation, std::mt19937_64& engine
     case OperationKind::kFlush:
     case OperationKind::kGetId: return true;
     case OperationKind::kRead:
-    case OperationKind::kWrite: return reserve_one(operation, abilities_.largest, engine);
+    case OperationKind::kWrite: return reserve_one(operation, capabilities_.max_blocks, engine);
     case OperationKind::kDiscard:
     case OperationKind::kWriteZeroes: break;
   }
   const Ranges& ranges =
-      operation.kind == OperationKind::kDiscard ? abilities_.discard : abilities_.write_zeroes;
-  // One is enough; more if there is room.
+      operation.kind == OperationKind::kDiscard ? capabilities_.discard : capabilities_.write_zeroes;
+  // At least one; more if unreserved extents are found.
   const std::uint64_t wanted = random(engine, 1, std::min<std::uint64_t>(ranges.segments, 8));
   for (std::uint64_t i = 0; i < wanted; ++i) {
     if (!reserve_one(operation, ranges.blocks, engine)) break;
@@ -100,10 +100,10 @@ bool RandomSource::reserve_extents(Operation& operation, std::mt19937_64& engine
   return !operation.extents.empty();
 }
 
-bool RandomSource::reserve_one(Operation& operation, std::uint64_t most, std::mt19937_64& engine) {
-  // Half of the region at most, so that others find a place too.
-  const std::uint64_t limit = std::min(most, std::max<std::uint64_t>(model_.blocks() / 2, 1));
-  for (int i = 0; i < kTries; ++i) {
+bool RandomSource::reserve_one(Operation& operation, std::uint64_t max_blocks, std::mt19937_64& engine) {
+  // At most half of the region, which leaves extents for other requests.
+  const std::uint64_t limit = std::min(max_blocks, std::max<std::uint64_t>(model_.blocks() / 2, 1));
+  for (int i = 0; i < kMaxAttempts; ++i) {
     const std::uint64_t count = random_length(engine, limit);
     const DiskModel::Extent extent{random(engine, 0, model_.blocks() - count), count};
     if (!model_.try_reserve(extent, operation.access())) continue;

@@ -14,7 +14,7 @@ struct OperationSourceTest : testing::Test {
   void release(const Operation& operation) {
     for (const auto& extent : operation.extents) model.release(extent, operation.access());
   }
-  /// Draws everything, one at a time. Returns how many there were of each kind.
+  /// Draws all operations, one at a time. Returns the number of each kind.
   std::map<OperationKind, int> draw_all(RandomSource& source) {
     std::map<OperationKind, int> count;
     Operation operation;
@@ -33,7 +33,7 @@ struct OperationSourceTest : testing::Test {
   std::mt19937_64 engine{1};
 };
 
-TEST_F(OperationSourceTest, ASweepCoversTheRegionOnceAndInOrder) {
+TEST_F(OperationSourceTest, ASweepCoversTheRegionOnceSequentially) {
   SweepSource source(model, OperationKind::kWrite, 64);
   Operation operation;
   std::uint64_t next = 0;
@@ -46,13 +46,13 @@ TEST_F(OperationSourceTest, ASweepCoversTheRegionOnceAndInOrder) {
   EXPECT_EQ(next, 1000u);
 }
 
-TEST_F(OperationSourceTest, ThereAreAsManyOperationsAsAskedForOfEveryKindOffered) {
+TEST_F(OperationSourceTest, DrawsTheRequestedNumberOfOperationsOfAllSupportedKinds) {
   RandomSource source(model,
                       {.write = true,
                        .flush = true,
                        .discard = {.segments = 4, .blocks = 10},
                        .write_zeroes = {.segments = 1, .blocks = 10},
-                       .largest = 100},
+                       .max_blocks = 100},
                       5000);
   const auto count = draw_all(source);
   EXPECT_EQ(count.size(), kOperationKinds);
@@ -70,9 +70,9 @@ TEST_F(OperationSourceTest, AReadOnlyDiskIsOnlyRead) {
   EXPECT_TRUE(count.contains(OperationKind::kGetId));
 }
 
-TEST_F(OperationSourceTest, WhatIsInFlightIsNeverDrawnAgain) {
-  RandomSource source(model, {.write = true, .largest = 1000}, 1000);
-  // Nothing is given back: the region fills up until there is no place left.
+TEST_F(OperationSourceTest, ReservedExtentsAreNeverDrawn) {
+  RandomSource source(model, {.write = true, .max_blocks = 1000}, 1000);
+  // Nothing is released: the region fills up.
   ASSERT_TRUE(model.try_reserve({0, 1000}, DiskModel::Access::kWrite));
   Operation operation;
   int busy = 0;
@@ -84,7 +84,7 @@ TEST_F(OperationSourceTest, WhatIsInFlightIsNeverDrawnAgain) {
   EXPECT_GT(busy, 50);
 }
 
-TEST_F(OperationSourceTest, OperationsAreDescribedForPeople) {
+TEST_F(OperationSourceTest, DescribesOperations) {
   EXPECT_EQ(describe({.kind = OperationKind::kFlush}, model), "flush");
   EXPECT_EQ(describe({.kind = OperationKind::kRead, .extents = {{2, 4}}}, model),
             "read of 2048 bytes at offset 1024");

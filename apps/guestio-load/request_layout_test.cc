@@ -23,7 +23,7 @@ struct RequestLayoutTest : testing::Test {
   [[nodiscard]] std::byte* host(Gpa address) const {
     return memory.whole().host + address.offset_from(memory.whole().gpa);
   }
-  /// Plays the device: reads its row, writes 1, 2, 3… into the other.
+  /// Acts as the device: reads the readable part, writes 1, 2, 3… to the writable part.
   std::vector<std::byte> serve(const RequestLayout& layout) const {
     std::vector<std::byte> read;
     std::uint8_t next = 1;
@@ -48,8 +48,8 @@ struct RequestLayoutTest : testing::Test {
   std::mt19937_64 engine{1};
 };
 
-TEST_F(RequestLayoutTest, WhateverTheCutsTheRowsAreWhole) {
-  RequestLayout layout = make({.pieces = 20, .piece_bytes = 8192});
+TEST_F(RequestLayoutTest, AnyLayoutPreservesTheBytes) {
+  RequestLayout layout = make({.descriptors = 20, .descriptor_bytes = 8192});
   for (int i = 0; i < 2000; ++i) {
     const auto readable = numbered(kHeader + static_cast<std::size_t>(i % 3) * 4096);
     const std::size_t writable = 1 + static_cast<std::size_t>(i % 5) * 8192;
@@ -57,14 +57,14 @@ TEST_F(RequestLayoutTest, WhateverTheCutsTheRowsAreWhole) {
     EXPECT_LE(layout.segments().size(), 20u);
     EXPECT_EQ(serve(layout), readable);
     std::vector<std::byte> written(writable);
-    layout.take_written(written);
+    layout.copy_written(written);
     EXPECT_EQ(written, numbered(writable));
-    EXPECT_EQ(layout.find_damage(), std::nullopt);
+    EXPECT_EQ(layout.find_corruption(), std::nullopt);
   }
 }
 
 TEST_F(RequestLayoutTest, ReadableSegmentsComeFirstAndNoneIsEmptyOrTooLong) {
-  RequestLayout layout = make({.pieces = 40, .piece_bytes = 1000});
+  RequestLayout layout = make({.descriptors = 40, .descriptor_bytes = 1000});
   for (int i = 0; i < 500; ++i) {
     layout.lay(numbered(kHeader + 8192), 16384 + 1, Layout::kAny, engine);
     const auto segments = layout.segments();
@@ -78,8 +78,8 @@ TEST_F(RequestLayoutTest, ReadableSegmentsComeFirstAndNoneIsEmptyOrTooLong) {
   }
 }
 
-TEST_F(RequestLayoutTest, SimpleLayoutsHaveHeaderAndStatusAloneAndAlignedSectors) {
-  RequestLayout layout = make({.pieces = 10});
+TEST_F(RequestLayoutTest, SimpleLayoutsHaveSeparateHeaderAndStatusAndAlignedSectors) {
+  RequestLayout layout = make({.descriptors = 10});
   for (int i = 0; i < 500; ++i) {
     layout.lay(numbered(kHeader), 8192 + 1, Layout::kSimple, engine);
     const auto segments = layout.segments();
@@ -92,8 +92,8 @@ TEST_F(RequestLayoutTest, SimpleLayoutsHaveHeaderAndStatusAloneAndAlignedSectors
   }
 }
 
-TEST_F(RequestLayoutTest, AnyLayoutCutsAndJoinsHeaderAndStatus) {
-  RequestLayout layout = make({.pieces = 10});
+TEST_F(RequestLayoutTest, AnyLayoutSplitsAndMergesHeaderAndStatus) {
+  RequestLayout layout = make({.descriptors = 10});
   std::set<std::size_t> first_lengths;
   std::set<std::size_t> last_lengths;
   for (int i = 0; i < 2000; ++i) {
@@ -101,36 +101,36 @@ TEST_F(RequestLayoutTest, AnyLayoutCutsAndJoinsHeaderAndStatus) {
     first_lengths.insert(layout.segments().front().length);
     last_lengths.insert(layout.segments().back().length);
   }
-  EXPECT_TRUE(first_lengths.contains(kHeader + 512)) << "all in one";
+  EXPECT_TRUE(first_lengths.contains(kHeader + 512)) << "all in one descriptor";
   EXPECT_LT(*first_lengths.begin(), kHeader) << "a part of the header";
   EXPECT_TRUE(last_lengths.contains(512 + 1)) << "status at the end of the data";
   EXPECT_TRUE(last_lengths.contains(1)) << "status alone";
 }
 
-TEST_F(RequestLayoutTest, TheFewestPiecesAreEnough) {
-  RequestLayout any = make({.pieces = 2});
+TEST_F(RequestLayoutTest, TheMinimumOfDescriptorsSuffices) {
+  RequestLayout any = make({.descriptors = 2});
   any.lay(numbered(kHeader + 512), 1, Layout::kAny, engine);
   EXPECT_EQ(any.segments().size(), 2u);
-  RequestLayout simple = make({.pieces = 3});
+  RequestLayout simple = make({.descriptors = 3});
   simple.lay(numbered(kHeader + 512), 1, Layout::kSimple, engine);
   EXPECT_EQ(simple.segments().size(), 3u);
 }
 
-TEST_F(RequestLayoutTest, AChangedByteAnywhereElseIsFound) {
-  RequestLayout layout = make({.pieces = 8});
+TEST_F(RequestLayoutTest, FindsChangedBytesOutsideTheWritableDescriptors) {
+  RequestLayout layout = make({.descriptors = 8});
   for (int i = 0; i < 200; ++i) {
     layout.lay(numbered(kHeader + 512), 513, Layout::kAny, engine);
     serve(layout);
     const auto segments = layout.segments();
     const auto& segment = segments[static_cast<std::size_t>(i) % segments.size()];
-    // Behind a piece, or in one that the device only reads.
+    // After a segment, or in a readable one.
     const std::uint64_t where =
         segment.direction == Direction::kReadable && i % 2 == 0 ? 0 : segment.length;
     std::byte* const victim = host(segment.address) + where;
     *victim ^= std::byte{0x40};
-    EXPECT_TRUE(layout.find_damage().has_value());
+    EXPECT_TRUE(layout.find_corruption().has_value());
     *victim ^= std::byte{0x40};
-    EXPECT_FALSE(layout.find_damage().has_value());
+    EXPECT_FALSE(layout.find_corruption().has_value());
   }
 }
 

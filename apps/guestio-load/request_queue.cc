@@ -10,7 +10,7 @@ using virtio::Descriptor;
 
 namespace {
 
-// Tables of different requests share no line, which the device may be reading.
+// Indirect tables share no cache line with tables in use by the device.
 constexpr std::size_t kCacheLine = 64;
 
 std::size_t table_bytes(const RequestQueue::Options& options) {
@@ -34,10 +34,10 @@ Result<RequestQueue> RequestQueue::create(Device& device, vhost::FrontendMemory&
   RequestQueue made(std::move(*queue), options.size);
   if (!device.has(virtio::kFeatureIndirectDesc)) return made;
   for (std::uint32_t slot = 0; slot < options.slots; ++slot) {
-    const auto piece = memory.allocate(table_bytes(options), kCacheLine);
-    if (!piece) return fail(piece.error());
-    made.tables_.push_back({.host = reinterpret_cast<Descriptor*>(piece->host),
-                            .address = piece->gpa,
+    const auto range = memory.allocate(table_bytes(options), kCacheLine);
+    if (!range) return fail(range.error());
+    made.tables_.push_back({.place = reinterpret_cast<Descriptor*>(range->host),
+                            .address = range->gpa,
                             .capacity = options.descriptors});
   }
   return made;
@@ -66,9 +66,9 @@ Result<std::optional<RequestQueue::Completion>> RequestQueue::reap() {
 }
 
 Result<> RequestQueue::sleep(std::chrono::milliseconds limit) {
-  const auto there = queue_.ring().enable_calls();
-  if (!there) return fail(there.error());
-  if (*there) return {};
+  const auto has_used = queue_.ring().enable_calls();
+  if (!has_used) return fail(has_used.error());
+  if (*has_used) return {};
   const auto called = queue_.wait_for_call(limit);
   if (!called) return fail(called.error());
   return queue_.ring().suppress_calls();
@@ -78,7 +78,7 @@ Result<> RequestQueue::stop(Device& device) {
   const auto base = queue_.stop(device.frontend());
   if (!base) return fail(base.error());
   if (*base != queue_.ring().end_base()) {
-    return fail(Error::peer_fault("place at which the backend stopped the queue", *base));
+    return fail(Error::peer_fault("final index of the queue", *base));
   }
   return {};
 }

@@ -15,10 +15,10 @@
 
 namespace guestio::load {
 
-/// One queue of a device with a fixed number of request slots. Who submits names a slot; it is busy
-/// until it comes back with a completion.
+/// One queue of a device with a fixed number of request slots. A submission occupies a slot until its
+/// completion.
 ///
-/// Errors: what the ring or the event descriptors fail with; of no use afterwards.
+/// Errors: of the ring and the event descriptors; the queue is unusable afterwards.
 /// Threads: create() and stop() on the control thread, the rest on one thread at a time.
 class RequestQueue {
  public:
@@ -26,48 +26,46 @@ class RequestQueue {
     std::uint32_t index = 0;
     std::uint16_t size = 128;  ///< of the ring
     std::uint32_t slots = 1;
-    std::uint32_t descriptors = 3;                            ///< the most that one request has
-    std::optional<std::uint16_t> first_index = std::nullopt;  ///< of the ring; none: as it begins
+    std::uint32_t descriptors = 3;                            ///< maximum of one request
+    std::optional<std::uint16_t> first_index = std::nullopt;  ///< of the ring; nullopt: its initial index
   };
 
   struct Completion {
     std::uint32_t slot;
-    std::uint32_t written;  ///< what the device says
+    std::uint32_t written;  ///< used length
   };
 
-  /// Shared memory that create() will take.
+  /// Shared memory needed by create().
   static std::size_t memory_for(const Options& options);
   static Result<RequestQueue> create(Device& device, vhost::FrontendMemory& memory,
                                      const Options& options);
 
-  /// How the descriptors of one request are handed over.
+  /// The form of a chain.
   enum class Form { kDirect, kIndirect };
-  /// Whether the ring takes a request of so many descriptors now.
+  /// Whether the ring has room for a request.
   [[nodiscard]] bool has_room(std::size_t descriptors, Form form) noexcept {
     return queue_.ring().free_descriptors() >= (form == Form::kIndirect ? 1 : descriptors);
   }
   [[nodiscard]] bool has_indirect() const noexcept { return !tables_.empty(); }
 
-  /// Puts a request into the ring; the device sees it after send(). Requires: has_room(), the slot
-  /// is free, kIndirect only if has_indirect().
+  /// Adds a request to the ring, visible to the device after send(). Requires: has_room(), a free
+  /// slot, has_indirect() for kIndirect.
   Result<> add(std::uint32_t slot, std::span<const virtio::DriverSegment> segments, Form form);
-  /// Shows the device what was added and kicks it if it wants that.
+  /// Publishes the added requests and kicks unless notifications are suppressed.
   Result<> send();
-  /// The next completion, if there is one. Errors also: peer fault when it is of no request of
-  /// ours.
+  /// The next completion, if any. Errors also: peer fault (not a request of ours).
   Result<std::optional<Completion>> reap();
-  /// Sleeps until there may be a completion, at most `limit`.
+  /// Sleeps until a call, at most `limit`. May return early.
   Result<> sleep(std::chrono::milliseconds limit);
-  /// Tells the device once that nobody sleeps.
-  Result<> stop_calls() { return queue_.ring().suppress_calls(); }
+  /// Suppresses calls, for a polling driver.
+  Result<> suppress_calls() { return queue_.ring().suppress_calls(); }
 
   [[nodiscard]] std::uint32_t in_flight() noexcept { return queue_.ring().in_flight(); }
 
-  /// Starts the queue on a backend that came after the one it ran on. On the control thread, while
-  /// another goes on using the queue.
+  /// Starts the queue on a new backend after a reconnect. On the control thread, while another thread
+  /// uses the queue.
   Result<> resume(Device& device) const { return queue_.resume(device.frontend()); }
-  /// Stops the queue on the backend. Errors also: peer fault when it did not come to the end of
-  /// what was sent.
+  /// Stops the queue. Errors also: peer fault (requests left without completion).
   Result<> stop(Device& device);
 
  private:

@@ -22,41 +22,41 @@ namespace guestio::load {
 
 namespace {
 
-/// What this device cannot do for these arguments, if there is anything.
-std::optional<std::string> find_misfit(const Device& device, const RunArguments& arguments) {
+/// The first argument beyond the limits of the device, if any.
+std::optional<std::string> check_device_limits(const Device& device, const RunArguments& arguments) {
   const bool writes = arguments.rw != ReadWrite::kRead && arguments.rw != ReadWrite::kRandRead;
   const std::uint64_t block = arguments.block_size.raw();
   if (writes && device.is_read_only()) {
-    return fmt::format("--rw {}: the disk is read-only", to_text(arguments.rw));
+    return fmt::format("--rw {}: disk is read-only", to_text(arguments.rw));
   }
   if (block % device.block_size() != 0) {
-    return fmt::format("--bs: the disk's block size is {}", device.block_size());
+    return fmt::format("--bs: not a multiple of the logical block size {}", device.block_size());
   }
   if (arguments.offset.raw() % device.block_size() != 0) {
-    return fmt::format("--offset: the disk's block size is {}", device.block_size());
+    return fmt::format("--offset: not a multiple of the logical block size {}", device.block_size());
   }
   if (arguments.jobs > device.session().queues) {
-    return fmt::format("--numjobs: the backend has {} queues", device.session().queues);
+    return fmt::format("--numjobs: more than the {} queues of the backend", device.session().queues);
   }
   if (arguments.segments > device.max_segments()) {
-    return fmt::format("--segments: the disk takes {} at most", device.max_segments());
+    return fmt::format("--segments: more than seg_max ({})", device.max_segments());
   }
-  if (block / arguments.segments > device.largest_segment()) {
-    return fmt::format("--bs: the disk takes segments of {} bytes at most",
-                       device.largest_segment());
+  if (block / arguments.segments > device.max_segment_bytes()) {
+    return fmt::format("--bs: segments larger than size_max ({} bytes)",
+                       device.max_segment_bytes());
   }
-  if (RunJob::ring_for(device, arguments) > arguments.queue_size.value_or(32768)) {
-    return "--iodepth: the ring is too small for so many requests (see --queue-size)";
+  if (RunJob::ring_entries_needed(device, arguments) > arguments.queue_size.value_or(32768)) {
+    return "--iodepth: more descriptors than ring entries (see --queue-size)";
   }
   return std::nullopt;
 }
 
-struct ProcessorTime {
+struct CpuTime {
   double user;
   double system;
 };
 
-ProcessorTime processor_time() {
+CpuTime cpu_time() {
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
   const auto seconds = [](const timeval& time) {
@@ -70,8 +70,8 @@ using Jobs = std::vector<std::unique_ptr<RunJob>>;
 Result<Jobs> make_jobs(Device& device, vhost::FrontendMemory& memory, const RunArguments& arguments,
                        DiskRegion region) {
   const std::array regions = {memory.region()};
-  const auto told = device.frontend().set_mem_table(regions);
-  if (!told) return fail(told.error());
+  const auto set = device.frontend().set_mem_table(regions);
+  if (!set) return fail(set.error());
   Jobs jobs;
   for (std::uint32_t i = 0; i < arguments.jobs; ++i) {
     auto job = RunJob::create(device, memory, arguments, region, i);
@@ -81,7 +81,7 @@ Result<Jobs> make_jobs(Device& device, vhost::FrontendMemory& memory, const RunA
   return jobs;
 }
 
-/// Turns the jobs' live counts into the line on the terminal.
+/// Prints the progress of the jobs.
 class Progress {
  public:
   Progress(const Jobs& jobs, const RunArguments& arguments, Clock::time_point start)
@@ -94,8 +94,8 @@ class Progress {
     std::uint64_t reads = 0;
     std::uint64_t writes = 0;
     for (const auto& job : jobs_) {
-      reads += job->live_reads();
-      writes += job->live_writes();
+      reads += job->reads_completed();
+      writes += job->writes_completed();
     }
     const auto rate = [&](std::uint64_t count, std::uint64_t before) {
       return static_cast<double>(count - before) / seconds;
@@ -124,7 +124,7 @@ class Progress {
   ProgressLine line_;
 };
 
-/// Runs the jobs to their end. Returns what went wrong, if anything did.
+/// Runs all jobs. Returns the first failure.
 std::optional<JobsFailure> drive(Device& device, const Jobs& jobs, const RunArguments& arguments,
                                  RunSummary& summary) {
   const Clock::time_point start = Clock::now();
@@ -134,13 +134,13 @@ std::optional<JobsFailure> drive(Device& device, const Jobs& jobs, const RunArgu
   for (const auto& job : jobs) {
     functions.emplace_back([&job, &window, &flags] { job->run(window, flags); });
   }
-  const ProcessorTime before = processor_time();
+  const CpuTime before = cpu_time();
   std::optional<JobsFailure> failure;
   {
     Progress progress(jobs, arguments, start);
     failure = run_jobs(device, flags, functions, [&progress] { progress.tick(); });
   }
-  const ProcessorTime after = processor_time();
+  const CpuTime after = cpu_time();
   const Clock::time_point end = std::min(Clock::now(), window.to);
   const double share =
       std::chrono::duration<double>(end - window.from) / std::chrono::duration<double>(end - start);
@@ -160,8 +160,8 @@ std::optional<JobsFailure> drive(Device& device, const Jobs& jobs, const RunArgu
 int run_load(const RunArguments& arguments) {
   auto device = Device::open(arguments.target);
   if (!device) return complain(device.error());
-  if (const auto misfit = find_misfit(*device, arguments)) {
-    return complain(kExitUsage, *misfit);
+  if (const auto violation = check_device_limits(*device, arguments)) {
+    return complain(kExitUsage, *violation);
   }
   const auto region = region_of(FileOffset(arguments.offset.raw()), arguments.size,
                                 device->capacity(), arguments.block_size);
@@ -169,12 +169,12 @@ int run_load(const RunArguments& arguments) {
   auto memory =
       vhost::FrontendMemory::create(RunJob::memory_for(*device, arguments) * arguments.jobs);
   if (!memory) return complain(memory.error());
-  // So that what is measured are no page faults of ours.
-  if (auto here = memory->preallocate(); !here) return complain(here.error());
+  // Keeps page faults out of the measurement.
+  if (auto populated = memory->preallocate(); !populated) return complain(populated.error());
   const auto jobs = make_jobs(*device, *memory, arguments, *region);
   if (!jobs) return complain(jobs.error());
 
-  end_on_signals();
+  install_signal_handlers();
   RunSummary summary;
   const auto failure = drive(*device, *jobs, arguments, summary);
   if (failure) return complain(failure->status, failure->text);
@@ -182,7 +182,7 @@ int run_load(const RunArguments& arguments) {
     const auto finished = job->finish(*device);
     if (!finished) return complain(finished.error());
   }
-  if (summary.measured.count() <= 0) return complain(kExitFailed, "ended before measuring began");
+  if (summary.measured.count() <= 0) return complain(kExitFailed, "stopped during the ramp time");
   fmt::print("{}", arguments.format == OutputFormat::kJson ? to_json(arguments, summary)
                                                            : to_normal(arguments, summary));
   return 0;

@@ -20,28 +20,28 @@ using virtio::Direction;
 
 namespace {
 
-constexpr std::uint32_t kSmallestRing = 128;
-// Header and status of one request, in one cache line as in Linux's driver.
+constexpr std::uint32_t kMinRingEntries = 128;
+// Header and status of one request share a cache line, as in the Linux driver.
 constexpr std::size_t kControlBytes = 64;
 constexpr std::size_t kStatusOffset = sizeof(blk::RequestHeader);
-// Who polls looks this often before it reads the clock, which costs more than a look.
-constexpr int kLooksPerClock = 64;
+// Polls per clock read; the clock costs more than a poll.
+constexpr int kPollsPerClock = 64;
 
-/// Bytes of the first data segments; the last takes the rest.
+/// Bytes of each data segment but the last, which takes the rest.
 std::uint64_t segment_bytes(const RunArguments& arguments) {
   return align_down(arguments.block_size.raw() / arguments.segments, Sector::kSize);
 }
 
 RequestQueue::Options queue_options(const Device& device, const RunArguments& arguments,
                                     std::uint32_t index) {
-  const std::uint64_t needed = RunJob::ring_for(device, arguments);
+  const std::uint64_t needed = RunJob::ring_entries_needed(device, arguments);
   return {.index = index,
           .size = arguments.queue_size.value_or(static_cast<std::uint16_t>(needed)),
           .slots = arguments.depth,
           .descriptors = arguments.segments + 2};
 }
 
-/// Each data segment begins --buffer-offset behind a page boundary.
+/// Each data segment starts --buffer-offset after a page boundary.
 std::size_t data_bytes_of_slot(const RunArguments& arguments) {
   const std::uint64_t last =
       arguments.block_size.raw() - segment_bytes(arguments) * (arguments.segments - 1);
@@ -51,9 +51,9 @@ std::size_t data_bytes_of_slot(const RunArguments& arguments) {
   return padded(segment_bytes(arguments)) * (arguments.segments - 1) + padded(last);
 }
 
-/// Bytes that no disk shrinks or takes for zeroes.
-void fill_randomly(const vhost::SharedRange& piece, std::mt19937_64& engine) {
-  for (std::size_t i = 0; i < piece.size; ++i) piece.host[i] = static_cast<std::byte>(engine());
+/// Incompressible, non-zero content.
+void fill_randomly(const vhost::SharedRange& range, std::mt19937_64& engine) {
+  for (std::size_t i = 0; i < range.size; ++i) range.host[i] = static_cast<std::byte>(engine());
 }
 
 const char* to_text(blk::RequestType type) {
@@ -68,11 +68,11 @@ void DirectionTotals::merge(const DirectionTotals& other) noexcept {
   latency.merge(other.latency);
 }
 
-std::uint64_t RunJob::ring_for(const Device& device, const RunArguments& arguments) {
+std::uint64_t RunJob::ring_entries_needed(const Device& device, const RunArguments& arguments) {
   const std::uint64_t chain = arguments.segments + 2;
   const bool indirect = device.has(virtio::kFeatureIndirectDesc);
   const std::uint64_t entries = arguments.depth * (indirect ? 1 : chain);
-  return std::bit_ceil(std::max<std::uint64_t>({kSmallestRing, entries, chain}));
+  return std::bit_ceil(std::max<std::uint64_t>({kMinRingEntries, entries, chain}));
 }
 
 std::size_t RunJob::memory_for(const Device& device, const RunArguments& arguments) {
@@ -106,7 +106,7 @@ Result<> RunJob::make_slots(vhost::FrontendMemory& memory) {
   for (std::uint32_t i = 0; i < arguments_.depth; ++i) {
     Slot& slot = slots_.emplace_back();
     const auto control = controls->part(kControlBytes * i, kControlBytes);
-    // Shared memory made of integers, aligned to a cache line.
+    // Safe: integers in shared memory, aligned to a cache line.
     slot.header = reinterpret_cast<blk::RequestHeader*>(control.host);
     slot.status = control.host + kStatusOffset;
     slot.segments.push_back({control.gpa, sizeof(blk::RequestHeader), Direction::kReadable});
@@ -115,9 +115,9 @@ Result<> RunJob::make_slots(vhost::FrontendMemory& memory) {
       const bool last = s + 1 == arguments_.segments;
       const std::uint64_t bytes = last ? left : segment_bytes(arguments_);
       const std::uint64_t before = arguments_.buffer_offset.raw();
-      const auto piece = memory.allocate(before + bytes, kPageSize);
-      if (!piece) return fail(piece.error());
-      const auto data = piece->part(before, bytes);
+      const auto range = memory.allocate(before + bytes, kPageSize);
+      if (!range) return fail(range.error());
+      const auto data = range->part(before, bytes);
       fill_randomly(data, engine);
       slot.segments.push_back({data.gpa, static_cast<std::uint32_t>(bytes), Direction::kReadable});
       left -= bytes;
@@ -136,9 +136,9 @@ void RunJob::run(const Window& window, StopFlags& flags) {
 }
 
 Result<> RunJob::loop(const Window& window, StopFlags& flags) {
-  const int looks = arguments_.poll ? kLooksPerClock : 1;
-  const auto quiet = queue_.stop_calls();
-  if (!quiet) return quiet;
+  const int polls = arguments_.poll ? kPollsPerClock : 1;
+  const auto suppressed = queue_.suppress_calls();
+  if (!suppressed) return suppressed;
   Clock::time_point now = Clock::now();
   Clock::time_point progress = now;
   while (!flags.abandon.load(std::memory_order_relaxed)) {
@@ -149,16 +149,16 @@ Result<> RunJob::loop(const Window& window, StopFlags& flags) {
       if (!submitted) return submitted;
     }
     auto reaped = reap(window);
-    for (int i = 1; i < looks && reaped && !*reaped; ++i) reaped = reap(window);
+    for (int i = 1; i < polls && reaped && !*reaped; ++i) reaped = reap(window);
     if (!reaped) return fail(reaped.error());
     if (*reaped) {
-      // One look at the clock for a batch: when it was seen is when the next one begins.
+      // One clock read per batch: the completion time of this batch is the start of the next one.
       progress = now = **reaped;
       continue;
     }
     now = Clock::now();
     if (now - progress > arguments_.target.deadline) {
-      failure_ = "the backend has not answered in time (see --timeout)";
+      failure_ = "no completion within the time limit (see --timeout)";
       return {};
     }
     if (!arguments_.poll) {
@@ -196,7 +196,7 @@ Result<std::optional<Clock::time_point>> RunJob::reap(const Window& window) {
     if (!completion) return fail(completion.error());
     if (!*completion) break;
     reaped_.push_back(**completion);
-    // The device's core has just written it: all of a batch are fetched at once.
+    // Written by the device's core: prefetch the whole batch.
     __builtin_prefetch(slots_[(*completion)->slot].status);
   }
   if (reaped_.empty()) return std::nullopt;
@@ -215,14 +215,12 @@ Result<> RunJob::complete(const RequestQueue::Completion& completion, Clock::tim
   const auto status = std::to_integer<unsigned>(*slot.status);
   if (status != std::to_underlying(blk::Status::kOk)) {
     failure_ =
-        fmt::format("{} of {} bytes at offset {} failed with status {}", to_text(slot.request.type),
+        fmt::format("{} of {} bytes at offset {}: status {}", to_text(slot.request.type),
                     arguments_.block_size.raw(), slot.request.offset.raw(), status);
     return fail(ErrorKind::kPeerFault, "request");
   }
   free_.push_back(completion.slot);
-  auto& live = is_read ? live_reads_ : live_writes_;
-  // Nobody else writes it.
-  live.store(live.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  ++(is_read ? reads_completed_ : writes_completed_);
   if (now < window.from || now > window.to) return {};
   DirectionTotals& totals = is_read ? totals_.read : totals_.write;
   ++totals.requests;

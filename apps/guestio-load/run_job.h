@@ -14,28 +14,29 @@
 #include "apps/guestio-load/histogram.h"
 #include "apps/guestio-load/request_queue.h"
 #include "apps/guestio-load/workload.h"
+#include "guestio/base/counter.h"
 
 namespace guestio::load {
 
 using Clock = std::chrono::steady_clock;
 
-/// How jobs are told to end. Written by the control thread, and by a job that failed.
+/// Stop requests to the jobs. Set by the control thread, and by a failed job.
 struct StopFlags {
-  std::atomic<bool> stop = false;     ///< no new requests; wait for those in flight
-  std::atomic<bool> abandon = false;  ///< the backend is gone: do not wait either
+  std::atomic<bool> stop = false;     ///< no new requests; drain those in flight
+  std::atomic<bool> abandon = false;  ///< the backend is disconnected: do not drain either
 };
 
-/// When a run measures.
+/// The measured interval of a run: after the ramp time.
 struct Window {
   Clock::time_point from;
   Clock::time_point to;
 };
 
-/// What was done in one direction within the window.
+/// Completions of one direction within the window.
 struct DirectionTotals {
   std::uint64_t requests = 0;
   std::uint64_t bytes = 0;
-  Histogram latency;  ///< nanoseconds
+  Histogram latency;  ///< fio's clat, nanoseconds
 
   void merge(const DirectionTotals& other) noexcept;
 };
@@ -45,42 +46,41 @@ struct RunTotals {
   DirectionTotals write;
 };
 
-/// One queue under load, and the thread function that loads it.
+/// One job: a queue, and the thread function that keeps its iodepth full.
 ///
-/// Threads: create() and finish() on the control thread, before and after run(), which is one
-/// thread's; live_requests() on any.
+/// Threads: create() and finish() on the control thread, before and after run() on one thread; live_requests() on any.
 class RunJob {
  public:
-  /// Shared memory that create() will take. `device` says which features there are.
+  /// Shared memory needed by create(), given the negotiated features of `device`.
   static std::size_t memory_for(const Device& device, const RunArguments& arguments);
-  /// Entries that the ring needs for the depth.
-  static std::uint64_t ring_for(const Device& device, const RunArguments& arguments);
+  /// Ring entries needed for the iodepth.
+  static std::uint64_t ring_entries_needed(const Device& device, const RunArguments& arguments);
 
   static Result<std::unique_ptr<RunJob>> create(Device& device, vhost::FrontendMemory& memory,
                                                 const RunArguments& arguments, DiskRegion region,
                                                 std::uint32_t index);
 
-  /// Keeps the queue full until the window ends or it is told to stop.
+  /// Keeps the queue full until the end of the window or a stop request.
   void run(const Window& window, StopFlags& flags);
   Result<> finish(Device& device) { return queue_.stop(device); }
 
   [[nodiscard]] const RunTotals& totals() const noexcept { return totals_; }
-  /// What went wrong, if anything did.
+  /// The failure, if any.
   [[nodiscard]] const std::optional<std::string>& failure() const noexcept { return failure_; }
 
-  // Requests done since the start, for the progress line. Relaxed: nothing hangs on them.
-  [[nodiscard]] std::uint64_t live_reads() const noexcept {
-    return live_reads_.load(std::memory_order_relaxed);
+  // Completed requests since the start, for the progress line. Any thread.
+  [[nodiscard]] std::uint64_t reads_completed() const noexcept {
+    return reads_completed_;
   }
-  [[nodiscard]] std::uint64_t live_writes() const noexcept {
-    return live_writes_.load(std::memory_order_relaxed);
+  [[nodiscard]] std::uint64_t writes_completed() const noexcept {
+    return writes_completed_;
   }
 
  private:
-  /// One request's memory and what is known about it.
+  /// One request and its memory.
   struct Slot {
     virtio::blk::RequestHeader* header = nullptr;
-    std::byte* status = nullptr;                  // shared: any value may come to stand here
+    std::byte* status = nullptr;                  // shared with the device: any value is possible
     std::vector<virtio::DriverSegment> segments;  // header, data…, status
     Workload::Next request{};
     Clock::time_point since;
@@ -90,7 +90,7 @@ class RunJob {
   Result<> make_slots(vhost::FrontendMemory& memory);
   Result<> loop(const Window& window, StopFlags& flags);
   Result<> submit(Clock::time_point now);
-  /// Takes all completions that are there. Returns when they were seen; nothing if none was.
+  /// Reaps all completions. Returns the time of the reap; nullopt without completions.
   Result<std::optional<Clock::time_point>> reap(const Window& window);
   Result<> complete(const RequestQueue::Completion& completion, Clock::time_point now,
                     const Window& window);
@@ -101,11 +101,11 @@ class RunJob {
   RequestQueue::Form form_;
   std::vector<Slot> slots_;
   std::vector<std::uint32_t> free_;               // slots
-  std::vector<RequestQueue::Completion> reaped_;  // of one batch; here for its memory
+  std::vector<RequestQueue::Completion> reaped_;  // of one batch; a member to reuse its capacity
   RunTotals totals_;
   std::optional<std::string> failure_;
-  std::atomic<std::uint64_t> live_reads_ = 0;
-  std::atomic<std::uint64_t> live_writes_ = 0;
+  Counter reads_completed_;
+  Counter writes_completed_;
 };
 
 }  // namespace guestio::load

@@ -19,7 +19,7 @@ double seconds_of(const RunSummary& summary) {
   return std::chrono::duration<double>(summary.measured).count();
 }
 
-/// "12.3 us": three digits or so.
+/// "12.3 us": about three significant digits.
 std::string duration_text(double nanoseconds) {
   constexpr std::array kUnits = {"ns", "us", "ms", "s"};
   std::size_t unit = 0;
@@ -32,7 +32,7 @@ std::string duration_text(double nanoseconds) {
 }
 
 std::string direction_text(const char* name, const DirectionTotals& totals, double seconds) {
-  if (totals.requests == 0) return fmt::format("  {:<6} none\n", name);
+  if (totals.requests == 0) return fmt::format("  {:<6} no requests\n", name);
   const Histogram& latency = totals.latency;
   const auto value = [](auto nanoseconds) {
     return duration_text(static_cast<double>(nanoseconds));
@@ -40,7 +40,7 @@ std::string direction_text(const char* name, const DirectionTotals& totals, doub
   const auto bandwidth = static_cast<std::uint64_t>(static_cast<double>(totals.bytes) / seconds);
   return fmt::format(
       "  {:<6} {:.0f} IOPS, {}/s, {} requests, {}\n"
-      "         latency  min {}, mean {}, max {}\n"
+      "         clat     min {}, mean {}, max {}\n"
       "                  p50 {}, p90 {}, p99 {}, p99.9 {}\n",
       name, static_cast<double>(totals.requests) / seconds, format_byte_count(ByteCount(bandwidth)),
       totals.requests, format_byte_count(ByteCount(totals.bytes)), value(latency.min()),
@@ -75,7 +75,7 @@ Json direction_json(const DirectionTotals& totals, double seconds) {
           {"iops", static_cast<double>(totals.requests) / seconds},
           {"runtime", std::llround(seconds * 1000)},
           {"total_ios", totals.requests},
-          // From the moment a request is put into the ring until it is seen in the used ring.
+          // From adding a request to the ring until reaping its used element.
           {"clat_ns", latency_json(totals.latency)},
           {"lat_ns", latency_json(totals.latency)}};
 }
@@ -89,7 +89,7 @@ std::string to_normal(const RunArguments& arguments, const RunSummary& summary) 
                                  arguments.depth, arguments.jobs, seconds);
   if (reads(arguments.rw)) text += direction_text("read", summary.totals.read, seconds);
   if (writes(arguments.rw)) text += direction_text("write", summary.totals.write, seconds);
-  text += fmt::format("  cpu    {:.0f} % user, {:.0f} % system of one core, for this program\n",
+  text += fmt::format("  cpu    {:.0f} % user, {:.0f} % system of one core (guestio-load only)\n",
                       100 * summary.user_seconds / seconds, 100 * summary.system_seconds / seconds);
   return text;
 }

@@ -17,7 +17,7 @@ RunSummary make_summary() {
   return summary;
 }
 
-TEST(RunReport, JsonHasFiosNames) {
+TEST(RunReport, JsonHasTheNamesOfFio) {
   const auto json = nlohmann::json::parse(to_json(RunArguments(), make_summary()));
   const auto& job = json["jobs"][0];
   EXPECT_EQ(job["read"]["iops"], 500.0);
@@ -31,7 +31,7 @@ TEST(RunReport, JsonHasFiosNames) {
   EXPECT_EQ(job["job options"]["rw"], "randread");
 }
 
-TEST(RunReport, PeopleSeeRatesAndLatencies) {
+TEST(RunReport, TextHasRatesAndLatencies) {
   const std::string text = to_normal(RunArguments(), make_summary());
   EXPECT_NE(text.find("500 IOPS, 2.0 MiB/s"), std::string::npos) << text;
   EXPECT_NE(text.find("p99 100 us"), std::string::npos) << text;

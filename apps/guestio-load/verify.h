@@ -5,8 +5,8 @@
 
 namespace guestio::load {
 
-/// Fills a part of the disk, changes and reads it in random ways, reads it all again, and compares
-/// every byte; only reads when the disk is read-only. Returns the program's exit status.
+/// Fills a region of the disk, runs random operations on it, reads all of it again, and compares
+/// every byte. Only reads a read-only disk. Returns the exit status.
 int verify_disk(const VerifyArguments& arguments);
 
 }  // namespace guestio::load

@@ -20,27 +20,28 @@ using Draw = OperationSource::Draw;
 
 namespace {
 
-// Indices wrap around soon.
+// Close to the wrap-around of the ring index.
 constexpr std::uint16_t kFirstIndex = 65500;
-constexpr std::uint32_t kMaxPieces = 64;
-// In a row of a request, beside the data: the header, and some ranges of a discard.
-constexpr std::size_t kBesideData = 4096;
+constexpr std::uint32_t kMaxDescriptors = 64;
+// Bytes of a request beside the data: the header, and the ranges of a discard.
+constexpr std::size_t kMaxHeaderBytes = 4096;
 
 RequestLayout::Limits limits_of(const Device& device) {
-  const std::uint32_t pieces = std::min<std::uint32_t>(device.max_segments(), kMaxPieces - 2) + 2;
-  return {.pieces = pieces, .piece_bytes = device.largest_segment()};
+  const std::uint32_t descriptors =
+      std::min<std::uint32_t>(device.max_segments(), kMaxDescriptors - 2) + 2;
+  return {.descriptors = descriptors, .descriptor_bytes = device.max_segment_bytes()};
 }
 
 RequestQueue::Options queue_options(const Device& device, const VerifyArguments& arguments,
                                     std::uint32_t index) {
-  // Near the end of what is counted, so that it turns soon.
-  constexpr virtio::PackedPosition kFirstPlace{.index = VerifyJob::kRingSize - 1, .wrap = false};
+  // Close to the end of the ring, for an early wrap-around.
+  constexpr virtio::PackedPosition kFirstPosition{.index = VerifyJob::kRingSize - 1, .wrap = false};
   const bool is_packed = device.has(virtio::kFeatureRingPacked);
   return {.index = index,
           .size = VerifyJob::kRingSize,
           .slots = arguments.depth,
-          .descriptors = limits_of(device).pieces,
-          .first_index = is_packed ? kFirstPlace.to_word() : kFirstIndex};
+          .descriptors = limits_of(device).descriptors,
+          .first_index = is_packed ? kFirstPosition.to_word() : kFirstIndex};
 }
 
 blk::RequestType type_of(OperationKind kind) {
@@ -66,7 +67,7 @@ void append_random(std::size_t count, std::mt19937_64& engine, std::vector<std::
   for (std::size_t done = 0; done < count; done += sizeof(std::uint64_t)) append(engine(), to);
 }
 
-/// Eight bytes from `index` on, for a person.
+/// Eight bytes from `index` on, in hexadecimal.
 std::string excerpt(std::span<const std::byte> bytes, std::size_t index) {
   const auto part = bytes.subspan(index, std::min<std::size_t>(8, bytes.size() - index));
   std::string text;
@@ -76,18 +77,18 @@ std::string excerpt(std::span<const std::byte> bytes, std::size_t index) {
 
 }  // namespace
 
-std::uint64_t VerifyJob::largest_request(const Device& device, const VerifyArguments& arguments) {
+std::uint64_t VerifyJob::max_request_bytes(const Device& device, const VerifyArguments& arguments) {
   const RequestLayout::Limits limits = limits_of(device);
-  // Half of the pieces hold the data; the others are for cuts.
-  const std::uint64_t fits =
-      std::uint64_t{limits.piece_bytes} * std::max<std::uint32_t>((limits.pieces - 2) / 2, 1);
-  const std::uint64_t most = std::min(arguments.largest.raw(), fits);
-  return std::max<std::uint64_t>(align_down(most, device.block_size()), device.block_size());
+  // Half of the descriptors hold the data; the others are for random cuts.
+  const std::uint64_t limit =
+      std::uint64_t{limits.descriptor_bytes} * std::max<std::uint32_t>((limits.descriptors - 2) / 2, 1);
+  const std::uint64_t bytes = std::min(arguments.max_request.raw(), limit);
+  return std::max<std::uint64_t>(align_down(bytes, device.block_size()), device.block_size());
 }
 
 std::size_t VerifyJob::memory_for(const Device& device, const VerifyArguments& arguments) {
   const std::size_t arena = RequestLayout::arena_bytes(
-      largest_request(device, arguments) + kBesideData, limits_of(device));
+      max_request_bytes(device, arguments) + kMaxHeaderBytes, limits_of(device));
   return RequestQueue::memory_for(queue_options(device, arguments, 0)) +
          (arena + kPageSize) * arguments.depth;
 }
@@ -100,7 +101,7 @@ Result<std::unique_ptr<VerifyJob>> VerifyJob::create(Device& device, vhost::Fron
   std::unique_ptr<VerifyJob> job(new VerifyJob(arguments, state, std::move(*queue), index));
   const RequestLayout::Limits limits = limits_of(device);
   const std::size_t bytes =
-      RequestLayout::arena_bytes(largest_request(device, arguments) + kBesideData, limits);
+      RequestLayout::arena_bytes(max_request_bytes(device, arguments) + kMaxHeaderBytes, limits);
   for (std::uint32_t i = 0; i < arguments.depth; ++i) {
     const auto arena = memory.allocate(bytes, kPageSize);
     if (!arena) return fail(arena.error());
@@ -115,7 +116,7 @@ VerifyJob::VerifyJob(const VerifyArguments& arguments, VerifyState& state, Reque
     : arguments_(arguments),
       state_(state),
       queue_(std::move(queue)),
-      // Far apart for each job; the generator's own seeding spreads them further.
+      // Distant seeds per job; the seeding of the generator spreads them further.
       engine_(arguments.seed + index * 0x9e3779b97f4a7c15) {}
 
 void VerifyJob::run(OperationSource& source, OnRead on_read, StopFlags& flags) {
@@ -142,9 +143,9 @@ Result<> VerifyJob::loop(OperationSource& source, OnRead on_read, StopFlags& fla
     if (*reaped) {
       progress = now;
     } else if (queue_.in_flight() == 0) {
-      std::this_thread::yield();  // other jobs' requests are in the way
+      std::this_thread::yield();  // all blocks are reserved by other jobs
     } else if (now - progress > arguments_.target.deadline) {
-      failure_ = "the backend has not answered in time (see --timeout)";
+      failure_ = "no completion within the time limit (see --timeout)";
     } else {
       const auto slept = queue_.sleep(milliseconds(100));
       if (!slept) return slept;
@@ -220,21 +221,21 @@ Result<bool> VerifyJob::reap(OnRead on_read) {
     any = true;
     Slot& slot = slots_[(*completion)->slot];
     if (!check(slot, (*completion)->written, on_read)) return any;
-    settle(slot);
+    apply_to_model(slot);
     free_.push_back((*completion)->slot);
   }
 }
 
 bool VerifyJob::check(Slot& slot, std::uint32_t written, OnRead on_read) {
-  slot.layout.take_written(slot.written);
-  if (const auto damage = slot.layout.find_damage()) {
-    return blame(
-        slot, fmt::format("changed memory that is not its own, {} bytes into the arena", *damage));
+  slot.layout.copy_written(slot.written);
+  if (const auto corruption = slot.layout.find_corruption()) {
+    return fail_verification(
+        slot, fmt::format("device changed memory outside the writable descriptors (arena offset {})", *corruption));
   }
   const auto status = std::to_integer<unsigned>(slot.written.back());
-  if (status != 0) return blame(slot, fmt::format("status {}", status));
+  if (status != 0) return fail_verification(slot, fmt::format("status {}", status));
   if (written != slot.written.size()) {
-    return blame(slot, fmt::format("used length {} where {} bytes were written", written,
+    return fail_verification(slot, fmt::format("used length {}, but {} bytes written", written,
                                    slot.written.size()));
   }
   switch (slot.operation.kind) {
@@ -249,13 +250,13 @@ bool VerifyJob::check_data(const Slot& slot, OnRead on_read) {
   const auto data = std::span(slot.written).first(slot.written.size() - sizeof(blk::Status));
   state_.bytes_read += data.size();
   if (on_read == OnRead::kLearn) {
-    // Nobody else has these blocks: a sweep reads each once.
+    // Exclusive: a sweep reads each block once.
     state_.model.set(extent, data);
     return true;
   }
   const auto mismatch = state_.model.compare(extent, data);
   if (!mismatch) return true;
-  return blame(slot, fmt::format("byte at offset {}: expected{}, found{}", mismatch->offset,
+  return fail_verification(slot, fmt::format("byte at offset {}: expected{}, found{}", mismatch->offset,
                                  excerpt(state_.model.expected(extent), mismatch->index),
                                  excerpt(data, mismatch->index)));
 }
@@ -266,22 +267,22 @@ bool VerifyJob::check_id(const Slot& slot) {
   const auto end = std::ranges::find(id, std::byte{0});
   const bool padded =
       std::all_of(end, id.end(), [](std::byte byte) { return byte == std::byte{0}; });
-  if (!padded && arguments_.strict) return blame(slot, "identifier is not padded with NUL");
+  if (!padded && arguments_.strict) return fail_verification(slot, "device ID not padded with NUL");
   std::fill(end, id.end(), std::byte{0});
   const std::lock_guard lock(state_.mutex);
-  if (!padded) state_.notes.insert("the identifier is not padded with NUL to its 20 bytes");
+  if (!padded) state_.notes.insert("device ID not padded with NUL to 20 bytes");
   if (!state_.id) state_.id = id;
-  return *state_.id == id || blame(slot, "another identifier than before");
+  return *state_.id == id || fail_verification(slot, "device ID changed");
 }
 
-bool VerifyJob::blame(const Slot& slot, const std::string& what) {
+bool VerifyJob::fail_verification(const Slot& slot, const std::string& what) {
   failure_ = fmt::format("verification failed: {} (request {}, {} descriptors, --seed {}): {}",
                          describe(slot.operation, state_.model), slot.operation.number,
                          slot.layout.segments().size(), arguments_.seed, what);
   return false;
 }
 
-void VerifyJob::settle(const Slot& slot) {
+void VerifyJob::apply_to_model(const Slot& slot) {
   const Operation& operation = slot.operation;
   for (const auto& extent : operation.extents) {
     switch (operation.kind) {

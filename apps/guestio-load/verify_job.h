@@ -23,62 +23,62 @@
 
 namespace guestio::load {
 
-/// What all jobs of a verification share.
+/// State shared by all jobs of a verification.
 struct VerifyState {
   using Id = std::array<std::byte, virtio::blk::kIdBytes>;
 
   VerifyState(DiskRegion region, std::uint32_t block_size) : model(region, block_size) {}
 
   DiskModel model;
-  // Counters for the report; nothing hangs on their order.
+  // Counters for the report. Relaxed: order nothing else.
   std::array<std::atomic<std::uint64_t>, kOperationKinds> done{};
   std::atomic<std::uint64_t> bytes_read = 0;
   std::atomic<std::uint64_t> bytes_written = 0;
   std::atomic<std::uint64_t> descriptors = 0;
   std::mutex mutex;
   // protected by mutex
-  std::optional<Id> id;         // the first that the device gave
-  std::set<std::string> notes;  // what the specification forbids and drivers get along with
+  std::optional<Id> id;         // the first reply to GET_ID
+  std::set<std::string> notes;  // violations of the specification that drivers tolerate
 };
 
-/// What is made of the bytes that reads bring.
+/// Use of the data of reads.
 enum class OnRead {
   kCompare,
-  kLearn  ///< take them for what the disk holds
+  kLearn  ///< into the model
 };
 
-/// One queue under verification, and the thread function that drives it.
+/// One job: a queue, and the thread function that verifies it.
 ///
-/// Threads: create() and finish() on the control thread, around each run(), which is one thread's.
+/// Threads: create() and finish() on the control thread, before and after each run() on one thread.
 class VerifyJob {
  public:
-  /// The most bytes of a request on this device, at most what was asked for.
-  static std::uint64_t largest_request(const Device& device, const VerifyArguments& arguments);
+  /// Maximum bytes of a request, by the device and the arguments.
+  static std::uint64_t max_request_bytes(const Device& device, const VerifyArguments& arguments);
   static std::size_t memory_for(const Device& device, const VerifyArguments& arguments);
   static constexpr std::uint16_t kRingSize = 256;
   static Result<std::unique_ptr<VerifyJob>> create(Device& device, vhost::FrontendMemory& memory,
                                                    const VerifyArguments& arguments,
                                                    VerifyState& state, std::uint32_t index);
 
-  /// Makes requests until the source has no more or somebody failed.
+  /// Sends requests until the end of the source or a failure of any job.
   void run(OperationSource& source, OnRead on_read, StopFlags& flags);
-  /// The backend is another one now. On the control thread, also during run().
+  /// Resumes the queue on a new backend. On the control thread, also during run().
   Result<> resume(Device& device) const { return queue_.resume(device); }
   Result<> finish(Device& device) { return queue_.stop(device); }
 
-  /// What went wrong, if anything did.
+  /// The failure, if any.
   [[nodiscard]] const std::optional<std::string>& failure() const noexcept { return failure_; }
 
  private:
-  /// A request from when it is drawn until it is checked.
+  /// A request from draw to check.
   struct Slot {
     explicit Slot(RequestLayout layout) : layout(std::move(layout)) {}
 
     RequestLayout layout;
     Operation operation;
     RequestQueue::Form form = RequestQueue::Form::kDirect;
-    std::vector<std::byte> readable;  // header and what follows it
-    std::vector<std::byte> written;   // what came back, status included
+    std::vector<std::byte> readable;  // header and data
+    std::vector<std::byte> written;   // data and status from the device
   };
 
   VerifyJob(const VerifyArguments& arguments, VerifyState& state, RequestQueue queue,
@@ -90,8 +90,8 @@ class VerifyJob {
   bool check(Slot& slot, std::uint32_t written, OnRead on_read);
   bool check_data(const Slot& slot, OnRead on_read);
   bool check_id(const Slot& slot);
-  bool blame(const Slot& slot, const std::string& what);
-  void settle(const Slot& slot);
+  bool fail_verification(const Slot& slot, const std::string& what);
+  void apply_to_model(const Slot& slot);
 
   const VerifyArguments& arguments_;
   VerifyState& state_;
@@ -99,7 +99,7 @@ class VerifyJob {
   std::mt19937_64 engine_;
   std::vector<Slot> slots_;
   std::vector<std::uint32_t> free_;       // slots
-  std::optional<std::uint32_t> waiting_;  // a slot that is prepared and finds no room in the ring
+  std::optional<std::uint32_t> waiting_;  // a prepared slot without room in the ring
   std::optional<std::string> failure_;
 };
 

@@ -8,19 +8,19 @@
 namespace guestio::load {
 
 Result<DiskRegion> region_of(FileOffset offset, std::optional<ByteCount> size, ByteCount capacity,
-                             ByteCount block, std::optional<ByteCount> usual) {
+                             ByteCount block, std::optional<ByteCount> default_size) {
   if (offset.raw() >= capacity.raw()) {
-    return fail(ErrorKind::kOutOfRange, "--offset on this disk", offset.raw(), capacity.raw());
+    return fail(ErrorKind::kOutOfRange, "--offset", offset.raw(), capacity.raw());
   }
   const std::uint64_t rest = capacity.raw() - offset.raw();
   if (size && size->raw() > rest) {
-    return fail(ErrorKind::kOutOfRange, "--size on this disk", size->raw(), rest);
+    return fail(ErrorKind::kOutOfRange, "--size", size->raw(), rest);
   }
   const std::uint64_t wanted =
-      size ? size->raw() : std::min(rest, usual.value_or(ByteCount(rest)).raw());
+      size ? size->raw() : std::min(rest, default_size.value_or(ByteCount(rest)).raw());
   const std::uint64_t whole = wanted - wanted % block.raw();
   if (whole == 0)
-    return fail(ErrorKind::kTooLarge, "request in its part of the disk", block.raw(), wanted);
+    return fail(ErrorKind::kTooLarge, "block in the region", block.raw(), wanted);
   return DiskRegion{offset, ByteCount(whole)};
 }
 
@@ -31,7 +31,7 @@ Workload::Workload(const RunArguments& arguments, DiskRegion region, std::uint32
       block_size_(arguments.block_size.raw()),
       blocks_(region.size.raw() / block_size_),
       position_(blocks_ / arguments.jobs * job % blocks_),
-      // Far apart for each job; the generator's own seeding spreads them further.
+      // Distant seeds per job; the seeding of the generator spreads them further.
       engine_(arguments.seed + job * 0x9e3779b97f4a7c15) {}
 
 Workload::Next Workload::next() {

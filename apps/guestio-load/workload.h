@@ -11,20 +11,20 @@
 
 namespace guestio::load {
 
-/// A part of a disk.
+/// A region of a disk.
 struct DiskRegion {
   FileOffset start;
   ByteCount size;
 };
 
-/// The part that --offset and --size name, of whole blocks. Without a size it ends with the disk,
-/// or after `usual` bytes. Errors: out of range (not on the disk), too large (no whole block in
-/// it).
+/// The region of --offset and --size, in whole blocks. Without a size it extends to the end of the
+/// disk, or over `default_size` bytes. Errors: out of range (beyond the disk), too large (region
+/// smaller than a block).
 Result<DiskRegion> region_of(FileOffset offset, std::optional<ByteCount> size, ByteCount capacity,
-                             ByteCount block, std::optional<ByteCount> usual = std::nullopt);
+                             ByteCount block, std::optional<ByteCount> default_size = std::nullopt);
 
-/// What one job does next, and where. Jobs that go in order begin at different places, evenly over
-/// the region; each starts again at the region's start when it has come to the end.
+/// The requests of one job. Sequential jobs start evenly spaced over the region and wrap around at
+/// its end.
 class Workload {
  public:
   struct Next {
@@ -46,7 +46,7 @@ class Workload {
   DiskRegion region_;
   std::uint64_t block_size_;
   std::uint64_t blocks_;
-  std::uint64_t position_;  // of the next block in order
+  std::uint64_t position_;  // of the next sequential block
   std::mt19937_64 engine_;
 };
 

@@ -21,7 +21,7 @@ RunArguments make(ReadWrite rw, std::uint32_t jobs = 1) {
   return arguments;
 }
 
-TEST(Workload, InOrderGoesRoundTheRegion) {
+TEST(Workload, SequentialWrapsAroundInTheRegion) {
   Workload workload(make(ReadWrite::kRead), kRegion, 0);
   for (int round = 0; round < 2; ++round) {
     for (std::uint64_t i = 0; i < 8; ++i) {
@@ -32,14 +32,14 @@ TEST(Workload, InOrderGoesRoundTheRegion) {
   }
 }
 
-TEST(Workload, JobsInOrderBeginApart) {
+TEST(Workload, SequentialJobsStartApart) {
   Workload second(make(ReadWrite::kWrite, 2), kRegion, 1);
   const auto next = second.next();
   EXPECT_EQ(next.type, RequestType::kOut);
   EXPECT_EQ(next.offset, FileOffset((1 << 20) + 4 * 4096));
 }
 
-TEST(Workload, RandomReachesEveryBlockAndNothingElse) {
+TEST(Workload, RandomCoversExactlyTheBlocksOfTheRegion) {
   Workload workload(make(ReadWrite::kRandWrite), kRegion, 0);
   std::set<FileOffset> seen;
   for (int i = 0; i < 500; ++i) seen.insert(workload.next().offset);
@@ -48,7 +48,7 @@ TEST(Workload, RandomReachesEveryBlockAndNothingElse) {
   EXPECT_EQ(*seen.rbegin(), kRegion.start.plus_unchecked(7 * kBlockBytes));
 }
 
-TEST(Workload, AMixHasTheShareOfReadsThatWasAskedFor) {
+TEST(Workload, AMixHasTheRequestedShareOfReads) {
   auto arguments = make(ReadWrite::kRandRw);
   arguments.read_percent = 70;
   Workload workload(arguments, kRegion, 0);
@@ -57,7 +57,7 @@ TEST(Workload, AMixHasTheShareOfReadsThatWasAskedFor) {
   EXPECT_NEAR(count[RequestType::kIn], 7000, 200);
 }
 
-TEST(Workload, TheSameSeedIsTheSameOrder) {
+TEST(Workload, TheSameSeedGivesTheSameOrder) {
   Workload first(make(ReadWrite::kRandRead), kRegion, 0);
   Workload same(make(ReadWrite::kRandRead), kRegion, 0);
   Workload other(make(ReadWrite::kRandRead), kRegion, 1);
@@ -70,7 +70,7 @@ TEST(Workload, TheSameSeedIsTheSameOrder) {
   EXPECT_GT(differences, 50);
 }
 
-TEST(RegionOf, StopsAtTheDisksEndInWholeBlocks) {
+TEST(RegionOf, StopsAtTheEndOfTheDiskInWholeBlocks) {
   const ByteCount block(4096);
   const auto region = region_of(FileOffset(4096), std::nullopt, ByteCount(4096 * 3 + 512), block);
   ASSERT_TRUE(region.has_value());
@@ -82,7 +82,7 @@ TEST(RegionOf, StopsAtTheDisksEndInWholeBlocks) {
             ByteCount(4096));
 }
 
-TEST(RegionOf, RefusesWhatIsNotOnTheDisk) {
+TEST(RegionOf, RejectsRegionsBeyondTheDisk) {
   const ByteCount disk(1 << 20);
   const ByteCount block(4096);
   EXPECT_EQ(region_of(FileOffset(1 << 20), std::nullopt, disk, block).error().kind,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A running loop does not touch the heap. Its own program, because it replaces operator new.
+// A running loop allocates nothing. A separate program, because it replaces operator new.
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -35,7 +35,7 @@ Task<> serve(Loop& loop, File file, task::StopToken token, int requests, int& fa
   }
 }
 
-// More at a time than the ring has entries: some wait in the queue.
+// More operations than SQEs: some queue.
 void run_requests(Loop& loop, File file, int& failed) {
   task::StopSource stop;
   task::Scope scope;
@@ -43,7 +43,7 @@ void run_requests(Loop& loop, File file, int& failed) {
   loop.run_until_idle();
 }
 
-TEST(Allocation, NoneForAnOperationOnceTheThreadHasWarmedUp) {
+TEST(Allocation, NoneForAnOperationAfterWarmUp) {
   auto loop = Loop::create({.ring = {.sq_entries = 16}}).value();
   const UniqueFd fd(::memfd_create("test", MFD_CLOEXEC));
   ASSERT_EQ(::ftruncate(fd.get(), 4096), 0);

@@ -70,7 +70,7 @@ Task<RoundTrip> write_then_read(Loop& loop, File file, const std::vector<std::by
   co_return result;
 }
 
-TEST_P(Awaitables, ReadGivesWhatWriteWrote) {
+TEST_P(Awaitables, ReadReturnsTheWrittenBytes) {
   const auto data = pattern(5000);
   const RoundTrip result = run_task(*loop_, write_then_read(*loop_, file(), data));
   EXPECT_EQ(result.written, 5000);
@@ -98,7 +98,7 @@ Task<RoundTrip> write_then_read_vectored(Loop& loop, File file, std::vector<std:
   co_return result;
 }
 
-TEST_P(Awaitables, VectoredTransfersCutAndJoin) {
+TEST_P(Awaitables, VectoredTransfersGatherAndScatter) {
   auto data = pattern(1000);
   const RoundTrip result = run_task(*loop_, write_then_read_vectored(*loop_, file(), data));
   EXPECT_EQ(result.written, 1000);
@@ -203,7 +203,7 @@ Task<std::int32_t> poll_for(Loop& loop, File file, unsigned events) {
   co_return co_await poll(loop, file, events);
 }
 
-TEST_P(Awaitables, PollGivesTheEventsThatCame) {
+TEST_P(Awaitables, PollReturnsTheEvents) {
   EXPECT_EQ(run_task(*loop_, poll_for(*loop_, File(left_.get()), POLLOUT)), POLLOUT);
 }
 
@@ -211,7 +211,7 @@ Task<std::int32_t> sleep_for(Loop& loop, std::chrono::nanoseconds duration) {
   co_return co_await sleep(loop, duration);
 }
 
-TEST_P(Awaitables, SleepLastsAtLeastAsLongAsAsked) {
+TEST_P(Awaitables, SleepLastsAtLeastItsDuration) {
   const auto start = std::chrono::steady_clock::now();
   EXPECT_EQ(run_task(*loop_, sleep_for(*loop_, std::chrono::milliseconds(20))), 0);
   EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(20));
@@ -221,7 +221,7 @@ TEST_P(Awaitables, ANegativeSleepEndsAtOnce) {
   EXPECT_EQ(run_task(*loop_, sleep_for(*loop_, std::chrono::seconds(-5))), 0);
 }
 
-TEST_P(Awaitables, ErrorsComeAsNegativeNumbers) {
+TEST_P(Awaitables, ErrorsAreNegativeErrnos) {
   const auto data = pattern(1);
   EXPECT_EQ(run_task(*loop_, write_then_read(*loop_, File(-1), data)).written, -EBADF);
 }
@@ -231,7 +231,7 @@ Task<std::int32_t> read_past_the_end(Loop& loop, File file) {
   co_return co_await read(loop, file, buffer, FileOffset(65536));
 }
 
-TEST_P(Awaitables, AReadAtTheEndGivesZero) {
+TEST_P(Awaitables, AReadAtEndOfFileReturnsZero) {
   EXPECT_EQ(run_task(*loop_, read_past_the_end(*loop_, file())), 0);
 }
 

@@ -12,13 +12,13 @@
 namespace guestio::uring {
 namespace {
 
-TEST(BlockingCall, RunsElsewhereWhileTheLoopGoesOn) {
+TEST(BlockingCall, RunsOnAnotherThreadWhileTheLoopRuns) {
   auto loop = std::move(*Loop::create({}));
   std::binary_semaphore may_end{0};
   bool loop_went_on = false;
   std::thread::id there;
   run_task(*loop, [&]() -> task::Task<> {
-    // Only the loop can let the call end.
+    // Only the loop ends the call.
     loop->post([&] {
       loop_went_on = true;
       may_end.release();

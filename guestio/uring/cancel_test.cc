@@ -59,7 +59,7 @@ TEST_P(CancelTest, CompletesLaterAndOnlyOnce) {
   EXPECT_EQ(operation.last_result, -ECANCELED);
 }
 
-TEST_P(CancelTest, OfAnIdleOperationDoesNothing) {
+TEST_P(CancelTest, OfAnIdleOperationHasNoEffect) {
   TestOperation operation(do_nothing());
   loop_->cancel(operation);
   loop_->start(operation);
@@ -67,7 +67,7 @@ TEST_P(CancelTest, OfAnIdleOperationDoesNothing) {
   EXPECT_EQ(operation.last_result, 0);
 }
 
-TEST_P(CancelTest, OfAnOperationThatWaitsForAnEntryNeverReachesTheKernel) {
+TEST_P(CancelTest, OfAQueuedOperationNeverReachesTheKernel) {
   const auto loop = loop_of(GetParam(), 1);
   TestOperation first(do_nothing());
   int prepared = 0;
@@ -85,7 +85,7 @@ TEST_P(CancelTest, OfAnOperationThatWaitsForAnEntryNeverReachesTheKernel) {
   EXPECT_EQ(first.last_result, 0);
 }
 
-TEST_P(CancelTest, ThatFindsNoEntryIsMadeLater) {
+TEST_P(CancelTest, WithoutAFreeSqeIsSubmittedLater) {
   const auto loop = loop_of(GetParam(), 1);
   TestOperation operation(poll_once(event_.get()));
   TestOperation behind_it(do_nothing(), [&](std::int32_t, std::uint32_t) { loop->stop(); });
@@ -107,7 +107,7 @@ TEST_P(CancelTest, DoesNotReachALaterOperationAtTheSameAddress) {
     results.push_back(result);
     if (++round < 100) {
       loop_->start(*again);
-      // On its way when the operation ends by itself; the next start is behind it.
+      // The cancellation is submitted when the operation completes by itself, before the next start.
       if (round % 2 == 0) loop_->cancel(*again);
     }
   });
@@ -115,7 +115,7 @@ TEST_P(CancelTest, DoesNotReachALaterOperationAtTheSameAddress) {
   loop_->start(operation);
   loop_->run_until_idle();
   EXPECT_EQ(results.size(), 100U);
-  EXPECT_THAT(results, Each(0));  // a nop is over before it can be cancelled
+  EXPECT_THAT(results, Each(0));  // a nop completes before its cancellation
 }
 
 TEST_P(CancelTest, TenThousandOperationsAreAllCancelled) {
@@ -157,7 +157,7 @@ TEST_P(CancelTest, AStormOfStartsCancelsAndEventsEndsEachOperationOnce) {
       ::eventfd_write(event_.get(), 1);
       ::eventfd_read(event_.get(), &count);
     }
-    loop->stop();  // one iteration that does not sleep
+    loop->stop();  // one iteration without sleep
     if (random() % 4 == 0) loop->run();
   }
   for (TestOperation* operation : all) loop->cancel(*operation);
@@ -193,7 +193,7 @@ TEST_P(CancelTest, ATokenStoppedBeforehandMakesNoCall) {
   EXPECT_EQ(loop_->statistics().operations, before);
 }
 
-TEST_P(CancelTest, AResultThatWasFasterThanTheStopIsKept) {
+TEST_P(CancelTest, AResultBeforeTheStopIsKept) {
   std::int32_t result = 0;
   task::StopSource stop;
   task::Scope scope;
@@ -224,7 +224,7 @@ Task<> drain(Loop& loop, task::Scope& scope, task::StopSource& stop) {
   co_await scope.join();
 }
 
-TEST_P(CancelTest, StopThenJoinDrainsWhatIsInFlight) {
+TEST_P(CancelTest, StopThenJoinDrainsOperationsInFlight) {
   std::vector<std::int32_t> results(1000);
   task::StopSource stop;
   task::Scope scope;

@@ -15,7 +15,7 @@ class FileTableTest : public ::testing::Test {
   UniqueFd null_{::open("/dev/null", O_RDWR | O_CLOEXEC)};
 };
 
-TEST_F(FileTableTest, GivesSlotsUntilThereIsNoneAndPlainFilesAfterwards) {
+TEST_F(FileTableTest, FilesStayPlainWithoutAFreeSlot) {
   FileTable table(ring_, 2);
   const File first = table.add(null_.get());
   const File second = table.add(null_.get());
@@ -36,7 +36,7 @@ TEST_F(FileTableTest, WithoutSlotsEveryFileStaysPlain) {
   EXPECT_FALSE(table.add(null_.get()).is_registered());
 }
 
-TEST_F(FileTableTest, WhatTheKernelRefusesStaysPlain) {
+TEST_F(FileTableTest, FilesRejectedByTheKernelStayPlain) {
   // A ring cannot be registered with a ring.
   FileTable table(ring_, 2);
   EXPECT_FALSE(table.add(ring_.raw()->ring_fd).is_registered());
@@ -44,13 +44,13 @@ TEST_F(FileTableTest, WhatTheKernelRefusesStaysPlain) {
   EXPECT_EQ(table.free_slots(), 2U);
 }
 
-TEST_F(FileTableTest, MoreSlotsThanTheKernelAllowsIsATableWithout) {
+TEST_F(FileTableTest, TooManySlotsMakeATableWithoutSlots) {
   FileTable table(ring_, 1U << 30);
   EXPECT_EQ(table.free_slots(), 0U);
   EXPECT_FALSE(table.add(null_.get()).is_registered());
 }
 
-TEST_F(FileTableTest, ARegisteredFileIsNamedByItsSlot) {
+TEST_F(FileTableTest, ASqeNamesARegisteredFileByItsSlot) {
   FileTable table(ring_, 1);
   const File file = table.add(null_.get());
   io_uring_sqe entry{};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A device that completes by polling is rare, so these tests hold for files with and without one:
-// reads of holes need no device and succeed, all else may be refused.
+// Devices with polling queues are rare, so these tests hold with and without one: reads of holes
+// need no device and succeed, other operations may be rejected.
 #include "guestio/uring/iopoll_ring.h"
 
 #include <fcntl.h>
@@ -39,7 +39,7 @@ class IopollRingTest : public ::testing::Test {
   std::unique_ptr<IopollRing> ring_ = IopollRing::create(*loop_).value();
 };
 
-TEST_F(IopollRingTest, AReadIsCompleteOnceTheLoopHasLooked) {
+TEST_F(IopollRingTest, AReadCompletesByPolling) {
   TestOperation operation(read(buffer()));
   ring_->start(operation);
   EXPECT_EQ(operation.completions, 0U);
@@ -55,14 +55,14 @@ TEST_F(IopollRingTest, AReadIsCompleteOnceTheLoopHasLooked) {
   }
 }
 
-TEST_F(IopollRingTest, MoreThanTheRingHoldsWaitAndAllAreComplete) {
+TEST_F(IopollRingTest, OperationsBeyondTheSqSizeWaitAndComplete) {
   std::deque<TestOperation> operations;
   for (int i = 0; i < 1000; ++i) ring_->start(operations.emplace_back(read(buffer())));
   loop_->run_until_idle();
   for (const TestOperation& operation : operations) ASSERT_EQ(operation.completions, 1U);
 }
 
-TEST_F(IopollRingTest, WhatOnlyInterruptsCanFinishIsRefused) {
+TEST_F(IopollRingTest, OperationsWithoutPollingAreRejected) {
   TestOperation operation([](io_uring_sqe& entry) { ::io_uring_prep_poll_add(&entry, 0, 1); });
   ring_->start(operation);
   loop_->run_until_idle();

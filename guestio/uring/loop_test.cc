@@ -55,7 +55,7 @@ TEST_P(LoopTest, SubmitsABatchWithOneSystemCall) {
   EXPECT_EQ(loop_->statistics().sq_full, 0U);
 }
 
-TEST_P(LoopTest, TenThousandOperationsPassThroughEightEntriesInOrder) {
+TEST_P(LoopTest, TenThousandOperationsPassThroughEightSqesInOrder) {
   constexpr std::size_t kOperations = 10'000;
   const auto loop = make_loop(GetParam(), 8, 16);
   std::vector<std::size_t> order;
@@ -72,7 +72,7 @@ TEST_P(LoopTest, TenThousandOperationsPassThroughEightEntriesInOrder) {
   EXPECT_EQ(loop->statistics().completions, kOperations);
 }
 
-TEST_P(LoopTest, MoreCompletionsAtOnceThanTheRingHoldsAreNotLost) {
+TEST_P(LoopTest, CqOverflowLosesNoCompletions) {
   constexpr std::size_t kOperations = 10'000;
   const auto loop = make_loop(GetParam(), 8, 16);
   const UniqueFd event(::eventfd(0, EFD_CLOEXEC));
@@ -95,7 +95,7 @@ TEST_P(LoopTest, AllPollsArmedBeforeOneEventComplete) {
   for (std::size_t i = 0; i < kOperations; ++i) {
     loop->start(operations.emplace_back(poll_once(event.get())));
   }
-  // Behind all of them in the queue: when it is complete, they are armed.
+  // Last in the queue: at its completion all polls are armed.
   TestOperation last(do_nothing(),
                      [&](std::int32_t, std::uint32_t) { ::eventfd_write(event.get(), 1); });
   loop->start(last);
@@ -179,7 +179,7 @@ struct CountingDeferred final : Deferred {
   int runs = 0;
 };
 
-TEST_P(LoopTest, DeferredWorkRunsOnceForABatch) {
+TEST_P(LoopTest, DeferredWorkRunsOncePerBatch) {
   CountingDeferred deferred;
   std::list<TestOperation> operations;
   for (int i = 0; i < 10; ++i) {
@@ -190,7 +190,7 @@ TEST_P(LoopTest, DeferredWorkRunsOnceForABatch) {
   EXPECT_EQ(deferred.runs, 1);
 }
 
-TEST_P(LoopTest, DeferredWorkRunsBeforeWhatTheBatchStartedIsSubmitted) {
+TEST_P(LoopTest, DeferredWorkRunsBeforeTheSubmissionOfNewOperations) {
   std::vector<int> order;
   TestOperation second(do_nothing(), [&](std::int32_t, std::uint32_t) { order.push_back(2); });
   CountingDeferred deferred([&] {
@@ -208,7 +208,7 @@ TEST_P(LoopTest, DeferredWorkRunsBeforeWhatTheBatchStartedIsSubmitted) {
   EXPECT_EQ(loop_->statistics().enter_calls - before, 2U);
 }
 
-TEST_P(LoopTest, DeferredWorkThatPutsItselfBackRunsInTheNextIteration) {
+TEST_P(LoopTest, DeferredWorkMayDeferItselfToTheNextIteration) {
   int left = 3;
   CountingDeferred* again = nullptr;
   CountingDeferred deferred([&] {
@@ -224,7 +224,7 @@ TEST_P(LoopTest, DeferredWorkThatPutsItselfBackRunsInTheNextIteration) {
   EXPECT_EQ(deferred.runs, 3);
 }
 
-TEST_P(LoopTest, ForgetsDeferredWorkThatIsDestroyed) {
+TEST_P(LoopTest, DestroyedDeferredWorkDoesNotRun) {
   int runs = 0;
   CountingDeferred other([&] { ++runs; });
   auto deferred = std::make_unique<CountingDeferred>([&] { runs += 100; });
@@ -232,7 +232,7 @@ TEST_P(LoopTest, ForgetsDeferredWorkThatIsDestroyed) {
   loop_->defer(other);
   deferred.reset();
   loop_->run_until_idle();
-  EXPECT_EQ(runs, 1) << "of the other one";
+  EXPECT_EQ(runs, 1) << "of the other object";
 }
 
 struct CountingPoller final : Poller {
@@ -253,14 +253,14 @@ TEST_P(LoopTest, DoesNotSleepOrCallTheKernelWhileAPollerIsBusy) {
   });
   loop_->add_poller(poller);
   TestOperation first(do_nothing());
-  loop_->start(first);  // with it goes what the loop itself needs
+  loop_->start(first);  // also submits the loop's own operations
   loop_->run_until_idle();
   const int polls_before = poller.polls;
   const std::uint64_t before = loop_->statistics().enter_calls;
   loop_->run();
   EXPECT_EQ(poller.polls, 1000);
   EXPECT_LT(polls_before, 10);
-  // One at most, to take the wake-up of stop().
+  // At most one, for the wake-up of stop().
   EXPECT_LE(loop_->statistics().enter_calls - before, 1U);
 }
 
@@ -297,7 +297,7 @@ TEST_P(LoopTest, PollersMayRemoveThemselvesAndOneAnother) {
   EXPECT_EQ(second.polls, 0);
 }
 
-TEST_P(LoopTest, KnowsWhichOperationsTheKernelHas) {
+TEST_P(LoopTest, ReportsTheSupportedOpcodes) {
   EXPECT_TRUE(loop_->supports(IORING_OP_READV));
   EXPECT_FALSE(loop_->supports(250));
 }
@@ -305,7 +305,7 @@ TEST_P(LoopTest, KnowsWhichOperationsTheKernelHas) {
 using LoopDeathTest = LoopTest;
 INSTANTIATE_TEST_SUITE_P(OneMode, LoopDeathTest, ::testing::Values(RingMode::kPlain));
 
-TEST_P(LoopDeathTest, EndingWithAnOperationInFlightIsABug) {
+TEST_P(LoopDeathTest, DestroyingALoopWithAnOperationInFlightIsABug) {
   EXPECT_DEATH(
       {
         TestOperation operation(do_nothing());

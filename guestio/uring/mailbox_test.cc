@@ -26,7 +26,7 @@ TEST(Mailbox, RunsMessagesInOrder) {
   EXPECT_THAT(order, ElementsAre(1, 2));
 }
 
-TEST(Mailbox, AMessagePostedByAMessageRunsInTheNextTurn) {
+TEST(Mailbox, AMessagePostedByAMessageRunsInTheNextCall) {
   int runs = 0;
   auto mailbox = Mailbox::create();
   ASSERT_TRUE(mailbox);
@@ -37,7 +37,7 @@ TEST(Mailbox, AMessagePostedByAMessageRunsInTheNextTurn) {
   EXPECT_EQ(runs, 1);
 }
 
-TEST(MailboxDeathTest, EndingWithAMessageIsABug) {
+TEST(MailboxDeathTest, DestroyingANonEmptyMailboxIsABug) {
   EXPECT_DEATH(
       {
         auto mailbox = Mailbox::create();
@@ -61,10 +61,10 @@ INSTANTIATE_TEST_SUITE_P(Modes, PostTest,
                                            RingMode::kPlain),
                          [](const auto& info) { return to_text(info.param); });
 
-TEST_P(PostTest, FunctionsOfFourThreadsRunOnTheLoopsThreadInEachOnesOrder) {
+TEST_P(PostTest, PostsKeepTheOrderOfEachThread) {
   constexpr int kThreads = 4;
   constexpr int kPosts = 5'000;
-  std::array<int, kThreads> next{};  // touched by the loop's thread only
+  std::array<int, kThreads> next{};  // loop's thread only
   int out_of_order = 0;
   int left = kThreads * kPosts;
   std::vector<std::thread> threads;
@@ -87,7 +87,7 @@ TEST_P(PostTest, FunctionsOfFourThreadsRunOnTheLoopsThreadInEachOnesOrder) {
 }
 
 TEST_P(PostTest, AFunctionWakesASleepingLoop) {
-  // Ping-pong: each post meets a loop that has nothing else to do.
+  // Ping-pong: each post meets an idle loop.
   constexpr int kRounds = 2'000;
   int rounds = 0;
   std::atomic<int> seen = 0;

@@ -15,7 +15,7 @@
 namespace guestio::uring {
 namespace {
 
-// The kernel's own maximum; one more write(2) would block.
+// The kernel's maximum; a further write(2) would block.
 constexpr std::uint64_t kFull = ~std::uint64_t{0} - 1;
 
 class EventFdNotifierTest : public ::testing::TestWithParam<int> {
@@ -35,7 +35,7 @@ INSTANTIATE_TEST_SUITE_P(Flags, EventFdNotifierTest, ::testing::Values(0, EFD_NO
                            return info.param == 0 ? "blocking" : "non_blocking";
                          });
 
-TEST_P(EventFdNotifierTest, AddsOneForEachCall) {
+TEST_P(EventFdNotifierTest, AddsOnePerCall) {
   auto notifier = EventFdNotifier::create(event_.get());
   ASSERT_TRUE(notifier) << notifier.error().to_string();
   EXPECT_EQ(take(), 0U);
@@ -55,7 +55,7 @@ TEST_P(EventFdNotifierTest, DoesNotBlockOnAFullCounter) {
   EXPECT_EQ(take(), 1U);
 }
 
-TEST_P(EventFdNotifierTest, DoesNotBlockWhenThePeerChangesTheFlagsLater) {
+TEST_P(EventFdNotifierTest, DoesNotBlockAfterThePeerClearsONonblock) {
   auto notifier = EventFdNotifier::create(event_.get());
   ASSERT_TRUE(notifier);
   ASSERT_EQ(::fcntl(event_.get(), F_SETFL, 0), 0);
@@ -64,7 +64,7 @@ TEST_P(EventFdNotifierTest, DoesNotBlockWhenThePeerChangesTheFlagsLater) {
   EXPECT_GE(take(), kFull);
 }
 
-TEST_P(EventFdNotifierTest, GoesOnWhenTheDescriptorItWasMadeFromIsClosed) {
+TEST_P(EventFdNotifierTest, OutlivesTheDescriptorOfItsCreation) {
   UniqueFd ours(::fcntl(event_.get(), F_DUPFD_CLOEXEC, 0));
   auto notifier = EventFdNotifier::create(ours.get());
   ASSERT_TRUE(notifier);
@@ -110,7 +110,7 @@ TEST_P(EventFdNotifierTest, SignalsWithTheNextSubmissionOfALoop) {
   EXPECT_EQ(take(), 1000U);
 }
 
-TEST_P(EventFdNotifierTest, SignalsEvenWhenTheLoopHasNoEntryLeft) {
+TEST_P(EventFdNotifierTest, SignalsWithoutAFreeSqeInTheLoop) {
   auto loop = Loop::create({.ring = {.sq_entries = 4}}).value();
   auto notifier = EventFdNotifier::create(event_.get());
   ASSERT_TRUE(notifier);
@@ -131,20 +131,20 @@ TEST_P(EventFdNotifierTest, DoesNotBlockALoopOnAFullCounter) {
   EXPECT_GE(take(), kFull);
 }
 
-TEST(EventFdNotifier, DefaultMadeSignalsNobody) {
+TEST(EventFdNotifier, ADefaultNotifierHasNoEffect) {
   EventFdNotifier notifier;
   notifier.notify();
   EXPECT_FALSE(static_cast<bool>(notifier));
 }
 
-TEST(EventFdNotifier, RefusesWhatIsNoEventfd) {
+TEST(EventFdNotifier, RejectsOtherDescriptorsThanEventfds) {
   const UniqueFd file(::open("/dev/null", O_RDWR | O_CLOEXEC));
   const auto notifier = EventFdNotifier::create(file.get());
   ASSERT_FALSE(notifier);
   EXPECT_EQ(notifier.error().host_errno, EINVAL);
 }
 
-TEST(EventFdNotifier, RefusesAClosedDescriptor) { EXPECT_FALSE(EventFdNotifier::create(-1)); }
+TEST(EventFdNotifier, RejectsAClosedDescriptor) { EXPECT_FALSE(EventFdNotifier::create(-1)); }
 
 }  // namespace
 }  // namespace guestio::uring

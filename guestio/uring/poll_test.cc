@@ -60,7 +60,7 @@ TEST_P(MultishotPollTest, CallsBackForEachEventWithoutReadingIt) {
   EXPECT_EQ(loop_->in_flight(), 0U);
 }
 
-TEST_P(MultishotPollTest, CostsOneSystemCallAnEvent) {
+TEST_P(MultishotPollTest, CostsOneSystemCallPerEvent) {
   constexpr int kEvents = 1000;
   int calls = 0;
   MultishotPoll poll(*loop_, event_file(), POLLIN, [&](std::int32_t) {
@@ -75,7 +75,7 @@ TEST_P(MultishotPollTest, CostsOneSystemCallAnEvent) {
   run_task(*loop_, stop_poll(poll));
 }
 
-TEST_P(MultishotPollTest, CallsBackForAnEventThatCameBeforeTheStart) {
+TEST_P(MultishotPollTest, CallsBackForAnEventBeforeTheStart) {
   int calls = 0;
   signal();
   MultishotPoll poll(*loop_, event_file(), POLLIN, [&](std::int32_t) {
@@ -119,14 +119,14 @@ TEST_P(MultishotPollTest, MissesNoEventOfAnotherThread) {
       signal();
     }
   });
-  loop_->run();  // hangs when the last event is lost
+  loop_->run();  // hangs if the last event is lost
   peer.join();
   EXPECT_EQ(consumed, kEvents);
   run_task(*loop_, stop_poll(poll));
 }
 
-TEST_P(MultishotPollTest, SurvivesACompletionQueueThatOverflows) {
-  // More polls of one event than the completion queue holds: the kernel ends some of them.
+TEST_P(MultishotPollTest, SurvivesACompletionQueueOverflow) {
+  // More polls of one event than CQ entries: the kernel terminates some of them.
   constexpr std::size_t kPolls = 2000;
   int round = 1;
   std::size_t told = 0;
@@ -155,7 +155,7 @@ TEST_P(MultishotPollTest, SurvivesACompletionQueueThatOverflows) {
   EXPECT_EQ(scope.running(), 0U);
 }
 
-TEST_P(MultishotPollTest, NoCallBackAfterStop) {
+TEST_P(MultishotPollTest, NoCallbackAfterStop) {
   int calls = 0;
   MultishotPoll poll(*loop_, event_file(), POLLIN, [&](std::int32_t) { ++calls; });
   poll.start();
@@ -167,7 +167,7 @@ TEST_P(MultishotPollTest, NoCallBackAfterStop) {
   EXPECT_FALSE(poll.is_active());
 }
 
-TEST_P(MultishotPollTest, MayBeStoppedByItsCallBackAndStartedAgain) {
+TEST_P(MultishotPollTest, TheCallbackMayStopItAndItMayStartAgain) {
   int calls = 0;
   MultishotPoll* itself = nullptr;
   MultishotPoll poll(*loop_, event_file(), POLLIN, [&](std::int32_t) {
@@ -189,20 +189,20 @@ Task<> stop_and_destroy(std::unique_ptr<MultishotPoll>& poll) {
   poll.reset();
 }
 
-TEST_P(MultishotPollTest, MayBeDestroyedWhenStopIsOver) {
+TEST_P(MultishotPollTest, MayBeDestroyedAfterStop) {
   auto poll = std::make_unique<MultishotPoll>(*loop_, event_file(), POLLIN, [](std::int32_t) {});
   poll->start();
   run_task(*loop_, stop_and_destroy(poll));
   EXPECT_EQ(poll, nullptr);
 }
 
-TEST_P(MultishotPollTest, StoppingWhatWasNeverStartedDoesNotWait) {
+TEST_P(MultishotPollTest, StopOfAnInactivePollDoesNotWait) {
   MultishotPoll poll(*loop_, event_file(), POLLIN, [](std::int32_t) {});
   run_task(*loop_, stop_poll(poll));
   EXPECT_FALSE(poll.is_active());
 }
 
-TEST_P(MultishotPollTest, TellsOnceThatADescriptorCannotBePolled) {
+TEST_P(MultishotPollTest, ReportsAnUnpollableDescriptorOnce) {
   std::vector<std::int32_t> calls;
   MultishotPoll poll(*loop_, File(-1), POLLIN,
                      [&](std::int32_t events) { calls.push_back(events); });
@@ -212,7 +212,7 @@ TEST_P(MultishotPollTest, TellsOnceThatADescriptorCannotBePolled) {
   EXPECT_FALSE(poll.is_active());
 }
 
-TEST_P(MultishotPollTest, SeesTheOtherEndHangUp) {
+TEST_P(MultishotPollTest, ReportsAHangUp) {
   std::array<int, 2> ends{};
   ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
   const UniqueFd reader(ends[0]);

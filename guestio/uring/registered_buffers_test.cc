@@ -28,7 +28,7 @@ namespace {
 
 constexpr std::size_t kPage = 4096;
 
-/// A mapping of shared memory, as guests have theirs.
+/// A shared memory mapping, like guest memory.
 class SharedBytes {
  public:
   explicit SharedBytes(std::size_t size, int protection = PROT_READ | PROT_WRITE) : size_(size) {
@@ -61,8 +61,7 @@ void put(std::span<std::byte> to, std::string_view text) {
 
 class RegisteredBuffersTest : public ::testing::Test {
  protected:
-  /// Moves `count` bytes, or segments, between `data` and the start of `fd`, and returns the
-  /// result.
+  /// Transfers `count` bytes, or segments, between `data` and the start of `fd`. Returns the result.
   std::int32_t move(int opcode, int fd, const void* data, std::size_t count, std::uint16_t index) {
     TestOperation operation(prepare(opcode, fd, data, count, index));
     loop_->start(operation);
@@ -83,7 +82,7 @@ class RegisteredBuffersTest : public ::testing::Test {
   SharedBytes file_{4 * kPage};
 };
 
-TEST_F(RegisteredBuffersTest, RegisteredMemoryIsReadAndWrittenByItsIndex) {
+TEST_F(RegisteredBuffersTest, ReadsAndWritesByBufferIndex) {
   const auto registration = table_.add(memory_.bytes());
   ASSERT_TRUE(registration.has_value()) << registration.error().to_string();
   put(file_.bytes(), "from the file");
@@ -97,7 +96,7 @@ TEST_F(RegisteredBuffersTest, RegisteredMemoryIsReadAndWrittenByItsIndex) {
   EXPECT_EQ(text_at(file_.bytes()), "to the file  ");
 }
 
-TEST_F(RegisteredBuffersTest, ListsOfSegmentsWorkExactlyWhereTheTableSaysSo) {
+TEST_F(RegisteredBuffersTest, VectoredOperationsMatchSupportsVectoredFixed) {
   const auto registration = table_.add(memory_.bytes());
   ASSERT_TRUE(registration.has_value());
   put(file_.bytes(), "first");
@@ -111,7 +110,7 @@ TEST_F(RegisteredBuffersTest, ListsOfSegmentsWorkExactlyWhereTheTableSaysSo) {
   EXPECT_EQ(text_at(memory_.bytes()), table_.supports_vectored_fixed() ? "second" : "");
 }
 
-TEST_F(RegisteredBuffersTest, FindsWhatLiesInOnePieceOnly) {
+TEST_F(RegisteredBuffersTest, FindsRangesWithinOneBufferOnly) {
   const auto all = memory_.bytes();
   EXPECT_EQ(table_.find(all.data(), 1), std::nullopt);
   const auto low = table_.add(all.subspan(kPage, kPage));
@@ -125,17 +124,17 @@ TEST_F(RegisteredBuffersTest, FindsWhatLiesInOnePieceOnly) {
   EXPECT_EQ(table_.find(&all[2 * kPage - 1], 2), std::nullopt) << "in two buffers";
   EXPECT_EQ(table_.find(&all[kPage - 1], 2), std::nullopt) << "begins before";
   EXPECT_EQ(table_.find(&all[3 * kPage - 1], 2), std::nullopt) << "ends behind";
-  EXPECT_EQ(table_.find(&all[kPage], SIZE_MAX), std::nullopt) << "longer than all memory";
+  EXPECT_EQ(table_.find(&all[kPage], SIZE_MAX), std::nullopt) << "beyond the address space";
 }
 
-TEST_F(RegisteredBuffersTest, AnAddressOutsideThePieceIsAFault) {
+TEST_F(RegisteredBuffersTest, AnAddressOutsideTheBufferFailsWithEFAULT) {
   const auto registration = table_.add(memory_.bytes().first(kPage));
   ASSERT_TRUE(registration.has_value());
   const std::uint16_t index = *table_.find(memory_.bytes().data(), kPage);
   EXPECT_EQ(move(IORING_OP_READ_FIXED, file_.fd(), &memory_.bytes()[kPage], 512, index), -EFAULT);
 }
 
-TEST_F(RegisteredBuffersTest, WhatIsAddedTwiceIsRegisteredOnceUntilTheLastGoes) {
+TEST_F(RegisteredBuffersTest, MemoryAddedTwiceIsRegisteredOnceUntilTheLastRelease) {
   auto first = table_.add(memory_.bytes());
   auto second = table_.add(memory_.bytes());
   ASSERT_TRUE(first && second);
@@ -146,7 +145,7 @@ TEST_F(RegisteredBuffersTest, WhatIsAddedTwiceIsRegisteredOnceUntilTheLastGoes) 
   EXPECT_EQ(table_.find(memory_.bytes().data(), kPage), std::nullopt);
 }
 
-TEST_F(RegisteredBuffersTest, AnOperationInFlightKeepsItsMemoryWhenTheRegistrationGoes) {
+TEST_F(RegisteredBuffersTest, AnOperationInFlightSurvivesTheEndOfItsRegistration) {
   std::array<int, 2> pipe{};
   ASSERT_EQ(::pipe2(pipe.data(), O_CLOEXEC), 0);
   const UniqueFd reads(pipe[0]);
@@ -165,7 +164,7 @@ TEST_F(RegisteredBuffersTest, AnOperationInFlightKeepsItsMemoryWhenTheRegistrati
   EXPECT_EQ(text_at(memory_.bytes()), "late");
 }
 
-TEST_F(RegisteredBuffersTest, AFullTableRefusesAndGoesOnOnceThereIsRoom) {
+TEST_F(RegisteredBuffersTest, AFullTableRejectsUntilSlotsAreFree) {
   auto first = table_.add(memory_.bytes().first(kPage));
   const auto second = table_.add(memory_.bytes().subspan(kPage, kPage));
   ASSERT_TRUE(first && second);
@@ -179,7 +178,7 @@ TEST_F(RegisteredBuffersTest, AFullTableRefusesAndGoesOnOnceThereIsRoom) {
   EXPECT_TRUE(table_.add(memory_.bytes().subspan(2 * kPage, kPage)).has_value());
 }
 
-TEST_F(RegisteredBuffersTest, MemoryThatCannotBeWrittenIsRefused) {
+TEST_F(RegisteredBuffersTest, ReadOnlyMemoryIsRejected) {
   const SharedBytes read_only(kPage, PROT_READ);
   const auto refused = table_.add(read_only.bytes());
   ASSERT_FALSE(refused.has_value());
@@ -190,7 +189,7 @@ TEST_F(RegisteredBuffersTest, MemoryThatCannotBeWrittenIsRefused) {
   EXPECT_EQ(table_.buffers(), 0U);
 }
 
-/// Says what the test wants it to say.
+/// A guard with a settable result.
 class Guard final : public BufferGuard {
  public:
   [[nodiscard]] bool is_resident(const std::byte* data, std::size_t size) const noexcept override {
@@ -206,7 +205,7 @@ class Guard final : public BufferGuard {
   mutable std::span<const std::byte> fetched;
 };
 
-TEST_F(RegisteredBuffersTest, MemoryThatHasLostAPageIsLetGoWhenThePageIsAskedFor) {
+TEST_F(RegisteredBuffersTest, FindUnregistersMemoryWithAMissingPage) {
   Guard guard;
   auto registration = table_.add(memory_.bytes(), &guard);
   ASSERT_TRUE(registration.has_value());
@@ -215,18 +214,18 @@ TEST_F(RegisteredBuffersTest, MemoryThatHasLostAPageIsLetGoWhenThePageIsAskedFor
   EXPECT_EQ(guard.losses, 0);
   EXPECT_EQ(table_.find(&memory_.bytes()[kPage], kPage + 1), std::nullopt);
   EXPECT_EQ(guard.losses, 1);
-  EXPECT_EQ(table_.find(memory_.bytes().data(), kPage), std::nullopt) << "as a whole";
+  EXPECT_EQ(table_.find(memory_.bytes().data(), kPage), std::nullopt) << "the whole area";
   EXPECT_EQ(table_.statistics().registered_bytes, 0U);
   *registration = {};
   guard.lost = nullptr;
   EXPECT_TRUE(table_.add(memory_.bytes(), &guard).has_value()) << "anew";
 }
 
-TEST_F(RegisteredBuffersTest, AGuardFetchesAheadOnlyWhatItGuards) {
+TEST_F(RegisteredBuffersTest, PrefetchAsksTheGuardOfItsBufferOnly) {
   Guard guard;
   const auto ours = memory_.bytes().subspan(kPage, 100);
   table_.prefetch(ours.data(), ours.size());
-  EXPECT_TRUE(guard.fetched.empty()) << "nothing is registered";
+  EXPECT_TRUE(guard.fetched.empty()) << "no buffer registered";
   const auto registration = table_.add(memory_.bytes(), &guard);
   ASSERT_TRUE(registration.has_value());
   table_.prefetch(file_.bytes().data(), 100);
@@ -237,14 +236,14 @@ TEST_F(RegisteredBuffersTest, AGuardFetchesAheadOnlyWhatItGuards) {
   EXPECT_EQ(guard.fetched.size(), ours.size());
 }
 
-TEST_F(RegisteredBuffersTest, MemoryThatIsPinnedAlreadyIsTakenOverByAnyRing) {
+TEST_F(RegisteredBuffersTest, PinnedMemoryIsClonedToAnyRing) {
   auto pinned = PinnedBuffers::pin(memory_.bytes(), {});
   ASSERT_TRUE(pinned.has_value()) << pinned.error().to_string();
   const auto plain = table_.add(file_.bytes());
   ASSERT_TRUE(plain.has_value());
   const auto registration = table_.add(*pinned, nullptr);
   ASSERT_TRUE(registration.has_value()) << registration.error().to_string();
-  // What another ring has taken over stays its own.
+  // The clones of another ring are independent.
   pinned = fail(ErrorKind::kClosed, "gone");
   put(file_.bytes(), "from the file");
   const auto target = memory_.bytes().subspan(3 * kPage, 512);
@@ -258,7 +257,7 @@ TEST_F(RegisteredBuffersTest, MemoryThatIsPinnedAlreadyIsTakenOverByAnyRing) {
   EXPECT_EQ(text_at(memory_.bytes()), "from the file");
 }
 
-TEST_F(RegisteredBuffersTest, PinningEndsWhenItIsToldTo) {
+TEST_F(RegisteredBuffersTest, PinningStopsOnRequest) {
   std::stop_source stop;
   stop.request_stop();
   const auto pinned = PinnedBuffers::pin(memory_.bytes(), stop.get_token());
@@ -266,11 +265,11 @@ TEST_F(RegisteredBuffersTest, PinningEndsWhenItIsToldTo) {
   EXPECT_EQ(pinned.error().kind, ErrorKind::kCancelled);
 }
 
-/// One page whose arrival somebody else decides about. Held up in it, the pinning is in the middle.
-TEST_F(RegisteredBuffersTest, PinningEndsInTheMiddleOfAPiece) {
+/// A userfaultfd is_resident up one page, and with it the pinning in the middle of a buffer.
+TEST_F(RegisteredBuffersTest, PinningStopsWithinABuffer) {
   constexpr std::size_t kStepBytes = std::size_t{16} << 20;
   const auto memory = Mapping::anonymous(3 * kStepBytes).value();
-  // A page of 2 MiB might reach into the next step.
+  // A huge page might extend into the next step.
   ASSERT_EQ(::madvise(memory.data(), memory.size(), MADV_NOHUGEPAGE), 0);
   const UniqueFd faults(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
   if (!faults) GTEST_SKIP() << "no userfaultfd for this user";
@@ -298,10 +297,10 @@ TEST_F(RegisteredBuffersTest, PinningEndsInTheMiddleOfAPiece) {
   EXPECT_EQ(is_there & 1, 0) << "of the last one";
 }
 
-TEST_F(RegisteredBuffersTest, WhoSharesTheTableMayHaveAFairPartOfIt) {
+TEST_F(RegisteredBuffersTest, TenantsHaveAFairQuotaOfSlots) {
   Ring ring = Ring::create({.sq_entries = 4}).value();
   RegisteredBuffers table(ring, 16, kPage);
-  EXPECT_EQ(table.slot_quota(), 12U) << "the rest is for what has no owner";
+  EXPECT_EQ(table.slot_quota(), 12U) << "the rest is for ownerless memory";
   table.add_tenant();
   EXPECT_EQ(table.slot_quota(), 12U);
   table.add_tenant();
@@ -320,7 +319,7 @@ TEST_F(RegisteredBuffersTest, WhoSharesTheTableMayHaveAFairPartOfIt) {
   EXPECT_EQ(table.slots_used_by(&table), 0U);
 }
 
-TEST(RegisteredBuffersPieceTest, WhatIsLargerThanAPieceBecomesSeveralOrNothingAtAll) {
+TEST(RegisteredBuffersSizeTest, MemoryBeyondTheMaximumBecomesSeveralBuffersOrNone) {
   Ring ring = Ring::create({.sq_entries = 4}).value();
   RegisteredBuffers table(ring, 3, 2 * kPage);
   const SharedBytes memory(5 * kPage);
@@ -329,11 +328,11 @@ TEST(RegisteredBuffersPieceTest, WhatIsLargerThanAPieceBecomesSeveralOrNothingAt
     const auto registration = table.add(all);
     ASSERT_TRUE(registration.has_value());
     EXPECT_EQ(table.buffers(), 3U);
-    EXPECT_EQ(table.find(&all[kPage], 2 * kPage), std::nullopt) << "over a border";
+    EXPECT_EQ(table.find(&all[kPage], 2 * kPage), std::nullopt) << "across two buffers";
     EXPECT_TRUE(table.find(&all[4 * kPage], kPage).has_value());
   }
   ASSERT_EQ(::mprotect(&all[4 * kPage], kPage, PROT_NONE), 0);
-  EXPECT_FALSE(table.add(all).has_value()) << "the last buffer cannot be";
+  EXPECT_FALSE(table.add(all).has_value()) << "the last buffer cannot be pinned";
   EXPECT_EQ(table.buffers(), 0U);
   ASSERT_EQ(::mprotect(&all[4 * kPage], kPage, PROT_READ | PROT_WRITE), 0);
   EXPECT_TRUE(table.add(all).has_value()) << "all slots are free again";
@@ -347,12 +346,12 @@ void drop_lock_capability() {
   if (::syscall(SYS_capset, &header, sets.data()) != 0) std::_Exit(3);
 }
 
-/// In a process of its own: the limit and the capability are the whole process's.
+/// In a separate process: limit and capability are process-wide.
 [[noreturn]] void register_over_the_limit() {
   drop_lock_capability();
   const SharedBytes memory(4 * kPage);
   const auto loop = Loop::create().value();
-  // Afterwards: kernels may count the ring itself as well.
+  // After the ring: kernels may charge the ring itself as well.
   const rlimit none{0, 0};
   if (::setrlimit(RLIMIT_MEMLOCK, &none) != 0) std::_Exit(4);
   if (is_memlock_unlimited()) std::_Exit(9);
@@ -364,7 +363,7 @@ void drop_lock_capability() {
   std::_Exit(0);
 }
 
-TEST(RegisteredBuffersLimitDeathTest, MoreThanMayBeLockedIsRefusedAsALackOfMemory) {
+TEST(RegisteredBuffersLimitDeathTest, RegistrationBeyondTheMemlockLimitFailsWithENOMEM) {
   EXPECT_EXIT(register_over_the_limit(), ::testing::ExitedWithCode(0), "");
 }
 
@@ -376,7 +375,7 @@ TEST(RegisteredBuffersLimitDeathTest, MoreThanMayBeLockedIsRefusedAsALackOfMemor
   std::_Exit(is_memlock_unlimited() ? 0 : 4);
 }
 
-TEST(RegisteredBuffersLimitTest, WhoHasNoLimitMayLockAnyMemory) {
+TEST(RegisteredBuffersLimitTest, MemlockIsUnlimitedWithoutALimit) {
   EXPECT_EXIT(lift_the_limit(), ::testing::ExitedWithCode(0), "");
 }
 

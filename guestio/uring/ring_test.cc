@@ -6,13 +6,13 @@
 namespace guestio::uring {
 namespace {
 
-TEST(Ring, TakesTheBestModeThatTheKernelHas) {
+TEST(Ring, UsesTheBestSupportedMode) {
   const auto ring = Ring::create({});
   ASSERT_TRUE(ring) << ring.error().to_string();
   EXPECT_LE(ring->mode(), RingMode::kPlain);
 }
 
-TEST(Ring, DoesNotTryBetterModesThanAskedFor) {
+TEST(Ring, UsesNoBetterModeThanRequested) {
   const auto cooperative = Ring::create({.mode = RingMode::kCooperative});
   ASSERT_TRUE(cooperative);
   EXPECT_GE(cooperative->mode(), RingMode::kCooperative);
@@ -21,17 +21,17 @@ TEST(Ring, DoesNotTryBetterModesThanAskedFor) {
   EXPECT_EQ(plain->mode(), RingMode::kPlain);
 }
 
-TEST(Ring, ClampsEntriesToWhatTheKernelAllows) {
+TEST(Ring, ClampsEntriesToTheKernelLimit) {
   EXPECT_TRUE(Ring::create({.sq_entries = 1U << 20, .cq_entries = 1U << 21}));
 }
 
-TEST(Ring, RefusesARingOfNoEntries) {
+TEST(Ring, RejectsARingWithoutEntries) {
   const auto ring = Ring::create({.sq_entries = 0});
   ASSERT_FALSE(ring);
   EXPECT_EQ(ring.error().host_errno, EINVAL);
 }
 
-TEST(Ring, SaysWhenItsEntriesAreUsedUp) {
+TEST(Ring, ReturnsNullWithoutAFreeSqe) {
   auto ring = Ring::create({.sq_entries = 2, .cq_entries = 4});
   ASSERT_TRUE(ring);
   for (int round = 0; round < 10; ++round) {
@@ -52,7 +52,7 @@ TEST(Ring, SaysWhenItsEntriesAreUsedUp) {
   EXPECT_EQ(ring->enter_calls(), 10U);
 }
 
-TEST(Ring, OneBadEntryDoesNotHoldUpTheNext) {
+TEST(Ring, ABadSqeDoesNotHoldUpTheNext) {
   auto ring = Ring::create({.sq_entries = 4});
   ASSERT_TRUE(ring);
   io_uring_sqe* const bad = ring->next_sqe();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A loop whose submissions a thread of the kernel's takes. What all rings have in common is tested
-// with loops of each mode; here is what differs.
+// A loop with a submission queue polling thread: the differences to other modes. loop_test.cc tests
+// the common behaviour.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -17,7 +17,7 @@ namespace {
 
 constexpr LoopOptions kThreaded = {.ring = {.sq_entries = 4, .sq_poll_thread = SqPollThread{}}};
 
-TEST(SqPollThread, AKernelThatRefusesGivesARingWithout) {
+TEST(SqPollThread, FallsBackToARingWithoutSqPoll) {
   LoopOptions options = kThreaded;
   options.ring.sq_poll_thread->cpu = 1'000'000;
   const auto loop = Loop::create(options);
@@ -29,12 +29,12 @@ TEST(SqPollThread, AKernelThatRefusesGivesARingWithout) {
   EXPECT_EQ(operation.completions, 1U);
 }
 
-class SubmissionThreadTest : public ::testing::Test {
+class SqPollTest : public ::testing::Test {
  protected:
   std::unique_ptr<Loop> loop_ = Loop::create(kThreaded).value();
 };
 
-TEST_F(SubmissionThreadTest, TakesMoreThanTheRingHolds) {
+TEST_F(SqPollTest, SubmitsMoreOperationsThanSqEntries) {
   ASSERT_TRUE(loop_->has_sq_poll_thread());
   std::deque<TestOperation> operations;
   for (int i = 0; i < 1000; ++i) loop_->start(operations.emplace_back(do_nothing()));
@@ -42,7 +42,7 @@ TEST_F(SubmissionThreadTest, TakesMoreThanTheRingHolds) {
   for (const TestOperation& operation : operations) ASSERT_EQ(operation.completions, 1U);
 }
 
-TEST_F(SubmissionThreadTest, IsWokenWhenItSleeps) {
+TEST_F(SqPollTest, WakesASleepingKernelThread) {
   for (int round = 0; round < 3; ++round) {
     TestOperation pause([](io_uring_sqe& entry) {
       static __kernel_timespec longer_than_it_looks{0, 30'000'000};
@@ -54,7 +54,7 @@ TEST_F(SubmissionThreadTest, IsWokenWhenItSleeps) {
   }
 }
 
-TEST_F(SubmissionThreadTest, ACancellationMeetsTheOperationThatIsMeant) {
+TEST_F(SqPollTest, ACancellationMatchesItsOperationOnly) {
   std::array<int, 2> pipe{};
   ASSERT_EQ(::pipe(pipe.data()), 0);
   const UniqueFd reads(pipe[0]);
@@ -68,7 +68,7 @@ TEST_F(SubmissionThreadTest, ACancellationMeetsTheOperationThatIsMeant) {
   }
 }
 
-TEST_F(SubmissionThreadTest, WhatIsHandedOverHasBeenTaken) {
+TEST_F(SqPollTest, FlushSubmissionsWaitsForTheKernel) {
   for (int round = 0; round < 100; ++round) {
     ASSERT_TRUE(loop_->start_detached([](io_uring_sqe& entry) { ::io_uring_prep_nop(&entry); }));
     loop_->flush_submissions();

@@ -3,11 +3,11 @@
 
 #include <cstdint>
 
-/// Counts what is taken from the heap.
+/// Counts heap allocations.
 namespace guestio::bench {
 
-/// How often the process has asked for heap memory so far: malloc and its relatives, which is also
-/// where operator new takes it from. Any thread.
+/// Number of heap allocations of the process so far: malloc and related functions, operator new
+/// included. Any thread.
 [[nodiscard]] std::uint64_t allocations() noexcept;
 
 }  // namespace guestio::bench

@@ -22,39 +22,39 @@ namespace {
 using buf::BounceAccount;
 using Clock = std::chrono::steady_clock;
 
-cpu_set_t processors;
+cpu_set_t saved_affinity;
 
-/// The coroutines of one thread in turns, and the calls of other threads for its account.
-class Turns {
+/// The round-robin scheduler of one thread, which also serves other threads' calls to its account.
+class RoundRobin {
  public:
-  Turns(BounceAccount& account, std::size_t tasks) : account_(account), ready_(tasks) {
+  RoundRobin(BounceAccount& account, std::size_t tasks) : account_(account), ready_(tasks) {
     account_.open([this](BounceAccount&) {
-      // Release: what was handed over is seen by the thread that finds the call.
+      // Release: pairs with the acquire in serve_call().
       is_called_.store(true, std::memory_order_release);
       is_called_.notify_one();
     });
   }
-  Turns(const Turns&) = delete;
-  Turns& operator=(const Turns&) = delete;
-  ~Turns() { account_.close(); }
+  RoundRobin(const RoundRobin&) = delete;
+  RoundRobin& operator=(const RoundRobin&) = delete;
+  ~RoundRobin() { account_.close(); }
 
-  /// `co_await turns.yield()` goes on when everybody else who can has had a turn.
+  /// `co_await scheduler.yield()` resumes after all other ready tasks.
   struct Yield {
-    Turns& turns;
+    RoundRobin& scheduler;
     bool await_ready() const noexcept { return false; }
     void await_suspend(std::coroutine_handle<> task) const noexcept {
-      turns.ready_[turns.behind_++ % turns.ready_.size()] = task;
+      scheduler.ready_[scheduler.end_++ % scheduler.ready_.size()] = task;
     }
     void await_resume() const noexcept {}
   };
   [[nodiscard]] Yield yield() noexcept { return {*this}; }
 
-  /// Runs the tasks of the scope to their end.
+  /// Runs until all tasks of the scope have ended.
   void run(const task::Scope& scope) {
     while (scope.running() != 0) {
-      if (is_called_.load(std::memory_order_relaxed)) take_call();
-      if (front_ != behind_) {
-        ready_[front_++ % ready_.size()].resume();
+      if (is_called_.load(std::memory_order_relaxed)) serve_call();
+      if (begin_ != end_) {
+        ready_[begin_++ % ready_.size()].resume();
       } else if (scope.running() != 0) {
         is_called_.wait(false, std::memory_order_acquire);
       }
@@ -62,86 +62,86 @@ class Turns {
   }
 
  private:
-  void take_call() {
-    // Before looking: a call that comes now is found the next time.
+  void serve_call() {
+    // Reset first: a later call is served the next time.
     (void)is_called_.exchange(false, std::memory_order_acquire);
     account_.serve();
   }
 
   BounceAccount& account_;
-  std::vector<std::coroutine_handle<>> ready_;  // a ring: a task is in it once at the most
-  std::size_t front_ = 0;
-  std::size_t behind_ = 0;
+  std::vector<std::coroutine_handle<>> ready_;  // a ring buffer; each task is in it at most once
+  std::size_t begin_ = 0;
+  std::size_t end_ = 0;
   std::atomic<bool> is_called_{false};
 };
 
-task::Task<> take_turns(Turns& turns, BounceAccount& account, std::size_t size,
-                        const std::atomic<bool>& is_over, std::uint64_t& taken) {
+task::Task<> acquire_repeatedly(RoundRobin& scheduler, BounceAccount& account, std::size_t size,
+                                const std::atomic<bool>& is_over, std::uint64_t& acquired) {
   while (!is_over.load(std::memory_order_relaxed)) {
-    auto acquiring = account.acquire(size);
-    const auto bounce = co_await acquiring;
+    const auto bounce = co_await account.acquire(size);
     require(bounce);
-    ++taken;
-    co_await turns.yield();
+    ++acquired;
+    co_await scheduler.yield();
   }
 }
 
-/// What one thread does. `taken` has an element for each task.
+/// The thread function. `acquired` has an element per task.
 void run_thread(const Contention& contention, BounceAccount& account, std::barrier<>& start,
-                const std::atomic<bool>& is_over, std::vector<std::uint64_t>& taken) {
-  (void)::sched_setaffinity(0, sizeof(processors), &processors);
-  Turns turns(account, contention.tasks);
-  // All accounts are open before anybody needs what another one holds, and stay so to the end.
+                const std::atomic<bool>& is_over, std::vector<std::uint64_t>& acquired) {
+  (void)::sched_setaffinity(0, sizeof(saved_affinity), &saved_affinity);
+  RoundRobin scheduler(account, contention.tasks);
+  // All accounts are open before the first task starts and until the last one ends.
   start.arrive_and_wait();
   {
     task::Scope scope;
-    for (std::uint64_t& count : taken) {
-      scope.spawn(take_turns(turns, account, contention.size, is_over, count));
+    for (std::uint64_t& count : acquired) {
+      scope.spawn(acquire_repeatedly(scheduler, account, contention.size, is_over, count));
     }
-    turns.run(scope);
+    scheduler.run(scope);
   }
   start.arrive_and_wait();
 }
 
 }  // namespace
 
-void note_processors() noexcept {
-  if (::sched_getaffinity(0, sizeof(processors), &processors) != 0) CPU_SET(0, &processors);
+void save_affinity() noexcept {
+  if (::sched_getaffinity(0, sizeof(saved_affinity), &saved_affinity) != 0)
+    CPU_SET(0, &saved_affinity);
 }
 
-ContentionOutcome contend(const Contention& contention) {
+ContentionOutcome run_contention(const Contention& contention) {
   auto tracker = buf::BounceBufferTracker::create(contention.limit, contention.threads);
   require(tracker);
-  std::vector<std::vector<std::uint64_t>> taken(contention.threads,
-                                                std::vector<std::uint64_t>(contention.tasks));
+  std::vector<std::vector<std::uint64_t>> acquired(contention.threads,
+                                                   std::vector<std::uint64_t>(contention.tasks));
   std::atomic<bool> is_over = false;
   std::barrier<> start(static_cast<std::ptrdiff_t>(contention.threads + 1));
   std::vector<std::jthread> threads;
   threads.reserve(contention.threads);
   for (std::size_t i = 0; i < contention.threads; ++i) {
     threads.emplace_back(
-        [&, i] { run_thread(contention, (*tracker)->account(i), start, is_over, taken[i]); });
+        [&, i] { run_thread(contention, (*tracker)->account(i), start, is_over, acquired[i]); });
   }
   start.arrive_and_wait();
-  const auto began = Clock::now();
-  // The first tenth is for warming up.
+  const auto begin = Clock::now();
+  // The first tenth is warm-up.
   std::this_thread::sleep_for(contention.duration / 10);
-  const std::uint64_t allocated = allocations();
+  const std::uint64_t allocated_before = allocations();
   std::this_thread::sleep_for(contention.duration * 9 / 10);
-  const std::chrono::duration<double, std::nano> lasted = Clock::now() - began;
-  const std::uint64_t allocated_behind = allocations();
+  const std::chrono::duration<double, std::nano> elapsed = Clock::now() - begin;
+  const std::uint64_t allocated_after = allocations();
   is_over = true;
   start.arrive_and_wait();
   threads.clear();
 
   std::uint64_t sum = 0;
-  std::uint64_t least = taken[0][0];
-  std::uint64_t largest = 0;
-  for (const auto& of_thread : taken) {
+  std::uint64_t min = acquired[0][0];
+  std::uint64_t max = 0;
+  for (const auto& of_thread : acquired) {
     for (const std::uint64_t count : of_thread) {
       sum += count;
-      least = std::min(least, count);
-      largest = std::max(largest, count);
+      min = std::min(min, count);
+      max = std::max(max, count);
     }
   }
   const auto total = static_cast<double>(sum);
@@ -149,13 +149,13 @@ ContentionOutcome contend(const Contention& contention) {
   const buf::BounceStatistics statistics = (*tracker)->statistics();
   const auto waits = static_cast<double>(statistics.waits);
   return {
-      .nanoseconds = lasted.count() / total,
-      .least_share = static_cast<double>(least) / fair,
-      .largest_share = static_cast<double>(largest) / fair,
+      .nanoseconds = elapsed.count() / total,
+      .min_share = static_cast<double>(min) / fair,
+      .max_share = static_cast<double>(max) / fair,
       .waits = waits / total,
       .mean_wait_nanoseconds = static_cast<double>(statistics.wait_time.count()) / waits,
-      .longest_wait_nanoseconds = static_cast<double>(statistics.longest_wait.count()),
-      .allocations = static_cast<double>(allocated_behind - allocated) / total,
+      .max_wait_nanoseconds = static_cast<double>(statistics.longest_wait.count()),
+      .allocations = static_cast<double>(allocated_after - allocated_before) / total,
   };
 }
 

@@ -7,34 +7,34 @@
 
 #include "guestio/base/units.h"
 
-/// Many tasks on several threads that want more bounce memory than there is.
+/// Contention of many tasks on several threads for bounce memory.
 namespace guestio::bench {
 
-/// Remembers which processors the process may use, for threads that are started once the main
-/// thread is pinned to one of them. Called once, before that.
-void note_processors() noexcept;
+/// Saves the affinity of the process, for threads started after the main thread is pinned. Called
+/// once, before pinning.
+void save_affinity() noexcept;
 
 struct Contention {
   std::size_t threads;
-  std::size_t tasks;  ///< on each thread
-  std::size_t size;   ///< bytes of each buffer
-  ByteCount limit;    ///< of each thread, for its tasks
+  std::size_t tasks;  ///< per thread
+  std::size_t size;   ///< bytes per buffer
+  ByteCount limit;    ///< per thread
   std::chrono::milliseconds duration;
 };
 
-/// What came of it. Shares are relative to what each task has when all have the same.
+/// Shares are relative to an equal share for all tasks.
 struct ContentionOutcome {
-  double nanoseconds = 0;  ///< of the clock, for each buffer that was taken and dropped
-  double least_share = 0;
-  double largest_share = 0;
-  double waits = 0;                  ///< for each buffer
-  double mean_wait_nanoseconds = 0;  ///< of those that had to wait
-  double longest_wait_nanoseconds = 0;
-  double allocations = 0;  ///< for each buffer
+  double nanoseconds = 0;  ///< ns/op of the wall clock; an op acquires and releases a buffer
+  double min_share = 0;
+  double max_share = 0;
+  double waits = 0;                  ///< per op
+  double mean_wait_nanoseconds = 0;  ///< of the ops with a wait
+  double max_wait_nanoseconds = 0;
+  double allocations = 0;  ///< per op
 };
 
-/// Each task takes a buffer, keeps it while the others of its thread have a turn, drops it and
-/// begins again, for the whole duration.
-[[nodiscard]] ContentionOutcome contend(const Contention& contention);
+/// Each task acquires a buffer, yields to the other tasks of its thread, releases the buffer and
+/// repeats, for the duration.
+[[nodiscard]] ContentionOutcome run_contention(const Contention& contention);
 
 }  // namespace guestio::bench

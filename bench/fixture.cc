@@ -13,10 +13,10 @@ constexpr std::size_t kLocalBytes = std::size_t{1} << 20;
 constexpr std::size_t kMaxPages = 256;
 
 mem::GuestMemory make_memory() {
-  auto made = mem::GuestMemory::allocate(ByteCount(kMemoryBytes));
-  require(made);
-  require(made->fill(Gpa(0), std::byte{0x5a}, kMemoryBytes));
-  return std::move(*made);
+  auto memory = mem::GuestMemory::allocate(ByteCount(kMemoryBytes));
+  require(memory);
+  require(memory->fill(Gpa(0), std::byte{0x5a}, kMemoryBytes));
+  return std::move(*memory);
 }
 
 std::array<Gpn, kMaxPages> make_pages(Layout layout) {
@@ -30,8 +30,8 @@ std::array<Gpn, kMaxPages> make_pages(Layout layout) {
 }  // namespace
 
 const mem::GuestMemory& memory() {
-  static const mem::GuestMemory the_memory = make_memory();
-  return the_memory;
+  static const mem::GuestMemory instance = make_memory();
+  return instance;
 }
 
 std::byte* host_memory() { return memory().regions().front().host; }
@@ -45,7 +45,7 @@ std::byte* local() {
   return is_touched ? bytes : nullptr;
 }
 
-std::string name_of(Layout layout) { return layout == Layout::kContiguous ? "contig" : "scatter"; }
+std::string to_text(Layout layout) { return layout == Layout::kContiguous ? "contig" : "scatter"; }
 
 std::span<const Gpn> pages(Layout layout, std::size_t count) {
   static const auto contiguous = make_pages(Layout::kContiguous);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The program behind `./dev bench micro`: asks for rows, runs them, prints the table.
+// The program of `./dev bench micro`: selects rows, runs them, prints the table.
 #include <benchmark/benchmark.h>
 #include <fmt/core.h>
 #include <sched.h>
@@ -18,12 +18,12 @@
 
 namespace guestio::bench {
 
-void stop_on(const Error& error) noexcept {
-  fmt::print(stderr, "a benchmark failed: {}\n", error.to_string());
+void exit_with(const Error& error) noexcept {
+  fmt::print(stderr, "benchmark failed: {}\n", error.to_string());
   std::exit(1);
 }
 
-bool Rows::is_wanted(std::string_view name) const noexcept {
+bool Rows::is_selected(std::string_view name) const noexcept {
   if (prefixes_.empty()) return true;
   for (const std::string& prefix : prefixes_) {
     if (name.starts_with(prefix)) return true;
@@ -33,7 +33,7 @@ bool Rows::is_wanted(std::string_view name) const noexcept {
 
 void Rows::add_timed(const std::string& name, std::size_t bytes, const Function& function) {
   constexpr double kSeconds = 0.01;  // of one repetition
-  if (!is_wanted(name)) return;
+  if (!is_selected(name)) return;
   rows_.push_back({name, bytes});
   benchmark::RegisterBenchmark(name.c_str(), function)
       ->MinTime(kSeconds)
@@ -42,7 +42,7 @@ void Rows::add_timed(const std::string& name, std::size_t bytes, const Function&
 }
 
 void Rows::add_run(const std::string& name, std::size_t bytes, const Function& function) {
-  if (!is_wanted(name)) return;
+  if (!is_selected(name)) return;
   rows_.push_back({name, bytes});
   benchmark::RegisterBenchmark(name.c_str(), function)->Iterations(1)->Repetitions(repetitions_);
 }
@@ -51,13 +51,13 @@ namespace {
 
 constexpr const char* kUsage = R"(Usage: guestio-bench-micro [OPTION…] [PREFIX…]
 
-Times the rows whose names begin with a PREFIX, or all of them, and prints one line for each:
+Times all rows, or those with a name prefix PREFIX, and prints one line per row:
 
   name<TAB>bytes<TAB>median_ns<TAB>min<TAB>max
 
-  --details          a sixth column, heap allocations per operation, and what else a row counts
-  --repetitions=N    measure each row N times, in turns (15)
-  --help             this
+  --details          add allocations per op and the other counters of each row
+  --repetitions=N    repetitions of each row, interleaved (15)
+  --help             show this help
 )";
 
 struct Arguments {
@@ -66,7 +66,7 @@ struct Arguments {
   std::vector<std::string> prefixes;
 };
 
-[[noreturn]] void end_with_usage(std::FILE* to, int status) {
+[[noreturn]] void exit_with_usage(std::FILE* to, int status) {
   std::fputs(kUsage, to);
   std::exit(status);
 }
@@ -76,16 +76,16 @@ Arguments parse(int count, char** words) {
   Arguments arguments;
   for (int i = 1; i < count; ++i) {
     const std::string_view word = words[i];
-    if (word == "--help") end_with_usage(stdout, 0);
+    if (word == "--help") exit_with_usage(stdout, 0);
     if (word == "--details") {
       arguments.details = Details::kYes;
     } else if (word.starts_with(kRepetitions)) {
       const char* const end = words[i] + word.size();
       const auto parsed =
           std::from_chars(words[i] + kRepetitions.size(), end, arguments.repetitions);
-      if (parsed.ptr != end || arguments.repetitions < 1) end_with_usage(stderr, 2);
+      if (parsed.ptr != end || arguments.repetitions < 1) exit_with_usage(stderr, 2);
     } else if (word.starts_with("-")) {
-      end_with_usage(stderr, 2);
+      exit_with_usage(stderr, 2);
     } else {
       arguments.prefixes.emplace_back(word);
     }
@@ -93,7 +93,7 @@ Arguments parse(int count, char** words) {
   return arguments;
 }
 
-/// Keeps the thread on the last of the processors that it may use.
+/// Pins the thread to its last allowed processor.
 void pin() {
   cpu_set_t allowed;
   if (::sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
@@ -119,11 +119,11 @@ int run(const Arguments& arguments) {
   add_contention_rows(rows);
   add_reference_rows(rows);
   if (rows.all().empty()) {
-    fmt::print(stderr, "no row's name begins like that\n");
+    fmt::print(stderr, "no row matches\n");
     return 2;
   }
-  // The repetitions of all rows in turns: a slow spell of the machine then meets one repetition of
-  // many rows, which leaves the medians and their ratios alone.
+  // Interleaved repetitions: a slow period of the machine affects one repetition of many rows, and
+  // no median.
   std::string program = "guestio-bench-micro";
   std::string interleave = "--benchmark_enable_random_interleaving=true";
   char* words[] = {program.data(), interleave.data(), nullptr};
@@ -141,7 +141,7 @@ int run(const Arguments& arguments) {
 int main(int count, char** words) {
   guestio::open_standard_fds();
   const auto arguments = guestio::bench::parse(count, words);
-  guestio::bench::note_processors();
+  guestio::bench::save_affinity();
   guestio::bench::pin();
   return guestio::bench::run(arguments);
 }

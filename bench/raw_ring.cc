@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The raw ring with vectors, which fio has not: random reads of a file through io_uring, each into
-// several pieces of memory, with registered file and memory, in batches. `./dev bench` runs it.
+// The raw ring with vectored requests, which fio lacks: random io_uring reads of a file into
+// several segments, with registered file and buffers, in batches. Run by `./dev bench`.
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <liburing.h>
@@ -25,27 +25,27 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr unsigned kReadVectorFixed = 60;  // IORING_OP_READV_FIXED; liburing 2.3 has no name for it
+constexpr unsigned kReadVectorFixed = 60;  // IORING_OP_READV_FIXED; not in liburing 2.3
 constexpr std::size_t kPage = 4096;
 
-[[noreturn]] void stop(const char* what, int error) {
-  fmt::print(stderr, "raw_ring: {}: {}\n", what, std::strerror(error));
+[[noreturn]] void exit_with(const char* operation, int error) {
+  fmt::print(stderr, "raw_ring: {}: {}\n", operation, std::strerror(error));
   std::exit(1);
 }
 
 struct Arguments {
   const char* path;
-  std::uint64_t size;  // bytes of the file that are read
+  std::uint64_t size;  // bytes to read from
   std::uint32_t block;
   unsigned depth;
-  unsigned segments;  // of a request; pieces of whole pages
+  unsigned segments;  // per request; each of whole pages
   double seconds;
   double ramp;
 };
 
-/// One request's memory and what is known about it.
+/// One request and its memory.
 struct Slot {
-  std::vector<iovec> pieces;
+  std::vector<iovec> segments;
   Clock::time_point since;
 };
 
@@ -53,24 +53,28 @@ class Load {
  public:
   explicit Load(const Arguments& arguments) : arguments_(arguments), slots_(arguments.depth) {
     const int file = ::open(arguments.path, O_RDONLY | O_DIRECT | O_CLOEXEC);
-    if (file < 0) stop("open the file", errno);
+    if (file < 0) exit_with("open the file", errno);
     make_slots();
     const unsigned flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
-    if (int e = ::io_uring_queue_init(arguments.depth, &ring_, flags); e < 0) stop("ring", -e);
-    if (int e = ::io_uring_register_files(&ring_, &file, 1); e < 0) stop("register the file", -e);
+    if (int e = ::io_uring_queue_init(arguments.depth, &ring_, flags); e < 0)
+      exit_with("io_uring_queue_init", -e);
+    if (int e = ::io_uring_register_files(&ring_, &file, 1); e < 0)
+      exit_with("register the file", -e);
     const iovec all{memory_, memory_size_};
-    if (int e = ::io_uring_register_buffers(&ring_, &all, 1); e < 0) stop("register memory", -e);
+    if (int e = ::io_uring_register_buffers(&ring_, &all, 1); e < 0)
+      exit_with("register buffers", -e);
     latencies_.reserve(std::size_t{1} << 22);
   }
 
-  /// Keeps the ring full until the time is over. Prints as fio does.
+  /// Keeps the iodepth full for the runtime. Prints fio's JSON.
   void run() {
     const auto start = Clock::now();
     const auto from = start + seconds(arguments_.ramp);
     const auto to = from + seconds(arguments_.seconds);
     for (unsigned i = 0; i < arguments_.depth; ++i) submit(i, start);
     for (auto now = start; now < to;) {
-      if (int e = ::io_uring_submit_and_wait(&ring_, 1); e < 0 && e != -EINTR) stop("enter", -e);
+      if (int e = ::io_uring_submit_and_wait(&ring_, 1); e < 0 && e != -EINTR)
+        exit_with("io_uring_enter", -e);
       now = Clock::now();
       reap(now, now >= from && now < to);
     }
@@ -82,18 +86,18 @@ class Load {
     return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(count));
   }
 
-  /// Pieces lie apart, a page between them, so that nobody can join them.
+  /// A gap of a page keeps segments from being merged.
   void make_slots() {
-    const std::size_t piece = arguments_.block / arguments_.segments;
-    const std::size_t step = (piece + kPage - 1) / kPage * kPage + kPage;
+    const std::size_t segment = arguments_.block / arguments_.segments;
+    const std::size_t step = (segment + kPage - 1) / kPage * kPage + kPage;
     memory_size_ = step * arguments_.segments * arguments_.depth;
     memory_ = ::mmap(nullptr, memory_size_, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    if (memory_ == MAP_FAILED) stop("memory", errno);
+    if (memory_ == MAP_FAILED) exit_with("mmap", errno);
     auto* next = static_cast<std::byte*>(memory_);
     for (Slot& slot : slots_) {
       for (unsigned i = 0; i < arguments_.segments; ++i, next += step) {
-        slot.pieces.push_back({next, piece});
+        slot.segments.push_back({next, segment});
       }
     }
   }
@@ -102,23 +106,23 @@ class Load {
     Slot& slot = slots_[index];
     const std::uint64_t block = engine_() % (arguments_.size / arguments_.block);
     io_uring_sqe* const entry = ::io_uring_get_sqe(&ring_);
-    ::io_uring_prep_readv(entry, 0, slot.pieces.data(), static_cast<unsigned>(slot.pieces.size()),
-                          block * arguments_.block);
+    ::io_uring_prep_readv(entry, 0, slot.segments.data(),
+                          static_cast<unsigned>(slot.segments.size()), block * arguments_.block);
     entry->opcode = kReadVectorFixed;
     entry->flags |= IOSQE_FIXED_FILE;
     entry->user_data = index;
     slot.since = now;
   }
 
-  void reap(Clock::time_point now, bool counts) {
+  void reap(Clock::time_point now, bool is_measured) {
     io_uring_cqe* completion = nullptr;
     while (::io_uring_peek_cqe(&ring_, &completion) == 0) {
       const std::uint64_t index = completion->user_data;
       if (completion->res != static_cast<std::int32_t>(arguments_.block)) {
-        stop("read", completion->res < 0 ? -completion->res : EIO);
+        exit_with("read", completion->res < 0 ? -completion->res : EIO);
       }
       ::io_uring_cqe_seen(&ring_, completion);
-      if (counts) latencies_.push_back((now - slots_[index].since).count());
+      if (is_measured) latencies_.push_back((now - slots_[index].since).count());
       submit(index, now);
     }
   }

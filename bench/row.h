@@ -13,26 +13,26 @@
 #include "allocations.h"
 #include "guestio/base/error.h"
 
-/// What a row of the table is and how it is timed.
+/// Rows of the table and their timing.
 namespace guestio::bench {
 
-/// Ends the program: a row that fails would be quick for the wrong reason.
-[[noreturn]] void stop_on(const Error& error) noexcept;
+/// Exits: a failing row would show a wrong, short time.
+[[noreturn]] void exit_with(const Error& error) noexcept;
 
 template <typename T>
 [[gnu::always_inline]] inline void require(const Result<T>& result) noexcept {
   if (!result) [[unlikely]]
-    stop_on(result.error());
+    exit_with(result.error());
 }
 
-/// The value, of which the compiler knows nothing.
+/// Returns the value, opaque to the optimizer.
 template <typename T>
 [[nodiscard, gnu::always_inline]] inline T hidden(T value) noexcept {
   asm volatile("" : "+r"(value));
   return value;
 }
 
-/// A loop of so many laps, with the interface of benchmark::State that rows use.
+/// A loop of `count` iterations with the interface of benchmark::State.
 class Laps {
  public:
   explicit Laps(int count) noexcept : count_(count) {}
@@ -57,12 +57,12 @@ class Laps {
   int count_;
 };
 
-/// Names of the counters that a row leaves for the table.
+/// Names of the counters of a row.
 inline constexpr const char* kAllocationsCounter = "allocations";
-/// Nanoseconds an operation, where that is not the time of a lap.
+/// ns/op, if different from the time of an iteration.
 inline constexpr const char* kNanosecondsCounter = "nanoseconds";
 
-/// The rows that are asked for.
+/// The selected rows.
 class Rows {
  public:
   struct Row {
@@ -71,15 +71,15 @@ class Rows {
   };
   using Function = std::function<void(benchmark::State&)>;
 
-  /// Rows whose names begin with one of `prefixes`; all rows when there is none.
+  /// Selects rows by name prefix; all rows if `prefixes` is empty.
   Rows(std::vector<std::string> prefixes, int repetitions) noexcept
       : prefixes_(std::move(prefixes)), repetitions_(repetitions) {}
 
-  /// A row of `op()`, which moves or is about `bytes`.
+  /// A row of `op()` on `bytes`.
   template <typename Op>
   void add(const std::string& name, std::size_t bytes, const Op& op) {
     add_loop(name, bytes, [op](auto& laps) {
-      // A copy that the compiler knows to be nobody else's.
+      // A local copy, which the optimizer knows to be unaliased.
       const Op own = op;  // NOLINT(performance-unnecessary-copy-initialization)
       for ([[maybe_unused]] auto lap : laps) {
         own();
@@ -87,8 +87,8 @@ class Rows {
       }
     });
   }
-  /// A row of `loop(laps)`, which does its operation once in each lap: for what needs a frame
-  /// round it.
+  /// A row of `loop(laps)`, one operation per iteration: for operations with set-up around the
+  /// loop.
   template <typename Loop>
   void add_loop(const std::string& name, std::size_t bytes, const Loop& loop) {
     add_timed(name, bytes, [loop](benchmark::State& state) {
@@ -98,26 +98,26 @@ class Rows {
       const std::uint64_t before = allocations();
       Laps counted(kLaps);
       loop(counted);
-      const std::uint64_t taken = allocations() - before;
+      const std::uint64_t allocated = allocations() - before;
       loop(state);
-      state.counters[kAllocationsCounter] = static_cast<double>(taken) / kLaps;
+      state.counters[kAllocationsCounter] = static_cast<double>(allocated) / kLaps;
     });
   }
-  /// A row that times itself and sets the counters.
+  /// A row with its own timing and counters.
   void add_run(const std::string& name, std::size_t bytes, const Function& function);
 
   [[nodiscard]] const std::vector<Row>& all() const noexcept { return rows_; }
 
  private:
   void add_timed(const std::string& name, std::size_t bytes, const Function& function);
-  [[nodiscard]] bool is_wanted(std::string_view name) const noexcept;
+  [[nodiscard]] bool is_selected(std::string_view name) const noexcept;
 
   std::vector<std::string> prefixes_;
   int repetitions_;
   std::vector<Row> rows_;
 };
 
-// What the rows_*.cc add.
+// Defined in rows_*.cc.
 void add_memory_rows(Rows& rows);
 void add_range_rows(Rows& rows);
 void add_request_rows(Rows& rows);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Rows bounce, tracker and cycle: bounce memory by one thread.
+// Rows bounce, tracker and cycle: bounce memory of one thread.
 #include <fmt/core.h>
 
 #include "fixture.h"
@@ -27,7 +27,7 @@ BounceAccount& account() {
   return tracker->account(0);
 }
 
-/// One coroutine that goes round, as a device's request does once.
+/// One coroutine in a loop, which acts like a request of a device.
 template <typename Laps>
 task::Task<> take_and_drop(BounceAccount& from, std::size_t size, Laps& laps) {
   for ([[maybe_unused]] auto lap : laps) {
@@ -76,12 +76,12 @@ void add_tracked(Rows& rows, std::size_t size) {
   });
 }
 
-/// A disk write reads the guest's bytes into bounce memory, a disk read the other way round.
+/// A disk write copies guest bytes into bounce memory, a disk read copies them back.
 void add_cycle(Rows& rows, Direction direction, Layout layout) {
   constexpr std::size_t kSize = 131072;
   const auto name =
       fmt::format("cycle/bounced_{}/{}/{}", direction == Direction::kIntoBounce ? "write" : "read",
-                  kSize, name_of(layout));
+                  kSize, to_text(layout));
   const auto range = mem::PagedRange::from_whole_pages(pages(layout, kSize / kPageSize));
   const RequestBuffers request(memory(), range, MemoryAccess::kWritable);
   rows.add_loop(name, kSize, [request, direction](auto& laps) {

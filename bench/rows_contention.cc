@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Row contend: 4 threads of 16 tasks each, and bounce memory for half of them. The time is that of
-// the clock for each buffer, all threads together. It uses all processors, unlike the other rows.
+// Row contend: 4 threads of 16 tasks each, with bounce memory for half of them. ns/op of the wall
+// clock over all threads. Uses all processors, unlike the other rows.
 #include "contention.h"
 #include "row.h"
 
@@ -11,19 +11,19 @@ void add_contention_rows(Rows& rows) {
   rows.add_run("contend/4x16", kSize, [](benchmark::State& state) {
     ContentionOutcome outcome;
     for ([[maybe_unused]] auto lap : state) {
-      outcome = contend({.threads = 4,
-                         .tasks = 16,
-                         .size = kSize,
-                         .limit = ByteCount(8 * kSize),
-                         .duration = std::chrono::milliseconds(200)});
+      outcome = run_contention({.threads = 4,
+                                .tasks = 16,
+                                .size = kSize,
+                                .limit = ByteCount(8 * kSize),
+                                .duration = std::chrono::milliseconds(200)});
     }
     state.counters[kNanosecondsCounter] = outcome.nanoseconds;
     state.counters[kAllocationsCounter] = outcome.allocations;
-    state.counters["least_share"] = outcome.least_share;
-    state.counters["largest_share"] = outcome.largest_share;
+    state.counters["least_share"] = outcome.min_share;
+    state.counters["largest_share"] = outcome.max_share;
     state.counters["waits"] = outcome.waits;
     state.counters["mean_wait_ns"] = outcome.mean_wait_nanoseconds;
-    state.counters["longest_wait_ns"] = outcome.longest_wait_nanoseconds;
+    state.counters["longest_wait_ns"] = outcome.max_wait_nanoseconds;
   });
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Rows fault: an access to guest memory whose file has been cut off, from the access to the error.
+// Rows fault: an access to guest memory with a truncated file, from the access to the error.
 #include <fmt/core.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::size_t kSize = 1 << 20;
 
-/// Memory of a file that has become empty.
+/// Memory of a file truncated to zero.
 const mem::GuestMemory& missing_memory() {
   static const mem::GuestMemory the_memory = [] {
     const UniqueFd file(::memfd_create("guestio-bench-micro", MFD_CLOEXEC));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Rows lock: a request is locked, its segments are counted, the lock is dropped.
+// Rows lock: lock a request, count its segments, release the lock.
 #include <fmt/core.h>
 
 #include "fixture.h"
@@ -15,7 +15,7 @@ using buf::MemoryAccess;
 void add_lock(Rows& rows, MemoryAccess purpose, Layout layout, std::size_t count) {
   const auto name =
       fmt::format("lock/heap/{}/{}/{}", purpose == MemoryAccess::kWritable ? "write" : "read",
-                  name_of(layout), count);
+                  to_text(layout), count);
   const auto range = mem::PagedRange::from_whole_pages(pages(layout, count));
   const buf::RequestBuffers request(memory(), range, MemoryAccess::kWritable);
   rows.add(name, count * kPageSize, [request, purpose] {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Rows gm/heap: typed accesses, copies, fills, and an access that fails.
+// Rows gm/heap: typed accesses, copies, fills, and a failing access.
 #include <fmt/core.h>
 
 #include "fixture.h"
@@ -9,7 +9,7 @@ namespace guestio::bench {
 
 namespace {
 
-/// How far a side of a copy is from the start of a page.
+/// Page offsets of both sides of a copy.
 struct Shift {
   std::size_t guest = 0;
   std::size_t local = 0;
@@ -51,7 +51,7 @@ void add_fill(Rows& rows) {
            [&guest = memory()] { require(guest.fill(hidden_gpa(0), std::byte{0}, N)); });
 }
 
-/// The same with lengths that are known at run time only.
+/// With lengths known at run time only.
 void add_dynamic(Rows& rows, std::size_t size) {
   rows.add(fmt::format("gm/heap/read_at_dyn/{}", size), size,
            [&guest = memory(), to = local(), size] {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Rows plan: which bytes of a locked request go direct is decided, and the plan dropped. The file
-// wants 512-byte blocks at 512-byte addresses.
+// Rows plan: make and drop the transfer plan of a locked request. The file needs 512-byte blocks at
+// 512-byte addresses.
 #include <fmt/core.h>
 
 #include <array>
@@ -24,7 +24,7 @@ constexpr std::uint64_t kBlock = 512;
 constexpr std::uint64_t kStart = 64 * kPageSize;
 constexpr buf::DirectIoLimits kLimits{kBlock, kBlock, kBlock, 1024, std::uint64_t{1} << 30};
 
-/// Requires: so many bytes are bounced, or the row's name is wrong.
+/// Requires: the plan bounces `bounced` bytes.
 void add_plan(Rows& rows, const std::string& name, const mem::AnyRange& range,
               std::size_t bounced) {
   const buf::RequestBuffers request = range.visit([](const auto& of_kind) {
@@ -37,7 +37,8 @@ void add_plan(Rows& rows, const std::string& name, const mem::AnyRange& range,
     const TransferPlan plan(
         {buf::SegmentCursor(kept->segments()), FileOffset(hidden(4096ul)), size}, kLimits,
         {.max_bounce = kSize});
-    GUESTIO_CHECK(plan.bounced_bytes() == bounced && plan.window_bytes() == size, "such a plan");
+    GUESTIO_CHECK(plan.bounced_bytes() == bounced && plan.window_bytes() == size,
+                  "the expected plan");
     benchmark::DoNotOptimize(plan.pieces().data());
   });
 }
@@ -47,18 +48,18 @@ void add_plan(Rows& rows, const std::string& name, const mem::AnyRange& range,
 void add_plan_rows(Rows& rows) {
   for (const std::size_t size : {std::size_t{4096}, kSize}) {
     for (const Layout layout : kLayouts) {
-      add_plan(rows, fmt::format("plan/all_direct/{}/{}", size, name_of(layout)),
+      add_plan(rows, fmt::format("plan/all_direct/{}/{}", size, to_text(layout)),
                mem::PagedRange::from_whole_pages(pages(layout, size / kPageSize)), 0);
     }
   }
-  // Two extents that are not neighbours and meet in the middle of a block.
+  // Two non-adjacent extents with a boundary inside a block.
   static const std::array extents{
       AddressRange::from_checked(Gpa(kStart), kSize / 2 + kBlock / 2),
       AddressRange::from_checked(Gpa(2 * kStart + kBlock / 2), kSize / 2 - kBlock / 2)};
   const auto joint = mem::AddressRanges::from_ranges(extents);
   require(joint);
   add_plan(rows, fmt::format("plan/one_block_bounced/{}", kSize), *joint, kBlock);
-  // One byte off, in one piece and in pages.
+  // Misaligned by one byte, contiguous and in pages.
   add_plan(rows, fmt::format("plan/all_bounced/{}/contig", kSize),
            AddressRange::from_checked(Gpa(kStart + 1), kSize), kSize);
   const auto shifted =

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Rows pr and prs: page lists are made, cut and walked; no memory is touched.
+// Rows pr and prs: make, split and walk page lists, without memory accesses.
 #include <fmt/core.h>
 
 #include <array>
@@ -16,7 +16,7 @@ using mem::AddressRange;
 using mem::PagedRange;
 using mem::PagedRanges;
 
-/// Uses every run, as whoever looks up host addresses does.
+/// Visits every run, like a host address look-up.
 struct Sum {
   std::uint64_t addresses = 0;
   std::uint64_t bytes = 0;
@@ -34,7 +34,7 @@ PagedRange range_of(std::span<const Gpn> gpns) {
 }
 
 void add_walk(Rows& rows, Layout layout, std::size_t count) {
-  rows.add(fmt::format("pr/new+ranges/{}/{}", name_of(layout), count), count * kPageSize,
+  rows.add(fmt::format("pr/new+ranges/{}/{}", to_text(layout), count), count * kPageSize,
            [gpns = pages(layout, count)] {
              Sum sum;
              for (const Result<AddressRange>& run : range_of(gpns).runs()) {
@@ -68,7 +68,7 @@ void add_list(Rows& rows, Layout layout) {
     pieces[i] = PagedRange::from_whole_pages(
         pages(layout, kRanges * kPagesEach).subspan(i * kPagesEach, kPagesEach));
   }
-  rows.add(fmt::format("prs/16/{}", name_of(layout)), kRanges * kPagesEach * kPageSize, [pieces] {
+  rows.add(fmt::format("prs/16/{}", to_text(layout)), kRanges * kPagesEach * kPageSize, [pieces] {
     auto list = PagedRanges::from_ranges({hidden(pieces.data()), kRanges});
     require(list);
     require(list->try_skip(hidden(kSkipped)));

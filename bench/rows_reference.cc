@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Rows memcpy and memset: the C library on the same bytes, to carry figures to another machine.
+// Rows memcpy and memset: the C library on the same bytes, as a reference across machines.
 #include <fmt/core.h>
 
 #include <array>
@@ -12,7 +12,7 @@ namespace guestio::bench {
 
 namespace {
 
-/// From guest memory, as reading does, with the sides so far from the start of a page.
+/// A copy from guest memory, with the page offsets of both sides.
 void add_copy(Rows& rows, std::size_t size, std::size_t guest, std::size_t own,
               const std::string& shift) {
   rows.add(fmt::format("memcpy/read/{}{}", size, shift), size,
@@ -25,18 +25,18 @@ void add_copy(Rows& rows, std::size_t size, std::size_t guest, std::size_t own,
            });
 }
 
-/// A call for each page, or one for all of a contiguous list.
+/// One call per page, or one for a contiguous list.
 void add_pages(Rows& rows, Layout layout) {
   constexpr std::size_t kSize = 131072;
   const std::size_t run = layout == Layout::kContiguous ? kSize : kPageSize;
-  rows.add(fmt::format("memcpy/read/{}/{}", kSize, name_of(layout)), kSize,
+  rows.add(fmt::format("memcpy/read/{}/{}", kSize, to_text(layout)), kSize,
            [run, gpns = pages(layout, kSize / kPageSize), guest = host_memory(), to = local()] {
              for (std::size_t at = 0; at < kSize; at += run) {
                const std::size_t from = gpns[at / kPageSize].raw() * kPageSize;
                std::memcpy(hidden(to) + at, guest + from, hidden(run));
              }
            });
-  rows.add(fmt::format("memcpy/write/{}/{}", kSize, name_of(layout)), kSize,
+  rows.add(fmt::format("memcpy/write/{}/{}", kSize, to_text(layout)), kSize,
            [run, gpns = pages(layout, kSize / kPageSize), guest = host_memory(), from = local()] {
              for (std::size_t at = 0; at < kSize; at += run) {
                const std::size_t to = gpns[at / kPageSize].raw() * kPageSize;

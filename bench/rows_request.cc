@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Rows rb: a request is made of a page list, and its bytes are read or written with one call.
+// Rows rb: make a request of a page list, and read or write its bytes with one call.
 #include <fmt/core.h>
 
 #include "fixture.h"
@@ -43,14 +43,14 @@ void add_write(Rows& rows, const std::string& name, std::span<const Gpn> gpns, s
 void add_request_rows(Rows& rows) {
   for (const Layout layout : kLayouts) {
     for (const std::uint64_t offset : {0u, 512u}) {
-      add_read(rows, fmt::format("rb/read/4096/{}/off{}", name_of(layout), offset),
+      add_read(rows, fmt::format("rb/read/4096/{}/off{}", to_text(layout), offset),
                pages(layout, 2), offset, kPageSize);
     }
   }
   for (const Layout layout : kLayouts) {
     const auto gpns = pages(layout, kLarge / kPageSize);
-    add_read(rows, fmt::format("rb/read/{}/{}", kLarge, name_of(layout)), gpns, 0, kLarge);
-    add_write(rows, fmt::format("rb/write/{}/{}", kLarge, name_of(layout)), gpns, kLarge);
+    add_read(rows, fmt::format("rb/read/{}/{}", kLarge, to_text(layout)), gpns, 0, kLarge);
+    add_write(rows, fmt::format("rb/write/{}/{}", kLarge, to_text(layout)), gpns, kLarge);
   }
 }
 

@@ -9,9 +9,9 @@ namespace guestio::bench {
 
 namespace {
 
-constexpr double kNanosecondsASecond = 1e9;
+constexpr double kNanosecondsPerSecond = 1e9;
 
-/// Sorts them.
+/// Sorts `values`.
 double median_of(std::vector<double>& values) {
   std::ranges::sort(values);
   const std::size_t middle = values.size() / 2;
@@ -29,7 +29,7 @@ void Table::ReportRuns(const std::vector<Run>& runs) {
     if (run.run_type != Run::RT_Iteration || run.error_occurred) continue;
     Results& results = results_[run.run_name.function_name];
     double nanoseconds =
-        run.GetAdjustedRealTime() * seconds_in(run.time_unit) * kNanosecondsASecond;
+        run.GetAdjustedRealTime() * seconds_in(run.time_unit) * kNanosecondsPerSecond;
     for (const auto& [name, counter] : run.counters) {
       if (name == kNanosecondsCounter) {
         nanoseconds = counter.value;

@@ -9,16 +9,16 @@
 
 #include "row.h"
 
-/// What is printed.
+/// The printed table.
 namespace guestio::bench {
 
 enum class Details : bool { kNo, kYes };
 
-/// Collects the repetitions of every row and prints a line for each, in the order of the rows:
+/// Collects the repetitions of all rows and prints a line per row, in row order:
 ///
 ///     name<TAB>bytes<TAB>median_ns<TAB>min<TAB>max
 ///
-/// With details, allocations per operation follow, and then what else a row has counted.
+/// With details, allocations per op and the other counters of the row follow.
 class Table final : public benchmark::BenchmarkReporter {
  public:
   Table(const Rows& rows, Details details) noexcept : rows_(rows), details_(details) {}

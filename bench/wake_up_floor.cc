@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The least that a backend costs at depth 1 with a client that sleeps: one eventfd says that a
-// request is there, the request is done, another eventfd says so. Registered file and memory; no
-// virtqueue, no checks, no third party. `./dev bench` runs it beside guestio-blk.
+// The lower bound of a backend at depth 1 with a sleeping client: one eventfd signals a request,
+// the request runs, another eventfd signals its completion. Registered file and buffers; no
+// virtqueue and no checks. Run by `./dev bench`.
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <liburing.h>
@@ -34,25 +34,25 @@ using Clock = std::chrono::steady_clock;
 
 constexpr unsigned kBlock = 4096;
 
-void check(bool is_fine, const char* what) {
-  if (is_fine) return;
-  fmt::print(stderr, "wake_up_floor: {}: {}\n", what, std::strerror(errno));
+void check(bool is_ok, const char* operation) {
+  if (is_ok) return;
+  fmt::print(stderr, "wake_up_floor: {}: {}\n", operation, std::strerror(errno));
   std::exit(1);
 }
 
-/// What both processes see.
+/// Shared between both processes.
 struct Shared {
-  std::atomic<std::uint64_t> asked = 0;
-  std::atomic<std::uint64_t> answered = 0;
+  std::atomic<std::uint64_t> submitted = 0;
+  std::atomic<std::uint64_t> completed = 0;
   std::atomic<bool> wants_kick = true;
-  std::atomic<bool> is_over = false;
+  std::atomic<bool> is_finished = false;
 };
 
 struct Arguments {
   const char* path;
   std::uint64_t blocks;
   bool writes;
-  std::chrono::microseconds look;  // for the next request before it sleeps
+  std::chrono::microseconds poll;  // for the next request before sleeping
   double seconds;
   double ramp;
   int client_core;
@@ -68,55 +68,55 @@ void serve(const Arguments& arguments, Shared& shared, const Signals& signals) {
   check(file >= 0, "open the file");
   void* const memory = ::mmap(nullptr, kBlock, PROT_READ | PROT_WRITE,
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-  check(memory != MAP_FAILED, "memory");
+  check(memory != MAP_FAILED, "mmap");
   io_uring ring{};
   const unsigned flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
-  check(::io_uring_queue_init(8, &ring, flags) == 0, "a ring");
+  check(::io_uring_queue_init(8, &ring, flags) == 0, "io_uring_queue_init");
   (void)::io_uring_register_ring_fd(&ring);
   check(::io_uring_register_files(&ring, &file, 1) == 0, "register the file");
   const iovec all{memory, kBlock};
-  check(::io_uring_register_buffers(&ring, &all, 1) == 0, "register memory");
+  check(::io_uring_register_buffers(&ring, &all, 1) == 0, "register buffers");
   ::io_uring_prep_poll_multishot(::io_uring_get_sqe(&ring), signals.kick, POLLIN);
 
   std::mt19937_64 engine{1};
   std::uint64_t taken = 0;
-  Clock::time_point look_until;
-  while (!shared.is_over) {
-    if (taken != shared.asked) {
+  Clock::time_point poll_until;
+  while (!shared.is_finished) {
+    if (taken != shared.submitted) {
       ++taken;
       io_uring_sqe* const entry = ::io_uring_get_sqe(&ring);
       ::io_uring_prep_rw(arguments.writes ? IORING_OP_WRITE_FIXED : IORING_OP_READ_FIXED, entry, 0,
                          memory, kBlock, engine() % arguments.blocks * kBlock);
       entry->flags |= IOSQE_FIXED_FILE;
       entry->user_data = 1;
-      look_until = {};
-    } else if (Clock::now() < look_until) {
+      poll_until = {};
+    } else if (Clock::now() < poll_until) {
       continue;
-    } else if (taken == shared.answered) {
+    } else if (taken == shared.completed) {
       shared.wants_kick = true;
-      if (taken != shared.asked) continue;
+      if (taken != shared.submitted) continue;
     }
     (void)::io_uring_submit_and_wait(&ring, 1);
     io_uring_cqe* completion = nullptr;
     while (::io_uring_peek_cqe(&ring, &completion) == 0) {
       const bool is_request = completion->user_data == 1;
-      check(!is_request || completion->res == static_cast<int>(kBlock), "a request to be whole");
+      check(!is_request || completion->res == static_cast<int>(kBlock), "short transfer");
       ::io_uring_cqe_seen(&ring, completion);
       if (!is_request) continue;
       shared.wants_kick = false;
-      ++shared.answered;
+      ++shared.completed;
       check(::eventfd_write(signals.call, 1) == 0, "call the client");
-      if (arguments.look.count() != 0) look_until = Clock::now() + arguments.look;
+      if (arguments.poll.count() != 0) poll_until = Clock::now() + arguments.poll;
     }
   }
 }
 
-/// Asks for one request after the other. Prints as fio does.
-void ask(const Arguments& arguments, Shared& shared, const Signals& signals) {
+/// Sends one request after the other. Prints fio's JSON.
+void run_client(const Arguments& arguments, Shared& shared, const Signals& signals) {
   cpu_set_t core;
   CPU_ZERO(&core);
   CPU_SET(static_cast<std::size_t>(arguments.client_core), &core);
-  check(::sched_setaffinity(0, sizeof core, &core) == 0, "the client's core");
+  check(::sched_setaffinity(0, sizeof core, &core) == 0, "sched_setaffinity");
   const auto seconds = [](double count) {
     return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(count));
   };
@@ -125,9 +125,9 @@ void ask(const Arguments& arguments, Shared& shared, const Signals& signals) {
   const auto from = Clock::now() + seconds(arguments.ramp);
   const auto to = from + seconds(arguments.seconds);
   for (auto since = Clock::now(); since < to;) {
-    ++shared.asked;
+    ++shared.submitted;
     if (shared.wants_kick) check(::eventfd_write(signals.kick, 1) == 0, "kick the server");
-    while (shared.answered != shared.asked) {
+    while (shared.completed != shared.submitted) {
       pollfd call{signals.call, POLLIN, 0};
       (void)::poll(&call, 1, 1000);
       eventfd_t count = 0;
@@ -137,7 +137,7 @@ void ask(const Arguments& arguments, Shared& shared, const Signals& signals) {
     if (since >= from) latencies.push_back((now - since).count());
     since = now;
   }
-  shared.is_over = true;
+  shared.is_finished = true;
   (void)::eventfd_write(signals.kick, 1);
   std::ranges::sort(latencies);
   const auto percentile = [&](double share) {
@@ -158,28 +158,28 @@ int main(int count, char** values) {
   guestio::open_standard_fds();
   if (count != 8) {
     fmt::print(stderr,
-               "usage: wake_up_floor FILE SIZE read|write LOOK_MICROSECONDS SECONDS RAMP "
+               "usage: wake_up_floor FILE SIZE read|write POLL_MICROSECONDS SECONDS RAMP "
                "CLIENT_CORE\n");
     return 2;
   }
   const Arguments arguments{.path = values[1],
                             .blocks = std::strtoull(values[2], nullptr, 10) / kBlock,
                             .writes = std::string_view(values[3]) == "write",
-                            .look = std::chrono::microseconds(std::atoi(values[4])),
+                            .poll = std::chrono::microseconds(std::atoi(values[4])),
                             .seconds = std::atof(values[5]),
                             .ramp = std::atof(values[6]),
                             .client_core = std::atoi(values[7])};
-  void* const place =
+  void* const memory =
       ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  check(place != MAP_FAILED, "shared memory");
-  auto& shared = *new (place) Shared;
+  check(memory != MAP_FAILED, "shared memory");
+  auto& shared = *new (memory) Shared;
   const Signals signals;
-  // Two processes, so that the server's processor time is its own.
+  // Two processes, to measure the CPU time of the server alone.
   const pid_t client = ::fork();
   check(client >= 0, "fork");
   if (client == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    ask(arguments, shared, signals);
+    run_client(arguments, shared, signals);
     return 0;
   }
   serve(arguments, shared, signals);

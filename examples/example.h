@@ -15,13 +15,13 @@
 #include "guestio/base/error.h"
 #include "guestio/base/unique_fd.h"
 
-/// What the examples have in common, so that each shows only what it is about.
+/// Helpers shared by the examples.
 namespace example {
 
-/// Ends the program with status 1 unless things are as the example says.
+/// Exits with status 1 unless the condition holds.
 inline void expect(bool condition, std::string_view what) {
   if (condition) return;
-  fmt::print(stderr, "this does not hold: {}\n", what);
+  fmt::print(stderr, "failed: {}\n", what);
   std::exit(1);
 }
 inline void expect(const guestio::Result<>& result, std::string_view what) {
@@ -36,28 +36,28 @@ T value_of(guestio::Result<T> result, std::string_view what) {
   std::exit(1);
 }
 
-/// The byte that the examples' files have at `offset`: no page is like another.
+/// The content of the example files at `offset`; differs between pages.
 inline std::byte file_byte(std::uint64_t offset) {
   return static_cast<std::byte>(offset * 7 + offset / 4096 * 13 + 1);
 }
 
-/// A nameless file of `size` such bytes, for direct I/O where the file system has that.
+/// An unlinked file of `size` such bytes, with direct I/O if the file system supports it.
 inline guestio::UniqueFd make_file(std::size_t size) {
   std::string path = "example-XXXXXX";
   guestio::UniqueFd file(::mkostemp(path.data(), O_CLOEXEC));
-  expect(static_cast<bool>(file), "a file can be made in the current directory");
+  expect(static_cast<bool>(file), "create a file in the current directory");
   ::unlink(path.c_str());
   std::vector<std::byte> bytes(size);
   for (std::size_t i = 0; i < size; ++i) bytes[i] = file_byte(i);
   const ssize_t written = ::pwrite(file.get(), bytes.data(), size, 0);
-  expect(written == static_cast<ssize_t>(size), "the file can be written");
+  expect(written == static_cast<ssize_t>(size), "write the file");
   if (::fcntl(file.get(), F_SETFL, O_DIRECT) != 0) {
-    fmt::print("there is no direct I/O here; the page cache does as well\n");
+    fmt::print("no direct I/O on this file system; using the page cache\n");
   }
   return file;
 }
 
-/// Whether `bytes` are what the file has from `offset` on.
+/// Whether `bytes` match the file from `offset` on.
 inline bool is_from_file(std::span<const std::byte> bytes, std::uint64_t offset) {
   for (std::size_t i = 0; i < bytes.size(); ++i) {
     if (bytes[i] != file_byte(offset + i)) return false;

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: MIT
-// A device whose hardware cannot reach guest memory, so that every request is bounced, under a
-// budget of 256 KiB. 64 requests come in at once, far more than fit; every eighth wants the whole
-// budget. They wait in line: each is served in its turn, the big ones too, and the budget is never
-// exceeded.
+// A device without DMA to guest memory: it bounces every request, under a budget of 256 KiB. 64
+// requests arrive at once, far more than fit; every eighth needs the whole budget. They queue in
+// FIFO order, large ones included, and never exceed the budget.
 //
 // Shown here:
-//   - a request is a coroutine: it waits for bounce memory without a thread and without polling;
-//   - a bounce buffer gives its memory back when it goes away, and whoever is first in line goes
-//   on;
-//   - only what has arrived from the disk is copied to the guest: bounce memory is not cleared, and
-//     may hold bytes of another guest.
+//   - a request is a coroutine, which waits for bounce memory without a thread and without polling;
+//   - the destructor of a bounce buffer releases its memory and resumes the first waiter;
+//   - only bytes read from the disk are copied to the guest: bounce memory is not cleared and may
+//     hold bytes of another guest.
 #include <array>
 #include <vector>
 
@@ -46,8 +44,7 @@ class Device {
 
   //! [serve]
   task::Task<> serve(const Request& request) {
-    auto acquiring = account_.acquire(request.buffers.size());
-    const auto bounce = co_await acquiring;
+    const auto bounce = co_await account_.acquire(request.buffers.size());
     expect(bounce.has_value(), "no request is larger than the budget");
     order_.push_back(request.number);
 
@@ -57,10 +54,10 @@ class Device {
 
     const auto arrived = bounce->bytes().first(static_cast<std::size_t>(got));
     expect(request.buffers.writer().write(arrived), "copy to the guest");
-  }  // here the memory goes back
+  }  // releases the bounce memory
   //! [serve]
 
-  /// The requests in the order in which they got memory.
+  /// The requests in the order of their grants.
   [[nodiscard]] const std::vector<std::size_t>& order() const noexcept { return order_; }
 
  private:
@@ -82,21 +79,21 @@ task::Task<> serve_all(Device& device, const std::vector<Request>& requests) {
 
 int main() {
   guestio::open_standard_fds();
-  expect(mem::install_fault_recovery(), "prepare for memory that goes away");
+  expect(mem::install_fault_recovery(), "install fault recovery");
   const UniqueFd file = example::make_file(kFileSize);
-  const auto loop = value_of(uring::Loop::create(), "an event loop");
+  const auto loop = value_of(uring::Loop::create(), "event loop");
   //! [budget]
-  // For the one thread that this device has.
+  // For the one thread of this device.
   const auto tracker =
       value_of(buf::BounceBufferTracker::create(ByteCount(kBudget), 1), "bounce memory");
   buf::BounceAccount& account = tracker->account(0);
   //! [budget]
-  const auto memory = value_of(mem::GuestMemory::allocate(ByteCount(32 << 20)), "a guest");
+  const auto memory = value_of(mem::GuestMemory::allocate(ByteCount(32 << 20)), "guest memory");
 
   std::vector<Request> requests;
   for (std::size_t i = 0; i < kRequests; ++i) {
     const std::uint64_t size = i % 8 == 7 ? kBudget : kSmall;
-    // 4 bytes behind a page: nothing that the hardware could use.
+    // 4 bytes after a page boundary: misaligned for the hardware.
     const auto place = mem::AddressRange::from_checked(Gpa(i * 2 * kBudget + 4), size);
     requests.push_back({i, FileOffset(i * kPageSize),
                         buf::RequestBuffers(memory, place, buf::MemoryAccess::kWritable)});
@@ -111,14 +108,15 @@ int main() {
   for (const Request& request : requests) {
     const auto bytes = std::span(seen).first(request.buffers.size());
     expect(request.buffers.reader().read(bytes), "read it back");
-    expect(example::is_from_file(bytes, request.offset.raw()), "each got its own bytes");
+    expect(example::is_from_file(bytes, request.offset.raw()), "each request has its own bytes");
   }
   for (std::size_t i = 0; i < kRequests; ++i) {
-    expect(device.order()[i] == i, "they were served in the order they came");
+    expect(device.order()[i] == i, "requests were served in FIFO order");
   }
   const buf::BounceStatistics statistics = account.statistics();
-  expect(statistics.high_water == ByteCount(kBudget), "the budget was used up and kept");
-  expect(account.held() == 0, "all of it came back");
+  expect(statistics.high_water == ByteCount(kBudget),
+         "the budget was exhausted and never exceeded");
+  expect(account.held() == 0, "all bounce memory was released");
   fmt::print("{} requests, {} of which waited, the longest {} us, in {} of bounce memory\n",
              statistics.grants, statistics.waits, statistics.longest_wait.count() / 1000,
              format_byte_count(statistics.high_water));

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
-// A guest asks for 28 KiB into three buffers as they happened to lie. Two joints fall inside blocks
-// of the file, and one buffer starts 100 bytes behind a page border, which direct I/O does not
-// take. Most of the request is still read straight into the guest's memory. Only the two blocks
-// that do not fit go through bounce pages, in the same system call.
+// A guest reads 28 KiB into three misaligned buffers. Two buffer boundaries fall inside blocks of
+// the file, and one buffer starts 100 bytes after a page boundary, which direct I/O rejects. Most
+// of the request is still read directly into guest memory. Only the two misaligned blocks go
+// through bounce pages, in the same system call.
 //
 // Shown here:
-//   - extents, as the descriptors of a virtio chain, are one row of bytes;
-//   - a TransferPlan says which bytes go direct, which are bounced and why, and counts them;
-//   - copy_out() moves the bounced bytes to where they belong, across the joints, and only those
-//   that
-//     have arrived: bounce memory is not cleared.
+//   - extents, like the descriptors of a virtio chain, form one sequence of bytes;
+//   - a TransferPlan decides which bytes go direct and which are bounced, with reason and count;
+//   - copy_out() copies the bounced bytes to their extents, and only those read from the file:
+//   bounce
+//     memory is not cleared.
 #include <sys/uio.h>
 
 #include <array>
@@ -30,22 +30,23 @@ namespace {
 
 constexpr std::uint64_t kBlock = 4096;
 
-/// Where the request's bytes [offset, offset + size) lie in the guest.
+/// Prints the guest addresses of the request bytes [offset, offset + size).
 void print_guest_bytes(const buf::RequestBuffers& buffers, std::uint64_t offset, std::size_t size) {
   const auto part = buffers.subrange(offset, size);
   const auto print = [](mem::AddressRange run) -> Result<> {
     fmt::print("      guest {:#x}, {} bytes\n", run.start().raw(), run.length());
     return {};
   };
-  expect(mem::for_each_run(part.range(), print), "walk over the guest's addresses");
+  expect(mem::for_each_run(part.range(), print), "walk the guest addresses");
 }
 
 }  // namespace
 
 int main() {
   guestio::open_standard_fds();
-  expect(mem::install_fault_recovery(), "prepare for memory that goes away");
-  const auto memory = value_of(mem::GuestMemory::allocate(ByteCount(64 * kPageSize)), "a guest");
+  expect(mem::install_fault_recovery(), "install fault recovery");
+  const auto memory =
+      value_of(mem::GuestMemory::allocate(ByteCount(64 * kPageSize)), "guest memory");
 
   //! [extents]
   const auto extent = [](std::uint64_t start, std::uint64_t length) {
@@ -53,8 +54,8 @@ int main() {
   };
   const std::array extents = {
       extent(0x4000, 2 * kBlock + 1024),         // ends inside block 2
-      extent(0x9000 + 100, kBlock + 1024),       // off by 100; ends in the middle of block 3
-      extent(0x20000 + 2048, 3 * kBlock + 2048)  // from block 4 on it lies as the file wants it
+      extent(0x9000 + 100, kBlock + 1024),       // misaligned by 100; ends inside block 3
+      extent(0x20000 + 2048, 3 * kBlock + 2048)  // aligned from block 4 on
   };
   const auto buffers = value_of(
       buf::RequestBuffers::from_extents(memory, extents, buf::MemoryAccess::kWritable), "extents");
@@ -62,7 +63,7 @@ int main() {
   const UniqueFd file = example::make_file(buffers.size());
 
   //! [plan]
-  // Of a file that wants everything in units of 4096 bytes. Real ones are asked: probe_file().
+  // Limits of a file with 4096-byte blocks. For real files: probe_file().
   const buf::DirectIoLimits limits{
       .memory_alignment = kBlock, .length_alignment = kBlock, .offset_alignment = kBlock};
   const auto locked = value_of(buffers.lock(buf::MemoryAccess::kWritable), "lock");
@@ -78,11 +79,11 @@ int main() {
     print_guest_bytes(buffers, offset, piece.size);
     offset += piece.size;
   }
-  expect(plan.pieces().size() == 3, "a direct piece, a bounced one, a direct one");
+  expect(plan.pieces().size() == 3, "direct, bounced, direct");
   expect(plan.bounced_bytes() == 2 * kBlock, "two blocks of seven are bounced");
-  expect(plan.bounced()[buf::BounceReason::kMisaligned] == kBlock, "block 3 starts off by 100");
+  expect(plan.bounced()[buf::BounceReason::kMisaligned] == kBlock, "block 3 is misaligned by 100");
   expect(plan.bounced()[buf::BounceReason::kSegmentBoundary] == kBlock,
-         "block 2 has a joint inside");
+         "block 2 spans two extents");
 
   //! [execute]
   const auto bounce = value_of(
@@ -90,10 +91,10 @@ int main() {
   const auto segments = plan.segments(bounce.bytes());
   const auto iovecs = buf::as_iovecs({segments.data(), segments.size()});
   const ssize_t got = ::preadv(file.get(), iovecs.data(), static_cast<int>(iovecs.size()), 0);
-  expect(got == static_cast<ssize_t>(plan.file_bytes()), "all is read with one call");
+  expect(got == static_cast<ssize_t>(plan.file_bytes()), "one call reads everything");
   const auto arrived = static_cast<std::size_t>(got);
   expect(plan.copy_out(cursor, bounce.bytes(), arrived), "copy the two blocks to the guest");
-  expect(buffers.mark_written(), "tell the dirty log");
+  expect(buffers.mark_written(), "mark the dirty log");
   //! [execute]
 
   std::vector<std::byte> seen(buffers.size());

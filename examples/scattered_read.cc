@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
-// A guest asks its disk for 16 KiB into a buffer that is one piece to the guest's program and four
-// pages anywhere to its device. The file is read straight into these pages with one system call:
-// no byte is copied by us.
+// A guest reads 16 KiB into a buffer that is contiguous in virtual memory and scattered over four
+// pages of physical memory. One system call reads the file directly into these pages, without
+// copies.
 //
 // Shown here:
-//   - a PagedRange names the pages, and a RequestBuffers gives the name a memory and a direction;
-//   - lock() turns guest addresses into what the kernel takes, joining pages that are neighbours;
-//   - mark_written() is said once the kernel has written, for live migration;
-//   - a RequestReader reads the bytes in the order that the guest's program sees.
+//   - a PagedRange lists the pages, and a RequestBuffers adds memory and direction;
+//   - lock() translates guest addresses to host segments and merges adjacent pages;
+//   - mark_written() marks the dirty log after the kernel's write, for live migration;
+//   - a RequestReader reads the bytes in the order of the request.
 #include <sys/uio.h>
 
 #include <array>
@@ -25,11 +25,12 @@ using example::value_of;
 
 int main() {
   guestio::open_standard_fds();
-  expect(mem::install_fault_recovery(), "prepare for memory that goes away");
-  const auto memory = value_of(mem::GuestMemory::allocate(ByteCount(16 * kPageSize)), "a guest");
+  expect(mem::install_fault_recovery(), "install fault recovery");
+  const auto memory =
+      value_of(mem::GuestMemory::allocate(ByteCount(16 * kPageSize)), "guest memory");
 
   //! [a paged range]
-  // As the guest sent it: pages 7, 8, 3 and 5, in this order; all bytes of them.
+  // All bytes of pages 7, 8, 3 and 5, in this order.
   const std::array gpns = {Gpn(7), Gpn(8), Gpn(3), Gpn(5)};
   const auto range = value_of(mem::PagedRange::from_pages(0, 4 * kPageSize, gpns), "the pages");
   //! [a paged range]
@@ -39,15 +40,15 @@ int main() {
   const buf::RequestBuffers buffers(memory, range, buf::MemoryAccess::kWritable);
 
   const UniqueFd file = example::make_file(buffers.size());
-  const auto limits = value_of(disk::probe_file(file.get()), "ask the file").direct;
-  expect(buffers.is_aligned(limits.memory_alignment), "the file takes these pages as they lie");
+  const auto limits = value_of(disk::probe_file(file.get()), "probe the file").direct;
+  expect(buffers.is_aligned(limits.memory_alignment), "the pages fit the limits of the file");
 
   const auto locked = value_of(buffers.lock(buf::MemoryAccess::kWritable), "lock");
   const auto iovecs = buf::as_iovecs(locked.segments());
   const ssize_t got = ::preadv(file.get(), iovecs.data(), static_cast<int>(iovecs.size()), 0);
-  expect(buffers.mark_written(), "tell the dirty log");
+  expect(buffers.mark_written(), "mark the dirty log");
   //! [direct read]
-  expect(got == static_cast<ssize_t>(buffers.size()), "the whole request is read at once");
+  expect(got == static_cast<ssize_t>(buffers.size()), "one call reads the whole request");
 
   // Pages 7 and 8 are one segment.
   for (const buf::IoBuffer& segment : locked.segments()) {
@@ -56,18 +57,18 @@ int main() {
   expect(locked.segments().size() == 3, "four pages are three segments");
 
   //! [reader]
-  // In the order of the request, whatever order the pages have in memory.
+  // In request order, independent of page order.
   auto reader = buffers.reader();
   std::vector<std::byte> seen(buffers.size());
   expect(reader.read(seen), "read it back");
-  expect(reader.remaining() == 0, "nothing is left");
+  expect(reader.remaining() == 0, "no bytes remain");
   //! [reader]
-  expect(example::is_from_file(seen, 0), "the guest's program sees the file");
+  expect(example::is_from_file(seen, 0), "the guest sees the content of the file");
 
-  // The guest's other memory is as it was: page 4 lies between two that were written.
+  // Other guest memory is unchanged: page 4 lies between two written pages.
   std::array<std::byte, kPageSize> other{};
   const std::array<std::byte, kPageSize> zeros{};
   expect(memory.read(Gpa(4 * kPageSize), other), "read page 4");
-  expect(other == zeros, "page 4 was not touched");
+  expect(other == zeros, "page 4 is unchanged");
   fmt::print("read {} bytes directly\n", got);
 }

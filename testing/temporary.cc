@@ -90,7 +90,7 @@ ZramDevice::ZramDevice(const TemporaryDirectory& directory, std::uint64_t bytes)
   std::ifstream(control + "disksize") >> actual;
   path_ = directory.file(fmt::format("zram{}", number_));
   const bool is_ready = actual == bytes && ::mknod(path_.c_str(), S_IFBLK | S_IRUSR | S_IWUSR,
-                                                 makedev(major_number, minor_number)) == 0;
+                                                   makedev(major_number, minor_number)) == 0;
   if (!is_ready) path_.clear();
 }
 
@@ -98,7 +98,8 @@ ZramDevice::~ZramDevice() {
   if (number_ >= 0) std::ofstream("/sys/class/zram-control/hot_remove") << number_;
 }
 
-MountedExt4::MountedExt4(const std::string& device, const std::string& directory) : path_(directory) {
+MountedExt4::MountedExt4(const std::string& device, const std::string& directory)
+    : path_(directory) {
   std::filesystem::create_directory(path_);
   const bool is_mounted =
       !output_of("mkfs.ext4 -q " + device + " 2>/dev/null && echo made").empty() &&

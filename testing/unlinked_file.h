@@ -13,8 +13,8 @@
 /// Not in namespace guestio::testing, whose users must spell gtest's as `::testing`.
 namespace guestio {
 
-/// Opens an unlinked file in the build directory, for reading and writing, with `flags`. /tmp may be
-/// a tmpfs. Empty if the build directory is on tmpfs too, or on a file system without the flags.
+/// Opens an unlinked file in the build directory, for reading and writing, with `flags`. /tmp may
+/// be a tmpfs. Empty if the build directory is on tmpfs too, or on a file system without the flags.
 inline UniqueFd make_unlinked_file(int flags) {
   std::string path = "guestio-test-XXXXXX";
   UniqueFd file(::mkostemp(path.data(), flags));

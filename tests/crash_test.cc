@@ -27,7 +27,7 @@ unsigned rounds() {
 /// The number of backends guestio-load reports to have continued with.
 unsigned successors(const std::string& output) {
   std::smatch match;
-  const bool found = std::regex_search(output, match, std::regex("(\\d+) backends came after"));
+  const bool found = std::regex_search(output, match, std::regex("reconnects: (\\d+)"));
   return found ? static_cast<unsigned>(std::stoul(match[1])) : 0;
 }
 

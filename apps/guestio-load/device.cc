@@ -22,8 +22,8 @@ constexpr virtio::FeatureBits kSupportedFeatures =
     blk::kFeatureMultiQueue | blk::kFeatureDiscard | blk::kFeatureWriteZeroes;
 
 constexpr vhost::ProtocolBits kSupportedProtocol = vhost::kProtocolMq | vhost::kProtocolReplyAck |
-                                                    vhost::kProtocolConfig |
-                                                    vhost::kProtocolInflightShmfd;
+                                                   vhost::kProtocolConfig |
+                                                   vhost::kProtocolInflightShmfd;
 
 }  // namespace
 
@@ -77,11 +77,11 @@ Result<> Device::read_config() {
   }
   // The sizes of the space in past versions of the specification. Backends reject larger reads.
   constexpr std::size_t kSizes[] = {sizeof(blk::Config),
-                                   offsetof(blk::Config, zoned),
-                                   offsetof(blk::Config, max_secure_erase_sectors),
-                                   offsetof(blk::Config, max_discard_sectors),
-                                   offsetof(blk::Config, writeback),
-                                   sizeof(blk::Config::capacity)};
+                                    offsetof(blk::Config, zoned),
+                                    offsetof(blk::Config, max_secure_erase_sectors),
+                                    offsetof(blk::Config, max_discard_sectors),
+                                    offsetof(blk::Config, writeback),
+                                    sizeof(blk::Config::capacity)};
   Result<> read;
   for (const std::size_t size : kSizes) {
     config_ = {};

@@ -16,9 +16,9 @@ namespace guestio::load {
 /// The expected content of a disk region. Each block is known or unknown (never written by us, or
 /// discarded).
 ///
-/// Concurrent requests complete in any order, so their written blocks must not overlap: each request
-/// reserves its blocks first. The bytes of a block belong to the holder of its reservation. A lock
-/// guards the reservations only.
+/// Concurrent requests complete in any order, so their written blocks must not overlap: each
+/// request reserves its blocks first. The bytes of a block belong to the holder of its reservation.
+/// A lock guards the reservations only.
 ///
 /// Threads: any.
 class DiskModel {

@@ -8,8 +8,8 @@
 
 namespace guestio::load {
 
-/// A histogram of 64-bit values (nanoseconds) with logarithmic buckets: error below 1 %, fixed
-/// memory. Values below 256 are exact.
+/// A histogram of 64-bit values (nanoseconds) with logarithmic buckets: error below 1 %,
+/// constant size. Values below 256 are exact.
 class Histogram {
  public:
   void record(std::uint64_t value) noexcept;
@@ -21,8 +21,8 @@ class Histogram {
   [[nodiscard]] std::uint64_t max() const noexcept { return max_; }
   [[nodiscard]] double mean() const noexcept;
   [[nodiscard]] double standard_deviation() const noexcept;
-  /// An upper bound of `percent` % of all values: the last value of a bucket, at most max(). Zero when
-  /// empty. Requires: 0 <= percent <= 100.
+  /// An upper bound of `percent` % of all values: the last value of a bucket, at most max(). Zero
+  /// when empty. Requires: 0 <= percent <= 100.
   [[nodiscard]] std::uint64_t percentile(double percent) const noexcept;
 
  private:

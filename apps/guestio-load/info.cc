@@ -79,7 +79,7 @@ std::string printable(std::span<const std::byte> bytes) {
 
 /// Calls may be spurious, for example when a queue starts.
 Result<RequestQueue::Completion> wait_for_completion(RequestQueue& queue,
-                                              std::chrono::milliseconds limit) {
+                                                     std::chrono::milliseconds limit) {
   const auto deadline = std::chrono::steady_clock::now() + limit;
   while (std::chrono::steady_clock::now() < deadline) {
     const auto completion = queue.reap();

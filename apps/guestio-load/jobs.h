@@ -24,8 +24,8 @@ struct JobsFailure {
   int status = kExitFailed;
 };
 
-/// Runs each function in a thread of its own until all have returned. Meanwhile it calls `tick` a few
-/// times per second and turns a signal into StopFlags::stop.
+/// Runs each function in a thread of its own until all have returned. Meanwhile it calls `tick` a
+/// few times per second and turns a signal into StopFlags::stop.
 ///
 /// When the backend disconnects, it sets StopFlags::abandon and returns that failure. With
 /// `reconnect` it calls that function first, which returns after a reconnect, or an error. If a

@@ -90,8 +90,8 @@ bool RandomSource::reserve_extents(Operation& operation, std::mt19937_64& engine
     case OperationKind::kDiscard:
     case OperationKind::kWriteZeroes: break;
   }
-  const Ranges& ranges =
-      operation.kind == OperationKind::kDiscard ? capabilities_.discard : capabilities_.write_zeroes;
+  const Ranges& ranges = operation.kind == OperationKind::kDiscard ? capabilities_.discard
+                                                                   : capabilities_.write_zeroes;
   // At least one; more if unreserved extents are found.
   const std::uint64_t wanted = random(engine, 1, std::min<std::uint64_t>(ranges.segments, 8));
   for (std::uint64_t i = 0; i < wanted; ++i) {
@@ -100,7 +100,8 @@ bool RandomSource::reserve_extents(Operation& operation, std::mt19937_64& engine
   return !operation.extents.empty();
 }
 
-bool RandomSource::reserve_one(Operation& operation, std::uint64_t max_blocks, std::mt19937_64& engine) {
+bool RandomSource::reserve_one(Operation& operation, std::uint64_t max_blocks,
+                               std::mt19937_64& engine) {
   // At most half of the region, which leaves extents for other requests.
   const std::uint64_t limit = std::min(max_blocks, std::max<std::uint64_t>(model_.blocks() / 2, 1));
   for (int i = 0; i < kMaxAttempts; ++i) {

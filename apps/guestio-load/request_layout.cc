@@ -30,7 +30,7 @@ std::size_t random_size(std::mt19937_64& engine, std::size_t low, std::size_t hi
 
 /// A random inner cut position.
 std::size_t cut_position(std::size_t length, std::size_t data_start, std::size_t data_end,
-                      Layout layout, std::mt19937_64& engine) {
+                         Layout layout, std::mt19937_64& engine) {
   const std::size_t sectors = (data_end - data_start) / Sector::kSize;
   const bool in_sectors =
       sectors > 1 && (layout == Layout::kSimple || random_size(engine, 0, 1) == 0);
@@ -55,11 +55,11 @@ void RequestLayout::lay(std::span<const std::byte> readable, std::size_t writabl
   GUESTIO_CHECK(readable.size() >= kHeaderBytes && writable > 0, "a request with both parts");
   const Part out{readable.size(), kHeaderBytes, readable.size(), Direction::kReadable};
   const Part in{writable, 0, writable - 1, Direction::kWritable};
-  // In a simple layout header and status are separate, which takes one descriptor more per part with
-  // data.
+  // In a simple layout header and status are separate, which takes one descriptor more per part
+  // with data.
   const std::size_t separate = layout == Layout::kAny ? 0
-                                                   : (out.data_end > out.data_start ? 1u : 0u) +
-                                                         (in.data_end > 0 ? 1u : 0u);
+                                                      : (out.data_end > out.data_start ? 1u : 0u) +
+                                                            (in.data_end > 0 ? 1u : 0u);
   const std::size_t needed = min_descriptors(out) + min_descriptors(in) + separate;
   GUESTIO_CHECK(needed <= limits_.descriptors, "a request within its limits");
   const std::size_t spare = std::min<std::size_t>(limits_.descriptors - needed, kMaxExtraCuts);

@@ -14,8 +14,8 @@
 
 namespace guestio::load {
 
-/// Splits a request into descriptors and places them in shared memory between guard bytes, which are
-/// checked afterwards.
+/// Splits a request into descriptors and places them in shared memory between guard bytes, which
+/// are checked afterwards.
 ///
 /// A request has a device-readable part (header and data) and a device-writable part (data and
 /// status). Each is split into segments; the segments lie in any order between guard bytes:

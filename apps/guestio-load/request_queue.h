@@ -15,8 +15,8 @@
 
 namespace guestio::load {
 
-/// One queue of a device with a fixed number of request slots. A submission occupies a slot until its
-/// completion.
+/// One queue of a device with a fixed number of request slots. A submission occupies a slot until
+/// its completion.
 ///
 /// Errors: of the ring and the event descriptors; the queue is unusable afterwards.
 /// Threads: create() and stop() on the control thread, the rest on one thread at a time.
@@ -26,8 +26,9 @@ class RequestQueue {
     std::uint32_t index = 0;
     std::uint16_t size = 128;  ///< of the ring
     std::uint32_t slots = 1;
-    std::uint32_t descriptors = 3;                            ///< maximum of one request
-    std::optional<std::uint16_t> first_index = std::nullopt;  ///< of the ring; nullopt: its initial index
+    std::uint32_t descriptors = 3;  ///< maximum of one request
+    std::optional<std::uint16_t> first_index =
+        std::nullopt;  ///< of the ring; nullopt: its initial index
   };
 
   struct Completion {
@@ -62,8 +63,8 @@ class RequestQueue {
 
   [[nodiscard]] std::uint32_t in_flight() noexcept { return queue_.ring().in_flight(); }
 
-  /// Starts the queue on a new backend after a reconnect. On the control thread, while another thread
-  /// uses the queue.
+  /// Starts the queue on a new backend after a reconnect. On the control thread, while another
+  /// thread uses the queue.
   Result<> resume(Device& device) const { return queue_.resume(device.frontend()); }
   /// Stops the queue. Errors also: peer fault (requests left without completion).
   Result<> stop(Device& device);

@@ -23,7 +23,8 @@ namespace guestio::load {
 namespace {
 
 /// The first argument beyond the limits of the device, if any.
-std::optional<std::string> check_device_limits(const Device& device, const RunArguments& arguments) {
+std::optional<std::string> check_device_limits(const Device& device,
+                                               const RunArguments& arguments) {
   const bool writes = arguments.rw != ReadWrite::kRead && arguments.rw != ReadWrite::kRandRead;
   const std::uint64_t block = arguments.block_size.raw();
   if (writes && device.is_read_only()) {
@@ -33,10 +34,12 @@ std::optional<std::string> check_device_limits(const Device& device, const RunAr
     return fmt::format("--bs: not a multiple of the logical block size {}", device.block_size());
   }
   if (arguments.offset.raw() % device.block_size() != 0) {
-    return fmt::format("--offset: not a multiple of the logical block size {}", device.block_size());
+    return fmt::format("--offset: not a multiple of the logical block size {}",
+                       device.block_size());
   }
   if (arguments.jobs > device.session().queues) {
-    return fmt::format("--numjobs: more than the {} queues of the backend", device.session().queues);
+    return fmt::format("--numjobs: more than the {} queues of the backend",
+                       device.session().queues);
   }
   if (arguments.segments > device.max_segments()) {
     return fmt::format("--segments: more than seg_max ({})", device.max_segments());

@@ -214,9 +214,8 @@ Result<> RunJob::complete(const RequestQueue::Completion& completion, Clock::tim
   const bool is_read = slot.request.type == blk::RequestType::kIn;
   const auto status = std::to_integer<unsigned>(*slot.status);
   if (status != std::to_underlying(blk::Status::kOk)) {
-    failure_ =
-        fmt::format("{} of {} bytes at offset {}: status {}", to_text(slot.request.type),
-                    arguments_.block_size.raw(), slot.request.offset.raw(), status);
+    failure_ = fmt::format("{} of {} bytes at offset {}: status {}", to_text(slot.request.type),
+                           arguments_.block_size.raw(), slot.request.offset.raw(), status);
     return fail(ErrorKind::kPeerFault, "request");
   }
   free_.push_back(completion.slot);

@@ -48,7 +48,8 @@ struct RunTotals {
 
 /// One job: a queue, and the thread function that keeps its iodepth full.
 ///
-/// Threads: create() and finish() on the control thread, before and after run() on one thread; live_requests() on any.
+/// Threads: create() and finish() on the control thread, before and after run() on one thread;
+/// reads_completed() and writes_completed() on any.
 class RunJob {
  public:
   /// Shared memory needed by create(), given the negotiated features of `device`.
@@ -69,12 +70,8 @@ class RunJob {
   [[nodiscard]] const std::optional<std::string>& failure() const noexcept { return failure_; }
 
   // Completed requests since the start, for the progress line. Any thread.
-  [[nodiscard]] std::uint64_t reads_completed() const noexcept {
-    return reads_completed_;
-  }
-  [[nodiscard]] std::uint64_t writes_completed() const noexcept {
-    return writes_completed_;
-  }
+  [[nodiscard]] std::uint64_t reads_completed() const noexcept { return reads_completed_; }
+  [[nodiscard]] std::uint64_t writes_completed() const noexcept { return writes_completed_; }
 
  private:
   /// One request and its memory.

@@ -30,12 +30,15 @@ constexpr ByteCount kDefaultRegion(std::uint64_t{16} << 20);
 constexpr ByteCount kMaxRegion(std::uint64_t{4} << 30);
 
 /// The first argument beyond the limits of the device, if any.
-std::optional<std::string> check_device_limits(const Device& device, const VerifyArguments& arguments) {
+std::optional<std::string> check_device_limits(const Device& device,
+                                               const VerifyArguments& arguments) {
   if (arguments.jobs > device.session().queues) {
-    return fmt::format("--numjobs: more than the {} queues of the backend", device.session().queues);
+    return fmt::format("--numjobs: more than the {} queues of the backend",
+                       device.session().queues);
   }
   if (arguments.offset.raw() % device.block_size() != 0) {
-    return fmt::format("--offset: not a multiple of the logical block size {}", device.block_size());
+    return fmt::format("--offset: not a multiple of the logical block size {}",
+                       device.block_size());
   }
   if (arguments.size && *arguments.size > kMaxRegion) {
     return fmt::format("--size: more than {}, which is held in memory",
@@ -83,8 +86,8 @@ Result<VerifyJobs> make_jobs(Device& device, vhost::FrontendMemory& memory,
   return jobs;
 }
 
-/// Whether to retry after `error`, within the time limit of `arguments`. A backend may also disappear
-/// during the handshake. Sleeps briefly before a retry.
+/// Whether to retry after `error`, within the time limit of `arguments`. A backend may also
+/// disappear during the handshake. Sleeps briefly before a retry.
 bool should_retry(const Error& error, Clock::time_point since, const VerifyArguments& arguments) {
   if (error.kind != ErrorKind::kClosed && error.kind != ErrorKind::kHost) return false;
   if (Clock::now() - since > arguments.target.deadline || is_interrupted()) return false;
@@ -96,7 +99,7 @@ bool should_retry(const Error& error, Clock::time_point since, const VerifyArgum
 class Reconnector {
  public:
   Reconnector(Device& device, const VerifyArguments& arguments, const vhost::FrontendMemory& memory,
-             const VerifyJobs& jobs)
+              const VerifyJobs& jobs)
       : device_(device), arguments_(arguments), memory_(memory), jobs_(jobs) {}
 
   /// Retries until success, the time limit, or a signal.
@@ -218,16 +221,17 @@ Result<int> verify_once(const VerifyArguments& arguments) {
   if (const auto violation = check_device_limits(*device, arguments)) {
     return complain(kExitUsage, *violation);
   }
-  const auto region = region_of(FileOffset(arguments.offset.raw()), arguments.size,
-                                device->capacity(), ByteCount(device->block_size()), kDefaultRegion);
+  const auto region =
+      region_of(FileOffset(arguments.offset.raw()), arguments.size, device->capacity(),
+                ByteCount(device->block_size()), kDefaultRegion);
   if (!region) return complain(kExitUsage, region.error().to_string());
   auto memory =
       vhost::FrontendMemory::create(VerifyJob::memory_for(*device, arguments) * arguments.jobs);
   if (!memory) return fail(memory.error());
   VerifyState state(*region, device->block_size());
   if (arguments.reconnect) {
-    const auto enabled =
-        device->enable_inflight_record(static_cast<std::uint16_t>(arguments.jobs), VerifyJob::kRingSize);
+    const auto enabled = device->enable_inflight_record(static_cast<std::uint16_t>(arguments.jobs),
+                                                        VerifyJob::kRingSize);
     if (!enabled) return fail(enabled.error());
   }
   const auto jobs = make_jobs(*device, *memory, arguments, state);

@@ -80,8 +80,8 @@ std::string excerpt(std::span<const std::byte> bytes, std::size_t index) {
 std::uint64_t VerifyJob::max_request_bytes(const Device& device, const VerifyArguments& arguments) {
   const RequestLayout::Limits limits = limits_of(device);
   // Half of the descriptors hold the data; the others are for random cuts.
-  const std::uint64_t limit =
-      std::uint64_t{limits.descriptor_bytes} * std::max<std::uint32_t>((limits.descriptors - 2) / 2, 1);
+  const std::uint64_t limit = std::uint64_t{limits.descriptor_bytes} *
+                              std::max<std::uint32_t>((limits.descriptors - 2) / 2, 1);
   const std::uint64_t bytes = std::min(arguments.max_request.raw(), limit);
   return std::max<std::uint64_t>(align_down(bytes, device.block_size()), device.block_size());
 }
@@ -230,13 +230,15 @@ bool VerifyJob::check(Slot& slot, std::uint32_t written, OnRead on_read) {
   slot.layout.copy_written(slot.written);
   if (const auto corruption = slot.layout.find_corruption()) {
     return fail_verification(
-        slot, fmt::format("device changed memory outside the writable descriptors (arena offset {})", *corruption));
+        slot,
+        fmt::format("device changed memory outside the writable descriptors (arena offset {})",
+                    *corruption));
   }
   const auto status = std::to_integer<unsigned>(slot.written.back());
   if (status != 0) return fail_verification(slot, fmt::format("status {}", status));
   if (written != slot.written.size()) {
-    return fail_verification(slot, fmt::format("used length {}, but {} bytes written", written,
-                                   slot.written.size()));
+    return fail_verification(
+        slot, fmt::format("used length {}, but {} bytes written", written, slot.written.size()));
   }
   switch (slot.operation.kind) {
     case OperationKind::kRead: return check_data(slot, on_read);
@@ -256,9 +258,10 @@ bool VerifyJob::check_data(const Slot& slot, OnRead on_read) {
   }
   const auto mismatch = state_.model.compare(extent, data);
   if (!mismatch) return true;
-  return fail_verification(slot, fmt::format("byte at offset {}: expected{}, found{}", mismatch->offset,
-                                 excerpt(state_.model.expected(extent), mismatch->index),
-                                 excerpt(data, mismatch->index)));
+  return fail_verification(slot,
+                           fmt::format("byte at offset {}: expected{}, found{}", mismatch->offset,
+                                       excerpt(state_.model.expected(extent), mismatch->index),
+                                       excerpt(data, mismatch->index)));
 }
 
 bool VerifyJob::check_id(const Slot& slot) {

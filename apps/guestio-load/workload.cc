@@ -19,8 +19,7 @@ Result<DiskRegion> region_of(FileOffset offset, std::optional<ByteCount> size, B
   const std::uint64_t wanted =
       size ? size->raw() : std::min(rest, default_size.value_or(ByteCount(rest)).raw());
   const std::uint64_t whole = wanted - wanted % block.raw();
-  if (whole == 0)
-    return fail(ErrorKind::kTooLarge, "block in the region", block.raw(), wanted);
+  if (whole == 0) return fail(ErrorKind::kTooLarge, "block in the region", block.raw(), wanted);
   return DiskRegion{offset, ByteCount(whole)};
 }
 

@@ -107,7 +107,8 @@ TEST_P(CancelTest, DoesNotReachALaterOperationAtTheSameAddress) {
     results.push_back(result);
     if (++round < 100) {
       loop_->start(*again);
-      // The cancellation is submitted when the operation completes by itself, before the next start.
+      // The cancellation is submitted when the operation completes by itself, before the next
+      // start.
       if (round % 2 == 0) loop_->cancel(*again);
     }
   });

@@ -106,7 +106,7 @@ class RegisteredBuffers {
   RegisteredBuffers& operator=(const RegisteredBuffers&) = delete;
   ~RegisteredBuffers();
 
-  /// Registers all of `memory` or nothing. Takes milliseconds per GiB, or seconds for non-resident
+  /// Registers all of `memory`, or fails. Takes milliseconds per GiB, or seconds for non-resident
   /// pages: for set-up.
   /// Errors: invalid-argument (empty), too-large (buffers needed, slots left), unsupported (memory
   /// that cannot be pinned: read-only, file-backed on disk, unmapped; or a kernel before 5.19),

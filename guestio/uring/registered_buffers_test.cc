@@ -61,7 +61,8 @@ void put(std::span<std::byte> to, std::string_view text) {
 
 class RegisteredBuffersTest : public ::testing::Test {
  protected:
-  /// Transfers `count` bytes, or segments, between `data` and the start of `fd`. Returns the result.
+  /// Transfers `count` bytes, or segments, between `data` and the start of `fd`. Returns the
+  /// result.
   std::int32_t move(int opcode, int fd, const void* data, std::size_t count, std::uint16_t index) {
     TestOperation operation(prepare(opcode, fd, data, count, index));
     loop_->start(operation);

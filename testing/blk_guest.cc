@@ -13,7 +13,7 @@ using Segment = virtio::DriverSegment;
 namespace {
 
 constexpr std::size_t kScratchBytes = std::size_t{4} << 20;
-// Where the parts of perform()'s requests lie in the scratch area.
+// Offsets of the parts of a request of perform() in the scratch area.
 constexpr std::size_t kHeaderAt = 0;
 constexpr std::size_t kStatusAt = 64;
 constexpr std::size_t kDataAt = kPageSize;
@@ -87,21 +87,21 @@ BlkGuest::Completion BlkGuest::perform(Type type, std::uint64_t sector,
   }
   chain.push_back({status.gpa, 1, virtio::Direction::kWritable});
   const auto used = send_chain(chain, queue);
-  GUESTIO_CHECK(used.has_value(), "an answer within the time limit");
-  Completion answer;
-  answer.used_length = *used;
-  answer.status = static_cast<std::uint8_t>(*status.host);
-  answer.data.assign(data.host, data.host + in_bytes);
-  return answer;
+  GUESTIO_CHECK(used.has_value(), "a used element within the time limit");
+  Completion completion;
+  completion.used_length = *used;
+  completion.status = static_cast<std::uint8_t>(*status.host);
+  completion.data.assign(data.host, data.host + in_bytes);
+  return completion;
 }
 
 std::optional<std::uint32_t> BlkGuest::send_chain(std::span<const Segment> segments,
                                                   std::uint32_t queue,
                                                   std::chrono::milliseconds limit) {
-  vhost::FrontendQueue& to = queues_[queue];
-  if (!to.ring().add(segments)) return std::nullopt;
-  const auto wants_kick = to.ring().publish();
-  if (!wants_kick || (*wants_kick && !to.kick())) return std::nullopt;
+  vhost::FrontendQueue& target = queues_[queue];
+  if (!target.ring().add(segments)) return std::nullopt;
+  const auto needs_kick = target.ring().publish();
+  if (!needs_kick || (*needs_kick && !target.kick())) return std::nullopt;
   return wait_for_used(queue, limit);
 }
 
@@ -109,17 +109,17 @@ std::optional<std::uint32_t> BlkGuest::wait_for_used(std::uint32_t queue,
                                                      std::chrono::milliseconds limit) {
   using Clock = std::chrono::steady_clock;
   const auto deadline = Clock::now() + limit;
-  vhost::FrontendQueue& from = queues_[queue];
+  vhost::FrontendQueue& source = queues_[queue];
   while (true) {
-    const auto used = from.ring().reap();
+    const auto used = source.ring().reap();
     if (!used) return std::nullopt;
     if (*used) return (*used)->written;
-    const auto has_more = from.ring().enable_calls();
-    if (!has_more) return std::nullopt;
-    if (*has_more) continue;
+    const auto has_used = source.ring().enable_calls();
+    if (!has_used) return std::nullopt;
+    if (*has_used) continue;
     const auto left =
         std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
-    if (left.count() <= 0 || !from.wait_for_call(left)) return std::nullopt;
+    if (left.count() <= 0 || !source.wait_for_call(left)) return std::nullopt;
   }
 }
 

@@ -1,2 +1,2 @@
 // SPDX-License-Identifier: MIT
-// Nothing of its own: the headers that tests share are compiled beside it.
+// Empty: carries the precompiled headers shared by tests.

@@ -15,8 +15,7 @@
 /// The command line of guestio-load.
 namespace guestio::load {
 
-inline constexpr int kExitFailed =
-    1;  ///< a request or comparison failed, or the backend disconnected
+inline constexpr int kExitFailed = 1;  ///< failed request or comparison, or disconnect
 inline constexpr int kExitUsage = 2;  ///< invalid arguments, also for this device
 
 enum class OutputFormat { kNormal, kJson };

@@ -16,7 +16,7 @@
 #include "example.h"
 #include "guestio/base/standard_fds.h"
 #include "guestio/buf/request_buffers.h"
-#include "guestio/disk/file/file_limits.h"
+#include "guestio/disk/probe/file_limits.h"
 #include "guestio/mem/recover.h"
 
 using namespace guestio;

@@ -8,7 +8,7 @@ namespace guestio::testing {
 
 using disk::IoKind;
 
-CrashDisk::CrashDisk(std::uint64_t sectors, std::uint64_t seed) : places_(sectors), random_(seed) {
+CrashDisk::CrashDisk(std::uint64_t sectors, std::uint64_t seed) : cells_(sectors), random_(seed) {
   constexpr disk::RangeLimits kAnything{ByteCount(std::uint64_t{1} << 30), ByteCount(512)};
   info_.size = ByteCount(sectors * Sector::kSize);
   info_.discard = kAnything;
@@ -16,8 +16,8 @@ CrashDisk::CrashDisk(std::uint64_t sectors, std::uint64_t seed) : places_(sector
 }
 
 const CrashDisk::SectorBytes& CrashDisk::at(std::uint64_t sector) const noexcept {
-  const Place& place = places_[sector];
-  return place.cached.empty() ? place.stable : place.cached.back().bytes;
+  const Cell& cell = cells_[sector];
+  return cell.cached.empty() ? cell.stable : cell.cached.back().bytes;
 }
 
 void CrashDisk::start(disk::Io& io) noexcept {
@@ -66,28 +66,28 @@ Result<> CrashDisk::write(disk::Io& io) {
 }
 
 void CrashDisk::put(std::uint64_t sector, const SectorBytes& bytes, disk::Durability durability) {
-  Place& place = places_[sector];
+  Cell& cell = cells_[sector];
   ++writes_;
   if (durability == disk::Durability::kCached) {
-    place.cached.push_back({writes_ - 1, bytes});
+    cell.cached.push_back({writes_ - 1, bytes});
     return;
   }
-  place.stable = bytes;
-  place.cached.clear();
+  cell.stable = bytes;
+  cell.cached.clear();
 }
 
 void CrashDisk::flush(std::uint64_t covers) {
-  for (Place& place : places_) {
+  for (Cell& cell : cells_) {
     const auto end = std::ranges::find_if(
-        place.cached, [covers](const Version& version) { return version.write >= covers; });
-    if (end == place.cached.begin()) continue;
-    place.stable = std::prev(end)->bytes;
-    place.cached.erase(place.cached.begin(), end);
+        cell.cached, [covers](const Version& version) { return version.write >= covers; });
+    if (end == cell.cached.begin()) continue;
+    cell.stable = std::prev(end)->bytes;
+    cell.cached.erase(cell.cached.begin(), end);
   }
 }
 
 void CrashDisk::lose_power() {
-  // Of what is on its way the disk does any part.
+  // The disk does any part of the requests in flight.
   const auto lost = std::exchange(waiting_, {});
   for (const Waiting& waiting : lost) {
     if (waiting.io->kind != IoKind::kRead && waiting.io->kind != IoKind::kFlush &&
@@ -95,10 +95,10 @@ void CrashDisk::lose_power() {
       (void)write(*waiting.io);
     }
   }
-  for (Place& place : places_) {
-    const std::size_t kept = random_() % (place.cached.size() + 1);
-    if (kept != 0) place.stable = place.cached[kept - 1].bytes;
-    place.cached.clear();
+  for (Cell& cell : cells_) {
+    const std::size_t kept = random_() % (cell.cached.size() + 1);
+    if (kept != 0) cell.stable = cell.cached[kept - 1].bytes;
+    cell.cached.clear();
   }
   for (const Waiting& waiting : lost) {
     waiting.io->on_done(fail(ErrorKind::kClosed, "a disk without power"));

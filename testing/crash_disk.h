@@ -11,12 +11,14 @@
 
 namespace guestio::testing {
 
-/// A disk with a write cache that is lost with the power: what was flushed or written as stable is
-/// there afterwards, of the rest any subset, sector by sector, and of several writes to a sector
-/// any one. As unkind as the rules allow otherwise too: requests are done when perform_one() says
-/// so, in any order, and a flush covers no more than what was done before it started.
+/// A disk with a volatile write cache, as adverse as the rules allow.
 ///
-/// Threads: one. Lifetime: outlives what was started on it.
+/// 1. Flushed and stable writes survive a power loss. Any subset of the cached writes survives,
+///    sector by sector, and any one of several writes to a sector.
+/// 2. perform_one() completes requests, in any order.
+/// 3. A flush covers only writes completed before it started.
+///
+/// Threads: one. Lifetime: outlives its requests.
 class CrashDisk final : public disk::Channel {
  public:
   using SectorBytes = std::array<std::byte, Sector::kSize>;
@@ -26,11 +28,11 @@ class CrashDisk final : public disk::Channel {
   [[nodiscard]] const disk::DiskInfo& info() const noexcept { return info_; }
 
   void start(disk::Io& io) noexcept override;
-  /// Does one of the requests that wait; false when none does.
+  /// Completes one waiting request; false without any.
   bool perform_one();
-  /// What was in flight ends with an error, whatever became of it.
+  /// Requests in flight end with an error and may be done in part.
   void lose_power();
-  /// What a sector holds.
+  /// Contents of a sector.
   [[nodiscard]] const SectorBytes& at(std::uint64_t sector) const noexcept;
 
  private:
@@ -42,7 +44,7 @@ class CrashDisk final : public disk::Channel {
     std::uint64_t write;
     SectorBytes bytes;
   };
-  struct Place {
+  struct Cell {
     SectorBytes stable{};
     std::vector<Version> cached;  // oldest first
   };
@@ -54,7 +56,7 @@ class CrashDisk final : public disk::Channel {
   void flush(std::uint64_t covers);
 
   disk::DiskInfo info_;
-  std::vector<Place> places_;
+  std::vector<Cell> cells_;
   std::deque<Waiting> waiting_;
   std::uint64_t writes_ = 0;
   std::mt19937_64 random_;

@@ -14,26 +14,25 @@
 
 #include "guestio/disk/disk.h"
 
-/// What every disk must do, whatever stands behind it. A test file instantiates the suite with the
-/// disks it knows.
+/// Conformance suite of every disk backend. Test files instantiate it with their disks.
 namespace guestio::testing {
 
-/// A disk under test with one channel and whatever makes its requests proceed.
+/// A disk under test with one channel and its event loop.
 class DiskSubject {
  public:
   virtual ~DiskSubject() = default;
   [[nodiscard]] virtual const disk::DiskInfo& info() const = 0;
   [[nodiscard]] virtual disk::Channel& channel() = 0;
-  /// Lets requests proceed until `is_done` says so.
+  /// Runs requests until `is_done`.
   virtual void run_until(const std::function<bool()>& is_done) = 0;
 };
 
 struct DiskKind {
   std::string name;
-  std::function<std::unique_ptr<DiskSubject>()> make;  ///< nullptr: not on this machine
+  std::function<std::unique_ptr<DiskSubject>()> make;  ///< nullptr: not available on this machine
 };
 
-/// A request of a test, with extents in the test's guest memory.
+/// A request with extents in the test's guest memory.
 class TestIo final : public disk::Io {
  public:
   std::vector<mem::AddressRange> extents;
@@ -53,21 +52,21 @@ class DiskConformance : public ::testing::TestWithParam<DiskKind> {
 
   void SetUp() override {
     subject_ = GetParam().make();
-    if (!subject_) GTEST_SKIP() << "this machine gives no such disk";
+    if (!subject_) GTEST_SKIP() << "no such disk on this machine";
     memory_ = *mem::GuestMemory::allocate(ByteCount(kMemoryBytes));
     ASSERT_EQ(subject_->info().size, ByteCount(kDiskBytes));
   }
 
-  /// Cuts [at, at + length) of guest memory into up to `pieces` extents with gaps between.
-  std::vector<mem::AddressRange> cut(std::uint64_t at, std::uint64_t length, std::size_t pieces) {
+  /// Splits [at, at + length) of guest memory into up to `count` extents with gaps between them.
+  std::vector<mem::AddressRange> split(std::uint64_t at, std::uint64_t length, std::size_t count) {
     std::vector<mem::AddressRange> extents;
     while (length != 0) {
-      const std::uint64_t most = pieces <= 1 ? length : length / pieces + 1;
-      const std::uint64_t size = pieces <= 1 ? length : 1 + random_() % most;
+      const std::uint64_t limit = count <= 1 ? length : length / count + 1;
+      const std::uint64_t size = count <= 1 ? length : 1 + random_() % limit;
       extents.push_back(mem::AddressRange::from_checked(Gpa(at), size));
       at += size + random_() % 700;
       length -= size;
-      if (pieces > 1) --pieces;
+      if (count > 1) --count;
     }
     return extents;
   }
@@ -88,17 +87,17 @@ class DiskConformance : public ::testing::TestWithParam<DiskKind> {
     EXPECT_EQ(std::exchange(io.times_done, 0), 1);
     return *io.result;
   }
-  Result<> write(std::uint64_t offset, std::span<const std::byte> data, std::size_t pieces = 1,
+  Result<> write(std::uint64_t offset, std::span<const std::byte> data, std::size_t count = 1,
                  std::uint64_t at = 0) {
     TestIo io;
-    io.extents = cut(at, data.size(), pieces);
+    io.extents = split(at, data.size(), count);
     scatter(io.extents, data);
     return perform(io, disk::IoKind::kWrite, offset, data.size());
   }
-  std::vector<std::byte> read(std::uint64_t offset, std::size_t size, std::size_t pieces = 1,
+  std::vector<std::byte> read(std::uint64_t offset, std::size_t size, std::size_t count = 1,
                               std::uint64_t at = 0) {
     TestIo io;
-    io.extents = cut(at, size, pieces);
+    io.extents = split(at, size, count);
     EXPECT_TRUE(perform(io, disk::IoKind::kRead, offset, size));
     return gather(io.extents);
   }
@@ -128,18 +127,18 @@ class DiskConformance : public ::testing::TestWithParam<DiskKind> {
   std::unique_ptr<DiskSubject> subject_;
 };
 
-TEST_P(DiskConformance, ReadsBackWhatWasWritten) {
+TEST_P(DiskConformance, ReadsBackWrittenData) {
   const auto pattern = make_pattern(std::size_t{256} * 1024);
   ASSERT_TRUE(write(4096, pattern));
   EXPECT_EQ(read(4096, pattern.size()), pattern);
 }
 
-TEST_P(DiskConformance, TakesMemoryOfAnyLayout) {
-  for (const std::size_t pieces : {2U, 5U, 16U, 17U, 100U, 1500U}) {
+TEST_P(DiskConformance, AcceptsMemoryOfAnyLayout) {
+  for (const std::size_t count : {2U, 5U, 16U, 17U, 100U, 1500U}) {
     for (const std::uint64_t at : {0U, 1U, 512U, 4095U}) {
       const auto pattern = make_pattern(std::size_t{48} * 512);
-      ASSERT_TRUE(write(512 * pieces, pattern, pieces, at)) << pieces << " at " << at;
-      ASSERT_EQ(read(512 * pieces, pattern.size(), pieces + 1, at + 7), pattern) << pieces;
+      ASSERT_TRUE(write(512 * count, pattern, count, at)) << count << " at " << at;
+      ASSERT_EQ(read(512 * count, pattern.size(), count + 1, at + 7), pattern) << count;
     }
   }
 }
@@ -151,24 +150,24 @@ TEST_P(DiskConformance, AnEmptyRequestSucceeds) {
   EXPECT_TRUE(perform(io, disk::IoKind::kFlush, 0, 0));
 }
 
-TEST_P(DiskConformance, RefusesWhatLiesOutside) {
+TEST_P(DiskConformance, RefusesRangesOutsideTheDisk) {
   TestIo io;
-  io.extents = cut(0, 1024, 1);
+  io.extents = split(0, 1024, 1);
   for (const auto kind : {disk::IoKind::kRead, disk::IoKind::kWrite, disk::IoKind::kWriteZeroes}) {
     EXPECT_FALSE(perform(io, kind, kDiskBytes - 512, 1024));
     EXPECT_FALSE(perform(io, kind, ~std::uint64_t{0} - 511, 1024));
   }
 }
 
-TEST_P(DiskConformance, RefusesPartsOfBlocks) {
+TEST_P(DiskConformance, RefusesPartialBlocks) {
   TestIo io;
-  io.extents = cut(0, 100, 1);
+  io.extents = split(0, 100, 1);
   EXPECT_FALSE(perform(io, disk::IoKind::kRead, 0, 100));
-  io.extents = cut(0, 512, 1);
+  io.extents = split(0, 512, 1);
   EXPECT_FALSE(perform(io, disk::IoKind::kRead, 10, 512));
 }
 
-TEST_P(DiskConformance, TheLastBlockIsThere) {
+TEST_P(DiskConformance, TheLastBlockIsUsable) {
   const auto pattern = make_pattern(512);
   ASSERT_TRUE(write(kDiskBytes - 512, pattern));
   EXPECT_EQ(read(kDiskBytes - 512, 512, 1, 3), pattern);
@@ -202,14 +201,14 @@ TEST_P(DiskConformance, ADiscardLeavesTheRestAlone) {
 TEST_P(DiskConformance, StableWritesAreWritten) {
   TestIo io;
   io.durability = disk::Durability::kStable;
-  io.extents = cut(1, 4096, 3);
+  io.extents = split(1, 4096, 3);
   const auto pattern = make_pattern(4096);
   scatter(io.extents, pattern);
   ASSERT_TRUE(perform(io, disk::IoKind::kWrite, 0, 4096));
   EXPECT_EQ(read(0, 4096), pattern);
 }
 
-TEST_P(DiskConformance, MemoryThatIsMissingFailsItsRequestOnly) {
+TEST_P(DiskConformance, UnmappedMemoryFailsItsRequestOnly) {
   TestIo io;
   io.extents = {mem::AddressRange::from_checked(Gpa(kMemoryBytes - 512), 1024)};
   EXPECT_FALSE(perform(io, disk::IoKind::kRead, 0, 1024));
@@ -217,7 +216,7 @@ TEST_P(DiskConformance, MemoryThatIsMissingFailsItsRequestOnly) {
   EXPECT_TRUE(write(0, make_pattern(4096)));
 }
 
-TEST_P(DiskConformance, ManyRequestsAtOnceAreAllDoneOnce) {
+TEST_P(DiskConformance, ManyConcurrentRequestsCompleteOnceEach) {
   constexpr std::size_t kRequests = 1024;
   constexpr std::size_t kBytes = 4096;
   const auto pattern = make_pattern(kRequests * kBytes);
@@ -228,7 +227,7 @@ TEST_P(DiskConformance, ManyRequestsAtOnceAreAllDoneOnce) {
     });
   };
   for (std::size_t i = 0; i < kRequests; ++i) {
-    // Every third one lies so that it must be bounced.
+    // One in three is misaligned and must be bounced.
     const std::uint64_t at = i * (kBytes + 512) + (i % 3 == 0 ? 1 : 0);
     all[i].extents = {mem::AddressRange::from_checked(Gpa(at), kBytes)};
     scatter(all[i].extents, std::span(pattern).subspan(i * kBytes, kBytes));
@@ -243,8 +242,8 @@ TEST_P(DiskConformance, ManyRequestsAtOnceAreAllDoneOnce) {
   EXPECT_EQ(read(0, pattern.size()), pattern);
 }
 
-TEST_P(DiskConformance, NeighboursInOneBlockDoNotLoseEachOthersBytes) {
-  // Each sector of some 4 KiB blocks by a request of its own, all in flight at once.
+TEST_P(DiskConformance, AdjacentWritesInOneBlockKeepEachOthersBytes) {
+  // One request for each sector of some 4 KiB blocks, all in flight at once.
   constexpr std::size_t kSectors = 256;
   const auto pattern = make_pattern(kSectors * 512);
   std::deque<TestIo> all(kSectors);
@@ -274,12 +273,12 @@ TEST_P(DiskConformance, RandomRequestsAgreeWithAModel) {
     const std::uint64_t sector = random_() % (kDiskBytes / 512 - sectors);
     const std::uint64_t offset = sector * 512;
     const std::size_t size = sectors * 512;
-    const std::size_t pieces = 1 + random_() % 20;
+    const std::size_t count = 1 + random_() % 20;
     const std::uint64_t at = random_() % 8192;
     switch (random_() % 4) {
       case 0: {
         const auto pattern = make_pattern(size);
-        ASSERT_TRUE(write(offset, pattern, pieces, at));
+        ASSERT_TRUE(write(offset, pattern, count, at));
         std::ranges::copy(pattern, model.begin() + static_cast<std::ptrdiff_t>(offset));
         break;
       }
@@ -291,7 +290,7 @@ TEST_P(DiskConformance, RandomRequestsAgreeWithAModel) {
         break;
       }
       default: {
-        const auto got = read(offset, size, pieces, at);
+        const auto got = read(offset, size, count, at);
         ASSERT_TRUE(
             std::equal(got.begin(), got.end(), model.begin() + static_cast<std::ptrdiff_t>(offset)))
             << "round " << round;

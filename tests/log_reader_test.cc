@@ -172,7 +172,7 @@ TEST_F(LinesOfTwoDisksTest, EachFailureNamesItsDisk) {
     ASSERT_NE(guest, nullptr);
     // Held until the operator ends the retries.
     const std::jthread operator_command([this, &disk] {
-      const std::string held = "disk " + disk.name + ", queue 0: the disk fails";
+      const std::string held = "disk " + disk.name + ", queue 0: requests held pending retry";
       EXPECT_TRUE(backend_->wait_for_output(held)) << backend_->output();
       backend_->send_signal(SIGUSR2);
     });
@@ -181,8 +181,8 @@ TEST_F(LinesOfTwoDisksTest, EachFailureNamesItsDisk) {
   stop();
   expect_each_line_names_its_disk();
   for (const char* text :
-       {"whole block", "iopoll is left out", "serves ", "a guest's request failed", "refused ",
-        "the disk fails", "no request waits"}) {
+       {"partial last block", "polled I/O", "serves ", "request failed",
+        "refused message", "requests held pending retry", "no request is held"}) {
     expect_of_both(text);
   }
 }

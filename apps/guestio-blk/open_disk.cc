@@ -29,7 +29,7 @@ disk::FileDiskOptions to_file_options(const DiskOptions& options) {
   return {
       .path = options.image,
       .name = options.label(),
-      .use = options.is_read_only ? disk::ImageAccess::kRead : disk::ImageAccess::kReadWrite,
+      .access = options.is_read_only ? disk::ImageAccess::kReadOnly : disk::ImageAccess::kReadWrite,
       .caching = options.is_buffered ? disk::Caching::kBuffered : disk::Caching::kDirect,
       .block_size = options.block_size,
       .completion = options.polls_device ? disk::Completion::kPolled : disk::Completion::kInterrupt,

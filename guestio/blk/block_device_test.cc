@@ -23,7 +23,7 @@ vblk::Config config_of(const BlockDevice& device) {
   return config;
 }
 
-TEST(BlockDevice, CountsSectorsOf512BytesWhateverTheBlockSize) {
+TEST(BlockDevice, CapacityIsInSectorsOf512BytesAtAnyBlockSize) {
   disk::DiskInfo info = disk::make_null_disk_info(ByteCount(1 << 20));
   info.block_size = ByteCount(4096);
   info.physical_block_size = ByteCount(4096);
@@ -33,7 +33,7 @@ TEST(BlockDevice, CountsSectorsOf512BytesWhateverTheBlockSize) {
   EXPECT_EQ(config.topology.physical_block_exp, 0);
 }
 
-TEST(BlockDevice, ShowsLargerPhysicalBlocksAsTopology) {
+TEST(BlockDevice, ReportsLargerPhysicalBlocksAsTopology) {
   disk::DiskInfo info = disk::make_null_disk_info(ByteCount(1 << 20));
   info.physical_block_size = ByteCount(4096);
   const auto config = config_of(make_device(info));
@@ -41,7 +41,7 @@ TEST(BlockDevice, ShowsLargerPhysicalBlocksAsTopology) {
   EXPECT_EQ(config.topology.min_io_size, 8);
 }
 
-TEST(BlockDevice, OffersOnlyWhatTheDiskCanDo) {
+TEST(BlockDevice, OffersOnlyFeaturesOfTheDisk) {
   disk::DiskInfo info = disk::make_null_disk_info(ByteCount(1 << 20));
   info.discard.reset();
   EXPECT_EQ(make_device(info).offered_features() & vblk::kFeatureDiscard, 0u);
@@ -60,7 +60,7 @@ TEST(BlockDevice, OffersOnlyWhatTheDiskCanDo) {
   EXPECT_NE(make_device(info).offered_features() & vblk::kFeatureReadOnly, 0u);
 }
 
-TEST(BlockDevice, OnlyTheCacheByteMayBeWritten) {
+TEST(BlockDevice, OnlyTheWriteCacheByteMayBeWritten) {
   BlockDevice device = make_device();
   auto space = std::bit_cast<std::array<std::byte, sizeof(vblk::Config)>>(config_of(device));
   EXPECT_TRUE(device.write_config(0, space)) << "the same again";
@@ -76,7 +76,7 @@ TEST(BlockDevice, OnlyTheCacheByteMayBeWritten) {
   EXPECT_FALSE(device.write_config(sizeof(vblk::Config), std::span(&two, 1)));
 }
 
-TEST(BlockDevice, WritesAreStableUnlessTheDriverFlushesAndCaches) {
+TEST(BlockDevice, WritesAreStableUnlessTheDriverHasFlushAndWriteBack) {
   BlockDevice device = make_device();
   EXPECT_EQ(device.write_durability(0), disk::Durability::kStable);
   EXPECT_EQ(device.write_durability(vblk::kFeatureFlush), disk::Durability::kCached);
@@ -85,7 +85,7 @@ TEST(BlockDevice, WritesAreStableUnlessTheDriverFlushesAndCaches) {
   EXPECT_EQ(device.write_durability(vblk::kFeatureFlush), disk::Durability::kStable);
 }
 
-TEST(BlockDevice, TheIdIsPaddedAndCut) {
+TEST(BlockDevice, TheIdIsPaddedAndTruncated) {
   EXPECT_EQ(std::memcmp(make_device().id().data(), "serial\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 20), 0);
   const BlockDevice longer({.disk = disk::make_null_disk_info(ByteCount(512)),
                             .queues = 1,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What becomes of requests that the disk fails, with each way of dealing with them.
+// Requests failed by the disk, with each FailurePolicy.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 #include "guestio/blk/test/hand_made_queue.h"
 #include "guestio/disk/delay_channel.h"
 #include "guestio/disk/fault_channel.h"
-#include "guestio/disk/ram_disk.h"
+#include "guestio/disk/ram_channel.h"
 #include "testing/manual_timer.h"
 
 namespace guestio::blk {
@@ -34,7 +34,7 @@ constexpr std::byte kUnanswered{0xff};
 class BlockFailureTest : public ::testing::Test {
  protected:
   void start(OnError on_error) {
-    auto ram = *disk::RamDisk::create(ByteCount(1 << 20));
+    auto ram = *disk::RamChannel::create(ByteCount(1 << 20));
     ram_ = ram.get();
     device_.emplace(BlockDeviceOptions{.disk = ram->info(), .serial = "s"});
     auto faulty = std::make_unique<disk::FaultChannel>(
@@ -52,8 +52,7 @@ class BlockFailureTest : public ::testing::Test {
     return fault_;
   }
 
-  /// One request whose data, 4096 bytes or those of `ranges`, lies at kData. Returns the place of
-  /// its status.
+  /// One request with data at kData: 4096 bytes, or `ranges`. Returns the address of its status.
   Gpa send(RequestType type, std::uint64_t sector = 0,
            std::span<const vblk::RangeSegment> ranges = {}) {
     const Gpa header(64 * places_);
@@ -83,7 +82,7 @@ class BlockFailureTest : public ::testing::Test {
   std::optional<Fault> fault_;
   std::optional<FileOffset> only_at_;
   int attempts_ = 0;
-  disk::RamDisk* ram_ = nullptr;
+  disk::RamChannel* ram_ = nullptr;
   disk::FaultChannel* channel_ = nullptr;
   testing::ManualTimer* timer_ = nullptr;
   std::optional<BlockDevice> device_;
@@ -105,7 +104,7 @@ TEST_F(BlockFailureTest, Rule36AShortTransferIsNeverSuccess) {
   EXPECT_EQ(at(send(RequestType::kIn)), kOk);
 }
 
-TEST_F(BlockFailureTest, Rule37AFailureOfAnyKindIsReportedAndTheNextRequestServed) {
+TEST_F(BlockFailureTest, Rule37AnyFailureIsReportedAndTheNextRequestServed) {
   start(OnError::kReport);
   const std::array range = {vblk::RangeSegment{8, 8, 0}};
   for (const int error : {EIO, ENOSPC, EFBIG, EDQUOT, EROFS, ETIMEDOUT, ENODEV, ENXIO}) {
@@ -120,7 +119,7 @@ TEST_F(BlockFailureTest, Rule37AFailureOfAnyKindIsReportedAndTheNextRequestServe
   }
 }
 
-TEST_F(BlockFailureTest, ADeviceThatIsGoneFailsEverythingUntilItIsBack) {
+TEST_F(BlockFailureTest, ARemovedDeviceFailsEverythingUntilItsReinsertion) {
   start(OnError::kReport);
   channel_->remove();
   EXPECT_EQ(at(send(RequestType::kIn)), kIoError);
@@ -129,7 +128,7 @@ TEST_F(BlockFailureTest, ADeviceThatIsGoneFailsEverythingUntilItIsBack) {
   EXPECT_EQ(at(send(RequestType::kIn)), kOk);
 }
 
-TEST_F(BlockFailureTest, RetryAsksAgainEverLaterAndReportsInTheEnd) {
+TEST_F(BlockFailureTest, RetryBacksOffAndReportsInTheEnd) {
   start(OnError::kRetry);
   fault_ = kBroken;
   const Gpa status = send(RequestType::kIn);
@@ -146,7 +145,7 @@ TEST_F(BlockFailureTest, RetryAsksAgainEverLaterAndReportsInTheEnd) {
   EXPECT_EQ(timer_->durations.back(), milliseconds(1000));
 }
 
-TEST_F(BlockFailureTest, WhatADiskTakesTheSecondTimeIsASuccess) {
+TEST_F(BlockFailureTest, ASuccessfulRetryIsASuccess) {
   start(OnError::kRetry);
   fault_ = kBroken;
   const std::array<std::byte, 4096> data = {std::byte{1}, std::byte{2}};
@@ -158,7 +157,7 @@ TEST_F(BlockFailureTest, WhatADiskTakesTheSecondTimeIsASuccess) {
   EXPECT_EQ(std::memcmp(ram_->bytes().data() + 4096, data.data(), data.size()), 0);
 }
 
-TEST_F(BlockFailureTest, HoldWaitsAsLongAsItTakesAndOthersGoOn) {
+TEST_F(BlockFailureTest, HoldRetriesWithoutLimitAndServesOtherRequests) {
   start(OnError::kHold);
   fault_ = kNoSpace;
   only_at_ = FileOffset(0);
@@ -171,7 +170,7 @@ TEST_F(BlockFailureTest, HoldWaitsAsLongAsItTakesAndOthersGoOn) {
   EXPECT_EQ(at(held), kOk);
 }
 
-TEST_F(BlockFailureTest, ResumeAsksTheDiskAtOnce) {
+TEST_F(BlockFailureTest, RetryHeldRetriesAtOnce) {
   start(OnError::kHold);
   fault_ = kNoSpace;
   const Gpa first = send(RequestType::kOut, 0);
@@ -185,7 +184,7 @@ TEST_F(BlockFailureTest, ResumeAsksTheDiskAtOnce) {
   EXPECT_EQ(at(second), kOk);
 }
 
-TEST_F(BlockFailureTest, GivingUpTellsTheGuestWithoutAskingTheDisk) {
+TEST_F(BlockFailureTest, FailHeldReportsWithoutARetry) {
   start(OnError::kHold);
   fault_ = kNoSpace;
   const Gpa status = send(RequestType::kOut);
@@ -197,7 +196,7 @@ TEST_F(BlockFailureTest, GivingUpTellsTheGuestWithoutAskingTheDisk) {
   blk_->fail_held();
 }
 
-TEST_F(BlockFailureTest, AQueueThatStopsAsksOnceMoreAndWaitsForNothing) {
+TEST_F(BlockFailureTest, DrainRetriesOnceAndDoesNotWait) {
   start(OnError::kHold);
   fault_ = kNoSpace;
   const Gpa lost = send(RequestType::kOut, 0);
@@ -212,7 +211,7 @@ TEST_F(BlockFailureTest, AQueueThatStopsAsksOnceMoreAndWaitsForNothing) {
   blk_->fail_held();
 }
 
-TEST_F(BlockFailureTest, WhatIsHeldWaitsThroughAPauseAndIsTriedWhenItEnds) {
+TEST_F(BlockFailureTest, HeldRequestsAreParkedByQuiesceAndRetriedByResume) {
   start(OnError::kHold);
   fault_ = kNoSpace;
   const Gpa before = send(RequestType::kOut, 0);
@@ -228,7 +227,7 @@ TEST_F(BlockFailureTest, WhatIsHeldWaitsThroughAPauseAndIsTriedWhenItEnds) {
   EXPECT_EQ(blk_->held(), 0u);
 }
 
-TEST_F(BlockFailureTest, AQueueThatIsLeftAnswersNothingThatIsHeld) {
+TEST_F(BlockFailureTest, AnAbandonedQueueReturnsNoHeldChains) {
   start(OnError::kHold);
   fault_ = kNoSpace;
   const Gpa held = send(RequestType::kOut);
@@ -242,7 +241,7 @@ TEST_F(BlockFailureTest, AQueueThatIsLeftAnswersNothingThatIsHeld) {
   EXPECT_EQ(at(send(RequestType::kOut)), kOk) << "the next queue is served";
 }
 
-TEST_F(BlockFailureTest, WhatTheGuestIsToBlameForIsNeverHeld) {
+TEST_F(BlockFailureTest, ErrorsOfTheGuestAreNeverHeld) {
   start(OnError::kHold);
   EXPECT_EQ(at(send(RequestType::kIn, 1 << 20)), kIoError) << "past the end";
   EXPECT_EQ(at(send(RequestType{1000})), std::byte{2}) << "unknown";
@@ -252,7 +251,7 @@ TEST_F(BlockFailureTest, WhatTheGuestIsToBlameForIsNeverHeld) {
   EXPECT_EQ(at(send(RequestType::kFlush)), kIoError) << "what no attempt brings back";
 }
 
-TEST_F(BlockFailureTest, OnlyAWantOfSpaceIsHeldWhereThatIsAskedFor) {
+TEST_F(BlockFailureTest, EnospcHoldsOnlyRequestsOutOfSpace) {
   start(OnError::kEnospc);
   fault_ = kBroken;
   EXPECT_EQ(at(send(RequestType::kIn)), kIoError);
@@ -264,7 +263,7 @@ TEST_F(BlockFailureTest, OnlyAWantOfSpaceIsHeldWhereThatIsAskedFor) {
   EXPECT_EQ(at(held), kIoError) << "another failure is reported";
 }
 
-TEST_F(BlockFailureTest, OfSeveralRangesTheOneThatFailedIsAskedForAgain) {
+TEST_F(BlockFailureTest, OnlyTheFailedRangeOfSeveralIsRetried) {
   start(OnError::kHold);
   std::ranges::fill(ram_->bytes(), std::byte{0xaa});
   const std::array ranges = {vblk::RangeSegment{0, 8, 0}, vblk::RangeSegment{8, 8, 0},
@@ -282,9 +281,9 @@ TEST_F(BlockFailureTest, OfSeveralRangesTheOneThatFailedIsAskedForAgain) {
                                   [](std::byte byte) { return byte == std::byte{0}; }));
 }
 
-TEST(DelayChannel, RequestsThatWaitAreOvertaken) {
+TEST(DelayChannel, DelayedRequestsAreOvertaken) {
   testing::ManualTimer timer;
-  auto ram = *disk::RamDisk::create(ByteCount(1 << 20));
+  auto ram = *disk::RamChannel::create(ByteCount(1 << 20));
   const BlockDevice device({.disk = ram->info(), .serial = "s"});
   bool is_slow = true;
   BlockQueue blk(

@@ -9,7 +9,7 @@
 
 #include "guestio/blk/test/hand_made_queue.h"
 #include "guestio/disk/null_disk.h"
-#include "guestio/disk/ram_disk.h"
+#include "guestio/disk/ram_channel.h"
 
 namespace guestio::blk {
 namespace {
@@ -24,14 +24,14 @@ class BlockQueueTest : public ::testing::Test {
   static constexpr std::size_t kMemoryBytes = std::size_t{1} << 20;
 
   BlockQueueTest() {
-    auto disk = *disk::RamDisk::create(ByteCount(1 << 20));
+    auto disk = *disk::RamChannel::create(ByteCount(1 << 20));
     disk_ = disk.get();
     device_.emplace(BlockDeviceOptions{.disk = disk->info(), .serial = "s"});
     blk_ = std::make_unique<BlockQueue>(*device_, std::move(disk), 8);
   }
 
-  /// Cuts the readable and the writable bytes of one request anywhere and lays the pieces out in
-  /// guest memory. Returns where each writable byte lies.
+  /// Splits the readable and writable bytes of one request at random places into extents of guest
+  /// memory. Returns the address of each writable byte.
   std::vector<Gpa> add_request(const vblk::RequestHeader& header, std::span<const std::byte> out,
                                std::size_t in_bytes) {
     const auto header_bytes = std::as_bytes(std::span(&header, 1));
@@ -67,13 +67,13 @@ class BlockQueueTest : public ::testing::Test {
   std::mt19937_64 random_{5};
   std::uint64_t place_ = 0;
   mem::GuestMemory memory_ = *mem::GuestMemory::allocate(ByteCount(kMemoryBytes));
-  disk::RamDisk* disk_ = nullptr;
+  disk::RamChannel* disk_ = nullptr;
   std::optional<BlockDevice> device_;
   std::unique_ptr<BlockQueue> blk_;
   HandMadeQueue queue_{memory_};
 };
 
-TEST_F(BlockQueueTest, HeaderDataAndStatusMayBeCutAnywhere) {
+TEST_F(BlockQueueTest, HeaderDataAndStatusMayBeSplitAnywhere) {
   for (int round = 0; round < 500; ++round) {
     const std::size_t size = 512 * (1 + random_() % 8);
     const std::uint64_t sector = random_() % 1000;
@@ -94,7 +94,7 @@ TEST_F(BlockQueueTest, HeaderDataAndStatusMayBeCutAnywhere) {
   }
 }
 
-TEST_F(BlockQueueTest, RangesMayBeCutAnywhere) {
+TEST_F(BlockQueueTest, RangesMayBeSplitAnywhere) {
   std::ranges::fill(disk_->bytes(), std::byte{0xaa});
   const std::array ranges = {vblk::RangeSegment{1, 2, 0}, vblk::RangeSegment{10, 1, 1}};
   const auto places =
@@ -112,7 +112,7 @@ TEST_F(BlockQueueTest, Rule34ARangeOverTheOfferedLimitIsRefused) {
   info.discard = disk::RangeLimits{ByteCount(4096), ByteCount(512)};
   info.write_zeroes = info.discard;
   const BlockDevice device({.disk = info, .serial = "s"});
-  BlockQueue blk(device, *disk::RamDisk::create(info.size), 8);
+  BlockQueue blk(device, *disk::RamChannel::create(info.size), 8);
   for (const RequestType type : {RequestType::kDiscard, RequestType::kWriteZeroes}) {
     for (const std::uint32_t sectors : {8U, 9U}) {
       const vblk::RangeSegment range{0, sectors, 0};
@@ -123,7 +123,7 @@ TEST_F(BlockQueueTest, Rule34ARangeOverTheOfferedLimitIsRefused) {
   }
 }
 
-TEST_F(BlockQueueTest, SecureErasesAreDoneWhereTheyAreOfferedAndWhole) {
+TEST_F(BlockQueueTest, SecureErasesNeedSupportAndAlignment) {
   std::ranges::fill(disk_->bytes(), std::byte{0xaa});
   const auto erase = [&](BlockQueue& blk, vblk::RangeSegment range) {
     const auto places =
@@ -139,17 +139,17 @@ TEST_F(BlockQueueTest, SecureErasesAreDoneWhereTheyAreOfferedAndWhole) {
   disk::DiskInfo info = disk_->info();
   info.secure_erase = disk::RangeLimits{ByteCount(8192), ByteCount(4096)};
   const BlockDevice device({.disk = info, .serial = "s"});
-  BlockQueue limited(device, *disk::RamDisk::create(info.size), 8);
+  BlockQueue limited(device, *disk::RamChannel::create(info.size), 8);
   EXPECT_EQ(erase(limited, {8, 16, 0}), std::byte{0});
   EXPECT_EQ(erase(limited, {8, 24, 0}), std::byte{1}) << "more than offered";
   EXPECT_EQ(erase(limited, {4, 8, 0}), std::byte{1}) << "what is left over could be read again";
   info.secure_erase.reset();
   const BlockDevice without({.disk = info, .serial = "s"});
-  BlockQueue unable(without, *disk::RamDisk::create(info.size), 8);
+  BlockQueue unable(without, *disk::RamChannel::create(info.size), 8);
   EXPECT_EQ(erase(unable, {8, 8, 0}), std::byte{2});
 }
 
-/// A disk that knows how far it is worn.
+/// A disk with a lifetime.
 class WornDisk final : public disk::Channel {
  public:
   void start(disk::Io& io) noexcept override { io.on_done({}); }
@@ -158,7 +158,7 @@ class WornDisk final : public disk::Channel {
   }
 };
 
-TEST_F(BlockQueueTest, TheLifetimeIsToldWhereTheDiskKnowsIt) {
+TEST_F(BlockQueueTest, TheLifetimeIsReportedIfTheDiskHasOne) {
   BlockQueue blk(*device_, std::make_unique<WornDisk>(), 8);
   const auto told = add_request({RequestType::kGetLifetime, 0, 0}, {}, sizeof(vblk::Lifetime));
   const auto short_room = add_request({RequestType::kGetLifetime, 0, 0}, {}, 5);
@@ -174,7 +174,7 @@ TEST_F(BlockQueueTest, TheLifetimeIsToldWhereTheDiskKnowsIt) {
   EXPECT_EQ(byte_at(unknown.back()), std::byte{2});
 }
 
-TEST_F(BlockQueueTest, TheStatusIsWrittenForEveryFailureThatHasRoomForIt) {
+TEST_F(BlockQueueTest, EveryFailureWithAStatusByteWritesIt) {
   const auto past = add_request({RequestType::kIn, 0, 1 << 20}, {}, 512);
   // NOLINTNEXTLINE(clang-analyzer-optin.core.EnumCastOutOfRange): what a guest may send
   const auto unknown = add_request({RequestType{1000}, 0, 0}, {}, 0);
@@ -183,7 +183,7 @@ TEST_F(BlockQueueTest, TheStatusIsWrittenForEveryFailureThatHasRoomForIt) {
   EXPECT_EQ(byte_at(unknown.back()), std::byte{2});
 }
 
-TEST_F(BlockQueueTest, Rule27ARequestComesBackOnlyWithItsStatusWritten) {
+TEST_F(BlockQueueTest, Rule27AChainIsReturnedOnlyWithItsStatusWritten) {
   const Gpa outside(kMemoryBytes);
   const vblk::RequestHeader flush{RequestType::kFlush, 0, 0};
   ASSERT_TRUE(memory_.write(Gpa(0), std::as_bytes(std::span(&flush, 1))));
@@ -200,7 +200,7 @@ TEST_F(BlockQueueTest, Rule27ARequestComesBackOnlyWithItsStatusWritten) {
   EXPECT_TRUE(queue_.used.empty());
 }
 
-TEST_F(BlockQueueTest, Rule27AHeaderThatIsMissingOrOutsideMemoryLeavesTheStatusItsPlace) {
+TEST_F(BlockQueueTest, Rule27AMissingOrUnmappedHeaderStillGetsItsStatus) {
   const Gpa outside(kMemoryBytes);
   const std::vector<std::vector<HandMadeQueue::Extent>> with_status = {
       {{Gpa(64), 1, Direction::kWritable}},
@@ -234,14 +234,14 @@ TEST_F(BlockQueueTest, Rule27AMalformedChainGetsAnIoErrorInItsLastWritableByte) 
   EXPECT_EQ(blk_->write_error_status(taken), std::nullopt) << "outside memory";
 }
 
-/// What a driver gets that knows the offered limits and goes to each of them.
-TEST_F(BlockQueueTest, Rule52ADriverThatGoesToEveryOfferedLimitGetsNoError) {
+/// A driver at each of the offered limits.
+TEST_F(BlockQueueTest, Rule52ADriverAtEveryOfferedLimitGetsNoError) {
   disk::DiskInfo info = disk_->info();
   info.discard = disk::RangeLimits{ByteCount(16384), ByteCount(4096)};
   info.write_zeroes = disk::RangeLimits{ByteCount(8192), ByteCount(512)};
   info.secure_erase = disk::RangeLimits{ByteCount(65536), ByteCount(4096)};
   const BlockDevice device({.disk = info, .serial = "s"});
-  BlockQueue blk(device, *disk::RamDisk::create(info.size), 8);
+  BlockQueue blk(device, *disk::RamChannel::create(info.size), 8);
   vblk::Config config{};
   ASSERT_TRUE(device.read_config(0, std::as_writable_bytes(std::span(&config, 1))));
   struct Limits {
@@ -266,7 +266,7 @@ TEST_F(BlockQueueTest, Rule52ADriverThatGoesToEveryOfferedLimitGetsNoError) {
     blk.process(queue_);
     EXPECT_EQ(byte_at(places.back()), std::byte{0});
   }
-  // As many segments as offered, of any length, header and status beside them.
+  // As many segments as offered, of any length, besides header and status.
   const vblk::RequestHeader read{RequestType::kIn, 0, 0};
   ASSERT_TRUE(memory_.write(Gpa(0), std::as_bytes(std::span(&read, 1))));
   std::vector<HandMadeQueue::Extent> chain = {{Gpa(0), 16, Direction::kReadable}};
@@ -291,7 +291,7 @@ TEST_F(BlockQueueTest, Rule51FlushOutIsAFlushOfLegacyDriversOnly) {
   EXPECT_EQ(byte_at(legacy.back()), std::byte{0});
 }
 
-TEST_F(BlockQueueTest, Rule51SectorsAreServedToDriversThatDoNotKeepToBlocks) {
+TEST_F(BlockQueueTest, Rule51SectorsAreServedToDriversWithoutBlockSize) {
   struct Driver {
     const char* name;
     virtio::FeatureBits negotiated;
@@ -300,7 +300,7 @@ TEST_F(BlockQueueTest, Rule51SectorsAreServedToDriversThatDoNotKeepToBlocks) {
   disk::DiskInfo info = disk_->info();
   info.block_size = ByteCount(4096);
   const BlockDevice device({.disk = info, .serial = "s"});
-  BlockQueue blk(device, *disk::RamDisk::create(info.size), 8);
+  BlockQueue blk(device, *disk::RamChannel::create(info.size), 8);
   const vblk::RangeSegment range{1, 1, 0};
   for (const Driver& driver :
        {Driver{"legacy", 0, std::byte{0}},
@@ -322,14 +322,14 @@ TEST_F(BlockQueueTest, Rule51SectorsAreServedToDriversThatDoNotKeepToBlocks) {
   }
 }
 
-/// Holds what it is given until a test lets it go.
+/// Holds requests until the test completes them.
 class HoldingChannel final : public disk::Channel {
  public:
   void start(disk::Io& io) noexcept override { held.push_back(&io); }
   std::deque<disk::Io*> held;
 };
 
-TEST(BlockQueue, AFullPoolLeavesTheRingAloneUntilARequestIsBack) {
+TEST(BlockQueue, AnEmptyPoolPopsNothingUntilARequestCompletes) {
   const auto memory = *mem::GuestMemory::allocate(ByteCount(65536));
   const BlockDevice device(
       {.disk = disk::make_null_disk_info(ByteCount(1 << 20)), .queues = 1, .serial = {}});

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the device writes into guest memory is marked for a live migration: data by copy, by the
-// kernel and out of bounce memory, and the status. The way is that of guestio-blk.
+// Writes of the device to guest memory are marked for live migration: data written by copy, by the
+// kernel and from bounce memory, and the status. The setup is that of guestio-blk.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -13,7 +13,7 @@
 #include "guestio/blk/block_queue.h"
 #include "guestio/blk/test/hand_made_queue.h"
 #include "guestio/disk/file/file_disk.h"
-#include "guestio/disk/ram_disk.h"
+#include "guestio/disk/ram_channel.h"
 #include "guestio/uring/loop.h"
 #include "testing/temporary.h"
 
@@ -30,7 +30,7 @@ using virtio::Direction;
 constexpr ByteCount kDiskBytes(1 << 20);
 constexpr ByteCount kBounce(256 << 10);
 
-/// A disk and a way to wait for it.
+/// A disk with a way to wait for it.
 class Subject {
  public:
   virtual ~Subject() = default;
@@ -46,10 +46,10 @@ class RamSubject final : public Subject {
   void finish() override {}
 
  private:
-  std::unique_ptr<disk::RamDisk> disk_ = std::move(*disk::RamDisk::create(kDiskBytes));
+  std::unique_ptr<disk::RamChannel> disk_ = std::move(*disk::RamChannel::create(kDiskBytes));
 };
 
-/// Direct I/O to a file: aligned memory is the kernel's, the rest is bounced.
+/// Direct I/O to a file: the kernel writes aligned memory, the rest is bounced.
 class FileSubject final : public Subject {
  public:
   const disk::DiskInfo& info() const override { return disk_->info(); }
@@ -82,7 +82,7 @@ class DirtyLogTest : public ::testing::TestWithParam<Kind> {
     blk_ = std::make_unique<BlockQueue>(*device_, subject_->open(), 8);
   }
 
-  /// Has the device serve one request, whose header is in page 0.
+  /// Serves one request with its header in page 0.
   void serve(RequestType type, std::uint64_t sector, std::vector<HandMadeQueue::Extent> data) {
     const vblk::RequestHeader header{type, 0, sector};
     EXPECT_TRUE(plain_.write(kHeader, std::as_bytes(std::span(&header, 1))));
@@ -125,7 +125,7 @@ TEST_P(DirtyLogTest, AReadMarksEveryPageOfItsDataAndTheStatus) {
   EXPECT_THAT(marked(), ElementsAre(3, 8, 9, 0x20));
 }
 
-TEST_P(DirtyLogTest, AReadIntoMisalignedPiecesMarksThePagesTheyTouch) {
+TEST_P(DirtyLogTest, AReadIntoMisalignedSegmentsMarksTheirPages) {
   serve(RequestType::kIn, 0,
         {{Gpa(0x8ffb), 0x1007, Direction::kWritable},
          {Gpa(0x20001), 0x3fe, Direction::kWritable},
@@ -140,19 +140,19 @@ TEST_P(DirtyLogTest, AWriteMarksTheStatusOnly) {
   EXPECT_THAT(marked(), ElementsAre(3));
 }
 
-TEST_P(DirtyLogTest, TheIdAndTheStatusOfARefusalAreMarked) {
+TEST_P(DirtyLogTest, TheIdAndTheStatusOfAnErrorAreMarked) {
   serve(RequestType::kGetId, 0, {{Gpa(0x10000), 20, Direction::kWritable}});
   EXPECT_EQ(status(), 0);
   EXPECT_THAT(marked(), ElementsAre(3, 0x10));
 }
 
-TEST_P(DirtyLogTest, AReadThatIsRefusedMarksItsStatusOnly) {
+TEST_P(DirtyLogTest, ARefusedReadMarksItsStatusOnly) {
   serve(RequestType::kIn, kDiskBytes.raw(), {{Gpa(0x8000), 0x2000, Direction::kWritable}});
   EXPECT_EQ(status(), 1);
   EXPECT_THAT(marked(), ElementsAre(3));
 }
 
-TEST_P(DirtyLogTest, AReadThatFailsHalfWayMarksWhatMayHaveBeenWritten) {
+TEST_P(DirtyLogTest, AFailedReadMarksPagesThatMayBeWritten) {
   std::byte* const host = *plain_.host_range(Gpa(0), kPages * kPageSize);
   ASSERT_EQ(::mprotect(host + 0x9000, 0x1000, PROT_NONE), 0);
   serve(RequestType::kIn, 0, {{Gpa(0x8000), 0x2000, Direction::kWritable}});

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Power is lost under a running queue, again and again: what was promised is there, what was not
-// may be gone, nothing else has changed.
+// Repeated power loss under a running queue: durable data survives, cached data may be lost, and
+// nothing else changes.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -24,19 +24,19 @@ using testing::CrashDisk;
 using vblk::RequestType;
 using virtio::Direction;
 
-/// What a sector holds, in each of its words: the number of the write that it is from, or zeroes.
+/// Contents of a sector, in each of its words: the number of its write, or zero.
 using Stamp = std::uint64_t;
 
-/// What a sector may hold after the power is lost.
+/// Possible contents of a sector after a power loss.
 class SectorModel {
  public:
   void sent(std::uint64_t order, Stamp stamp) { all_.push_back({order, stamp}); }
-  /// It is in the disk's cache. A discard is a hint, behind which the old bytes may stay.
+  /// The write is in the disk's cache. A discard is a hint: the old bytes may stay.
   void done(std::uint64_t order, RequestType type) {
     if (type != RequestType::kDiscard) newest_ = order;
   }
   [[nodiscard]] std::uint64_t newest() const { return newest_; }
-  /// It is lasting: nothing older can come back.
+  /// The write is durable: nothing older can come back.
   void safe(std::uint64_t order) {
     std::erase_if(all_, [order](const Entry& entry) { return entry.order < order; });
   }
@@ -54,13 +54,13 @@ class SectorModel {
     Stamp stamp;
   };
   std::vector<Entry> all_ = {{0, 0}};
-  std::uint64_t newest_ = 0;  // of those that are done
+  std::uint64_t newest_ = 0;  // of the completed ones
 };
 
-/// How the driver keeps its data.
+/// Write-cache mode of the driver.
 enum class Safety { kFlush, kWriteThrough, kNoFlushCommand };
 
-/// A queue's way to a disk that outlives it.
+/// A channel to a disk that outlives the queue.
 class BorrowedDisk final : public disk::Channel {
  public:
   explicit BorrowedDisk(CrashDisk& disk) noexcept : disk_(disk) {}
@@ -74,8 +74,8 @@ class PowerLossTest : public ::testing::TestWithParam<Safety> {
  protected:
   static constexpr std::uint64_t kSectors = 64;
   static constexpr std::uint64_t kMaxSectors = 8;  // of one request
-  static constexpr std::size_t kPlaces = 16;       // requests at once
-  static constexpr std::uint64_t kPlaceBytes = 8192;
+  static constexpr std::size_t kSlots = 16;        // requests in flight
+  static constexpr std::uint64_t kSlotBytes = 8192;
 
   struct Request {
     RequestType type;
@@ -97,14 +97,12 @@ class PowerLossTest : public ::testing::TestWithParam<Safety> {
     if (GetParam() == Safety::kNoFlushCommand) queue_->negotiated = 0;
     sent_ = 0;
     answered_ = 0;
-    blk_ = std::make_unique<BlockQueue>(device_, std::make_unique<BorrowedDisk>(disk_), kPlaces);
+    blk_ = std::make_unique<BlockQueue>(device_, std::make_unique<BorrowedDisk>(disk_), kSlots);
   }
 
   [[nodiscard]] std::uint64_t random(std::uint64_t below) { return random_() % below; }
-  [[nodiscard]] static Gpa place_of(std::size_t index) {
-    return Gpa(index % kPlaces * kPlaceBytes);
-  }
-  /// Requests in flight share no sector: which of two comes last would be anybody's guess.
+  [[nodiscard]] static Gpa slot_of(std::size_t index) { return Gpa(index % kSlots * kSlotBytes); }
+  /// Requests in flight share no sector: the order of two writes would be undefined.
   [[nodiscard]] bool is_busy(const Request& request) const {
     return std::ranges::any_of(in_flight_, [&](const auto& entry) {
       const Request& other = entry.second;
@@ -114,7 +112,7 @@ class PowerLossTest : public ::testing::TestWithParam<Safety> {
   }
 
   void send_something() {
-    if (in_flight_.contains(sent_ - kPlaces)) return;  // its place is taken
+    if (in_flight_.contains(sent_ - kSlots)) return;  // its slot is in use
     constexpr std::array kTypes = {RequestType::kOut,     RequestType::kOut,
                                    RequestType::kOut,     RequestType::kWriteZeroes,
                                    RequestType::kDiscard, RequestType::kFlush};
@@ -136,7 +134,7 @@ class PowerLossTest : public ::testing::TestWithParam<Safety> {
     for (std::uint64_t i = 0; i < request.count; ++i) {
       sectors_[request.sector + i].sent(request.order, stamp);
     }
-    const Gpa place = place_of(sent_);
+    const Gpa place = slot_of(sent_);
     const Gpa data = place.plus_unchecked(512);
     std::vector<test::HandMadeQueue::Extent> chain = {{place, 16, Direction::kReadable}};
     const auto add_data = [&](std::span<const std::byte> bytes) {
@@ -161,7 +159,7 @@ class PowerLossTest : public ::testing::TestWithParam<Safety> {
   void take_answers() {
     for (; answered_ < queue_->used.size(); ++answered_) {
       const std::size_t head = queue_->used[answered_].head;
-      ASSERT_EQ(*memory_.load<std::byte>(place_of(head).plus_unchecked(64)), std::byte{0});
+      ASSERT_EQ(*memory_.load<std::byte>(slot_of(head).plus_unchecked(64)), std::byte{0});
       note_answer(in_flight_.extract(head).mapped());
     }
   }
@@ -193,17 +191,17 @@ class PowerLossTest : public ::testing::TestWithParam<Safety> {
   std::mt19937_64 random_{11};
   CrashDisk disk_{kSectors, 12};
   BlockDevice device_{{.disk = disk_.info(), .serial = "s"}};
-  mem::GuestMemory memory_ = *mem::GuestMemory::allocate(ByteCount(kPlaces * kPlaceBytes));
+  mem::GuestMemory memory_ = *mem::GuestMemory::allocate(ByteCount(kSlots * kSlotBytes));
   std::optional<test::HandMadeQueue> queue_;
   std::unique_ptr<BlockQueue> blk_;
   std::array<SectorModel, kSectors> sectors_;
   std::map<std::size_t, Request> in_flight_;
-  std::size_t sent_ = 0;  // since the power is on
+  std::size_t sent_ = 0;  // since power-on
   std::size_t answered_ = 0;
   std::uint64_t orders_ = 0;
 };
 
-TEST_P(PowerLossTest, Rule30And31WhatWasPromisedIsThereAndNothingElseHasChanged) {
+TEST_P(PowerLossTest, Rule30And31DurableDataSurvivesAndNothingElseChanges) {
   for (int round = 0; round < 400; ++round) {
     for (std::uint64_t steps = random(200); steps > 0; --steps) {
       if (random(2) == 0) {
@@ -219,7 +217,7 @@ TEST_P(PowerLossTest, Rule30And31WhatWasPromisedIsThereAndNothingElseHasChanged)
 
 class UnflushedTest : public PowerLossTest {};
 
-TEST_P(UnflushedTest, WhatIsNotPromisedIsLostSometimes) {
+TEST_P(UnflushedTest, CachedDataIsLostSometimes) {
   int lost = 0;
   for (int round = 0; round < 64; ++round) {
     send({.type = RequestType::kOut, .sector = 0, .count = 1, .order = orders_ + 1, .covers = {}});

@@ -6,9 +6,9 @@
 
 namespace guestio::buf {
 
-/// The limits of a file's direct I/O. The three alignments are separate because they differ in
-/// practice (commonly 512-byte memory alignment on a device of 4096-byte blocks). Each is a power
-/// of two; 1 means unaligned. Queried from the file, never assumed (disk/file/file_limits.h).
+/// What a file's direct I/O can take. The three alignments are separate numbers because they differ
+/// in practice (512-byte memory on a device of 4096-byte blocks is common). Each is a power of two;
+/// 1 means that anything goes. Asked of the file, never assumed (disk/probe/file_limits.h).
 struct DirectIoLimits {
   std::uint32_t memory_alignment = 1;                ///< of every segment's host address, bytes
   std::uint32_t length_alignment = 1;                ///< of every segment's length, bytes

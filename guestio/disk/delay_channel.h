@@ -11,13 +11,12 @@
 
 namespace guestio::disk {
 
-/// A disk that begins each request later than it was asked to: as long as somebody says, so that
-/// requests overtake one another. For trying out what stands on a disk.
+/// Delays the start of requests on a channel, so that they overtake one another.
 ///
 /// Threads: the timer's. Lifetime: as Channel; the timer outlives it.
 class DelayChannel final : public Channel {
  public:
-  /// How long this request waits; 0: not at all.
+  /// The delay of one request; 0: none.
   using Choose = std::move_only_function<std::chrono::nanoseconds(const Io& io)>;
 
   DelayChannel(std::unique_ptr<Channel> below, task::Timer& timer, Choose choose) noexcept
@@ -31,8 +30,8 @@ class DelayChannel final : public Channel {
 
  private:
   task::Task<> start_later(Io& io, std::chrono::nanoseconds delay) {
-    auto pause = timer_.sleep(delay, {});
-    co_await std::move(pause);
+    const task::StopToken never;
+    co_await timer_.sleep(delay, never);
     below_->start(io);
   }
 

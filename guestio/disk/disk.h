@@ -17,8 +17,8 @@ namespace guestio::uring {
 class Loop;
 }  // namespace guestio::uring
 
-/// The interfaces of every disk backend. A Disk holds the facts and the state that all threads
-/// share. A Channel does the I/O of one thread.
+/// The interfaces of every disk backend. A Disk holds facts and state shared by all threads. A
+/// Channel does the I/O of one thread.
 namespace guestio::disk {
 
 enum class IoKind : std::uint8_t {
@@ -92,7 +92,7 @@ struct Lifetime {
 class Io {
  public:
   IoKind kind = IoKind::kRead;
-  Durability durability = Durability::kCached;  ///< of all kinds that modify the disk
+  Durability durability = Durability::kCached;  ///< of all modifying kinds
   Unmap unmap = Unmap::kForbidden;              ///< of kWriteZeroes
   /// The same for all requests in flight: a read-modify-write of part of a block excludes writes
   /// of the whole block.
@@ -117,7 +117,7 @@ struct ChannelStatistics {
   buf::BounceCounters transfers;
   buf::BounceStatistics bounce;    ///< waits for bounce memory
   std::uint64_t direct_calls = 0;  ///< requests by a system call of the thread itself
-  std::uint64_t shortages = 0;     ///< attempts that met a resource shortage of the host
+  std::uint64_t shortages = 0;     ///< attempts with a resource shortage of the host
 };
 
 /// One thread's access to a disk. All calls and completions on that thread. Nothing is in flight
@@ -145,7 +145,7 @@ struct DiskSnapshot {
   UniqueFd io;     ///< empty for a disk without a file
   UniqueFd claim;  ///< empty while the disk is not claimed
   ByteCount size{0};
-  int flush_errno = 0;  ///< of a flush that lost data, after which none succeeds; 0: no such flush
+  int flush_errno = 0;  ///< of a flush with lost data: later flushes fail, too; 0: none
 };
 
 /// A disk of any backend.
@@ -164,8 +164,8 @@ class Disk {
   virtual ~Disk() = default;
 
   [[nodiscard]] virtual const DiskInfo& info() const noexcept = 0;
-  /// A channel for the thread that runs `loop`. `bounce_limit` is the bounce memory that the
-  /// channel adds to the disk's: half for this channel alone, half for any of them. Errors: host.
+  /// A channel for the thread of `loop`. It adds `bounce_limit` to the disk's bounce memory: half
+  /// for this channel alone, half for any of them. Errors: host.
   ///
   /// The loop is declared here and not included: a disk only passes it on to its backend, so this
   /// room and the disks without a file stay free of io_uring.
@@ -173,12 +173,12 @@ class Disk {
                                                         ByteCount bounce_limit) = 0;
 
   /// Queries the present size of the storage and takes over growth: the disk serves the new blocks
-  /// at return. A disk that shrank keeps its size. Returns the size. Errors: unsupported (fixed
-  /// size; storage that shrank), misaligned, host.
+  /// at return. Ignores a shrunken storage. Returns the size. Errors: unsupported (fixed size;
+  /// shrunken storage), misaligned, host.
   virtual Result<ByteCount> refresh_size() = 0;
 
-  /// Claims the disk, which keeps other processes from it until release(). Does nothing for
-  /// disks without claims, or with a claim of their own. Errors: busy (in use by another process),
+  /// Excludes other processes from the disk until release(). Does nothing for disks without claims,
+  /// or with a permanent one. Errors: busy (in use by another process),
   /// host.
   virtual Result<> claim() { return {}; }
   /// Flushes, then ends claim(). Requires: nothing is in flight.

@@ -9,10 +9,10 @@
 
 namespace guestio::disk {
 
-/// The front of a transfer that ends early.
-class FaultChannel::Part final : public Io {
+/// The front of a short transfer.
+class FaultChannel::ShortTransfer final : public Io {
  public:
-  Part(FaultChannel& owner, Io& whole, const Fault& fault) noexcept
+  ShortTransfer(FaultChannel& owner, Io& whole, const Fault& fault) noexcept
       : owner_(owner), whole_(whole), error_(fault.error) {
     kind = whole.kind;
     durability = whole.durability;
@@ -24,7 +24,8 @@ class FaultChannel::Part final : public Io {
   void on_done(Result<>) noexcept override {
     Io& whole = whole_;
     const Error error = error_;
-    owner_.parts_.remove_if([this](const Part& other) { return &other == this; });
+    owner_.short_transfers_.remove_if(
+        [this](const ShortTransfer& other) { return &other == this; });
     whole.on_done(fail(error));
   }
 
@@ -38,16 +39,16 @@ FaultChannel::FaultChannel(std::unique_ptr<Channel> below, Choose choose) noexce
     : below_(std::move(below)), choose_(std::move(choose)) {}
 
 FaultChannel::~FaultChannel() {
-  GUESTIO_CHECK(parts_.empty(), "no transfer in flight on a channel that ends");
+  GUESTIO_CHECK(short_transfers_.empty(), "no transfer in flight on a channel that ends");
 }
 
 void FaultChannel::start(Io& io) noexcept {
-  if (is_gone_) return io.on_done(fail(Error::host(ENODEV, "a disk that is gone")));
+  if (is_removed_) return io.on_done(fail(Error::host(ENODEV, "a disk that is gone")));
   const auto fault = choose_(io);
   if (!fault) return below_->start(io);
   const bool is_transfer = io.kind == IoKind::kRead || io.kind == IoKind::kWrite;
   if (!is_transfer || fault->moved < Sector::kSize) return io.on_done(fail(fault->error));
-  below_->start(parts_.emplace_back(*this, io, *fault));
+  below_->start(short_transfers_.emplace_back(*this, io, *fault));
 }
 
 }  // namespace guestio::disk

@@ -11,10 +11,10 @@
 
 namespace guestio::disk {
 
-/// What is to become of one request instead of its success.
+/// An injected failure of one request.
 struct Fault {
   Error error;
-  /// Bytes at the front of a read or write that the disk below moves all the same.
+  /// Bytes at the front of a read or write that the disk below still moves.
   std::uint64_t moved = 0;
 
   /// A transfer that stops after `moved` of `wanted` bytes.
@@ -23,8 +23,7 @@ struct Fault {
   }
 };
 
-/// A disk whose requests fail when somebody says so; the others go to the disk below. For trying
-/// out what stands on a disk.
+/// Injects failures into a channel; other requests go to the channel below.
 ///
 ///     FaultChannel disk(std::move(below), [&](const Io& io) -> std::optional<Fault> {
 ///       if (io.kind != IoKind::kWrite) return std::nullopt;
@@ -34,7 +33,7 @@ struct Fault {
 /// Allocates for short transfers only. Threads: one. Lifetime: as Channel.
 class FaultChannel final : public Channel {
  public:
-  /// Asked once for each request, before it starts. Nothing: no fault.
+  /// Called once for each request, before it starts. Nothing: no fault.
   using Choose = std::move_only_function<std::optional<Fault>(const Io& io)>;
 
   FaultChannel(std::unique_ptr<Channel> below, Choose choose) noexcept;
@@ -43,17 +42,17 @@ class FaultChannel final : public Channel {
   ~FaultChannel() override;
 
   void start(Io& io) noexcept override;
-  /// From now on every request fails as that of a device that was pulled out.
-  void remove() noexcept { is_gone_ = true; }
-  void reinsert() noexcept { is_gone_ = false; }
+  /// Fails all later requests, as an unplugged device does.
+  void remove() noexcept { is_removed_ = true; }
+  void reinsert() noexcept { is_removed_ = false; }
 
  private:
-  class Part;
+  class ShortTransfer;
 
   std::unique_ptr<Channel> below_;
   Choose choose_;
-  bool is_gone_ = false;
-  std::list<Part> parts_;  // in flight
+  bool is_removed_ = false;
+  std::list<ShortTransfer> short_transfers_;  // in flight
 };
 
 }  // namespace guestio::disk

@@ -32,7 +32,7 @@ Result<std::unique_ptr<Channel>> NullDisk::open_channel(uring::Loop&, ByteCount)
 }
 
 Result<ByteCount> NullDisk::refresh_size() {
-  return fail(ErrorKind::kUnsupported, "another size of a null disk");
+  return fail(ErrorKind::kUnsupported, "resize of a null disk");
 }
 
 }  // namespace guestio::disk

@@ -11,7 +11,7 @@
 
 namespace guestio::blk::test {
 
-/// A queue whose chains a test makes by hand.
+/// A queue with hand-made chains of a test.
 class HandMadeQueue final : public virtio::DeviceQueue {
  public:
   struct Extent {

@@ -5,24 +5,26 @@
 
 namespace guestio::disk {
 
-BlockGuard::~BlockGuard() { GUESTIO_CHECK(claims_.empty(), "no claim on a guard that goes away"); }
+BlockGuard::~BlockGuard() {
+  GUESTIO_CHECK(claims_.empty(), "no claim on a guard that is destroyed");
+}
 
 bool BlockGuard::claim(Claim& claim) noexcept {
   const std::lock_guard lock(mutex_);
-  claim.waits_for_ = 0;
+  claim.conflicts_ = 0;
   for (const Claim& earlier : claims_) {
-    if (earlier.conflicts_with(claim)) ++claim.waits_for_;
+    if (earlier.conflicts_with(claim)) ++claim.conflicts_;
   }
   claims_.push_back(claim);
-  return claim.waits_for_ == 0;
+  return claim.conflicts_ == 0;
 }
 
 void BlockGuard::release(Claim& claim) noexcept {
   const std::lock_guard lock(mutex_);
-  GUESTIO_CHECK(claim.waits_for_ == 0, "a granted claim");
+  GUESTIO_CHECK(claim.conflicts_ == 0, "a granted claim");
   auto later = claims_.erase(claims_.iterator_to(claim));
   for (; later != claims_.end(); ++later) {
-    if (later->conflicts_with(claim) && --later->waits_for_ == 0) later->on_granted();
+    if (later->conflicts_with(claim) && --later->conflicts_ == 0) later->on_granted();
   }
 }
 

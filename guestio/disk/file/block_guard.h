@@ -10,20 +10,20 @@
 
 namespace guestio::disk {
 
-/// Keeps writes that change only part of a block (read, modify, write) apart from every other write
-/// to the same blocks, on all threads: without it two such writes could lose each other's bytes.
-/// Whole-block writes to the same blocks do not exclude each other: their order is the guest's own
-/// affair.
+/// Excludes read-modify-write of part of a block from every other write to the same blocks, on all
+/// threads. Without it two such writes could lose each other's bytes. Writes of whole blocks do not
+/// exclude each other: their order is the guest's responsibility.
 ///
-/// Claims that conflict are granted in the order they came. Only disks whose direct I/O blocks are
-/// larger than what the guest may write use it (Granularity).
+/// Conflicting claims are granted in order of arrival. Only disks with direct I/O blocks larger
+/// than the guest's smallest write use it (Granularity).
 ///
 /// Threads: any.
 class BlockGuard {
  public:
   enum class Kind : std::uint8_t { kWholeBlocks, kPartOfBlocks };
 
-  /// A claim on a byte range of the disk. Owned by who asks; in the list from claim() to release().
+  /// A claim on a byte range of the disk. The claimer owns it; it is listed from claim() to
+  /// release().
   class Claim : public boost::intrusive::list_base_hook<> {
    public:
     Claim(FileOffset start, std::uint64_t length, Kind kind) noexcept
@@ -31,8 +31,8 @@ class BlockGuard {
     Claim(const Claim&) = delete;
     Claim& operator=(const Claim&) = delete;
 
-    /// The claim is granted. Called under the guard's lock by the thread that released the last
-    /// claim in the way, and never from inside claim(): hand it over to the claimer's thread.
+    /// Grants the claim. Called under the guard's lock, on the thread of the last conflicting
+    /// release() and never from inside claim(): pass it on to the claimer's thread.
     virtual void on_granted() noexcept = 0;
 
    protected:
@@ -48,16 +48,16 @@ class BlockGuard {
     const FileOffset start_;
     const std::uint64_t length_;
     const Kind kind_;
-    std::uint32_t waits_for_ = 0;  // earlier claims in conflict; protected by the guard's mutex
+    std::uint32_t conflicts_ = 0;  // earlier claims in conflict; protected by the guard's mutex
   };
 
   BlockGuard() = default;
   BlockGuard(const BlockGuard&) = delete;
   BlockGuard& operator=(const BlockGuard&) = delete;
-  /// Checks that nothing is claimed.
+  /// Checks that no claim is listed.
   ~BlockGuard();
 
-  /// Returns whether the claim is granted at once; otherwise on_granted() says so later.
+  /// Returns whether the claim is granted at once; if not, on_granted() follows.
   [[nodiscard]] bool claim(Claim& claim) noexcept;
   /// Requires: the claim was granted.
   void release(Claim& claim) noexcept;

@@ -26,7 +26,7 @@ TEST(BlockGuard, WholeBlockWritesDoNotExcludeEachOther) {
   guard.release(second);
 }
 
-TEST(BlockGuard, APartialWriteWaitsForWholeOnesAndTheOtherWayRound) {
+TEST(BlockGuard, PartialAndWholeBlockWritesExcludeEachOther) {
   BlockGuard guard;
   Claim whole(0, 8192, Kind::kWholeBlocks);
   Claim partial(4096, 4096, Kind::kPartOfBlocks);
@@ -42,7 +42,7 @@ TEST(BlockGuard, APartialWriteWaitsForWholeOnesAndTheOtherWayRound) {
   guard.release(later);
 }
 
-TEST(BlockGuard, NeighboursDoNotConflict) {
+TEST(BlockGuard, AdjacentClaimsDoNotConflict) {
   BlockGuard guard;
   Claim left(0, 4096, Kind::kPartOfBlocks);
   Claim right(4096, 4096, Kind::kPartOfBlocks);
@@ -52,7 +52,7 @@ TEST(BlockGuard, NeighboursDoNotConflict) {
   guard.release(right);
 }
 
-TEST(BlockGuard, AClaimWaitsForAllThatAreInItsWay) {
+TEST(BlockGuard, AClaimWaitsForAllConflictingClaims) {
   BlockGuard guard;
   Claim first(0, 4096, Kind::kPartOfBlocks);
   Claim second(4096, 4096, Kind::kPartOfBlocks);

@@ -20,9 +20,10 @@ bool are_direct_calls_faster(int fd, std::uint64_t size, std::uint64_t block) no
   auto buffer = Mapping::anonymous(kBytes);
   if (!buffer) return false;
   const iovec to{buffer->data(), kBytes};
-  const bool can_wait_elsewhere = ::preadv2(fd, &to, 1, 0, RWF_NOWAIT) >= 0 || errno != EOPNOTSUPP;
-  if (can_wait_elsewhere) return false;
-  // Spread over the file; the median, because one of them may be interrupted.
+  const bool has_nonblocking_reads =
+      ::preadv2(fd, &to, 1, 0, RWF_NOWAIT) >= 0 || errno != EOPNOTSUPP;
+  if (has_nonblocking_reads) return false;
+  // Spread over the file. The median, because a read may be interrupted.
   std::array<DirectCalls::Clock::duration, kReads> times{};
   for (std::size_t i = 0; i < kReads; ++i) {
     const std::uint64_t at = align_down((size - kBytes) / kReads * i, kBytes);
@@ -31,7 +32,7 @@ bool are_direct_calls_faster(int fd, std::uint64_t size, std::uint64_t block) no
     times[i] = DirectCalls::Clock::now() - start;
   }
   std::ranges::nth_element(times, times.begin() + kReads / 2);
-  return times[kReads / 2] <= DirectCalls::most(kBytes);
+  return times[kReads / 2] <= DirectCalls::max_duration(kBytes);
 }
 
 }  // namespace guestio::disk

@@ -6,12 +6,12 @@
 
 namespace guestio::disk {
 
-/// Whether a file is better read and written by a call of the thread itself than through the ring.
+/// Decides between a system call of the thread itself and the ring.
 ///
-/// A file without non-blocking I/O (tmpfs, some others) makes the ring hand each request to a
-/// worker thread, which costs more than the copy when the file is memory. Whether it is one is
-/// found out by measuring, first when it is opened and then by timing a call now and then: a file
-/// that turns slow (its pages were swapped out) gets the ring, and another trial later.
+/// A file without non-blocking I/O (tmpfs, for example) makes the ring pass each request to a
+/// worker thread. For a file in memory that costs more than the copy. Measurements find such files:
+/// when the file is opened, and then by timing one call in sixteen. A file that turned slow (its
+/// pages were swapped out) gets the ring, and another trial later.
 ///
 /// Threads: one; a copy each.
 class DirectCalls {
@@ -19,26 +19,26 @@ class DirectCalls {
   using Clock = std::chrono::steady_clock;
 
   DirectCalls() noexcept = default;
-  /// `pays`: what was found when the file was opened.
-  explicit DirectCalls(bool pays) noexcept : may_pay_(pays) {}
+  /// `are_faster`: the result of are_direct_calls_faster().
+  explicit DirectCalls(bool are_faster) noexcept : may_call_(are_faster) {}
 
-  /// Whether to make a call for `bytes` now. Not for many: the guest chooses how many, and whoever
-  /// shares the thread waits for the call.
-  [[nodiscard]] bool wanted(std::uint64_t bytes) noexcept {
-    if (!may_pay_ || bytes > kMaxBytes) return false;
+  /// Whether to move `bytes` by a call now. Not for large requests: the guest chooses their size,
+  /// and the thread's other disks wait for the call.
+  [[nodiscard]] bool should_call(std::uint64_t bytes) noexcept {
+    if (!may_call_ || bytes > kMaxBytes) return false;
     if (requests_to_skip_ == 0) return true;
     --requests_to_skip_;
     return false;
   }
 
-  /// Calls that are to be timed: one in sixteen.
-  [[nodiscard]] bool wants_time() noexcept { return (++calls_ & 15U) == 0; }
-  void note(Clock::duration took, std::uint64_t bytes) noexcept {
-    requests_to_skip_ = took > 4 * most(bytes) ? kSkipped : 0;
+  /// True for one call in sixteen.
+  [[nodiscard]] bool should_time() noexcept { return (++calls_ & 15U) == 0; }
+  void record(Clock::duration took, std::uint64_t bytes) noexcept {
+    requests_to_skip_ = took > 4 * max_duration(bytes) ? kSkipped : 0;
   }
 
-  /// What a call on memory takes at most: some microseconds and the copy at 2 GB/s.
-  [[nodiscard]] static std::chrono::nanoseconds most(std::uint64_t bytes) noexcept {
+  /// The longest call on memory: 5 µs, and the copy at 2 GB/s.
+  [[nodiscard]] static std::chrono::nanoseconds max_duration(std::uint64_t bytes) noexcept {
     return std::chrono::microseconds(5) + std::chrono::nanoseconds(bytes / 2);
   }
 
@@ -46,13 +46,13 @@ class DirectCalls {
   static constexpr std::uint32_t kSkipped = 4096;
   static constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 20;
 
-  bool may_pay_ = false;
+  bool may_call_ = false;
   std::uint32_t calls_ = 0;
   std::uint32_t requests_to_skip_ = 0;
 };
 
-/// Asks an open file. Only a file that refuses non-blocking reads is timed, with reads.
-/// `block`: what its reads must be a multiple of and aligned to.
+/// Probes an open file. Times reads, but only of a file without non-blocking reads.
+/// `block`: alignment of its reads.
 [[nodiscard]] bool are_direct_calls_faster(int fd, std::uint64_t size,
                                            std::uint64_t block) noexcept;
 

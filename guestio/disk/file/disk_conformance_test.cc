@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "guestio/disk/file/file_disk.h"
-#include "guestio/disk/ram_disk.h"
+#include "guestio/disk/ram_channel.h"
 #include "guestio/mem/recover.h"
 #include "testing/temporary.h"
 
@@ -26,10 +26,10 @@ class RamSubject final : public DiskSubject {
   void run_until(const std::function<bool()>& is_done) override { ASSERT_TRUE(is_done()); }
 
  private:
-  std::unique_ptr<RamDisk> disk_ = std::move(*RamDisk::create(ByteCount(kDiskBytes)));
+  std::unique_ptr<RamChannel> disk_ = std::move(*RamChannel::create(ByteCount(kDiskBytes)));
 };
 
-/// A FileDisk with a loop of its own.
+/// A FileDisk with its own loop.
 class FileSubject : public DiskSubject {
  public:
   FileSubject(const std::string& path, Caching caching, ByteCount bounce_limit,
@@ -55,13 +55,13 @@ class FileSubject : public DiskSubject {
 constexpr ByteCount kMuchBounce(std::uint64_t{8} << 20);
 constexpr ByteCount kLittleBounce(std::uint64_t{64} << 10);
 
-/// A file in a folder of its own.
-struct ImageFile {
+/// A file in its own folder.
+struct TemporaryImage {
   testing::TemporaryDirectory folder;
   std::string path = folder.make_image("disk.img", kDiskBytes);
 };
 
-class ImageSubject final : ImageFile, public FileSubject {
+class ImageSubject final : TemporaryImage, public FileSubject {
  public:
   ImageSubject(Caching caching, ByteCount bounce, BounceReads placement = BounceReads::kNever)
       : FileSubject(path, caching, bounce, placement) {}
@@ -78,7 +78,7 @@ class MemorySubject final : InMemory, public FileSubject {
 };
 
 struct OnLoop {
-  ImageFile image;
+  TemporaryImage image;
   testing::LoopDevice device{image.path, 4096};
 };
 
@@ -90,7 +90,7 @@ class LoopSubject final : Owner, public FileSubject {
  public:
   explicit LoopSubject(std::unique_ptr<OnLoop> on)
       : Owner{std::move(on)}, FileSubject(loop->device.path(), Caching::kDirect, kLittleBounce) {}
-  /// Asked of the very device: the next one may be somebody else's by then.
+  /// Queried from this device: another process may own the next one.
   static std::unique_ptr<DiskSubject> make() {
     auto on = std::make_unique<OnLoop>();
     if (on->device.path().empty()) return nullptr;
@@ -118,7 +118,7 @@ struct ZramOwner {
   std::unique_ptr<OnZram> zram;
 };
 
-/// Storage that moves wrong bytes of memory that does not begin at a page.
+/// Storage that corrupts transfers to memory inside a page.
 class ZramSubject final : ZramOwner, public FileSubject {
  public:
   explicit ZramSubject(std::unique_ptr<OnZram> on)
@@ -145,14 +145,14 @@ INSTANTIATE_TEST_SUITE_P(
                  [] { return std::make_unique<ImageSubject>(Caching::kDirect, kLittleBounce); }},
         DiskKind{"BufferedFile",
                  [] { return std::make_unique<ImageSubject>(Caching::kBuffered, kMuchBounce); }},
-        DiskKind{"BufferedFileOfPlacedReads",
+        DiskKind{"BufferedFileOfBounceReads",
                  [] {
                    return std::make_unique<ImageSubject>(Caching::kBuffered, kLittleBounce,
                                                          BounceReads::kAlways);
                  }},
         DiskKind{"FileInMemory",
                  [] { return std::make_unique<MemorySubject>(BounceReads::kNever); }},
-        DiskKind{"FileInMemoryOfPlacedReads",
+        DiskKind{"FileInMemoryOfBounceReads",
                  [] { return std::make_unique<MemorySubject>(BounceReads::kAlways); }},
         DiskKind{"LoopDeviceOfLargeBlocks", &LoopSubject::make},
         DiskKind{"Zram", &ZramSubject::make}, DiskKind{"FileOnZram", &ZramSubject::make_file}),

@@ -19,7 +19,7 @@ bool is_shortage(std::int32_t result) noexcept {
 
 bool is_unsupported(std::int32_t result) noexcept {
   switch (-result) {
-    case EBUSY:  // pages of a block device's cache are in use, or somebody has claimed it
+    case EBUSY:  // cached pages of a block device are in use, or it is claimed
     case EINVAL:
     case ENODEV:
     case ENOSYS:

@@ -17,7 +17,7 @@ TEST(ErrnoClass, Rule49AShortageOfTheHostIsNoFailureOfTheDisk) {
   }
 }
 
-TEST(ErrnoClass, Rule50WhatSaysThatItCannotIsToldFromWhatFails) {
+TEST(ErrnoClass, Rule50UnsupportedOperationsDifferFromFailedOnes) {
   for (const int error : {EOPNOTSUPP, EBUSY, EINVAL, ENOSYS, ENODEV, EPERM}) {
     EXPECT_TRUE(is_unsupported(-error)) << error;
   }
@@ -26,7 +26,7 @@ TEST(ErrnoClass, Rule50WhatSaysThatItCannotIsToldFromWhatFails) {
   }
 }
 
-TEST(ErrnoClass, Rule30WhatEndsAStableWriteIsAReportOfLostPagesUnlessItNeverBegan) {
+TEST(ErrnoClass, Rule30AFailedStableWriteReportsLostPagesUnlessItNeverBegan) {
   for (const int error : {EIO, ENOSPC, EDQUOT, EFBIG, EAGAIN, EBUSY, EINTR, ENOMEM}) {
     EXPECT_TRUE(may_report_data_loss(-error)) << error;
   }

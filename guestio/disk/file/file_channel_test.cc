@@ -46,17 +46,17 @@ class FileChannelTest : public ::testing::Test {
   std::unique_ptr<Channel> channel_;
 };
 
-TEST_F(FileChannelTest, FlushesOfOneMomentAreOneOrTwo) {
+TEST_F(FileChannelTest, ConcurrentFlushesAreCoalescedToTwo) {
   std::deque<CountedIo> flushes(64);
   const auto before = operations();
   for (CountedIo& flush : flushes) start_flush(flush);
   loop_->run_until_idle();
   for (const CountedIo& flush : flushes) EXPECT_EQ(flush.times_done, 1);
-  // The first cannot know of the others; all others share the second.
+  // The first starts before the others arrive; the others share the second.
   EXPECT_EQ(operations() - before, 2U);
 }
 
-TEST_F(FileChannelTest, AFlushThatIsAskedForWhileOneIsOnItsWayIsNotAnsweredByIt) {
+TEST_F(FileChannelTest, AFlushInFlightDoesNotCoverALaterFlush) {
   CountedIo first;
   CountedIo second;
   const auto before = operations();
@@ -70,7 +70,7 @@ TEST_F(FileChannelTest, AFlushThatIsAskedForWhileOneIsOnItsWayIsNotAnsweredByIt)
   EXPECT_EQ(operations() - before, 2U);
 }
 
-TEST_F(FileChannelTest, FlushesOneAfterTheOtherAreOneEach) {
+TEST_F(FileChannelTest, SequentialFlushesAreNotCoalesced) {
   CountedIo first;
   CountedIo second;
   const auto before = operations();

@@ -4,85 +4,85 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
+#include "guestio/base/align.h"
 #include "guestio/base/log.h"
-#include "guestio/disk/file/direct_calls.h"
 #include "guestio/disk/file/file_channel.h"
-#include "guestio/disk/file/image_format.h"
-#include "guestio/disk/file/lifetime.h"
-#include "guestio/disk/file/polled_file.h"
+#include "guestio/disk/file/image_file.h"
+#include "guestio/disk/file/image_lock.h"
+#include "guestio/disk/probe/file_limits.h"
+#include "guestio/disk/probe/image_format.h"
 
 namespace guestio::disk {
 
 namespace {
 
-/// Opening a FIFO or a device of another kind could block or do harm: look first.
-Result<mode_t> ask_kind(const std::string& path) {
+/// Before open(), which may block or do harm on a FIFO or another kind of device.
+Result<mode_t> query_kind(const std::string& path) {
   struct stat status{};
   if (::stat(path.c_str(), &status) != 0) return fail_host("open the image");
   if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) {
-    return fail(ErrorKind::kUnsupported, S_ISDIR(status.st_mode)
-                                             ? "a directory as an image"
-                                             : "what is neither a file nor a block device");
+    return fail(ErrorKind::kUnsupported,
+                S_ISDIR(status.st_mode) ? "an image that is a directory"
+                                        : "an image that is neither a file nor a block device");
   }
   return status.st_mode;
 }
 
-/// The image's two descriptors, the first of which may come later. Claims hang on one that no ring
-/// ever sees: a ring that dies with its process lets go of its files some time later, and a
-/// successor must not find the image busy.
+/// The two descriptors of ImageFile.
 struct OpenImage {
   UniqueFd claim;
   UniqueFd io;
 };
 
-int access_flags(ImageAccess use) noexcept {
-  return O_CLOEXEC | (use == ImageAccess::kReadWrite ? O_RDWR : O_RDONLY);
+int access_flags(ImageAccess access) noexcept {
+  return O_CLOEXEC | (access == ImageAccess::kReadWrite ? O_RDWR : O_RDONLY);
 }
 
-/// The same file, whatever a path names by now.
+/// Names the open file even after a rename.
 std::string path_of(const UniqueFd& fd) { return fmt::format("/proc/self/fd/{}", fd.get()); }
 
-Result<UniqueFd> open_claim(const std::string& path, ImageAccess use, const std::string& name) {
-  const auto mode = ask_kind(path);
+Result<UniqueFd> open_claim(const std::string& path, ImageAccess access, const std::string& name) {
+  const auto mode = query_kind(path);
   if (!mode) return fail(mode.error());
-  int flags = access_flags(use);
-  // On a block device O_EXCL keeps mounted and otherwise claimed devices from being written to.
-  if (S_ISBLK(*mode) && use == ImageAccess::kReadWrite) flags |= O_EXCL;
+  int flags = access_flags(access);
+  // On a block device O_EXCL excludes mounted and otherwise claimed devices.
+  if (S_ISBLK(*mode) && access == ImageAccess::kReadWrite) flags |= O_EXCL;
   UniqueFd fd(::open(path.c_str(), flags));
   if (!fd && errno == EBUSY) return fail(ErrorKind::kBusy, "open the device");
   if (!fd) return fail_host("open the image");
-  if (auto locked = lock_image(fd.get(), use, name); !locked) return fail(locked.error());
+  if (auto locked = lock_image(fd.get(), access, name); !locked) return fail(locked.error());
   return fd;
 }
 
-Result<UniqueFd> open_unclaimed(const std::string& path, ImageAccess use) {
-  if (const auto mode = ask_kind(path); !mode) return fail(mode.error());
-  UniqueFd fd(::open(path.c_str(), access_flags(use)));
+Result<UniqueFd> open_unclaimed(const std::string& path, ImageAccess access) {
+  if (const auto mode = query_kind(path); !mode) return fail(mode.error());
+  UniqueFd fd(::open(path.c_str(), access_flags(access)));
   if (!fd) return fail_host("open the image");
   return fd;
 }
 
 Result<OpenImage> open_image(const FileDiskOptions& options) {
   auto first = options.claim_mode == ClaimMode::kWhileOpen
-                   ? open_claim(options.path, options.use, options.subject())
-                   : open_unclaimed(options.path, options.use);
+                   ? open_claim(options.path, options.access, options.subject())
+                   : open_unclaimed(options.path, options.access);
   if (!first) return fail(first.error());
-  int flags = access_flags(options.use);
+  int flags = access_flags(options.access);
   if (options.caching == Caching::kDirect) flags |= O_DIRECT;
   UniqueFd io(::open(path_of(*first).c_str(), flags));
   if (options.claim_mode == ClaimMode::kWhileInUse) first->reset();
   if (io) return OpenImage{std::move(*first), std::move(io)};
   if (errno == EINVAL && options.caching == Caching::kDirect) {
-    return fail(ErrorKind::kUnsupported, "direct I/O on this file (--buffered goes without)");
+    return fail(ErrorKind::kUnsupported, "direct I/O on this file (use --buffered)");
   }
   return fail_host("open the image");
 }
 
-/// Whether two descriptors are of one file.
 bool is_same_file(const UniqueFd& a, const UniqueFd& b) noexcept {
   struct stat first{};
   struct stat second{};
@@ -91,21 +91,21 @@ bool is_same_file(const UniqueFd& a, const UniqueFd& b) noexcept {
          first.st_rdev == second.st_rdev;
 }
 
-/// Ok when another process' files are what `options` would have opened.
-Result<> check_snapshot(const FileDiskOptions& options, const DiskSnapshot& state) {
-  const auto mode = ask_kind(path_of(state.io));
+/// Whether the files of another process are those that `options` would open.
+Result<> check_snapshot(const FileDiskOptions& options, const DiskSnapshot& snapshot) {
+  const auto mode = query_kind(path_of(snapshot.io));
   if (!mode) return fail(mode.error());
-  const int flags = ::fcntl(state.io.get(), F_GETFL);
-  if (flags < 0) return fail_host("ask how the image is open");
+  const int flags = ::fcntl(snapshot.io.get(), F_GETFL);
+  if (flags < 0) return fail_host("query the open flags of the image");
   const bool is_direct = (flags & O_DIRECT) != 0;
   if (is_direct != (options.caching == Caching::kDirect) ||
-      (flags & O_ACCMODE) != (access_flags(options.use) & O_ACCMODE)) {
-    return fail(ErrorKind::kInvalidArgument, "how the image is open",
+      (flags & O_ACCMODE) != (access_flags(options.access) & O_ACCMODE)) {
+    return fail(ErrorKind::kInvalidArgument, "open flags of the image",
                 static_cast<std::uint64_t>(flags));
   }
-  if (state.claim ? !is_same_file(state.claim, state.io)
-                  : options.claim_mode == ClaimMode::kWhileOpen) {
-    return fail(ErrorKind::kInvalidArgument, "the claim to the image");
+  if (snapshot.claim ? !is_same_file(snapshot.claim, snapshot.io)
+                     : options.claim_mode == ClaimMode::kWhileOpen) {
+    return fail(ErrorKind::kInvalidArgument, "claim of another file");
   }
   return {};
 }
@@ -113,22 +113,22 @@ Result<> check_snapshot(const FileDiskOptions& options, const DiskSnapshot& stat
 Result<DiskInfo> describe(int fd, const FileFacts& facts, const FileDiskOptions& options) {
   if (auto checked = check_block_size(options.block_size); !checked) return fail(checked.error());
   const std::uint64_t block = options.block_size.raw();
-  // The last blocks of direct I/O must not reach behind the end: a write would make the file grow.
+  // A direct write of a last block past the end would extend the file.
   const std::uint64_t direct_block = facts.direct.block();
   if (direct_block > Sector::kSize && !is_aligned(facts.size.raw(), direct_block)) {
-    return fail(ErrorKind::kMisaligned, "the image's size for direct I/O (--buffered goes without)",
+    return fail(ErrorKind::kMisaligned, "the image's size for direct I/O (use --buffered)",
                 facts.size.raw(), direct_block);
   }
   DiskInfo info;
   info.size = ByteCount(align_down(facts.size.raw(), block));
   if (info.size != facts.size) {
-    log::warning("{}: the image's last {} bytes are no whole block of {}: hidden from the guest",
+    log::warning("{}: partial last block hidden from the guest ({} bytes, block size {})",
                  options.subject(), facts.size.raw() - info.size.raw(), block);
   }
   info.block_size = options.block_size;
   info.physical_block_size =
       ByteCount(std::max({block, facts.physical_block_size.raw(), direct_block}));
-  info.is_read_only = options.use == ImageAccess::kRead;
+  info.is_read_only = options.access == ImageAccess::kReadOnly;
   if (!info.is_read_only) {
     const RangeSupport support = probe_range_operations(fd, facts);
     info.discard = support.discard;
@@ -138,49 +138,19 @@ Result<DiskInfo> describe(int fd, const FileFacts& facts, const FileDiskOptions&
   return info;
 }
 
-/// Only a file that takes any memory may have its bytes copied by the kernel.
-bool choose_placement(int fd, const FileFacts& facts, const FileDiskOptions& options,
-                      bool is_memory) {
-  if (options.bounce_reads != BounceReads::kMeasured) {
-    return options.bounce_reads == BounceReads::kAlways;
-  }
-  const bool may_be_copied = is_memory || options.caching == Caching::kBuffered;
-  return may_be_copied && facts.direct.memory_alignment == 1 &&
-         are_misaligned_reads_slow(fd, facts.size.raw());
-}
-
-Completion choose_completion(int fd, const FileFacts& facts, const FileDiskOptions& options) {
-  if (options.completion == Completion::kInterrupt) return Completion::kInterrupt;
-  const Result<> able =
-      options.caching == Caching::kDirect
-          ? check_polled_reads(fd, facts.size.raw(), facts.direct.block())
-          : fail(ErrorKind::kUnsupported, "polling with --buffered, which asks no device");
-  if (able) return Completion::kPolled;
-  log::warning("{}: --iopoll is left out, completions come by interrupt: {}", options.subject(),
-               able.error().to_string());
-  return Completion::kInterrupt;
-}
-
 }  // namespace
 
-FileDisk::FileDisk(UniqueFd claim, UniqueFd io, const FileFacts& facts, const DiskInfo& info,
-                   const FileDiskOptions& options) noexcept
-    : name_(options.subject()),
-      claim_mode_(options.claim_mode),
-      claim_(std::move(claim)),
-      fd_(std::move(io)),
-      facts_(facts),
-      info_(info),
-      calls_pay_(are_direct_calls_faster(fd_.get(), facts.size.raw(), facts.direct.block())),
-      bounces_reads_(choose_placement(fd_.get(), facts, options, calls_pay_)),
-      completion_(choose_completion(fd_.get(), facts, options)),
-      bounce_registration_(options.bounce_registration),
-      caching_(options.caching),
-      lifetime_(find_lifetime(fd_.get())) {
-  info_.has_lifetime = lifetime_.has_value();
-  if (calls_pay_)
-    log::debug("{}: the image is memory: it is read and written without the ring", name_);
-  if (bounces_reads_) log::debug("{}: reads to memory off by less than 16 bytes are copied", name_);
+FileDisk::FileDisk(ClaimMode claim_mode, std::unique_ptr<ImageFile> image,
+                   const DiskInfo& info) noexcept
+    : claim_mode_(claim_mode), image_(std::move(image)), info_(info) {}
+
+FileDisk::~FileDisk() = default;
+
+std::unique_ptr<FileDisk> FileDisk::make(UniqueFd claim, UniqueFd io, const FileFacts& facts,
+                                         DiskInfo info, const FileDiskOptions& options) {
+  auto image = std::make_unique<ImageFile>(std::move(claim), std::move(io), facts, options);
+  info.has_lifetime = image->lifetime_folder().has_value();
+  return std::unique_ptr<FileDisk>(new FileDisk(options.claim_mode, std::move(image), info));
 }
 
 Result<std::unique_ptr<FileDisk>> FileDisk::open(const FileDiskOptions& options) {
@@ -199,8 +169,7 @@ Result<std::unique_ptr<FileDisk>> FileDisk::open(const FileDiskOptions& options)
     return fail(ErrorKind::kInvalidArgument, "an image of less than one block, size in bytes",
                 size->raw());
   }
-  return std::unique_ptr<FileDisk>(
-      new FileDisk(std::move(image->claim), std::move(image->io), *facts, *info, options));
+  return make(std::move(image->claim), std::move(image->io), *facts, *info, options);
 }
 
 Result<std::unique_ptr<FileDisk>> FileDisk::take_over(const FileDiskOptions& options,
@@ -208,91 +177,61 @@ Result<std::unique_ptr<FileDisk>> FileDisk::take_over(const FileDiskOptions& opt
   if (auto checked = check_snapshot(options, snapshot); !checked) return fail(checked.error());
   auto facts = probe_file(snapshot.io.get());
   if (!facts) return fail(facts.error());
-  // The guest was told of this size. A file that has changed since is refresh_size()'s concern.
+  // The guest knows this size. refresh_size() finds a file that changed since.
   facts->size = snapshot.size;
   const auto info = describe(snapshot.io.get(), *facts, options);
   if (!info) return fail(info.error());
   if (info->size != snapshot.size) {
     return fail(ErrorKind::kInvalidArgument, "the image's size", snapshot.size.raw());
   }
-  std::unique_ptr<FileDisk> self(
-      new FileDisk(std::move(snapshot.claim), std::move(snapshot.io), *facts, *info, options));
-  self->flush_errno_ = snapshot.flush_errno;
+  auto self = make(std::move(snapshot.claim), std::move(snapshot.io), *facts, *info, options);
+  self->image_->set_flush_errno(snapshot.flush_errno);
   return self;
 }
 
 Result<DiskSnapshot> FileDisk::snapshot() const {
-  auto io = duplicate_fd(fd_);
+  auto io = duplicate_fd(image_->io());
   if (!io) return fail(io.error());
-  auto claim = duplicate_fd(claim_);
+  auto claim = duplicate_fd(image_->claim());
   if (!claim) return fail(claim.error());
-  return DiskSnapshot{std::move(*io), std::move(*claim), info_.size, flush_errno_};
+  return DiskSnapshot{std::move(*io), std::move(*claim), info_.size, image_->flush_errno()};
 }
 
 Result<> FileDisk::restore(DiskSnapshot latest) {
   if (claim_mode_ == ClaimMode::kWhileInUse) {
-    if (latest.claim && !is_same_file(latest.claim, fd_)) {
-      return fail(ErrorKind::kInvalidArgument, "the claim to the image");
+    if (latest.claim && !is_same_file(latest.claim, image_->io())) {
+      return fail(ErrorKind::kInvalidArgument, "claim of another file");
     }
-    claim_ = std::move(latest.claim);
+    image_->set_claim(std::move(latest.claim));
   }
-  flush_errno_ = latest.flush_errno;
+  image_->set_flush_errno(latest.flush_errno);
   return {};
 }
 
 Result<> FileDisk::claim() {
-  if (claim_mode_ == ClaimMode::kWhileOpen || claim_) return {};
-  auto claimed = open_claim(
-      path_of(fd_), info_.is_read_only ? ImageAccess::kRead : ImageAccess::kReadWrite, name_);
+  if (claim_mode_ == ClaimMode::kWhileOpen || image_->claim()) return {};
+  const auto access = info_.is_read_only ? ImageAccess::kReadOnly : ImageAccess::kReadWrite;
+  auto claimed = open_claim(path_of(image_->io()), access, image_->name());
   if (!claimed) return fail(claimed.error());
-  claim_ = std::move(*claimed);
+  image_->set_claim(std::move(*claimed));
   return {};
 }
 
 void FileDisk::release() noexcept {
-  if (claim_mode_ == ClaimMode::kWhileOpen || !claim_) return;
-  const int result = info_.is_read_only ? 0 : ::fdatasync(fd_.get());
-  if (auto flushed = check_flush(result == 0 ? 0 : -errno); !flushed) {
-    log::error("{}: the image is given to others before all is on the disk: {}", name_,
-               flushed.error().to_string());
+  if (claim_mode_ == ClaimMode::kWhileOpen || !image_->claim()) return;
+  // The next owner cannot flush this host's page cache.
+  const int result = info_.is_read_only ? 0 : ::fdatasync(image_->io().get());
+  if (auto flushed = image_->check_flush(result == 0 ? 0 : -errno); !flushed) {
+    log::error("{}: flush failed at the release of the image to other processes: {}",
+               image_->name(), flushed.error().to_string());
   }
-  claim_.reset();
-}
-
-Result<> FileDisk::check_flush(std::int32_t result) noexcept {
-  constexpr const char* kWhat = "flush the image";
-  if (caching_ == Caching::kDirect) {
-    if (result < 0) return fail(Error::host(-result, kWhat));
-    return {};
-  }
-  int expected = 0;
-  if (result < 0 && flush_errno_.compare_exchange_strong(expected, -result)) {
-    log::error("{}: data may be lost, no flush succeeds until the image is opened anew: {}", name_,
-               Error::host(-result, kWhat).to_string());
-  }
-  const int flush_errno = flush_errno_.load();
-  if (flush_errno == 0) return {};
-  return fail(Error{ErrorKind::kDataLost, flush_errno, kWhat, 0, 0});
-}
-
-std::int32_t FileDisk::flush_by_call() const noexcept {
-  const UniqueFd& fd = is_cached() && claim_ ? claim_ : fd_;
-  return ::fdatasync(fd.get()) == 0 ? 0 : -errno;
-}
-
-void FileDisk::report_shortage(int error_number) noexcept {
-  log::rate_limited_warning(
-      shortage_log_,
-      "{}: the host is short of memory or threads: {}; I/O is tried again, then done by the "
-      "queue's own thread, which delays the thread's other disks: raise the process's limits "
-      "(RLIMIT_NPROC, pids.max) or free memory",
-      name_, Error::host(error_number, "io_uring").to_string());
+  image_->set_claim(UniqueFd());
 }
 
 Result<ByteCount> FileDisk::refresh_size() {
-  const auto present = query_size(fd_.get());
+  const auto present = query_size(image_->io().get());
   if (!present) return fail(present.error());
-  const std::uint64_t direct_block = facts_.direct.block();
+  const std::uint64_t direct_block = limits().block();
   if (direct_block > Sector::kSize && !is_aligned(present->raw(), direct_block)) {
     return fail(ErrorKind::kMisaligned, "the image's size for direct I/O", present->raw(),
                 direct_block);
@@ -305,10 +244,12 @@ Result<ByteCount> FileDisk::refresh_size() {
   return size;
 }
 
+Completion FileDisk::completion() const noexcept { return image_->completion(); }
+
+const buf::DirectIoLimits& FileDisk::limits() const noexcept { return image_->limits(); }
+
 Result<std::unique_ptr<Channel>> FileDisk::open_channel(uring::Loop& loop, ByteCount bounce_limit) {
-  auto channel = FileChannel::create(*this, loop, bounce_limit);
-  if (!channel) return fail(channel.error());
-  return std::unique_ptr<Channel>(std::move(*channel));
+  return FileChannel::create(*image_, info_, loop, bounce_limit);
 }
 
 }  // namespace guestio::disk

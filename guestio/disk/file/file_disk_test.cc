@@ -17,7 +17,7 @@ class FileDiskTest : public ::testing::Test {
   testing::TemporaryDirectory folder_;
 };
 
-TEST_F(FileDiskTest, TellsWhatTheFileIs) {
+TEST_F(FileDiskTest, ReportsTheFactsOfTheFile) {
   const auto disk = open(folder_.make_image("disk.img", 1 << 20));
   ASSERT_TRUE(disk.has_value()) << disk.error().to_string();
   EXPECT_EQ((*disk)->info().size, ByteCount(1 << 20));
@@ -25,22 +25,22 @@ TEST_F(FileDiskTest, TellsWhatTheFileIs) {
   EXPECT_TRUE((*disk)->info().write_zeroes.has_value());
 }
 
-TEST_F(FileDiskTest, ReadOnlyOffersNothingThatChangesIt) {
-  const auto disk =
-      FileDisk::open({.path = folder_.make_image("disk.img", 1 << 20), .use = ImageAccess::kRead});
+TEST_F(FileDiskTest, AReadOnlyDiskOffersNoModifyingOperations) {
+  const auto disk = FileDisk::open(
+      {.path = folder_.make_image("disk.img", 1 << 20), .access = ImageAccess::kReadOnly});
   ASSERT_TRUE(disk.has_value());
   EXPECT_TRUE((*disk)->info().is_read_only);
   EXPECT_FALSE((*disk)->info().discard.has_value());
   EXPECT_FALSE((*disk)->info().write_zeroes.has_value());
 }
 
-TEST_F(FileDiskTest, RefusesWhatIsNoImage) {
+TEST_F(FileDiskTest, RefusesAnythingButFilesAndBlockDevices) {
   EXPECT_EQ(open(folder_.file("missing")).error().host_errno, ENOENT);
   EXPECT_EQ(open(folder_.path()).error().kind, ErrorKind::kUnsupported);
   EXPECT_EQ(open("/dev/null").error().kind, ErrorKind::kUnsupported);
 }
 
-TEST_F(FileDiskTest, ASecondOpeningIsBusyUntilTheFirstIsGone) {
+TEST_F(FileDiskTest, ASecondOpenIsBusyUntilTheFirstIsClosed) {
   const std::string path = folder_.make_image("disk.img", 1 << 20);
   auto first = open(path);
   ASSERT_TRUE(first.has_value());
@@ -49,14 +49,14 @@ TEST_F(FileDiskTest, ASecondOpeningIsBusyUntilTheFirstIsGone) {
   EXPECT_TRUE(open(path).has_value());
 }
 
-TEST_F(FileDiskTest, AFileInMemoryTakesAnyAlignment) {
+TEST_F(FileDiskTest, AFileInMemoryAcceptsAnyAlignment) {
   const testing::MemoryFile file(1 << 20);
   const auto disk = open(file.path());
   ASSERT_TRUE(disk.has_value()) << disk.error().to_string();
   EXPECT_EQ((*disk)->limits().memory_alignment, 1u);
 }
 
-TEST_F(FileDiskTest, ALoopDeviceOfLargeBlocksTellsThem) {
+TEST_F(FileDiskTest, ALoopDeviceReportsItsLargeBlocks) {
   const testing::LoopDevice device(folder_.make_image("disk.img", 1 << 20), 4096);
   if (device.path().empty()) GTEST_SKIP() << "no loop devices without root";
   const auto disk = open(device.path());
@@ -67,28 +67,28 @@ TEST_F(FileDiskTest, ALoopDeviceOfLargeBlocksTellsThem) {
   EXPECT_TRUE((*disk)->info().discard.has_value());
 }
 
-TEST_F(FileDiskTest, ASizeThatIsNoWholeSectorHidesTheRestAndKeepsIt) {
+TEST_F(FileDiskTest, APartialLastSectorIsHiddenAndKept) {
   const auto disk = open(folder_.make_image("disk.img", 4096 + 100));
   ASSERT_TRUE(disk.has_value());
   EXPECT_EQ((*disk)->info().size, ByteCount(4096));
 }
 
-TEST_F(FileDiskTest, AnImageClaimedOnRequestIsOthersMeanwhile) {
+TEST_F(FileDiskTest, AnImageClaimedWhileInUseIsFreeForOthersOtherwise) {
   const std::string path = folder_.make_image("disk.img", 1 << 20);
   const FileDiskOptions options{.path = path, .claim_mode = ClaimMode::kWhileInUse};
   const auto source = FileDisk::open(options);
   const auto destination = FileDisk::open(options);
   ASSERT_TRUE(source.has_value() && destination.has_value());
   ASSERT_TRUE((*source)->claim());
-  ASSERT_TRUE((*source)->claim()) << "twice is once";
+  ASSERT_TRUE((*source)->claim()) << "idempotent";
   EXPECT_EQ((*destination)->claim().error().kind, ErrorKind::kBusy);
-  EXPECT_EQ(FileDisk::open({.path = path}).error().kind, ErrorKind::kBusy) << "nor for good";
+  EXPECT_EQ(FileDisk::open({.path = path}).error().kind, ErrorKind::kBusy) << "nor while open";
   (*source)->release();
   EXPECT_TRUE((*destination)->claim());
   EXPECT_EQ((*source)->claim().error().kind, ErrorKind::kBusy);
 }
 
-TEST_F(FileDiskTest, BlockSizesThatAreNoneAreRefused) {
+TEST_F(FileDiskTest, InvalidBlockSizesAreRefused) {
   const std::string path = folder_.make_image("disk.img", 1 << 20);
   for (const std::uint64_t size : {0U, 100U, 513U, 8192U}) {
     EXPECT_EQ(FileDisk::open({.path = path, .block_size = ByteCount(size)}).error().kind,
@@ -96,7 +96,7 @@ TEST_F(FileDiskTest, BlockSizesThatAreNoneAreRefused) {
   }
 }
 
-TEST_F(FileDiskTest, ProbingChangesNothing) {
+TEST_F(FileDiskTest, ProbingModifiesNothing) {
   const std::string path = folder_.make_image("disk.img", 1 << 20);
   ASSERT_TRUE(open(path).has_value());
   struct ::stat status{};

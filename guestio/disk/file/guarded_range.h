@@ -8,12 +8,12 @@
 
 namespace guestio::disk {
 
-/// A claim of a coroutine on a byte range of the disk, released when it goes away:
+/// A coroutine's claim on a byte range of the disk; the destructor releases it:
 ///
 ///     GuardedRange guarded(guard, loop, offset, length, kind);
 ///     co_await guarded.claim();
 ///
-/// Threads: its loop's, on which the coroutine goes on; the guard may be used by others.
+/// Threads: its loop's, which resumes the coroutine; other threads may use the guard.
 class GuardedRange final : private BlockGuard::Claim {
  public:
   GuardedRange(BlockGuard& guard, uring::Loop& loop, FileOffset start, std::uint64_t length,
@@ -37,7 +37,7 @@ class GuardedRange final : private BlockGuard::Claim {
    private:
     GuardedRange& range_;
   };
-  /// Goes on once nobody else holds a claim that excludes this one. Once.
+  /// Waits for conflicting claims. Once.
   [[nodiscard]] Awaiter claim() noexcept { return Awaiter(*this); }
 
  private:

@@ -17,10 +17,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::milliseconds kLongestDying(1000);
-constexpr std::chrono::microseconds kGlance(500);
+constexpr std::chrono::milliseconds kMaxWait(1000);  // for a killed process
+constexpr std::chrono::microseconds kPollInterval(500);
 
-// The bytes of an image that stand for permissions, as QEMU's file driver lays them out.
+// Permission bytes of an image, in the layout of QEMU's file driver.
 constexpr off_t kUsedBase = 100;
 constexpr off_t kUnsharedBase = 200;
 constexpr off_t kConsistentRead = 0;
@@ -36,7 +36,7 @@ struct flock make_lock(short type, off_t byte) noexcept {
   return lock;
 }
 
-bool means_no_locks(int error_number) noexcept {
+bool has_no_lock_support(int error_number) noexcept {
   return error_number == EINVAL || error_number == ENOLCK || error_number == EOPNOTSUPP ||
          error_number == ENOSYS;
 }
@@ -48,30 +48,30 @@ Result<> hold(int fd, off_t byte) {
   return fail_host("lock the image");
 }
 
-/// Whether another open file description holds `byte`.
+/// Whether no other open file description holds `byte`.
 Result<> check_free(int fd, off_t byte) {
   struct flock lock = make_lock(F_WRLCK, byte);
-  if (::fcntl(fd, F_OFD_GETLK, &lock) != 0) return fail_host("look at the image's locks");
+  if (::fcntl(fd, F_OFD_GETLK, &lock) != 0) return fail_host("query the image's locks");
   if (lock.l_type != F_UNLCK) return fail(ErrorKind::kBusy, "image in use by another process");
   return {};
 }
 
-Result<> claim(int fd, ImageAccess use) {
+Result<> claim(int fd, ImageAccess access) {
   static constexpr std::array kReader = {kConsistentRead};
   static constexpr std::array kWriter = {kConsistentRead, kWrite};
-  static constexpr std::array kNotForOthers = {kWrite, kResize};
+  static constexpr std::array kDenied = {kWrite, kResize};
   const std::span<const off_t> used =
-      use == ImageAccess::kReadWrite ? std::span<const off_t>(kWriter) : kReader;
+      access == ImageAccess::kReadWrite ? std::span<const off_t>(kWriter) : kReader;
   for (const off_t permission : used) {
     if (auto held = hold(fd, kUsedBase + permission); !held) return held;
   }
-  for (const off_t permission : kNotForOthers) {
+  for (const off_t permission : kDenied) {
     if (auto held = hold(fd, kUnsharedBase + permission); !held) return held;
   }
   for (const off_t permission : used) {
     if (auto free = check_free(fd, kUnsharedBase + permission); !free) return free;
   }
-  for (const off_t permission : kNotForOthers) {
+  for (const off_t permission : kDenied) {
     if (auto free = check_free(fd, kUsedBase + permission); !free) return free;
   }
   return {};
@@ -79,18 +79,17 @@ Result<> claim(int fd, ImageAccess use) {
 
 }  // namespace
 
-Result<> lock_image(int fd, ImageAccess use, std::string_view name) {
-  const auto deadline = Clock::now() + kLongestDying;
-  auto claimed = claim(fd, use);
+Result<> lock_image(int fd, ImageAccess access, std::string_view name) {
+  const auto deadline = Clock::now() + kMaxWait;
+  auto claimed = claim(fd, access);
   while (!claimed && claimed.error().kind == ErrorKind::kBusy && Clock::now() < deadline) {
-    std::this_thread::sleep_for(kGlance);
-    claimed = claim(fd, use);
+    std::this_thread::sleep_for(kPollInterval);
+    claimed = claim(fd, access);
   }
-  if (!claimed && means_no_locks(claimed.error().host_errno)) {
+  if (!claimed && has_no_lock_support(claimed.error().host_errno)) {
     log::warning(
-        "{}: the image's file system has no locks: {}; nothing keeps another process from "
-        "writing to it",
-        name, claimed.error().to_string());
+        "{}: no locks on the image's file system: {}; other processes can write to the image", name,
+        claimed.error().to_string());
     return {};
   }
   return claimed;

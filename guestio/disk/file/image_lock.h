@@ -4,18 +4,20 @@
 #include <string_view>
 
 #include "guestio/base/error.h"
+#include "guestio/disk/file/file_disk_options.h"
 
 namespace guestio::disk {
 
-enum class ImageAccess { kRead, kReadWrite };
-
-/// Claims an open image for as long as `fd` stays open, with the byte locks that QEMU uses
-/// (open-file-description locks at byte 100 + what one does, byte 200 + what one does not let
-/// others do), so that a second guestio-blk, a QEMU or a qemu-img does not write to it at the same
-/// time. Readers share. A process that was killed holds its locks until the last of its requests
-/// has left the kernel, so that no write of its own can come later than one of ours: that is waited
-/// for, a second at most. Errors: busy. A file system without locks is no error: it is logged.
-/// `name` is the subject of that line.
-Result<> lock_image(int fd, ImageAccess use, std::string_view name = "disk");
+/// Locks an open image until `fd` is closed, so that a second guestio-blk, a QEMU or a qemu-img
+/// does not write to it at the same time. Readers share.
+///
+/// The locks are QEMU's byte locks (open-file-description locks): byte 100 + permission for what
+/// the owner does, byte 200 + permission for what it denies to others. A killed process holds its
+/// locks until its last request has left the kernel, so none of its writes can follow one of ours;
+/// this waits for it, at most one second.
+///
+/// `name` is the subject of the log line about a file system without locks, which is no error.
+/// Errors: busy, host.
+Result<> lock_image(int fd, ImageAccess access, std::string_view name = "disk");
 
 }  // namespace guestio::disk

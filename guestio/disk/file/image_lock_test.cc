@@ -25,20 +25,20 @@ TEST_F(ImageLockTest, ASecondWriterIsRefused) {
   EXPECT_EQ(refused.error().kind, ErrorKind::kBusy);
 }
 
-TEST_F(ImageLockTest, ReadersShareButKeepWritersOut) {
+TEST_F(ImageLockTest, ReadersShareAndExcludeWriters) {
   const UniqueFd first = open();
   const UniqueFd second = open();
   const UniqueFd writer = open();
-  EXPECT_TRUE(lock_image(first.get(), ImageAccess::kRead));
-  EXPECT_TRUE(lock_image(second.get(), ImageAccess::kRead));
+  EXPECT_TRUE(lock_image(first.get(), ImageAccess::kReadOnly));
+  EXPECT_TRUE(lock_image(second.get(), ImageAccess::kReadOnly));
   EXPECT_FALSE(lock_image(writer.get(), ImageAccess::kReadWrite));
 }
 
-TEST_F(ImageLockTest, AWriterKeepsReadersOut) {
+TEST_F(ImageLockTest, AWriterExcludesReaders) {
   const UniqueFd writer = open();
   const UniqueFd reader = open();
   EXPECT_TRUE(lock_image(writer.get(), ImageAccess::kReadWrite));
-  EXPECT_FALSE(lock_image(reader.get(), ImageAccess::kRead));
+  EXPECT_FALSE(lock_image(reader.get(), ImageAccess::kReadOnly));
 }
 
 TEST_F(ImageLockTest, AClosedImageIsFree) {

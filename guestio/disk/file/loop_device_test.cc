@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A FileDisk on a loop device, which counts the flushes that reach it, can become smaller, and in
-// the page cache has dirty pages.
+// A FileDisk on a loop device: it counts its flushes, can shrink, and has dirty pages in the page
+// cache.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/loop.h>
@@ -27,7 +27,7 @@ namespace guestio::disk {
 namespace {
 
 constexpr std::uint64_t kLoopBytes = std::uint64_t{4} << 20;
-constexpr unsigned kLargeBlocks = 4096;  // part of one is what a guest may write
+constexpr unsigned kLargeBlocks = 4096;  // a guest may write part of one
 constexpr std::size_t kGuestBytes = std::size_t{1} << 20;
 
 class LoopDeviceTest : public ::testing::Test {
@@ -60,7 +60,7 @@ class LoopDeviceTest : public ::testing::Test {
     EXPECT_TRUE(memory_.read(Gpa(at), bytes));
     return bytes;
   }
-  /// One request; of those with data, with that at `at` in guest memory.
+  /// One request; its data, if any, is at `at` in guest memory.
   Result<> perform(IoKind kind, std::uint64_t offset, std::uint64_t length, std::uint64_t at = 0,
                    Durability durability = Durability::kCached) {
     test::NotedIo io;
@@ -80,7 +80,7 @@ class LoopDeviceTest : public ::testing::Test {
     loop_->run_until_idle();
     return io.result;
   }
-  /// How many flushes have reached the device.
+  /// Flushes of the device so far.
   std::uint64_t flushes() const {
     constexpr int kFlushField = 15;  // Documentation/block/stat.rst
     struct stat status{};
@@ -92,7 +92,7 @@ class LoopDeviceTest : public ::testing::Test {
     EXPECT_TRUE(counts.good());
     return count;
   }
-  /// The device ends at `bytes` now, whatever the disk was told.
+  /// Shrinks the device to `bytes` without notice to the disk.
   void shrink(std::uint64_t bytes) {
     ASSERT_EQ(::truncate(image_.c_str(), static_cast<off_t>(bytes)), 0);
     const UniqueFd device(::open(device_->path().c_str(), O_RDONLY | O_CLOEXEC));
@@ -108,26 +108,26 @@ class LoopDeviceTest : public ::testing::Test {
   std::unique_ptr<Channel> channel_;
 };
 
-TEST_F(LoopDeviceTest, Rule36AReadThatEndsEarlyShowsNothingOfOtherRequests) {
+TEST_F(LoopDeviceTest, Rule36AShortReadShowsNoBytesOfOtherRequests) {
   open(Caching::kDirect);
   fill(std::byte{0x66});
   ASSERT_TRUE(perform(IoKind::kWrite, 0, 65536, 1)) << "leaves its bytes in bounce memory";
   constexpr std::uint64_t kEnd = 1 << 20;
   shrink(kEnd);
   fill(std::byte{0x11});
-  // A block is all that comes. The window begins inside it, so it is less than the window.
+  // Only one block arrives. The window begins inside it, so it does not fill the window.
   const auto read = perform(IoKind::kRead, kEnd - 4096 + 512, 4096);
   ASSERT_FALSE(read);
   EXPECT_EQ(read.error().kind, ErrorKind::kShortTransfer);
   const auto seen = guest_bytes(0, 4096);
   EXPECT_EQ(std::ranges::count(seen, std::byte{0x66}), 0) << "bytes of the write before";
-  // One that needs no more than what comes is served.
+  // A request within the arriving bytes is served.
   ASSERT_TRUE(perform(IoKind::kRead, kEnd - 4096 + 512, 3584));
   EXPECT_EQ(guest_bytes(0, 3584), std::vector<std::byte>(3584));
   EXPECT_EQ(guest_bytes(3584, 512), std::vector<std::byte>(512, std::byte{0x11}));
 }
 
-TEST_F(LoopDeviceTest, Rule31AStableWriteHasReachedTheDeviceWhicheverWayItTakes) {
+TEST_F(LoopDeviceTest, Rule31AStableWriteHasReachedTheDeviceOnEitherPath) {
   const auto flushes_of = [&](std::uint64_t length, std::uint64_t at, Durability durability) {
     const auto before = flushes();
     EXPECT_TRUE(perform(IoKind::kWrite, 8192, length, at, durability));
@@ -139,7 +139,7 @@ TEST_F(LoopDeviceTest, Rule31AStableWriteHasReachedTheDeviceWhicheverWayItTakes)
     std::uint64_t length;
     std::uint64_t at;
   };
-  // A write of a guest that cannot write part of a block takes the short way as it lies.
+  // Writes of whole blocks take the fast path.
   for (const Way& way : {Way{"as it lies", 512, 4096, 4096}, Way{"bounced", 512, 4096, 1},
                          Way{"whole blocks beside others", kLargeBlocks, 4096, 4096},
                          Way{"part of a block", kLargeBlocks, 512, 4096}}) {
@@ -149,7 +149,7 @@ TEST_F(LoopDeviceTest, Rule31AStableWriteHasReachedTheDeviceWhicheverWayItTakes)
   }
 }
 
-TEST_F(LoopDeviceTest, Rule31ZeroesAndDiscardsOfWriteThroughHaveReachedTheDevice) {
+TEST_F(LoopDeviceTest, Rule31StableWriteZeroesAndDiscardsHaveReachedTheDevice) {
   open(Caching::kDirect);
   for (const IoKind kind : {IoKind::kWriteZeroes, IoKind::kDiscard}) {
     const auto before = flushes();
@@ -158,7 +158,7 @@ TEST_F(LoopDeviceTest, Rule31ZeroesAndDiscardsOfWriteThroughHaveReachedTheDevice
   }
 }
 
-TEST_F(LoopDeviceTest, Rule30WhatAStableWriteThroughTheCacheLostIsNeverCalledSafeAfterwards) {
+TEST_F(LoopDeviceTest, Rule30NoFlushSucceedsAfterAStableWriteLostData) {
   const testing::TmpfsMount small(folder_.file("small"), kGuestBytes);
   if (small.path().empty()) GTEST_SKIP() << "this machine lets nobody mount";
   const std::string storage = small.path() + "/storage";
@@ -171,7 +171,7 @@ TEST_F(LoopDeviceTest, Rule30WhatAStableWriteThroughTheCacheLostIsNeverCalledSaf
     unsigned block_size;
     std::uint64_t length;
   };
-  // Zeroes that are less than a block of the device are written, but not the short way.
+  // Zeroes in a partial block of the device are written, on the slow path.
   for (const Way& way : {Way{"a write", IoKind::kWrite, 512, 65536},
                          Way{"zeroes", IoKind::kWriteZeroes, kLargeBlocks, 512}}) {
     channel_.reset();
@@ -185,7 +185,7 @@ TEST_F(LoopDeviceTest, Rule30WhatAStableWriteThroughTheCacheLostIsNeverCalledSaf
     const auto lost = perform(way.kind, 0, way.length, 0, Durability::kStable);
     ASSERT_FALSE(lost) << way.name;
     EXPECT_EQ(lost.error().kind, ErrorKind::kDataLost) << way.name;
-    // Now the kernel would say yes to all of these.
+    // The kernel would let all of these succeed now.
     ASSERT_EQ(::ftruncate(filler.get(), 0), 0);
     EXPECT_FALSE(perform(IoKind::kFlush, 0, 0)) << way.name;
     EXPECT_FALSE(perform(way.kind, 0, way.length, 0, Durability::kStable)) << way.name;
@@ -195,11 +195,11 @@ TEST_F(LoopDeviceTest, Rule30WhatAStableWriteThroughTheCacheLostIsNeverCalledSaf
   }
 }
 
-TEST_F(LoopDeviceTest, Rule50ZeroesAreWrittenAndADiscardSucceedsWhereTheCacheIsInUse) {
+TEST_F(LoopDeviceTest, Rule50ZeroesAreWrittenAndADiscardSucceedsWhileTheCacheIsInUse) {
   open(Caching::kBuffered);
   fill(std::byte{7});
   for (const auto durability : {Durability::kCached, Durability::kStable}) {
-    // Dirty pages are what the kernel answers EBUSY for.
+    // Dirty pages make the kernel return EBUSY.
     ASSERT_TRUE(perform(IoKind::kWrite, 0, kGuestBytes));
     ASSERT_TRUE(perform(IoKind::kDiscard, 0, 65536, 0, durability));
     ASSERT_TRUE(perform(IoKind::kWrite, 0, kGuestBytes));

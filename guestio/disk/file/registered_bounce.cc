@@ -10,12 +10,12 @@ namespace guestio::disk {
 
 namespace {
 
-void tell_once(const std::string& name, const Error& refusal) noexcept {
-  static std::atomic<bool> was_told{false};
-  // Relaxed: the flag guards nothing but the line.
-  if (was_told.exchange(true, std::memory_order_relaxed)) return;
+void warn_once(const std::string& name, const Error& refusal) noexcept {
+  static std::atomic<bool> is_logged{false};
+  // Relaxed: the flag orders nothing else.
+  if (is_logged.exchange(true, std::memory_order_relaxed)) return;
   log::warning(
-      "{}: bounce memory stays unregistered, which only costs time: {}; {}, or choose "
+      "{}: bounce memory stays unregistered, which costs only time: {}; {}, or choose "
       "--fixed-buffers off",
       name, refusal.to_string(), uring::memlock_limit_hint());
 }
@@ -26,7 +26,7 @@ void RegisteredBounce::add(const buf::TrackedBounceBuffer& buffer) noexcept {
   auto added = fixed_.add(account_.keep_slab(buffer));
   if (added) return slabs_.push_back(std::move(*added));
   may_register_ = false;
-  tell_once(name_, added.error());
+  warn_once(name_, added.error());
 }
 
 }  // namespace guestio::disk

@@ -1,33 +1,25 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "guestio/buf/bounce_account.h"
+#include "guestio/disk/file/file_disk_options.h"
 #include "guestio/uring/registered_buffers.h"
 
-/// Bounce memory that is registered with a thread's ring.
 namespace guestio::disk {
 
-/// Whether bounce memory is registered. It is ours, and nobody but us can take its pages away: safe
-/// for any guest.
-enum class BounceRegistration : std::uint8_t {
-  kPlain,
-  kIfUnlimited,  ///< where it takes nothing from others (uring::is_memlock_unlimited())
-  kRegistered,   ///< as far as the kernel allows
-};
-
-/// One channel's registrations of the slabs that its bounce buffers come from. A slab costs memory
-/// that counts against the memory-lock limit, so it is registered when it is first used and not
-/// before. After a refusal no more is asked for: what is registered by then stays so, the rest is
-/// plain, and one line in the log of the process says what can be done.
+/// Registrations of one channel's bounce slabs with its thread's ring.
 ///
-/// Threads: the ring's. Lifetime: goes before the account, the ring and the name do.
+/// A slab counts against the memory-lock limit, so it is registered at its first use and not
+/// before. After a refusal, registered slabs stay registered and the others stay plain; one log
+/// line of the process names the remedy.
+///
+/// Threads: the ring's. Lifetime: destroyed before the account, the ring and the name.
 class RegisteredBounce {
  public:
-  /// `name`: of the disk, the subject of that line.
+  /// `name`: of the disk, the subject of the log line.
   RegisteredBounce(uring::RegisteredBuffers& fixed, buf::BounceAccount& account,
                    BounceRegistration kind, const std::string& name) noexcept
       : name_(name),
@@ -37,7 +29,8 @@ class RegisteredBounce {
                       (kind == BounceRegistration::kIfUnlimited && uring::is_memlock_unlimited())) {
   }
 
-  /// Sees to it that `buffer` is registered, if it can be. Requires: it has bytes.
+  /// Registers the slab of `buffer`, unless it is registered or was refused. Requires: a
+  /// non-empty buffer.
   void cover(const buf::TrackedBounceBuffer& buffer) noexcept {
     if (may_register_ && !fixed_.find(buffer.bytes().data(), buffer.size())) add(buffer);
   }

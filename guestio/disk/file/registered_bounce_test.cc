@@ -28,14 +28,14 @@ class RegisteredBounceTest : public ::testing::Test {
               static_cast<ssize_t>(kBounceBytes));
     make(BounceRegistration::kRegistered, kPieces);
   }
-  void make(BounceRegistration kind, unsigned pieces) {
+  void make(BounceRegistration kind, unsigned buffers) {
     channel_.reset();
     disk_.reset();
-    loop_ = uring::Loop::create({.ring = {}, .buffer_slots = pieces}).value();
+    loop_ = uring::Loop::create({.ring = {}, .buffer_slots = buffers}).value();
     disk_ = FileDisk::open({.path = path_, .bounce_registration = kind}).value();
     channel_ = disk_->open_channel(*loop_, ByteCount(kBounceBytes)).value();
   }
-  /// Data that no direct I/O takes as it lies.
+  /// Data misaligned for any direct I/O.
   void move(IoKind kind) {
     const std::array extents = {mem::AddressRange::from_start_and_length(Gpa(4097), 8192).value()};
     const auto access =
@@ -61,7 +61,7 @@ class RegisteredBounceTest : public ::testing::Test {
   std::unique_ptr<Channel> channel_;
 };
 
-TEST_F(RegisteredBounceTest, ASlabIsRegisteredWhenItIsFirstUsedAndNotBefore) {
+TEST_F(RegisteredBounceTest, ASlabIsRegisteredAtItsFirstUse) {
   EXPECT_EQ(statistics().buffers, 0U);
   move(IoKind::kRead);
   EXPECT_EQ(guest_byte(), kOnDisk);
@@ -71,7 +71,7 @@ TEST_F(RegisteredBounceTest, ASlabIsRegisteredWhenItIsFirstUsedAndNotBefore) {
   EXPECT_EQ(statistics().operations, 2U) << "each transfer names it";
 }
 
-TEST_F(RegisteredBounceTest, WhatWasWrittenThroughARegisteredSlabIsReadBack) {
+TEST_F(RegisteredBounceTest, WritesThroughARegisteredSlabAreReadBack) {
   *memory_.host_range(Gpa(8192), 1).value() = std::byte{0x77};
   move(IoKind::kWrite);
   *memory_.host_range(Gpa(8192), 1).value() = std::byte{0};
@@ -80,14 +80,14 @@ TEST_F(RegisteredBounceTest, WhatWasWrittenThroughARegisteredSlabIsReadBack) {
   EXPECT_EQ(statistics().operations, 2U);
 }
 
-TEST_F(RegisteredBounceTest, RegistrationsGoWithTheChannel) {
+TEST_F(RegisteredBounceTest, RegistrationsEndWithTheChannel) {
   move(IoKind::kRead);
   channel_.reset();
   EXPECT_EQ(statistics().buffers, 0U);
   EXPECT_EQ(statistics().registered_bytes, 0U);
 }
 
-TEST_F(RegisteredBounceTest, NothingIsRegisteredThatShallNotBe) {
+TEST_F(RegisteredBounceTest, PlainBounceMemoryIsNotRegistered) {
   make(BounceRegistration::kPlain, kPieces);
   move(IoKind::kRead);
   EXPECT_EQ(guest_byte(), kOnDisk);
@@ -95,14 +95,14 @@ TEST_F(RegisteredBounceTest, NothingIsRegisteredThatShallNotBe) {
   EXPECT_EQ(statistics().refusals, 0U);
 }
 
-TEST_F(RegisteredBounceTest, NothingIsTakenFromALimitThatOthersShareUnlessAskedFor) {
+TEST_F(RegisteredBounceTest, ASharedLimitIsUsedOnlyOnRequest) {
   make(BounceRegistration::kIfUnlimited, kPieces);
   move(IoKind::kRead);
   EXPECT_EQ(guest_byte(), kOnDisk);
   EXPECT_EQ(statistics().buffers, uring::is_memlock_unlimited() ? 1U : 0U);
 }
 
-TEST_F(RegisteredBounceTest, ARefusalIsCountedOnceAndTheBytesArriveAllTheSame) {
+TEST_F(RegisteredBounceTest, ARefusalIsCountedOnceAndTransfersSucceed) {
   make(BounceRegistration::kRegistered, 0);
   move(IoKind::kRead);
   move(IoKind::kRead);

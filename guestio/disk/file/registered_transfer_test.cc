@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Transfers to and from memory that is registered with the loop's ring. That an operation names its
-// registered piece shows in memory that is truncated and grown again: it still means the pages of
-// before, and a plain one those of now.
+// Transfers to and from memory registered with the loop's ring. Memory that is truncated and
+// extended tells registered operations from plain ones: the former use the old pages, the latter
+// the new ones.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -34,7 +34,7 @@ class RegisteredTransferTest : public ::testing::Test {
   }
   std::span<std::byte> host() const { return {memory_.host_range(Gpa(0), kBytes).value(), kBytes}; }
   auto register_memory() { return loop_->registered_buffers().add(host()).value(); }
-  /// All pages become others, of zeroes.
+  /// Replaces all pages by zeroed ones.
   void replace_pages() {
     ASSERT_EQ(::ftruncate(file_.fd(), 0), 0);
     ASSERT_EQ(::ftruncate(file_.fd(), static_cast<off_t>(kBytes)), 0);
@@ -62,7 +62,7 @@ class RegisteredTransferTest : public ::testing::Test {
   mem::GuestMemory memory_;
 };
 
-TEST_F(RegisteredTransferTest, OneSegmentInAPieceGoesToTheRegisteredPages) {
+TEST_F(RegisteredTransferTest, OneSegmentInARegionGoesToTheRegisteredPages) {
   const auto registration = register_memory();
   const std::array extents = {range(0, 4096)};
   ASSERT_TRUE(read(extents));
@@ -72,7 +72,7 @@ TEST_F(RegisteredTransferTest, OneSegmentInAPieceGoesToTheRegisteredPages) {
   EXPECT_EQ(host()[0], std::byte{0});
 }
 
-TEST_F(RegisteredTransferTest, ListsGoToTheRegisteredPagesWhereTheKernelHasThem) {
+TEST_F(RegisteredTransferTest, ListsGoToTheRegisteredPagesIfTheKernelSupportsThem) {
   const auto registration = register_memory();
   replace_pages();
   const std::array extents = {range(65536, 4096), range(0, 4096)};
@@ -81,7 +81,7 @@ TEST_F(RegisteredTransferTest, ListsGoToTheRegisteredPagesWhereTheKernelHasThem)
             loop_->registered_buffers().supports_vectored_fixed() ? std::byte{0} : kContent);
 }
 
-TEST_F(RegisteredTransferTest, MemoryThatIsNotRegisteredIsTakenAsItIs) {
+TEST_F(RegisteredTransferTest, UnregisteredMemoryUsesPlainOperations) {
   auto registration = register_memory();
   replace_pages();
   registration = {};
@@ -91,7 +91,7 @@ TEST_F(RegisteredTransferTest, MemoryThatIsNotRegisteredIsTakenAsItIs) {
   EXPECT_EQ(host()[8192], kContent);
 }
 
-TEST_F(RegisteredTransferTest, SegmentsInTwoPiecesGoWithoutTheTable) {
+TEST_F(RegisteredTransferTest, SegmentsInTwoRegionsUsePlainOperations) {
   const auto low = loop_->registered_buffers().add(host().first(kBytes / 2)).value();
   const auto high = loop_->registered_buffers().add(host().subspan(kBytes / 2)).value();
   replace_pages();

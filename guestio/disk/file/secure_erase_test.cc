@@ -9,12 +9,12 @@
 #include <vector>
 
 #include "guestio/base/unique_fd.h"
+#include "guestio/disk/probe/file_limits.h"
 #include "guestio/task/scope.h"
 #include "guestio/uring/run_task.h"
 #include "testing/temporary.h"
 
-// No device that can erase is at hand here: what the kernel is asked, and what it answers, is a
-// function of the test's.
+// Devices with secure erase are rare: a function of the test replaces the system call.
 namespace guestio::disk {
 namespace {
 
@@ -35,7 +35,7 @@ std::int32_t note(int, std::uint64_t offset, std::uint64_t length) noexcept {
   return offset == 0 ? 0 : -static_cast<std::int32_t>(offset);
 }
 
-TEST(SecureErase, AsksOneAtATimeAndSaysWhatCameOfEach) {
+TEST(SecureErase, RunsOneAtATimeAndReturnsEachResult) {
   auto loop = std::move(*uring::Loop::create({}));
   Shortages shortages;
   SecureErase erasing(*loop, -1, shortages, &note);
@@ -65,7 +65,7 @@ std::int32_t run_short(int, std::uint64_t, std::uint64_t) noexcept {
   return shortages_left-- > 0 ? -EAGAIN : 0;
 }
 
-TEST(SecureErase, Rule49AShortageIsWaitedOutAndAtLastDoneWithout) {
+TEST(SecureErase, Rule49AShortageIsWaitedOutAndThenCalledDirectly) {
   auto loop = std::move(*uring::Loop::create({}));
   Shortages shortages;
   SecureErase erasing(*loop, -1, shortages, &run_short);
@@ -82,7 +82,7 @@ TEST(SecureErase, Rule49AShortageIsWaitedOutAndAtLastDoneWithout) {
   }
 }
 
-TEST(SecureErase, IsNotOfferedByWhatCannotDoIt) {
+TEST(SecureErase, IsNotOfferedWithoutSupport) {
   testing::TemporaryDirectory folder;
   const UniqueFd file(::open(folder.make_image("disk.img", 1 << 20).c_str(), O_RDWR | O_CLOEXEC));
   EXPECT_FALSE(can_secure_erase(file.get()));

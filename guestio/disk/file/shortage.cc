@@ -5,7 +5,7 @@
 
 namespace guestio::disk {
 
-bool ShortageRetry::note(Clock::time_point now) noexcept {
+bool ShortageRetry::count_shortage(Clock::time_point now) noexcept {
   ++shortages_.met;
   if (++attempts_ >= kRingAttempts + kCalls) return false;
   if (attempts_ == kRingAttempts) {
@@ -13,7 +13,7 @@ bool ShortageRetry::note(Clock::time_point now) noexcept {
   } else if (attempts_ < kRingAttempts && now < shortages_.lasts_until) {
     attempts_ = kRingAttempts;
   }
-  // The first call needs no pause: it is not for want of the same.
+  // No pause before the first call: it needs other resources than the ring.
   constexpr auto kFirstPause = std::chrono::milliseconds(1);
   pause_ = attempts_ == kRingAttempts
                ? std::chrono::milliseconds(0)

@@ -6,29 +6,30 @@
 
 #include "guestio/base/counter.h"
 
-/// What is done about a shortage of the host (errno_class.h), which no guest must take for a
-/// failure of its disk.
+/// Retries after a resource shortage of the host (errno_class.h). To the guest it is no failure of
+/// its disk.
 ///
-/// An operation that meets one is tried again by the ring, after pauses of 1, 2 and 4 ms. Then the
-/// thread makes the call itself: that needs neither a thread nor memory of the ring's, but the
-/// thread's other disks wait for it, so it is the last resort. A call that meets a shortage too is
-/// made again, after pauses of up to a quarter of a second, for about half a minute; after that the
-/// shortage is the operation's result, so that nothing waits without end.
+/// 1. The ring tries again, after pauses of 1, 2 and 4 ms.
+/// 2. Then the thread makes the call itself: that needs neither a worker thread nor memory of the
+///    ring. The thread's other disks wait for it, so it is the last resort.
+/// 3. A call with a shortage is repeated after pauses of up to a quarter of a second, for
+///    about half a minute.
+/// 4. After that the shortage is the operation's result, so nothing waits forever.
 namespace guestio::disk {
 
-/// What one channel knows of shortages. Threads: the channel's; `met` can be read by any.
+/// Shortages of one channel. Threads: the channel's; `met` can be read by any.
 struct Shortages {
   using Clock = std::chrono::steady_clock;
 
-  Counter met;                      ///< attempts that a shortage has kept from being made
-  Clock::time_point lasts_until{};  ///< until then nobody pauses for the ring again
+  Counter met;                      ///< attempts with a shortage
+  Clock::time_point lasts_until{};  ///< no pauses for the ring until then
 };
 
-/// One operation's attempts.
+/// The attempts of one operation.
 ///
 ///     for (ShortageRetry retry(shortages);;) {
-///       result = retry.is_call() ? call() : ask the ring;
-///       if (!is_shortage(result) || !retry.note()) break;
+///       result = retry.is_call() ? call() : submit to the ring;
+///       if (!is_shortage(result) || !retry.count_shortage()) break;
 ///       sleep(retry.pause());
 ///     }
 class ShortageRetry {
@@ -37,18 +38,18 @@ class ShortageRetry {
   static constexpr std::uint32_t kRingAttempts = 4;
   static constexpr std::uint32_t kCalls = 128;
   static constexpr std::chrono::milliseconds kLongestPause{256};
-  /// How long it is taken for granted, once the pauses did not help, that they would not.
+  /// How long the pauses for the ring are skipped after they did not help.
   static constexpr std::chrono::milliseconds kLasting{1000};
 
   explicit ShortageRetry(Shortages& shortages) noexcept : shortages_(shortages) {}
-  /// Some of the operation has been done: what is left has all its attempts again.
-  void start_again() noexcept { attempts_ = 0; }
+  /// Part of the operation is done: the rest has all its attempts again.
+  void reset() noexcept { attempts_ = 0; }
 
   /// Whether the next attempt is a call of the thread itself.
   [[nodiscard]] bool is_call() const noexcept { return attempts_ >= kRingAttempts; }
-  /// An attempt met a shortage. False: it was the last, and the shortage is the result.
-  [[nodiscard]] bool note(Clock::time_point now = Clock::now()) noexcept;
-  /// To be waited before the next attempt.
+  /// Counts an attempt with a shortage. False: it was the last, and the shortage is the result.
+  [[nodiscard]] bool count_shortage(Clock::time_point now = Clock::now()) noexcept;
+  /// Before the next attempt.
   [[nodiscard]] std::chrono::milliseconds pause() const noexcept { return pause_; }
 
  private:

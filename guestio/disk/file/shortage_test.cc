@@ -13,53 +13,53 @@ using Pauses = std::vector<milliseconds>;
 
 const ShortageRetry::Clock::time_point kNow{std::chrono::hours(1)};
 
-/// The pauses before further attempts of the ring.
-Pauses pauses_for_the_ring(ShortageRetry& retry, ShortageRetry::Clock::time_point now = kNow) {
+/// The pauses before retries of the ring.
+Pauses ring_pauses(ShortageRetry& retry, ShortageRetry::Clock::time_point now = kNow) {
   Pauses pauses;
-  while (retry.note(now) && !retry.is_call()) pauses.push_back(retry.pause());
+  while (retry.count_shortage(now) && !retry.is_call()) pauses.push_back(retry.pause());
   return pauses;
 }
 
-TEST(ShortageRetry, TriesTheRingAgainAfterPausesThatDouble) {
+TEST(ShortageRetry, RetriesTheRingAfterDoublingPauses) {
   Shortages shortages;
   ShortageRetry retry(shortages);
   EXPECT_FALSE(retry.is_call());
   const Pauses expected = {milliseconds(1), milliseconds(2), milliseconds(4)};
-  EXPECT_EQ(pauses_for_the_ring(retry), expected);
+  EXPECT_EQ(ring_pauses(retry), expected);
   EXPECT_TRUE(retry.is_call());
-  EXPECT_EQ(retry.pause(), milliseconds(0)) << "the call is for want of something else, if at all";
+  EXPECT_EQ(retry.pause(), milliseconds(0)) << "the call needs other resources";
 }
 
-TEST(ShortageRetry, AShortageThatLastsCostsTheNextOnesNoPause) {
+TEST(ShortageRetry, ALastingShortageCostsLaterOperationsNoPause) {
   Shortages shortages;
   ShortageRetry first(shortages);
-  (void)pauses_for_the_ring(first);
+  (void)ring_pauses(first);
   ShortageRetry second(shortages);
-  EXPECT_FALSE(second.is_call()) << "the ring may be able to do this one";
-  EXPECT_EQ(pauses_for_the_ring(second, kNow + milliseconds(999)), Pauses());
+  EXPECT_FALSE(second.is_call()) << "the ring may serve this one";
+  EXPECT_EQ(ring_pauses(second, kNow + milliseconds(999)), Pauses());
   EXPECT_TRUE(second.is_call());
   ShortageRetry later(shortages);
-  EXPECT_EQ(pauses_for_the_ring(later, kNow + milliseconds(1000)).size(), 3U);
+  EXPECT_EQ(ring_pauses(later, kNow + milliseconds(1000)).size(), 3U);
 }
 
-TEST(ShortageRetry, AShortageThatPassesLeavesNothingBehind) {
+TEST(ShortageRetry, AShortShortageHasNoEffectOnLaterOperations) {
   Shortages shortages;
   ShortageRetry first(shortages);
-  ASSERT_TRUE(first.note(kNow));
+  ASSERT_TRUE(first.count_shortage(kNow));
   ShortageRetry second(shortages);
-  ASSERT_TRUE(second.note(kNow));
+  ASSERT_TRUE(second.count_shortage(kNow));
   EXPECT_FALSE(second.is_call());
 }
 
-TEST(ShortageRetry, CallsThatMeetOneTooComeToAnEndAfterHalfAMinute) {
+TEST(ShortageRetry, CallsEndAfterHalfAMinuteOfShortages) {
   Shortages shortages;
   ShortageRetry retry(shortages);
-  (void)pauses_for_the_ring(retry);
+  (void)ring_pauses(retry);
   milliseconds waited{0};
   std::uint32_t calls = 1;
-  while (retry.note(kNow)) {
+  while (retry.count_shortage(kNow)) {
     EXPECT_TRUE(retry.is_call());
-    EXPECT_GT(retry.pause(), milliseconds(0)) << "nothing spins";
+    EXPECT_GT(retry.pause(), milliseconds(0)) << "no busy loop";
     EXPECT_LE(retry.pause(), ShortageRetry::kLongestPause);
     waited += retry.pause();
     ++calls;
@@ -69,13 +69,13 @@ TEST(ShortageRetry, CallsThatMeetOneTooComeToAnEndAfterHalfAMinute) {
   EXPECT_LT(waited, std::chrono::seconds(40));
 }
 
-TEST(ShortageRetry, EveryShortageThatWasMetCounts) {
+TEST(ShortageRetry, EveryShortageCounts) {
   Shortages shortages;
   ShortageRetry first(shortages);
   ShortageRetry second(shortages);
-  ASSERT_TRUE(first.note(kNow));
-  ASSERT_TRUE(first.note(kNow));
-  ASSERT_TRUE(second.note(kNow));
+  ASSERT_TRUE(first.count_shortage(kNow));
+  ASSERT_TRUE(first.count_shortage(kNow));
+  ASSERT_TRUE(second.count_shortage(kNow));
   EXPECT_EQ(shortages.met.value(), 3U);
 }
 

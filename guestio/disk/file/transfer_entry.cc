@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/disk/file/transfer_entry.h"
 
+#include <sys/uio.h>
+
 #include <algorithm>
+#include <cerrno>
 
 namespace guestio::disk {
 
 namespace {
 
-// What one call moves at most (the kernel's MAX_RW_COUNT).
+// The kernel's MAX_RW_COUNT.
 constexpr std::size_t kLargestTransfer = 0x7ffff000;
 
 struct OperationCodes {
@@ -21,10 +24,10 @@ constexpr OperationCodes kFixedCodes = {IORING_OP_READ_FIXED, IORING_OP_WRITE_FI
 }  // namespace
 
 void TransferEntry::apply_to(io_uring_sqe& entry) const noexcept {
-  const OperationCodes& codes = piece ? kFixedCodes : kPlainCodes;
+  const OperationCodes& codes = registered ? kFixedCodes : kPlainCodes;
   const bool is_read = direction == Direction::kFromFile;
   if (segments.size() == 1) {
-    // Without a list, which the kernel would have to fetch.
+    // No list for the kernel to fetch.
     const buf::IoBuffer& only = segments.front();
     ::io_uring_prep_rw(is_read ? codes.read : codes.write, &entry, -1, only.data,
                        static_cast<unsigned>(std::min(only.length, kLargestTransfer)),
@@ -34,7 +37,7 @@ void TransferEntry::apply_to(io_uring_sqe& entry) const noexcept {
                        buf::as_iovecs(segments).data(), static_cast<unsigned>(segments.size()),
                        offset.raw());
   }
-  entry.buf_index = piece.value_or(0);
+  entry.buf_index = registered.value_or(0);
   entry.rw_flags = rw_flags;
   file.apply_to(entry);
 }
@@ -42,13 +45,33 @@ void TransferEntry::apply_to(io_uring_sqe& entry) const noexcept {
 std::optional<std::uint16_t> find_registered_buffer(
     uring::RegisteredBuffers& fixed, std::span<const buf::IoBuffer> segments) noexcept {
   if (segments.size() > 1 && !fixed.supports_vectored_fixed()) return std::nullopt;
-  const auto piece = fixed.find(segments.front().data, segments.front().length);
-  if (!piece) return std::nullopt;
+  const auto buffer = fixed.find(segments.front().data, segments.front().length);
+  if (!buffer) return std::nullopt;
   for (const buf::IoBuffer& segment : segments.subspan(1)) {
-    if (fixed.find(segment.data, segment.length) != piece) return std::nullopt;
+    if (fixed.find(segment.data, segment.length) != buffer) return std::nullopt;
   }
   fixed.count_operation();
-  return piece;
+  return buffer;
+}
+
+std::int32_t transfer_by_call(Direction direction, int fd, std::span<const buf::IoBuffer> segments,
+                              FileOffset offset, int rw_flags) noexcept {
+  const auto iovecs = buf::as_iovecs(segments);
+  const auto count = static_cast<int>(iovecs.size());
+  const auto at = static_cast<off_t>(offset.raw());
+  const ssize_t result = direction == Direction::kFromFile
+                             ? ::preadv2(fd, iovecs.data(), count, at, rw_flags)
+                             : ::pwritev2(fd, iovecs.data(), count, at, rw_flags);
+  return result < 0 ? -errno : static_cast<std::int32_t>(result);
+}
+
+int to_rw_flags(Durability durability) noexcept {
+  return durability == Durability::kStable ? RWF_DSYNC : 0;
+}
+
+Error to_transfer_error(std::int32_t result, bool is_read) noexcept {
+  if (result == -EFAULT) return Error::make(ErrorKind::kMemoryFault, "guest memory of a request");
+  return Error::host(-result, is_read ? "read the image" : "write the image");
 }
 
 }  // namespace guestio::disk

@@ -5,7 +5,7 @@
 
 namespace guestio::disk::test {
 
-/// A request that keeps its result, for tests.
+/// A request with its result, for tests.
 struct NotedIo final : Io {
   void on_done(Result<> done) noexcept override { result = done; }
   Result<> result = fail(ErrorKind::kBusy, "not done");

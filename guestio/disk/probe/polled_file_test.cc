@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Files whose device completes by polling are rare, so these tests hold with and without one.
-#include "guestio/disk/file/polled_file.h"
+// Devices with polled completions are rare: these tests hold with and without one.
+#include "guestio/disk/probe/polled_file.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -34,14 +34,14 @@ class PolledFileTest : public ::testing::Test {
   std::string path_ = folder_.make_image("disk.img", kPolledBytes);
 };
 
-TEST_F(PolledFileTest, AFileOfHolesIsNoProofAndIsNotPolled) {
+TEST_F(PolledFileTest, AFileOfHolesIsNotPolled) {
   const UniqueFd file = open_direct();
   const auto able = check_polled_reads(file.get(), kPolledBytes, 512);
   ASSERT_FALSE(able);
   EXPECT_EQ(able.error().kind, ErrorKind::kUnsupported);
 }
 
-TEST_F(PolledFileTest, TheAnswerIsThatOfABlockThatWasWritten) {
+TEST_F(PolledFileTest, TheResultIsThatOfAWrittenBlock) {
   write_half();
   const UniqueFd file = open_direct();
   const auto able = check_polled_reads(file.get(), kPolledBytes, 512);
@@ -52,7 +52,7 @@ TEST_F(PolledFileTest, TheAnswerIsThatOfABlockThatWasWritten) {
   EXPECT_FALSE(check_polled_reads(memory.fd(), kPolledBytes, 1)) << "memory has no device";
 }
 
-TEST_F(PolledFileTest, ADiskThatWasToPollDoesSoOrNotAndItsBytesAreRight) {
+TEST_F(PolledFileTest, APolledDiskReadsBackItsBytesEvenWithoutPolling) {
   write_half();
   const auto loop = uring::Loop::create().value();
   const auto disk = FileDisk::open({.path = path_, .completion = Completion::kPolled}).value();
@@ -76,7 +76,7 @@ TEST_F(PolledFileTest, ADiskThatWasToPollDoesSoOrNotAndItsBytesAreRight) {
   EXPECT_EQ(bytes[kPolledBytes - 1], kWritten);
 }
 
-TEST_F(PolledFileTest, WithThePageCacheThereIsNothingToPoll) {
+TEST_F(PolledFileTest, ABufferedFileIsNotPolled) {
   write_half();
   const auto disk =
       FileDisk::open(

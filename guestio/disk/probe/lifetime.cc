@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/disk/file/lifetime.h"
+#include "guestio/disk/probe/lifetime.h"
 
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -23,7 +23,7 @@ std::optional<std::string> find_lifetime(int fd) {
   if (::fstat(fd, &status) != 0 || !S_ISBLK(status.st_mode)) return std::nullopt;
   const auto device =
       fmt::format("/sys/dev/block/{}:{}", major(status.st_rdev), minor(status.st_rdev));
-  // A partition's folder lies in its disk's.
+  // A partition's folder is inside that of its disk.
   for (const char* const place : {"/device", "/../device"}) {
     std::string folder = device + place;
     if (read_lifetime(folder)) return folder;

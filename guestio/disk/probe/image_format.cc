@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/disk/file/image_format.h"
+#include "guestio/disk/probe/image_format.h"
 
 #include <unistd.h>
 
@@ -24,7 +24,7 @@ struct Signature {
   std::string_view bytes;
 };
 
-// Of each format the bytes that its own documentation tells readers to look for.
+// The signatures in the documentation of each format.
 constexpr std::array kAtStart = {
     Signature{"qcow", 0, "QFI\xfb\0\0\0\1"sv},
     Signature{"qcow2", 0, "QFI\xfb"sv},
@@ -42,7 +42,7 @@ constexpr std::array kAtStart = {
     Signature{"LUKS", 0, "LUKS\xba\xbe"sv},
 };
 
-// A fixed VHD is raw data with a footer. Virtual PC before 2004 wrote one byte less of it.
+// A fixed VHD is raw data with a footer. Virtual PC before 2004 wrote a footer of 511 bytes.
 constexpr std::string_view kVhdFooter = "conectix";
 constexpr std::array kVhdFooterSizes = {std::size_t{512}, std::size_t{511}};
 
@@ -59,7 +59,7 @@ bool is_equal_but_for_case(std::string_view a, std::string_view b) noexcept {
   return std::ranges::equal(a, b, {}, lower, lower);
 }
 
-/// A VMDK descriptor in text: after comments and blank lines a line that tells its version.
+/// A VMDK descriptor in text: a version line after comments and blank lines.
 bool has_vmdk_version(std::string_view start) noexcept {
   constexpr std::array kVersions = {"version=1"sv, "version=2"sv, "version=3"sv};
   while (true) {
@@ -80,18 +80,17 @@ bool ends_with_vhd_footer(std::string_view tail) noexcept {
   });
 }
 
-/// Reads the part of a file of `size` bytes that lies in [offset, offset + to.size()).
+/// Reads [offset, offset + to.size()) of a file of `size` bytes, up to its end.
 Result<std::span<const std::byte>> read_part(int fd, std::span<std::byte> to, std::uint64_t offset,
                                              std::uint64_t size) {
   const std::uint64_t wanted = std::min<std::uint64_t>(to.size(), size - offset);
   ssize_t got = 0;
   do got = ::pread(fd, to.data(), to.size(), static_cast<off_t>(offset));
   while (got < 0 && errno == EINTR);
-  if (got < 0) return fail_host("read the image to find out its format");
+  if (got < 0) return fail_host("read the image's signature");
   const auto arrived = static_cast<std::uint64_t>(got);
   if (arrived < wanted) {
-    return fail(ErrorKind::kShortTransfer, "read the image to find out its format", arrived,
-                wanted);
+    return fail(ErrorKind::kShortTransfer, "read the image's signature", arrived, wanted);
   }
   return to.first(wanted);
 }
@@ -113,8 +112,8 @@ const char* find_signature(std::span<const std::byte> head,
 }
 
 Result<> check_raw_format(int fd, ByteCount size) {
-  // Whole pages at whole pages fit any file opened with O_DIRECT. What lies behind the end does not
-  // arrive. The last two pages hold the last 512 bytes wherever the file ends.
+  // Page-aligned reads suit any file opened with O_DIRECT, and stop at its end. The last two pages
+  // hold the last 512 bytes for any size.
   auto pages = Mapping::anonymous(3 * kPageSize);
   if (!pages) return fail(pages.error());
   const std::uint64_t bytes = size.raw();

@@ -6,12 +6,13 @@
 
 namespace guestio::disk {
 
-/// A disk in this process's memory, gone with it. Every request is done before start() returns.
+/// A disk in memory of this process. Every request completes before start() returns.
+///
 /// Threads: one.
-class RamDisk final : public Channel {
+class RamChannel final : public Channel {
  public:
-  /// `size` is rounded down to whole sectors. Errors: host; invalid argument for size 0.
-  static Result<std::unique_ptr<RamDisk>> create(ByteCount size);
+  /// Rounds `size` down to whole sectors. Errors: host; invalid argument for size 0.
+  static Result<std::unique_ptr<RamChannel>> create(ByteCount size);
 
   [[nodiscard]] const DiskInfo& info() const noexcept { return info_; }
   /// The disk's bytes.
@@ -22,7 +23,7 @@ class RamDisk final : public Channel {
   void start(Io& io) noexcept override;
 
  private:
-  RamDisk(Mapping memory, const DiskInfo& info) noexcept
+  RamChannel(Mapping memory, const DiskInfo& info) noexcept
       : memory_(std::move(memory)), info_(info) {}
   Result<> perform(Io& io) noexcept;
 

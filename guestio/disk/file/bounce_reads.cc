@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/disk/file/read_placement.h"
+#include "guestio/disk/file/bounce_reads.h"
 
 #include <unistd.h>
 
@@ -32,8 +32,7 @@ bool are_misaligned_reads_slow(int fd, std::uint64_t size) noexcept {
   auto buffer = Mapping::anonymous(kBytes + kPageSize);
   if (!buffer) return false;
   const std::span<std::byte> memory(buffer->data(), kBytes + 1);
-  // The first reads bring file and memory in. Of the others the least: what comes between them only
-  // makes them longer.
+  // The first reads fault in file and memory. The minimum, because interruptions only add time.
   std::array least = {Clock::duration::max(), Clock::duration::max()};
   for (int i = 0; i < kReads; ++i) {
     for (std::size_t misaligned = 0; misaligned < least.size(); ++misaligned) {
@@ -42,23 +41,23 @@ bool are_misaligned_reads_slow(int fd, std::uint64_t size) noexcept {
       least[misaligned] = std::min(least[misaligned], *took);
     }
   }
-  // The copy out of bounce memory adds about a tenth.
+  // The copy from bounce memory adds about a tenth.
   return 4 * least[1] > 5 * least[0];
 }
 
 bool is_misaligned(std::span<const buf::IoBuffer> segments, FileOffset offset) noexcept {
-  constexpr std::uint64_t kApart = 16;
-  // Less of a read than this costs less than the copy of all of it.
-  constexpr std::uint64_t kWorthIt = 8;
+  constexpr std::uint64_t kCopyAlignment = 16;
+  // A smaller misaligned part costs less than a copy of the whole read.
+  constexpr std::uint64_t kMinShare = 8;
   std::uint64_t position = offset.raw();
   std::uint64_t misaligned = 0;
   for (const buf::IoBuffer& segment : segments) {
-    const bool is_well =
-        is_aligned(reinterpret_cast<std::uintptr_t>(segment.data) - position, kApart);
-    if (!is_well) misaligned += segment.length;
+    const bool is_copied_fast =
+        is_aligned(reinterpret_cast<std::uintptr_t>(segment.data) - position, kCopyAlignment);
+    if (!is_copied_fast) misaligned += segment.length;
     position += segment.length;
   }
-  return misaligned != 0 && misaligned >= (position - offset.raw()) / kWorthIt;
+  return misaligned != 0 && misaligned >= (position - offset.raw()) / kMinShare;
 }
 
 }  // namespace guestio::disk

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/disk/file/image_format.h"
+#include "guestio/disk/probe/image_format.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -66,16 +66,17 @@ TEST(ImageFormat, EachSignatureAtTheStartIsRecognized) {
   }
 }
 
-TEST(ImageFormat, ASignatureElsewhereMeansNothing) {
+TEST(ImageFormat, ASignatureElsewhereIsIgnored) {
   for (const HeadCase& known : kHeads) {
     const auto moved = bytes_with(known.start, known.offset + 1, 4096);
     EXPECT_EQ(find_signature(moved, std::vector<std::byte>(512)), nullptr) << known.format;
   }
 }
 
-TEST(ImageFormat, ASignatureThatIsCutOffMeansNothing) {
+TEST(ImageFormat, ATruncatedSignatureIsIgnored) {
   for (const HeadCase& known : kHeads) {
-    if (known.format == "qcow2" || known.format.starts_with("LUKS")) continue;  // one holds another
+    if (known.format == "qcow2" || known.format.starts_with("LUKS"))
+      continue;  // one contains another
     const auto end = std::min(known.start.size(), std::size_t{3});
     const auto bytes = bytes_with(known.start.substr(0, end), known.offset, known.offset + end);
     EXPECT_EQ(find_signature(bytes, bytes), nullptr) << known.format;
@@ -93,7 +94,7 @@ TEST(ImageFormat, AFooterOfAFixedVhdIsRecognizedInEitherSize) {
   EXPECT_EQ(find_signature(head, bytes_with("conectix", 0, 4096)), nullptr);
 }
 
-TEST(ImageFormat, RawContentIsNotMistaken) {
+TEST(ImageFormat, RawContentHasNoSignature) {
   const std::vector<std::byte> tail(512);
   EXPECT_EQ(find_signature(bytes_with("\x55\xaa", 510, 4096), tail), nullptr) << "a boot sector";
   EXPECT_EQ(find_signature(bytes_with("EFI PART", 512, 4096), tail), nullptr);
@@ -120,12 +121,12 @@ class ImageFormatOfFile : public ::testing::TestWithParam<Caching> {
     options.path = path;
     options.caching = GetParam();
     const auto disk = FileDisk::open(options);
-    return disk ? ErrorKind::kPeerFault : disk.error().kind;  // no opening answers that
+    return disk ? ErrorKind::kPeerFault : disk.error().kind;  // no error of open()
   }
   testing::TemporaryDirectory folder_;
 };
 
-TEST_P(ImageFormatOfFile, BothEndsAreLookedAtWhateverTheSizeIs) {
+TEST_P(ImageFormatOfFile, BothEndsAreCheckedAtAnySize) {
   for (const std::size_t size : {std::size_t{4096}, std::size_t{4608}, kMegabyte, kMegabyte + 512,
                                  kMegabyte + 511, kMegabyte + 100}) {
     EXPECT_EQ(error_of(make("QFI\xfb\0\0\0\3"sv, 0, size)), ErrorKind::kForeignFormat) << size;
@@ -135,12 +136,12 @@ TEST_P(ImageFormatOfFile, BothEndsAreLookedAtWhateverTheSizeIs) {
   }
 }
 
-TEST_P(ImageFormatOfFile, ReadOnlyIsRefusedAsWell) {
-  EXPECT_EQ(error_of(make("KDMV", 0, 65536), {.path = "", .use = ImageAccess::kRead}),
+TEST_P(ImageFormatOfFile, ReadOnlyAccessIsRefusedToo) {
+  EXPECT_EQ(error_of(make("KDMV", 0, 65536), {.path = "", .access = ImageAccess::kReadOnly}),
             ErrorKind::kForeignFormat);
 }
 
-TEST_P(ImageFormatOfFile, WhatIsKnownToBeRawIsOpened) {
+TEST_P(ImageFormatOfFile, AKnownRawImageIsOpened) {
   EXPECT_EQ(error_of(make("LUKS\xba\xbe\0\2"sv, 0, 65536),
                      {.path = "", .format_check = FormatCheck::kNone}),
             ErrorKind::kPeerFault);
@@ -161,7 +162,7 @@ INSTANTIATE_TEST_SUITE_P(Caching, ImageFormatOfFile,
                            return instance.param == Caching::kDirect ? "Direct" : "Buffered";
                          });
 
-TEST(ImageFormat, WhatCannotBeReadIsAnErrorAndNotAnUnknownFormat) {
+TEST(ImageFormat, AFailedReadIsAnErrorAndNoUnknownFormat) {
   const testing::TemporaryDirectory folder;
   const auto path = folder.make_image("disk.img", kMegabyte);
   const UniqueFd unreadable(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
@@ -172,7 +173,7 @@ TEST(ImageFormat, WhatCannotBeReadIsAnErrorAndNotAnUnknownFormat) {
       << "a file that is shorter than it was said to be";
 }
 
-TEST(ImageFormat, AGuestThatWritesASignatureChangesNothingForWhoeverTakesItsDiskOver) {
+TEST(ImageFormat, ASignatureWrittenByTheGuestDoesNotStopATakeover) {
   const testing::TemporaryDirectory folder;
   const FileDiskOptions options{.path = folder.make_image("disk.img", kMegabyte)};
   auto before = FileDisk::open(options).value();
@@ -185,7 +186,7 @@ TEST(ImageFormat, AGuestThatWritesASignatureChangesNothingForWhoeverTakesItsDisk
   EXPECT_EQ(FileDisk::open(options).error().kind, ErrorKind::kForeignFormat) << "a new start";
 }
 
-TEST(ImageFormat, TheRefusalNamesTheFormatAndBothWaysOut) {
+TEST(ImageFormat, TheErrorNamesTheFormatAndBothRemedies) {
   const auto text = Error::make(ErrorKind::kForeignFormat, "qcow2").to_string();
   for (const char* const part : {"qcow2", "qemu-img convert -O raw", "format=raw", "guest wrote"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/disk/file/misaligned_transfers.h"
+#include "guestio/disk/probe/misaligned_transfers.h"
 
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -20,7 +20,7 @@
 #include "guestio/base/align.h"
 #include "guestio/base/mapping.h"
 #include "guestio/base/units.h"
-#include "guestio/disk/file/written_block.h"
+#include "guestio/disk/probe/written_block.h"
 
 namespace guestio::disk {
 
@@ -28,8 +28,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// So many devices on devices are followed: what is read here changes meanwhile.
-constexpr int kMaxFloors = 16;
+// Limit for stacked devices: sysfs may change while it is read.
+constexpr int kMaxDepth = 16;
 
 std::optional<dev_t> read_device_number(const fs::path& file) {
   std::ifstream text(file);
@@ -40,7 +40,7 @@ std::optional<dev_t> read_device_number(const fs::path& file) {
   return makedev(of_driver, of_device);
 }
 
-std::optional<struct stat> ask(const std::string& path) {
+std::optional<struct stat> try_stat(const std::string& path) {
   struct stat status{};
   if (::stat(path.c_str(), &status) != 0) return std::nullopt;
   return status;
@@ -49,14 +49,14 @@ std::optional<struct stat> ask(const std::string& path) {
 void add_file_systems_of(std::string_view paths, std::vector<dev_t>& devices) {
   while (!paths.empty()) {
     const auto end = std::min(paths.find(':'), paths.size());
-    if (const auto status = ask(std::string(paths.substr(0, end)))) {
+    if (const auto status = try_stat(std::string(paths.substr(0, end)))) {
       devices.push_back(status->st_dev);
     }
     paths.remove_prefix(std::min(end + 1, paths.size()));
   }
 }
 
-/// The devices of an overlay's layers. Its own number names none.
+/// The devices of an overlay's layers; the overlay's own number names none.
 std::vector<dev_t> devices_of_overlay(dev_t file_system) {
   std::vector<dev_t> devices;
   std::ifstream mounts("/proc/self/mountinfo");
@@ -66,7 +66,7 @@ std::vector<dev_t> devices_of_overlay(dev_t file_system) {
     std::string word;
     std::string number;
     words >> word >> word >> number;
-    // The optional fields end with a dash; type, source and options follow.
+    // A dash ends the optional fields; type, source and options follow.
     while (words >> word && word != "-") {
     }
     std::string type;
@@ -85,14 +85,14 @@ std::vector<dev_t> devices_of_overlay(dev_t file_system) {
   return devices;
 }
 
-/// What the bytes of a file or device lie on.
+/// The devices that store a file's or device's bytes.
 std::vector<dev_t> devices_of(const struct stat& status) {
   if (S_ISBLK(status.st_mode)) return {status.st_rdev};
   if (major(status.st_dev) != 0) return {status.st_dev};
   return devices_of_overlay(status.st_dev);
 }
 
-/// The devices that a block device hands its I/O to.
+/// The devices below a block device.
 std::vector<dev_t> devices_below(const fs::path& folder) {
   std::vector<dev_t> below;
   std::error_code error;
@@ -105,23 +105,23 @@ std::vector<dev_t> devices_below(const fs::path& folder) {
   }
   std::ifstream backing(folder / "loop" / "backing_file");
   if (std::string path; std::getline(backing, path)) {
-    if (const auto status = ask(path)) {
+    if (const auto status = try_stat(path)) {
       std::ranges::copy(devices_of(*status), std::back_inserter(below));
     }
   }
   return below;
 }
 
-bool is_any_on_zram(const std::vector<dev_t>& devices, int floors) {
-  if (floors == 0) return false;
+bool is_any_on_zram(const std::vector<dev_t>& devices, int depth) {
+  if (depth == 0) return false;
   for (const dev_t device : devices) {
     std::error_code error;
-    // The link must be followed first: `..` is meant of where it leads.
+    // Resolved first, because `..` refers to the link's target.
     const fs::path folder =
         fs::canonical(fmt::format("/sys/dev/block/{}:{}", major(device), minor(device)), error);
     if (error) continue;
     if (folder.filename().string().starts_with("zram")) return true;
-    if (is_any_on_zram(devices_below(folder), floors - 1)) return true;
+    if (is_any_on_zram(devices_below(folder), depth - 1)) return true;
   }
   return false;
 }
@@ -135,13 +135,13 @@ bool read_whole(int fd, std::span<std::byte> to, std::uint64_t offset) noexcept 
 
 bool is_on_zram(int fd) {
   struct stat status{};
-  return ::fstat(fd, &status) == 0 && is_any_on_zram(devices_of(status), kMaxFloors);
+  return ::fstat(fd, &status) == 0 && is_any_on_zram(devices_of(status), kMaxDepth);
 }
 
 bool corrupts_misaligned_reads(int fd, const buf::DirectIoLimits& limits,
                                std::uint64_t size) noexcept {
   constexpr std::uint64_t kBytes = 2 * kPageSize;
-  // Somebody else may write to the image between two reads.
+  // Another process may write to the image between two reads.
   constexpr int kTrials = 3;
   const auto written = find_data_offset(fd);
   if (!written || size < kBytes || limits.block() > kPageSize) return false;
@@ -153,7 +153,7 @@ bool corrupts_misaligned_reads(int fd, const buf::DirectIoLimits& limits,
   const auto misaligned = memory->bytes().subspan(kBytes + limits.memory_alignment, kBytes);
   for (int i = 0; i < kTrials; ++i) {
     if (!read_whole(fd, placed, offset)) return false;
-    // What does not arrive is seen whatever the file holds.
+    // Missing bytes differ whatever the file holds.
     std::ranges::transform(placed, misaligned.begin(), [](std::byte byte) { return ~byte; });
     if (!read_whole(fd, misaligned, offset)) return false;
     if (std::ranges::equal(placed, misaligned)) return false;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/disk/file/lifetime.h"
+#include "guestio/disk/probe/lifetime.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -23,7 +23,7 @@ class LifetimeTest : public ::testing::Test {
   testing::TemporaryDirectory folder_;
 };
 
-TEST_F(LifetimeTest, IsReadAsTheKernelWritesIt) {
+TEST_F(LifetimeTest, IsReadInTheKernelsFormat) {
   tell("0x02 0x0b\n", "0x01\n");
   const auto lifetime = read();
   ASSERT_TRUE(lifetime.has_value());
@@ -32,7 +32,7 @@ TEST_F(LifetimeTest, IsReadAsTheKernelWritesIt) {
   EXPECT_EQ(lifetime->pre_eol_info, 1u);
 }
 
-TEST_F(LifetimeTest, WhatIsNotThereOrMakesNoSenseIsNotTold) {
+TEST_F(LifetimeTest, MissingAndMalformedFilesGiveNone) {
   EXPECT_FALSE(read().has_value());
   tell("0x02\n", "0x01\n");
   EXPECT_FALSE(read().has_value());
@@ -42,7 +42,7 @@ TEST_F(LifetimeTest, WhatIsNotThereOrMakesNoSenseIsNotTold) {
   EXPECT_FALSE(read().has_value());
 }
 
-TEST_F(LifetimeTest, FilesAndDevicesOfOtherKindsTellNothing) {
+TEST_F(LifetimeTest, OtherFilesAndDevicesHaveNone) {
   const UniqueFd file(::open(folder_.make_image("disk.img", 1 << 20).c_str(), O_RDWR | O_CLOEXEC));
   EXPECT_FALSE(find_lifetime(file.get()).has_value());
   const testing::LoopDevice device(folder_.make_image("loop.img", 1 << 20), 512);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/disk/file/written_block.h"
+#include "guestio/disk/probe/written_block.h"
 
 #include <unistd.h>
 

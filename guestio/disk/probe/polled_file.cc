@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/disk/file/polled_file.h"
+#include "guestio/disk/probe/polled_file.h"
 
 #include <unistd.h>
 
@@ -10,7 +10,7 @@
 #include "guestio/base/align.h"
 #include "guestio/base/mapping.h"
 #include "guestio/base/units.h"
-#include "guestio/disk/file/written_block.h"
+#include "guestio/disk/probe/written_block.h"
 #include "guestio/uring/ring.h"
 
 namespace guestio::disk {
@@ -35,7 +35,7 @@ Result<> check_polled_reads(int fd, std::uint64_t size, std::uint64_t block) {
   const std::uint64_t bytes = std::max(std::uint64_t{kPageSize}, block);
   const auto written = find_data_offset(fd);
   if (!written || size < bytes) {
-    return fail(ErrorKind::kUnsupported, "polling a file without written blocks to try it on");
+    return fail(ErrorKind::kUnsupported, "polling a file without written blocks");
   }
   const std::uint64_t offset =
       std::min(align_down(*written, bytes), align_down(size - bytes, bytes));
@@ -48,10 +48,10 @@ Result<> check_polled_reads(int fd, std::uint64_t size, std::uint64_t block) {
   const auto whole = static_cast<std::int32_t>(bytes);
   if (*got == -EOPNOTSUPP) return fail(ErrorKind::kUnsupported, "polling this file's device");
   if (*got < 0) return fail(Error::host(-*got, "poll a read of the image"));
-  // The bytes are looked at too: a success alone says little.
+  // Compares the bytes, too: success alone proves little.
   if (*got != whole || ::pread(fd, plain.data(), bytes, static_cast<off_t>(offset)) != whole ||
       std::memcmp(polled.data(), plain.data(), bytes) != 0) {
-    return fail(ErrorKind::kUnsupported, "polling this file: it returned other bytes");
+    return fail(ErrorKind::kUnsupported, "polling this file: corrupted read");
   }
   return {};
 }

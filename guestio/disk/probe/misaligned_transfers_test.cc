@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/disk/file/misaligned_transfers.h"
+#include "guestio/disk/probe/misaligned_transfers.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -14,7 +14,7 @@
 #include "guestio/base/unique_fd.h"
 #include "guestio/base/units.h"
 #include "guestio/disk/file/file_disk.h"
-#include "guestio/disk/file/file_limits.h"
+#include "guestio/disk/probe/file_limits.h"
 #include "testing/temporary.h"
 
 namespace guestio::disk {
@@ -28,7 +28,7 @@ UniqueFd open_direct(const std::string& path) {
   return UniqueFd(::open(path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
 }
 
-/// Writes bytes that are all different to its neighbours, from whole pages.
+/// Writes bytes that differ from their neighbours, from whole pages.
 void write_pattern(int fd) {
   auto pages = Mapping::anonymous(kPatternBytes).value();
   for (std::size_t i = 0; i < kPatternBytes; ++i) {
@@ -37,7 +37,7 @@ void write_pattern(int fd) {
   ASSERT_EQ(::pwrite(fd, pages.data(), kPatternBytes, 0), static_cast<ssize_t>(kPatternBytes));
 }
 
-/// Whether a read to memory 512 bytes behind a page brings that pattern.
+/// Whether a read to memory 512 bytes after a page boundary returns that pattern.
 bool reads_right(int fd) {
   auto pages = Mapping::anonymous(kPatternBytes + kPageSize).value();
   const auto to = pages.bytes().subspan(512, kPatternBytes);
@@ -59,7 +59,7 @@ class MisalignedTransfersTest : public ::testing::Test {
   testing::TemporaryDirectory folder_;
 };
 
-TEST_F(MisalignedTransfersTest, AnOrdinaryFileAndALoopDeviceOnItAreNotSuspected) {
+TEST_F(MisalignedTransfersTest, AFileAndALoopDeviceOnItAreNotOnZram) {
   const auto path = folder_.make_image("disk.img", kOnZramBytes);
   const UniqueFd file = open_direct(path);
   write_pattern(file.get());
@@ -72,7 +72,7 @@ TEST_F(MisalignedTransfersTest, AnOrdinaryFileAndALoopDeviceOnItAreNotSuspected)
   EXPECT_EQ(probe_file(device.get())->direct.memory_alignment, 512U);
 }
 
-TEST_F(MisalignedTransfersTest, AHoleAndATinyFileProveNothing) {
+TEST_F(MisalignedTransfersTest, AHoleAndATinyFileGiveNoResult) {
   const UniqueFd hole = open_direct(folder_.make_image("hole.img", kOnZramBytes));
   const buf::DirectIoLimits limits{
       .memory_alignment = 512, .length_alignment = 512, .offset_alignment = 512};
@@ -81,7 +81,7 @@ TEST_F(MisalignedTransfersTest, AHoleAndATinyFileProveNothing) {
   EXPECT_FALSE(corrupts_misaligned_reads(tiny.get(), limits, 512));
 }
 
-TEST_F(MisalignedTransfersTest, ZramAndAllThatStandsOnItWantsWholePages) {
+TEST_F(MisalignedTransfersTest, ZramAndStorageOnItNeedPageAlignment) {
   const testing::ZramDevice zram(folder_, kZramBytes);
   if (zram.path().empty()) GTEST_SKIP() << "this machine gives no zram";
   const auto alignment = [](const std::string& path) {
@@ -116,7 +116,7 @@ TEST_F(MisalignedTransfersTest, ZramAndAllThatStandsOnItWantsWholePages) {
   EXPECT_EQ(::umount2(overlay.c_str(), MNT_DETACH), 0);
 }
 
-TEST_F(MisalignedTransfersTest, ATrialFindsOutWhetherTheKernelMovesWrongBytes) {
+TEST_F(MisalignedTransfersTest, ATrialFindsCorruptedReads) {
   const testing::ZramDevice zram(folder_, kZramBytes);
   if (zram.path().empty()) GTEST_SKIP() << "this machine gives no zram";
   const UniqueFd device = open_direct(zram.path());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/disk/file/read_placement.h"
+#include "guestio/disk/file/bounce_reads.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -20,26 +20,26 @@ using buf::IoBuffer;
 
 constexpr std::uint64_t kImageBytes = std::uint64_t{4} << 20;
 
-/// A segment that nobody touches.
+/// A segment without accessible memory.
 IoBuffer segment(std::uintptr_t address, std::size_t length) {
   return {reinterpret_cast<std::byte*>(address), length};
 }
 
-TEST(BounceReads, OnlyTheDistanceBetweenMemoryAndFileCounts) {
+TEST(BounceReads, DependOnTheDistanceBetweenMemoryAndOffset) {
   for (const std::uintptr_t well : {0x1000U, 0x1010U, 0x1200U}) {
     EXPECT_FALSE(is_misaligned(std::vector{segment(well, 4096)}, FileOffset(512))) << well;
     EXPECT_TRUE(is_misaligned(std::vector{segment(well + 1, 4096)}, FileOffset(512))) << well;
     EXPECT_TRUE(is_misaligned(std::vector{segment(well + 8, 4096)}, FileOffset(512))) << well;
     EXPECT_FALSE(is_misaligned(std::vector{segment(well + 8, 4096)}, FileOffset(520))) << well;
   }
-  // The second lies as the first leaves the file.
+  // The second segment continues the alignment of the first.
   EXPECT_FALSE(
       is_misaligned(std::vector{segment(0x1000, 100), segment(0x2004, 412)}, FileOffset(0)));
   EXPECT_TRUE(
       is_misaligned(std::vector{segment(0x1000, 100), segment(0x2000, 412)}, FileOffset(0)));
 }
 
-TEST(BounceReads, ALittleThatLiesBadlyIsNotWorthACopyOfAll) {
+TEST(BounceReads, ASmallMisalignedPartIsNotWorthABounce) {
   EXPECT_FALSE(
       is_misaligned(std::vector{segment(0x1000, 4096), segment(0x4001, 512)}, FileOffset(0)));
   EXPECT_TRUE(
@@ -47,7 +47,7 @@ TEST(BounceReads, ALittleThatLiesBadlyIsNotWorthACopyOfAll) {
   EXPECT_FALSE(is_misaligned({}, FileOffset(0)));
 }
 
-TEST(BounceReads, WhatCannotBeReadIsNotTimed) {
+TEST(BounceReads, AnUnreadableFileIsNotTimed) {
   const testing::MemoryFile file(kImageBytes);
   EXPECT_FALSE(are_misaligned_reads_slow(file.fd(), 512)) << "too small to tell";
   EXPECT_FALSE(are_misaligned_reads_slow(-1, kImageBytes));
@@ -61,7 +61,7 @@ struct TestIo final : Io {
 class BounceReadTest : public ::testing::Test {
  protected:
   void SetUp() override { ASSERT_TRUE(mem::install_fault_recovery()); }
-  /// Fills the file and opens it.
+  /// Fills and opens the file.
   void open(const std::string& path, const FileDiskOptions& options, std::uint64_t bounce_limit) {
     for (std::size_t i = 0; i < content_.size(); ++i) {
       content_[i] = static_cast<std::byte>(i ^ (i >> 8U) ^ (i >> 13U));
@@ -111,7 +111,7 @@ class BounceReadTest : public ::testing::Test {
 
 constexpr std::uint64_t kPlacedBounce = std::uint64_t{8} << 20;
 
-TEST_F(BounceReadTest, CallsOfAnySizeArriveWhole) {
+TEST_F(BounceReadTest, CallsOfAnySizeAreComplete) {
   open(file_.path(), {.path = file_.path(), .bounce_reads = BounceReads::kAlways}, kPlacedBounce);
   std::uint64_t expected = 0;
   for (const std::uint64_t length : {512U, 4096U, 65536U, 66048U, 1U << 20U, (1U << 20U) + 512U}) {
@@ -124,7 +124,7 @@ TEST_F(BounceReadTest, CallsOfAnySizeArriveWhole) {
   EXPECT_EQ(direct(), 0U);
 }
 
-TEST_F(BounceReadTest, WhatLiesWellAndWritesAreNotCopied) {
+TEST_F(BounceReadTest, AlignedReadsAndWritesAreNotBounced) {
   open(file_.path(), {.path = file_.path(), .bounce_reads = BounceReads::kAlways}, kPlacedBounce);
   ASSERT_TRUE(read(512, 4096 + 16, 65536));
   TestIo write;
@@ -141,14 +141,14 @@ TEST_F(BounceReadTest, WhatLiesWellAndWritesAreNotCopied) {
   EXPECT_EQ(copied(), 0U);
 }
 
-TEST_F(BounceReadTest, NothingIsCopiedWhereItIsNotWanted) {
+TEST_F(BounceReadTest, NothingIsBouncedIfDisabled) {
   open(file_.path(), {.path = file_.path(), .bounce_reads = BounceReads::kNever}, kPlacedBounce);
   ASSERT_TRUE(read(0, 4097, 65536));
   EXPECT_TRUE(holds(0, 4097, 65536));
   EXPECT_EQ(direct(), 65536U);
 }
 
-TEST_F(BounceReadTest, WhereBounceMemoryIsShortReadsGoAsTheyLie) {
+TEST_F(BounceReadTest, WithoutFreeBounceMemoryReadsGoDirect) {
   const auto path = folder_.make_image("disk.img", kImageBytes);
   constexpr std::uint64_t kRead = 16384;
   constexpr std::uint64_t kReads = 16;
@@ -167,7 +167,7 @@ TEST_F(BounceReadTest, WhereBounceMemoryIsShortReadsGoAsTheyLie) {
   EXPECT_EQ(channel_->statistics().bounce.waits, 0U);
 }
 
-TEST_F(BounceReadTest, AFileThatEndsEarlyFailsTheRead) {
+TEST_F(BounceReadTest, ATruncatedFileFailsTheRead) {
   open(file_.path(), {.path = file_.path(), .bounce_reads = BounceReads::kAlways}, kPlacedBounce);
   ASSERT_EQ(::ftruncate(file_.fd(), 100'000), 0);
   EXPECT_FALSE(read(0, 4097, std::uint64_t{1} << 18));

@@ -22,7 +22,7 @@ constexpr std::size_t kMegabyte = std::size_t{1} << 20;
 constexpr std::uint8_t kOk = 0;
 constexpr std::uint8_t kIoError = 1;
 constexpr auto kPatience = 60s;
-constexpr const char* kHeld = "requests wait for it";
+constexpr const char* kHeld = "requests held pending retry";
 
 class DiskFaultTest : public BackendTest {
  protected:
@@ -84,7 +84,7 @@ TEST_F(DiskFaultTest, AHeldWriteCompletesOnRetry) {
   EXPECT_EQ(finish_write(*guest), kOk);
   EXPECT_EQ(guest->read(4096, 4096).data, std::vector<std::byte>(4096, std::byte{7}));
   EXPECT_TRUE(backend_->wait_for_output("asked to try again"));
-  EXPECT_TRUE(backend_->wait_for_output("no request waits"));
+  EXPECT_TRUE(backend_->wait_for_output("no request is held"));
 }
 
 TEST_F(DiskFaultTest, AHeldWriteFailsOnTheOperatorsRequest) {

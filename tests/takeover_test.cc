@@ -209,7 +209,7 @@ TEST_F(TakeoverTest, AHeldRequestIsCompletedByTheReceiver) {
   ASSERT_TRUE(guest->queue().ring().add(chain));
   ASSERT_TRUE(guest->queue().ring().publish());
   ASSERT_TRUE(guest->queue().kick());
-  ASSERT_TRUE(backend_->wait_for_output("requests wait for it", std::chrono::seconds(60)));
+  ASSERT_TRUE(backend_->wait_for_output("requests held pending retry", std::chrono::seconds(60)));
   take_over();
   EXPECT_EQ(guest->wait_for_used(0, std::chrono::seconds(60)), 1U) << backend_->output();
   EXPECT_EQ(memory.host[64], std::byte{0});

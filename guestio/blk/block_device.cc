@@ -19,7 +19,7 @@ std::uint32_t to_sectors(ByteCount bytes) noexcept {
       bytes.raw() / Sector::kSize, std::numeric_limits<std::uint32_t>::max()));
 }
 
-/// How many logical blocks a physical one holds, as a power of two.
+/// Logical blocks in a physical block, as a power of two.
 std::uint8_t physical_exponent(const disk::DiskInfo& disk) noexcept {
   const std::uint64_t ratio = disk.physical_block_size.raw() / disk.block_size.raw();
   return ratio > 1 ? static_cast<std::uint8_t>(std::bit_width(ratio) - 1) : std::uint8_t{0};
@@ -90,7 +90,7 @@ Result<> BlockDevice::read_config(std::size_t offset, std::span<std::byte> to) c
 }
 
 Result<> BlockDevice::write_config(std::size_t offset, std::span<const std::byte> from) {
-  // Drivers and front-ends may write the whole space back; only the cache byte may differ.
+  // Drivers and front-ends may write the whole space; only the write-cache byte may differ.
   constexpr std::size_t kWriteback = offsetof(vblk::Config, writeback);
   const auto present = std::bit_cast<ConfigBytes>(make_config());
   if (!fits_within(offset, from.size(), present.size())) {

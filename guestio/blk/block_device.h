@@ -17,26 +17,25 @@ namespace guestio::blk {
 struct BlockDeviceOptions {
   disk::DiskInfo disk;
   std::uint16_t queues = 1;
-  std::string_view serial;  ///< what GET_ID answers; at most 20 bytes are used
+  std::string_view serial;  ///< reply to GET_ID; at most 20 bytes are used
   /// Ranges in one discard, write-zeroes or secure-erase request; at most
   /// BlockDevice::kMaxRanges.
   std::uint32_t max_ranges = 16;
   std::string name = "disk";  ///< the subject of log lines, as in "disk root"
-  /// Called before the first ring runs and after the last one has stopped, on the control thread.
+  /// Called before the first ring starts and after the last one has stopped, on the control thread.
   std::function<Result<>()> begin_use = [] { return Result<>(); };
   std::function<void()> end_use = [] {};
 };
 
-/// A virtio block device without its queues: features, configuration space, the driver's choice of
-/// write cache (virtio 1.2, section 5.2). A BlockQueue a virtqueue does the requests.
+/// A virtio block device without its queues: features, configuration space, write-cache mode
+/// (virtio 1.2, section 5.2). A BlockQueue serves the requests of one virtqueue.
 ///
-/// Threads: the Device interface belongs to the control thread; the rest may be asked from any.
+/// Threads: the control thread for the virtio::Device interface and set_size(); any for the rest.
 class BlockDevice final : public virtio::Device {
  public:
-  /// Chains of at most this many data segments are asked for: a queue of 128 less header and
-  /// status.
+  /// Data segments of a request (seg_max): a queue of 128 without header and status.
   static constexpr std::uint32_t kSegMax = 126;
-  /// The most ranges in one discard, write-zeroes or secure-erase request that can be offered.
+  /// Upper limit of BlockDeviceOptions::max_ranges.
   static constexpr std::uint32_t kMaxRanges = 16;
 
   explicit BlockDevice(const BlockDeviceOptions& options);
@@ -51,47 +50,45 @@ class BlockDevice final : public virtio::Device {
   [[nodiscard]] const disk::DiskInfo& disk() const noexcept { return disk_; }
   [[nodiscard]] std::uint32_t max_ranges() const noexcept { return max_ranges_; }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
-  /// The disk has grown and takes requests up to there. The control thread; the transport is to
-  /// tell the driver.
+  /// Requires: the disk serves requests up to `size`. The transport notifies the driver.
   void set_size(ByteCount size) noexcept { disk_.size = size; }
-  /// What the driver chose: whether there is a write cache. For another process that goes on with
-  /// the device.
+  /// Write-back (true) or write-through, as the driver chose. A takeover passes it on.
   [[nodiscard]] bool has_write_cache() const noexcept {
     return write_cache_.load(std::memory_order_relaxed) != 0;
   }
   void set_write_cache(bool is_on) noexcept {
     write_cache_.store(is_on ? 1 : 0, std::memory_order_relaxed);
   }
-  /// Padded with NUL.
+  /// The serial, padded with NUL.
   [[nodiscard]] std::span<const std::byte, virtio::blk::kIdBytes> id() const noexcept {
     return id_;
   }
-  /// Whether a write must be lasting before it is answered (5.2.6.2): the driver did not take the
-  /// flush command, or switched the cache off.
+  /// kStable if writes must be durable before completion (5.2.6.2): FLUSH was not negotiated, or
+  /// the cache is in write-through mode.
   [[nodiscard]] disk::Durability write_durability(virtio::FeatureBits negotiated) const noexcept;
-  /// What requests must be a multiple of. A driver that did not take the block size does not know
-  /// it, and one from before virtio 1.0 took it as advice: they may ask for any sectors.
+  /// Alignment of requests. Drivers without BLK_SIZE do not know the block size, and legacy drivers
+  /// take it for advice: both may send any sectors.
   [[nodiscard]] static disk::Granularity granularity(virtio::FeatureBits negotiated) noexcept {
-    constexpr virtio::FeatureBits kKeepsToBlocks =
+    constexpr virtio::FeatureBits kRespectsBlocks =
         virtio::kFeatureVersion1 | virtio::blk::kFeatureBlockSize;
-    return (negotiated & kKeepsToBlocks) == kKeepsToBlocks ? disk::Granularity::kBlocks
-                                                           : disk::Granularity::kSectors;
+    return (negotiated & kRespectsBlocks) == kRespectsBlocks ? disk::Granularity::kBlocks
+                                                             : disk::Granularity::kSectors;
   }
-  /// Holds back log lines about failing requests.
+  /// Rate limit of log lines about failed requests.
   [[nodiscard]] log::RateLimit& failure_log() const noexcept { return failure_log_; }
 
  private:
   [[nodiscard]] virtio::blk::Config make_config() const noexcept;
 
-  disk::DiskInfo disk_;  // constant but for the size
+  disk::DiskInfo disk_;  // constant except for the size
   const std::string name_;
   const std::uint16_t queues_;
   const std::uint32_t max_ranges_;
   const std::function<Result<>()> begin_use_;
   const std::function<void()> end_use_;
   std::array<std::byte, virtio::blk::kIdBytes> id_{};
-  /// States: 1 write-back, 0 write-through. Kept over reconnects: a guest that chose write-through
-  /// is not told when its front-end comes back. Relaxed: it orders nothing else.
+  /// States: 1 write-back, 0 write-through. Survives reconnects: the guest does not see them, and
+  /// relies on its choice. Relaxed: it orders nothing else.
   std::atomic<std::uint8_t> write_cache_{1};
   mutable log::RateLimit failure_log_{10, std::chrono::seconds(5)};
 };

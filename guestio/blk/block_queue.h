@@ -19,22 +19,21 @@
 
 namespace guestio::blk {
 
-/// The requests of one virtqueue: takes chains, hands them to the disk, answers them.
+/// Serves the requests of one virtqueue: pops chains, starts them on the disk, completes them.
 ///
-/// The way of one request: process() → Request::begin() → disk::Channel::start() →
-/// Request::on_done() → answer(). Requests come from a pool that is made once; when all are out,
-/// the queue is left alone until one is back.
+///     process() → Request::begin() → disk::Channel::start() → Request::on_done() → complete()
 ///
-/// A request comes back only with its status written, a malformed one with an I/O error. Where the
-/// status cannot be written, for want of a writable byte or of its memory, the request never comes
-/// back and the queue stops: the byte that its driver looks at may hold an older success.
+/// Requests come from a pool of fixed size. While all are in flight, no chain is popped.
 ///
-/// A request that the disk fails is answered with an error or, as the FailurePolicy says, held: it
-/// goes to the disk again after a pause. When the queue stops, what is held gets one more attempt,
-/// at once and the last; while it is paused, what is held is parked: with nobody, until the queue
-/// goes on or is left.
+/// 1. A chain is returned only with its status written; a malformed chain with an I/O error.
+/// 2. Without a writable status byte the chain is never returned and the queue breaks, because the
+///    driver's status byte may hold an older success.
+/// 3. A request failed by the disk completes with an error or, by the FailurePolicy, is held: it
+///    goes to the disk again after a pause.
+/// 4. drain() gives held requests one last attempt, at once.
+/// 5. quiesce() parks held requests, until resume() or abandon().
 ///
-/// Threads: the queue's. Lifetime: quiet when destroyed (checked).
+/// Threads: the queue's. Lifetime: no request is in flight when it is destroyed (checked).
 class BlockQueue final : public virtio::QueueHandler, public virtio::HandoverHandler {
  public:
   static constexpr std::size_t kMaxRequests = 1024;
@@ -49,7 +48,7 @@ class BlockQueue final : public virtio::QueueHandler, public virtio::HandoverHan
 
   void process(virtio::DeviceQueue& queue) noexcept override;
   std::optional<std::uint32_t> write_error_status(
-      const virtio::PoppedChain& taken) noexcept override;
+      const virtio::PoppedChain& popped) noexcept override;
   void drain() noexcept override;
   virtio::HandoverHandler* handover() noexcept override { return this; }
   // virtio::HandoverHandler
@@ -58,17 +57,17 @@ class BlockQueue final : public virtio::QueueHandler, public virtio::HandoverHan
   [[nodiscard]] std::size_t held_chains() const noexcept override { return parked_; }
   void abandon() noexcept override;
 
-  // For the operator, who decides about held requests.
-  /// Requests held. Any thread.
+  // Held requests, for the operator.
+  /// Their number. Any thread.
   [[nodiscard]] std::uint64_t held() const noexcept { return held_; }
   /// Retries the held requests now.
   void retry_held() noexcept;
   /// Completes the held requests with the error of their last attempt.
   void fail_held() noexcept;
 
-  /// What its guest asked for so far. Any thread.
+  /// Counts of the guest's requests. Any thread.
   [[nodiscard]] const QueueStatistics& statistics() const noexcept { return statistics_; }
-  /// What the disk did for it. Any thread.
+  /// Counts of the disk's work for them. Any thread.
   [[nodiscard]] disk::ChannelStatistics channel_statistics() const noexcept {
     return channel_->statistics();
   }
@@ -78,26 +77,26 @@ class BlockQueue final : public virtio::QueueHandler, public virtio::HandoverHan
   using FreeList = boost::intrusive::slist<Request, boost::intrusive::constant_time_size<true>,
                                            boost::intrusive::cache_last<false>>;
 
-  /// Another attempt, after a pause.
+  /// Retries after a pause.
   task::Task<> hold(Request& request);
   void park(Request& request) noexcept;
-  void note_held(const Error& error) noexcept;
-  void note_settled() noexcept;
+  void count_held(const Error& error) noexcept;
+  void count_hold_ended() noexcept;
 
   const BlockDevice& device_;
   const std::string label_;
   std::unique_ptr<disk::Channel> channel_;
   const FailurePolicy policy_;
   QueueStatistics statistics_;
-  std::uint32_t until_timed_ = 1;  // requests
-  std::deque<Request> requests_;   // never moved
+  std::uint32_t requests_until_timed_ = 1;
+  std::deque<Request> requests_;  // never moved
   std::unique_ptr<FreeList> free_;
 
-  bool is_finishing_ = false;  // no request is held any more
-  bool is_quiesced_ = false;   // those held are parked
+  bool is_draining_ = false;  // no request is held any more
+  bool is_quiesced_ = false;  // held requests are parked
   std::size_t parked_ = 0;
   Counter held_;
-  std::unique_ptr<task::StopSource> end_of_pauses_ = std::make_unique<task::StopSource>();
+  std::unique_ptr<task::StopSource> stop_pauses_ = std::make_unique<task::StopSource>();
   task::Scope holding_;
 };
 

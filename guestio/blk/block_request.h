@@ -14,29 +14,28 @@
 
 namespace guestio::blk {
 
-/// The parts of a block request, found in a chain of any layout (virtio 1.2, section 5.2.6):
+/// The parts of a block request in a chain of any layout (virtio 1.2, section 5.2.6):
 ///
-///   readable   | header: 16 bytes | data the driver gives ...        |
-///   writable   | data the driver wants ...            | status: 1 byte |
+///   readable   | header: 16 bytes | readable data ...                |
+///   writable   | writable data ...                    | status: 1 byte |
 ///
-/// The header is copied out of guest memory once; nothing else is.
+/// The header is a copy, made once; the rest stays in guest memory.
 struct ParsedRequest {
   virtio::blk::RequestHeader header{};
-  buf::RequestBuffers readable_data;  ///< readable bytes behind the header
-  buf::RequestBuffers writable_data;  ///< writable bytes before the status
+  buf::RequestBuffers readable_data;  ///< after the header
+  buf::RequestBuffers writable_data;  ///< before the status
   std::optional<Gpa> status;          ///< the last writable byte, if there is one
 };
 
-/// Always gives `status`, so that a failed request can be answered. Errors: peer fault (no room for
+/// Sets `status` even on failure, if the chain has a writable byte. Errors: peer fault (no room for
 /// header or status), memory fault, out of range.
-Result<> parse_request(const virtio::PoppedChain& taken, ParsedRequest& request);
+Result<> parse_request(const virtio::PoppedChain& popped, ParsedRequest& request);
 
-/// Has the processor fetch the header, which the driver's has just written, ahead of
-/// parse_request().
-void prefetch_header(const virtio::PoppedChain& taken) noexcept;
+/// Prefetches the header, just written by the driver's processor, for parse_request().
+void prefetch_header(const virtio::PoppedChain& popped) noexcept;
 
-/// The ranges of a discard or write-zeroes request, copied out of guest memory and checked
-/// (5.2.6.2).
+/// The ranges of a discard, write-zeroes or secure-erase request (5.2.6.2): copied from guest
+/// memory, then checked.
 struct ParsedRanges {
   std::array<virtio::blk::RangeSegment, BlockDevice::kMaxRanges> storage;
   std::size_t count = 0;
@@ -45,11 +44,11 @@ struct ParsedRanges {
   }
 };
 
-/// Errors: peer fault (no whole number of ranges), unsupported (more than were offered, flags),
-/// memory fault. Requires: max_ranges <= BlockDevice::kMaxRanges.
+/// Errors: peer fault (partial range), unsupported (more than `max_ranges`, flags), memory fault.
+/// Requires: max_ranges <= BlockDevice::kMaxRanges.
 Result<ParsedRanges> parse_ranges(const ParsedRequest& request, std::size_t max_ranges);
 
-/// The one place where an error becomes a status byte.
+/// The only conversion of an error to a status byte.
 [[nodiscard]] virtio::blk::Status to_status(const Error& error) noexcept;
 
 }  // namespace guestio::blk

@@ -8,7 +8,7 @@ namespace guestio::blk {
 
 namespace {
 
-bool is_want_of_space(const Error& error) noexcept {
+bool is_out_of_space(const Error& error) noexcept {
   return error.kind == ErrorKind::kHost &&
          (error.host_errno == ENOSPC || error.host_errno == EDQUOT);
 }
@@ -31,13 +31,13 @@ bool FailurePolicy::should_retry(const Error& error, std::uint32_t attempts) con
     case OnError::kReport: return false;
     case OnError::kRetry: return attempts <= kMaxRetries;
     case OnError::kHold: return true;
-    case OnError::kEnospc: return is_want_of_space(error);
+    case OnError::kEnospc: return is_out_of_space(error);
   }
   return false;
 }
 
 std::chrono::milliseconds FailurePolicy::retry_delay(std::uint32_t attempts) noexcept {
-  constexpr std::uint32_t kMaxDoublings = 7;  // 10 ms doubled so often is past the longest
+  constexpr std::uint32_t kMaxDoublings = 7;  // 10 ms << 7 exceeds kLongestPause
   const std::uint32_t doublings = std::min(attempts > 0 ? attempts - 1 : 0, kMaxDoublings);
   return std::min(kFirstPause * (1U << doublings), kLongestPause);
 }

@@ -10,31 +10,31 @@
 
 namespace guestio::blk {
 
-/// What becomes of a request that the disk failed.
+/// Handling of requests that the disk failed.
 enum class OnError : std::uint8_t {
-  kReport,  ///< the guest is told at once
-  kRetry,   ///< the disk is asked again for some seconds, then the guest is told
-  kHold,    ///< the request waits until the disk takes it, or somebody gives it up
-  kEnospc,  ///< as kHold for want of space, as kReport for anything else
+  kReport,  ///< completes with an error at once
+  kRetry,   ///< is retried kMaxRetries times, then completes with an error
+  kHold,    ///< is held until the disk serves it or the operator fails it
+  kEnospc,  ///< kHold when the storage is full, kReport otherwise
 };
 
 struct FailurePolicy {
   OnError on_error = OnError::kReport;
-  /// What waits between two attempts; needed for everything but kReport.
+  /// Pauses between attempts; required except with kReport.
   std::unique_ptr<task::Timer> timer = {};
 
-  static constexpr std::uint32_t kMaxRetries = 10;  ///< of kRetry: about four seconds
+  static constexpr std::uint32_t kMaxRetries = 10;  ///< of kRetry: about 4 s
   static constexpr std::chrono::milliseconds kFirstPause{10};
   static constexpr std::chrono::milliseconds kLongestPause{1000};
 
-  /// Whether a request that failed with `error` after `attempts` attempts is worth another.
+  /// Whether to retry a request that failed with `error` after `attempts` attempts.
   [[nodiscard]] bool should_retry(const Error& error, std::uint32_t attempts) const noexcept;
-  /// How long to wait after so many attempts: doubles up to the longest.
+  /// Pause before the next attempt: doubles from kFirstPause to kLongestPause.
   [[nodiscard]] static std::chrono::milliseconds retry_delay(std::uint32_t attempts) noexcept;
 };
 
-/// Whether the disk is to blame, so that it may be another time: not the guest, its memory, or
-/// what the disk can never do. What a failed flush lost (kDataLost) no second attempt brings back.
+/// Whether the disk caused `error`, so that a retry may succeed. False for errors of the guest or
+/// its memory, for unsupported requests, and for data lost by a failed flush (kDataLost).
 [[nodiscard]] bool is_disk_failure(const Error& error) noexcept;
 
 }  // namespace guestio::blk

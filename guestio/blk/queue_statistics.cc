@@ -7,7 +7,7 @@ namespace {
 
 constexpr std::uint64_t kQuarters = LatencyHistogram::kStepsPerDoubling;
 
-/// The doubling by the highest bit, the quarter by the two bits behind it.
+/// The highest bit selects the doubling, the next two bits the quarter.
 std::size_t step_of(std::uint64_t ns) noexcept {
   if (ns < kQuarters) return static_cast<std::size_t>(ns);
   const auto doubling = static_cast<std::uint64_t>(std::bit_width(ns)) - 2;
@@ -16,7 +16,7 @@ std::size_t step_of(std::uint64_t ns) noexcept {
                                LatencyHistogram::kSteps - 1);
 }
 
-/// The first nanosecond behind a step.
+/// The first nanosecond after a step.
 std::uint64_t end_of(std::size_t step) noexcept {
   if (step < kQuarters) return step + 1;
   const std::uint64_t doubling = step / kQuarters;
@@ -38,8 +38,8 @@ const char* to_text(RequestKind kind) noexcept {
   return "other";
 }
 
-void LatencyHistogram::note(std::chrono::nanoseconds taken) noexcept {
-  ++steps_[step_of(static_cast<std::uint64_t>(std::max<std::int64_t>(taken.count(), 0)))];
+void LatencyHistogram::record(std::chrono::nanoseconds latency) noexcept {
+  ++steps_[step_of(static_cast<std::uint64_t>(std::max<std::int64_t>(latency.count(), 0)))];
 }
 
 void LatencyHistogram::add(const LatencyHistogram& other) noexcept {

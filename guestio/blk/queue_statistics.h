@@ -10,10 +10,10 @@
 
 #include "guestio/base/counter.h"
 
-/// What a queue counts of its guest's requests. Written by the queue's thread, read by any.
+/// Counts of a guest's requests. Written by the queue's thread, read by any.
 namespace guestio::blk {
 
-/// What a guest asks for, as far as it is counted apart.
+/// Kinds of requests with counts of their own.
 enum class RequestKind : std::uint8_t {
   kRead,
   kWrite,
@@ -21,41 +21,41 @@ enum class RequestKind : std::uint8_t {
   kDiscard,
   kWriteZeroes,
   kSecureErase,
-  kOther,  ///< GET_ID, and what is unknown or makes no sense
+  kOther,  ///< GET_ID, GET_LIFETIME, unknown and malformed requests
 };
 inline constexpr std::size_t kRequestKinds = 7;
 
-/// The name for people and programs: "write_zeroes".
+/// The name in statistics: "write_zeroes".
 [[nodiscard]] const char* to_text(RequestKind kind) noexcept;
 
-/// How long requests took, in steps of a quarter of a power of two (19 % at most).
+/// Histogram of latencies, in steps of a quarter of a power of two (19 % at most).
 class LatencyHistogram {
  public:
   static constexpr std::size_t kStepsPerDoubling = 4;
   static constexpr std::size_t kSteps = 40 * kStepsPerDoubling;  // up to 2^40 ns: 18 minutes
 
-  void note(std::chrono::nanoseconds taken) noexcept;
+  void record(std::chrono::nanoseconds latency) noexcept;
   void add(const LatencyHistogram& other) noexcept;
   [[nodiscard]] std::uint64_t count() const noexcept;
-  /// What at least `share` (0 to 1) of them were done in; 0 when there are none.
+  /// The latency that at least `share` (0 to 1) of the requests did not exceed; 0 without any.
   [[nodiscard]] std::chrono::nanoseconds percentile(double share) const noexcept;
 
  private:
   std::array<Counter, kSteps> steps_;
 };
 
-/// Counts since the queue was made.
+/// Counts since the start of the queue.
 struct QueueStatistics {
   struct Kind {
-    Counter requests;  ///< answered, failures included
-    Counter bytes;     ///< of those that succeeded: of data, or of the disk's range
-    Counter errors;    ///< answered with another status than OK
+    Counter requests;  ///< completed, failures included
+    Counter bytes;     ///< of successful requests: of data, or of the range
+    Counter errors;    ///< completed with another status than OK
   };
-  /// Every so-manyth request is timed: two looks at the clock cost as much as some requests.
+  /// One in so many requests is timed: two clock reads cost as much as some requests.
   static constexpr std::uint32_t kTimedEvery = 64;
 
   std::array<Kind, kRequestKinds> kinds;
-  LatencyHistogram latency;  ///< from taken to answered, of one request in kTimedEvery
+  LatencyHistogram latency;  ///< from pop to completion, of one request in kTimedEvery
 
   [[nodiscard]] Kind& of(RequestKind kind) noexcept {
     return kinds[static_cast<std::size_t>(kind)];

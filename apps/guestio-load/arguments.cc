@@ -8,6 +8,7 @@
 #include <array>
 #include <string_view>
 
+#include "apps/shared/help_formatter.h"
 #include "apps/shared/suggestion.h"
 #include "guestio/base/version.h"
 #include "guestio/virtio/layout.h"
@@ -43,18 +44,19 @@ std::string join_names() {
 }
 
 template <const auto& kChoices, typename T>
-void add_choice(CLI::App& app, const char* name, T& to, const std::string& help) {
-  app.add_option_function<std::string>(
-         name,
-         [&to, name](const std::string& text) {
-           const auto found = std::ranges::find(kChoices, text, &Choice<T>::name);
-           if (found == kChoices.end()) {
-             throw CLI::ValidationError(
-                 fmt::format("{}: '{}' is none of {}", name, text, join_names<kChoices>()));
-           }
-           to = found->value;
-         },
-         help)
+CLI::Option* add_choice(CLI::App& app, const char* name, T& to, const std::string& help) {
+  return app
+      .add_option_function<std::string>(
+          name,
+          [&to, name](const std::string& text) {
+            const auto found = std::ranges::find(kChoices, text, &Choice<T>::name);
+            if (found == kChoices.end()) {
+              throw CLI::ValidationError(
+                  fmt::format("{}: '{}' is none of {}", name, text, join_names<kChoices>()));
+            }
+            to = found->value;
+          },
+          help)
       ->type_name(join_names<kChoices>());
 }
 
@@ -91,80 +93,96 @@ CLI::Validator between(int least, int most) {
   return CLI::Range(least, most).description("");  // help stays short; a refusal says the limits
 }
 
+constexpr const char* kConnection = "Connection";
+constexpr const char* kWorkload = "Workload";
+constexpr const char* kMeasurement = "Measurement";
+constexpr const char* kChecks = "Checks";
+constexpr const char* kGeneral = "General";
+
 void add_target(CLI::App& app, Target& target) {
-  app.add_option("--socket-path", target.socket_path, "the backend's vhost-user socket")
+  app.option_defaults()->group(kConnection);
+  app.add_option("--socket-path", target.socket_path, "vhost-user socket of the backend (required)")
       ->required()
-      ->type_name("PATH");
-  add_seconds(app, "--timeout", target.deadline,
-              "give up when the backend takes longer for anything (60)");
+      ->option_text("PATH");
+  add_seconds(app, "--timeout", target.deadline, "limit of each wait for the backend (default 60)");
   app.add_flag_callback(
       "--no-event-idx", [&target] { target.event_idx = false; },
       "do not negotiate the event index");
   app.add_flag_callback(
       "--no-indirect", [&target] { target.indirect = false; },
       "do not negotiate indirect descriptors");
-  app.add_flag("--packed", target.packed, "use packed rings; fail when the backend has none");
+  app.add_flag("--packed", target.packed, "use packed rings; fail if the backend has none");
 }
+
+/// The last options of each command.
+void add_general(CLI::App& app) { app::add_help_option(app, kGeneral); }
 
 void add_info(CLI::App& app, InfoArguments& info) {
   add_target(app, info.target);
-  add_choice<kFormatChoices>(app, "--output-format", info.format, "how to print (normal)");
+  app.option_defaults()->group(kGeneral);
+  add_choice<kFormatChoices>(app, "--output-format", info.format,
+                             "format of the output (default normal)");
+  add_general(app);
 }
 
 void add_run(CLI::App& app, RunArguments& run) {
   add_target(app, run.target);
-  add_choice<kFormatChoices>(app, "--output-format", run.format, "how to print (normal)");
-  add_choice<kReadWriteChoices>(
-      app, "--rw", run.rw, "what to do (randread); whatever writes destroys what is on the disk");
-  app.add_option("--rwmixread", run.read_percent, "reads in a mix, in percent (50)")
+  app.option_defaults()->group(kWorkload);
+  add_choice<kReadWriteChoices>(app, "--rw", run.rw,
+                                "read, write, randread (default), randwrite or randrw")
+      ->type_name("MODE");
+  app.add_option("--rwmixread", run.read_percent, "percentage of reads in randrw (default 50)")
       ->type_name("N")
       ->check(between(0, 100));
-  add_size(app, "--bs", run.block_size, "bytes of each request (4k)");
-  app.add_option("--iodepth", run.depth, "requests in flight on each queue (1)")
+  add_size(app, "--bs", run.block_size, "bytes of each request (default 4k)");
+  app.add_option("--iodepth", run.depth, "requests in flight on each queue (default 1)")
       ->type_name("N")
       ->check(between(1, 32768));
-  app.add_option("--numjobs,--num-queues", run.jobs,
-                 "queues to drive, each with a thread of its own (1)")
+  app.add_option("--numjobs,--num-queues", run.jobs, "queues, each with a thread (default 1)")
       ->type_name("N")
       ->check(between(1, 256));
-  app.add_option("--queue-size", run.queue_size, "entries of each ring (as --iodepth needs)")
+  app.add_option("--queue-size", run.queue_size, "entries of each ring (default: from --iodepth)")
       ->type_name("N");
-  add_seconds(app, "--runtime", run.runtime, "how long to measure (10)");
-  add_seconds(app, "--ramp-time", run.ramp, "how long to run before measuring (0)");
-  add_size(app, "--size", run.size, "bytes of the disk to use (up to its end)");
-  add_size(app, "--offset", run.offset, "where on the disk to begin (0)");
-  app.add_option("--seed", run.seed, "for the random order (1)")->type_name("N");
+  add_size(app, "--size", run.size, "bytes of the disk to use (default: to its end)");
+  add_size(app, "--offset", run.offset, "first byte of the disk to use (default 0)");
+  app.add_option("--seed", run.seed, "seed of the random order (default 1)")->type_name("N");
   add_size(app, "--buffer-offset", run.buffer_offset,
-           "distance of data buffers from a page boundary (0)");
-  app.add_option("--segments", run.segments, "descriptors for the data of each request (1)")
+           "distance of buffers from page boundaries (default 0)");
+  app.add_option("--segments", run.segments, "data descriptors of each request (default 1)")
       ->type_name("N")
       ->check(between(1, 32766));
-  app.add_flag("--poll", run.poll,
-               "look at the used ring all the time instead of sleeping until the backend calls");
+  app.add_flag("--poll", run.poll, "poll the used ring instead of waiting for calls");
+  app.option_defaults()->group(kMeasurement);
+  add_seconds(app, "--runtime", run.runtime, "time to measure (default 10)");
+  add_seconds(app, "--ramp-time", run.ramp, "time to run before measuring (default 0)");
+  app.option_defaults()->group(kGeneral);
+  add_choice<kFormatChoices>(app, "--output-format", run.format,
+                             "format of the output (default normal)");
+  add_general(app);
 }
 
 void add_verify(CLI::App& app, VerifyArguments& verify) {
   add_target(app, verify.target);
-  app.add_option("--ops", verify.operations, "requests to make at random (10000)")->type_name("N");
-  app.add_option("--seed", verify.seed, "for sizes, places and layouts (1)")->type_name("N");
-  app.add_option("--iodepth", verify.depth, "requests in flight on each queue (16)")
+  app.option_defaults()->group(kWorkload);
+  app.add_option("--ops", verify.operations, "number of random requests (default 10000)")
+      ->type_name("N");
+  app.add_option("--seed", verify.seed, "seed of sizes, offsets and layouts (default 1)")
+      ->type_name("N");
+  app.add_option("--iodepth", verify.depth, "requests in flight on each queue (default 16)")
       ->type_name("N")
       ->check(between(1, 256));
-  app.add_option("--numjobs,--num-queues", verify.jobs,
-                 "queues to use, each with a thread of its own (1)")
+  app.add_option("--numjobs,--num-queues", verify.jobs, "queues, each with a thread (default 1)")
       ->type_name("N")
       ->check(between(1, 256));
-  add_size(app, "--size", verify.size, "bytes of the disk to use (16M, or up to its end)");
-  add_size(app, "--offset", verify.offset, "where on the disk to begin (0)");
-  add_size(app, "--max-bs", verify.max_request, "bytes of the largest request (256k)");
-  add_choice<kLayoutChoices>(
-      app, "--layout", verify.layout,
-      "how requests are cut: 'simple' for backends that want header and status alone and "
-      "data in aligned sectors (any)");
-  app.add_flag("--reconnect", verify.reconnect,
-               "go on when the backend is killed and started again; needs its in-flight record");
-  app.add_flag("--strict", verify.strict,
-               "fail for every breach of the specification, also for those that are only noted");
+  add_size(app, "--size", verify.size, "bytes of the disk to use (default: at most 16M)");
+  add_size(app, "--offset", verify.offset, "first byte of the disk to use (default 0)");
+  add_size(app, "--max-bs", verify.largest, "bytes of the largest request (default 256k)");
+  add_choice<kLayoutChoices>(app, "--layout", verify.layout,
+                             "descriptor layouts of the requests (default any)");
+  app.option_defaults()->group(kChecks);
+  app.add_flag("--reconnect", verify.reconnect, "continue after restarts of the backend");
+  app.add_flag("--strict", verify.strict, "fail on breaches that are otherwise only noted");
+  add_general(app);
 }
 
 EarlyExit usage(const std::string& text) { return {"guestio-load: " + text + "\n", kExitUsage}; }
@@ -234,15 +252,17 @@ std::expected<Arguments, EarlyExit> parse_arguments(int count, const char* const
   RunArguments run;
   VerifyArguments verify;
   CLI::App app("Shows, loads and verifies any vhost-user-blk backend.", "guestio-load");
+  app.formatter(std::make_shared<app::HelpFormatter>());
   app.require_subcommand(1);
-  app.set_version_flag("--version", fmt::format("guestio-load {}", kVersion));
+  app.set_version_flag("--version", fmt::format("guestio-load {}", kVersion),
+                       "print the version and exit")
+      ->group(kGeneral);
+  add_general(app);
   CLI::App* const info_command = app.add_subcommand("info", "show features, limits and size");
   CLI::App* const run_command =
-      app.add_subcommand("run", "measure requests a second and how long each takes");
-  CLI::App* const verify_command = app.add_subcommand(
-      "verify",
-      "write, read, discard and compare in random ways; destroys what is on the disk, or reads "
-      "only if the disk is read-only");
+      app.add_subcommand("run", "measure IOPS and latency; writes destroy the data");
+  CLI::App* const verify_command =
+      app.add_subcommand("verify", "write, read, discard, compare; destroys data unless read-only");
   add_info(*info_command, info);
   add_run(*run_command, run);
   add_verify(*verify_command, verify);

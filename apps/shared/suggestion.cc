@@ -11,7 +11,7 @@ namespace guestio::app {
 
 namespace {
 
-/// Nobody mistypes a longer name, and the comparison takes the product of both lengths.
+/// Limits the cost, the product of both lengths; no option has a longer name.
 constexpr std::size_t kMaxNameLength = 64;
 
 }  // namespace
@@ -44,7 +44,7 @@ std::string suggest(std::string_view wanted, std::span<const std::string> names,
   const std::string* best = nullptr;
   std::size_t smallest = limit + 1;
   for (const std::string& name : names) {
-    // A beginning is as good as one wrong letter.
+    // A prefix counts as one wrong letter.
     const bool is_beginning = wanted.size() >= 3 && name.starts_with(wanted);
     const std::size_t distance = is_beginning ? 1 : edit_distance(wanted, name);
     if (distance >= smallest) continue;

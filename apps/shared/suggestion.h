@@ -7,12 +7,12 @@
 
 namespace guestio::app {
 
-/// How many letters have to be inserted, deleted, replaced or exchanged with their neighbour to
-/// make `b` of `a` (optimal string alignment).
+/// The number of insertions, deletions, replacements and swaps of neighbouring letters between `a`
+/// and `b` (optimal string alignment).
 [[nodiscard]] std::size_t edit_distance(std::string_view a, std::string_view b);
 
-/// " (did you mean NAME?)", where NAME is the one of `names` that `wanted` most likely stands for;
-/// empty when none is near enough. `prefix` is printed before NAME, as in "--".
+/// Returns " (did you mean NAME?)" with the nearest of `names`, or an empty text without a near
+/// one. `prefix` precedes NAME, as in "--".
 [[nodiscard]] std::string suggest(std::string_view wanted, std::span<const std::string> names,
                                   std::string_view prefix = "");
 

@@ -20,7 +20,7 @@ TEST(Suggestion, DistanceCountsInsertedDeletedReplacedAndExchangedLetters) {
   EXPECT_EQ(edit_distance("kitten", "sitting"), 3u);
 }
 
-TEST(Suggestion, TheNearestNameIsSuggestedAndNothingThatIsFar) {
+TEST(Suggestion, OnlyANearNameIsSuggested) {
   const std::vector<std::string> names = {"socket-path", "fd", "threads", "blk-file", "read-only"};
   EXPECT_EQ(suggest("sokcet-path", names, "--"), " (did you mean --socket-path?)");
   EXPECT_EQ(suggest("socket", names, "--"), " (did you mean --socket-path?)");

@@ -25,7 +25,7 @@ namespace {
 
 constexpr std::size_t kMaxFileBytes = std::size_t{4} << 20;
 
-/// The file's text, or why there is none.
+/// Returns the text of the file, or a short error text.
 std::expected<std::string, std::string> read_text(const std::string& path) {
   const auto fail_with_errno = [] {
     return std::unexpected(fmt::format("cannot be read: {}", std::strerror(errno)));
@@ -51,8 +51,8 @@ std::expected<std::string, std::string> read_text(const std::string& path) {
   }
 }
 
-/// A mode as it would stand on the command line. A decimal number is none: 432 is what TOML makes
-/// of 0o660, and whoever writes 660 may mean either.
+/// The mode as on the command line. Decimal numbers are refused: TOML turns 0o660 into 432, and 660
+/// could mean either.
 std::optional<std::string> mode_to_text(const toml::node& node) {
   const auto* const number = node.as_integer();
   if (number == nullptr) return node.value_exact<std::string>();
@@ -60,7 +60,7 @@ std::optional<std::string> mode_to_text(const toml::node& node) {
   return fmt::format("{:o}", number->get());
 }
 
-/// A value as it would stand on the command line.
+/// The value as on the command line.
 std::optional<std::string> to_text(const toml::node& node) {
   if (const auto text = node.value_exact<std::string>()) return text;
   if (const auto number = node.value_exact<std::int64_t>()) return std::to_string(*number);
@@ -68,7 +68,7 @@ std::optional<std::string> to_text(const toml::node& node) {
   return std::nullopt;
 }
 
-/// The same for what may be a list: [2, 3] is "2,3".
+/// The same for values and lists: [2, 3] is "2,3".
 std::optional<std::string> to_list_text(const toml::node& node) {
   const toml::array* const list = node.as_array();
   if (list == nullptr) return to_text(node);
@@ -111,9 +111,9 @@ class Reader {
   };
 
   void report(const toml::source_region& region, std::string text) {
-    // A table has its keys in the order of the alphabet: sorted here, by line.
-    const auto behind = std::ranges::upper_bound(found_, region.begin.line, {}, &Finding::line);
-    found_.insert(behind, {region.begin.line, place(region), std::move(text)});
+    // toml++ iterates in alphabetical order; findings are sorted by line.
+    const auto position = std::ranges::upper_bound(found_, region.begin.line, {}, &Finding::line);
+    found_.insert(position, {region.begin.line, place(region), std::move(text)});
   }
 
   void read_disks(const toml::node& node) {

@@ -10,7 +10,7 @@
 
 namespace guestio::app {
 
-/// What a configuration file says; what it does not say is empty.
+/// The content of a configuration file. Absent settings are empty.
 ///
 ///     threads = 2
 ///     cpus = [2, 3]
@@ -25,7 +25,7 @@ struct ConfigFile {
   ProcessOptions process;
 };
 
-/// Reads TOML. What is wrong with it is complained about with file and line.
+/// Reads a TOML file. Each diagnostic names file and line.
 ConfigFile read_config_file(const std::string& path, Diagnostics& diagnostics);
 
 }  // namespace guestio::app

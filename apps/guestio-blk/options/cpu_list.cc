@@ -14,10 +14,10 @@ namespace guestio::app {
 
 namespace {
 
-// More processors than any machine has.
+// An upper bound for any machine.
 constexpr int kMaxCpus = 65536;
 
-/// Takes a number from the front of `text`.
+/// Consumes a number at the front of `text`.
 std::optional<int> consume_number(std::string_view& text) {
   int number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
@@ -87,7 +87,7 @@ std::vector<int> allowed_cpus() {
 
 std::expected<void, std::string> check_cpus(std::span<const int> cpus) {
   const std::vector<int> allowed = allowed_cpus();
-  if (allowed.empty()) return {};  // nothing is known
+  if (allowed.empty()) return {};  // affinity is unknown
   const auto bad = std::ranges::find_if(
       cpus, [&](int cpu) { return !std::ranges::binary_search(allowed, cpu); });
   if (bad == cpus.end()) return {};

@@ -9,18 +9,18 @@
 
 namespace guestio::app {
 
-/// Reads a list of processors as taskset does: "2", "2,3", "0-3", "0-6:2" (every second one), and
-/// any of those with commas between. The order stays, repetitions too. Errors: what is wrong, in
-/// words that follow the option's name.
+/// Parses a processor list in the syntax of taskset: "2", "2,3", "0-3", "0-6:2" (every second
+/// processor), and combinations with commas. Keeps order and repetitions. Errors: a text that
+/// follows the name of the option.
 std::expected<std::vector<int>, std::string> parse_cpu_list(std::string_view text);
 
 /// "0-3,8" of {0, 1, 2, 3, 8}. Requires: ascending.
 std::string format_cpu_list(std::span<const int> cpus);
 
-/// The processors that this process may run on, ascending.
+/// The affinity of this process, ascending.
 std::vector<int> allowed_cpus();
 
-/// Nothing, or which of `cpus` this process cannot run on and why.
+/// Checks `cpus` against allowed_cpus(). Errors: the first excluded processor and the cause.
 std::expected<void, std::string> check_cpus(std::span<const int> cpus);
 
 }  // namespace guestio::app

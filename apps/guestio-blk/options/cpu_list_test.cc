@@ -19,7 +19,7 @@ TEST(CpuList, NumbersRangesAndStridesAreReadInTheirOrder) {
   EXPECT_EQ(parse_cpu_list("5-5"), Cpus({5}));
 }
 
-TEST(CpuList, WhatIsNoListIsRefused) {
+TEST(CpuList, MalformedListsAreRefused) {
   for (const char* text : {"", ",", "1,", ",1", "x", "-1", "1-", "3-1", "1-3:", "1-3:0", "1:2",
                            "1 2", "0-3-5", "70000", "0-99999999999", "1.5", "0x1"}) {
     EXPECT_FALSE(parse_cpu_list(text).has_value()) << text;
@@ -32,7 +32,7 @@ TEST(CpuList, RunsAreFormattedAsRanges) {
   EXPECT_EQ(format_cpu_list(Cpus({0, 1, 2, 3, 8, 10, 11})), "0-3,8,10-11");
 }
 
-TEST(CpuList, OnlyProcessorsThatThisProcessMayUseAreTaken) {
+TEST(CpuList, ProcessorsOutsideTheAffinityOfTheProcessAreRefused) {
   const Cpus allowed = allowed_cpus();
   ASSERT_FALSE(allowed.empty());
   EXPECT_TRUE(check_cpus(allowed).has_value());

@@ -12,7 +12,7 @@
 
 #include "apps/shared/suggestion.h"
 #include "guestio/blk/block_device.h"
-#include "options/setting_values.h"
+#include "options/setting.h"
 
 namespace guestio::app {
 
@@ -26,9 +26,9 @@ std::optional<Number> parse_number(std::string_view text) {
   return number;
 }
 
-Diagnostic set_size(ByteCount& to, std::string_view value, const char* complaint) {
+Diagnostic set_size(ByteCount& to, std::string_view value, const char* refusal) {
   const auto size = parse_byte_count(value);
-  if (!size) return refuse(complaint);
+  if (!size) return refuse(refusal);
   to = *size;
   return {};
 }
@@ -47,7 +47,8 @@ Diagnostic set_name(DiskOptions& disk, std::string_view value) {
 
 Diagnostic set_fd(DiskOptions& disk, std::string_view value) {
   const auto fd = parse_number<int>(value);
-  disk.socket_fd = fd.value_or(-1);  // also where that is refused: nothing is missing then
+  disk.socket_fd =
+      fd.value_or(-1);  // set even when refused: check_disk() reports no missing socket
   if (!fd || *fd < 0) return refuse("takes the number of a descriptor");
   if (*fd <= STDERR_FILENO) {
     return refuse("takes a descriptor other than standard input, output and error (0 to 2)");
@@ -55,7 +56,7 @@ Diagnostic set_fd(DiskOptions& disk, std::string_view value) {
   return {};
 }
 
-/// How to connect to the socket: a mode in octal, as for chmod.
+/// The mode of the socket in octal, as for chmod.
 Diagnostic set_socket_mode(DiskOptions& disk, std::string_view value) {
   constexpr unsigned kMaximum = 0777;
   unsigned mode = 0;
@@ -67,8 +68,8 @@ Diagnostic set_socket_mode(DiskOptions& disk, std::string_view value) {
   return {};
 }
 
-/// The number of a user or group by name, as `look_up` (getpwnam_r, getgrnam_r) knows it, or of one
-/// that is given as a number.
+/// Finds the number of a user or group. `look_up`: getpwnam_r or getgrnam_r. `value`: a name, or
+/// the number itself.
 template <typename Entry, typename LookUp>
 std::optional<std::uint32_t> find_id(std::string_view value, std::uint32_t Entry::* id,
                                      LookUp look_up) {
@@ -84,7 +85,7 @@ std::optional<std::uint32_t> find_id(std::string_view value, std::uint32_t Entry
   }
   if (found != nullptr) return entry.*id;
   const auto number = parse_number<std::uint32_t>(value);
-  // The last one stands for "as it is" in chown().
+  // chown() takes the largest number as "unchanged".
   if (!number || *number == static_cast<std::uint32_t>(-1)) return std::nullopt;
   return number;
 }
@@ -171,106 +172,82 @@ Diagnostic set_format(DiskOptions& disk, std::string_view value) {
   return {};
 }
 
+constexpr bool kIsSwitch = true;
+constexpr bool kTakesValue = false;
+
 constexpr std::array kSettings = {
-    DiskSetting{"name", "what the disk is called in log lines and answers (default: disk0, ...)",
-                false, set_name, "NAME"},
-    DiskSetting{"socket-path", "unix socket to listen at; a stale one is replaced", false,
+    DiskSetting{"name", "NAME", "name in log lines and replies (default disk0, disk1, ...)",
+                kDiskGroup, kTakesValue, set_name},
+    DiskSetting{"socket-path", "PATH", "listen at this unix socket; replaces a stale one",
+                kDiskGroup, kTakesValue,
                 [](DiskOptions& disk, std::string_view value) -> Diagnostic {
                   if (value.empty()) return refuse("takes a path");
                   disk.socket_path = value;
                   return {};
-                },
-                "PATH"},
-    DiskSetting{"socket-mode",
-                "who may connect to the socket, in octal: 0660 (the default) is its owner and its "
-                "group",
-                false, set_socket_mode, "MODE"},
-    DiskSetting{"socket-owner",
-                "user that owns the socket, by name or number (default: the one that the process "
-                "runs as)",
-                false, set_socket_owner, "USER"},
-    DiskSetting{"socket-group",
-                "group of the socket, by name or number, such as kvm or libvirt-qemu (default: "
-                "that of the process)",
-                false, set_socket_group, "GROUP"},
-    DiskSetting{"fd", "socket handed down by the parent, listening or connected", false, set_fd,
-                "N"},
-    DiskSetting{"blk-file",
-                "raw image file or block device to serve; null:SIZE is a disk that does nothing, "
-                "to measure the way to it",
-                false,
+                }},
+    DiskSetting{"socket-mode", "MODE", "octal mode of the socket (default 0660)", kDiskGroup,
+                kTakesValue, set_socket_mode},
+    DiskSetting{"socket-owner", "USER", "owner of the socket (default: user of the process)",
+                kDiskGroup, kTakesValue, set_socket_owner},
+    DiskSetting{"socket-group", "GROUP", "group of the socket (default: group of the process)",
+                kDiskGroup, kTakesValue, set_socket_group},
+    DiskSetting{"fd", "N", "inherited socket, listening or connected", kDiskGroup, kTakesValue,
+                set_fd},
+    DiskSetting{"blk-file", "PATH", "raw image or block device to serve, or null:SIZE", kDiskGroup,
+                kTakesValue,
                 [](DiskOptions& disk, std::string_view value) -> Diagnostic {
                   disk.image = value;
                   return {};
-                },
-                "PATH"},
-    DiskSetting{"format",
-                "raw: the image is raw whatever it looks like. Without it an image that starts or "
-                "ends as qcow2, QED, VMDK, VDI, VHDX, VHD, Parallels or LUKS do is refused",
-                false, set_format, "raw"},
-    DiskSetting{"read-only", "refuse writes; share the image with readers", true,
+                }},
+    DiskSetting{"format", "raw", "the image is raw, whatever signature it has", kDiskGroup,
+                kTakesValue, set_format},
+    DiskSetting{"read-only", "on|off", "refuse writes; share the image with other readers",
+                kDiskGroup, kIsSwitch,
                 [](DiskOptions& disk, std::string_view value) {
                   return set_switch(disk.is_read_only, value);
                 }},
-    DiskSetting{"num-queues", "virtqueues offered (default 1)", false, set_queues, "N"},
-    DiskSetting{"serial",
-                "what the guest reads as the disk's ID, up to 20 bytes (default: made from the "
-                "image's path)",
-                false, set_serial, "ID"},
-    DiskSetting{"on-error",
-                "requests that the disk fails: tell the guest (report, the default), ask the disk "
-                "again for "
-                "some seconds (retry), or until it takes them (hold; enospc: for want of space "
-                "only). SIGUSR1: again now; SIGUSR2: tell the guest now",
-                false, set_on_error, "report|retry|hold|enospc"},
-    DiskSetting{"block-size", "logical block size shown to the guest: 512 to 4096 (default 512)",
-                false,
+    DiskSetting{"num-queues", "N", "number of virtqueues (default 1)", kDiskGroup, kTakesValue,
+                set_queues},
+    DiskSetting{"serial", "ID", "disk ID for the guest, at most 20 bytes", kDiskGroup, kTakesValue,
+                set_serial},
+    DiskSetting{"block-size", "SIZE", "logical block size, 512 to 4096 (default 512)", kDiskGroup,
+                kTakesValue,
                 [](DiskOptions& disk, std::string_view value) {
                   return set_size(disk.block_size, value, "takes a size such as 4096 or 4k");
-                },
-                "SIZE"},
-    DiskSetting{"buffered", "use the host's page cache instead of direct I/O", true,
-                [](DiskOptions& disk, std::string_view value) {
-                  return set_switch(disk.is_buffered, value);
                 }},
-    DiskSetting{"bounce-limit",
-                "most memory a queue uses for data that direct I/O cannot take as it lies "
-                "(default 8M)",
-                false, set_bounce_limit, "SIZE"},
-    DiskSetting{"max-ranges",
-                "most ranges in one discard or write-zeroes request of the guest's (default 1, as "
-                "QEMU offers)",
-                false, set_max_ranges, "N"},
-    DiskSetting{"image-lock",
-                "keep other processes from the image as long as this one runs (always, the "
-                "default), or while a guest runs on it (in-use), for live migration: the "
-                "destination's backend is started beside this one",
-                false, set_image_lock, "always|in-use"},
-    DiskSetting{"packed-ring", "offer packed rings: on or off (default on)", false,
+    DiskSetting{"max-ranges", "N", "ranges in one discard or write-zeroes (default 1)", kDiskGroup,
+                kTakesValue, set_max_ranges},
+    DiskSetting{"packed-ring", "on|off", "offer packed rings (default on)", kDiskGroup, kTakesValue,
                 [](DiskOptions& disk, std::string_view value) {
                   return set_switch(disk.has_packed_ring, value);
                 }},
-    DiskSetting{"post-copy",
-                "offer post-copy migration: on or off (default off). Only for a front-end that is "
-                "trusted: it can write to any memory of this process then, and keep it waiting",
-                false,
+    DiskSetting{"buffered", "on|off", "use the host page cache instead of direct I/O",
+                kPerformanceGroup, kIsSwitch,
                 [](DiskOptions& disk, std::string_view value) {
-                  return set_switch(disk.has_post_copy, value);
+                  return set_switch(disk.is_buffered, value);
                 }},
-    DiskSetting{
-        "fixed-buffers",
-        "memory registered with the kernel, which saves time for each request: bounce memory and "
-        "guest memory that is all there, where locking memory is not limited (auto, the default); "
-        "all, bringing in what is not there (on); nothing (off)",
-        false, set_fixed_buffers, "auto|on|off"},
-    DiskSetting{"iopoll", "finish direct I/O by polling the device, where it has queues for that",
-                true,
+    DiskSetting{"bounce-limit", "SIZE", "maximum bounce memory of a queue (default 8M)",
+                kPerformanceGroup, kTakesValue, set_bounce_limit},
+    DiskSetting{"fixed-buffers", "auto|on|off", "register memory with io_uring (default auto)",
+                kPerformanceGroup, kTakesValue, set_fixed_buffers},
+    DiskSetting{"iopoll", "on|off", "poll the device for completions of direct I/O",
+                kPerformanceGroup, kIsSwitch,
                 [](DiskOptions& disk, std::string_view value) {
                   return set_switch(disk.polls_device, value);
                 }},
+    DiskSetting{"on-error", "report|retry|hold|enospc",
+                "policy for requests that the disk fails (default report)", kRecoveryGroup,
+                kTakesValue, set_on_error},
+    DiskSetting{"image-lock", "always|in-use", "when to hold the image locks (default always)",
+                kMigrationGroup, kTakesValue, set_image_lock},
+    DiskSetting{"post-copy", "on|off", "offer post-copy to a trusted front-end (default off)",
+                kMigrationGroup, kTakesValue,
+                [](DiskOptions& disk, std::string_view value) {
+                  return set_switch(disk.has_post_copy, value);
+                }},
 };
 
-/// Takes the text up to the next comma that is not doubled.
+/// Consumes the text up to the next single comma.
 std::string consume_field(std::string_view& text) {
   std::string field;
   while (!text.empty()) {
@@ -285,7 +262,7 @@ std::string consume_field(std::string_view& text) {
   return field;
 }
 
-/// The protocol that an image's name begins with, such as "nbd", or nothing for a path.
+/// The protocol prefix of an image name, such as "nbd"; empty for a path.
 std::string_view find_protocol(std::string_view image) {
   constexpr std::string_view kSchemeLetters = "abcdefghijklmnopqrstuvwxyz0123456789+-.";
   const auto colon = image.find(':');
@@ -296,14 +273,13 @@ std::string_view find_protocol(std::string_view image) {
   return is_address || scheme == "nbd" || scheme == "rbd" ? scheme : std::string_view();
 }
 
-/// Mode and owner are those of a socket that we make.
+/// Mode and owner apply only to sockets that this process creates.
 void check_socket_access(const DiskOptions& disk, Diagnostics& diagnostics) {
   if (!disk.socket_fd) return;
   for (const auto& [name, value] : disk.as_given) {
     if (name != "socket-mode" && name != "socket-owner" && name != "socket-group") continue;
-    diagnostics.add(
-        disk.origin_of(name),
-        fmt::format("{} does not go with fd, whose maker has set it: leave it out", name));
+    diagnostics.add(disk.origin_of(name),
+                    fmt::format("{} does not go with fd, an existing socket: leave it out", name));
   }
 }
 
@@ -361,7 +337,7 @@ DiskOptions parse_disk(std::string_view text, std::string origin, Diagnostics& d
 }
 
 void check_disk(const DiskOptions& disk, Diagnostics& diagnostics) {
-  // On the command line settings are options.
+  // On the command line, settings have dashes.
   const std::string_view dashes = disk.origin.empty() ? "--" : "";
   const auto add = [&](std::string_view setting, std::string_view text) {
     diagnostics.add(disk.origin_of(setting), text);

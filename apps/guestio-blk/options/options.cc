@@ -10,6 +10,7 @@
 #include <set>
 #include <thread>
 
+#include "apps/shared/help_formatter.h"
 #include "apps/shared/suggestion.h"
 #include "guestio/base/version.h"
 #include "options/config_file.h"
@@ -19,7 +20,7 @@ namespace guestio::app {
 
 namespace {
 
-/// What a management layer asks for before it starts a backend (QEMU, docs/interop/vhost-user.rst,
+/// The reply to management layers before they start a backend (QEMU, docs/interop/vhost-user.rst,
 /// "Backend program conventions").
 std::string capabilities() {
   return nlohmann::json{{"type", "block"}, {"features", {"read-only", "blk-file"}}}.dump(2) + "\n";
@@ -29,7 +30,7 @@ vhost::PollPolicy to_policy(const std::string& poll, std::uint32_t max_us) {
   using Kind = vhost::PollPolicy::Kind;
   const std::chrono::microseconds most(max_us);
   if (poll == "always") return {Kind::kAlways, most};
-  // Nothing to learn where the answer is never to look.
+  // A policy without polls has nothing to adapt.
   return {poll == "fixed" || max_us == 0 ? Kind::kFixed : Kind::kAdaptive, most};
 }
 
@@ -37,64 +38,71 @@ EarlyExit usage_error(const Diagnostics& diagnostics) {
   return {diagnostics.to_lines(), kExitUsage};
 }
 
-/// What was said, before it is put together.
+/// The command line as typed.
 struct CommandLine {
-  using Setting = std::pair<std::string, std::string>;
-  std::vector<Setting> disk_values;
-  std::vector<Setting> process_values;  ///< win over the file
-  std::vector<std::string> disks;       ///< one text for each --disk
+  using Value = std::pair<std::string, std::string>;  ///< name and value of a setting
+  std::vector<Value> disk_values;
+  std::vector<Value> process_values;  ///< they override the file
+  std::vector<std::string> disks;     ///< one text per --disk
   std::string config_path;
   std::vector<std::string> ask;
   std::string takeover;
   bool prints_capabilities = false;
-  std::vector<std::string> unexpected;  ///< what is no option, and what follows it
+  std::vector<std::string> unexpected;  ///< unknown options and stray words
 };
 
-template <typename Setting>
-void add_settings(CLI::App& app, std::span<const Setting> settings,
-                  std::vector<CommandLine::Setting>& command_line) {
-  for (const Setting& setting : settings) {
+template <typename Target>
+void add_settings(CLI::App& app, std::span<const Setting<Target>> settings,
+                  std::vector<CommandLine::Value>& values) {
+  for (const Setting<Target>& setting : settings) {
     const std::string name = setting.name;
-    const auto add = [&command_line, name](const std::string& value) {
-      command_line.emplace_back(name, value);
+    const auto add = [&values, name](const std::string& value) {
+      values.emplace_back(name, value);
     };
+    CLI::Option* option = nullptr;
     if (setting.is_switch) {
-      app.add_flag_callback("--" + name, [add] { add("on"); }, setting.help);
+      option = app.add_flag_callback("--" + name, [add] { add("on"); }, setting.help);
     } else {
-      app.add_option_function<std::string>("--" + name, add, setting.help)->type_name(setting.type);
+      option = app.add_option_function<std::string>("--" + name, add, setting.help)
+                   ->type_name(setting.type);
     }
+    option->group(setting.group);
   }
 }
 
-void add_other_options(CLI::App& app, CommandLine& command_line) {
-  app.add_option("--disk", command_line.disks,
-                 "one of several disks: the options above without their dashes, as in "
-                 "socket-path=PATH,blk-file=IMAGE,read-only=on; once for each disk")
+/// The options that are no settings: each has one place, the command line.
+void add_disk_list_options(CLI::App& app, CommandLine& command_line) {
+  app.add_option("--disk", command_line.disks, "one of several disks: its options without dashes")
       ->type_name("KEY=VALUE,...")
+      ->group(kDiskGroup)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
       ->expected(1)
       ->allow_extra_args(false);
   app.add_option("--config", command_line.config_path,
-                 "file in TOML with a [[disk]] for each disk and, above them, the options below, "
-                 "from --threads to --verbose, without their dashes")
-      ->type_name("PATH");
-  add_settings(app, process_settings(), command_line.process_values);
-  app.add_option("--takeover", command_line.takeover,
-                 "take the place of the process whose --control is this path, without an "
-                 "interruption for its guests: its disks, sockets, front-ends and options; only "
-                 "--threads, --cpus, --poll, --poll-max-us, --sqpoll, --sqpoll-cpus and --verbose "
-                 "go with it, and win over what that process was told")
-      ->type_name("PATH");
-  app.add_option("--ask", command_line.ask,
-                 "does not serve, but sends a command to the process whose --control is PATH and "
-                 "prints the answer; the command help lists them")
-      ->option_text("PATH COMMAND [DISK]")
-      ->expected(2, 3);
-  app.add_flag("--print-capabilities", command_line.prints_capabilities,
-               "print what this backend can do as JSON and exit");
+                 "TOML file: process settings, then [[disk]] sections")
+      ->type_name("PATH")
+      ->group(kDiskGroup);
 }
 
-/// What is no option, each with the one that may have been meant.
+void add_control_options(CLI::App& app, CommandLine& command_line) {
+  app.add_option("--ask", command_line.ask, "send command to --control PATH, print reply")
+      ->option_text("PATH COMMAND [DISK]")
+      ->group(kControlGroup)
+      ->expected(2, 3);
+  app.add_option("--takeover", command_line.takeover,
+                 "replace the running process with --control PATH")
+      ->type_name("PATH")
+      ->group(kControlGroup);
+  app.add_flag("--print-capabilities", command_line.prints_capabilities,
+               "print the capabilities as JSON and exit")
+      ->group(kControlGroup);
+  app.set_version_flag("--version", std::string("guestio-blk ") + kVersion,
+                       "print the version and exit")
+      ->group(kControlGroup);
+  add_help_option(app, kControlGroup);
+}
+
+/// Reports unknown options, each with the nearest known one.
 void check_unexpected(const CLI::App& app, const CommandLine& command_line,
                       Diagnostics& diagnostics) {
   std::vector<std::string> names;
@@ -133,7 +141,7 @@ void read_one_disk(const CommandLine& command_line, Options& options, Diagnostic
   options.disks.push_back(std::move(disk));
 }
 
-/// Of the file, then of the command line.
+/// The command line overrides the file.
 void read_process_options(const CommandLine& command_line, Options& options,
                           Diagnostics& diagnostics) {
   for (const auto& [name, value] : command_line.process_values) {
@@ -167,19 +175,19 @@ void read_disks(const CommandLine& command_line, Options& options, Diagnostics& 
         "add --socket-path PATH and --blk-file PATH, or --disk, or a --config file with "
         "a [[disk]] for each disk that has socket-path and blk-file");
   }
-  // What is missing may be what was mistyped.
+  // A missing setting may be a mistyped one.
   if (command_line.unexpected.empty()) {
     for (const DiskOptions& disk : options.disks) check_disk(disk, diagnostics);
   }
   name_disks(options.disks);
 }
 
-/// What --takeover leaves no room for, because it comes from the other process.
+/// Reports options that conflict with --takeover: the other process supplies them.
 void check_takeover(const CommandLine& command_line, Diagnostics& diagnostics) {
   const auto reject = [&](std::string_view option) {
     diagnostics.add(fmt::format("--{}", option),
-                    "does not go with --takeover, which brings disks and control socket of the "
-                    "process whose place is taken: leave it out");
+                    "does not go with --takeover, which takes disks and control socket from the "
+                    "running process: leave it out");
   };
   for (const auto& [name, value] : command_line.disk_values) reject(name);
   if (!command_line.disks.empty()) reject("disk");
@@ -189,19 +197,19 @@ void check_takeover(const CommandLine& command_line, Diagnostics& diagnostics) {
   }
 }
 
-/// Whether two disks write to what the other uses, as far as their paths tell.
+/// Whether two disks name the same image by the same path, and at least one writes to it.
 bool share_an_image(const DiskOptions& a, const DiskOptions& b) {
   return !a.image.empty() && a.image == b.image && !a.image.starts_with("null:") &&
          (!a.is_read_only || !b.is_read_only);
 }
 
-/// Whose a setting is that two disks must not share.
+/// Names the owner of a setting that two disks must not share.
 std::string describe_owner(const DiskOptions& disk, std::string_view setting) {
   return fmt::format("also that of disk {} ({})", disk.name, disk.origin_of(setting));
 }
 
-/// Numbers of descriptors are compared where they are of one process: in a takeover those of disks
-/// that are served are the other process's.
+/// Compares descriptor numbers of one process only: in a takeover, served disks have those of the
+/// other process.
 void check_pair(const DiskOptions& one, const DiskOptions& other, bool is_takeover,
                 Diagnostics& diagnostics) {
   const std::string_view socket = other.socket_fd ? "fd" : "socket-path";
@@ -241,7 +249,7 @@ void check_conflicts(const std::vector<DiskOptions>& disks, const std::string& c
   }
 }
 
-/// On how many processors the threads may run.
+/// The number of processors for the queue threads.
 std::size_t count_processors(const std::vector<int>& pinned_to) {
   if (!pinned_to.empty()) return std::set<int>(pinned_to.begin(), pinned_to.end()).size();
   const std::size_t allowed = allowed_cpus().size();
@@ -253,8 +261,7 @@ void read_threads(const ProcessOptions& as_given, Options& options) {
       std::accumulate(options.disks.begin(), options.disks.end(), std::size_t{0},
                       [](std::size_t sum, const DiskOptions& disk) { return sum + disk.queues; });
   options.cpus = as_given.cpus.value_or(std::vector<int>());
-  // Queues that would share a processor share a thread: it looks at both at once, and neither waits
-  // for the other's turn.
+  // Queues on one processor share a thread: it polls both, and none waits for the scheduler.
   options.threads =
       as_given.threads.value_or(std::min({queues, count_processors(options.cpus), kMaxThreads}));
   options.has_submission_threads = as_given.has_submission_threads;
@@ -309,17 +316,20 @@ void resolve_options(Options& options, Diagnostics& diagnostics) {
 std::expected<Options, EarlyExit> parse_options(int argc, const char* const* argv) {
   CommandLine command_line;
   CLI::App app(
-      "Serves disk images to virtual machines as vhost-user-blk devices.\n"
-      "Runs in the foreground until SIGTERM or SIGINT; the front-ends (QEMU, libvirt, "
-      "cloud-hypervisor) may leave and come back.\n"
-      "Exit status: 0 after it was asked to stop, 1 for a failure (with --ask and --takeover: the "
-      "other process refused or failed), 2 for what cannot be tried: wrong options, no disk that "
-      "can be served, nobody at the control socket.",
+      "Serves disk images to virtual machines as vhost-user-blk devices, in the foreground.",
       "guestio-blk");
-  app.set_version_flag("--version", std::string("guestio-blk ") + kVersion);
+  app.footer(
+      "SIGTERM, SIGINT and SIGHUP drain requests in flight and end the process.\n"
+      "SIGUSR1 retries held requests (--on-error) now, SIGUSR2 fails them.\n"
+      "Exit status: 0 after a request to stop, 1 on failure or refusal, 2 on wrong options, "
+      "without\n"
+      "a disk to serve, or without a process at the control socket. Details: docs/options.md");
+  app.formatter(std::make_shared<HelpFormatter>());
   app.allow_extras();
   add_settings(app, disk_settings(), command_line.disk_values);
-  add_other_options(app, command_line);
+  add_disk_list_options(app, command_line);
+  add_settings(app, process_settings(), command_line.process_values);
+  add_control_options(app, command_line);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {

@@ -14,25 +14,25 @@
 
 namespace guestio::app {
 
-/// What the command line and the configuration file ask for.
+/// The options of command line and configuration file, combined.
 struct Options {
   std::vector<DiskOptions> disks;
-  std::size_t threads = 0;  ///< that the queues of all disks share
-  std::vector<int> cpus;    ///< that the threads run on, in turn; empty: anywhere
+  std::size_t threads = 0;  ///< queue threads
+  std::vector<int> cpus;    ///< of the queue threads, round robin; empty: any
   vhost::PollPolicy polling;
   bool has_submission_threads = false;  ///< --sqpoll
-  std::vector<int> submission_cpus;     ///< that those run on, in turn; empty: anywhere
-  std::string control_path;             ///< of the control socket; empty: there is none
-  std::vector<std::string> ask;  ///< not to serve but to ask another: its path, a command, a disk
-  std::string takeover;          ///< control socket of the process whose place to take, or empty
+  std::vector<int> submission_cpus;     ///< of the submission threads, round robin; empty: any
+  std::string control_path;             ///< of the control socket; empty: none
+  std::vector<std::string> ask;         ///< client mode: socket path, command, disk
+  std::string takeover;                 ///< control socket of the process to replace; empty: none
   bool is_verbose = false;
-  /// When the program began.
+  /// Start of the program.
   std::chrono::steady_clock::time_point started_at = std::chrono::steady_clock::now();
   bool is_strict = false;
-  ProcessOptions as_given;  ///< all of that but the disks, in words
+  ProcessOptions as_given;  ///< the process options before defaults
 };
 
-/// Why the program ends before it serves: text for standard output or error, and exit status.
+/// The end of the program before it serves: text for standard output or error, and exit status.
 struct EarlyExit {
   std::string text;
   int status;
@@ -42,13 +42,13 @@ inline constexpr int kExitFailure = 1;
 inline constexpr int kExitUsage = 2;
 inline constexpr std::size_t kMaxDisks = 256;
 
-/// Puts together what `options.said` says and the disks, which are named.
+/// Fills the other members from `options.as_given` and the named disks.
 void resolve_options(Options& options, Diagnostics& diagnostics);
 
-/// How two disks share an image that one of them writes to.
+/// The diagnostic for two disks on one image, at least one of them writable.
 std::string describe_shared_image(const DiskOptions& one, const DiskOptions& other);
 
-/// Reads the command line; --help, --version and --print-capabilities are answered here.
+/// Parses the command line. --help, --version and --print-capabilities are early exits.
 std::expected<Options, EarlyExit> parse_options(int argc, const char* const* argv);
 
 }  // namespace guestio::app

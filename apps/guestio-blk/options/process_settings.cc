@@ -9,7 +9,7 @@
 
 #include "options/cpu_list.h"
 #include "options/diagnostics.h"
-#include "options/setting_values.h"
+#include "options/setting.h"
 
 namespace guestio::app {
 
@@ -51,7 +51,7 @@ Diagnostic set_poll_max_us(ProcessOptions& options, std::string_view value) {
 }
 
 Diagnostic set_submission_cpus(ProcessOptions& options, std::string_view value) {
-  // They are the kernel's threads: where this process may run does not bind them.
+  // The affinity of this process does not bind kernel threads.
   auto cpus = parse_cpu_list(value);
   if (!cpus) return refuse(cpus.error());
   options.submission_cpus = std::move(*cpus);
@@ -65,42 +65,30 @@ Diagnostic set_control(ProcessOptions& options, std::string_view value) {
 }
 
 constexpr std::array kProcessSettings = {
-    ProcessSetting{"threads", "N",
-                   "threads that the queues of all disks share in turn (default: one for each "
-                   "queue, but no more than there are processors for them)",
-                   false, set_threads},
-    ProcessSetting{"cpus", "LIST",
-                   "processors that the threads are pinned to, in turn: 2,3 or 0-3 or 0-6:2", false,
-                   set_cpus},
-    ProcessSetting{"poll-max-us", "N",
-                   "longest time that a thread looks for more work before it sleeps; 0: never "
-                   "(default 32)",
-                   false, set_poll_max_us},
+    ProcessSetting{"threads", "N", "queue threads (default: at most one per queue and processor)",
+                   kPerformanceGroup, false, set_threads},
+    ProcessSetting{"cpus", "LIST", "pin queue threads to processors, such as 0,2-3 or 0-6:2",
+                   kPerformanceGroup, false, set_cpus},
     ProcessSetting{"poll", "adaptive|fixed|always",
-                   "look so long while that pays (adaptive, the default), each time (fixed), or "
-                   "without end while a guest is there (always)",
-                   false, set_poll},
-    ProcessSetting{"sqpoll", "on|off",
-                   "have a thread of the kernel's submit I/O, one for each of ours: saves system "
-                   "calls and costs a processor while it looks",
+                   "when to poll before sleeping (default adaptive)", kPerformanceGroup, false,
+                   set_poll},
+    ProcessSetting{"poll-max-us", "N", "longest poll in microseconds, 0 for none (default 32)",
+                   kPerformanceGroup, false, set_poll_max_us},
+    ProcessSetting{"sqpoll", "on|off", "submit I/O from kernel threads (SQPOLL)", kPerformanceGroup,
                    true,
                    [](ProcessOptions& options, std::string_view value) {
                      return set_switch(options.has_submission_threads, value);
                    }},
-    ProcessSetting{"sqpoll-cpus", "LIST",
-                   "processors that the kernel's threads are pinned to, in turn", false,
-                   set_submission_cpus},
-    ProcessSetting{"control", "PATH",
-                   "unix socket for commands: statistics, resize, ... (JSON, a line each)", false,
-                   set_control},
-    ProcessSetting{"strict", "on|off",
-                   "serve nothing unless all disks can be served: a disk that cannot ends the "
-                   "process with status 2 instead of being tried again",
-                   true,
+    ProcessSetting{"sqpoll-cpus", "LIST", "pin kernel submission threads to processors",
+                   kPerformanceGroup, false, set_submission_cpus},
+    ProcessSetting{"strict", "on|off", "exit with status 2 unless all disks can be served",
+                   kRecoveryGroup, true,
                    [](ProcessOptions& options, std::string_view value) {
                      return set_switch(options.is_strict, value);
                    }},
-    ProcessSetting{"verbose", "on|off", "log more", true,
+    ProcessSetting{"control", "PATH", "unix socket for commands in JSON, one a line", kControlGroup,
+                   false, set_control},
+    ProcessSetting{"verbose", "on|off", "log debug messages", kControlGroup, true,
                    [](ProcessOptions& options, std::string_view value) {
                      return set_switch(options.is_verbose, value);
                    }},

@@ -9,12 +9,12 @@
 #include <string_view>
 #include <vector>
 
-#include "options/disk_options.h"
+#include "options/setting.h"
 
 namespace guestio::app {
 
-/// What can be said about the process, on the command line or above the disks of a configuration
-/// file; what is not said is empty.
+/// Options of the process, from the command line or above the disks of a configuration file. An
+/// absent option is empty.
 struct ProcessOptions {
   std::optional<std::size_t> threads;
   std::optional<std::vector<int>> cpus;
@@ -27,20 +27,12 @@ struct ProcessOptions {
   bool is_verbose = false;
 };
 
-/// One thing that can be said about the process: an option of the command line and a key of the
-/// configuration file, by the same name and with the same values in both.
-struct ProcessSetting {
-  const char* name;
-  const char* type;  ///< of its value, as --help shows it
-  const char* help;
-  bool is_switch;  ///< on or off; without a value it is on
-  Diagnostic (*set)(ProcessOptions& options, std::string_view value);
-};
+using ProcessSetting = Setting<ProcessOptions>;
 
-/// All there are, in the order of --help.
+/// All settings of the process, in the order of --help.
 [[nodiscard]] std::span<const ProcessSetting> process_settings() noexcept;
 
-/// Changes `options` as one of process_settings() says. The complaint names setting and value.
+/// Applies one of process_settings() to `options`. The diagnostic names setting and value.
 Diagnostic set_process_option(ProcessOptions& options, std::string_view name,
                               std::string_view value);
 

@@ -83,8 +83,8 @@ TEST_F(DiskFaultTest, AHeldWriteCompletesOnRetry) {
   backend_->send_signal(SIGUSR1);
   EXPECT_EQ(finish_write(*guest), kOk);
   EXPECT_EQ(guest->read(4096, 4096).data, std::vector<std::byte>(4096, std::byte{7}));
-  EXPECT_TRUE(backend_->wait_for_output("asked to try again"));
-  EXPECT_TRUE(backend_->wait_for_output("no request is held"));
+  EXPECT_TRUE(backend_->wait_for_output("asked to retry held requests"));
+  EXPECT_TRUE(backend_->wait_for_output("no request waits"));
 }
 
 TEST_F(DiskFaultTest, AHeldWriteFailsOnTheOperatorsRequest) {

@@ -42,7 +42,7 @@ TEST_P(SignalTest, TheBackendDrainsAndRemovesItsSockets) {
   EXPECT_EQ(guest->write(0, std::vector<std::byte>(4096, std::byte{1})).status, 0);
   backend_->send_signal(GetParam());
   EXPECT_EQ(backend_->wait(), 0) << backend_->output();
-  EXPECT_NE(backend_->output().find("finishes what is in flight"), std::string::npos);
+  EXPECT_NE(backend_->output().find("draining requests in flight"), std::string::npos);
   expect_no_sockets();
 }
 

@@ -19,19 +19,19 @@
 
 namespace guestio::app {
 
-/// A call that a device or a server may hold up for as long as it likes, on a thread of its own.
-/// Nobody has to wait for it: when the object goes, the call goes on, and its result is destroyed
-/// on that thread, or with the process.
+/// A call of unbounded duration (a slow device or server) on a thread of its own. The destructor
+/// does not wait: the call continues, and its result is destroyed on that thread or with the
+/// process.
 ///
 ///     auto opening = Background<OpenedImage>::start([options] { return open_image(options); });
 ///     ... poll for opening->fd() to be readable ...
 ///     OpenedImage opened = opening->take();
 ///
-/// Threads: the function runs on its own, which takes no signals; the rest is its owner's.
+/// Threads: the function runs on its own thread, with signals blocked. All else is for the owner.
 template <typename T>
 class Background {
  public:
-  /// Errors: those of start_thread(); host (no descriptor is left).
+  /// Errors: those of start_thread(); host (no descriptor left).
   static Result<Background> start(std::move_only_function<T()> function) {
     auto state = std::make_shared<State>();
     state->done = UniqueFd(::eventfd(0, EFD_CLOEXEC));
@@ -51,9 +51,9 @@ class Background {
     if (state_) state_->abandon();
   }
 
-  /// Readable once the call has returned.
+  /// Readable after the call.
   [[nodiscard]] int fd() const noexcept { return state_->done.get(); }
-  /// Blocks. Returns whether the call has returned.
+  /// Blocks. Returns false at `deadline`.
   [[nodiscard]] bool wait_until(std::chrono::steady_clock::time_point deadline) const {
     using std::chrono::milliseconds;
     while (true) {
@@ -67,7 +67,7 @@ class Background {
       if (left <= 0) return false;
     }
   }
-  /// What the call returned. Once. Requires: it has returned.
+  /// Takes the result. Once. Requires: the call has returned.
   T take() {
     const std::lock_guard lock(state_->mutex);
     return std::move(*state_->result);

@@ -18,11 +18,11 @@ namespace guestio::app {
 
 namespace {
 
-/// Beside the disks: the control socket and its clients, the next one to be accepted, news of
-/// memory, a takeover, files that are open for a moment.
+/// For the control socket, its clients and the next client, the memory monitor, a takeover, and
+/// temporary files.
 constexpr std::size_t kReservedDescriptors = ControlSocket::kMaxConnections + 16;
 
-/// RLIMIT_NOFILE, or nothing where there is none.
+/// RLIMIT_NOFILE; RLIM_INFINITY without a limit.
 std::uint64_t descriptor_limit() {
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return RLIM_INFINITY;
@@ -35,10 +35,10 @@ std::size_t open_descriptors() {
   return static_cast<std::size_t>(std::distance(begin(all), end(all)));
 }
 
-/// What is still to be opened for a disk.
+/// The descriptors that a disk opens later.
 struct DescriptorShare {
   const DiskOptions* options;
-  std::size_t image;  ///< where it is not open yet
+  std::size_t image;  ///< 0 for an open image
 
   [[nodiscard]] std::size_t needed(std::size_t slots) const {
     constexpr std::size_t kListener = 1;
@@ -54,7 +54,7 @@ std::vector<DescriptorShare> shares_of(const Disks& disks) {
   std::vector<DescriptorShare> shares;
   for (const auto& disk : disks.served) shares.push_back({&disk->options(), 0});
   for (const auto& disk : disks.failed) {
-    // The image, its claim and what looks at it; a ring for each queue that polls.
+    // The image, its claim and probes; an iopoll ring per queue.
     shares.push_back({&disk->options(), 8 + std::size_t{disk->options().queues}});
   }
   return shares;
@@ -72,7 +72,7 @@ void raise_descriptor_limit() {
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
-  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) log::debug("the limit of descriptors stays");
+  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) log::debug("RLIMIT_NOFILE cannot be raised");
 }
 
 std::expected<void, std::string> share_descriptors(Disks& disks) {
@@ -96,8 +96,9 @@ std::expected<void, std::string> share_descriptors(Disks& disks) {
   for (const auto& disk : disks.served) disk->backend().offer_memory_slots(slots);
   if (slots != vhost::kMaxMemorySlots) {
     log::info(
-        "offers {} memory slots for each disk instead of {}: the limit of descriptors is {} (raise "
-        "LimitNOFILE= or ulimit -n to {} for guests that hotplug much memory)",
+        "{} memory slots offered for each disk instead of {}: the limit of descriptors is {} "
+        "(raise "
+        "LimitNOFILE= or ulimit -n to {} for guests with much hotplugged memory)",
         slots, vhost::kMaxMemorySlots, limit,
         taken + needed_by_all(shares, vhost::kMaxMemorySlots));
   }

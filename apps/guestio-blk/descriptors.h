@@ -8,14 +8,13 @@
 
 namespace guestio::app {
 
-/// To as many descriptors as the process may have (RLIMIT_NOFILE): each disk takes some and each
-/// front-end more.
+/// Raises the soft limit of descriptors (RLIMIT_NOFILE) to the hard limit.
 void raise_descriptor_limit();
 
-/// Shares out what the limit leaves: each disk offers as many memory slots as all can have
-/// (Disks::memory_slots), so no front-end can use up another disk's descriptors. Disks that have
-/// failed for now have their share too. Call it when all is open but the sockets.
-/// Errors: a line for the operator, when not even the fewest slots fit.
+/// Shares the limit among the disks: all offer the same number of memory slots
+/// (Disks::memory_slots), so no front-end can exhaust the descriptors of another disk. Failed disks
+/// have their share. Requires: everything is open except the sockets.
+/// Errors: a line for the operator, if the minimum number of slots does not fit.
 [[nodiscard]] std::expected<void, std::string> share_descriptors(Disks& disks);
 
 }  // namespace guestio::app

@@ -16,12 +16,12 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Listening = Background<Result<ServedDisk::Socket>>;
 
-/// How long disks that could be served wait for one that does not answer.
+/// The wait of disks that can be served for one whose image or socket stalls.
 constexpr std::chrono::seconds kStartTimeout(2);
 constexpr std::chrono::milliseconds kPollInterval(100);
 
-/// Calls `collect(i)` for each of `calls` that returns, until `kLongestStart` is over, and beyond
-/// that while `needs_more()`. What has not returned stays in `calls`.
+/// Calls `collect(i)` for each of `calls` that returns within kStartTimeout, and later while
+/// `needs_more()`. Pending calls stay in `calls`.
 template <typename Call, typename Collect, typename NeedsMore>
 void wait_for_all(std::vector<std::optional<Call>>& calls, Collect collect, NeedsMore needs_more) {
   const auto deadline = Clock::now() + kStartTimeout;
@@ -43,7 +43,7 @@ void fail_disk(StartingDisk& disk, std::string cause) {
   disk.failed = std::make_unique<FailedDisk>(disk.options, std::move(cause));
 }
 
-/// Images that two disks reach by different paths, or that were told to be one for both.
+/// Reports images that two disks share, by whatever paths.
 Diagnostics check_identities(const std::vector<StartingDisk>& disks,
                              const std::vector<std::optional<ImageIdentity>>& identities) {
   Diagnostics diagnostics;
@@ -107,7 +107,7 @@ std::expected<std::vector<StartingDisk>, int> open_images(const Options& options
   }
   for (std::size_t i = 0; i < disks.size(); ++i) {
     if (!openings[i]) continue;
-    fail_disk(disks[i], fmt::format("{}: it does not open within {} s; see to the device or the "
+    fail_disk(disks[i], fmt::format("{}: it does not open within {} s; check the device or the "
                                     "file system it is on",
                                     disks[i].options.image, kStartTimeout.count()));
     disks[i].failed->resume_attempt(std::move(*openings[i]));
@@ -155,8 +155,8 @@ int open_sockets(const Options& options, Disks& disks) {
       disks.failed.back()->set_image_was_open();
     } else {
       disks.failed.push_back(std::make_unique<FailedDisk>(
-          disk.options(), fmt::format("{}: it is not known within {} s whether another process "
-                                      "listens there",
+          disk.options(), fmt::format("{}: connecting does not end within {} s: another process "
+                                      "may listen there",
                                       disk.place(), kStartTimeout.count())));
       disks.failed.back()->set_image_was_open();
       disks.failed.back()->resume_attempt(disk.disk(), std::move(*listenings[i]));

@@ -12,30 +12,30 @@
 
 namespace guestio::app {
 
-/// One disk's way from its options to being served, as far as it has come.
+/// A disk before it is served: its image is open, or it has failed.
 struct StartingDisk {
   DiskOptions options;
-  std::shared_ptr<disk::Disk> disk;    ///< empty: it has failed
-  std::unique_ptr<FailedDisk> failed;  ///< instead
+  std::shared_ptr<disk::Disk> disk;    ///< empty for a failed disk
+  std::unique_ptr<FailedDisk> failed;  ///< set without `disk`
 };
 
-/// Opens the images of all disks side by side. One that fails, or does not come for some seconds,
-/// is there as failed, if another one is open: with --strict, or when none is open, all that is
-/// wrong is printed, and the error is the exit status.
+/// Opens the images of all disks in parallel. A disk that fails, or takes longer than 2 s, is
+/// failed if another one is open. With --strict, or without an open image, all causes are printed,
+/// and the error is the exit status.
 std::expected<std::vector<StartingDisk>, int> open_images(const Options& options);
 
 /// The disks of the process.
 struct Disks {
   std::vector<std::unique_ptr<ServedDisk>> served;
   std::vector<std::unique_ptr<FailedDisk>> failed;
-  std::size_t memory_slots = vhost::kMaxMemorySlots;  ///< what each offers
+  std::size_t memory_slots = vhost::kMaxMemorySlots;  ///< offered by each disk
 };
 
-/// The last step: the sockets of all that is served. As of open_images(): returns 0, or the exit
-/// status; no socket is left then.
+/// The last step: opens the sockets of all served disks, with the rules of open_images(). Returns
+/// 0, or the exit status; all sockets are closed then.
 int open_sockets(const Options& options, Disks& disks);
 
-/// Prints why each failed disk cannot be served. Returns kExitUsage.
+/// Prints the cause of each failed disk. Returns kExitUsage.
 int report_failed(std::span<const std::unique_ptr<FailedDisk>> failed);
 
 }  // namespace guestio::app

@@ -36,8 +36,8 @@ std::string image_remedy(const Error& error) {
     case EMFILE:
     case ENFILE: return "raise the limit of descriptors (LimitNOFILE=)";
     case ENOMEM:
-    case EAGAIN: return "see to memory and processes of this host";
-    default: return "see to the device or the file system it is on";
+    case EAGAIN: return "check memory and process limits of this host";
+    default: return "check the device or the file system it is on";
   }
 }
 
@@ -51,7 +51,7 @@ std::string socket_remedy(const Error& error) {
     case EPERM: return "run as root, or leave socket-owner and socket-group out";
     case EACCES:
     case EROFS: return "let the user of this process write to its folder";
-    default: return "see to what socket-path or fd names";
+    default: return "check what socket-path or fd names";
   }
 }
 
@@ -67,7 +67,7 @@ std::string describe_socket_failure(const DiskOptions& options, const Error& err
 
 namespace {
 
-/// Nothing for what is no regular file.
+/// Empty unless it is a regular file.
 std::optional<FileVersion> version_of(const struct stat& status) {
   if (!S_ISREG(status.st_mode)) return std::nullopt;
   return FileVersion{.size = status.st_size,
@@ -93,7 +93,7 @@ OpenedImage open_image(const DiskOptions& options) {
 
 namespace {
 
-/// Not a file of another version than `before`.
+/// Opens the image unless it is a file with another version than `before`.
 OpenedImage open_unchanged_image(const DiskOptions& options,
                                  const std::optional<FileVersion>& before) {
   OpenedImage opening = open_image(options);
@@ -101,7 +101,7 @@ OpenedImage open_unchanged_image(const DiskOptions& options,
     opening.disk = fail(ErrorKind::kBusy, "open an image that may still be written");
     opening.may_be_written = true;
   }
-  // To find out what the file can do changes its time, too.
+  // Probes of FileDisk::open() change the time of the file.
   struct stat status{};
   if (opening.version && ::stat(options.image.c_str(), &status) == 0) {
     opening.version = version_of(status);
@@ -116,19 +116,16 @@ task::Task<std::unique_ptr<ServedDisk>> FailedDisk::retry_until_served(
     task::StopToken stop) {
   while (!stop.stop_requested()) {
     if (!opening_ && !listening_) {
-      auto waiting = wait_for_retry(loop, stop);
-      co_await std::move(waiting);
+      co_await wait_for_retry(loop, stop);
       if (is_blocked()) continue;
       ++attempts_;
     }
     bool is_open = disk_ != nullptr;
     if (!is_open) {
-      auto opening = open(loop, stop);
-      is_open = co_await std::move(opening);
+      is_open = co_await open(loop, stop);
     }
     if (!is_open) continue;
-    auto listening = listen(loop, stop);
-    const bool has_socket = co_await std::move(listening);
+    const bool has_socket = co_await listen(loop, stop);
     std::shared_ptr<disk::Disk> opened = std::exchange(disk_, nullptr);
     if (!has_socket || is_blocked()) {
       socket_.reset();
@@ -170,7 +167,7 @@ task::Task<bool> FailedDisk::open(uring::Loop& loop, task::StopToken stop) {
     if (std::exchange(was_image_open_, false)) co_return false;
     fail_attempt(
         fmt::format("{}: it has changed since the last attempt and may still be written; "
-                    "wait until it stays as it is",
+                    "wait until it is complete",
                     options_.image));
     co_return false;
   }
@@ -182,7 +179,7 @@ task::Task<bool> FailedDisk::open(uring::Loop& loop, task::StopToken stop) {
   co_return true;
 }
 
-/// Returns whether socket_ is there.
+/// Returns whether socket_ is open.
 task::Task<bool> FailedDisk::listen(uring::Loop& loop, task::StopToken stop) {
   if (!listening_) {
     auto started = Background<Result<ServedDisk::Socket>>::start(
@@ -208,7 +205,7 @@ task::Task<> FailedDisk::wait_for_retry(uring::Loop& loop, task::StopToken stop)
   waiting_.emplace(stop);
   const std::int32_t slept = co_await uring::sleep(loop, delay_, waiting_->token());
   waiting_.reset();
-  // Whoever asks for an attempt wants the next ones soon, too.
+  // A request for an attempt resets the delay.
   delay_ = slept == 0 ? std::min(2 * delay_, kMaxRetryDelay) : std::chrono::seconds(1);
 }
 
@@ -217,7 +214,7 @@ void FailedDisk::retry_now() noexcept {
   if (waiting_) waiting_->request_stop();
 }
 
-/// An attempt that failed as the last one did is no news.
+/// Logs the cause unless it is that of the last attempt.
 void FailedDisk::fail_attempt(std::string cause) {
   if (cause != cause_) log::error("disk {}: cannot be served: {}", name(), cause);
   cause_ = std::move(cause);

@@ -17,12 +17,12 @@
 
 namespace guestio::app {
 
-/// Why a disk cannot be served, and what an operator can do: "IMAGE: open the image: No such file
-/// or directory; ...".
+/// Cause and remedy of a disk that cannot be served: "IMAGE: open the image: No such file or
+/// directory; ...".
 std::string describe_image_failure(const DiskOptions& options, const Error& error);
 std::string describe_socket_failure(const DiskOptions& options, const Error& error);
 
-/// Which file an image is, by whatever path.
+/// Identity of an image, independent of its path.
 struct ImageIdentity {
   bool is_device = false;
   std::uint64_t device = 0;  ///< a block device's own number, or that of a file's file system
@@ -30,7 +30,7 @@ struct ImageIdentity {
   friend bool operator==(const ImageIdentity&, const ImageIdentity&) = default;
 };
 
-/// What changes when somebody writes to a file.
+/// Version of a file: every write changes it.
 struct FileVersion {
   std::int64_t size = 0;
   std::int64_t seconds = 0;
@@ -38,22 +38,22 @@ struct FileVersion {
   friend bool operator==(const FileVersion&, const FileVersion&) = default;
 };
 
-/// An image that was opened, or not.
+/// The result of opening an image.
 struct OpenedImage {
   Result<std::shared_ptr<disk::Disk>> disk;
   std::optional<ImageIdentity> identity;
   std::optional<FileVersion> version;  ///< of a regular file, before it was opened
-  bool may_be_written = false;         ///< why it is not open: it was another version before
+  bool may_be_written = false;         ///< not open: the version has changed
 };
 OpenedImage open_image(const DiskOptions& options);
 
-/// A disk of the process that cannot be served, and is tried again until it can: after 1 s, and
-/// ever later up to 30 s. A file that was not the same at the attempt before may still be written
-/// (cp, dd and curl take no locks): the next attempt, after 1 s, serves it if it stays as it is, or
-/// one that was asked for. Its socket does not exist before: front-ends that reconnect wait.
+/// A disk that cannot be served. It is retried until it can: after 1 s, with delays that double up
+/// to 30 s. A file that changed since the last attempt may still be written (cp, dd and curl take
+/// no locks): the next attempt, after 1 s, serves it if it is unchanged. An attempt on request
+/// serves it regardless. Its socket does not exist before: front-ends that reconnect wait.
 ///
-/// What may block (opening its image, looking who has its socket) runs on threads of its own:
-/// other disks and the control thread wait for nothing.
+/// Blocking steps (opening the image, probing the socket path) run on threads of their own and
+/// delay neither other disks nor the control thread.
 ///
 /// Threads: the control thread.
 class FailedDisk {
@@ -66,9 +66,9 @@ class FailedDisk {
   [[nodiscard]] const std::string& cause() const noexcept { return cause_; }
   [[nodiscard]] std::uint64_t attempts() const noexcept { return attempts_; }
 
-  /// Its image is not the cause: that it has to be looked at twice is no news.
+  /// Its image was open before: a second look at its version is not logged.
   void set_image_was_open() noexcept { was_image_open_ = true; }
-  /// Attempts that have begun already, and are waited for instead of beginning anew.
+  /// Continues attempts that have begun.
   void resume_attempt(Background<OpenedImage> opening) { opening_.emplace(std::move(opening)); }
   void resume_attempt(std::shared_ptr<disk::Disk> disk,
                       Background<Result<ServedDisk::Socket>> listening) {
@@ -76,13 +76,13 @@ class FailedDisk {
     listening_.emplace(std::move(listening));
   }
 
-  /// Tries until the disk can be served; nullptr when `stop` comes first. While `is_held` nothing
-  /// comes of an attempt.
+  /// Retries until the disk can be served; returns nullptr after `stop`. While `is_blocked()`,
+  /// attempts have no effect.
   task::Task<std::unique_ptr<ServedDisk>> retry_until_served(uring::Loop& loop,
                                                              vhost::QueueThreads& threads,
                                                              std::function<bool()> is_blocked,
                                                              task::StopToken stop);
-  /// Does not wait any longer before the next attempt.
+  /// Starts the next attempt at once.
   void retry_now() noexcept;
 
  private:
@@ -95,10 +95,10 @@ class FailedDisk {
   std::string cause_;
   std::uint64_t attempts_ = 1;
   std::chrono::seconds delay_ = std::chrono::seconds(1);
-  std::optional<task::StopSource> waiting_;  // while bring_up() waits
-  std::optional<FileVersion> version_;       // of its image at the last attempt
+  std::optional<task::StopSource> waiting_;  // while retry_until_served() waits
+  std::optional<FileVersion> version_;       // of the image at the last attempt
   bool was_image_open_ = false;
-  bool is_retry_requested_ = false;  // for the attempt that comes next
+  bool is_retry_requested_ = false;  // for the next attempt
   // The attempt under way.
   std::optional<Background<OpenedImage>> opening_;
   std::shared_ptr<disk::Disk> disk_;

@@ -4,8 +4,8 @@
 namespace guestio::app {
 
 void HeldRequests::decide(Decision decision) {
-  for (const Place& place : queues_) {
-    place.loop->post([queue = place.queue, decision] {
+  for (const HeldQueue& held : queues_) {
+    held.loop->post([queue = held.queue, decision] {
       if (decision == Decision::kRetry) {
         queue->retry_held();
       } else {

@@ -8,27 +8,27 @@
 
 namespace guestio::app {
 
-/// Requests that wait for the disk, over all queues, and what a person decides about them.
+/// The held requests of all queues of a disk, and the decision of an operator about them.
 ///
-/// Threads: the control thread; add() while that one waits for the queue's. Lifetime: decide() is
-/// for the time in which all queues live.
+/// Threads: the control thread. It is blocked while a queue's thread calls add(). Lifetime: all
+/// queues outlive the last decide().
 class HeldRequests {
  public:
   enum class Decision {
-    kRetry,  ///< they go to the disk now
-    kFail,   ///< the guest is told of the error that they met
+    kRetry,  ///< retries them now
+    kFail,   ///< completes them with their error
   };
 
   void add(uring::Loop& loop, blk::BlockQueue& queue) { queues_.push_back({&loop, &queue}); }
-  /// Returns at once; the queues' threads do it.
+  /// Returns at once; the queue threads act later.
   void decide(Decision decision);
 
  private:
-  struct Place {
+  struct HeldQueue {
     uring::Loop* loop;
     blk::BlockQueue* queue;
   };
-  std::vector<Place> queues_;
+  std::vector<HeldQueue> queues_;
 };
 
 }  // namespace guestio::app

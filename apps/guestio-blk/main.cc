@@ -43,7 +43,7 @@ int run(const Options& options) {
   if (auto started = log::start(); !started) {
     return report_error(kExitUsage, "cannot start", started.error());
   }
-  // Before anything is opened that could have the number of a socket that is not there.
+  // Before any open(): a new descriptor could get the number of an absent inherited socket.
   for (const DiskOptions& disk : options.disks) {
     if (auto checked = ServedDisk::check_descriptor(disk); !checked) {
       return report_error(kExitUsage, fmt::format("{}: --{}", disk.label(), disk.place()),

@@ -7,11 +7,11 @@
 
 namespace guestio::app {
 
-/// Why the program ends, for whoever started it: one line on standard error, after those of the
-/// log. Waits for a reader a second at most. Returns `status`.
+/// Writes the cause of the program's end to standard error, after the lines of the log. Waits at
+/// most 1 s for a reader. Returns `status`.
 int report_error(int status, const std::string& text);
 int report_error(int status, const std::string& subject, const Error& error);
-/// Several such lines, which are whole.
+/// The same for whole lines.
 int report_lines(int status, const std::string& lines);
 
 }  // namespace guestio::app

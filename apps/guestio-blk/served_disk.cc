@@ -14,7 +14,7 @@ namespace guestio::app {
 
 namespace {
 
-/// What a guest reads as the disk's ID when nobody chose one: the same for the same path.
+/// The default disk ID: a function of the image's path.
 std::string make_serial(const std::string& image) {
   std::error_code ignored;
   const auto path = std::filesystem::weakly_canonical(image, ignored).string();
@@ -97,7 +97,7 @@ Result<ServedDisk::Socket> ServedDisk::open_socket(const DiskOptions& options) {
   }
   const auto kind = ask_kind(*options.socket_fd);
   if (!kind) return fail(kind.error());
-  // An attempt may come to nothing: the next one needs it, too.
+  // The attempt may fail; the next one needs the descriptor.
   auto socket = duplicate_fd(*options.socket_fd);
   if (!socket) return fail(socket.error());
   if (*kind == SocketKind::kConnected) return Socket(std::move(*socket));
@@ -110,15 +110,15 @@ void ServedDisk::take_socket(Socket socket) {
   } else {
     connected_ = std::move(std::get<UniqueFd>(socket));
   }
-  // Front-ends are to notice when the copy is closed.
+  // Otherwise front-ends would not see the copy being closed.
   if (options_.socket_fd) UniqueFd(*options_.socket_fd).reset();
 }
 
 Result<ByteCount> ServedDisk::refresh_size() {
   const auto size = disk_->refresh_size();
   if (!size || *size == device_.disk().size) return size;
-  // The disk takes the new sectors already: now the guest may hear of them.
-  log::info("{}: grows from {} to {}", options_.label(), format_byte_count(device_.disk().size),
+  // The disk accepts the new sectors: the guest may learn of them.
+  log::info("{}: resized from {} to {}", options_.label(), format_byte_count(device_.disk().size),
             format_byte_count(*size));
   device_.set_size(*size);
   backend_->notify_config_changed();
@@ -140,15 +140,12 @@ task::Task<Result<>> ServedDisk::serve() {
             format_byte_count(disk_->info().size), options_.is_read_only ? ", read-only" : "",
             options_.place());
   if (listener_) {
-    auto accepting = backend_->accept_all(listener_->fd());
-    co_return co_await std::move(accepting);
+    co_return co_await backend_->accept_all(listener_->fd());
   }
   if (connected_) {
-    auto serving = backend_->serve_one(std::move(connected_));
-    co_await std::move(serving);
+    co_await backend_->serve_one(std::move(connected_));
   } else if (backend_->is_connected()) {
-    auto serving = backend_->serve_restored();
-    co_await std::move(serving);
+    co_await backend_->serve_adopted();
   }
   co_return Result<>();
 }

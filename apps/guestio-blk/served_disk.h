@@ -21,49 +21,49 @@
 
 namespace guestio::app {
 
-/// One disk of the process: its image, device, queues and socket. It has its own session, bounce
-/// memory and log limits; what goes wrong with it, or with its front-end, stays its own affair.
+/// One disk of the process: image, device, queues and socket. Session, bounce memory and log limits
+/// are its own: faults of the disk or its front-end affect no other disk.
 ///
 /// Threads: the control thread, which runs `home`. Lifetime: `home` and `threads` outlive it.
 class ServedDisk {
  public:
-  /// Makes all but the socket. Errors: host (memory, descriptors, rings).
+  /// Makes everything but the socket. Errors: host (memory, descriptors, rings).
   static Result<std::unique_ptr<ServedDisk>> create(uring::Loop& home, vhost::QueueThreads& threads,
                                                     const DiskOptions& options,
                                                     std::shared_ptr<disk::Disk> disk);
   ServedDisk(const ServedDisk&) = delete;
   ServedDisk& operator=(const ServedDisk&) = delete;
 
-  /// Ok when there is no descriptor handed down, or it is a socket. Errors: host.
+  /// Checks that an inherited descriptor, if any, is a socket. Errors: host.
   static Result<> check_descriptor(const DiskOptions& options);
-  /// Where its front-ends come from: a listening socket, or a connected one that was handed down.
+  /// The socket for front-ends: listening, or inherited and connected.
   using Socket = std::variant<UnixListener, UniqueFd>;
-  /// From here on front-ends can come, and wait. May block for some seconds; any thread. Errors:
-  /// those of vhost::Listener; host (a descriptor handed down that is no socket). Such a descriptor
-  /// stays open: the socket is a copy.
+  /// Opens the socket: front-ends can connect, and wait. May block for some seconds. Any thread.
+  /// The result is a duplicate of an inherited descriptor, which stays open. Errors: those of
+  /// UnixListener; host (the inherited descriptor is not a socket).
   static Result<Socket> open_socket(const DiskOptions& options);
-  /// The last step. Closes the descriptor that was handed down.
+  /// The last step. Closes the inherited descriptor.
   void take_socket(Socket socket);
-  /// Instead, where another process listened.
+  /// The same with the listening socket of another process.
   void adopt_socket(UnixListener listener) { listener_.emplace(std::move(listener)); }
-  /// Removes its path, if that is still its own.
+  /// Removes the socket path, if it is still bound to this socket.
   void remove_socket() noexcept {
     if (listener_) listener_->remove();
   }
-  /// Serves until stop(), or on a connected socket until the front-end leaves. Once, after
-  /// take_socket(). Errors: host, when the socket itself fails.
+  /// Serves until stop(), or until the front-end of a connected socket disconnects. Once, after
+  /// take_socket(). Errors: host (the socket fails).
   task::Task<Result<>> serve();
-  /// Finishes what is in flight; serve() then returns.
+  /// Drains requests in flight; serve() returns then.
   void stop() noexcept { backend_->stop(); }
-  /// Looks how large the image is now. If it has grown, the guest can use what is new, and is told.
-  /// Returns the size. Errors: unsupported (a disk that has no file; one that shrank, which is left
-  /// as it is), misaligned, host.
+  /// Rereads the size of the image. Makes new sectors available and tells the guest. Returns the
+  /// size. Errors: unsupported (a disk without a file; a shrunk image, which changes nothing),
+  /// misaligned, host.
   Result<ByteCount> refresh_size();
-  /// What is to become of requests that wait for the disk. Returns at once.
+  /// Applies a decision to all held requests. Returns at once.
   void decide(HeldRequests::Decision decision) { held_.decide(decision); }
 
   [[nodiscard]] const std::string& name() const noexcept { return options_.name; }
-  /// Where its socket is, for people.
+  /// Path or descriptor of its socket, for diagnostics only.
   [[nodiscard]] std::string place() const { return options_.place(); }
   [[nodiscard]] const DiskOptions& options() const noexcept { return options_; }
   [[nodiscard]] const disk::DiskInfo& info() const noexcept { return device_.disk(); }
@@ -71,13 +71,13 @@ class ServedDisk {
   [[nodiscard]] vhost::Backend& backend() noexcept { return *backend_; }
   [[nodiscard]] blk::BlockDevice& device() noexcept { return device_; }
   [[nodiscard]] const std::shared_ptr<disk::Disk>& disk() const noexcept { return disk_; }
-  /// Or nullptr: it has a connection only.
+  /// Nullptr with a connected socket.
   [[nodiscard]] const UnixListener* listener() const noexcept {
     return listener_ ? &*listener_ : nullptr;
   }
-  /// What the guest reads as the disk's ID.
+  /// The disk ID for the guest.
   [[nodiscard]] std::string serial() const;
-  /// In the order of the backend's.
+  /// In the order of the backend.
   [[nodiscard]] std::span<const blk::BlockQueue* const> queues() const noexcept { return queues_; }
 
  private:
@@ -90,7 +90,7 @@ class ServedDisk {
   HeldRequests held_;
   std::unique_ptr<vhost::Backend> backend_;
   std::optional<UnixListener> listener_;
-  UniqueFd connected_;  // instead, if the socket handed down is one
+  UniqueFd connected_;  // an inherited connection, without listener_
 };
 
 }  // namespace guestio::app

@@ -9,6 +9,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <expected>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -30,13 +31,13 @@ namespace guestio::app {
 
 namespace {
 
-/// As nohup(1) has it: blocked, it would come through a descriptor all the same.
+/// True under nohup(1). A blocked signal would arrive through the descriptor nevertheless.
 bool is_ignored(int signal) noexcept {
   struct sigaction action{};
   return ::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
-/// As complain(), with what can be done when this host lets nobody use io_uring: kExitUsage then.
+/// As report_error(). If the host forbids io_uring, adds the remedy and returns kExitUsage.
 int report_uring_error(const Error& error) {
   const std::string remedy = uring::setup_failure_hint(error);
   if (remedy.empty()) return report_error(kExitFailure, "cannot start", error);
@@ -44,11 +45,11 @@ int report_uring_error(const Error& error) {
                       fmt::format("cannot use io_uring: {}; {}", error.to_string(), remedy));
 }
 
-/// SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 as a descriptor. Other threads have them blocked
-/// from their start (start_thread()).
+/// Opens a descriptor for SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2. start_thread() blocks them
+/// in all other threads.
 Result<UniqueFd> open_signal_fd() {
   std::signal(SIGPIPE, SIG_IGN);
-  // A write past a limit on files is a failed request (EFBIG), not the end of the process.
+  // A write beyond RLIMIT_FSIZE fails with EFBIG instead of ending the process.
   std::signal(SIGXFSZ, SIG_IGN);
   sigset_t signals;
   sigemptyset(&signals);
@@ -65,7 +66,7 @@ Result<UniqueFd> open_signal_fd() {
 
 using Clock = std::chrono::steady_clock;
 
-/// The server while it runs: the tasks of the control thread.
+/// The running server: the tasks of the control thread.
 class Server {
  public:
   Server(uring::Loop& loop, Disks& disks, vhost::QueueThreads& threads,
@@ -87,15 +88,14 @@ class Server {
   }
 
  private:
-  /// Rings that were taken over come before anything else: their guests wait.
+  /// Starts the rings of a takeover first: their guests wait.
   task::Task<> start(TakeoverReceiver* takeover, Clock::time_point started_at) {
     if (takeover != nullptr) {
-      auto starting = takeover->start(context_.disks);
-      co_await std::move(starting);
+      co_await takeover->start(context_.disks);
     }
     for (const auto& disk : context_.disks) serving_.spawn(serve(*disk));
     for (const auto& disk : context_.failed) {
-      log::error("disk {}: cannot be served: {} (it is tried again until it can)", disk->name(),
+      log::error("disk {}: cannot be served: {} (retried until it can)", disk->name(),
                  disk->cause());
       serving_.spawn(retry_until_served(*disk));
     }
@@ -105,61 +105,58 @@ class Server {
   }
 
   task::Task<> serve_control() {
-    auto serving = control_->serve(
-        loop_, [this](const nlohmann::json& command) { return answer(command); },
-        [this](nlohmann::json command, int socket, task::StopToken stop) {
-          return takeover_sender_.hand_over(std::move(command), socket, stop);
-        });
-    co_await std::move(serving);
+    ControlSocket::CommandHandler handle_command = [this](const nlohmann::json& command) {
+      return handle(command);
+    };
+    ControlSocket::TakeoverHandler handle_takeover = [this](nlohmann::json command, int socket,
+                                                            task::StopToken stop) {
+      return takeover_sender_.hand_over(std::move(command), socket, stop);
+    };
+    co_await control_->serve(loop_, std::move(handle_command), std::move(handle_takeover));
   }
 
-  nlohmann::json answer(const nlohmann::json& command) {
+  nlohmann::json handle(const nlohmann::json& command) {
     if (takeover_sender_.is_under_way() && command["command"] == "resize") {
-      return {{"error", "another process is taking over: ask that one"}};
+      return {{"error", "takeover under way: send the command to the new process"}};
     }
     return handle_command(context_, command);
   }
 
   task::Task<> serve(ServedDisk& disk) {
-    auto serving = disk.serve();
-    const auto served = co_await std::move(serving);
+    const auto served = co_await disk.serve();
     if (served) co_return;
-    log::error("{}: serves no more: {}", disk.options().label(), served.error().to_string());
+    log::error("{}: no longer served: {}", disk.options().label(), served.error().to_string());
     status_ = kExitFailure;
   }
 
-  /// What was taken over must not change while another process takes it.
+  /// The disk stays failed while a takeover is under way: its description was sent.
   task::Task<> retry_until_served(FailedDisk& failed) {
-    auto bringing = failed.retry_until_served(
-        loop_, threads_, [this] { return takeover_sender_.is_under_way(); }, stop_retries_.token());
-    auto disk = co_await std::move(bringing);
+    std::function<bool()> is_blocked = [this] { return takeover_sender_.is_under_way(); };
+    auto disk = co_await failed.retry_until_served(loop_, threads_, std::move(is_blocked),
+                                                   stop_retries_.token());
     if (!disk || is_stopping_) co_return;
-    log::info("disk {}: can be served now, at attempt {}", disk->name(), failed.attempts());
+    log::info("disk {}: can be served now (attempt {})", disk->name(), failed.attempts());
     std::erase_if(disks_.failed, [&](const auto& one) { return one.get() == &failed; });
     disk->backend().offer_memory_slots(disks_.memory_slots);
     ServedDisk& served = *disks_.served.emplace_back(std::move(disk));
-    auto serving = serve(served);
-    co_await std::move(serving);
+    co_await serve(served);
   }
 
   task::Task<> finish() {
-    auto all = serving_.join();
-    co_await all;
+    co_await serving_.join();
     stop_services_.request_stop();
     if (control_) control_->stop();
-    auto quiet = services_.join();
-    co_await quiet;
+    co_await services_.join();
     loop_.stop();
   }
 
-  /// The first signal to stop asks to drain; a second one does not wait for that.
+  /// The first signal to stop drains the disks, a second one ends the process at once.
   task::Task<> watch_signals() {
     while (true) {
       signalfd_siginfo info{};
       const auto to = std::as_writable_bytes(std::span(&info, 1));
-      auto reading = uring::read(loop_, uring::File(signals_.get()), to, FileOffset(0),
-                                 stop_services_.token());
-      const std::int32_t got = co_await reading;
+      const std::int32_t got = co_await uring::read(loop_, uring::File(signals_.get()), to,
+                                                    FileOffset(0), stop_services_.token());
       if (got != static_cast<std::int32_t>(sizeof info)) co_return;
       if (info.ssi_signo == SIGUSR1 || info.ssi_signo == SIGUSR2) {
         decide(info.ssi_signo == SIGUSR1 ? HeldRequests::Decision::kRetry
@@ -167,18 +164,18 @@ class Server {
         continue;
       }
       if (std::exchange(is_stopping_, true)) {
-        log::error("asked to stop again: ends without waiting for requests in flight");
+        log::error("asked to stop again: ends without draining requests in flight");
         for (const auto& disk : context_.disks) disk->remove_socket();
         if (control_) control_->remove();
         (void)log::flush(log::kExitTimeout);
         std::_Exit(kExitFailure);
       }
-      log::info("asked to stop: finishes what is in flight");
+      log::info("asked to stop: draining requests in flight");
       if (!takeover_sender_.is_quiescing()) stop_disks_if_stopping();
     }
   }
 
-  /// Not while front-ends change hands: that would end their connections.
+  /// Not during the handover of sessions: it would end their connections.
   void stop_disks_if_stopping() {
     if (!is_stopping_) return;
     stop_retries_.request_stop();
@@ -186,8 +183,8 @@ class Server {
   }
 
   void decide(HeldRequests::Decision decision) {
-    log::info("asked to {} what waits for the disk",
-              decision == HeldRequests::Decision::kRetry ? "try again" : "give up");
+    log::info("asked to {} held requests",
+              decision == HeldRequests::Decision::kRetry ? "retry" : "fail");
     for (const auto& disk : context_.disks) disk->decide(decision);
   }
 
@@ -196,7 +193,7 @@ class Server {
   vhost::QueueThreads& threads_;
   const ServerContext context_;
   UniqueFd signals_;
-  std::unique_ptr<ControlSocket> control_;  // or nothing
+  std::unique_ptr<ControlSocket> control_;  // optional
   task::StopSource stop_services_;
   task::StopSource stop_retries_;
   task::Scope serving_;
@@ -207,8 +204,8 @@ class Server {
   TakeoverSender takeover_sender_;
 };
 
-/// Devices and queues for all images that are open. A disk without them has failed if others can be
-/// served and it `may_fail`; else the error is what is wrong with it.
+/// Makes device and queues for each open image. With `may_fail`, a disk without them is failed as
+/// long as another one can be served. Otherwise the error is its cause.
 std::expected<void, std::string> make_disks(std::vector<StartingDisk> starting, bool may_fail,
                                             uring::Loop& loop, vhost::QueueThreads& threads,
                                             Disks& disks) {
@@ -233,8 +230,7 @@ std::expected<void, std::string> make_disks(std::vector<StartingDisk> starting, 
   return {};
 }
 
-/// Only when all else is there: what is found listening is there to stay. Returns 0, or an exit
-/// status.
+/// The last step of the start: a listening socket is in service. Returns 0 or an exit status.
 int open_all_sockets(const Options& options, Disks& disks,
                      std::unique_ptr<ControlSocket>& control) {
   if (!options.control_path.empty()) {
@@ -259,7 +255,7 @@ int serve(const Options& options, std::vector<StartingDisk> starting, TakeoverRe
                                   .has_submission_threads = options.has_submission_threads,
                                   .submission_cpus = options.submission_cpus});
   if (!threads) {
-    // Of what limits leave no room for; the error names them.
+    // EAGAIN: a limit, which the error names.
     const bool is_limited = threads.error().host_errno == EAGAIN;
     return is_limited ? report_error(kExitUsage, "cannot start", threads.error())
                       : report_uring_error(threads.error());

@@ -9,9 +9,9 @@
 
 namespace guestio::app {
 
-/// Serves `disks`, which are the options', until SIGTERM or SIGINT, or until the last
-/// disk's socket has ended (a connected one that was handed down), or until another process has
-/// taken over. `takeover`: whose place to take, or nullptr. Returns the exit status.
+/// Serves `disks`, those of `options`, and returns the exit status. It ends on SIGTERM or SIGINT,
+/// after the last inherited connection, or after a takeover by another process. `takeover`: the
+/// connection to the process to replace, or nullptr.
 int serve(const Options& options, std::vector<StartingDisk> disks, TakeoverReceiver* takeover);
 
 }  // namespace guestio::app

@@ -262,7 +262,7 @@ std::expected<Arguments, EarlyExit> parse_arguments(int count, const char* const
   CLI::App* const run_command =
       app.add_subcommand("run", "measure IOPS and latency; writes destroy the data");
   CLI::App* const verify_command =
-      app.add_subcommand("verify", "write, read, discard, compare; destroys data unless read-only");
+      app.add_subcommand("verify", "write, read, discard and compare; destroys the data");
   add_info(*info_command, info);
   add_run(*run_command, run);
   add_verify(*verify_command, verify);

@@ -34,7 +34,7 @@ Result<UniqueFd> connect_to_control(const std::string& path) {
   const timeval limit{.tv_sec = 10, .tv_usec = 0};
   (void)::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
   (void)::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-  // Safe: the socket interface's own way of passing an address family's structure.
+  // Safe: the socket API passes the structures of address families this way.
   if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     return fail_host("connect to the control socket");
   }
@@ -43,25 +43,25 @@ Result<UniqueFd> connect_to_control(const std::string& path) {
 
 namespace {
 
-/// More than any answer has: what stands at the path may be anything.
+/// An upper bound for replies: the path may lead to any server.
 constexpr std::size_t kMaxReplyBytes = std::size_t{64} << 20;
 
-/// One line each way.
+/// Sends a line and receives the reply.
 Result<std::string> exchange(const UniqueFd& socket, const std::string& line) {
   const auto sent = ::send(socket.get(), line.data(), line.size(), MSG_NOSIGNAL);
   if (sent != static_cast<ssize_t>(line.size())) return fail_host("send the command");
-  std::string answer;
+  std::string reply;
   std::array<char, 65536> bytes;
-  while (!answer.ends_with('\n')) {
+  while (!reply.ends_with('\n')) {
     const auto got = ::recv(socket.get(), bytes.data(), bytes.size(), 0);
-    if (got < 0) return fail_host("receive the answer");
-    if (got == 0) return fail(ErrorKind::kClosed, "receive the answer");
-    if (answer.size() > kMaxReplyBytes) {
-      return fail(ErrorKind::kTooLarge, "length of the answer", answer.size(), kMaxReplyBytes);
+    if (got < 0) return fail_host("receive the reply");
+    if (got == 0) return fail(ErrorKind::kClosed, "receive the reply");
+    if (reply.size() > kMaxReplyBytes) {
+      return fail(ErrorKind::kTooLarge, "length of the reply", reply.size(), kMaxReplyBytes);
     }
-    answer.append(bytes.data(), static_cast<std::size_t>(got));
+    reply.append(bytes.data(), static_cast<std::size_t>(got));
   }
-  return answer;
+  return reply;
 }
 
 }  // namespace
@@ -78,18 +78,18 @@ int run_client(const std::vector<std::string>& arguments) {
                arguments[0], socket.error().to_string());
     return kExitUsage;
   }
-  const auto answer = exchange(*socket, line);
-  if (!answer) {
-    fmt::print(stderr, "guestio-blk: {}: {}\n", arguments[0], answer.error().to_string());
+  const auto reply = exchange(*socket, line);
+  if (!reply) {
+    fmt::print(stderr, "guestio-blk: {}: {}\n", arguments[0], reply.error().to_string());
     return kExitFailure;
   }
-  const auto json = Json::parse(*answer, nullptr, false);
+  const auto json = Json::parse(*reply, nullptr, false);
   const auto result = json.is_object() ? json.find("return") : json.end();
   if (json.is_discarded() || !json.is_object() || result == json.end()) {
     const auto error = json.is_object() ? json.find("error") : json.end();
-    const bool is_told = json.is_object() && error != json.end() && error->is_string();
+    const bool has_error = json.is_object() && error != json.end() && error->is_string();
     fmt::print(stderr, "guestio-blk: {}\n",
-               is_told ? error->get_ref<const std::string&>() : "the answer makes no sense");
+               has_error ? error->get_ref<const std::string&>() : "malformed reply");
     return kExitFailure;
   }
   fmt::print("{}\n", result->dump(2));

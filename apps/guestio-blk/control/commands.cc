@@ -19,18 +19,18 @@ using Json = nlohmann::json;
 
 Json error(std::string text) { return {{"error", std::move(text)}}; }
 
-/// The disk that a command names, one of the two.
+/// The disk of a command: one of the two is set.
 struct Named {
   ServedDisk* served = nullptr;
   FailedDisk* failed = nullptr;
 };
 
-/// Which disk a command names: by "disk", or the only one there is.
+/// Finds the disk of a command: the field "disk", or the only disk of the process.
 std::expected<Named, std::string> find_any_disk(const ServerContext& context, const Json& command) {
   const auto name = command.find("disk");
   if (name == command.end()) {
     if (context.disks.size() + context.failed.size() != 1) {
-      return std::unexpected("which disk? (\"disk\": its name, as info lists them)");
+      return std::unexpected("field \"disk\" is missing: the name of a disk, as info lists it");
     }
     if (context.failed.empty()) return Named{.served = context.disks.front().get()};
     return Named{.failed = context.failed.front().get()};
@@ -50,7 +50,7 @@ std::expected<Named, std::string> find_any_disk(const ServerContext& context, co
       fmt::format("there is no disk {}{}: info lists them", wanted, suggest(wanted, names)));
 }
 
-/// The same for what only a disk that is served can do.
+/// The same for commands that need a served disk.
 std::expected<ServedDisk*, std::string> find_disk(const ServerContext& context,
                                                   const Json& command) {
   const auto named = find_any_disk(context, command);
@@ -118,7 +118,7 @@ Json decide(const ServerContext& context, const Json& command, HeldRequests::Dec
   return {{"return", {{"disk", (*disk)->name()}}}};
 }
 
-/// Of a disk that cannot be served the disk itself is tried, else what it holds.
+/// Retries a failed disk, or the held requests of a served one.
 Json retry(const ServerContext& context, const Json& command) {
   if (const auto named = find_any_disk(context, command); named && named->failed != nullptr) {
     named->failed->retry_now();
@@ -141,20 +141,20 @@ struct Command {
 };
 
 constexpr std::array kCommands = {
-    Command{"help", "the commands", false, help},
-    Command{"info", "the disks, their sizes, who is connected, and which cannot be served", false,
-            info},
-    Command{"statistics", "what was counted since the process started", false, statistics},
-    Command{"retry",
-            "tries \"disk\" again at once: what it holds (--on-error), or the disk itself when it "
-            "cannot be served",
-            true, retry},
-    Command{"give-up", "tells the guest that what waits for \"disk\" failed", true, give_up},
-    Command{"resize", "notices that the image of \"disk\" has grown, and tells its guest", true,
+    Command{"help", "lists the commands", false, help},
+    Command{"info", "lists the disks: size, connection, cause of failure", false, info},
+    Command{"statistics", "shows all counters since the start of the process", false, statistics},
+    Command{
+        "retry",
+        "retries the held requests of \"disk\" (--on-error), or \"disk\" itself if it cannot be "
+        "served",
+        true, retry},
+    Command{"give-up", "fails the held requests of \"disk\"", true, give_up},
+    Command{"resize", "uses the new size of the image of \"disk\", and tells the guest", true,
             resize},
 };
 
-/// The first field that `command` does not take, in words, or nothing.
+/// Describes the first unknown field of `command`; empty without one.
 std::string find_unknown_field(const Command& command, const Json& given) {
   for (const auto& [key, value] : given.items()) {
     if (key == "command" || (key == "disk" && command.takes_disk)) continue;

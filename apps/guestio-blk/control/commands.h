@@ -12,18 +12,19 @@
 
 namespace guestio::app {
 
-/// What the commands of the control socket are about.
+/// The objects of the server that commands use.
 struct ServerContext {
   const std::vector<std::unique_ptr<ServedDisk>>& disks;
   const std::vector<std::unique_ptr<FailedDisk>>& failed;
   const vhost::QueueThreads& threads;
-  const ProcessOptions& as_given;  ///< how the process was told to run
+  const ProcessOptions& as_given;  ///< the process options before defaults
 };
 
-/// Answers one command: {"return": ...} or {"error": "..."}. The control thread.
+/// Executes one command and returns the reply: {"return": ...} or {"error": "..."}. The control
+/// thread.
 nlohmann::json handle_command(const ServerContext& context, const nlohmann::json& command);
 
-/// All that is counted, for programs: each number since the process started.
+/// All counters since the start of the process, for programs.
 nlohmann::json make_statistics(const ServerContext& context);
 
 }  // namespace guestio::app

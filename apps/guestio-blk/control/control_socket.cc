@@ -17,12 +17,12 @@ namespace {
 
 using Json = nlohmann::json;
 
-/// A line of JSON, whatever bytes its strings hold.
+/// A line of JSON; invalid UTF-8 is replaced.
 std::string to_line(const Json& value) {
   return value.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
-/// A command, or what is wrong with the line.
+/// Parses a command, or returns an error text.
 std::expected<Json, std::string> parse(const std::string& line) {
   auto value = Json::parse(line, nullptr, false);
   if (value.is_discarded()) {
@@ -30,7 +30,8 @@ std::expected<Json, std::string> parse(const std::string& line) {
   }
   const auto command = value.is_object() ? value.find("command") : value.end();
   if (!value.is_object() || command == value.end() || !command->is_string()) {
-    return std::unexpected("the line is no object with a command, as in {\"command\":\"help\"}");
+    return std::unexpected(
+        "the line is not an object with a command, as in {\"command\":\"help\"}");
   }
   return value;
 }
@@ -56,17 +57,15 @@ task::Task<> ControlSocket::serve(uring::Loop& loop, CommandHandler handle_comma
   auto pause = kMinPause;
   while (!stop_.stop_requested()) {
     if (rest_.is_requested()) {
-      auto parked = rest_.rest();
-      co_await parked;
+      co_await rest_.rest();
       continue;
     }
-    auto accepting = accept_one(loop);
-    const std::int32_t accepted = co_await std::move(accepting);
+    const std::int32_t accepted = co_await accept_one(loop);
     if (accepted == -ECANCELED) continue;
     if (accepted < 0) {
       const Error cause = Error::host(-accepted, "accept a client");
       log::rate_limited_warning(shortages_, "control socket: host failure: {}", cause.to_string());
-      // The socket stays ready as long as the lack lasts.
+      // The socket stays ready while descriptors are short.
       (void)co_await uring::sleep(loop, pause, stop_.token());
       pause = std::min(2 * pause, kMaxPause);
       continue;
@@ -79,8 +78,7 @@ task::Task<> ControlSocket::serve(uring::Loop& loop, CommandHandler handle_comma
     serving_.spawn(serve_one(loop, std::move(connection)));
   }
   rest_.end();
-  auto ended = serving_.join();
-  co_await ended;
+  co_await serving_.join();
 }
 
 task::Task<std::int32_t> ControlSocket::accept_one(uring::Loop& loop) {
@@ -89,7 +87,7 @@ task::Task<std::int32_t> ControlSocket::accept_one(uring::Loop& loop) {
   co_return co_await uring::accept(loop, uring::File(listener_.fd()), SOCK_CLOEXEC, either.token());
 }
 
-/// Returns whether one more can be served.
+/// Makes room for one more connection. Returns false if only takeovers are left.
 bool ControlSocket::evict_idlest() {
   if (connections_.size() < kMaxConnections) return true;
   auto idlest = connections_.end();
@@ -102,15 +100,14 @@ bool ControlSocket::evict_idlest() {
   if (idlest == connections_.end()) return false;
   const std::shared_ptr<Connection> closed = std::move(*idlest);
   connections_.erase(idlest);
-  log::debug("control socket: {} clients: closes the one that has been idle longest",
+  log::debug("control socket: {} clients: closing the one with the longest idle time",
              kMaxConnections);
   closed->stop.request_stop();
   return true;
 }
 
 task::Task<> ControlSocket::serve_one(uring::Loop& loop, std::shared_ptr<Connection> connection) {
-  auto conversing = serve_commands(loop, *connection);
-  co_await std::move(conversing);
+  co_await serve_commands(loop, *connection);
   std::erase(connections_, connection);
 }
 
@@ -130,18 +127,16 @@ task::Task<> ControlSocket::serve_commands(uring::Loop& loop, Connection& connec
       const auto command = parse(line);
       if (command && (*command)["command"] == "takeover") {
         connection.is_takeover = true;
-        auto conversing = handle_takeover_(*command, connection.socket.get(), stop_.token());
-        co_await std::move(conversing);
+        co_await handle_takeover_(*command, connection.socket.get(), stop_.token());
         co_return;
       }
       const Json answer = command ? handle_command_(*command) : Json{{"error", command.error()}};
-      auto sending = send_line(loop, connection, to_line(answer));
-      const bool was_sent = co_await std::move(sending);
+      const bool was_sent = co_await send_line(loop, connection, to_line(answer));
       if (!was_sent || !command) co_return;
     }
     if (pending.size() > kMaxLineBytes) {
-      auto sending = send_line(loop, connection, to_line(Json{{"error", "the line is too long"}}));
-      co_await std::move(sending);
+      std::string line = to_line(Json{{"error", "the line is too long"}});
+      co_await send_line(loop, connection, std::move(line));
       co_return;
     }
   }

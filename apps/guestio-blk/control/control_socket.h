@@ -20,15 +20,13 @@
 
 namespace guestio::app {
 
-/// What an operator's commands come through: a unix socket of its owner's alone (mode 0600), on
-/// which each line is a JSON object with a command, and each answer a line with {"return": ...} or
-/// {"error": "..."}.
+/// Accepts the commands of an operator at a unix socket with mode 0600. Each command is a line with
+/// a JSON object, each reply a line with {"return": ...} or {"error": "..."}.
 ///
-/// A command that is refused leaves the connection as it is. What is no command (no JSON, no
-/// object, a line longer than kLongestLine) is answered with an error, and ends its connection. A
-/// peer that does not read its answers makes only itself wait. When there are kMaxConnections and
-/// one more comes, the one that has been idle longest is closed: nobody can keep an operator out by
-/// sitting there. A takeover under way is not idle.
+/// A refused command leaves the connection open. A malformed one (no JSON, no object, a line longer
+/// than the maximum) gets an error and ends its connection. A peer that does not read its replies
+/// blocks only itself. A connection beyond kMaxConnections evicts the one with the longest idle
+/// time: idle clients cannot lock an operator out. A takeover under way is not idle.
 ///
 /// Threads: the control thread. Lifetime: serve() has returned when it is destroyed.
 class ControlSocket {
@@ -36,29 +34,29 @@ class ControlSocket {
   static constexpr std::size_t kMaxLineBytes = 64 << 10;
   static constexpr std::size_t kMaxConnections = 16;
 
-  /// Answers one command, an object with a string "command".
+  /// Executes one command, an object with a string "command", and returns the reply.
   using CommandHandler = std::function<nlohmann::json(const nlohmann::json& command)>;
 
-  /// Errors: those of vhost::Listener::listen_at().
+  /// Errors: those of UnixListener::listen_at().
   static Result<std::unique_ptr<ControlSocket>> listen_at(const std::string& path);
-  /// Goes on with another process's.
+  /// Takes over the listening socket of another process.
   static std::unique_ptr<ControlSocket> adopt(UnixListener listener);
   ControlSocket(const ControlSocket&) = delete;
   ControlSocket& operator=(const ControlSocket&) = delete;
 
-  /// Takes a connection over from the command "takeover" on; the connection ends with it. Stops
-  /// when `stop` does.
+  /// Owns a connection from the command "takeover" on, until `stop` at the latest. The connection
+  /// ends with it.
   using TakeoverHandler =
       std::function<task::Task<>(nlohmann::json command, int socket, task::StopToken stop)>;
 
-  /// Until stop().
+  /// Accepts and serves clients until stop().
   task::Task<> serve(uring::Loop& loop, CommandHandler handle_command,
                      TakeoverHandler handle_takeover);
   [[nodiscard]] const UnixListener& listener() const noexcept { return listener_; }
-  /// Removes its path, if that is still its own.
+  /// Removes the socket path, if it is still bound to this socket.
   void remove() noexcept { listener_.remove(); }
   void stop() noexcept { stop_.request_stop(); }
-  /// Where it accepts nobody, so that whoever comes finds another process (task::RestPoint).
+  /// Parks the accept loop, so that new clients reach another process (task::RestPoint).
   [[nodiscard]] task::RestPoint& rest_point() noexcept { return rest_; }
 
  private:
@@ -71,7 +69,7 @@ class ControlSocket {
 
     UniqueFd socket;
     task::StopSource stop;
-    std::uint64_t last_command;  ///< in the order of all commands and connections
+    std::uint64_t last_command;  ///< sequence number over commands and connections
     bool is_takeover = false;
   };
 
@@ -86,7 +84,7 @@ class ControlSocket {
   task::StopSource stop_;
   task::RestPoint rest_;
   task::Scope serving_;
-  std::vector<std::shared_ptr<Connection>> connections_;  // that have not been closed for another
+  std::vector<std::shared_ptr<Connection>> connections_;  // without evicted ones
   std::uint64_t commands_ = 0;
   log::RateLimit shortages_{5, std::chrono::seconds(10)};
 };

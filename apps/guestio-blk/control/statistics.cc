@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What is counted, gathered from where it is counted. Every number is read as it is at that moment;
-// the threads that count go on meanwhile.
+// Gathers the counters of all threads. Each number is read on its own while the threads count on.
 #include <chrono>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -14,12 +13,12 @@ namespace {
 using Json = nlohmann::json;
 using buf::BounceReason;
 
-/// All that one queue counts, or a disk's queues together.
+/// All counters of one queue, or the sums of a disk.
 struct Counts {
   blk::QueueStatistics requests;
   disk::ChannelStatistics channel;
   vhost::VringCounters rings;
-  std::uint64_t held = 0;  // requests that wait for the disk now
+  std::uint64_t held = 0;  // held requests now
 
   void add(const Counts& other) {
     requests.add(other.requests);
@@ -95,7 +94,7 @@ Json to_json(const Counts& counts) {
           {"unfixed_regions", counts.rings.unregistered_regions.value()}};
 }
 
-/// What the queues of a thread add up to.
+/// The sums of the queues of a thread.
 struct ThreadLoad {
   std::uint64_t requests = 0;
   std::uint64_t direct_calls = 0;

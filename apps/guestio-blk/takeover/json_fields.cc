@@ -17,11 +17,11 @@ const Json kEmptyList = Json::array();
 JsonFields::JsonFields(const Json& object, const char* what, std::span<UniqueFd> descriptors,
                        std::string& error)
     : object_(object), what_(what), descriptors_(descriptors), error_(error) {
-  if (!object.is_object() && error_.empty()) error_ = fmt::format("{} is no object", what_);
+  if (!object.is_object() && error_.empty()) error_ = fmt::format("{} is not an object", what_);
 }
 
 void JsonFields::reject(const char* key) {
-  if (error_.empty()) error_ = fmt::format("{}: {} makes no sense", what_, key);
+  if (error_.empty()) error_ = fmt::format("{}: malformed field {}", what_, key);
 }
 
 const Json& JsonFields::find(const char* key) {
@@ -57,10 +57,10 @@ std::string JsonFields::text(const char* key) {
 UniqueFd JsonFields::descriptor(const char* key) {
   const Json& value = find(key);
   if (value.is_null()) return {};
-  const bool is_there = value.is_number_unsigned() &&
+  const bool is_valid = value.is_number_unsigned() &&
                         value.get<std::uint64_t>() < descriptors_.size() &&
                         descriptors_[value.get<std::size_t>()];
-  if (is_there) return std::move(descriptors_[value.get<std::size_t>()]);
+  if (is_valid) return std::move(descriptors_[value.get<std::size_t>()]);
   reject(key);
   return {};
 }

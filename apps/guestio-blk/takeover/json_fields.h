@@ -11,17 +11,16 @@
 
 namespace guestio::app {
 
-/// Reads a JSON object of another process: each field is checked for its kind and range, the first
-/// that is not as it should be is remembered, and nothing is thrown. What could not be read is 0,
-/// false or empty.
+/// Reads a JSON object of another process. Checks kind and range of each field, keeps the first
+/// error and throws nothing. A malformed field reads as 0, false or empty.
 ///
-///     Fields fields(json, "a ring", descriptors, complaint);
+///     JsonFields fields(json, "ring", descriptors, error);
 ///     ring.size = fields.number<std::uint32_t>("size");
 ///     ...
-///     if (!complaint.empty()) return std::unexpected(complaint);
+///     if (!error.empty()) return std::unexpected(error);
 class JsonFields {
  public:
-  /// Every descriptor may be taken once. `object` may be anything.
+  /// Each descriptor can be taken once. `object` may have any type.
   JsonFields(const nlohmann::json& object, const char* what, std::span<UniqueFd> descriptors,
              std::string& error);
 
@@ -32,17 +31,18 @@ class JsonFields {
   std::uint64_t number_up_to(const char* key, std::uint64_t max);
   bool flag(const char* key);
   std::string text(const char* key);
-  /// Null is none.
+  /// Optional: empty for null.
   UniqueFd descriptor(const char* key);
-  /// The same where there has to be one.
+  /// A missing descriptor is an error.
   UniqueFd required_descriptor(const char* key);
-  /// An empty one when there is none, or more than `most`.
+  /// Empty if it is missing or longer than `max`.
   const nlohmann::json& list(const char* key, std::size_t max);
-  /// An object, or nullptr for null.
+  /// Nullptr for null.
   const nlohmann::json* object_or_null(const char* key);
   [[nodiscard]] JsonFields nested(const nlohmann::json& object, const char* what) const {
     return JsonFields(object, what, descriptors_, error_);
   }
+  /// Reports the field as malformed.
   void reject(const char* key);
 
  private:

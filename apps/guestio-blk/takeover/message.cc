@@ -20,7 +20,7 @@ using Json = nlohmann::json;
 
 constexpr std::size_t kMaxDescriptorsPerCall = 253;  // SCM_MAX_FD of the kernel
 
-/// Room for the control message of as many descriptors as one call takes.
+/// Space for the control message with the maximum of descriptors per call.
 struct alignas(cmsghdr) RightsBuffer {
   std::array<std::byte, CMSG_SPACE(sizeof(int) * kMaxDescriptorsPerCall)> bytes{};
 };
@@ -62,7 +62,7 @@ Result<bool> TakeoverMessageWriter::send_some(int socket) {
     const std::size_t descriptors =
         std::min(descriptors_.size() - sent_descriptors_, kMaxDescriptorsPerCall);
     const bool is_last = sent_descriptors_ + descriptors == descriptors_.size();
-    // The line is longer than there are descriptors: each has its place in it.
+    // Every segment but the last has one byte: the line has more bytes than descriptors.
     const auto sent = send_segment(socket, is_last ? line_.size() - sent_ : 1, descriptors);
     if (!sent) return fail(sent.error());
     if (*sent == 0) return false;
@@ -72,7 +72,7 @@ Result<bool> TakeoverMessageWriter::send_some(int socket) {
   return true;
 }
 
-/// Returns 0 when the socket takes nothing now.
+/// Returns 0 if the socket is full.
 Result<ssize_t> TakeoverMessageWriter::send_segment(int socket, std::size_t bytes,
                                                     std::size_t descriptors) {
   iovec part{line_.data() + sent_, bytes};
@@ -96,8 +96,8 @@ Result<ssize_t> TakeoverMessageWriter::send_segment(int socket, std::size_t byte
     const ssize_t sent = ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent >= 0) return sent;
     if (errno == EAGAIN) return 0;
-    if (is_gone(errno)) return fail(ErrorKind::kClosed, "tell the other process");
-    if (errno != EINTR) return fail_host("tell the other process");
+    if (is_gone(errno)) return fail(ErrorKind::kClosed, "send to the other process");
+    if (errno != EINTR) return fail_host("send to the other process");
   }
 }
 
@@ -115,9 +115,9 @@ Result<std::optional<TakeoverMessage>> TakeoverMessageReader::receive_some(int s
     if (got < 0 && errno == EINTR) continue;
     if (got < 0 && errno == EAGAIN) return std::nullopt;
     if (got == 0 || (got < 0 && is_gone(errno))) {
-      return fail(ErrorKind::kClosed, "hear from the other process");
+      return fail(ErrorKind::kClosed, "receive from the other process");
     }
-    if (got < 0) return fail_host("hear from the other process");
+    if (got < 0) return fail_host("receive from the other process");
     if (auto collected = collect_descriptors(message); !collected) return fail(collected.error());
     line_.append(bytes.data(), static_cast<std::size_t>(got));
     if (line_.ends_with('\n')) {
@@ -126,7 +126,7 @@ Result<std::optional<TakeoverMessage>> TakeoverMessageReader::receive_some(int s
       return std::move(*message);
     }
     if (line_.size() > kMaxMessageBytes) {
-      return fail(Error::peer_fault("length of a line", line_.size()));
+      return fail(Error::peer_fault("takeover message is too long", line_.size()));
     }
   }
 }
@@ -143,26 +143,27 @@ Result<> TakeoverMessageReader::collect_descriptors(msghdr& received) {
     }
   }
   if (descriptors_.size() > kMaxMessageDescriptors) {
-    return fail(Error::peer_fault("number of descriptors", descriptors_.size()));
+    return fail(
+        Error::peer_fault("takeover message has too many descriptors", descriptors_.size()));
   }
   if ((received.msg_flags & MSG_CTRUNC) != 0) return fail(vhost::descriptor_truncation_error());
   return {};
 }
 
-/// Each side waits for the other's line before it says its next: one line is all there is.
+/// The sides take turns, so the buffer holds one line.
 Result<TakeoverMessage> TakeoverMessageReader::parse_line() {
   TakeoverMessage message{Json::parse(line_, nullptr, false), std::move(descriptors_)};
   line_.clear();
   descriptors_.clear();
   if (message.body.is_discarded() || !message.body.is_object()) {
-    return fail(Error::peer_fault("a line with a JSON object"));
+    return fail(Error::peer_fault("takeover message is not a JSON object"));
   }
   const auto count = message.body.find("descriptors");
   const bool is_counted = count != message.body.end() && count->is_number_unsigned();
-  // A refusal may come from somebody who knows nothing of descriptors.
+  // A refusal by hand has no count of descriptors.
   const std::uint64_t wanted = is_counted ? count->get<std::uint64_t>() : 0;
   if (wanted != message.descriptors.size()) {
-    return fail(Error::peer_fault("as many descriptors as are promised", wanted));
+    return fail(Error::peer_fault("takeover message lacks announced descriptors", wanted));
   }
   return message;
 }
@@ -195,7 +196,7 @@ task::Task<Result<>> send_message(uring::Loop& loop, int socket, TakeoverMessage
     if (!done) co_return fail(done.error());
     if (*done) co_return Result<>();
     const std::int32_t ready = co_await uring::poll(loop, uring::File(socket), POLLOUT, limit);
-    if (ready == -ECANCELED) co_return fail(ErrorKind::kCancelled, "tell the other process");
+    if (ready == -ECANCELED) co_return fail(ErrorKind::kCancelled, "send to the other process");
   }
 }
 
@@ -207,7 +208,8 @@ task::Task<Result<TakeoverMessage>> receive_message(uring::Loop& loop, int socke
     if (!message) co_return fail(message.error());
     if (*message) co_return std::move(**message);
     const std::int32_t ready = co_await uring::poll(loop, uring::File(socket), POLLIN, limit);
-    if (ready == -ECANCELED) co_return fail(ErrorKind::kCancelled, "hear from the other process");
+    if (ready == -ECANCELED)
+      co_return fail(ErrorKind::kCancelled, "receive from the other process");
   }
 }
 

@@ -13,29 +13,29 @@
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
 
-/// What two guestio-blk tell each other when one takes the other's place: a line of JSON, and
-/// descriptors beside it, any number of them. In the JSON a descriptor is its place among them.
+/// The messages of a takeover between two guestio-blk: a line of JSON with any number of
+/// descriptors attached. In the JSON a descriptor is its index among them.
 ///
 ///     bytes:        {"descriptors":300, ...                                      }\n
-///     beside them:  ^ 253 descriptors   ^ 47 descriptors
+///     descriptors:  ^ 253 descriptors   ^ 47 descriptors
 namespace guestio::app {
 
 struct TakeoverMessage {
   nlohmann::json body;  ///< an object
   std::vector<UniqueFd> descriptors;
 
-  /// Adds a descriptor; null for none.
+  /// Adds a descriptor and returns its index; null for none.
   nlohmann::json add(UniqueFd descriptor);
 };
 
 inline constexpr std::size_t kMaxMessageBytes = std::size_t{32} << 20;
 inline constexpr std::size_t kMaxMessageDescriptors = 65536;
 
-/// A parcel on its way out.
+/// Sends one message in parts.
 class TakeoverMessageWriter {
  public:
   explicit TakeoverMessageWriter(TakeoverMessage message);
-  /// Sends what the socket takes now. Returns whether all is out. Errors: closed, host.
+  /// Sends what the socket takes now. Returns true at the end of the message. Errors: closed, host.
   Result<bool> send_some(int socket);
 
  private:
@@ -44,14 +44,14 @@ class TakeoverMessageWriter {
   std::string line_;
   std::vector<UniqueFd> descriptors_;
   std::size_t sent_ = 0;
-  std::size_t sent_descriptors_ = 0;  // descriptors
+  std::size_t sent_descriptors_ = 0;
 };
 
-/// A parcel on its way in. After a whole one it is ready for the next.
+/// Receives messages in parts, one after the other.
 class TakeoverMessageReader {
  public:
-  /// Takes what is there. Returns the parcel once it is whole. Errors: closed, peer fault (what is
-  /// no parcel), host.
+  /// Receives what is available. Returns the message once it is complete. Errors: closed, peer
+  /// fault (malformed), host.
   Result<std::optional<TakeoverMessage>> receive_some(int socket);
 
  private:
@@ -64,12 +64,12 @@ class TakeoverMessageReader {
 
 using MessageDeadline = std::chrono::steady_clock::time_point;
 
-// For a thread that may wait. Errors also: host with ETIMEDOUT.
+// For threads that may block. Further errors: host with ETIMEDOUT.
 
 Result<> send_message(int socket, TakeoverMessage message, MessageDeadline deadline);
 Result<TakeoverMessage> receive_message(int socket, MessageDeadline deadline);
 
-// For a loop that others share. Errors also: cancelled, when `limit` is stopped.
+// For tasks of a loop. Further errors: cancelled, when `limit` is stopped.
 
 task::Task<Result<>> send_message(uring::Loop& loop, int socket, TakeoverMessage message,
                                   task::StopToken limit);

@@ -25,13 +25,13 @@ using Json = nlohmann::json;
 using std::chrono::seconds;
 using Outcome = std::expected<void, std::string>;
 
-// Longer than the other one takes to give up, so that there is never nobody.
+// Longer than the timeouts of the sender: one of the two always serves.
 constexpr seconds kSenderReplyTimeout(10);
 constexpr seconds kSenderQuiesceTimeout(30);
 
 std::unexpected<std::string> fail_with(const std::string& text) { return std::unexpected(text); }
 
-/// A plain value, checked as the setting of that name is.
+/// Reads one value with the checks of its setting.
 void read_setting(JsonFields& fields, const Json& options, const char* key, const char* setting,
                   ProcessOptions& as_given) {
   const Json value = options.value(key, Json());
@@ -52,7 +52,7 @@ void read_cpus(JsonFields& fields, const Json& options, const char* key,
   }
 }
 
-/// Where the command line says nothing, the other process's word holds.
+/// The command line overrides the options of the other process.
 void read_options(JsonFields fields, const Json& options, ProcessOptions& as_given) {
   if (!options.is_object()) return fields.reject("options");
   if (!as_given.threads) read_setting(fields, options, "threads", "threads", as_given);
@@ -90,49 +90,48 @@ std::expected<TakeoverReceiver, EarlyExit> TakeoverReceiver::connect(const Optio
                   kExitUsage});
   }
   TakeoverReceiver self(as_given, std::move(*socket));
-  if (auto heard = self.receive_description(); !heard) {
-    return std::unexpected(EarlyExit{heard.error(), kExitFailure});
+  if (auto received = self.receive_description(); !received) {
+    return std::unexpected(EarlyExit{received.error(), kExitFailure});
   }
   return self;
 }
 
 Outcome TakeoverReceiver::receive_description() {
-  const auto told = send_message(
+  const auto sent = send_message(
       socket_.get(),
       {.body = {{"command", "takeover"}, {"version", kTakeoverVersion}}, .descriptors = {}},
       Clock::now() + kSenderReplyTimeout);
-  if (!told) return fail_with(told.error().to_string());
+  if (!sent) return fail_with(sent.error().to_string());
   auto message = receive("disks", kSenderReplyTimeout);
   if (!message) return fail_with(message.error());
   return read_description(std::move(*message));
 }
 
-/// What the other process says, which is a refusal unless it has `key`.
+/// Receives a message. One without `key` is a refusal.
 std::expected<TakeoverMessage, std::string> TakeoverReceiver::receive(const char* key,
                                                                       seconds limit) {
   auto message = receive_message(socket_.get(), Clock::now() + limit);
   if (!message) {
     const bool is_gone = message.error().kind == ErrorKind::kClosed;
-    return fail_with(is_gone ? "the other process has ended the conversation"
-                             : message.error().to_string());
+    return fail_with(is_gone ? "the other process has disconnected" : message.error().to_string());
   }
   if (message->body.contains(key)) return std::move(*message);
   const auto error = message->body.find("error");
-  const bool is_told = error != message->body.end() && error->is_string();
-  return fail_with(is_told ? "the other process refuses: " + error->get<std::string>()
-                           : "the other process's answer makes no sense");
+  const bool has_error = error != message->body.end() && error->is_string();
+  return fail_with(has_error ? "the other process refuses: " + error->get<std::string>()
+                             : "malformed reply of the other process");
 }
 
 Outcome TakeoverReceiver::send(const char* what) {
-  const auto told = send_message(socket_.get(), {.body = {{what, true}}, .descriptors = {}},
+  const auto sent = send_message(socket_.get(), {.body = {{what, true}}, .descriptors = {}},
                                  Clock::now() + kSenderReplyTimeout);
-  if (!told) return fail_with(told.error().to_string());
+  if (!sent) return fail_with(sent.error().to_string());
   return {};
 }
 
 Outcome TakeoverReceiver::read_description(TakeoverMessage message) {
   std::string error;
-  JsonFields fields(message.body, "the takeover", message.descriptors, error);
+  JsonFields fields(message.body, "takeover message", message.descriptors, error);
   const auto version = fields.number<std::uint64_t>("version");
   if (version != kTakeoverVersion && version != kTakeoverVersionWithFailed) {
     return fail_with(fmt::format("guestio-blk {} knows takeovers of versions {} and {} only",
@@ -140,10 +139,10 @@ Outcome TakeoverReceiver::read_description(TakeoverMessage message) {
   }
   sender_pid_ = fields.number<std::uint32_t>("pid");
   if (const Json* const options = fields.object_or_null("options"); options != nullptr) {
-    read_options(fields.nested(*options, "the options"), *options, options_.as_given);
+    read_options(fields.nested(*options, "options"), *options, options_.as_given);
   }
   if (const Json* const control = fields.object_or_null("control"); control != nullptr) {
-    control_ = read_socket(fields.nested(*control, "the control socket"));
+    control_ = read_socket(fields.nested(*control, "control socket"));
     options_.as_given.control_path = control_->place.path;
   } else {
     fields.reject("control");
@@ -153,7 +152,7 @@ Outcome TakeoverReceiver::read_description(TakeoverMessage message) {
   for (const Json& disk : disks) {
     if (auto read = read_disk(disk, message.descriptors); !read) return read;
   }
-  // A process of an earlier build has none.
+  // Absent in messages of earlier builds.
   if (message.body.contains("failed")) {
     for (const Json& disk : fields.list("failed", kMaxDisks)) {
       if (auto read = read_failed(disk, message.descriptors); !read) return read;
@@ -170,14 +169,14 @@ namespace {
 
 std::expected<DiskOptions, std::string> read_disk_options(JsonFields& fields) {
   DiskOptions options;
-  options.origin = "a disk of the other process";
+  options.origin = "disk of the other process";
   for (const Json& setting : fields.list("settings", 1000)) {
     const bool is_pair = setting.is_array() && setting.size() == 2 && setting[0].is_string() &&
                          setting[1].is_string();
-    if (!is_pair) return std::unexpected("a disk: settings makes no sense");
+    if (!is_pair) return std::unexpected("disk: malformed field settings");
     auto set = set_disk_option(options, setting[0].get_ref<const std::string&>(),
                                setting[1].get_ref<const std::string&>());
-    if (!set) return std::unexpected("a disk: " + set.error());
+    if (!set) return std::unexpected("disk: " + set.error());
   }
   Diagnostics diagnostics;
   check_disk(options, diagnostics);
@@ -190,7 +189,7 @@ std::expected<DiskOptions, std::string> read_disk_options(JsonFields& fields) {
 
 Outcome TakeoverReceiver::read_disk(const Json& json, std::span<UniqueFd> descriptors) {
   std::string error;
-  JsonFields fields(json, "a disk", descriptors, error);
+  JsonFields fields(json, "disk", descriptors, error);
   auto options = read_disk_options(fields);
   if (!options) return fail_with(options.error());
   disk::DiskSnapshot snapshot;
@@ -199,7 +198,7 @@ Outcome TakeoverReceiver::read_disk(const Json& json, std::span<UniqueFd> descri
   snapshot.size = ByteCount(fields.number<std::uint64_t>("size"));
   std::optional<Socket> socket;
   if (const Json* const place = fields.object_or_null("listener"); place != nullptr) {
-    socket = read_socket(fields.nested(*place, "a listening socket"));
+    socket = read_socket(fields.nested(*place, "listening socket"));
   }
   if (!error.empty()) return fail_with(error);
   auto opened = take_over_disk(*options, std::move(snapshot));
@@ -210,10 +209,10 @@ Outcome TakeoverReceiver::read_disk(const Json& json, std::span<UniqueFd> descri
   return {};
 }
 
-/// What the other process could not serve, as it was told to.
+/// Reads a disk that the other process could not serve.
 Outcome TakeoverReceiver::read_failed(const Json& json, std::span<UniqueFd> descriptors) {
   std::string error;
-  JsonFields fields(json, "a disk", descriptors, error);
+  JsonFields fields(json, "disk", descriptors, error);
   auto options = read_disk_options(fields);
   if (!options) return fail_with(options.error());
   UniqueFd socket = fields.descriptor("socket");
@@ -242,7 +241,7 @@ std::vector<StartingDisk> TakeoverReceiver::take_disks() {
 
 Outcome TakeoverReceiver::finish(std::span<const std::unique_ptr<ServedDisk>> disks,
                                  std::unique_ptr<ControlSocket>& control) {
-  if (auto told = send("ready"); !told) return told;
+  if (auto sent = send("ready"); !sent) return sent;
   auto message = receive("disks", kSenderQuiesceTimeout);
   if (!message) return fail_with(message.error());
   if (auto read = read_sessions(std::move(*message), disks); !read) {
@@ -250,7 +249,7 @@ Outcome TakeoverReceiver::finish(std::span<const std::unique_ptr<ServedDisk>> di
                        Clock::now() + kSenderReplyTimeout);
     return read;
   }
-  if (auto told = send("prepared"); !told) return told;
+  if (auto sent = send("prepared"); !sent) return sent;
   if (auto yours = receive("yours", kSenderQuiesceTimeout); !yours) return fail_with(yours.error());
   owned_since_ = Clock::now();
   const auto to_listener = [](Socket& socket) {
@@ -266,7 +265,7 @@ Outcome TakeoverReceiver::finish(std::span<const std::unique_ptr<ServedDisk>> di
 Outcome TakeoverReceiver::read_sessions(TakeoverMessage message,
                                         std::span<const std::unique_ptr<ServedDisk>> disks) {
   std::string error;
-  JsonFields fields(message.body, "the takeover", message.descriptors, error);
+  JsonFields fields(message.body, "takeover message", message.descriptors, error);
   quiesced_at_ = Clock::time_point(Clock::duration(fields.number<std::int64_t>("since")));
   const Json& list = fields.list("disks", kMaxDisks);
   if (list.size() != disks.size()) fields.reject("disks");
@@ -274,7 +273,7 @@ Outcome TakeoverReceiver::read_sessions(TakeoverMessage message,
     JsonFields disk = fields.nested(list[i], disks[i]->name().c_str());
     std::optional<vhost::SessionState> session;
     if (const Json* const object = disk.object_or_null("session"); object != nullptr) {
-      session = read_session(disk.nested(*object, "a session"));
+      session = read_session(disk.nested(*object, "session"));
     }
     const bool has_write_cache = disk.flag("write_cache");
     disk::DiskSnapshot latest;
@@ -288,11 +287,11 @@ Outcome TakeoverReceiver::read_sessions(TakeoverMessage message,
     if (!session) continue;
     const auto adopted = disks[i]->backend().restore(std::move(*session));
     if (adopted) continue;
-    const std::string text = fmt::format("disk {}: its front-end's session: {}", disks[i]->name(),
+    const std::string text = fmt::format("disk {}: session of the front-end: {}", disks[i]->name(),
                                          adopted.error().to_string());
     if (adopted.error().kind != ErrorKind::kMemoryFault) return fail_with(text);
-    // No front-end can keep an operator from an upgrade by cutting its memory off.
-    log::warning("{}: its connection ends", text);
+    // A front-end must not block an upgrade by truncating its memory.
+    log::warning("{}: connection ends", text);
   }
   if (!error.empty()) return fail_with(error);
   return {};
@@ -300,24 +299,20 @@ Outcome TakeoverReceiver::read_sessions(TakeoverMessage message,
 
 namespace {
 
-task::Task<> resume(ServedDisk& disk) {
-  auto going_on = disk.backend().resume();
-  co_await std::move(going_on);
-}
+task::Task<> resume(ServedDisk& disk) { co_await disk.backend().resume(); }
 
 }  // namespace
 
 task::Task<> TakeoverReceiver::start(std::span<const std::unique_ptr<ServedDisk>> disks) {
   task::Scope starting;
   for (const auto& disk : disks) starting.spawn(resume(*disk));
-  auto all = starting.join();
-  co_await all;
+  co_await starting.join();
   const auto now = Clock::now();
   const auto to_us = [](Clock::duration time) {
     return std::chrono::duration_cast<std::chrono::microseconds>(time).count();
   };
-  log::info("took over from process {}: I/O stood still for {} us, {} of them here", sender_pid_,
-            to_us(now - quiesced_at_), to_us(now - owned_since_));
+  log::info("took over from process {}: I/O was paused for {} us, {} of them in this process",
+            sender_pid_, to_us(now - quiesced_at_), to_us(now - owned_since_));
   for (const auto& disk : disks) {
     if (disk->listener() != nullptr) disk->listener()->announce_owner();
   }

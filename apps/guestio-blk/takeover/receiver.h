@@ -22,30 +22,30 @@
 
 namespace guestio::app {
 
-/// The beginning of a process that takes another one's place (--takeover): the other end of
-/// TakeoverSender, which shows the conversation. What comes is checked as if a stranger had sent
-/// it; each wait has a limit. Errors are one line for a person: the other process goes on then.
+/// The new process of a takeover (--takeover): the peer of TakeoverSender, which draws the
+/// exchange. Received data is checked as untrusted, and each wait has a limit. Errors are one line
+/// for the operator; the other process resumes then.
 ///
 /// Threads: the control thread.
 class TakeoverReceiver {
  public:
-  /// Connects, and hears of disks and options. `said` is what the command line says. The error's
-  /// status is kExitUsage when there is nobody to connect to, else kExitFailure.
+  /// Connects and receives disks and options. `as_given`: the command line. The status of an error
+  /// is kExitUsage if nobody listens at the socket, else kExitFailure.
   static std::expected<TakeoverReceiver, EarlyExit> connect(const Options& as_given);
 
-  /// What to serve: the other's disks, and its other options where the command line says nothing.
+  /// The disks of the other process, and its options where the command line has none.
   [[nodiscard]] const Options& options() const noexcept { return options_; }
-  /// Those disks: images that are open, and then what the other process could not serve. Once.
+  /// The disks: open images first, then the failed disks of the other process. Once.
   [[nodiscard]] std::vector<StartingDisk> take_disks();
-  /// Gives the disks their sockets, front-ends and rings, which do not run yet, and makes the
-  /// control socket. When it returns all of that is this process's.
+  /// Gives the disks their sockets, front-ends and stopped rings, and makes the control socket. On
+  /// success this process owns them.
   std::expected<void, std::string> finish(std::span<const std::unique_ptr<ServedDisk>> disks,
                                           std::unique_ptr<ControlSocket>& control);
   /// Starts the rings.
   task::Task<> start(std::span<const std::unique_ptr<ServedDisk>> disks);
 
  private:
-  /// A listening socket that is the other's until the end: its path is not ours to remove.
+  /// A listening socket. Its path belongs to the other process until finish().
   struct Socket {
     UniqueFd fd;
     UnixListener::BoundPath place;
@@ -68,13 +68,13 @@ class TakeoverReceiver {
 
   Options options_;
   UniqueFd socket_;
-  std::uint64_t sender_pid_ = 0;                     // its process
-  std::vector<std::shared_ptr<disk::Disk>> opened_;  // of the first of the options' disks
-  std::vector<std::string> causes_;                  // of the others, which have failed
-  std::vector<std::optional<Socket>> sockets_;       // of disks that have one
+  std::uint64_t sender_pid_ = 0;                     // of the other process
+  std::vector<std::shared_ptr<disk::Disk>> opened_;  // of the first options_.disks
+  std::vector<std::string> causes_;                  // of the other, failed disks
+  std::vector<std::optional<Socket>> sockets_;       // optional, by disk
   std::optional<Socket> control_;
-  std::chrono::steady_clock::time_point quiesced_at_;  // the guests' I/O stands still
-  std::chrono::steady_clock::time_point owned_since_;  // all of it
+  std::chrono::steady_clock::time_point quiesced_at_;  // begin of the pause in I/O
+  std::chrono::steady_clock::time_point owned_since_;  // after the handover
 };
 
 }  // namespace guestio::app

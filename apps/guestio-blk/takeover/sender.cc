@@ -26,11 +26,11 @@ using Json = nlohmann::json;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-// While the guests' I/O goes on: threads, queues and images of the other process take their time.
+// Limits while I/O continues: the other process makes threads and queues and opens images.
 constexpr milliseconds kPrepareTimeout = seconds(60);
 constexpr milliseconds kParkTimeout = seconds(2);
 constexpr milliseconds kFinalParkTimeout = seconds(4);
-// While it stands still.
+// Limits while I/O is paused.
 constexpr milliseconds kQuiesceTimeout = seconds(2);
 constexpr milliseconds kReplyTimeout = seconds(5);
 
@@ -51,33 +51,34 @@ Json describe_listener(const UnixListener& listener, TakeoverMessage& message,
 std::expected<Json, std::string> describe_disk(const ServedDisk& disk, TakeoverMessage& message) {
   auto snapshot = disk.disk()->snapshot();
   if (!snapshot) return fail_with(snapshot.error(), disk.options().label().c_str());
-  Json words = Json::array();
+  Json settings = Json::array();
   for (const auto& [name, value] : disk.options().as_given) {
-    // Made from a path that may be relative, or not there any more.
-    if (name != "serial") words.push_back({name, value});
+    // The default is made from a path that may be relative or removed.
+    if (name != "serial") settings.push_back({name, value});
   }
-  words.push_back({"serial", disk.serial()});
+  settings.push_back({"serial", disk.serial()});
   Json listener;
   if (disk.listener() != nullptr) {
     listener = describe_listener(*disk.listener(), message, disk.listener()->bound_path());
-    if (listener.is_null()) return std::unexpected("no descriptor is left to copy a socket to");
+    if (listener.is_null())
+      return std::unexpected("no descriptor is left for the copy of a socket");
   }
-  return Json{{"settings", std::move(words)},
+  return Json{{"settings", std::move(settings)},
               {"io", message.add(std::move(snapshot->io))},
               {"claim", message.add(std::move(snapshot->claim))},
               {"size", disk.info().size.raw()},
               {"listener", std::move(listener)}};
 }
 
-/// What the other process is to try in its turn, wherever that one runs.
+/// Describes a failed disk with absolute paths: the other process may have another directory.
 std::expected<Json, std::string> describe_failed(const FailedDisk& disk, TakeoverMessage& message) {
-  Json words = Json::array();
+  Json settings = Json::array();
   for (const auto& [name, value] : disk.options().as_given) {
     const bool is_path =
         name == "socket-path" || (name == "blk-file" && !value.starts_with("null:"));
     std::error_code ignored;
     const auto absolute = std::filesystem::absolute(value, ignored).string();
-    words.push_back({name, is_path && !ignored ? absolute : value});
+    settings.push_back({name, is_path && !ignored ? absolute : value});
   }
   Json socket;
   if (disk.options().socket_fd) {
@@ -86,10 +87,10 @@ std::expected<Json, std::string> describe_failed(const FailedDisk& disk, Takeove
     socket = message.add(std::move(*copy));
   }
   return Json{
-      {"settings", std::move(words)}, {"socket", std::move(socket)}, {"cause", disk.cause()}};
+      {"settings", std::move(settings)}, {"socket", std::move(socket)}, {"cause", disk.cause()}};
 }
 
-/// A field that the command takeover does not have, or nothing.
+/// The first unknown field of the command takeover, or empty.
 std::string find_unknown_field(const Json& command) {
   for (const auto& [key, value] : command.items()) {
     if (key != "command" && key != "version" && key != "descriptors") return key;
@@ -121,43 +122,36 @@ task::Task<> TakeoverSender::hand_over(Json command, int socket, task::StopToken
   if (!unknown.empty()) {
     outcome = std::unexpected(fmt::format("takeover takes no field \"{}\"", unknown));
   } else if (version == command.end() || *version != kTakeoverVersion) {
-    outcome = std::unexpected(fmt::format(
-        "guestio-blk {} knows takeovers of version {}, and this is of version {}", kVersion,
-        kTakeoverVersion, version == command.end() ? "none" : version->dump()));
+    outcome = std::unexpected(
+        fmt::format("guestio-blk {} supports takeover version {}, not version {}", kVersion,
+                    kTakeoverVersion, version == command.end() ? "none" : version->dump()));
   } else if (std::exchange(is_under_way_, true)) {
-    outcome = std::unexpected("another process is taking over already");
+    outcome = std::unexpected("another takeover is under way");
   } else {
-    log::info("another process prepares to take over");
-    auto preparing = prepare(socket, stop);
-    outcome = co_await std::move(preparing);
+    log::info("takeover: another process prepares to take over");
+    outcome = co_await prepare(socket, stop);
     if (outcome) {
-      auto giving = transfer(socket);
-      outcome = co_await std::move(giving);
+      outcome = co_await transfer(socket);
     }
     is_under_way_ = false;
   }
   if (stop.stop_requested()) co_return;
-  log::warning("nothing is taken over, this process goes on: {}", outcome.error());
+  log::warning("takeover failed, this process resumes: {}", outcome.error());
   uring::Deadline limit(loop_, seconds(1), stop);
-  auto telling = send_message(
-      loop_, socket, {.body = {{"error", outcome.error()}}, .descriptors = {}}, limit.token());
-  (void)co_await std::move(telling);
-  auto ending = limit.disarm();
-  co_await std::move(ending);
+  TakeoverMessage refusal{.body = {{"error", outcome.error()}}, .descriptors = {}};
+  (void)co_await send_message(loop_, socket, std::move(refusal), limit.token());
+  co_await limit.disarm();
 }
 
-/// Until the other process has all that it can have while this one serves.
+/// Sends everything that the other process needs before the pause, and waits until it is ready.
 task::Task<TakeoverSender::Outcome> TakeoverSender::prepare(int socket, task::StopToken stop) {
   auto description = describe();
   if (!description) co_return std::unexpected(description.error());
   uring::Deadline limit(loop_, kPrepareTimeout, stop);
-  auto sending = send_message(loop_, socket, std::move(*description), limit.token());
-  const auto sent = co_await std::move(sending);
-  auto hearing = receive_message(loop_, socket, limit.token());
-  Result<TakeoverMessage> ready = fail(ErrorKind::kCancelled, "hear from the other process");
-  if (sent) ready = co_await std::move(hearing);
-  auto ending = limit.disarm();
-  co_await std::move(ending);
+  const auto sent = co_await send_message(loop_, socket, std::move(*description), limit.token());
+  Result<TakeoverMessage> ready = fail(ErrorKind::kCancelled, "receive from the other process");
+  if (sent) ready = co_await receive_message(loop_, socket, limit.token());
+  co_await limit.disarm();
   if (!sent) co_return fail_with(sent.error(), "the other process");
   if (!ready) co_return fail_with(ready.error(), "the other process");
   if (!ready->body.contains("ready")) co_return std::unexpected("the other process is not ready");
@@ -180,7 +174,7 @@ std::expected<TakeoverMessage, std::string> TakeoverSender::describe() const {
   }
   const auto place = control_->listener().bound_path();
   Json control = describe_listener(control_->listener(), message, place);
-  if (control.is_null()) return std::unexpected("no descriptor is left to copy a socket to");
+  if (control.is_null()) return std::unexpected("no descriptor is left for the copy of a socket");
   const auto version = failed.empty() ? kTakeoverVersion : kTakeoverVersionWithFailed;
   message.body = {{"version", version},
                   {"pid", ::getpid()},
@@ -191,30 +185,25 @@ std::expected<TakeoverMessage, std::string> TakeoverSender::describe() const {
   return message;
 }
 
-/// Ends the process, or returns why it goes on.
+/// Ends the process, or returns the cause of its resumption.
 task::Task<TakeoverSender::Outcome> TakeoverSender::transfer(int socket) {
   is_quiescing_ = true;
-  auto parked = park();
-  Outcome outcome = co_await std::move(parked);
+  Outcome outcome = co_await park();
   if (outcome) {
     quiesced_at_ = Clock::now();
-    auto pausing = quiesce();
-    outcome = co_await std::move(pausing);
+    outcome = co_await quiesce();
   }
   if (outcome) {
-    auto suspending = freeze();
-    co_await std::move(suspending);
-    auto passing = send_sessions(socket);
-    outcome = co_await std::move(passing);
+    co_await freeze();
+    outcome = co_await send_sessions(socket);
   }
-  auto going_on = resume();
-  co_await std::move(going_on);
+  co_await resume();
   is_quiescing_ = false;
   resumed_();
   co_return outcome;
 }
 
-/// Nobody is accepted and no message taken any more; rings run on.
+/// Parks all sessions and listeners: no connection and no message is accepted. Rings run on.
 task::Task<TakeoverSender::Outcome> TakeoverSender::park() {
   std::string late;
   uring::Deadline limit(loop_, kParkTimeout);
@@ -224,64 +213,51 @@ task::Task<TakeoverSender::Outcome> TakeoverSender::park() {
     parked.spawn(park_disk(*disk, limit.token(), final_limit.token(), late));
   }
   control_->rest_point().request();
-  auto all = parked.join();
-  co_await all;
-  auto control = control_->rest_point().reached(final_limit.token());
-  co_await control;
-  auto ending = limit.disarm();
-  co_await std::move(ending);
-  auto last_ending = final_limit.disarm();
-  co_await std::move(last_ending);
+  co_await parked.join();
+  co_await control_->rest_point().reached(final_limit.token());
+  co_await limit.disarm();
+  co_await final_limit.disarm();
   if (late.empty()) co_return Outcome();
   co_return std::unexpected(
-      fmt::format("disk {}: a message of its front-end is not done yet", late));
+      fmt::format("disk {}: a message of its front-end is still being handled", late));
 }
 
 task::Task<> TakeoverSender::park_disk(ServedDisk& disk, task::StopToken limit,
                                        task::StopToken final_limit, std::string& late) {
-  auto parked = disk.backend().quiesce(limit, final_limit);
-  const bool rests = co_await std::move(parked);
+  const bool rests = co_await disk.backend().rest(limit, final_limit);
   if (!rests) late = disk.name();
 }
 
 task::Task<TakeoverSender::Outcome> TakeoverSender::quiesce() {
   std::string obstacle;
   uring::Deadline limit(loop_, kQuiesceTimeout);
-  task::Scope pausing;
+  task::Scope quiescing;
   for (const auto& disk : context_.disks) {
-    pausing.spawn(quiesce_disk(*disk, limit.token(), obstacle));
+    quiescing.spawn(quiesce_disk(*disk, limit.token(), obstacle));
   }
-  auto all = pausing.join();
-  co_await all;
-  auto ending = limit.disarm();
-  co_await std::move(ending);
+  co_await quiescing.join();
+  co_await limit.disarm();
   if (obstacle.empty()) co_return Outcome();
   co_return std::unexpected(obstacle);
 }
 
 task::Task<> TakeoverSender::quiesce_disk(ServedDisk& disk, task::StopToken limit,
                                           std::string& obstacle) {
-  auto pausing = disk.backend().drain(limit);
-  const auto found = co_await std::move(pausing);
+  const auto found = co_await disk.backend().quiesce(limit);
   if (!found) co_return;
-  obstacle = found->held_requests != 0
-                 ? fmt::format("disk {}: {} requests wait for the disk: retry or give-up first",
-                               disk.name(), found->held_requests)
-                 : fmt::format("disk {}: the disk takes longer than {} ms for what it is at",
-                               disk.name(), kQuiesceTimeout.count());
+  obstacle = found->waiting != 0 ? fmt::format("disk {}: {} held requests: retry or give-up first",
+                                               disk.name(), found->waiting)
+                                 : fmt::format("disk {}: requests in flight take longer than {} ms",
+                                               disk.name(), kQuiesceTimeout.count());
 }
 
 task::Task<> TakeoverSender::freeze() {
-  task::Scope suspending;
-  for (const auto& disk : context_.disks) suspending.spawn(freeze_disk(*disk));
-  auto all = suspending.join();
-  co_await all;
+  task::Scope freezing;
+  for (const auto& disk : context_.disks) freezing.spawn(freeze_disk(*disk));
+  co_await freezing.join();
 }
 
-task::Task<> TakeoverSender::freeze_disk(ServedDisk& disk) {
-  auto suspending = disk.backend().freeze();
-  co_await std::move(suspending);
-}
+task::Task<> TakeoverSender::freeze_disk(ServedDisk& disk) { co_await disk.backend().freeze(); }
 
 std::expected<TakeoverMessage, std::string> TakeoverSender::describe_sessions() const {
   TakeoverMessage message;
@@ -300,48 +276,42 @@ std::expected<TakeoverMessage, std::string> TakeoverSender::describe_sessions() 
   return message;
 }
 
-/// Does not return when the other process has what is passed.
+/// Returns only on failure: after the last line the process ends.
 task::Task<TakeoverSender::Outcome> TakeoverSender::send_sessions(int socket) {
   auto sessions = describe_sessions();
   if (!sessions) co_return std::unexpected(sessions.error());
   uring::Deadline limit(loop_, kReplyTimeout);
-  auto sending = send_message(loop_, socket, std::move(*sessions), limit.token());
-  const auto sent = co_await std::move(sending);
-  Result<TakeoverMessage> prepared = fail(ErrorKind::kCancelled, "hear from the other process");
-  auto hearing = receive_message(loop_, socket, limit.token());
-  if (sent) prepared = co_await std::move(hearing);
-  auto ending = limit.disarm();
-  co_await std::move(ending);
+  const auto sent = co_await send_message(loop_, socket, std::move(*sessions), limit.token());
+  Result<TakeoverMessage> prepared = fail(ErrorKind::kCancelled, "receive from the other process");
+  if (sent) prepared = co_await receive_message(loop_, socket, limit.token());
+  co_await limit.disarm();
   if (!sent) co_return fail_with(sent.error(), "the other process");
   if (!prepared) co_return fail_with(prepared.error(), "the other process");
   if (!prepared->body.contains("prepared")) {
     const auto error = prepared->body.find("error");
-    const bool is_told = error != prepared->body.end() && error->is_string();
-    co_return std::unexpected(is_told ? "the other process: " + error->get<std::string>()
-                                      : std::string("the other process is not prepared"));
+    const bool has_error = error != prepared->body.end() && error->is_string();
+    co_return std::unexpected(has_error ? "the other process: " + error->get<std::string>()
+                                        : std::string("the other process is not prepared"));
   }
-  // A line this short goes out whole or not at all.
-  auto told = send_message(socket, {.body = {{"yours", true}}, .descriptors = {}}, Clock::now());
-  if (!told) co_return fail_with(told.error(), "the other process");
+  // A line this short is sent completely or not at all.
+  auto sent_last =
+      send_message(socket, {.body = {{"yours", true}}, .descriptors = {}}, Clock::now());
+  if (!sent_last) co_return fail_with(sent_last.error(), "the other process");
   log::info(
-      "another process has taken over; I/O stood still for {} us until then",
+      "another process has taken over: I/O was paused for {} us until then",
       std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - quiesced_at_).count());
-  // Sockets and rings are the other's: nothing is shut down, removed or waited for.
+  // The other process owns sockets and rings: nothing is shut down, removed or awaited.
   (void)log::flush(log::kExitTimeout);
   std::_Exit(EXIT_SUCCESS);
 }
 
 task::Task<> TakeoverSender::resume() {
-  task::Scope going_on;
-  for (const auto& disk : context_.disks) going_on.spawn(resume_disk(*disk));
-  auto all = going_on.join();
-  co_await all;
+  task::Scope resuming;
+  for (const auto& disk : context_.disks) resuming.spawn(resume_disk(*disk));
+  co_await resuming.join();
   control_->rest_point().resume();
 }
 
-task::Task<> TakeoverSender::resume_disk(ServedDisk& disk) {
-  auto going_on = disk.backend().resume();
-  co_await std::move(going_on);
-}
+task::Task<> TakeoverSender::resume_disk(ServedDisk& disk) { co_await disk.backend().resume(); }
 
 }  // namespace guestio::app

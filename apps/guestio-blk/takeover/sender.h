@@ -16,42 +16,40 @@
 
 namespace guestio::app {
 
-/// What two processes have to agree on when one takes the other's place.
+/// Version of the exchange between the two processes of a takeover.
 inline constexpr std::uint64_t kTakeoverVersion = 1;
-/// Of an answer that has failed disks: a process of a build that would drop them refuses it.
+/// Version of a description with failed disks. Builds that would drop them refuse it.
 inline constexpr std::uint64_t kTakeoverVersionWithFailed = 2;
 
-/// The end of a process whose place another one takes (--takeover), over a connection to its
-/// control socket:
+/// The old process of a takeover (--takeover), over a connection to its control socket:
 ///
-///     the new one                                 this one
+///     new process                                 this process
 ///     {"command":"takeover","version":1}  ──►
 ///                                         ◄──     disks, options, images, listening sockets
-///     opens all that, while                       this one serves on
-///     {"ready":true}                      ──►     sessions rest, rings stop
+///     opens all that, while                       this process serves on
+///     {"ready":true}                      ──►     sessions are parked, rings drain
 ///                                         ◄──     {"disks":[sessions ...]}
 ///     maps and checks it
 ///     {"prepared":true}                   ──►
-///                                         ◄──     {"yours":true}: from here on it is the other's
+///                                         ◄──     {"yours":true}: the new process is the owner
 ///     starts the rings                            ends
 ///
-/// Whatever goes wrong before the last line, this process goes on where it was. Nobody can hold it
-/// up for long: each wait has a limit.
+/// On any fault before the last line this process resumes. Each wait has a limit, so nobody can
+/// block it for long.
 ///
 /// Threads: the control thread.
 class TakeoverSender {
  public:
-  /// `resumed` is called when a pause has ended without the other process taking over.
+  /// `resumed` is called after a pause without a takeover.
   TakeoverSender(uring::Loop& loop, const ServerContext& context, ControlSocket* control,
                  std::function<void()> resumed) noexcept
       : loop_(loop), context_(context), control_(control), resumed_(std::move(resumed)) {}
 
-  /// The whole conversation. Does not return when the other process has taken over: this one has
-  /// ended then.
+  /// Runs the whole exchange. Returns only without a takeover: otherwise the process ends.
   task::Task<> hand_over(nlohmann::json command, int socket, task::StopToken stop);
-  /// Whether another process has begun to take over: what was told to it must not change.
+  /// A takeover has begun: the description sent must stay true.
   [[nodiscard]] bool is_under_way() const noexcept { return is_under_way_; }
-  /// Whether sessions rest: nothing may touch them.
+  /// Sessions are parked: nothing may touch them.
   [[nodiscard]] bool is_quiescing() const noexcept { return is_quiescing_; }
 
  private:
@@ -76,7 +74,7 @@ class TakeoverSender {
   const ServerContext& context_;
   ControlSocket* const control_;
   const std::function<void()> resumed_;
-  std::chrono::steady_clock::time_point quiesced_at_;  // the guests' I/O stands still
+  std::chrono::steady_clock::time_point quiesced_at_;  // begin of the pause in I/O
   bool is_under_way_ = false;
   bool is_quiescing_ = false;
 };

@@ -30,7 +30,7 @@ vhost::PartialMessage read_partial(JsonFields fields) {
         static_cast<std::byte>(byte.is_number_unsigned() ? byte.get<std::uint64_t>() : 0));
   }
   for (const Json& item : fields.list("fds", vhost::kMaxDescriptors)) {
-    message.descriptors.push_back(fields.nested(item, "a descriptor").required_descriptor("fd"));
+    message.descriptors.push_back(fields.nested(item, "descriptor").required_descriptor("fd"));
   }
   return message;
 }
@@ -104,8 +104,7 @@ vhost::BackChannelState read_channel(JsonFields fields) {
   channel.awaits_acknowledgement = fields.flag("awaits_answer");
   channel.awaited_request = fields.number<std::uint32_t>("said");
   const Json* const answer = fields.object_or_null("answer");
-  if (answer != nullptr)
-    channel.partial_acknowledgement = read_partial(fields.nested(*answer, "an answer"));
+  if (answer != nullptr) channel.answer = read_partial(fields.nested(*answer, "reply"));
   for (const Json& ring : fields.list("broken", vhost::kMaxQueues)) {
     if (!ring.is_number_unsigned() || ring.get<std::uint64_t>() >= vhost::kMaxQueues) {
       fields.reject("broken");
@@ -158,7 +157,7 @@ vhost::RingState read_ring(JsonFields fields, std::uint32_t index) {
   ring.base = fields.number<std::uint32_t>("base");
   const Json* const addresses = fields.object_or_null("addresses");
   if (addresses != nullptr) {
-    ring.addresses = read_addresses(fields.nested(*addresses, "a ring's addresses"), index);
+    ring.addresses = read_addresses(fields.nested(*addresses, "ring addresses"), index);
   }
   ring.has_kick = fields.flag("is_kick_known");
   ring.is_enabled = fields.flag("is_enabled");
@@ -205,24 +204,24 @@ vhost::SessionState read_session(JsonFields fields) {
   state.protocol_features = fields.number<std::uint64_t>("protocol_features");
   state.status = fields.number<std::uint8_t>("status");
   for (const Json& region : fields.list("memory", vhost::kMaxMemorySlots)) {
-    state.memory.push_back(read_region(fields.nested(region, "a region of memory")));
+    state.memory.push_back(read_region(fields.nested(region, "memory region")));
   }
   if (const Json* const inflight = fields.object_or_null("inflight"); inflight != nullptr) {
-    state.inflight = read_inflight(fields.nested(*inflight, "an in-flight record"));
+    state.inflight = read_inflight(fields.nested(*inflight, "in-flight record"));
   }
   if (const Json* const log = fields.object_or_null("log"); log != nullptr) {
-    state.log = read_log(fields.nested(*log, "a dirty log"));
+    state.log = read_log(fields.nested(*log, "dirty log"));
   }
   state.log_event = fields.descriptor("log_event");
   if (const Json* const channel = fields.object_or_null("channel"); channel != nullptr) {
-    state.back_channel = read_channel(fields.nested(*channel, "a way back"));
+    state.channel = read_channel(fields.nested(*channel, "backend channel"));
   }
   if (const Json* const incoming = fields.object_or_null("incoming"); incoming != nullptr) {
-    state.partial_message = read_partial(fields.nested(*incoming, "a message"));
+    state.incoming = read_partial(fields.nested(*incoming, "message"));
   }
   std::uint32_t index = 0;
   for (const Json& ring : fields.list("rings", vhost::kMaxQueues)) {
-    state.rings.push_back(read_ring(fields.nested(ring, "a ring"), index++));
+    state.rings.push_back(read_ring(fields.nested(ring, "ring"), index++));
   }
   return state;
 }

@@ -7,11 +7,10 @@
 
 namespace guestio::app {
 
-/// A session as a part of `parcel`, which gets its descriptors.
+/// Adds the descriptors of a session to `message` and returns its JSON.
 nlohmann::json to_json(vhost::SessionState state, TakeoverMessage& message);
 
-/// The same backwards. What makes no sense is complained about by `fields`; what sense it makes to
-/// a session is for vhost::Session::restore() to say.
+/// The reverse. `fields` gets the errors of form; vhost::Session::adopt() checks the meaning.
 vhost::SessionState read_session(JsonFields fields);
 
 }  // namespace guestio::app

@@ -11,7 +11,7 @@ using Json = nlohmann::json;
 
 UniqueFd event() { return UniqueFd(::eventfd(0, EFD_CLOEXEC)); }
 
-/// A session with all that one can have.
+/// A session with all optional parts.
 vhost::SessionState full_session() {
   vhost::SessionState state;
   state.socket = event();
@@ -38,7 +38,7 @@ vhost::SessionState full_session() {
   return state;
 }
 
-/// As it comes out of the other process's line.
+/// The JSON after a round trip through text.
 Json to_line(vhost::SessionState state, TakeoverMessage& message) {
   return Json::parse(to_json(std::move(state), message).dump());
 }
@@ -50,11 +50,11 @@ struct Reading {
 
 Reading read(const Json& json, std::vector<UniqueFd>& descriptors) {
   Reading reading;
-  reading.state = read_session(JsonFields(json, "a session", descriptors, reading.error));
+  reading.state = read_session(JsonFields(json, "session", descriptors, reading.error));
   return reading;
 }
 
-TEST(SessionJsonTest, WhatIsReadIsWhatWasWritten) {
+TEST(SessionJsonTest, ASessionSurvivesARoundTrip) {
   TakeoverMessage message;
   const Json json = to_line(full_session(), message);
   const std::size_t count = message.descriptors.size();
@@ -68,12 +68,12 @@ TEST(SessionJsonTest, WhatIsReadIsWhatWasWritten) {
   EXPECT_EQ(again.descriptors.size(), count);
 }
 
-TEST(SessionJsonTest, EachFieldOfAnotherKindOrRangeIsComplainedAbout) {
+TEST(SessionJsonTest, AFieldOfAnotherKindOrRangeIsAnError) {
   TakeoverMessage message;
   const Json json = to_line(full_session(), message);
   const Json flat = json.flatten();
   for (const auto& [place, value] : flat.items()) {
-    if (value.is_null()) continue;  // none: may be, or not be, a descriptor
+    if (value.is_null()) continue;  // optional descriptor
     for (const Json& wrong :
          {Json("x"), Json(-1), Json(1.5), Json(Json::array({Json()})), Json{{"a", 1}}}) {
       Json invalid = json;
@@ -85,7 +85,7 @@ TEST(SessionJsonTest, EachFieldOfAnotherKindOrRangeIsComplainedAbout) {
   }
 }
 
-TEST(SessionJsonTest, WhatIsMissingOrNamesNoDescriptorIsComplainedAbout) {
+TEST(SessionJsonTest, AMissingFieldOrDescriptorIsAnError) {
   TakeoverMessage message;
   const Json json = to_line(full_session(), message);
   for (const auto& [key, value] : json.items()) {

@@ -84,7 +84,7 @@ TEST_F(DiskFaultTest, AHeldWriteCompletesOnRetry) {
   EXPECT_EQ(finish_write(*guest), kOk);
   EXPECT_EQ(guest->read(4096, 4096).data, std::vector<std::byte>(4096, std::byte{7}));
   EXPECT_TRUE(backend_->wait_for_output("asked to retry held requests"));
-  EXPECT_TRUE(backend_->wait_for_output("no request waits"));
+  EXPECT_TRUE(backend_->wait_for_output("no request is held"));
 }
 
 TEST_F(DiskFaultTest, AHeldWriteFailsOnTheOperatorsRequest) {

@@ -267,7 +267,8 @@ TEST_F(FailedDiskTest, AnInheritedSocketSurvivesAnOpenDuringATakeover) {
   held.unregister();
   for (int asked = 0; asked < 10; ++asked) EXPECT_EQ(ask_about_bad()["state"], "failed");
   other.reset();
-  ASSERT_TRUE(backend_->wait_for_output("takeover failed, this process resumes")) << backend_->output();
+  ASSERT_TRUE(backend_->wait_for_output("takeover failed, this process resumes"))
+      << backend_->output();
   ASSERT_TRUE(backend_->wait_for_output("disk bad: can be served now")) << backend_->output();
   const auto guest = testing::BlkGuest::from_socket(std::move(ours), {});
   ASSERT_TRUE(guest.has_value()) << guest.error().to_string() << backend_->output();

@@ -188,7 +188,8 @@ class AutoRegisteredBuffersTest : public RegisteredBuffersSlotsTest {
 
 TEST_F(AutoRegisteredBuffersTest, MemoryIsPinnedOnceResident) {
   ASSERT_TRUE(add(more_->region()));
-  EXPECT_EQ(backend_->output().find("guest memory pinned"), std::string::npos) << backend_->output();
+  EXPECT_EQ(backend_->output().find("guest memory pinned"), std::string::npos)
+      << backend_->output();
   // The first read populates the region.
   EXPECT_TRUE(read_until_logged(kPinned)) << backend_->output();
   EXPECT_EQ(read_into_more(), std::byte{0});

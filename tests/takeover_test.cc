@@ -117,8 +117,7 @@ TEST_P(TakeoverUnderLoadTest, NoRequestIsLostOrCompletedTwice) {
   // The progress of a fast machine between the queries varies, but not that much.
   EXPECT_GE(takeovers, 2);
   EXPECT_EQ(load.wait(std::chrono::seconds(200)), 0) << load.output() << backend_->output();
-  EXPECT_EQ(load.output().find("reconnects:"), std::string::npos)
-      << "the load did not notice";
+  EXPECT_EQ(load.output().find("reconnects:"), std::string::npos) << "the load did not notice";
   stop();
   EXPECT_FALSE(std::filesystem::exists(socket_));
   EXPECT_FALSE(std::filesystem::exists(control_));

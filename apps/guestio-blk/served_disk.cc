@@ -145,7 +145,7 @@ task::Task<Result<>> ServedDisk::serve() {
   if (connected_) {
     co_await backend_->serve_one(std::move(connected_));
   } else if (backend_->is_connected()) {
-    co_await backend_->serve_adopted();
+    co_await backend_->serve_restored();
   }
   co_return Result<>();
 }

@@ -16,7 +16,7 @@
 namespace guestio::load {
 
 inline constexpr int kExitFailed = 1;  ///< failed request or comparison, or disconnect
-inline constexpr int kExitUsage = 2;  ///< invalid arguments, also for this device
+inline constexpr int kExitUsage = 2;   ///< invalid arguments, also for this device
 
 enum class OutputFormat { kNormal, kJson };
 

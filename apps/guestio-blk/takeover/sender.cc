@@ -224,7 +224,7 @@ task::Task<TakeoverSender::Outcome> TakeoverSender::park() {
 
 task::Task<> TakeoverSender::park_disk(ServedDisk& disk, task::StopToken limit,
                                        task::StopToken final_limit, std::string& late) {
-  const bool rests = co_await disk.backend().rest(limit, final_limit);
+  const bool rests = co_await disk.backend().quiesce(limit, final_limit);
   if (!rests) late = disk.name();
 }
 
@@ -243,12 +243,13 @@ task::Task<TakeoverSender::Outcome> TakeoverSender::quiesce() {
 
 task::Task<> TakeoverSender::quiesce_disk(ServedDisk& disk, task::StopToken limit,
                                           std::string& obstacle) {
-  const auto found = co_await disk.backend().quiesce(limit);
+  const auto found = co_await disk.backend().drain(limit);
   if (!found) co_return;
-  obstacle = found->waiting != 0 ? fmt::format("disk {}: {} held requests: retry or give-up first",
-                                               disk.name(), found->waiting)
-                                 : fmt::format("disk {}: requests in flight take longer than {} ms",
-                                               disk.name(), kQuiesceTimeout.count());
+  obstacle = found->held_requests != 0
+                 ? fmt::format("disk {}: {} held requests: retry or give-up first", disk.name(),
+                               found->held_requests)
+                 : fmt::format("disk {}: requests in flight take longer than {} ms", disk.name(),
+                               kQuiesceTimeout.count());
 }
 
 task::Task<> TakeoverSender::freeze() {

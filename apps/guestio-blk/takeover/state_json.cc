@@ -104,7 +104,8 @@ vhost::BackChannelState read_channel(JsonFields fields) {
   channel.awaits_acknowledgement = fields.flag("awaits_answer");
   channel.awaited_request = fields.number<std::uint32_t>("said");
   const Json* const answer = fields.object_or_null("answer");
-  if (answer != nullptr) channel.answer = read_partial(fields.nested(*answer, "reply"));
+  if (answer != nullptr)
+    channel.partial_acknowledgement = read_partial(fields.nested(*answer, "reply"));
   for (const Json& ring : fields.list("broken", vhost::kMaxQueues)) {
     if (!ring.is_number_unsigned() || ring.get<std::uint64_t>() >= vhost::kMaxQueues) {
       fields.reject("broken");
@@ -214,10 +215,10 @@ vhost::SessionState read_session(JsonFields fields) {
   }
   state.log_event = fields.descriptor("log_event");
   if (const Json* const channel = fields.object_or_null("channel"); channel != nullptr) {
-    state.channel = read_channel(fields.nested(*channel, "backend channel"));
+    state.back_channel = read_channel(fields.nested(*channel, "backend channel"));
   }
   if (const Json* const incoming = fields.object_or_null("incoming"); incoming != nullptr) {
-    state.incoming = read_partial(fields.nested(*incoming, "message"));
+    state.partial_message = read_partial(fields.nested(*incoming, "message"));
   }
   std::uint32_t index = 0;
   for (const Json& ring : fields.list("rings", vhost::kMaxQueues)) {

@@ -10,7 +10,7 @@ namespace guestio::app {
 /// Adds the descriptors of a session to `message` and returns its JSON.
 nlohmann::json to_json(vhost::SessionState state, TakeoverMessage& message);
 
-/// The reverse. `fields` gets the errors of form; vhost::Session::adopt() checks the meaning.
+/// The reverse. `fields` gets the errors of form; vhost::Session::restore() checks the meaning.
 vhost::SessionState read_session(JsonFields fields);
 
 }  // namespace guestio::app

@@ -176,7 +176,7 @@ void add_verify(CLI::App& app, VerifyArguments& verify) {
       ->check(between(1, 256));
   add_size(app, "--size", verify.size, "bytes of the disk to use (default: at most 16M)");
   add_size(app, "--offset", verify.offset, "first byte of the disk to use (default 0)");
-  add_size(app, "--max-bs", verify.largest, "bytes of the largest request (default 256k)");
+  add_size(app, "--max-bs", verify.max_request, "bytes of the largest request (default 256k)");
   add_choice<kLayoutChoices>(app, "--layout", verify.layout,
                              "descriptor layouts of the requests (default any)");
   app.option_defaults()->group(kChecks);

@@ -36,7 +36,7 @@ Result<RequestQueue> RequestQueue::create(Device& device, vhost::FrontendMemory&
   for (std::uint32_t slot = 0; slot < options.slots; ++slot) {
     const auto range = memory.allocate(table_bytes(options), kCacheLine);
     if (!range) return fail(range.error());
-    made.tables_.push_back({.place = reinterpret_cast<Descriptor*>(range->host),
+    made.tables_.push_back({.host = reinterpret_cast<Descriptor*>(range->host),
                             .address = range->gpa,
                             .capacity = options.descriptors});
   }

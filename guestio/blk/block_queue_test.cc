@@ -226,11 +226,11 @@ TEST_F(BlockQueueTest, Rule27AMalformedChainGetsAnIoErrorInItsLastWritableByte) 
   taken.chain.begin(0, arena);
   taken.chain.mark_malformed(Error::peer_fault("test"));
   EXPECT_EQ(blk_->write_error_status(taken), std::nullopt);
-  taken.chain.add_malformed(Gpa(64), 8, Direction::kWritable);
+  taken.chain.append_malformed(Gpa(64), 8, Direction::kWritable);
   EXPECT_EQ(blk_->write_error_status(taken), 1u);
   EXPECT_EQ(byte_at(Gpa(71)), std::byte{1});
   EXPECT_EQ(byte_at(Gpa(70)), std::byte{0});
-  taken.chain.add_malformed(Gpa(kMemoryBytes), 1, Direction::kWritable);
+  taken.chain.append_malformed(Gpa(kMemoryBytes), 1, Direction::kWritable);
   EXPECT_EQ(blk_->write_error_status(taken), std::nullopt) << "outside memory";
 }
 

@@ -280,7 +280,7 @@ TEST_F(ControlSocketTest, WithoutTheOptionThereIsNoControlSocket) {
   expect_diagnostic(run({"--socket-path", socket_, "--blk-file", image_, "--control", socket_}),
                     "also that of the control socket");
   expect_diagnostic(run({"--socket-path", socket_, "--blk-file", image_, "--control", image_}),
-                    "no socket");
+                    "not a socket");
   EXPECT_FALSE(std::filesystem::exists(socket_));
 }
 

@@ -181,7 +181,7 @@ TEST_F(LinesOfTwoDisksTest, EachFailureNamesItsDisk) {
   stop();
   expect_each_line_names_its_disk();
   for (const char* text :
-       {"partial last block", "polled I/O", "serves ", "request failed", "refused message",
+       {"partial last block", "polled I/O", "serves ", "request failed", "refused unknown message",
         "requests held pending retry", "no request is held"}) {
     expect_of_both(text);
   }

@@ -213,7 +213,7 @@ TEST_F(ManyDisksTest, InvalidSettingsPrintOneLineAndLeaveNoSocket) {
   expect_diagnostic(with("socket-path=" + first.socket + ",blk-file=" + second.image),
                     "give each its own");
   expect_diagnostic(with(other_socket + ",blk-file=" + first.image), first.image);
-  expect_diagnostic(with("socket-path=" + first.image + ",blk-file=null:1G"), "no socket");
+  expect_diagnostic(with("socket-path=" + first.image + ",blk-file=null:1G"), "not a socket");
   expect_diagnostic(run({"--disk", first.option(), "--read-only"}), "--read-only");
   EXPECT_FALSE(std::filesystem::exists(first.socket));
   EXPECT_FALSE(std::filesystem::exists(second.socket));

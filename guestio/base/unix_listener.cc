@@ -84,8 +84,7 @@ Result<> check_replaceable(const std::string& path, const sockaddr_un& address) 
     return fail_host("stat the socket path");
   }
   if (!S_ISSOCK(status.st_mode)) {
-    return fail(ErrorKind::kUnsupported,
-                "replace the file at the socket path, which is not a socket");
+    return fail(ErrorKind::kUnsupported, "listen: the file at the socket path is not a socket");
   }
   // A process killed just now may still seem to listen: its io_uring releases the socket some
   // milliseconds later. Connections made meanwhile are hung up.

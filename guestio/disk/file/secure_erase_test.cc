@@ -18,45 +18,44 @@
 namespace guestio::disk {
 namespace {
 
-struct Asked {
+struct EraseCalls {
   std::atomic<int> now = 0;
-  std::atomic<int> most = 0;
-  std::atomic<int> calls = 0;
+  std::atomic<int> max = 0;
+  std::atomic<int> count = 0;
   std::atomic<std::uint64_t> bytes = 0;
 };
-Asked asked;
+EraseCalls erase_calls;
 
-std::int32_t note(int, std::uint64_t offset, std::uint64_t length) noexcept {
-  const int now = ++asked.now;
-  if (now > asked.most) asked.most = now;
-  ++asked.calls;
-  asked.bytes += length;
-  --asked.now;
+std::int32_t record_call(int, std::uint64_t offset, std::uint64_t length) noexcept {
+  const int now = ++erase_calls.now;
+  if (now > erase_calls.max) erase_calls.max = now;
+  ++erase_calls.count;
+  erase_calls.bytes += length;
+  --erase_calls.now;
   return offset == 0 ? 0 : -static_cast<std::int32_t>(offset);
 }
 
 TEST(SecureErase, RunsOneAtATimeAndReturnsEachResult) {
   auto loop = std::move(*uring::Loop::create({}));
   Shortages shortages;
-  SecureErase erasing(*loop, -1, shortages, &note);
+  SecureErase erasing(*loop, -1, shortages, &record_call);
   std::vector<Result<>> results(3);
   uring::run_task(*loop, [&]() -> task::Task<> {
     task::Scope scope;
     for (std::size_t i = 0; i < results.size(); ++i) {
-      constexpr std::array kAnswers = {0, EOPNOTSUPP, EIO};
-      scope.spawn([](SecureErase& erase, int answer, Result<>& result) -> task::Task<> {
-        auto one = erase.erase(FileOffset(static_cast<std::uint64_t>(answer)), 4096);
-        result = co_await std::move(one);
-      }(erasing, kAnswers[i], results[i]));
+      constexpr std::array kErrors = {0, EOPNOTSUPP, EIO};
+      scope.spawn([](SecureErase& erase, int error, Result<>& result) -> task::Task<> {
+        result = co_await erase.erase(FileOffset(static_cast<std::uint64_t>(error)), 4096);
+      }(erasing, kErrors[i], results[i]));
     }
     co_await scope.join();
   }());
   EXPECT_TRUE(results[0].has_value());
   EXPECT_EQ(results[1].error().kind, ErrorKind::kUnsupported);
   EXPECT_EQ(results[2].error().host_errno, EIO);
-  EXPECT_EQ(asked.calls, 3);
-  EXPECT_EQ(asked.most, 1);
-  EXPECT_EQ(asked.bytes, 3u * 4096);
+  EXPECT_EQ(erase_calls.count, 3);
+  EXPECT_EQ(erase_calls.max, 1);
+  EXPECT_EQ(erase_calls.bytes, 3u * 4096);
 }
 
 std::atomic<int> shortages_left;
@@ -74,8 +73,7 @@ TEST(SecureErase, Rule49AShortageIsWaitedOutAndThenCalledDirectly) {
     const auto before = shortages.met.value();
     Result<> result = fail(ErrorKind::kBusy, "not done");
     uring::run_task(*loop, [](SecureErase& erase, Result<>& to) -> task::Task<> {
-      auto one = erase.erase(FileOffset(0), 4096);
-      to = co_await std::move(one);
+      to = co_await erase.erase(FileOffset(0), 4096);
     }(erasing, result));
     EXPECT_TRUE(result.has_value()) << met;
     EXPECT_EQ(shortages.met.value() - before, static_cast<std::uint64_t>(met));

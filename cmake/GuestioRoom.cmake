@@ -20,8 +20,7 @@ set(files_per_unit 6)
 if(GUESTIO_QUICK_BUILD OR CMAKE_BUILD_TYPE STREQUAL "Release")
   set(files_per_unit 0)
 endif()
-# The tests of a room are one unit in every preset.
-option(GUESTIO_UNITY_TESTS "Compile each test program as one translation unit" ON)
+option(GUESTIO_UNITY_TESTS "Compile tests as unity builds" ON)
 
 # guestio_unity_build(TARGET IS_ENABLED [FILES]): FILES sources make one translation unit; without
 # FILES all sources make one.
@@ -126,7 +125,7 @@ function(guestio_test NAME)
   target_link_libraries(${NAME} PRIVATE ${TEST_DEPENDS} guestio_flags GTest::gmock_main)
   target_precompile_headers(${NAME} REUSE_FROM guestio_test_headers)
   guestio_test_options(${NAME})
-  guestio_unity_build(${NAME} ${GUESTIO_UNITY_TESTS})
+  guestio_unity_build(${NAME} ${GUESTIO_UNITY_TESTS} ${files_per_unit})
   if(NOT TEST_LABEL)
     file(RELATIVE_PATH TEST_LABEL ${PROJECT_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR})
     string(REGEX REPLACE "^guestio/" "" TEST_LABEL ${TEST_LABEL})

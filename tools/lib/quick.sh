@@ -3,15 +3,15 @@
 # `./dev test quick`: the tests of some rooms and the cheap tests of the programs, in the preset
 # dev. Source it after common.sh, packages.sh and build.sh.
 
-# rooms_with_tests: the folders that have unit tests, one a line, without the leading guestio/.
+# rooms_with_tests: the folders with unit tests, one a line, without the leading guestio/.
 rooms_with_tests() {
   (cd "$GUESTIO_ROOT" && find guestio apps -name CMakeLists.txt \
     -exec grep -lE '^ *(guestio_test\(|TESTS )' {} +) |
     sed 's|^guestio/||; s|/CMakeLists.txt$||' | LC_ALL=C sort
 }
 
-# nearest_of WORD: the line of standard input with the fewest letters to insert, drop or replace, or
-# the one whose last folder is WORD; nothing when more than a third of the letters differ.
+# nearest_of WORD: the line of standard input nearest to WORD, by its whole text or by its last folder,
+# in letters to insert, drop or replace; nothing if more than a third of the letters differ.
 nearest_of() {
   awk -v word="$1" '
     function least(a, b, c) { if (b < a) a = b; return c < a ? c : a }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-# A boot sector that shows that the firmware's driver works: reads 64 sectors from the second on,
-# writes them at sector 1000, and tells on the first serial port what text they begin with. What it
-# knows of the disk it has from the firmware (INT 13h, extended read and write).
+# A boot sector to test the firmware's driver: reads 64 sectors from the second on, writes them at
+# sector 1000, and prints the text at their beginning on the first serial port. It accesses the disk
+# through the firmware (INT 13h, extended read and write).
   .code16
   .global _start
 _start:

@@ -9,7 +9,7 @@
 
 namespace guestio::registered {
 
-// can_be_shared() makes rings of its own once: on the thread that creates registries, not on a
+// can_clone() makes rings of its own once: on the thread that creates registries, not on a
 // queue's.
 MemoryRegistry::MemoryRegistry(RegistrationScope scope, std::shared_ptr<PeerLog> log,
                                std::size_t max_regions) noexcept

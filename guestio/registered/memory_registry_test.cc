@@ -248,7 +248,7 @@ TEST_F(AutoRegistrationTest, AnIdleRingUnregistersReleasedMemory) {
   MemoryRegistry registry(RegistrationScope::kResidentOnly);
   registry.set_memory(memory);
   ASSERT_TRUE(reaches_generation(registry, 2));
-  const IdleSubscriber taker(*loop, registry, memory);
+  const IdleSubscriber subscriber(*loop, registry, memory);
   EXPECT_EQ(loop->registered_buffers().buffers(), 2U);
   std::promise<void> unregistered;
   const std::jthread patience([&loop, done = unregistered.get_future()] {
@@ -257,7 +257,7 @@ TEST_F(AutoRegistrationTest, AnIdleRingUnregistersReleasedMemory) {
   shared.punch(8192);
   loop->run();
   unregistered.set_value();
-  EXPECT_EQ(taker.registrations(), 1U);
+  EXPECT_EQ(subscriber.registrations(), 1U);
   EXPECT_EQ(loop->registered_buffers().buffers(), 1U);
   EXPECT_TRUE(loop->registered_buffers().find(host(memory, 4 * kMiB), kMiB)) << "the intact region";
 }
@@ -349,7 +349,7 @@ TEST_F(MemoryRegistryTest, AnEndedSubscriberIsNotCalled) {
     registry.set_memory(shared.memory);
     ASSERT_TRUE(generation_changes(registry, 0));
     {
-      const IdleSubscriber taker(*loop, registry, shared.memory);
+      const IdleSubscriber subscriber(*loop, registry, shared.memory);
       shared.punch(0);
       registry.check_residency();
     }

@@ -56,7 +56,7 @@ class ServedDisk {
 
   [[nodiscard]] int image() const noexcept { return image_.fd(); }
 
-  /// Serves the front-end at the other end; ready once it was taken leave of.
+  /// Serves the front-end at the other end; ready once it is disconnected after draining.
   std::future<void> serve(UniqueFd socket) {
     std::promise<void> left;
     auto end = left.get_future();

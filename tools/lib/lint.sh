@@ -61,7 +61,7 @@ lint_tidy() {
 # run_lint [CHECK...]: all checks, or those named, even after a failure; fails when one has failed.
 run_lint() {
   local failed=() name
-  [ $# -gt 0 ] || set -- format includes shell tidy
+  [ $# -gt 0 ] || set -- format includes words shell tidy
   for name in "$@"; do
     declare -F "lint_$name" >/dev/null || die_usage "no such check: $name"
     step "Lint: $name"

@@ -87,7 +87,7 @@ vhost::SessionState::Log read_log(JsonFields fields) {
 Json to_json(vhost::BackChannelState channel, TakeoverMessage& message) {
   return {{"fd", message.add(std::move(channel.socket))},
           {"wants_acknowledgement", channel.wants_acknowledgement},
-          {"is_usable", channel.is_usable},
+          {"is_of_use", channel.is_usable},
           {"has_config_changed", channel.is_config_change_pending},
           {"awaits_answer", channel.awaits_acknowledgement},
           {"said", channel.awaited_request},
@@ -99,7 +99,7 @@ vhost::BackChannelState read_channel(JsonFields fields) {
   vhost::BackChannelState channel;
   channel.socket = fields.required_descriptor("fd");
   channel.wants_acknowledgement = fields.flag("wants_acknowledgement");
-  channel.is_usable = fields.flag("is_usable");
+  channel.is_usable = fields.flag("is_of_use");
   channel.is_config_change_pending = fields.flag("has_config_changed");
   channel.awaits_acknowledgement = fields.flag("awaits_answer");
   channel.awaited_request = fields.number<std::uint32_t>("said");

@@ -4,6 +4,9 @@
 #include <gtest/gtest.h>
 #include <sys/eventfd.h>
 
+#include <set>
+#include <string>
+
 namespace guestio::app {
 namespace {
 
@@ -66,6 +69,65 @@ TEST(SessionJsonTest, ASessionSurvivesARoundTrip) {
   TakeoverMessage again;
   EXPECT_EQ(to_line(std::move(reading.state), again), json);
   EXPECT_EQ(again.descriptors.size(), count);
+}
+
+/// All keys of objects at any depth.
+void collect_keys(const Json& json, std::set<std::string>& keys) {
+  for (const auto& [key, value] : json.items()) {
+    if (json.is_object()) keys.insert(key);
+    if (value.is_structured()) collect_keys(value, keys);
+  }
+}
+
+// Processes of other builds read and write these: a new key, or one that goes, is a new
+// kTakeoverVersion.
+TEST(SessionJsonTest, KeysAreThoseOfTheTakeoverVersion) {
+  TakeoverMessage message;
+  std::set<std::string> keys;
+  collect_keys(to_line(full_session(), message), keys);
+  const std::set<std::string> of_version_1 = {"addresses",
+                                              "answer",
+                                              "available",
+                                              "awaits_answer",
+                                              "base",
+                                              "broken",
+                                              "bytes",
+                                              "call",
+                                              "channel",
+                                              "descriptors",
+                                              "error",
+                                              "fd",
+                                              "fds",
+                                              "features",
+                                              "flags",
+                                              "guest",
+                                              "has_config_changed",
+                                              "inband_call",
+                                              "inband_error",
+                                              "inband_kick",
+                                              "incoming",
+                                              "inflight",
+                                              "is_enabled",
+                                              "is_kick_known",
+                                              "is_of_use",
+                                              "kick",
+                                              "log",
+                                              "log_event",
+                                              "memory",
+                                              "offset",
+                                              "packed",
+                                              "protocol_features",
+                                              "queue_size",
+                                              "queues",
+                                              "rings",
+                                              "runs",
+                                              "said",
+                                              "size",
+                                              "status",
+                                              "used",
+                                              "user",
+                                              "wants_acknowledgement"};
+  EXPECT_EQ(keys, of_version_1);
 }
 
 TEST(SessionJsonTest, AFieldOfAnotherKindOrRangeIsAnError) {

@@ -79,8 +79,7 @@ void collect_keys(const Json& json, std::set<std::string>& keys) {
   }
 }
 
-// Processes of other builds read and write these: a new key, or one that goes, is a new
-// kTakeoverVersion.
+// Other builds read and write these keys: a change of them needs another kTakeoverVersion.
 TEST(SessionJsonTest, KeysAreThoseOfTheTakeoverVersion) {
   TakeoverMessage message;
   std::set<std::string> keys;

@@ -29,9 +29,10 @@ BounceAccount& account() {
 
 /// One coroutine in a loop, which acts like a request of a device.
 template <typename Laps>
-task::Task<> acquire_and_release(BounceAccount& from, std::size_t size, Laps& laps) {
+task::Task<> take_and_drop(BounceAccount& from, std::size_t size, Laps& laps) {
   for ([[maybe_unused]] auto lap : laps) {
-    const auto bounce = co_await from.acquire(size);
+    auto acquiring = from.acquire(size);
+    const auto bounce = co_await acquiring;
     require(bounce);
     benchmark::DoNotOptimize(bounce->bytes().data());
     benchmark::ClobberMemory();
@@ -43,7 +44,8 @@ enum class Direction : std::uint8_t { kIntoGuest, kIntoBounce };
 template <typename Laps>
 task::Task<> cycle(BounceAccount& from, RequestBuffers request, Direction direction, Laps& laps) {
   for ([[maybe_unused]] auto lap : laps) {
-    const auto bounce = co_await from.acquire(request.size());
+    auto acquiring = from.acquire(request.size());
+    const auto bounce = co_await acquiring;
     require(bounce);
     if (direction == Direction::kIntoGuest) {
       require(request.writer().write(bounce->bytes()));
@@ -65,7 +67,7 @@ void add_untracked(Rows& rows, std::size_t size) {
 void add_tracked(Rows& rows, std::size_t size) {
   rows.add_loop(fmt::format("tracker/acquire+drop/{}", size), size, [size](auto& laps) {
     task::Scope scope;
-    scope.spawn(acquire_and_release(account(), size, laps));
+    scope.spawn(take_and_drop(account(), size, laps));
   });
   rows.add(fmt::format("tracker/try_acquire+drop/{}", size), size, [&from = account(), size] {
     const auto bounce = from.try_acquire(hidden(size));

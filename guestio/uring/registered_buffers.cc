@@ -188,7 +188,7 @@ void RegisteredBuffers::remove_buffers(Area& area) noexcept {
     std::erase_if(buffers_, [slot](const Buffer& buffer) { return buffer.slot == slot; });
     const int updated =
         ::io_uring_register_buffers_update_tag(ring_.raw(), slot, &none, nullptr, 1);
-    // After a failure the slot still is_resident the memory and is never reused.
+    // After a failure the slot still holds the memory and is never reused.
     if (updated == 1) free_.push_back(slot);
   }
   area.slots.clear();

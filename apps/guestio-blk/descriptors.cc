@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "descriptors.h"
+#include "apps/guestio-blk/descriptors.h"
 
 #include <fmt/format.h>
 #include <sys/resource.h>
@@ -10,7 +10,7 @@
 #include <span>
 #include <vector>
 
-#include "control/control_socket.h"
+#include "apps/guestio-blk/control/control_socket.h"
 #include "guestio/base/log.h"
 #include "guestio/vhost/session/memory_table.h"
 

@@ -4,7 +4,7 @@
 #include <expected>
 #include <string>
 
-#include "disk_start.h"
+#include "apps/guestio-blk/disk_start.h"
 
 namespace guestio::app {
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
-#include "disk_start.h"
+#include "apps/guestio-blk/disk_start.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
 
-#include "options/diagnostics.h"
-#include "report_error.h"
+#include "apps/guestio-blk/options/diagnostics.h"
+#include "apps/guestio-blk/report_error.h"
 
 namespace guestio::app {
 

@@ -5,10 +5,10 @@
 #include <memory>
 #include <vector>
 
-#include "failed_disk.h"
+#include "apps/guestio-blk/failed_disk.h"
+#include "apps/guestio-blk/options/options.h"
+#include "apps/guestio-blk/served_disk.h"
 #include "guestio/vhost/session/memory_table.h"
-#include "options/options.h"
-#include "served_disk.h"
 
 namespace guestio::app {
 

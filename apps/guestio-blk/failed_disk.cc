@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "failed_disk.h"
+#include "apps/guestio-blk/failed_disk.h"
 
 #include <fmt/format.h>
 #include <poll.h>
@@ -9,9 +9,9 @@
 #include <cerrno>
 #include <utility>
 
+#include "apps/guestio-blk/open_disk.h"
 #include "guestio/base/log.h"
 #include "guestio/uring/awaitables.h"
-#include "open_disk.h"
 
 namespace guestio::app {
 

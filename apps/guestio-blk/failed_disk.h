@@ -7,13 +7,13 @@
 #include <optional>
 #include <string>
 
-#include "background.h"
+#include "apps/guestio-blk/background.h"
+#include "apps/guestio-blk/options/disk_options.h"
+#include "apps/guestio-blk/served_disk.h"
 #include "guestio/task/stop.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
 #include "guestio/vhost/ring/queue_thread.h"
-#include "options/disk_options.h"
-#include "served_disk.h"
 
 namespace guestio::app {
 

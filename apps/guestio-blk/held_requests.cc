@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "held_requests.h"
+#include "apps/guestio-blk/held_requests.h"
 
 namespace guestio::app {
 

@@ -7,17 +7,17 @@
 #include <cstdio>
 #include <vector>
 
-#include "control/client.h"
-#include "descriptors.h"
-#include "disk_start.h"
+#include "apps/guestio-blk/control/client.h"
+#include "apps/guestio-blk/descriptors.h"
+#include "apps/guestio-blk/disk_start.h"
+#include "apps/guestio-blk/options/options.h"
+#include "apps/guestio-blk/report_error.h"
+#include "apps/guestio-blk/served_disk.h"
+#include "apps/guestio-blk/server.h"
+#include "apps/guestio-blk/takeover/receiver.h"
 #include "guestio/base/log.h"
 #include "guestio/base/standard_fds.h"
 #include "guestio/mem/recover.h"
-#include "options/options.h"
-#include "report_error.h"
-#include "served_disk.h"
-#include "server.h"
-#include "takeover/receiver.h"
 
 /// guestio-blk: arguments in, objects wired, nothing else.
 namespace guestio::app {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "open_disk.h"
+#include "apps/guestio-blk/open_disk.h"
 
 #include <string_view>
 #include <utility>

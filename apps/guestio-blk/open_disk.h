@@ -3,8 +3,8 @@
 
 #include <memory>
 
+#include "apps/guestio-blk/options/disk_options.h"
 #include "guestio/disk/disk.h"
-#include "options/disk_options.h"
 
 namespace guestio::app {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "report_error.h"
+#include "apps/guestio-blk/report_error.h"
 
 #include <fmt/format.h>
 #include <unistd.h>

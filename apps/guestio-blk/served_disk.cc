@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "served_disk.h"
+#include "apps/guestio-blk/served_disk.h"
 
 #include <fmt/format.h>
 #include <sys/socket.h>

@@ -8,6 +8,8 @@
 #include <variant>
 #include <vector>
 
+#include "apps/guestio-blk/held_requests.h"
+#include "apps/guestio-blk/options/disk_options.h"
 #include "guestio/base/unix_listener.h"
 #include "guestio/blk/block_device.h"
 #include "guestio/blk/block_queue.h"
@@ -16,8 +18,6 @@
 #include "guestio/uring/loop.h"
 #include "guestio/vhost/ring/queue_thread.h"
 #include "guestio/vhost/session/backend.h"
-#include "held_requests.h"
-#include "options/disk_options.h"
 
 namespace guestio::app {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "server.h"
+#include "apps/guestio-blk/server.h"
 
 #include <fmt/format.h>
 #include <sys/signalfd.h>
@@ -13,19 +13,19 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "control/commands.h"
-#include "control/control_socket.h"
-#include "descriptors.h"
-#include "disk_start.h"
+#include "apps/guestio-blk/control/commands.h"
+#include "apps/guestio-blk/control/control_socket.h"
+#include "apps/guestio-blk/descriptors.h"
+#include "apps/guestio-blk/disk_start.h"
+#include "apps/guestio-blk/report_error.h"
+#include "apps/guestio-blk/served_disk.h"
+#include "apps/guestio-blk/takeover/sender.h"
 #include "guestio/base/log.h"
 #include "guestio/task/scope.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/awaitables.h"
 #include "guestio/uring/loop.h"
 #include "guestio/uring/setup_hint.h"
-#include "report_error.h"
-#include "served_disk.h"
-#include "takeover/sender.h"
 
 namespace guestio::app {
 

@@ -3,9 +3,9 @@
 
 #include <vector>
 
-#include "disk_start.h"
-#include "options/options.h"
-#include "takeover/receiver.h"
+#include "apps/guestio-blk/disk_start.h"
+#include "apps/guestio-blk/options/options.h"
+#include "apps/guestio-blk/takeover/receiver.h"
 
 namespace guestio::app {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "control/client.h"
+#include "apps/guestio-blk/control/client.h"
 
 #include <fmt/format.h>
 #include <sys/socket.h>
@@ -9,9 +9,9 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "apps/guestio-blk/options/options.h"
 #include "guestio/base/error.h"
 #include "guestio/base/unique_fd.h"
-#include "options/options.h"
 
 namespace guestio::app {
 

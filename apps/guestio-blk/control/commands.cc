@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "control/commands.h"
+#include "apps/guestio-blk/control/commands.h"
 
 #include <fmt/format.h>
 #include <unistd.h>

@@ -6,9 +6,9 @@
 #include <string_view>
 #include <vector>
 
-#include "failed_disk.h"
-#include "options/process_settings.h"
-#include "served_disk.h"
+#include "apps/guestio-blk/failed_disk.h"
+#include "apps/guestio-blk/options/process_settings.h"
+#include "apps/guestio-blk/served_disk.h"
 
 namespace guestio::app {
 

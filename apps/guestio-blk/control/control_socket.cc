@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "control/control_socket.h"
+#include "apps/guestio-blk/control/control_socket.h"
 
 #include <sys/socket.h>
 

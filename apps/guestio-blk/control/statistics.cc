@@ -4,7 +4,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "control/commands.h"
+#include "apps/guestio-blk/control/commands.h"
 
 namespace guestio::app {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "options/config_file.h"
+#include "apps/guestio-blk/options/config_file.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>

@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "options/diagnostics.h"
-#include "options/disk_options.h"
-#include "options/process_settings.h"
+#include "apps/guestio-blk/options/diagnostics.h"
+#include "apps/guestio-blk/options/disk_options.h"
+#include "apps/guestio-blk/options/process_settings.h"
 
 namespace guestio::app {
 

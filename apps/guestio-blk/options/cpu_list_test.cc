@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "options/cpu_list.h"
+#include "apps/guestio-blk/options/cpu_list.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "options/disk_options.h"
+#include "apps/guestio-blk/options/disk_options.h"
 
 #include <fmt/format.h>
 #include <grp.h>
@@ -10,9 +10,9 @@
 #include <cerrno>
 #include <charconv>
 
+#include "apps/guestio-blk/options/setting.h"
 #include "apps/shared/suggestion.h"
 #include "guestio/blk/block_device.h"
-#include "options/setting.h"
 
 namespace guestio::app {
 

@@ -12,13 +12,13 @@
 #include <utility>
 #include <vector>
 
+#include "apps/guestio-blk/options/diagnostics.h"
+#include "apps/guestio-blk/options/setting.h"
 #include "guestio/base/units.h"
 #include "guestio/base/unix_listener.h"
 #include "guestio/blk/failure_policy.h"
 #include "guestio/buf/bounce_buffer_tracker.h"
 #include "guestio/disk/file/file_disk.h"
-#include "options/diagnostics.h"
-#include "options/setting.h"
 
 namespace guestio::app {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "options/options.h"
+#include "apps/guestio-blk/options/options.h"
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -10,11 +10,11 @@
 #include <set>
 #include <thread>
 
+#include "apps/guestio-blk/options/config_file.h"
+#include "apps/guestio-blk/options/cpu_list.h"
 #include "apps/shared/help_formatter.h"
 #include "apps/shared/suggestion.h"
 #include "guestio/base/version.h"
-#include "options/config_file.h"
-#include "options/cpu_list.h"
 
 namespace guestio::app {
 

@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "apps/guestio-blk/options/diagnostics.h"
+#include "apps/guestio-blk/options/disk_options.h"
+#include "apps/guestio-blk/options/process_settings.h"
 #include "guestio/vhost/ring/poll_window.h"
-#include "options/diagnostics.h"
-#include "options/disk_options.h"
-#include "options/process_settings.h"
 
 namespace guestio::app {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "options/process_settings.h"
+#include "apps/guestio-blk/options/process_settings.h"
 
 #include <fmt/format.h>
 
@@ -7,9 +7,9 @@
 #include <array>
 #include <charconv>
 
-#include "options/cpu_list.h"
-#include "options/diagnostics.h"
-#include "options/setting.h"
+#include "apps/guestio-blk/options/cpu_list.h"
+#include "apps/guestio-blk/options/diagnostics.h"
+#include "apps/guestio-blk/options/setting.h"
 
 namespace guestio::app {
 

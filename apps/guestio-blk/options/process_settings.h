@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "options/setting.h"
+#include "apps/guestio-blk/options/setting.h"
 
 namespace guestio::app {
 

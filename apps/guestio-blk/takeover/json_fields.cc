@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "takeover/json_fields.h"
+#include "apps/guestio-blk/takeover/json_fields.h"
 
 #include <fmt/format.h>
 

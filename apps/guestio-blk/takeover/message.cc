@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "takeover/message.h"
+#include "apps/guestio-blk/takeover/message.h"
 
 #include <poll.h>
 #include <sys/socket.h>

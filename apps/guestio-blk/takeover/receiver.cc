@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "takeover/receiver.h"
+#include "apps/guestio-blk/takeover/receiver.h"
 
 #include <fmt/format.h>
 #include <sys/socket.h>
@@ -7,14 +7,14 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "control/client.h"
+#include "apps/guestio-blk/control/client.h"
+#include "apps/guestio-blk/open_disk.h"
+#include "apps/guestio-blk/takeover/json_fields.h"
+#include "apps/guestio-blk/takeover/sender.h"
+#include "apps/guestio-blk/takeover/state_json.h"
 #include "guestio/base/log.h"
 #include "guestio/base/version.h"
 #include "guestio/task/scope.h"
-#include "open_disk.h"
-#include "takeover/json_fields.h"
-#include "takeover/sender.h"
-#include "takeover/state_json.h"
 
 namespace guestio::app {
 

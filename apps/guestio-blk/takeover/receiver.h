@@ -10,15 +10,15 @@
 #include <string>
 #include <vector>
 
-#include "control/control_socket.h"
-#include "disk_start.h"
+#include "apps/guestio-blk/control/control_socket.h"
+#include "apps/guestio-blk/disk_start.h"
+#include "apps/guestio-blk/options/options.h"
+#include "apps/guestio-blk/served_disk.h"
+#include "apps/guestio-blk/takeover/json_fields.h"
+#include "apps/guestio-blk/takeover/message.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/base/unix_listener.h"
 #include "guestio/task/task.h"
-#include "options/options.h"
-#include "served_disk.h"
-#include "takeover/json_fields.h"
-#include "takeover/message.h"
 
 namespace guestio::app {
 

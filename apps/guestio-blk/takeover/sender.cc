@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "takeover/sender.h"
+#include "apps/guestio-blk/takeover/sender.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -11,11 +11,11 @@
 #include <ranges>
 #include <utility>
 
+#include "apps/guestio-blk/takeover/state_json.h"
 #include "guestio/base/log.h"
 #include "guestio/base/version.h"
 #include "guestio/task/scope.h"
 #include "guestio/uring/deadline.h"
-#include "takeover/state_json.h"
 
 namespace guestio::app {
 

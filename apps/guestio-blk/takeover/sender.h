@@ -7,12 +7,12 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
-#include "control/commands.h"
-#include "control/control_socket.h"
+#include "apps/guestio-blk/control/commands.h"
+#include "apps/guestio-blk/control/control_socket.h"
+#include "apps/guestio-blk/takeover/message.h"
 #include "guestio/task/stop.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
-#include "takeover/message.h"
 
 namespace guestio::app {
 

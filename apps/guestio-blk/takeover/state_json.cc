@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "takeover/state_json.h"
+#include "apps/guestio-blk/takeover/state_json.h"
 
 #include <utility>
 

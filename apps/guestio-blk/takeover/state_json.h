@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "apps/guestio-blk/takeover/json_fields.h"
+#include "apps/guestio-blk/takeover/message.h"
 #include "guestio/vhost/session/session_state.h"
-#include "takeover/json_fields.h"
-#include "takeover/message.h"
 
 namespace guestio::app {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "takeover/state_json.h"
+#include "apps/guestio-blk/takeover/state_json.h"
 
 #include <gtest/gtest.h>
 #include <sys/eventfd.h>

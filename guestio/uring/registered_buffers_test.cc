@@ -266,7 +266,7 @@ TEST_F(RegisteredBuffersTest, PinningStopsOnRequest) {
   EXPECT_EQ(pinned.error().kind, ErrorKind::kCancelled);
 }
 
-/// A userfaultfd is_resident up one page, and with it the pinning in the middle of a buffer.
+/// A userfaultfd holds up one page, and with it the pinning in the middle of a buffer.
 TEST_F(RegisteredBuffersTest, PinningStopsWithinABuffer) {
   constexpr std::size_t kStepBytes = std::size_t{16} << 20;
   const auto memory = Mapping::anonymous(3 * kStepBytes).value();

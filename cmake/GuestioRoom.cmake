@@ -102,6 +102,34 @@ function(guestio_room NAME)
   endif()
 endfunction()
 
+# guestio_module(NAME ROOM): the module libguestio-disk-NAME.so of a disk backend in the library ROOM.
+# It contains the room alone; the rooms below are functions of the program that loads it
+# (guestio_loads_modules).
+function(guestio_module NAME ROOM)
+  set(target guestio-disk-${NAME})
+  add_library(${target} MODULE $<TARGET_OBJECTS:${ROOM}>)
+  target_link_libraries(${target} PRIVATE $<TARGET_PROPERTY:${ROOM},MODULE_LIBRARIES> guestio_flags)
+  set_target_properties(${target} PROPERTIES
+    LINKER_LANGUAGE CXX INTERPROCEDURAL_OPTIMIZATION OFF
+    LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/${CMAKE_INSTALL_LIBDIR}/guestio)
+  set_property(GLOBAL APPEND PROPERTY GUESTIO_MODULES ${target})
+endfunction()
+
+# guestio_loads_modules(TARGET): the program gives modules the functions of all rooms that a backend
+# may use, whether it uses them itself or not.
+function(guestio_loads_modules TARGET)
+  set(rooms guestio_base guestio_task guestio_mem guestio_uring guestio_buf guestio_disk
+    guestio_disk_guard guestio_disk_remote)
+  foreach(room IN LISTS rooms)
+    target_sources(${TARGET} PRIVATE $<TARGET_OBJECTS:${room}>)
+    target_link_libraries(${TARGET} PRIVATE ${room})
+  endforeach()
+  target_link_options(${TARGET} PRIVATE
+    -Wl,--dynamic-list=${PROJECT_SOURCE_DIR}/cmake/module_interface.ld)
+  set_property(TARGET ${TARGET} APPEND PROPERTY
+    LINK_DEPENDS ${PROJECT_SOURCE_DIR}/cmake/module_interface.ld)
+endfunction()
+
 # guestio_test_options(TARGET): compile options of tests and of their precompiled headers. The last
 # two let ccache handle precompiled headers.
 function(guestio_test_options TARGET)

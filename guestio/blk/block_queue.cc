@@ -291,6 +291,8 @@ BlockQueue::BlockQueue(const BlockDevice& device, std::unique_ptr<disk::Channel>
       policy_(std::move(policy)),
       free_(std::make_unique<FreeList>()) {
   GUESTIO_CHECK(policy_.on_error == OnError::kReport || policy_.timer, "a timer for held requests");
+  // A server that is back serves held requests now, not at the end of their pauses.
+  channel_->on_available([this] { retry_held(); });
   for (std::size_t i = 0; i < requests; ++i) requests_.emplace_back(*this);
   for (Request& request : requests_) free_->push_front(request);
 }

@@ -30,7 +30,7 @@ namespace guestio::buf {
 /// A window with an unaligned head or tail is widened to whole blocks. The surplus bytes are
 /// padding: they lie in bounce memory and never reach the guest. A write must first read the blocks
 /// with padding (has_padding()), and must not run concurrently with another write to them
-/// (disk/file/block_guard.h).
+/// (disk/guard/block_guard.h).
 ///
 /// Invariants:
 /// 1. The pieces cover [file_offset(), file_offset() + file_bytes()) in order, whole blocks each.

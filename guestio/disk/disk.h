@@ -2,9 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "guestio/base/counter.h"
 #include "guestio/base/error.h"
@@ -78,6 +81,7 @@ struct DiskInfo {
   std::optional<RangeLimits> write_zeroes;
   std::optional<RangeLimits> secure_erase;  ///< unaligned ranges are refused
   bool has_lifetime = false;                ///< Channel::lifetime() is supported
+  bool is_remote = false;                   ///< behind a server, which may be away for a while
 };
 
 /// Wear of an eMMC device (JEDEC JESD84; virtio 1.2, section 5.2.6).
@@ -130,6 +134,10 @@ class Channel {
   /// any order; a flush covers the writes completed before it started. Errors, by on_done(): those
   /// of check_io(), and the backend's own.
   virtual void start(Io& io) noexcept = 0;
+  /// `available` is called when requests that failed with ErrorKind::kClosed may succeed again: the
+  /// server is back. On the channel's thread, not from inside start(). Once, before the first
+  /// request; a channel without a server never calls it.
+  virtual void on_available(std::move_only_function<void()> available) { (void)available; }
   /// Errors: unsupported without DiskInfo::has_lifetime.
   virtual Result<Lifetime> lifetime() {
     return fail(ErrorKind::kUnsupported, "the lifetime of this disk");
@@ -145,7 +153,17 @@ struct DiskSnapshot {
   UniqueFd io;     ///< empty for a disk without a file
   UniqueFd claim;  ///< empty while the disk is not claimed
   ByteCount size{0};
-  int flush_errno = 0;  ///< of a flush with lost data: later flushes fail, too; 0: none
+  int flush_errno = 0;        ///< of a flush with lost data: later flushes fail, too; 0: none
+  std::string backend_state;  ///< what a backend without files tells its successor; may be empty
+};
+
+/// The state of a disk's storage, for statistics.
+struct DiskStatus {
+  const char* backend = "file";   ///< "file", "null", "ram", "nbd", "rbd" …
+  bool is_available = true;       ///< false while the server is away
+  std::uint64_t connections = 0;  ///< to servers, open now
+  std::uint64_t reconnects = 0;   ///< connections that replaced a lost one
+  std::string detail;             ///< last error of the server; may be empty
 };
 
 /// A disk of any backend.
@@ -176,6 +194,14 @@ class Disk {
   /// at return. Ignores a shrunken storage. Returns the size. Errors: unsupported (fixed size;
   /// shrunken storage), misaligned, host.
   virtual Result<ByteCount> refresh_size() = 0;
+
+  /// `changed` is called when refresh_size() may find another size: a server announced one. Any
+  /// thread calls it; an empty function ends the calls. Disks without such news never call it.
+  virtual void on_size_change(std::move_only_function<void()> changed) { (void)changed; }
+  /// Whether all channels must be of one loop: the server accepts one connection only.
+  [[nodiscard]] virtual bool needs_one_thread() const noexcept { return false; }
+  /// Any thread.
+  [[nodiscard]] virtual DiskStatus status() const { return {}; }
 
   /// Excludes other processes from the disk until release(). Does nothing for disks without claims,
   /// or with a permanent one. Errors: busy (in use by another process),

@@ -194,7 +194,7 @@ Result<DiskSnapshot> FileDisk::snapshot() const {
   if (!io) return fail(io.error());
   auto claim = duplicate_fd(image_->claim());
   if (!claim) return fail(claim.error());
-  return DiskSnapshot{std::move(*io), std::move(*claim), info_.size, image_->flush_errno()};
+  return DiskSnapshot{std::move(*io), std::move(*claim), info_.size, image_->flush_errno(), {}};
 }
 
 Result<> FileDisk::restore(DiskSnapshot latest) {

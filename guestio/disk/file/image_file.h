@@ -10,8 +10,8 @@
 #include "guestio/base/log.h"
 #include "guestio/base/unique_fd.h"
 #include "guestio/buf/bounce_buffer_tracker.h"
-#include "guestio/disk/file/block_guard.h"
 #include "guestio/disk/file/file_disk_options.h"
+#include "guestio/disk/guard/block_guard.h"
 #include "guestio/disk/probe/file_limits.h"
 
 namespace guestio::disk {

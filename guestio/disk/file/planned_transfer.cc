@@ -10,7 +10,7 @@
 #include "guestio/base/align.h"
 #include "guestio/base/log.h"
 #include "guestio/disk/file/errno_class.h"
-#include "guestio/disk/file/guarded_range.h"
+#include "guestio/disk/guard/guarded_range.h"
 #include "guestio/uring/awaitables.h"
 
 namespace guestio::disk {

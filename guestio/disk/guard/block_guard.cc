@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "guestio/disk/file/block_guard.h"
+#include "guestio/disk/guard/block_guard.h"
 
 #include "guestio/base/check.h"
 

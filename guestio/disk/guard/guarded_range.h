@@ -3,7 +3,7 @@
 
 #include <coroutine>
 
-#include "guestio/disk/file/block_guard.h"
+#include "guestio/disk/guard/block_guard.h"
 #include "guestio/uring/loop.h"
 
 namespace guestio::disk {

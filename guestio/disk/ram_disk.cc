@@ -85,8 +85,8 @@ Result<std::unique_ptr<RamDisk>> RamDisk::make(const RamDiskOptions& options, Un
   struct stat status{};
   if (::fstat(file.get(), &status) != 0) return fail_host("size of a ram disk");
   DiskInfo info;
-  info.size = ByteCount(
-      align_down(static_cast<std::uint64_t>(status.st_size), options.block_size.raw()));
+  info.size =
+      ByteCount(align_down(static_cast<std::uint64_t>(status.st_size), options.block_size.raw()));
   if (info.size == ByteCount(0)) return fail(ErrorKind::kInvalidArgument, "size of a ram disk");
   info.block_size = options.block_size;
   info.physical_block_size = ByteCount(kPageSize);

@@ -26,8 +26,7 @@ constexpr ByteCount kSize(std::uint64_t{4} << 20);
 /// A ram disk uses no loop.
 std::unique_ptr<Channel> open_channel(RamDisk& disk) {
   alignas(std::max_align_t) static std::byte no_loop[1];
-  return std::move(
-      *disk.open_channel(reinterpret_cast<uring::Loop&>(no_loop), ByteCount(0)));
+  return std::move(*disk.open_channel(reinterpret_cast<uring::Loop&>(no_loop), ByteCount(0)));
 }
 
 class RamDiskSubject final : public DiskSubject {
@@ -44,18 +43,18 @@ class RamDiskSubject final : public DiskSubject {
 
 INSTANTIATE_TEST_SUITE_P(
     Ram, DiskConformance,
-    ::testing::Values(
-        DiskKind{"new_disk",
-                 [] {
-                   return std::make_unique<RamDiskSubject>(
-                       std::move(*RamDisk::create({.size = kSize})));
-                 }},
-        DiskKind{"taken_over",
-                 [] {
-                   const auto old = std::move(*RamDisk::create({.size = kSize}));
-                   return std::make_unique<RamDiskSubject>(
-                       std::move(*RamDisk::take_over({.size = kSize}, std::move(*old->snapshot()))));
-                 }}),
+    ::testing::Values(DiskKind{"new_disk",
+                               [] {
+                                 return std::make_unique<RamDiskSubject>(
+                                     std::move(*RamDisk::create({.size = kSize})));
+                               }},
+                      DiskKind{"taken_over",
+                               [] {
+                                 const auto old = std::move(*RamDisk::create({.size = kSize}));
+                                 return std::make_unique<RamDiskSubject>(
+                                     std::move(*RamDisk::take_over({.size = kSize},
+                                                                   std::move(*old->snapshot()))));
+                               }}),
     [](const auto& test) { return test.param.name; });
 
 class RamDiskTest : public ::testing::Test {
@@ -67,10 +66,9 @@ class RamDiskTest : public ::testing::Test {
     io.length = length;
     if (kind == IoKind::kRead || kind == IoKind::kWrite) {
       io.extents = {mem::AddressRange::from_checked(Gpa(0), length)};
-      io.buffers = *buf::RequestBuffers::from_extents(memory_, io.extents,
-                                                      kind == IoKind::kRead
-                                                          ? buf::MemoryAccess::kWritable
-                                                          : buf::MemoryAccess::kReadOnly);
+      io.buffers = *buf::RequestBuffers::from_extents(
+          memory_, io.extents,
+          kind == IoKind::kRead ? buf::MemoryAccess::kWritable : buf::MemoryAccess::kReadOnly);
     }
     open_channel(disk)->start(io);
     return *io.result;

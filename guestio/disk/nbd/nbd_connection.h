@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <boost/intrusive/list.hpp>
-
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 
-#include "guestio/base/counter.h"
 #include "guestio/base/error.h"
 #include "guestio/base/unique_fd.h"
-#include "guestio/disk/nbd/loop_event.h"
 #include "guestio/disk/nbd/nbd_handle.h"
 #include "guestio/disk/remote/remote_command.h"
 #include "guestio/uring/loop.h"
@@ -19,15 +16,12 @@ namespace guestio::disk {
 
 /// One connection in the transmission phase, driven by a loop.
 ///
-///     submit() → nbd_aio_… … readable → nbd_aio_notify_read → replied_ → settle() → complete()
-///
 /// 1. Each command completes once: with the server's reply, or with kClosed at the end of the
 /// connection.
-/// 2. libnbd calls back under its lock, so a callback only moves a command to `replied_`.
-/// 3. After the end of the connection nothing is in flight, and on_connection_lost() follows once.
+/// 2. After the end of the connection nothing is in flight, and on_connection_lost() follows once.
 ///
 /// Threads: the loop's. Lifetime: nothing is in flight at destruction (abandon() first).
-class NbdConnection final : private uring::Deferred {
+class NbdConnection {
  public:
   class Owner {
    public:
@@ -38,47 +32,40 @@ class NbdConnection final : private uring::Deferred {
     ~Owner() = default;
   };
 
-  NbdConnection(uring::Loop& loop, NbdHandle handle, Owner& owner);
+  /// libnbd negotiates. The transmission phase of a plain socket is then PlainConnection's, and
+  /// that of TLS libnbd's. Errors: host.
+  static Result<std::unique_ptr<NbdConnection>> create(uring::Loop& loop, NbdHandle handle,
+                                                       Owner& owner);
   NbdConnection(const NbdConnection&) = delete;
   NbdConnection& operator=(const NbdConnection&) = delete;
-  ~NbdConnection();
+  virtual ~NbdConnection() = default;
 
-  void submit(RemoteCommand& command) noexcept;
-
-  [[nodiscard]] std::size_t in_flight() const noexcept { return in_flight_.size(); }
+  virtual void submit(RemoteCommand& command) noexcept = 0;
+  [[nodiscard]] virtual std::size_t in_flight() const noexcept = 0;
   /// A changing request is in flight: the server may perform it later.
-  [[nodiscard]] bool has_changes_in_flight() const noexcept;
+  [[nodiscard]] virtual bool has_changes_in_flight() const noexcept = 0;
+  /// Ends the connection without a word to the server, and fails what is in flight with kClosed.
+  /// Returns its socket, still open; empty if it was closed before. No on_connection_lost()
+  /// follows.
+  virtual UniqueFd abandon() = 0;
   /// Grows with each reply.
   [[nodiscard]] std::uint64_t replies() const noexcept { return replies_; }
-  /// Ends the connection without a word to the server, and fails what is in flight with kClosed.
-  /// Returns its socket, still open; empty if it was closed before. No on_connection_lost() follows.
-  UniqueFd abandon();
+
+ protected:
+  explicit NbdConnection(Owner& owner) noexcept : owner_(owner) {}
+  [[nodiscard]] Owner& owner() noexcept { return owner_; }
+  void count_reply() noexcept { ++replies_; }
 
  private:
-  using Commands = boost::intrusive::list<RemoteCommand>;
-
-  static int on_reply(void* command, int* error) noexcept;
-  void run() noexcept override { settle(); }
-  /// Returns whether libnbd has taken the command.
-  bool issue(RemoteCommand& command) noexcept;
-  void on_readable();
-  void on_writable();
-  /// Completes what has a reply, handles the end of the connection, waits for the socket.
-  void settle();
-  void wait_for_socket();
-  [[nodiscard]] bool has_ended() const noexcept;
-
-  uring::Loop& loop_;
-  NbdHandle handle_;
   Owner& owner_;
-  Commands in_flight_;
-  Commands replied_;
   std::uint64_t replies_ = 0;
-  std::size_t replied_bytes_ = 0;  // of the socket, by the present call of libnbd
-  std::string cause_;              // of the end, as far as known
-  bool is_settling_ = false;
-  LoopEvent readable_;
-  LoopEvent writable_;
 };
+
+/// The result of a command with the errno of its reply; 0: success.
+[[nodiscard]] Result<> nbd_result(IoKind kind, int error) noexcept;
+/// Whether a command changes the export.
+[[nodiscard]] inline bool is_nbd_change(IoKind kind) noexcept {
+  return kind != IoKind::kRead && kind != IoKind::kFlush;
+}
 
 }  // namespace guestio::disk

@@ -14,9 +14,10 @@ OpenResult<std::unique_ptr<NbdDisk>> NbdDisk::open(const NbdTarget& target,
   const auto shape = shape_nbd_disk(opened->facts, options);
   if (!shape) return std::unexpected(shape.error());
   if (shape->unserved_bytes != 0) {
-    log::warning("{}: last {} bytes of the export are not served: its size is {}, and blocks have {}",
-                 options.name, shape->unserved_bytes, opened->facts.size,
-                 std::max(options.block_size.raw(), shape->limits.alignment));
+    log::warning(
+        "{}: last {} bytes of the export are not served: its size is {}, and blocks have {}",
+        options.name, shape->unserved_bytes, opened->facts.size,
+        std::max(options.block_size.raw(), shape->limits.alignment));
   }
   return std::unique_ptr<NbdDisk>(new NbdDisk(target, options, *shape, std::move(*opened)));
 }
@@ -37,8 +38,9 @@ Result<std::unique_ptr<Channel>> NbdDisk::open_channel(uring::Loop& loop, ByteCo
     const std::lock_guard lock(mutex_);
     link = shared_.lock();
     if (link && &link->loop() != &loop) {
-      return fail(ErrorKind::kUnsupported, "channels of several threads to a server that takes one "
-                                           "connection");
+      return fail(ErrorKind::kUnsupported,
+                  "channels of several threads to a server that takes one "
+                  "connection");
     }
     if (!link) link = make_link(loop);
   }
@@ -47,11 +49,10 @@ Result<std::unique_ptr<Channel>> NbdDisk::open_channel(uring::Loop& loop, ByteCo
 
 std::shared_ptr<NbdLink> NbdDisk::make_link(uring::Loop& loop) {
   auto link = std::make_shared<NbdLink>(
-      loop, NbdLink::Options{
-                .target = target_,
-                .check = [this](const NbdExport& present) { return check(present); },
-                .status = status_,
-                .first = std::exchange(first_, nullptr)});
+      loop, NbdLink::Options{.target = target_,
+                             .check = [this](const NbdExport& present) { return check(present); },
+                             .status = status_,
+                             .first = std::exchange(first_, nullptr)});
   if (needs_one_thread()) shared_ = link;
   return link;
 }

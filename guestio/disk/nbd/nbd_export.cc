@@ -27,7 +27,8 @@ std::unexpected<OpenFailure> refuse(ErrorKind kind, const char* what, std::strin
 
 /// Of a limit that the server may set to anything.
 std::uint64_t max_transfer_of(const NbdExport& facts, std::uint64_t alignment) {
-  const std::uint64_t most = facts.maximum == 0 ? kMaxTransfer : std::min(facts.maximum, kMaxTransfer);
+  const std::uint64_t most =
+      facts.maximum == 0 ? kMaxTransfer : std::min(facts.maximum, kMaxTransfer);
   return align_down(most, alignment);
 }
 
@@ -100,13 +101,12 @@ OpenResult<NbdShape> shape_nbd_disk(const NbdExport& facts, const OpenOptions& o
   info.size = ByteCount(size);
   info.block_size = options.block_size;
   const std::uint64_t preferred = facts.preferred == 0 ? kUsualBlock : facts.preferred;
-  info.physical_block_size =
-      ByteCount(std::clamp(preferred, Sector::kSize, kMaxPhysicalBlock));
+  info.physical_block_size = ByteCount(std::clamp(preferred, Sector::kSize, kMaxPhysicalBlock));
   info.is_read_only = options.is_read_only;
   if (facts.can_trim) {
-    info.discard = RangeLimits{
-        ByteCount(kMaxDiscard),
-        ByteCount(std::max(info.physical_block_size.raw(), limits.alignment))};
+    info.discard =
+        RangeLimits{ByteCount(kMaxDiscard),
+                    ByteCount(std::max(info.physical_block_size.raw(), limits.alignment))};
   }
   return shape;
 }
@@ -115,7 +115,8 @@ std::optional<std::string> find_nbd_difference(const NbdExport& present, const N
                                                const RemoteLimits& limits, std::uint64_t served) {
   if (auto nonsense = find_nonsense(present)) return nonsense;
   if (present.size < served) {
-    return fmt::format("the export has {} bytes, fewer than the {} of the disk", present.size, served);
+    return fmt::format("the export has {} bytes, fewer than the {} of the disk", present.size,
+                       served);
   }
   if (present.is_read_only && !opened.is_read_only) return "the export has become read-only";
   const std::uint64_t minimum = std::max(present.minimum, Sector::kSize);

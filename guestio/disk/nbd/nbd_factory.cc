@@ -34,10 +34,10 @@ OpenResult<std::shared_ptr<Disk>> NbdFactory::take_over(const OpenOptions& optio
   if (!disk) return std::unexpected(std::move(disk.error()));
   const ByteCount present((*disk)->info().size);
   if (present < snapshot.size) {
-    return std::unexpected(OpenFailure{
-        Error::make(ErrorKind::kUnsupported, "NBD export that shrank", present.raw(),
-                    snapshot.size.raw()),
-        {}});
+    return std::unexpected(
+        OpenFailure{Error::make(ErrorKind::kUnsupported, "NBD export that shrank", present.raw(),
+                                snapshot.size.raw()),
+                    {}});
   }
   return std::shared_ptr<Disk>(std::move(*disk));
 }

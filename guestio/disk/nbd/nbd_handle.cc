@@ -35,10 +35,11 @@ NbdConnectFailure failure_of_call() {
 
 bool configure(nbd_handle* handle, const NbdTarget& target) {
   // Replies in chunks cost two more receives a read, and reads get their bytes from the server.
-  bool is_done = ::nbd_set_request_structured_replies(handle, false) == 0 &&
-                 ::nbd_set_pread_initialize(handle, false) == 0 &&
-                 ::nbd_set_export_name(handle, target.export_name.c_str()) == 0 &&
-                 ::nbd_set_tls(handle, target.uses_tls ? LIBNBD_TLS_REQUIRE : LIBNBD_TLS_DISABLE) == 0;
+  bool is_done =
+      ::nbd_set_request_structured_replies(handle, false) == 0 &&
+      ::nbd_set_pread_initialize(handle, false) == 0 &&
+      ::nbd_set_export_name(handle, target.export_name.c_str()) == 0 &&
+      ::nbd_set_tls(handle, target.uses_tls ? LIBNBD_TLS_REQUIRE : LIBNBD_TLS_DISABLE) == 0;
   if (!target.tls_psk_file.empty()) {
     is_done = is_done && ::nbd_set_tls_psk_file(handle, target.tls_psk_file.c_str()) == 0;
   }
@@ -59,8 +60,8 @@ bool configure(nbd_handle* handle, const NbdTarget& target) {
 /// A dead host ends the connection, too.
 void watch_peer(int fd, milliseconds io_timeout) {
   const int on = 1;
-  const int seconds =
-      std::max(1, static_cast<int>(std::chrono::ceil<std::chrono::seconds>(io_timeout).count()) / 3);
+  const int seconds = std::max(
+      1, static_cast<int>(std::chrono::ceil<std::chrono::seconds>(io_timeout).count()) / 3);
   const auto limit = static_cast<unsigned>(io_timeout.count());
   // Best effort: the I/O timeout remains.
   (void)::setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
@@ -86,9 +87,9 @@ std::expected<void, NbdConnectFailure> negotiate(nbd_handle* handle, int stop_fd
     polls[1] = {.fd = stop_fd, .events = POLLIN, .revents = 0};
     const auto left = std::chrono::ceil<milliseconds>(end - Clock::now());
     if (left.count() <= 0) {
-      return std::unexpected(failure(
-          ErrorKind::kClosed, fmt::format("no answer of the NBD server within {} s",
-                                          static_cast<double>(limit.count()) / 1000)));
+      return std::unexpected(
+          failure(ErrorKind::kClosed, fmt::format("no answer of the NBD server within {} s",
+                                                  static_cast<double>(limit.count()) / 1000)));
     }
     const int count = ::poll(polls.data(), polls.size(), static_cast<int>(left.count()));
     if (count < 0 && errno != EINTR) {

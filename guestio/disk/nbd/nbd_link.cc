@@ -20,7 +20,7 @@ namespace {
 // The timeout is observed to an eighth.
 constexpr int kTicksPerTimeout = 8;
 constexpr std::chrono::milliseconds kPauseWithoutThread{1000};
-constexpr int kMaxReceivesPerTurn = 16;
+constexpr int kMaxLateReceives = 16;
 
 const char* const kReconnects = "reconnects until it is back";
 
@@ -96,27 +96,26 @@ void NbdLink::submit(RemoteCommand& command) noexcept {
 void NbdLink::connect() {
   const auto mail = mail_;
   bool is_first = waits_for_first_;
-  auto started = NbdConnector::start(
-      target_, [mail, is_first, this](NbdAttempt attempt) mutable {
-        // The link outlives this call: its destructor waits for the connector.
-        std::optional<std::string> refusal;
-        if (attempt) refusal = check_(attempt->facts);
-        if (attempt && !refusal) {
-          Mail::post(mail, [handle = std::move(attempt->handle)](NbdLink& link) mutable {
-            link.on_connected(std::move(handle));
-          });
-          return NbdConnector::Verdict::kDone;
-        }
-        if (refusal) {
-          status_.on_refused(*refusal);
-        } else {
-          status_.on_failed_attempt(attempt.error().failure.to_string());
-        }
-        if (std::exchange(is_first, false)) {
-          Mail::post(mail, [](NbdLink& link) { link.on_first_failure(); });
-        }
-        return NbdConnector::Verdict::kRetry;
+  auto started = NbdConnector::start(target_, [mail, is_first, this](NbdAttempt attempt) mutable {
+    // The link outlives this call: its destructor waits for the connector.
+    std::optional<std::string> refusal;
+    if (attempt) refusal = check_(attempt->facts);
+    if (attempt && !refusal) {
+      Mail::post(mail, [handle = std::move(attempt->handle)](NbdLink& link) mutable {
+        link.on_connected(std::move(handle));
       });
+      return NbdConnector::Verdict::kDone;
+    }
+    if (refusal) {
+      status_.on_refused(*refusal);
+    } else {
+      status_.on_failed_attempt(attempt.error().failure.to_string());
+    }
+    if (std::exchange(is_first, false)) {
+      Mail::post(mail, [](NbdLink& link) { link.on_first_failure(); });
+    }
+    return NbdConnector::Verdict::kRetry;
+  });
   if (started) {
     connector_ = std::move(*started);
     return;
@@ -129,7 +128,14 @@ void NbdLink::connect() {
 void NbdLink::on_connected(NbdHandle handle) {
   connector_.reset();
   const bool replaces_lost = !std::exchange(waits_for_first_, false);
-  connection_ = std::make_unique<NbdConnection>(loop_, std::move(handle), *this);
+  auto created = NbdConnection::create(loop_, std::move(handle), *this);
+  if (!created) {
+    status_.on_failed_attempt(created.error().to_string());
+    waits_for_first_ = !replaces_lost;
+    on_first_failure();
+    return connect_again_.sleep(kPauseWithoutThread);
+  }
+  connection_ = std::move(*created);
   replies_seen_ = 0;
   status_.on_connected(replaces_lost);
   boost::intrusive::list<RemoteCommand> waiting;
@@ -177,8 +183,8 @@ void NbdLink::on_tick() {
 
 void NbdLink::give_up_stalled() {
   const bool has_changes = connection_->has_changes_in_flight();
-  const std::string cause = fmt::format("no reply for {} s",
-                                        static_cast<double>(target_.io_timeout.count()) / 1000);
+  const std::string cause =
+      fmt::format("no reply for {} s", static_cast<double>(target_.io_timeout.count()) / 1000);
   // Completions may submit: they meet no connection.
   const auto connection = std::exchange(connection_, nullptr);
   status_.on_lost(cause, has_changes ? "waits until the server has closed the connection, because "
@@ -193,7 +199,7 @@ void NbdLink::give_up_stalled() {
 
 void NbdLink::on_stalled_readable() {
   std::array<std::byte, 65536> late{};
-  for (int i = 0; i < kMaxReceivesPerTurn; ++i) {
+  for (int i = 0; i < kMaxLateReceives; ++i) {
     const auto count = ::recv(stalled_.get(), late.data(), late.size(), MSG_DONTWAIT);
     if (count > 0) continue;
     if (count < 0 && (errno == EAGAIN || errno == EINTR)) break;

@@ -28,13 +28,14 @@ namespace guestio::disk {
 ///
 /// 1. Commands wait for the first connection, up to its first failed attempt. Later ones without a
 /// connection fail with kClosed at once; subscribers hear of the next connection.
-/// 2. A connection without a reply for the I/O timeout is stalled and is given up. If the server may
-/// still perform changes from its receive queue, they would land on newer data. The link therefore
-/// ends its direction of the connection, and connects only after the server has closed the other.
+/// 2. A connection without a reply for the I/O timeout is stalled and is given up. If the server
+/// may still perform changes from its receive queue, they would land on newer data. The link
+/// therefore ends its direction of the connection, and connects only after the server has closed
+/// the other.
 /// 3. `check` decides whether a new connection leads to the same disk.
 ///
-/// Threads: the loop's; the constructor any. Lifetime: the loop, and what `check` and `status` refer
-/// to, outlive it. No command is in flight at destruction.
+/// Threads: the loop's; the constructor any. Lifetime: the loop, and what `check` and `status`
+/// refer to, outlive it. No command is in flight at destruction.
 class NbdLink final : public NbdConnection::Owner {
  public:
   /// Of a connector's thread. Returns why the export is not the disk's.

@@ -23,8 +23,9 @@ std::unexpected<OpenFailure> refuse(std::string why) {
 }
 
 std::unexpected<OpenFailure> refuse_setting(std::string_view name, std::string_view why) {
-  return std::unexpected(OpenFailure{Error::make(ErrorKind::kInvalidArgument, "setting of an NBD disk"),
-                                     fmt::format("{} {}", name, why)});
+  return std::unexpected(
+      OpenFailure{Error::make(ErrorKind::kInvalidArgument, "setting of an NBD disk"),
+                  fmt::format("{} {}", name, why)});
 }
 
 std::optional<unsigned> digit_of(char letter) {
@@ -137,10 +138,10 @@ OpenResult<void> take_query(std::string_view query, NbdTarget& target) {
     query = end == std::string_view::npos ? std::string_view() : query.substr(end + 1);
     const auto equals = parameter.find('=');
     const std::string_view name = parameter.substr(0, equals);
-    const auto value = equals == std::string_view::npos
-                           ? std::nullopt
-                           : decode(parameter.substr(equals + 1));
-    if (!value || value->empty()) return refuse(fmt::format("parameter '{}' without a value", name));
+    const auto value =
+        equals == std::string_view::npos ? std::nullopt : decode(parameter.substr(equals + 1));
+    if (!value || value->empty())
+      return refuse(fmt::format("parameter '{}' without a value", name));
     if (name == "socket") {
       target.socket_path = *value;
     } else if (!take_tls_setting(name, *value, target)) {
@@ -178,8 +179,9 @@ OpenResult<void> check_tls(const NbdTarget& target) {
   const bool has_both = !target.tls_psk_file.empty() && !target.tls_certificates.empty();
   if (has_both) return refuse_setting("tls-psk-file", "excludes tls-certificates");
   if (target.tls_psk_file.empty() && target.tls_certificates.empty()) {
-    return refuse_setting("tls-certificates", "or tls-psk-file is missing: nothing would "
-                                              "authenticate the server");
+    return refuse_setting("tls-certificates",
+                          "or tls-psk-file is missing: nothing would "
+                          "authenticate the server");
   }
 #ifndef LIBNBD_HAVE_NBD_SET_TLS_HOSTNAME
   if (!target.tls_hostname.empty()) {
@@ -212,8 +214,8 @@ std::string NbdTarget::to_string() const {
   const char* const scheme = uses_tls ? "nbds" : "nbd";
   if (is_unix()) return fmt::format("{}+unix:///{}?socket={}", scheme, export_name, socket_path);
   const bool is_ipv6 = host.find(':') != std::string::npos;
-  return fmt::format("{}://{}{}{}:{}/{}", scheme, is_ipv6 ? "[" : "", host, is_ipv6 ? "]" : "", port,
-                     export_name);
+  return fmt::format("{}://{}{}{}:{}/{}", scheme, is_ipv6 ? "[" : "", host, is_ipv6 ? "]" : "",
+                     port, export_name);
 }
 
 OpenResult<NbdTarget> parse_nbd_target(const OpenOptions& options) {

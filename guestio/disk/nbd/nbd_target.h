@@ -34,7 +34,8 @@ struct NbdTarget {
   [[nodiscard]] std::string to_string() const;
 };
 
-/// Errors: invalid argument (the URI; a setting, unknown or misplaced), unsupported (by this libnbd).
+/// Errors: invalid argument (the URI; a setting, unknown or misplaced), unsupported (by this
+/// libnbd).
 [[nodiscard]] OpenResult<NbdTarget> parse_nbd_target(const OpenOptions& options);
 
 }  // namespace guestio::disk

@@ -21,9 +21,9 @@ class NbdServer {
   /// The argument "IMAGE" stands for the image. Null if the program is not installed.
   static std::unique_ptr<NbdServer> nbdkit(std::vector<std::string> arguments) {
     std::unique_ptr<NbdServer> self(new NbdServer());
-    std::vector<std::string> words{"/usr/bin/nbdkit", "-f",        "--exit-with-parent",
-                                   "--unix",          self->path(), "--pidfile",
-                                   self->folder_.file("pid")};
+    std::vector<std::string> words{
+        "/usr/bin/nbdkit", "-f",        "--exit-with-parent",     "--unix",
+        self->path(),      "--pidfile", self->folder_.file("pid")};
     self->ready_file_ = self->folder_.file("pid");
     for (std::string& argument : arguments) {
       words.push_back(argument == "IMAGE" ? self->image() : std::move(argument));
@@ -33,8 +33,11 @@ class NbdServer {
   static std::unique_ptr<NbdServer> qemu_nbd(std::vector<std::string> more = {"--shared=8"}) {
     std::unique_ptr<NbdServer> self(new NbdServer());
     self->ready_file_ = self->path();
-    std::vector<std::string> words{"/usr/bin/qemu-nbd", "--persistent", "--format=raw",
-                                   "--discard=unmap",   "--socket=" + self->path(),
+    std::vector<std::string> words{"/usr/bin/qemu-nbd",
+                                   "--persistent",
+                                   "--format=raw",
+                                   "--discard=unmap",
+                                   "--socket=" + self->path(),
                                    "--pid-file=" + self->folder_.file("pid")};
     self->ready_file_ = self->folder_.file("pid");
     for (std::string& argument : more) words.push_back(std::move(argument));
@@ -63,11 +66,12 @@ class NbdServer {
     words_ = words;
     process_ = std::make_unique<ChildProcess>(words_);
     return wait_until([this] {
-      std::error_code ignored;
-      const bool is_ready = std::filesystem::exists(ready_file_, ignored) &&
-                            std::filesystem::file_size(ready_file_, ignored) != 0;
-      return is_ready || !process_->is_running();
-    }) && process_->is_running();
+             std::error_code ignored;
+             const bool is_ready = std::filesystem::exists(ready_file_, ignored) &&
+                                   std::filesystem::file_size(ready_file_, ignored) != 0;
+             return is_ready || !process_->is_running();
+           }) &&
+           process_->is_running();
   }
   [[nodiscard]] const std::vector<std::string>& words() const noexcept { return words_; }
 

@@ -44,8 +44,10 @@ std::vector<std::string> daemon_command(const FormatImage& image, int socket) {
     words.insert(words.end(), {"--object", secret.dump()});
     node["key-secret"] = "key";
   }
-  const nlohmann::json exported = {{"type", "nbd"},         {"id", "disk"},
-                                   {"node-name", "image"},  {"name", kFormatExport},
+  const nlohmann::json exported = {{"type", "nbd"},
+                                   {"id", "disk"},
+                                   {"node-name", "image"},
+                                   {"name", kFormatExport},
                                    {"writable", !image.is_read_only}};
   words.insert(words.end(),
                {"--blockdev", node.dump(), "--nbd-server",

@@ -246,8 +246,8 @@ class Supervisor {
   }
 
   static std::string describe(int status) {
-    if (WIFSIGNALED(status)) return fmt::format("qemu-storage-daemon: ended by signal {}",
-                                                WTERMSIG(status));
+    if (WIFSIGNALED(status))
+      return fmt::format("qemu-storage-daemon: ended by signal {}", WTERMSIG(status));
     return fmt::format("qemu-storage-daemon: ended with status {}", WEXITSTATUS(status));
   }
 
@@ -298,9 +298,8 @@ int run_format_supervisor(int argc, char** argv) {
   if (words.size() < 2) return 2;
   (void)::fcntl(kListening, F_SETFD, FD_CLOEXEC);
   const std::string folder = words[0];
-  const int status = Supervisor(from_words({words.begin() + 1, words.end()}), folder,
-                                UniqueFd(kListening))
-                         .run();
+  const int status =
+      Supervisor(from_words({words.begin() + 1, words.end()}), folder, UniqueFd(kListening)).run();
   (void)::unlink(socket_path(folder).c_str());
   (void)::rmdir(folder.c_str());
   return status;

@@ -141,7 +141,7 @@ class Supervisor {
       if (!is_wanted()) break;
       // The image lock of an earlier daemon is gone soon; other causes need the operator.
       const bool is_first = !has_served_;
-      const bool is_locked = output_.find("lock") != std::string::npos;
+      const bool is_locked = output_.find("Is another process using") != std::string::npos;
       if (is_first && !(is_locked && Clock::now() < first_deadline_)) {
         send(SupervisorMessage::Kind::kFailed, cause());
         return 1;
@@ -251,9 +251,11 @@ class Supervisor {
     return fmt::format("qemu-storage-daemon: ended with status {}", WEXITSTATUS(status));
   }
 
-  /// Its last output on one line.
+  /// Its last output on one line, without the options that it quotes.
   [[nodiscard]] std::string cause() const {
     std::string text = output_.substr(0, output_.find_last_not_of(" \n") + 1);
+    const std::string quoted = "--blockdev " + image_node(image_) + ": ";
+    if (const auto at = text.find(quoted); at != std::string::npos) text.erase(at, quoted.size());
     std::ranges::replace(text, '\n', ' ');
     return text;
   }

@@ -34,10 +34,11 @@ class RunUntil final : private uring::Poller {
 /// An NbdDisk with one channel, its loop and its server.
 class NbdSubject final : public DiskSubject {
  public:
-  static std::unique_ptr<DiskSubject> make(std::unique_ptr<NbdServer> server, ByteCount bounce) {
+  static std::unique_ptr<DiskSubject> make(std::unique_ptr<NbdServer> server, ByteCount bounce,
+                                           const std::string& uri = "") {
     if (!server) return nullptr;
     disk::OpenOptions options;
-    options.uri = server->uri();
+    options.uri = uri.empty() ? server->uri() : uri;
     const auto target = disk::parse_nbd_target(options);
     EXPECT_TRUE(target.has_value());
     auto opened = disk::NbdDisk::open(*target, options);

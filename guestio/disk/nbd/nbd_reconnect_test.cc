@@ -85,7 +85,8 @@ TEST_F(NbdReconnectTest, ManyRestartsLoseNoRequest) {
     std::vector<TestIo*> started;
     const char value = static_cast<char>('a' + round);
     client.set_memory(0, value, 32 * 4096);
-    for (std::uint64_t i = 0; i < 32; ++i) started.push_back(&client.start(IoKind::kWrite, i * 4096));
+    for (std::uint64_t i = 0; i < 32; ++i)
+      started.push_back(&client.start(IoKind::kWrite, i * 4096));
     (void)client.wait(*started[static_cast<std::size_t>(round)]);
     server->stop(SIGKILL);
     ASSERT_TRUE(server->start());
@@ -147,6 +148,26 @@ TEST_F(NbdReconnectTest, UnansweredWritesHoldTheNextConnectionBack) {
   EXPECT_TRUE(client.fill(0, 'a'));
 }
 
+TEST_F(NbdReconnectTest, AViolationWithUnansweredWritesHoldsTheNextConnectionBack) {
+  bool has_connected_early = true;
+  HostileNbdServer server([&](HostileNbdServer& self) {
+    NbdPeer first = self.accept();
+    first.shake_hands();
+    (void)first.receive();
+    first.reply(~std::uint64_t{0});
+    first.wait_for_end();
+    has_connected_early = self.has_pending_connection();
+    first.close();
+    NbdPeer second = self.accept();
+    second.shake_hands();
+    second.wait_for_end();
+  });
+  NbdClient client(server.uri());
+  EXPECT_EQ(kind_of(client.fill(0, 'a')), ErrorKind::kClosed);
+  client.wait_for_return();
+  EXPECT_FALSE(has_connected_early);
+}
+
 TEST_F(NbdReconnectTest, LateRepliesOfAStalledServerReachNobody) {
   HostileNbdServer server([](HostileNbdServer& self) {
     NbdPeer first = self.accept();
@@ -190,9 +211,8 @@ TEST_F(NbdReconnectTest, AShrunkExportIsRefusedUntilItIsRestored) {
   NbdClient client(server->uri());
   server->stop(SIGKILL);
   ASSERT_TRUE(server->start(with_last(*server, "2M")));
-  ASSERT_TRUE(client.poll_until([&] {
-    return client.disk().status().detail.find("fewer than") != std::string::npos;
-  }));
+  ASSERT_TRUE(client.poll_until(
+      [&] { return client.disk().status().detail.find("fewer than") != std::string::npos; }));
   EXPECT_FALSE(client.disk().status().is_available);
   EXPECT_EQ(kind_of(client.perform(IoKind::kRead, 0)), ErrorKind::kClosed);
   server->stop(SIGKILL);
@@ -209,9 +229,8 @@ TEST_F(NbdReconnectTest, AnExportThatHasBecomeReadOnlyIsRefused) {
   server->stop(SIGKILL);
   words.insert(words.begin() + 1, "--read-only");
   ASSERT_TRUE(server->start(words));
-  ASSERT_TRUE(client.poll_until([&] {
-    return client.disk().status().detail.find("read-only") != std::string::npos;
-  }));
+  ASSERT_TRUE(client.poll_until(
+      [&] { return client.disk().status().detail.find("read-only") != std::string::npos; }));
   EXPECT_FALSE(client.disk().status().is_available);
 }
 

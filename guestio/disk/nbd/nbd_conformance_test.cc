@@ -22,8 +22,7 @@ std::unique_ptr<testing::DiskSubject> make_tls() {
   const std::string file = keys->psk_file("keys");
   auto server = NbdServer::nbdkit({"--tls=require", "--tls-psk=" + file, "memory", "4M"});
   if (!server) return nullptr;
-  const std::string uri =
-      "nbds+unix://alice@/?socket=" + server->path() + "&tls-psk-file=" + file;
+  const std::string uri = "nbds+unix://alice@/?socket=" + server->path() + "&tls-psk-file=" + file;
   return NbdSubject::make(std::move(server), kMuchBounce, uri);
 }
 
@@ -43,8 +42,7 @@ INSTANTIATE_TEST_SUITE_P(
                                 "blocksize-maximum=65536", "blocksize-error-policy=error"}),
         nbdkit("OneConnection", {"--filter=multi-conn", "memory", "4M", "multi-conn-mode=disable"}),
         nbdkit("WithoutFua", {"--filter=fua", "memory", "4M"}),
-        nbdkit("WithoutZero", {"--filter=nozero", "memory", "4M"}),
-        DiskKind{"Tls", &make_tls},
+        nbdkit("WithoutZero", {"--filter=nozero", "memory", "4M"}), DiskKind{"Tls", &make_tls},
         DiskKind{"QemuNbd", [] { return NbdSubject::make(NbdServer::qemu_nbd(), kMuchBounce); }}),
     [](const auto& instance) { return instance.param.name; });
 

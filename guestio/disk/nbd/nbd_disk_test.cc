@@ -99,9 +99,8 @@ TEST(NbdDisk, TheConnectionOfOpeningServesTheFirstChannel) {
 TEST(NbdDisk, AnErrorOfTheServerReachesItsRequestOnly) {
   const testing::TemporaryDirectory folder;
   const std::string trigger = folder.file("trigger");
-  const auto server =
-      NbdServer::nbdkit({"--filter=error", "memory", "4M", "error-pread=EIO",
-                         "error-pread-rate=100%", "error-pread-file=" + trigger});
+  const auto server = NbdServer::nbdkit({"--filter=error", "memory", "4M", "error-pread=EIO",
+                                         "error-pread-rate=100%", "error-pread-file=" + trigger});
   if (!server) GTEST_SKIP() << "nbdkit is not installed";
   NbdClient client(server->uri());
   ASSERT_TRUE(client.fill(0, 'a'));

@@ -78,9 +78,10 @@ TEST(NbdExport, ConstraintsOutsideOfTheProtocolAreRefused) {
   struct Case {
     std::uint64_t minimum, preferred, maximum;
   };
-  for (const Case& wrong : {Case{3, 4096, kMiB}, Case{131072, 131072, kMiB}, Case{512, 5000, kMiB},
-                            Case{4096, 512, kMiB}, Case{4096, 4096, 512}, Case{1, 1, 100},
-                            Case{~std::uint64_t{0}, 4096, kMiB}, Case{1, ~std::uint64_t{0}, kMiB}}) {
+  for (const Case& wrong :
+       {Case{3, 4096, kMiB}, Case{131072, 131072, kMiB}, Case{512, 5000, kMiB},
+        Case{4096, 512, kMiB}, Case{4096, 4096, 512}, Case{1, 1, 100},
+        Case{~std::uint64_t{0}, 4096, kMiB}, Case{1, ~std::uint64_t{0}, kMiB}}) {
     NbdExport facts = usual();
     facts.minimum = wrong.minimum;
     facts.preferred = wrong.preferred;

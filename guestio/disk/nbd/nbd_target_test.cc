@@ -120,8 +120,7 @@ TEST(NbdTarget, InvalidSettingsAreRefusedWithAReason) {
     EXPECT_EQ(refusal("io-timeout", value),
               start + "io-timeout is not a number of seconds from 1 to 86400");
   }
-  EXPECT_EQ(refusal("tls-certificates", "/pki"),
-            start + "tls-psk-file excludes tls-certificates");
+  EXPECT_EQ(refusal("tls-certificates", "/pki"), start + "tls-psk-file excludes tls-certificates");
 }
 
 TEST(NbdTarget, TlsNeedsSomethingThatAuthenticatesTheServer) {

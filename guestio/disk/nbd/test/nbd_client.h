@@ -60,8 +60,8 @@ class NbdClient {
     if (kind != disk::IoKind::kFlush) io.length = length;
     if (kind == disk::IoKind::kRead || kind == disk::IoKind::kWrite) {
       io.extents = {mem::AddressRange::from_checked(Gpa(offset), length)};
-      const auto access = kind == disk::IoKind::kRead ? buf::MemoryAccess::kWritable
-                                                      : buf::MemoryAccess::kReadOnly;
+      const auto access =
+          kind == disk::IoKind::kRead ? buf::MemoryAccess::kWritable : buf::MemoryAccess::kReadOnly;
       io.buffers = *buf::RequestBuffers::from_extents(memory_, io.extents, access);
     }
     channels_[channel]->start(io);

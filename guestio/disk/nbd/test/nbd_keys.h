@@ -39,8 +39,9 @@ class NbdKeys {
     run({tool, "--generate-self-signed", "--load-privkey=" + folder + "/ca-key.pem",
          "--template=" + folder + "/ca", "--outfile=" + folder + "/ca-cert.pem"});
     run({tool, "--generate-certificate", "--load-ca-certificate=" + folder + "/ca-cert.pem",
-         "--load-ca-privkey=" + folder + "/ca-key.pem", "--load-privkey=" + folder + "/server-key.pem",
-         "--template=" + folder + "/server", "--outfile=" + folder + "/server-cert.pem"});
+         "--load-ca-privkey=" + folder + "/ca-key.pem",
+         "--load-privkey=" + folder + "/server-key.pem", "--template=" + folder + "/server",
+         "--outfile=" + folder + "/server-cert.pem"});
     return folder;
   }
 

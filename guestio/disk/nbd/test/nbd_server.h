@@ -36,10 +36,9 @@ class NbdServer {
                                                    std::vector<std::string> arguments) {
     std::unique_ptr<NbdServer> self(new NbdServer());
     self->ready_file_ = self->folder_.file("pid");
-    std::vector<std::string> words{"/usr/bin/nbdkit",      "-f",
-                                   "--exit-with-parent",   "--ipaddr=127.0.0.1",
-                                   "--port=" + port,       "--pidfile",
-                                   self->ready_file_};
+    std::vector<std::string> words{
+        "/usr/bin/nbdkit", "-f",        "--exit-with-parent", "--ipaddr=127.0.0.1",
+        "--port=" + port,  "--pidfile", self->ready_file_};
     for (std::string& argument : arguments) words.push_back(std::move(argument));
     return start_first(std::move(self), std::move(words));
   }

@@ -8,7 +8,7 @@
 #include "guestio/disk/nbd/nbd_disk.h"
 #include "guestio/disk/nbd/test/nbd_server.h"
 #include "guestio/mem/recover.h"
-#include "testing/disk_conformance.h"
+#include "testing/disk_subject.h"
 
 namespace guestio::testing {
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/disk/nbd/nbd_factory.h"
 #include "guestio/disk/nbd/test/nbd_keys.h"
-#include "guestio/disk/nbd/test/nbd_server.h"
 #include "guestio/disk/nbd/test/nbd_subject.h"
 #include "testing/disk_conformance.h"
+#include "testing/nbd_server.h"
 
 namespace guestio::disk {
 namespace {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -18,6 +19,7 @@ namespace {
 
 using std::chrono::milliseconds;
 using testing::HostileNbdServer;
+using testing::kind_of;
 using testing::NbdClient;
 using testing::NbdPeer;
 using testing::NbdServer;
@@ -159,6 +161,36 @@ TEST(NbdDisk, ASuccessorTakesOverAnExportThatHasNotShrunk) {
   DiskSnapshot larger;
   larger.size = ByteCount(std::uint64_t{8} << 20);
   EXPECT_FALSE(factory.take_over(options_of(server->uri()), std::move(larger)).has_value());
+}
+
+TEST(NbdDisk, ATakeoverWaitsForNoServerThatIsAway) {
+  const auto server = NbdServer::nbdkit({"file", "IMAGE"});
+  if (!server) GTEST_SKIP() << "nbdkit is not installed";
+  NbdClient old(server->uri());
+  ASSERT_TRUE(old.fill(0, 'a'));
+  server->stop(SIGKILL);
+  ASSERT_TRUE(old.poll_until([&] { return !old.disk().status().is_available; }));
+  auto snapshot = old.disk().snapshot();
+  ASSERT_TRUE(snapshot.has_value());
+  NbdFactory factory;
+  auto disk = factory.take_over(options_of(server->uri()), std::move(*snapshot));
+  ASSERT_TRUE(disk.has_value()) << disk.error().to_string();
+  EXPECT_EQ((*disk)->info().size, old.disk().info().size);
+  EXPECT_EQ((*disk)->info().discard.has_value(), old.disk().info().discard.has_value());
+
+  NbdClient present(std::move(*disk));
+  EXPECT_EQ(kind_of(present.perform(IoKind::kRead, 0)), ErrorKind::kClosed);
+  ASSERT_TRUE(server->start());
+  present.wait_for_return();
+  EXPECT_EQ(present.look(0), 'a');
+}
+
+TEST(NbdDisk, ATakeoverRefusesTheSnapshotOfAnotherBackend) {
+  NbdFactory factory;
+  DiskSnapshot snapshot;
+  snapshot.size = ByteCount(4096);
+  snapshot.backend_state = "/run/folder";
+  EXPECT_FALSE(factory.take_over(options_of("nbd+unix:///?socket=/x"), std::move(snapshot)));
 }
 
 }  // namespace

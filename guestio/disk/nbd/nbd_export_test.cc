@@ -146,5 +146,32 @@ TEST(NbdExport, AnExportThatHasLostSomethingIsAnotherDisk) {
   }
 }
 
+TEST(NbdExport, ItsTextIsReadBackUnchanged) {
+  NbdExport facts{.size = (std::uint64_t{1} << 63) - 1,
+                  .can_flush = true,
+                  .can_trim = true,
+                  .can_multi_conn = true,
+                  .minimum = 512,
+                  .preferred = 4096,
+                  .maximum = 1 << 20};
+  const auto read = parse_nbd_export(to_text(facts));
+  ASSERT_TRUE(read.has_value());
+  EXPECT_EQ(to_text(*read), to_text(facts));
+  EXPECT_EQ(read->size, facts.size);
+  EXPECT_EQ(read->maximum, facts.maximum);
+  EXPECT_TRUE(read->can_multi_conn);
+  EXPECT_FALSE(read->can_fua);
+}
+
+TEST(NbdExport, AnyOtherTextIsRefused) {
+  for (const char* const text :
+       {"", "1", "1 2 3 4 0 0 0 0 0", "1 2 3 4 0 0 0 0 0 2", "1 2 3 4 0 0 0 0 0 0 0",
+        "1 2 3 4 0 0 0 0 0 x", "-1 2 3 4 0 0 0 0 0 0", "1  2 3 4 0 0 0 0 0 0",
+        "99999999999999999999 2 3 4 0 0 0 0 0 0"}) {
+    EXPECT_FALSE(parse_nbd_export(text).has_value()) << text;
+  }
+  EXPECT_TRUE(parse_nbd_export("1 2 3 4 0 0 0 0 0 1").has_value());
+}
+
 }  // namespace
 }  // namespace guestio::disk

@@ -24,12 +24,17 @@ class NbdClient {
     auto target = disk::parse_nbd_target(options);
     EXPECT_TRUE(target.has_value());
     target->io_timeout = io_timeout;
-    auto opened = disk::NbdDisk::open(*target, options);
+    auto opened = disk::NbdDisk::open(*target, options, target->io_timeout);
     if (!opened) {
       failure_ = opened.error().to_string();
       return;
     }
     disk_ = std::move(*opened);
+    add_channel();
+  }
+  /// On an open NbdDisk.
+  explicit NbdClient(std::shared_ptr<disk::Disk> disk)
+      : disk_(std::static_pointer_cast<disk::NbdDisk>(std::move(disk))) {
     add_channel();
   }
   ~NbdClient() {
@@ -111,7 +116,7 @@ class NbdClient {
   mem::GuestMemory memory_ = *mem::GuestMemory::allocate(ByteCount(std::uint64_t{1} << 20));
   std::unique_ptr<uring::Loop> loop_ = std::move(*uring::Loop::create());
   std::deque<TestIo> requests_;
-  std::unique_ptr<disk::NbdDisk> disk_;
+  std::shared_ptr<disk::NbdDisk> disk_;
   std::vector<std::unique_ptr<disk::Channel>> channels_;
   int available_ = 0;
 };

@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "guestio/disk/nbd/nbd_disk.h"
-#include "guestio/disk/nbd/test/nbd_server.h"
 #include "guestio/mem/recover.h"
 #include "testing/disk_subject.h"
+#include "testing/nbd_server.h"
 
 namespace guestio::testing {
 
@@ -41,7 +41,7 @@ class NbdSubject final : public DiskSubject {
     options.uri = uri.empty() ? server->uri() : uri;
     const auto target = disk::parse_nbd_target(options);
     EXPECT_TRUE(target.has_value());
-    auto opened = disk::NbdDisk::open(*target, options);
+    auto opened = disk::NbdDisk::open(*target, options, target->io_timeout);
     EXPECT_TRUE(opened.has_value()) << opened.error().to_string();
     return std::make_unique<NbdSubject>(std::move(server), std::move(*opened), bounce);
   }

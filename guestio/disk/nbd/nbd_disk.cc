@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "guestio/disk/nbd/nbd_disk.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "guestio/base/log.h"
@@ -8,8 +9,11 @@
 namespace guestio::disk {
 
 OpenResult<std::unique_ptr<NbdDisk>> NbdDisk::open(const NbdTarget& target,
-                                                   const OpenOptions& options) {
-  auto opened = connect_to_nbd_server(target);
+                                                   const OpenOptions& options,
+                                                   std::chrono::milliseconds limit) {
+  NbdTarget limited = target;
+  limited.io_timeout = std::min(limited.io_timeout, limit);
+  auto opened = connect_to_nbd_server(limited);
   if (!opened) return std::unexpected(std::move(opened.error().failure));
   const auto shape = shape_nbd_disk(opened->facts, options);
   if (!shape) return std::unexpected(shape.error());
@@ -20,6 +24,15 @@ OpenResult<std::unique_ptr<NbdDisk>> NbdDisk::open(const NbdTarget& target,
         std::max(options.block_size.raw(), shape->limits.alignment));
   }
   return std::unique_ptr<NbdDisk>(new NbdDisk(target, options, *shape, std::move(*opened)));
+}
+
+OpenResult<std::unique_ptr<NbdDisk>> NbdDisk::resume(const NbdTarget& target,
+                                                     const OpenOptions& options,
+                                                     const NbdExport& facts) {
+  const auto shape = shape_nbd_disk(facts, options);
+  if (!shape) return std::unexpected(shape.error());
+  NbdOpened opened{.handle = nullptr, .facts = facts};
+  return std::unique_ptr<NbdDisk>(new NbdDisk(target, options, *shape, std::move(opened)));
 }
 
 NbdDisk::NbdDisk(NbdTarget target, const OpenOptions& options, const NbdShape& shape,
@@ -66,6 +79,7 @@ std::optional<std::string> NbdDisk::check(const NbdExport& present) {
 Result<DiskSnapshot> NbdDisk::snapshot() const {
   DiskSnapshot snapshot;
   snapshot.size = info().size;
+  if (!status_.get().is_available) snapshot.backend_state = to_text(facts_);
   return snapshot;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -25,10 +26,16 @@ namespace guestio::disk {
 /// Threads, lifetime: as Disk; the channels as NbdLink.
 class NbdDisk final : public RemoteDisk {
  public:
-  /// Connects. Blocks up to `target.io_timeout`. Errors: of connect_to_nbd_server() and
+  /// Connects. Blocks up to `target.io_timeout` and `limit`. Errors: of connect_to_nbd_server() and
   /// shape_nbd_disk().
   static OpenResult<std::unique_ptr<NbdDisk>> open(const NbdTarget& target,
-                                                   const OpenOptions& options);
+                                                   const OpenOptions& options,
+                                                   std::chrono::milliseconds limit);
+  /// As open(), without waiting for the server: it was away from the process that served the disk.
+  /// Errors: of shape_nbd_disk().
+  static OpenResult<std::unique_ptr<NbdDisk>> resume(const NbdTarget& target,
+                                                     const OpenOptions& options,
+                                                     const NbdExport& facts);
 
   Result<std::unique_ptr<Channel>> open_channel(uring::Loop& loop, ByteCount bounce_limit) override;
   [[nodiscard]] bool needs_one_thread() const noexcept override { return !facts_.can_multi_conn; }
@@ -47,7 +54,7 @@ class NbdDisk final : public RemoteDisk {
   NbdStatus status_;
   std::mutex mutex_;
   // protected by mutex_
-  NbdHandle first_;                // of open(), for the first link
+  NbdHandle first_;                // of open(), for the first link; empty after resume()
   std::weak_ptr<NbdLink> shared_;  // of a server that takes one connection
 };
 

@@ -23,6 +23,8 @@ constexpr std::chrono::milliseconds kPauseWithoutThread{1000};
 constexpr int kMaxLateReceives = 16;
 
 const char* const kReconnects = "reconnects until it is back";
+const char* const kWaits =
+    "reconnects after the server has closed the connection, because writes are in flight";
 
 }  // namespace
 
@@ -161,10 +163,17 @@ void NbdLink::on_first_failure() {
   }
 }
 
-void NbdLink::on_connection_lost(std::string cause) {
-  status_.on_lost(cause, kReconnects);
+void NbdLink::on_connection_lost(std::string cause, UniqueFd unfinished) {
   connection_.reset();
-  connect();
+  replace(cause, std::move(unfinished));
+}
+
+void NbdLink::replace(const std::string& cause, UniqueFd unfinished) {
+  status_.on_lost(cause, unfinished ? kWaits : kReconnects);
+  if (!unfinished) return connect();
+  stalled_ = std::move(unfinished);
+  (void)::shutdown(stalled_.get(), SHUT_WR);
+  stalled_readable_.poll(stalled_.get(), POLLIN);
 }
 
 void NbdLink::watch() { tick_.sleep(target_.io_timeout / kTicksPerTimeout); }
@@ -187,14 +196,9 @@ void NbdLink::give_up_stalled() {
       fmt::format("no reply for {} s", static_cast<double>(target_.io_timeout.count()) / 1000);
   // Completions may submit: they meet no connection.
   const auto connection = std::exchange(connection_, nullptr);
-  status_.on_lost(cause, has_changes ? "waits until the server has closed the connection, because "
-                                       "writes are in flight"
-                                     : kReconnects);
   UniqueFd socket = connection->abandon();
-  if (!has_changes || !socket) return connect();
-  stalled_ = std::move(socket);
-  (void)::shutdown(stalled_.get(), SHUT_WR);
-  stalled_readable_.poll(stalled_.get(), POLLIN);
+  if (!has_changes) socket.reset();
+  replace(cause, std::move(socket));
 }
 
 void NbdLink::on_stalled_readable() {

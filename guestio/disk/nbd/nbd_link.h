@@ -72,13 +72,15 @@ class NbdLink final : public NbdConnection::Owner {
   struct Mail;
 
   void begin();
-  void on_connection_lost(std::string cause) override;
+  void on_connection_lost(std::string cause, UniqueFd unfinished) override;
   void connect();
   void on_connected(NbdHandle handle);
   void on_first_failure();
   void watch();
   void on_tick();
   void give_up_stalled();
+  /// Connects, or waits before that until the server has closed `unfinished`.
+  void replace(const std::string& cause, UniqueFd unfinished);
   void on_stalled_readable();
 
   uring::Loop& loop_;

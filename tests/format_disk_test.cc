@@ -101,8 +101,8 @@ TEST_F(FormatDiskTest, AGuestReadsTheBackingFileAndWritesTheOverlay) {
   // The base is as before, and the overlay differs by these bytes.
   Bytes expected = base_bytes_;
   std::ranges::copy(written, expected.begin() + 8192);
-  for (const auto& [from, bytes] :
-       {std::pair{std::string("\"$2\""), base_bytes_}, std::pair{std::string("\"$1\""), expected}}) {
+  for (const auto& [from, bytes] : {std::pair{std::string("\"$2\""), base_bytes_},
+                                    std::pair{std::string("\"$1\""), expected}}) {
     const std::string raw = folder_.file("raw");
     ASSERT_EQ(run_shell("qemu-img convert -O raw " + from + " " + raw), 0);
     std::ifstream file(raw, std::ios::binary);
@@ -182,8 +182,8 @@ TEST_F(FormatDiskTest, NothingIsLeftOfAnEndedProcess) {
 }
 
 TEST_F(FormatDiskTest, RefusalsHaveTheDaemonsWords) {
-  const Outcome missing = run({"--socket-path", socket_, "--blk-file", folder_.file("missing"),
-                               "--format", "qcow2"});
+  const Outcome missing =
+      run({"--socket-path", socket_, "--blk-file", folder_.file("missing"), "--format", "qcow2"});
   EXPECT_EQ(missing.status, 2) << missing.output;
   EXPECT_NE(missing.output.find("No such file"), std::string::npos) << missing.output;
   const Outcome wrong = run({"--socket-path", socket_, "--blk-file", image_, "--format", "qcow2"});
@@ -191,8 +191,8 @@ TEST_F(FormatDiskTest, RefusalsHaveTheDaemonsWords) {
   EXPECT_NE(wrong.output.find("not in qcow2 format"), std::string::npos) << wrong.output;
   // Our own words for the daemon say nothing to the operator.
   EXPECT_EQ(wrong.output.find("--blockdev"), std::string::npos) << wrong.output;
-  expect_diagnostic(
-      run({"--socket-path", socket_, "--blk-file", image_, "--format", "qcow3"}), "qcow2");
+  expect_diagnostic(run({"--socket-path", socket_, "--blk-file", image_, "--format", "qcow3"}),
+                    "qcow2");
 }
 
 TEST_F(FormatDiskTest, TheWholeImageIsServedReadOnly) {
@@ -239,15 +239,14 @@ TEST_P(EachFormatTest, KeepsWhatAGuestWrote) {
 
 INSTANTIATE_TEST_SUITE_P(
     Formats, EachFormatTest,
-    ::testing::Values(
-        Format{"vmdk", "qemu-img create -q -f vmdk \"$1\" 16M", {"--format", "vmdk"}},
-        Format{"vdi", "qemu-img create -q -f vdi \"$1\" 16M", {"--format", "vdi"}},
-        Format{"vhdx", "qemu-img create -q -f vhdx \"$1\" 16M", {"--format", "vhdx"}},
-        Format{"vpc", "qemu-img create -q -f vpc \"$1\" 16M", {"--format", "vpc"}},
-        Format{"luks",
-               "qemu-img create -q -f luks --object secret,id=k,file=\"$2\" -o "
-               "key-secret=k,iter-time=10 \"$1\" 16M",
-               {"--format", "luks", "--key-file", "KEY"}}),
+    ::testing::Values(Format{"vmdk", "qemu-img create -q -f vmdk \"$1\" 16M", {"--format", "vmdk"}},
+                      Format{"vdi", "qemu-img create -q -f vdi \"$1\" 16M", {"--format", "vdi"}},
+                      Format{"vhdx", "qemu-img create -q -f vhdx \"$1\" 16M", {"--format", "vhdx"}},
+                      Format{"vpc", "qemu-img create -q -f vpc \"$1\" 16M", {"--format", "vpc"}},
+                      Format{"luks",
+                             "qemu-img create -q -f luks --object secret,id=k,file=\"$2\" -o "
+                             "key-secret=k,iter-time=10 \"$1\" 16M",
+                             {"--format", "luks", "--key-file", "KEY"}}),
     [](const auto& test) { return test.param.name; });
 
 }  // namespace

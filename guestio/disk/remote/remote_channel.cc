@@ -28,21 +28,37 @@ struct RemoteChannel::Part {
   [[nodiscard]] std::uint64_t size() const noexcept { return end - start; }
 };
 
-/// Awaits a submitted command.
+/// Awaits a submitted command, and keeps what the server has not flushed.
 class RemoteChannel::Running {
  public:
   Running(RemoteChannel& channel, RemoteCommand& command) noexcept
-      : channel_(channel), command_(command) {}
+      : channel_(channel), command_(command), unflushed_(channel.disk_.unflushed_writes()) {}
   [[nodiscard]] bool await_ready() noexcept {
+    if (unflushed_ != nullptr && command_.work().kind == IoKind::kFlush) {
+      flushed_ = unflushed_->end();
+    }
     channel_.submit(command_);
     return command_.is_complete();
   }
   void await_suspend(std::coroutine_handle<> waiting) noexcept { command_.set_waiting(waiting); }
-  [[nodiscard]] Result<> await_resume() const noexcept { return command_.result(); }
+  [[nodiscard]] Result<> await_resume() const noexcept {
+    if (unflushed_ != nullptr && command_.result()) keep();
+    return command_.result();
+  }
 
  private:
+  void keep() const noexcept {
+    switch (command_.work().kind) {
+      case IoKind::kRead: break;
+      case IoKind::kFlush: unflushed_->drop_before(flushed_); break;
+      default: unflushed_->add(command_.work());
+    }
+  }
+
   RemoteChannel& channel_;
   RemoteCommand& command_;
+  UnflushedWrites* const unflushed_;
+  UnflushedWrites::Position flushed_ = 0;
 };
 
 namespace {
@@ -75,7 +91,12 @@ ChannelStatistics RemoteChannel::statistics() const noexcept {
 }
 
 task::Task<> RemoteChannel::serve(Io& io) {
-  const auto result = co_await perform(io);
+  auto result = co_await perform(io);
+  const UnflushedWrites* const unflushed = disk_.unflushed_writes();
+  const bool is_change = io.kind != IoKind::kRead && io.kind != IoKind::kFlush;
+  if (result && is_change && unflushed != nullptr && unflushed->is_full()) {
+    result = co_await flush();
+  }
   io.on_done(result);
 }
 

@@ -27,7 +27,7 @@ namespace guestio::disk {
 ///
 /// A request is split into commands within RemoteLimits. A write of part of a block is a
 /// read-modify-write that excludes other writes to the block. When bounce memory is used up,
-/// requests wait in order.
+/// requests wait in order. When UnflushedWrites are too many, requests end with a flush.
 ///
 /// Threads: its loop's. Lifetime: as Channel.
 class RemoteChannel : public Channel {

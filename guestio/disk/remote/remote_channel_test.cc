@@ -38,6 +38,7 @@ class ModelEngine final : public RemoteDisk {
 
   Result<std::unique_ptr<Channel>> open_channel(uring::Loop& loop, ByteCount bounce) override;
 
+  void keep(ByteCount limit) { keep_unflushed_writes(limit); }
   void change_size(ByteCount size) {
     bytes_.resize(size.raw());
     announce_size(size);
@@ -278,6 +279,34 @@ TEST_F(RemoteChannelTest, DiscardAndZeroesExcludeWritesWhereTheServerDoesNot) {
     EXPECT_TRUE(std::ranges::all_of(ios, [](const TestIo& io) { return io.result->has_value(); }));
     EXPECT_EQ(subject.engine().collisions == 0, range_block != 0);
   }
+}
+
+TEST_F(RemoteChannelTest, AWriteBackCacheIsFlushedBeforeTheCopiesAreTooMany) {
+  constexpr std::uint64_t kLimit = 65536;
+  ModelSubject subject({});
+  subject.engine().keep(ByteCount(kLimit));
+  TestIo io;
+  for (std::uint64_t i = 0; i < 64; ++i) {
+    prepare(io, IoKind::kWrite, i * 4096, 4096);
+    ASSERT_TRUE(perform(subject, io));
+    EXPECT_FALSE(subject.engine().unflushed_writes()->is_full());
+  }
+  const auto flushes = std::ranges::count(subject.engine().log, IoKind::kFlush,
+                                          [](const auto& work) { return work.kind; });
+  EXPECT_EQ(flushes, 4);
+  prepare(io, IoKind::kFlush, 0, 0);
+  ASSERT_TRUE(perform(subject, io));
+  EXPECT_TRUE(subject.engine().unflushed_writes()->is_empty());
+}
+
+TEST_F(RemoteChannelTest, AFailedCommandIsNotKept) {
+  ModelSubject subject({});
+  subject.engine().keep(ByteCount(65536));
+  subject.engine().is_away = true;
+  TestIo io;
+  prepare(io, IoKind::kWrite, 0, 4096);
+  EXPECT_FALSE(perform(subject, io));
+  EXPECT_TRUE(subject.engine().unflushed_writes()->is_empty());
 }
 
 TEST_F(RemoteChannelTest, AnAbsentServerFailsRequestsAndAnnouncesItsReturn) {

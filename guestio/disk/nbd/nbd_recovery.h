@@ -15,8 +15,8 @@ class NbdLink;
 ///     one connection is lost ─► all are given up ─► one link sends the unflushed writes again ─►
 ///     all links are ready
 ///
-/// 1. No request reaches the server between the loss and the end of the repetition: no read misses a
-/// write, and no old write lands on a newer one.
+/// 1. No request reaches the server between the loss and the end of the repetition: no read misses
+/// a write, and no old write lands on a newer one.
 /// 2. The repetition begins when no connection of before is open, and starts anew with a further
 /// loss.
 /// 3. freeze() keeps it from beginning: another process may send them.

@@ -57,8 +57,8 @@ bool is_valid(const Record& record, std::uint64_t left, ByteCount disk_size) noe
   constexpr std::array kKinds = {IoKind::kWrite, IoKind::kWriteZeroes, IoKind::kDiscard};
   const bool has_data = record.kind == std::to_underlying(IoKind::kWrite);
   return record.magic == kMagic && record.unmap <= std::to_underlying(Unmap::kAllowed) &&
-         std::ranges::any_of(kKinds,
-                             [&](IoKind kind) { return std::to_underlying(kind) == record.kind; }) &&
+         std::ranges::any_of(
+             kKinds, [&](IoKind kind) { return std::to_underlying(kind) == record.kind; }) &&
          record.length <= disk_size.raw() && record.offset <= disk_size.raw() - record.length &&
          (!has_data || record.length <= left);
 }

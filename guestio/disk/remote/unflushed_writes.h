@@ -15,11 +15,13 @@
 
 namespace guestio::disk {
 
-/// Copies of the writes, zeroes and discards that a server has acknowledged and no flush has covered.
-/// A server with a write-back cache loses them when it ends; the same server, restarted, gets them
-/// again in their order. (NFS clients treat unstable writes in the same way: RFC 1813, 4.11.)
+/// Copies of the writes, zeroes and discards that a server has acknowledged and no flush has
+/// covered. A server with a write-back cache loses them when it ends; the same server, restarted,
+/// gets them again in their order. (NFS clients treat unstable writes in the same way: RFC
+/// 1813, 4.11.)
 ///
-///     add() ─► 3: write  4: zeroes  5: write ─► drop_before(5), when the flush that began at 5 ends
+///     add() ─► 3: write  4: zeroes  5: write ─► drop_before(5), when the flush that began at 5
+///     ends
 ///                └── next_batch(): not overlapping, may be in flight together
 ///
 /// Two writes to the same bytes that were in flight together have the order of their completions.

@@ -88,7 +88,7 @@ class Soak:
             outcome = scenario()
             print(f"    {name}: {outcome or 'passed'}, {time.monotonic() - since:.0f} s", flush=True)
             return True
-        except Failure as failure:
+        except (Failure, OSError) as failure:
             print(f"    {name}: FAILED: {failure}; logs are in {logs}", flush=True)
             return False
         finally:

@@ -124,7 +124,7 @@ def stops_of_the_server(soak):
 
 def errors(soak):
     """The filter fails requests while a file exists. The guest sees none of it: they are held."""
-    trigger = os.path.join(soak.workshop.sockets, "errors")
+    trigger = os.path.join(soak.workshop.sockets, "fail")
     server = nbdkit(soak, "errors", "--filter=error", "file", "{image}", "error=EIO",
                     "error-rate=20%", f"error-file={trigger}")  # fmt: skip
     backend = soak.backend("errors", server.uri)
@@ -200,9 +200,9 @@ def scenarios(soak):
     yield "kills-of-nbdkit", lambda: kills_of_the_server(soak)
     yield "stops-of-nbdkit", lambda: stops_of_the_server(soak)
     yield "errors", lambda: errors(soak)
-    yield "delay", lambda: filtered(soak, "delay", 4000, "--filter=delay", "memory", str(BYTES),
+    yield "delay", lambda: filtered(soak, "delay", 20000, "--filter=delay", "memory", str(BYTES),
                                     "delay-read=2ms", "delay-write=5ms")  # fmt: skip
-    yield "rate", lambda: filtered(soak, "rate", 4000, "--filter=rate", "memory", str(BYTES),
+    yield "rate", lambda: filtered(soak, "rate", 20000, "--filter=rate", "memory", str(BYTES),
                                    "rate=800M")  # fmt: skip
     yield "block-sizes", lambda: filtered(
         soak, "block-sizes", 20000, "--filter=blocksize-policy", "memory", str(BYTES),

@@ -147,8 +147,8 @@ TEST_F(NbdRecoveryTest, AServerWithoutCacheNeedsNone) {
   EXPECT_EQ(recovery.connected(link(0)).step, Step::kReady);
 }
 
-/// A server that has lost all of its memory. nbdkit flushes its memory plugin by doing nothing: what
-/// was flushed is lost for good.
+/// A server that has lost all of its memory. nbdkit flushes its memory plugin by doing nothing:
+/// what was flushed is lost for good.
 TEST(NbdUnflushedWritesTest, ARestartedServerGetsThem) {
   const auto server = NbdServer::nbdkit({"memory", "4M"});
   if (!server) GTEST_SKIP() << "nbdkit is not installed";

@@ -10,6 +10,7 @@
 #include "guestio/disk/nbd/nbd_connector.h"
 #include "guestio/disk/nbd/nbd_export.h"
 #include "guestio/disk/nbd/nbd_link.h"
+#include "guestio/disk/nbd/nbd_recovery.h"
 #include "guestio/disk/nbd/nbd_status.h"
 #include "guestio/disk/nbd/nbd_target.h"
 #include "guestio/disk/remote/remote_channel.h"
@@ -20,8 +21,8 @@ namespace guestio::disk {
 /// An export of an NBD server. Each channel has a connection, if the server promises that a flush
 /// covers the writes of all; else the channels share one and are of one loop.
 ///
-/// Acknowledged writes that were not flushed survive a lost connection only if they survive in the
-/// server: NBD has no means to ask.
+/// A server with a write-back cache may lose acknowledged writes that were not flushed, and NBD has
+/// no means to ask: they are kept here, and sent again after each loss of a connection.
 ///
 /// Threads, lifetime: as Disk; the channels as NbdLink.
 class NbdDisk final : public RemoteDisk {
@@ -40,7 +41,9 @@ class NbdDisk final : public RemoteDisk {
   Result<std::unique_ptr<Channel>> open_channel(uring::Loop& loop, ByteCount bounce_limit) override;
   [[nodiscard]] bool needs_one_thread() const noexcept override { return !facts_.can_multi_conn; }
   [[nodiscard]] DiskStatus status() const override { return status_.get(); }
+  /// Errors: busy (unflushed writes are being sent again), host.
   [[nodiscard]] Result<DiskSnapshot> snapshot() const override;
+  Result<> restore(DiskSnapshot latest) override;
 
  private:
   NbdDisk(NbdTarget target, const OpenOptions& options, const NbdShape& shape, NbdOpened opened);
@@ -52,6 +55,7 @@ class NbdDisk final : public RemoteDisk {
   const NbdTarget target_;
   const NbdExport facts_;  // at open
   NbdStatus status_;
+  mutable NbdRecovery recovery_;
   std::mutex mutex_;
   // protected by mutex_
   NbdHandle first_;                // of open(), for the first link; empty after resume()

@@ -21,6 +21,10 @@ constexpr std::uint64_t kMaxPhysicalBlock = std::uint64_t{64} << 10;
 constexpr std::uint64_t kUsualBlock = 4096;
 // A trim or zero of this length ends within the I/O timeout.
 constexpr std::uint64_t kMaxRange = std::uint64_t{128} << 20;
+// The largest of qcow2. QEMU's servers corrupt an image when a trim or zero meets a write that
+// allocates the same cluster (qemu-devel, 2026-04-21, "block/io: fix reproducible silent data
+// corruption in write-vs-discard race"), and no server says what it serves.
+constexpr std::uint64_t kLargestCluster = std::uint64_t{2} << 20;
 constexpr std::uint64_t kMaxDiscard = std::uint64_t{1} << 30;
 
 std::unexpected<OpenFailure> refuse(ErrorKind kind, const char* what, std::string why = {}) {
@@ -106,6 +110,7 @@ OpenResult<NbdShape> shape_nbd_disk(const NbdExport& facts, const OpenOptions& o
   limits.alignment = std::max(facts.minimum, Sector::kSize);
   limits.max_transfer = max_transfer_of(facts, limits.alignment);
   limits.max_range = kMaxRange;
+  if (facts.can_trim || facts.can_zero) limits.range_block = kLargestCluster;
   limits.has_fua = facts.can_fua;
   limits.has_flush = facts.can_flush;
   limits.has_write_zeroes = facts.can_zero;

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <mutex>
 #include <utility>
 
@@ -39,17 +40,90 @@ struct NbdLink::Mail {
   }
 };
 
+namespace {
+
+/// A member of the recovery by its mail. `Mailbox`: NbdLink::Mail.
+template <typename Mailbox>
+class MemberByMail final : public NbdRecovery::Member {
+ public:
+  using Epoch = NbdRecovery::Epoch;
+  using Function = void (*)(NbdLink& link, Epoch epoch);
+  struct Functions {
+    Function give_up;
+    Function repeat;
+    Function ready;
+  };
+  MemberByMail(std::shared_ptr<Mailbox> mail, const Functions& functions)
+      : mail_(std::move(mail)), functions_(functions) {}
+
+  void post_give_up(Epoch epoch) override { post(functions_.give_up, epoch); }
+  void post_repeat(Epoch epoch) override { post(functions_.repeat, epoch); }
+  void post_ready(Epoch epoch) override { post(functions_.ready, epoch); }
+
+ private:
+  void post(Function function, Epoch epoch) {
+    Mailbox::post(mail_, [function, epoch](NbdLink& link) { function(link, epoch); });
+  }
+
+  const std::shared_ptr<Mailbox> mail_;
+  const Functions functions_;
+};
+
+}  // namespace
+
+/// Awaits a command of the link's own.
+class NbdLink::Sent {
+ public:
+  Sent(NbdLink& link, RemoteCommand& command) noexcept : link_(link), command_(command) {}
+  [[nodiscard]] bool await_ready() noexcept {
+    if (link_.connection_) {
+      link_.send(command_);
+    } else {
+      command_.complete(fail(ErrorKind::kClosed, "NBD server"));
+    }
+    return command_.is_complete();
+  }
+  void await_suspend(std::coroutine_handle<> waiting) noexcept { command_.set_waiting(waiting); }
+  [[nodiscard]] Result<> await_resume() const noexcept { return command_.result(); }
+
+ private:
+  NbdLink& link_;
+  RemoteCommand& command_;
+};
+
 NbdLink::NbdLink(uring::Loop& loop, Options options)
     : loop_(loop),
       target_(std::move(options.target)),
       check_(std::move(options.check)),
       status_(options.status),
+      recovery_(options.recovery),
+      unflushed_(options.unflushed),
       first_(std::move(options.first)),
       tick_(loop, [this](std::int32_t) { on_tick(); }),
       mail_(std::make_shared<Mail>()),
       connect_again_(loop, [this](std::int32_t) { connect(); }) {
   mail_->loop = &loop;
   mail_->link = this;
+  using Epoch = NbdRecovery::Epoch;
+  using ByMail = MemberByMail<Mail>;
+  const ByMail::Functions functions = {
+      .give_up =
+          [](NbdLink& link, Epoch epoch) {
+            if (link.connection_ && link.epoch_ == epoch) {
+              link.give_up({});  // the cause was logged for another link
+            }
+          },
+      .repeat =
+          [](NbdLink& link, Epoch epoch) {
+            if (!link.connection_) return;
+            link.epoch_ = epoch;
+            link.repeat();
+          },
+      .ready =
+          [](NbdLink& link, Epoch epoch) {
+            if (link.connection_ && link.epoch_ == epoch && !link.is_ready_) link.become_ready();
+          }};
+  recovery_.join(*this, std::make_shared<ByMail>(mail_, functions));
   if (loop_.is_own_thread()) {
     begin();
   } else {
@@ -73,6 +147,9 @@ NbdLink::~NbdLink() {
   }
   mail_->link = nullptr;
   connector_.reset();
+  // The writes that it sends again.
+  if (connection_ && repeating_.running() != 0) (void)connection_->abandon();
+  recovery_.leave(*this);
   if (connection_) {
     status_.on_closed();
   } else if (!waits_for_first_) {
@@ -82,7 +159,13 @@ NbdLink::~NbdLink() {
 
 void NbdLink::submit(RemoteCommand& command) noexcept {
   if (waits_for_first_) return waiting_.push_back(command);
-  if (!connection_) return command.complete(fail(ErrorKind::kClosed, "NBD server"));
+  if (is_ready_) return send(command);
+  // This process serves the disk.
+  recovery_.unfreeze();
+  command.complete(fail(ErrorKind::kClosed, "NBD server"));
+}
+
+void NbdLink::send(RemoteCommand& command) noexcept {
   if (connection_->in_flight() == 0) replied_at_ = Clock::now();
   connection_->submit(command);
   if (!tick_.is_waiting()) watch();
@@ -133,6 +216,18 @@ void NbdLink::on_connected(NbdHandle handle) {
   connection_ = std::move(*created);
   replies_seen_ = 0;
   status_.on_connected(replaces_lost);
+  const NbdRecovery::Next next = recovery_.connected(*this);
+  epoch_ = next.epoch;
+  is_announced_ = replaces_lost || next.step != NbdRecovery::Step::kReady;
+  switch (next.step) {
+    case NbdRecovery::Step::kReady: become_ready(); break;
+    case NbdRecovery::Step::kRepeat: repeat(); break;
+    case NbdRecovery::Step::kWait: break;
+  }
+}
+
+void NbdLink::become_ready() {
+  is_ready_ = true;
   boost::intrusive::list<RemoteCommand> waiting;
   waiting.swap(waiting_);
   while (!waiting.empty()) {
@@ -140,8 +235,47 @@ void NbdLink::on_connected(NbdHandle handle) {
     waiting.pop_front();
     submit(command);
   }
-  if (!replaces_lost) return;
+  if (!is_announced_) return;
   for (Subscriber& subscriber : subscribers_) subscriber.on_connected();
+}
+
+void NbdLink::repeat() {
+  // An earlier repetition ended with its connection.
+  GUESTIO_CHECK(repeating_.running() == 0, "one repetition at a time");
+  repeating_.spawn(repeat_writes(epoch_));
+}
+
+task::Task<> NbdLink::repeat_writes(NbdRecovery::Epoch epoch) {
+  auto at = unflushed_->begin();
+  const auto first = at;
+  for (auto batch = unflushed_->next_batch(at); !batch.empty();
+       batch = unflushed_->next_batch(at)) {
+    Result<> result;
+    task::Scope sending;
+    for (const RemoteCommand::Work& work : batch) sending.spawn(repeat_one(work, result));
+    co_await sending.join();
+    if (result) continue;
+    if (result.error().kind != ErrorKind::kClosed) on_repeat_failed(result.error());
+    co_return;
+  }
+  if (at != first) status_.on_repeated(at - first);
+  recovery_.repeated(epoch);
+}
+
+task::Task<> NbdLink::repeat_one(RemoteCommand::Work work, Result<>& result) {
+  RemoteCommand command(work);
+  Sent sent(*this, command);
+  const auto done = co_await sent;
+  if (!done && result) result = done;
+}
+
+/// Called by the connection, which therefore ends later.
+void NbdLink::on_repeat_failed(const Error& cause) {
+  status_.on_refused(
+      fmt::format("it refuses writes that it has acknowledged: {}", cause.to_string()));
+  Mail::post(mail_, [epoch = epoch_](NbdLink& link) {
+    if (link.connection_ && link.epoch_ == epoch) link.give_up("writes cannot be sent again");
+  });
 }
 
 void NbdLink::on_first_failure() {
@@ -162,16 +296,23 @@ void NbdLink::on_connection_lost(std::string cause, NbdUnfinished unfinished) {
 }
 
 void NbdLink::replace(const std::string& cause, NbdUnfinished unfinished) {
+  is_ready_ = false;
   const bool waits = unfinished.has_changes;
   status_.on_lost(cause, waits ? kWaits : kReconnects);
+  recovery_.lost(*this);
   farewell_.reset();
   if (unfinished.socket) {
     farewell_.emplace(loop_, std::move(unfinished), [this, waits] {
       farewell_.reset();
-      if (waits) connect();
+      if (waits) on_gone();
     });
   }
-  if (!waits) connect();
+  if (!waits) on_gone();
+}
+
+void NbdLink::on_gone() {
+  recovery_.gone(*this);
+  connect();
 }
 
 void NbdLink::watch() { tick_.sleep(target_.io_timeout / kTicksPerTimeout); }
@@ -185,13 +326,12 @@ void NbdLink::on_tick() {
     replied_at_ = now;
   }
   if (now - replied_at_ < target_.io_timeout) return watch();
-  give_up_stalled();
+  give_up(fmt::format("no reply for {} s", static_cast<double>(target_.io_timeout.count()) / 1000));
 }
 
-void NbdLink::give_up_stalled() {
-  const std::string cause =
-      fmt::format("no reply for {} s", static_cast<double>(target_.io_timeout.count()) / 1000);
+void NbdLink::give_up(const std::string& cause) {
   // Completions may submit: they meet no connection.
+  is_ready_ = false;
   const auto connection = std::exchange(connection_, nullptr);
   replace(cause, connection->abandon());
 }

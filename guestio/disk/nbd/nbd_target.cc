@@ -159,6 +159,10 @@ OpenResult<void> take_settings(const OpenOptions& options, NbdTarget& target) {
         return refuse_setting(name, "is not a number of seconds from 1 to 86400");
       }
       target.io_timeout = std::chrono::seconds(*seconds);
+    } else if (name == "unflushed-limit") {
+      const auto bytes = parse_number(value);
+      if (!bytes) return refuse_setting(name, "is not a number of bytes");
+      target.unflushed_limit = ByteCount(*bytes);
     } else if (value.empty()) {
       return refuse_setting(name, "has no value");
     } else if (!take_tls_setting(name, value, target)) {

@@ -84,6 +84,13 @@ class NbdServerTest : public BackendTest {
     ASSERT_TRUE(guest.queue().ring().publish());
     ASSERT_TRUE(guest.queue().kick());
   }
+  std::uint64_t kicks() { return ask("statistics")["disks"][0]["kicks"]; }
+  /// As begin_write(), until the backend has the request.
+  void send_write(testing::BlkGuest& guest, std::uint64_t sector, std::byte value) {
+    const std::uint64_t before = kicks();
+    begin_write(guest, sector, value);
+    ASSERT_TRUE(wait_until([&] { return kicks() > before; })) << backend_->output();
+  }
   /// The status of that write; 0xff without one.
   std::uint8_t finish_write(testing::BlkGuest& guest) {
     EXPECT_EQ(guest.wait_for_used(0, std::chrono::seconds(60)), 1U) << backend_->output();
@@ -185,7 +192,7 @@ TEST_F(NbdServerTest, AStoppedServerDelaysNoOtherDiskOfItsThread) {
   ASSERT_TRUE(local.has_value()) << backend_->output();
   ASSERT_EQ(remote->read(0, 4096).status, 0);
   ASSERT_TRUE(server_->pause());
-  begin_write(*remote, 8, std::byte{7});
+  send_write(*remote, 8, std::byte{7});
   expect_served(**local);
   EXPECT_FALSE(has_completed(*remote));
   EXPECT_EQ(ask("info")["disks"].size(), 2U);
@@ -230,7 +237,7 @@ TEST_F(NbdServerTest, AStoppedServerBlocksExitUntilTheShutdownTimeout) {
   const auto guest = connect();
   ASSERT_EQ(guest->read(0, 4096).status, 0);
   ASSERT_TRUE(server_->pause());
-  begin_write(*guest, 8, std::byte{7});
+  send_write(*guest, 8, std::byte{7});
   backend_->send_signal(SIGTERM);
   EXPECT_EQ(backend_->wait(), 1) << backend_->output();
   EXPECT_NE(backend_->output().find("disk disk0: requests are still in flight after 1 s"),

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <mutex>
 #include <utility>
 
@@ -295,8 +296,8 @@ void NbdLink::on_connection_lost(std::string cause, NbdUnfinished unfinished) {
 }
 
 void NbdLink::replace(const std::string& cause, NbdUnfinished unfinished) {
-  const bool waits = unfinished.has_changes;
   is_ready_ = false;
+  const bool waits = unfinished.has_changes;
   status_.on_lost(cause, waits ? kWaits : kReconnects);
   recovery_.lost(*this);
   farewell_.reset();
@@ -309,7 +310,6 @@ void NbdLink::replace(const std::string& cause, NbdUnfinished unfinished) {
   if (!waits) on_gone();
 }
 
-/// The server performs no request of the lost connection any more.
 void NbdLink::on_gone() {
   recovery_.gone(*this);
   connect();

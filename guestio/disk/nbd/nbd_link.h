@@ -97,6 +97,7 @@ class NbdLink final : public NbdConnection::Owner {
   void give_up(const std::string& cause);
   /// Connects, or waits before that until the server has closed `unfinished`.
   void replace(const std::string& cause, NbdUnfinished unfinished);
+  /// The server performs no more requests of the lost connection.
   void on_gone();
 
   uring::Loop& loop_;

@@ -60,6 +60,7 @@ NbdBytes NbdHandshake::bytes() const {
 }
 
 void NbdPeer::send(const NbdBytes& bytes) {
+  // The client may have gone.
   std::span<const std::byte> left = bytes.span();
   while (!left.empty()) {
     const auto sent = ::send(socket_.get(), left.data(), left.size(), MSG_NOSIGNAL);

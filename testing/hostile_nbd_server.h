@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "guestio/base/unique_fd.h"
@@ -18,6 +19,7 @@ namespace guestio::testing {
 /// Bytes of the NBD protocol, in network order.
 class NbdBytes {
  public:
+  NbdBytes& u8(std::uint8_t value) { return number(value, 1); }
   NbdBytes& u16(std::uint16_t value) { return number(value, 2); }
   NbdBytes& u32(std::uint32_t value) { return number(value, 4); }
   NbdBytes& u64(std::uint64_t value) { return number(value, 8); }
@@ -25,7 +27,8 @@ class NbdBytes {
     bytes_.resize(bytes_.size() + count);
     return *this;
   }
-  [[nodiscard]] std::span<const std::byte> span() const noexcept { return bytes_; }
+  [[nodiscard]] std::span<const std::byte> span() const& noexcept { return bytes_; }
+  [[nodiscard]] std::vector<std::byte> span() && noexcept { return std::move(bytes_); }
 
  private:
   NbdBytes& number(std::uint64_t value, unsigned size);

@@ -24,7 +24,7 @@ FormatImage from_words(const std::vector<std::string>& words) {
           .key_file = words[4]};
 }
 
-std::vector<std::string> daemon_command(const FormatImage& image, int socket) {
+std::string image_node(const FormatImage& image) {
   struct stat status{};
   const bool is_device = ::stat(image.path.c_str(), &status) == 0 && S_ISBLK(status.st_mode);
   // JSON: a path may contain commas.
@@ -37,18 +37,24 @@ std::vector<std::string> daemon_command(const FormatImage& image, int socket) {
                           {{"driver", is_device ? "host_device" : "file"},
                            {"filename", image.path},
                            {"aio", "io_uring"}}}};
+  if (!image.key_file.empty()) node["key-secret"] = "key";
+  return node.dump();
+}
+
+std::vector<std::string> daemon_command(const FormatImage& image, int socket) {
   std::vector<std::string> words = {"qemu-storage-daemon"};
   if (!image.key_file.empty()) {
     const nlohmann::json secret = {
         {"qom-type", "secret"}, {"id", "key"}, {"file", image.key_file}, {"format", "raw"}};
     words.insert(words.end(), {"--object", secret.dump()});
-    node["key-secret"] = "key";
   }
-  const nlohmann::json exported = {{"type", "nbd"},         {"id", "disk"},
-                                   {"node-name", "image"},  {"name", kFormatExport},
+  const nlohmann::json exported = {{"type", "nbd"},
+                                   {"id", "disk"},
+                                   {"node-name", "image"},
+                                   {"name", kFormatExport},
                                    {"writable", !image.is_read_only}};
   words.insert(words.end(),
-               {"--blockdev", node.dump(), "--nbd-server",
+               {"--blockdev", image_node(image), "--nbd-server",
                 fmt::format("addr.type=fd,addr.str={}", socket), "--export", exported.dump()});
   return words;
 }

@@ -23,6 +23,8 @@ inline constexpr const char* kFormatExport = "disk";
 std::vector<std::string> to_words(const FormatImage& image);
 FormatImage from_words(const std::vector<std::string>& words);
 
+/// The block device of `image` as qemu-storage-daemon takes it, JSON on one line.
+std::string image_node(const FormatImage& image);
 /// The command line of qemu-storage-daemon for `image`, which serves it by NBD on the listening
 /// socket with the number `socket`.
 std::vector<std::string> daemon_command(const FormatImage& image, int socket);

@@ -158,6 +158,9 @@ Result<disk::DiskSnapshot> FormatDisk::snapshot() const {
   snapshot.io = std::move(*lifeline);
   snapshot.size = info().size;
   snapshot.backend_state = server_.folder();
+  auto inner = nbd_->snapshot();
+  if (!inner) return fail(inner.error());
+  snapshot.unflushed = std::move(inner->unflushed);
   return snapshot;
 }
 

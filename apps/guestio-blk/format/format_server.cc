@@ -141,7 +141,7 @@ class Supervisor {
       if (!is_wanted()) break;
       // The image lock of an earlier daemon is gone soon; other causes need the operator.
       const bool is_first = !has_served_;
-      const bool is_locked = output_.find("lock") != std::string::npos;
+      const bool is_locked = output_.find("Is another process using") != std::string::npos;
       if (is_first && !(is_locked && Clock::now() < first_deadline_)) {
         send(SupervisorMessage::Kind::kFailed, cause());
         return 1;
@@ -246,14 +246,16 @@ class Supervisor {
   }
 
   static std::string describe(int status) {
-    if (WIFSIGNALED(status)) return fmt::format("qemu-storage-daemon: ended by signal {}",
-                                                WTERMSIG(status));
+    if (WIFSIGNALED(status))
+      return fmt::format("qemu-storage-daemon: ended by signal {}", WTERMSIG(status));
     return fmt::format("qemu-storage-daemon: ended with status {}", WEXITSTATUS(status));
   }
 
-  /// Its last output on one line.
+  /// Its last output on one line, without the options that it quotes.
   [[nodiscard]] std::string cause() const {
     std::string text = output_.substr(0, output_.find_last_not_of(" \n") + 1);
+    const std::string quoted = "--blockdev " + image_node(image_) + ": ";
+    if (const auto at = text.find(quoted); at != std::string::npos) text.erase(at, quoted.size());
     std::ranges::replace(text, '\n', ' ');
     return text;
   }
@@ -298,9 +300,8 @@ int run_format_supervisor(int argc, char** argv) {
   if (words.size() < 2) return 2;
   (void)::fcntl(kListening, F_SETFD, FD_CLOEXEC);
   const std::string folder = words[0];
-  const int status = Supervisor(from_words({words.begin() + 1, words.end()}), folder,
-                                UniqueFd(kListening))
-                         .run();
+  const int status =
+      Supervisor(from_words({words.begin() + 1, words.end()}), folder, UniqueFd(kListening)).run();
   (void)::unlink(socket_path(folder).c_str());
   (void)::rmdir(folder.c_str());
   return status;

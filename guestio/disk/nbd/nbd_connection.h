@@ -25,8 +25,9 @@ class NbdConnection {
  public:
   class Owner {
    public:
-    /// The connection has ended: `cause`. May destroy it.
-    virtual void on_connection_lost(std::string cause) = 0;
+    /// The connection has ended: `cause`. May destroy it. `unfinished`: its socket, if we ended it
+    /// while changes were in flight; else empty.
+    virtual void on_connection_lost(std::string cause, UniqueFd unfinished) = 0;
 
    protected:
     ~Owner() = default;

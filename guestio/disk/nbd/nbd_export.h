@@ -7,6 +7,7 @@
 #include <expected>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "guestio/disk/disk.h"
 #include "guestio/disk/registry.h"
@@ -50,5 +51,10 @@ struct NbdShape {
                                                              const NbdExport& opened,
                                                              const RemoteLimits& limits,
                                                              std::uint64_t served);
+
+/// One line for the process that takes the disk over.
+[[nodiscard]] std::string to_text(const NbdExport& facts);
+/// Of to_text(); nothing for any other text.
+[[nodiscard]] std::optional<NbdExport> parse_nbd_export(std::string_view text);
 
 }  // namespace guestio::disk

@@ -23,6 +23,8 @@ constexpr std::chrono::milliseconds kPauseWithoutThread{1000};
 constexpr int kMaxLateReceives = 16;
 
 const char* const kReconnects = "reconnects until it is back";
+const char* const kWaits =
+    "reconnects after the server has closed the connection, because writes are in flight";
 
 }  // namespace
 
@@ -43,11 +45,64 @@ struct NbdLink::Mail {
   }
 };
 
+namespace {
+
+/// A member of the recovery by its mail. `Mailbox`: NbdLink::Mail.
+template <typename Mailbox>
+class MemberByMail final : public NbdRecovery::Member {
+ public:
+  using Epoch = NbdRecovery::Epoch;
+  using Function = void (*)(NbdLink& link, Epoch epoch);
+  struct Functions {
+    Function give_up;
+    Function repeat;
+    Function ready;
+  };
+  MemberByMail(std::shared_ptr<Mailbox> mail, const Functions& functions)
+      : mail_(std::move(mail)), functions_(functions) {}
+
+  void post_give_up(Epoch epoch) override { post(functions_.give_up, epoch); }
+  void post_repeat(Epoch epoch) override { post(functions_.repeat, epoch); }
+  void post_ready(Epoch epoch) override { post(functions_.ready, epoch); }
+
+ private:
+  void post(Function function, Epoch epoch) {
+    Mailbox::post(mail_, [function, epoch](NbdLink& link) { function(link, epoch); });
+  }
+
+  const std::shared_ptr<Mailbox> mail_;
+  const Functions functions_;
+};
+
+}  // namespace
+
+/// Awaits a command of the link's own.
+class NbdLink::Sent {
+ public:
+  Sent(NbdLink& link, RemoteCommand& command) noexcept : link_(link), command_(command) {}
+  [[nodiscard]] bool await_ready() noexcept {
+    if (link_.connection_) {
+      link_.send(command_);
+    } else {
+      command_.complete(fail(ErrorKind::kClosed, "NBD server"));
+    }
+    return command_.is_complete();
+  }
+  void await_suspend(std::coroutine_handle<> waiting) noexcept { command_.set_waiting(waiting); }
+  [[nodiscard]] Result<> await_resume() const noexcept { return command_.result(); }
+
+ private:
+  NbdLink& link_;
+  RemoteCommand& command_;
+};
+
 NbdLink::NbdLink(uring::Loop& loop, Options options)
     : loop_(loop),
       target_(std::move(options.target)),
       check_(std::move(options.check)),
       status_(options.status),
+      recovery_(options.recovery),
+      unflushed_(options.unflushed),
       first_(std::move(options.first)),
       tick_(loop, [this](std::int32_t) { on_tick(); }),
       stalled_readable_(loop, [this](std::int32_t) { on_stalled_readable(); }),
@@ -55,6 +110,26 @@ NbdLink::NbdLink(uring::Loop& loop, Options options)
       connect_again_(loop, [this](std::int32_t) { connect(); }) {
   mail_->loop = &loop;
   mail_->link = this;
+  using Epoch = NbdRecovery::Epoch;
+  using ByMail = MemberByMail<Mail>;
+  const ByMail::Functions functions = {
+      .give_up =
+          [](NbdLink& link, Epoch epoch) {
+            if (link.connection_ && link.epoch_ == epoch) {
+              link.give_up({});  // the cause was logged for another link
+            }
+          },
+      .repeat =
+          [](NbdLink& link, Epoch epoch) {
+            if (!link.connection_) return;
+            link.epoch_ = epoch;
+            link.repeat();
+          },
+      .ready =
+          [](NbdLink& link, Epoch epoch) {
+            if (link.connection_ && link.epoch_ == epoch && !link.is_ready_) link.become_ready();
+          }};
+  recovery_.join(*this, std::make_shared<ByMail>(mail_, functions));
   if (loop_.is_own_thread()) {
     begin();
   } else {
@@ -78,6 +153,9 @@ NbdLink::~NbdLink() {
   }
   mail_->link = nullptr;
   connector_.reset();
+  // The writes that it sends again.
+  if (connection_ && repeating_.running() != 0) (void)connection_->abandon();
+  recovery_.leave(*this);
   if (connection_) {
     status_.on_closed();
   } else if (!waits_for_first_) {
@@ -87,7 +165,13 @@ NbdLink::~NbdLink() {
 
 void NbdLink::submit(RemoteCommand& command) noexcept {
   if (waits_for_first_) return waiting_.push_back(command);
-  if (!connection_) return command.complete(fail(ErrorKind::kClosed, "NBD server"));
+  if (is_ready_) return send(command);
+  // This process serves the disk.
+  recovery_.unfreeze();
+  command.complete(fail(ErrorKind::kClosed, "NBD server"));
+}
+
+void NbdLink::send(RemoteCommand& command) noexcept {
   if (connection_->in_flight() == 0) replied_at_ = Clock::now();
   connection_->submit(command);
   if (!tick_.is_waiting()) watch();
@@ -138,6 +222,18 @@ void NbdLink::on_connected(NbdHandle handle) {
   connection_ = std::move(*created);
   replies_seen_ = 0;
   status_.on_connected(replaces_lost);
+  const NbdRecovery::Next next = recovery_.connected(*this);
+  epoch_ = next.epoch;
+  is_announced_ = replaces_lost || next.step != NbdRecovery::Step::kReady;
+  switch (next.step) {
+    case NbdRecovery::Step::kReady: become_ready(); break;
+    case NbdRecovery::Step::kRepeat: repeat(); break;
+    case NbdRecovery::Step::kWait: break;
+  }
+}
+
+void NbdLink::become_ready() {
+  is_ready_ = true;
   boost::intrusive::list<RemoteCommand> waiting;
   waiting.swap(waiting_);
   while (!waiting.empty()) {
@@ -145,8 +241,47 @@ void NbdLink::on_connected(NbdHandle handle) {
     waiting.pop_front();
     submit(command);
   }
-  if (!replaces_lost) return;
+  if (!is_announced_) return;
   for (Subscriber& subscriber : subscribers_) subscriber.on_connected();
+}
+
+void NbdLink::repeat() {
+  // An earlier repetition ended with its connection.
+  GUESTIO_CHECK(repeating_.running() == 0, "one repetition at a time");
+  repeating_.spawn(repeat_writes(epoch_));
+}
+
+task::Task<> NbdLink::repeat_writes(NbdRecovery::Epoch epoch) {
+  auto at = unflushed_->begin();
+  const auto first = at;
+  for (auto batch = unflushed_->next_batch(at); !batch.empty();
+       batch = unflushed_->next_batch(at)) {
+    Result<> result;
+    task::Scope sending;
+    for (const RemoteCommand::Work& work : batch) sending.spawn(repeat_one(work, result));
+    co_await sending.join();
+    if (result) continue;
+    if (result.error().kind != ErrorKind::kClosed) on_repeat_failed(result.error());
+    co_return;
+  }
+  if (at != first) status_.on_repeated(at - first);
+  recovery_.repeated(epoch);
+}
+
+task::Task<> NbdLink::repeat_one(RemoteCommand::Work work, Result<>& result) {
+  RemoteCommand command(work);
+  Sent sent(*this, command);
+  const auto done = co_await sent;
+  if (!done && result) result = done;
+}
+
+/// Called by the connection, which therefore ends later.
+void NbdLink::on_repeat_failed(const Error& cause) {
+  status_.on_refused(
+      fmt::format("it refuses writes that it has acknowledged: {}", cause.to_string()));
+  Mail::post(mail_, [epoch = epoch_](NbdLink& link) {
+    if (link.connection_ && link.epoch_ == epoch) link.give_up("writes cannot be sent again");
+  });
 }
 
 void NbdLink::on_first_failure() {
@@ -161,10 +296,23 @@ void NbdLink::on_first_failure() {
   }
 }
 
-void NbdLink::on_connection_lost(std::string cause) {
-  status_.on_lost(cause, kReconnects);
+void NbdLink::on_connection_lost(std::string cause, UniqueFd unfinished) {
+  is_ready_ = false;
   connection_.reset();
-  connect();
+  replace(cause, std::move(unfinished));
+}
+
+void NbdLink::replace(const std::string& cause, UniqueFd unfinished) {
+  is_ready_ = false;
+  status_.on_lost(cause, unfinished ? kWaits : kReconnects);
+  recovery_.lost(*this);
+  if (!unfinished) {
+    recovery_.gone(*this);
+    return connect();
+  }
+  stalled_ = std::move(unfinished);
+  (void)::shutdown(stalled_.get(), SHUT_WR);
+  stalled_readable_.poll(stalled_.get(), POLLIN);
 }
 
 void NbdLink::watch() { tick_.sleep(target_.io_timeout / kTicksPerTimeout); }
@@ -178,23 +326,16 @@ void NbdLink::on_tick() {
     replied_at_ = now;
   }
   if (now - replied_at_ < target_.io_timeout) return watch();
-  give_up_stalled();
+  give_up(fmt::format("no reply for {} s", static_cast<double>(target_.io_timeout.count()) / 1000));
 }
 
-void NbdLink::give_up_stalled() {
+void NbdLink::give_up(const std::string& cause) {
   const bool has_changes = connection_->has_changes_in_flight();
-  const std::string cause =
-      fmt::format("no reply for {} s", static_cast<double>(target_.io_timeout.count()) / 1000);
   // Completions may submit: they meet no connection.
   const auto connection = std::exchange(connection_, nullptr);
-  status_.on_lost(cause, has_changes ? "waits until the server has closed the connection, because "
-                                       "writes are in flight"
-                                     : kReconnects);
   UniqueFd socket = connection->abandon();
-  if (!has_changes || !socket) return connect();
-  stalled_ = std::move(socket);
-  (void)::shutdown(stalled_.get(), SHUT_WR);
-  stalled_readable_.poll(stalled_.get(), POLLIN);
+  if (!has_changes) socket.reset();
+  replace(cause, std::move(socket));
 }
 
 void NbdLink::on_stalled_readable() {
@@ -204,6 +345,7 @@ void NbdLink::on_stalled_readable() {
     if (count > 0) continue;
     if (count < 0 && (errno == EAGAIN || errno == EINTR)) break;
     stalled_.reset();
+    recovery_.gone(*this);
     return connect();
   }
   stalled_readable_.poll(stalled_.get(), POLLIN);

@@ -15,16 +15,20 @@
 #include "guestio/disk/nbd/loop_event.h"
 #include "guestio/disk/nbd/nbd_connection.h"
 #include "guestio/disk/nbd/nbd_connector.h"
+#include "guestio/disk/nbd/nbd_recovery.h"
 #include "guestio/disk/nbd/nbd_status.h"
 #include "guestio/disk/nbd/nbd_target.h"
+#include "guestio/disk/remote/unflushed_writes.h"
+#include "guestio/task/scope.h"
+#include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
 
 namespace guestio::disk {
 
 /// The way of one loop to the server: a connection that is replaced when it is lost.
 ///
-///     first connection ──► connected ──► away ──► connected …
-///                              └──► stalled ──┘
+///     first connection ──► ready ──► away ──► connected ──► ready …
+///                            └──► stalled ──┘     └ NbdRecovery
 ///
 /// 1. Commands wait for the first connection, up to its first failed attempt. Later ones without a
 /// connection fail with kClosed at once; subscribers hear of the next connection.
@@ -33,9 +37,11 @@ namespace guestio::disk {
 /// therefore ends its direction of the connection, and connects only after the server has closed
 /// the other.
 /// 3. `check` decides whether a new connection leads to the same disk.
+/// 4. If the server has a write-back cache, the unflushed writes are sent again before anything
+/// else (NbdRecovery).
 ///
 /// Threads: the loop's; the constructor any. Lifetime: the loop, and what `check` and `status`
-/// refer to, outlive it. No command is in flight at destruction.
+/// refer to, the recovery and the writes outlive it. No command is in flight at destruction.
 class NbdLink final : public NbdConnection::Owner {
  public:
   /// Of a connector's thread. Returns why the export is not the disk's.
@@ -44,7 +50,9 @@ class NbdLink final : public NbdConnection::Owner {
     NbdTarget target;
     Check check;
     NbdStatus& status;
-    NbdHandle first;  ///< empty: connects
+    NbdRecovery& recovery;
+    const UnflushedWrites* unflushed;  ///< null: the server has no write-back cache
+    NbdHandle first;                   ///< empty: connects
   };
 
   NbdLink(uring::Loop& loop, Options options);
@@ -70,24 +78,40 @@ class NbdLink final : public NbdConnection::Owner {
   using Clock = std::chrono::steady_clock;
   /// What a connector's thread knows of the link.
   struct Mail;
+  class Sent;
 
   void begin();
-  void on_connection_lost(std::string cause) override;
+  void on_connection_lost(std::string cause, UniqueFd unfinished) override;
   void connect();
   void on_connected(NbdHandle handle);
   void on_first_failure();
+  void send(RemoteCommand& command) noexcept;
+  void become_ready();
+  /// Sends the unflushed writes again.
+  void repeat();
+  task::Task<> repeat_writes(NbdRecovery::Epoch epoch);
+  task::Task<> repeat_one(RemoteCommand::Work work, Result<>& result);
+  void on_repeat_failed(const Error& cause);
   void watch();
   void on_tick();
-  void give_up_stalled();
+  void give_up(const std::string& cause);
+  /// Connects, or waits before that until the server has closed `unfinished`.
+  void replace(const std::string& cause, UniqueFd unfinished);
   void on_stalled_readable();
 
   uring::Loop& loop_;
   const NbdTarget target_;
   const Check check_;
   NbdStatus& status_;
+  NbdRecovery& recovery_;
+  const UnflushedWrites* const unflushed_;
   NbdHandle first_;
   bool waits_for_first_ = true;
   std::unique_ptr<NbdConnection> connection_;
+  NbdRecovery::Epoch epoch_ = 0;  // of connection_
+  bool is_ready_ = false;         // connection_ takes requests
+  bool is_announced_ = false;     // subscribers hear of it
+  task::Scope repeating_;
   boost::intrusive::list<RemoteCommand> waiting_;  // for the first connection
   boost::intrusive::list<Subscriber, boost::intrusive::constant_time_size<false>> subscribers_;
 

@@ -32,7 +32,7 @@ void NbdStatus::on_closed() {
 
 void NbdStatus::on_abandoned() {
   const std::lock_guard lock(mutex_);
-  --links_away_;
+  if (--links_away_ == 0) is_loss_logged_ = false;
 }
 
 void NbdStatus::on_failed_attempt(const std::string& cause) {
@@ -49,15 +49,19 @@ void NbdStatus::on_refused(const std::string& cause) {
              name_, cause);
 }
 
+void NbdStatus::on_repeated(std::uint64_t writes) {
+  log::info("{}: {} writes since the last flush were sent again", name_, writes);
+}
+
 void NbdStatus::count_away(const std::string& cause, const char* consequence) {
-  detail_ = cause;
-  if (links_away_++ != 0) return;
-  away_since_ = Clock::now();
+  if (!cause.empty()) detail_ = cause;
+  if (links_away_++ == 0) away_since_ = Clock::now();
+  if (cause.empty() || std::exchange(is_loss_logged_, true)) return;
   log::warning("{}: NBD server lost: {}; {}", name_, cause, consequence);
 }
 
 void NbdStatus::count_back() {
-  if (--links_away_ != 0) return;
+  if (--links_away_ != 0 || !std::exchange(is_loss_logged_, false)) return;
   const std::chrono::duration<double> away = Clock::now() - away_since_;
   log::info("{}: NBD server is back after {:.3f} s", name_, away.count());
 }

@@ -22,7 +22,7 @@ class NbdStatus {
 
   /// A connection is open. `replaces_lost`: on_lost() came before.
   void on_connected(bool replaces_lost);
-  /// A connection is lost. `consequence` ends the log line.
+  /// A connection is lost. `consequence` ends the log line; without a cause there is none.
   void on_lost(const std::string& cause, const char* consequence);
   /// The first attempt for a link has failed.
   void on_never_connected(const std::string& cause);
@@ -34,6 +34,9 @@ class NbdStatus {
   void on_failed_attempt(const std::string& cause);
   /// The server is back with another disk. A cause is logged once in a row.
   void on_refused(const std::string& cause);
+
+  /// Unflushed writes were sent again.
+  void on_repeated(std::uint64_t writes);
 
   [[nodiscard]] DiskStatus get() const;
 
@@ -49,6 +52,7 @@ class NbdStatus {
   std::uint64_t connections_ = 0;
   std::uint64_t reconnects_ = 0;
   std::uint64_t links_away_ = 0;
+  bool is_loss_logged_ = false;
   Clock::time_point away_since_{};
   std::string detail_;
   std::string refused_;

@@ -159,6 +159,10 @@ OpenResult<void> take_settings(const OpenOptions& options, NbdTarget& target) {
         return refuse_setting(name, "is not a number of seconds from 1 to 86400");
       }
       target.io_timeout = std::chrono::seconds(*seconds);
+    } else if (name == "unflushed-limit") {
+      const auto bytes = parse_number(value);
+      if (!bytes) return refuse_setting(name, "is not a number of bytes");
+      target.unflushed_limit = ByteCount(*bytes);
     } else if (value.empty()) {
       return refuse_setting(name, "has no value");
     } else if (!take_tls_setting(name, value, target)) {
@@ -168,7 +172,8 @@ OpenResult<void> take_settings(const OpenOptions& options, NbdTarget& target) {
   return {};
 }
 
-/// Of libnbd before 1.22 a server with certificates authenticates itself over TCP only.
+/// Before 1.20.2 libnbd accepts any certificate over a Unix socket (CVE-2024-7383), and before 1.22
+/// it cannot be told a name. The function of 1.22 shows both.
 OpenResult<void> check_tls(const NbdTarget& target) {
   const bool has_settings = !target.tls_psk_file.empty() || !target.tls_certificates.empty() ||
                             !target.tls_username.empty() || !target.tls_hostname.empty();
@@ -184,6 +189,11 @@ OpenResult<void> check_tls(const NbdTarget& target) {
                           "authenticate the server");
   }
 #ifndef LIBNBD_HAVE_NBD_SET_TLS_HOSTNAME
+  if (target.is_unix() && !target.tls_certificates.empty()) {
+    return std::unexpected(
+        OpenFailure{Error::make(ErrorKind::kUnsupported, "tls-certificates over a Unix socket"),
+                    "this libnbd would accept any certificate; set tls-psk-file"});
+  }
   if (!target.tls_hostname.empty()) {
     return std::unexpected(
         OpenFailure{Error::make(ErrorKind::kUnsupported, "tls-hostname"),

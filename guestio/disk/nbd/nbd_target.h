@@ -4,6 +4,7 @@
 #include <chrono>
 #include <string>
 
+#include "guestio/base/units.h"
 #include "guestio/disk/registry.h"
 
 namespace guestio::disk {
@@ -28,6 +29,8 @@ struct NbdTarget {
   std::string tls_hostname;  ///< in the server's certificate; empty: `host`
   /// Limit of each connection attempt, and of a connection without a reply.
   std::chrono::milliseconds io_timeout{std::chrono::seconds(30)};
+  /// Of the UnflushedWrites; 0: the server is trusted to keep what it acknowledged.
+  ByteCount unflushed_limit{std::uint64_t{16} << 20};
 
   [[nodiscard]] bool is_unix() const noexcept { return !socket_path.empty(); }
   /// Without user name and settings, for log lines and error messages.

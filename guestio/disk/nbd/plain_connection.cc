@@ -281,14 +281,14 @@ bool PlainConnection::begin_reply(std::span<const std::byte> header) {
   const auto error = get<std::uint32_t>(header.data() + 4);
   const auto cookie = get<std::uint64_t>(header.data() + 8);
   if (magic != kReplyMagic) {
-    lose(fmt::format("reply with magic {:#x}", magic));
+    violate(fmt::format("reply with magic {:#x}", magic));
     return false;
   }
   const std::uint64_t index = cookie & 0xffffffff;
   const bool is_known = index < slots_.size() && slots_[index].command != nullptr &&
                         slots_[index].is_sent && slots_[index].generation == cookie >> 32;
   if (!is_known) {
-    lose(fmt::format("reply to no request (cookie {:#x})", cookie));
+    violate(fmt::format("reply to no request (cookie {:#x})", cookie));
     return false;
   }
   replied_slot_ = static_cast<std::uint32_t>(index);
@@ -330,7 +330,14 @@ UniqueFd PlainConnection::abandon() {
 void PlainConnection::lose(std::string cause) {
   socket_.reset();
   fail_all();
-  owner().on_connection_lost(std::move(cause));
+  owner().on_connection_lost(std::move(cause), UniqueFd());
+}
+
+void PlainConnection::violate(std::string cause) {
+  const bool has_changes = has_changes_in_flight();
+  UniqueFd socket = abandon();
+  if (!has_changes) socket.reset();
+  owner().on_connection_lost(std::move(cause), std::move(socket));
 }
 
 void PlainConnection::fail_all() {

@@ -67,7 +67,10 @@ class PlainConnection final : public NbdConnection, private uring::Deferred {
   bool begin_reply(std::span<const std::byte> header);
   void finish_reply(int error);
   std::uint32_t take_slot();
+  /// The peer has ended the connection.
   void lose(std::string cause);
+  /// The peer has violated the protocol.
+  void violate(std::string cause);
   void fail_all();
   [[nodiscard]] bool expects_large_reads() const noexcept;
 

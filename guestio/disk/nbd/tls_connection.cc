@@ -151,7 +151,7 @@ void TlsConnection::settle() {
   if (!has_ended()) return wait_for_socket();
   const std::string cause = cause_.empty() ? "the server closed the connection" : cause_;
   (void)abandon();
-  owner().on_connection_lost(cause);
+  owner().on_connection_lost(cause, UniqueFd());
 }
 
 void TlsConnection::wait_for_socket() {

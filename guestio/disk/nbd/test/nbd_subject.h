@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "guestio/disk/nbd/nbd_disk.h"
-#include "guestio/disk/nbd/test/nbd_server.h"
 #include "guestio/mem/recover.h"
-#include "testing/disk_conformance.h"
+#include "testing/disk_subject.h"
+#include "testing/nbd_server.h"
 
 namespace guestio::testing {
 
@@ -34,13 +34,14 @@ class RunUntil final : private uring::Poller {
 /// An NbdDisk with one channel, its loop and its server.
 class NbdSubject final : public DiskSubject {
  public:
-  static std::unique_ptr<DiskSubject> make(std::unique_ptr<NbdServer> server, ByteCount bounce) {
+  static std::unique_ptr<DiskSubject> make(std::unique_ptr<NbdServer> server, ByteCount bounce,
+                                           const std::string& uri = "") {
     if (!server) return nullptr;
     disk::OpenOptions options;
-    options.uri = server->uri();
+    options.uri = uri.empty() ? server->uri() : uri;
     const auto target = disk::parse_nbd_target(options);
     EXPECT_TRUE(target.has_value());
-    auto opened = disk::NbdDisk::open(*target, options);
+    auto opened = disk::NbdDisk::open(*target, options, target->io_timeout);
     EXPECT_TRUE(opened.has_value()) << opened.error().to_string();
     return std::make_unique<NbdSubject>(std::move(server), std::move(*opened), bounce);
   }

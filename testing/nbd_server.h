@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <csignal>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <utility>
@@ -30,6 +32,16 @@ class NbdServer {
     }
     return start_first(std::move(self), std::move(words));
   }
+  static std::unique_ptr<NbdServer> nbdkit_at_port(const std::string& port,
+                                                   std::vector<std::string> arguments) {
+    std::unique_ptr<NbdServer> self(new NbdServer());
+    self->ready_file_ = self->folder_.file("pid");
+    std::vector<std::string> words{
+        "/usr/bin/nbdkit", "-f",        "--exit-with-parent", "--ipaddr=127.0.0.1",
+        "--port=" + port,  "--pidfile", self->ready_file_};
+    for (std::string& argument : arguments) words.push_back(std::move(argument));
+    return start_first(std::move(self), std::move(words));
+  }
   static std::unique_ptr<NbdServer> qemu_nbd(std::vector<std::string> more = {"--shared=8"}) {
     std::unique_ptr<NbdServer> self(new NbdServer());
     self->ready_file_ = self->path();
@@ -53,6 +65,12 @@ class NbdServer {
   }
   [[nodiscard]] ChildProcess& process() noexcept { return *process_; }
 
+  /// Returns whether all threads have stopped, until resume().
+  [[nodiscard]] bool pause() {
+    process_->send_signal(SIGSTOP);
+    return wait_until([this] { return has_stopped(); });
+  }
+  void resume() { process_->send_signal(SIGCONT); }
   void stop(int signal) {
     process_->send_signal(signal);
     (void)process_->wait();
@@ -77,6 +95,18 @@ class NbdServer {
 
  private:
   NbdServer() = default;
+
+  [[nodiscard]] bool has_stopped() const {
+    const std::string tasks = "/proc/" + std::to_string(process_->pid()) + "/task";
+    for (const auto& task : std::filesystem::directory_iterator(tasks)) {
+      std::ifstream file(task.path() / "stat");
+      std::string line;
+      std::getline(file, line);
+      // The state follows the name in parentheses.
+      if (line.find(") T ") == std::string::npos) return false;
+    }
+    return true;
+  }
 
   static std::unique_ptr<NbdServer> start_first(std::unique_ptr<NbdServer> self,
                                                 std::vector<std::string> words) {

@@ -30,7 +30,7 @@ install(FILES ${CMAKE_BINARY_DIR}/install/guestio-config.cmake
   ${PROJECT_SOURCE_DIR}/cmake/guestio-disk-module.cmake DESTINATION ${package_dir})
 # The conformance suite, for backends outside of the tree. It needs googletest.
 install(FILES ${PROJECT_SOURCE_DIR}/testing/disk_conformance.h
-  DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/guestio/testing)
+  ${PROJECT_SOURCE_DIR}/testing/disk_subject.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/guestio/testing)
 
 # The linker wants a library before its dependencies: the reverse of the order of declaration.
 set(pc_libraries "")

@@ -79,24 +79,25 @@ EOF
   "$program" --print-capabilities | grep -q '"type": "block"'
 }
 
-# expect_refusal PREFIX WORDS: guestio-blk does not serve an NBD export, and says why.
+# expect_refusal PREFIX IMAGE WORDS: guestio-blk does not serve the image, and says why.
 expect_refusal() {
-  local prefix=$1 words=$2 text status=0
-  text=$("$prefix/bin/guestio-blk" --socket-path "$prefix/socket" \
-    --blk-file "nbd+unix:///?socket=$prefix/no-server" 2>&1) || status=$?
-  [ "$status" -ne 0 ] || die "an NBD disk without a server is served"
+  local prefix=$1 image=$2 words=$3 text status=0
+  text=$("$prefix/bin/guestio-blk" --socket-path "$prefix/socket" --blk-file "$image" 2>&1) ||
+    status=$?
+  [ "$status" -ne 0 ] || die "$image is served"
   [[ $text == *"$words"* ]] || die "no '$words' in: $text"
 }
 
 # The programs know every backend and name its package; the package is all that they need.
 install_by_component() {
   local build=$1 prefix=$2
+  local image="nbd+unix:///?socket=$prefix/no-server"
   rm -rf "$prefix"
   cmake --install "$build" --prefix "$prefix" --component guestio >/dev/null
   [ ! -e "$prefix/include" ] || die "the programs come with headers"
-  expect_refusal "$prefix" "install the package guestio-disk-nbd"
+  expect_refusal "$prefix" "$image" "install the package guestio-disk-nbd"
   cmake --install "$build" --prefix "$prefix" --component guestio-disk-nbd >/dev/null
-  expect_refusal "$prefix" "no-server"
+  expect_refusal "$prefix" "$image" "no-server"
 }
 
 # verify_disk PREFIX IMAGE SOCKET: serves the image until guestio-load has verified it.
@@ -114,6 +115,13 @@ verify_disk() {
   return "$status"
 }
 
+# A module of another version has no factory that could be called.
+install_old_module() {
+  local prefix=$1
+  cc -shared -x c -o "$prefix/lib/guestio/libguestio-disk-old.so" - <<<'
+    struct { unsigned abi; const char *version; void *factory; } guestio_disk_module = {1, "0.0.1"};'
+}
+
 run_third_party_backend() {
   local prefix=$1 scratch=$2
   build_copy "$GUESTIO_ROOT/examples/third-party-backend" "$prefix" "$scratch" \
@@ -125,6 +133,9 @@ run_third_party_backend() {
   truncate -s 512 "$scratch/b"
   truncate -s 2M "$scratch/c"
   verify_disk "$prefix" "join:$scratch/a:$scratch/b:$scratch/c" "$scratch/socket"
+  expect_refusal "$prefix" "join:$scratch/a:$scratch/none" "$scratch/none: "
+  install_old_module "$prefix"
+  expect_refusal "$prefix" old:x "install the same version of both"
   # The load reached the last piece.
   ! cmp -s "$scratch/c" <(head -c 2M /dev/zero) || die "nothing was written to the last piece"
 }

@@ -78,6 +78,15 @@ class NbdServer {
     std::filesystem::remove(path());
     std::filesystem::remove(ready_file_);
   }
+  /// Starts it anew under a shell that starts it again whenever it ends. Returns whether it
+  /// listens. After that, process() is the shell.
+  [[nodiscard]] bool supervise() {
+    stop(SIGKILL);
+    std::vector<std::string> words = {"/bin/sh", "-c", "while :; do rm -f \"$0\"; \"$@\"; done",
+                                      path()};
+    words.insert(words.end(), words_.begin(), words_.end());
+    return start(words);
+  }
   /// Returns whether it listens.
   [[nodiscard]] bool start() { return start(words_); }
   [[nodiscard]] bool start(const std::vector<std::string>& words) {

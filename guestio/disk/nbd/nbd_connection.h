@@ -8,6 +8,7 @@
 
 #include "guestio/base/error.h"
 #include "guestio/base/unique_fd.h"
+#include "guestio/disk/nbd/nbd_farewell.h"
 #include "guestio/disk/nbd/nbd_handle.h"
 #include "guestio/disk/remote/remote_command.h"
 #include "guestio/uring/loop.h"
@@ -25,9 +26,9 @@ class NbdConnection {
  public:
   class Owner {
    public:
-    /// The connection has ended: `cause`. May destroy it. `unfinished`: its socket, if we ended it
-    /// while changes were in flight; else empty.
-    virtual void on_connection_lost(std::string cause, UniqueFd unfinished) = 0;
+    /// The connection has ended: `cause`. Destroys it. `unfinished`: what is left of it, if we
+    /// ended it while changes were in flight; else empty.
+    virtual void on_connection_lost(std::string cause, NbdUnfinished unfinished) = 0;
 
    protected:
     ~Owner() = default;
@@ -43,12 +44,9 @@ class NbdConnection {
 
   virtual void submit(RemoteCommand& command) noexcept = 0;
   [[nodiscard]] virtual std::size_t in_flight() const noexcept = 0;
-  /// A changing request is in flight: the server may perform it later.
-  [[nodiscard]] virtual bool has_changes_in_flight() const noexcept = 0;
   /// Ends the connection without a word to the server, and fails what is in flight with kClosed.
-  /// Returns its socket, still open; empty if it was closed before. No on_connection_lost()
-  /// follows.
-  virtual UniqueFd abandon() = 0;
+  /// Returns what is left of it; empty if it was closed before. No on_connection_lost() follows.
+  virtual NbdUnfinished abandon() = 0;
   /// Grows with each reply.
   [[nodiscard]] std::uint64_t replies() const noexcept { return replies_; }
 

@@ -24,7 +24,9 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kFirstPause{10};
 constexpr milliseconds kLongestPause{1000};
-constexpr milliseconds kLongestPauseWithoutListener{20};
+// While nobody listens: such an attempt costs a system call, or a packet of the server's host.
+constexpr milliseconds kLongestPauseOfUnixSocket{20};
+constexpr milliseconds kLongestPauseOfPort{40};
 
 }  // namespace
 
@@ -95,10 +97,13 @@ void NbdConnector::run(Shared& shared) {
   while (true) {
     auto attempt = shared.attempt();
     if (shared.has_stopped()) return;
-    const bool is_absent = !attempt && attempt.error().is_absent && shared.target.is_unix();
+    const bool is_absent = !attempt && attempt.error().is_absent;
+    const milliseconds longest = !is_absent                ? kLongestPause
+                                 : shared.target.is_unix() ? kLongestPauseOfUnixSocket
+                                                           : kLongestPauseOfPort;
     // The destructor waits for this call: the thread resolves no name.
     if (shared.on_attempt(std::move(attempt)) == Verdict::kDone) return;
-    if (!shared.pause(is_absent ? std::min(pause, kLongestPauseWithoutListener) : pause)) return;
+    if (!shared.pause(std::min(pause, longest))) return;
     pause = std::min(2 * pause, kLongestPause);
   }
 }

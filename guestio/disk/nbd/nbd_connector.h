@@ -29,7 +29,7 @@ using NbdAttempt = std::expected<NbdOpened, NbdConnectFailure>;
 ///
 /// 1. `on_attempt` gets the result of each attempt on that thread, and none after the destructor.
 /// It says whether to make another one, after a pause that doubles from 10 ms to 1 s. While nobody
-/// listens at a Unix socket, pauses are at most 20 ms.
+/// listens, pauses are at most 20 ms at a Unix socket and 40 ms at a port.
 /// 2. The destructor ends a running attempt. It never waits for name resolution: the thread then
 /// ends by itself.
 ///

@@ -2,12 +2,8 @@
 #include "guestio/disk/nbd/nbd_link.h"
 
 #include <fmt/format.h>
-#include <poll.h>
-#include <sys/socket.h>
 
-#include <array>
-#include <cerrno>
-#include <cstddef>
+#include <chrono>
 #include <mutex>
 #include <utility>
 
@@ -20,7 +16,6 @@ namespace {
 // The timeout is observed to an eighth.
 constexpr int kTicksPerTimeout = 8;
 constexpr std::chrono::milliseconds kPauseWithoutThread{1000};
-constexpr int kMaxLateReceives = 16;
 
 const char* const kReconnects = "reconnects until it is back";
 const char* const kWaits =
@@ -105,7 +100,6 @@ NbdLink::NbdLink(uring::Loop& loop, Options options)
       unflushed_(options.unflushed),
       first_(std::move(options.first)),
       tick_(loop, [this](std::int32_t) { on_tick(); }),
-      stalled_readable_(loop, [this](std::int32_t) { on_stalled_readable(); }),
       mail_(std::make_shared<Mail>()),
       connect_again_(loop, [this](std::int32_t) { connect(); }) {
   mail_->loop = &loop;
@@ -296,23 +290,29 @@ void NbdLink::on_first_failure() {
   }
 }
 
-void NbdLink::on_connection_lost(std::string cause, UniqueFd unfinished) {
-  is_ready_ = false;
+void NbdLink::on_connection_lost(std::string cause, NbdUnfinished unfinished) {
   connection_.reset();
   replace(cause, std::move(unfinished));
 }
 
-void NbdLink::replace(const std::string& cause, UniqueFd unfinished) {
+void NbdLink::replace(const std::string& cause, NbdUnfinished unfinished) {
   is_ready_ = false;
-  status_.on_lost(cause, unfinished ? kWaits : kReconnects);
+  const bool waits = unfinished.has_changes;
+  status_.on_lost(cause, waits ? kWaits : kReconnects);
   recovery_.lost(*this);
-  if (!unfinished) {
-    recovery_.gone(*this);
-    return connect();
+  farewell_.reset();
+  if (unfinished.socket) {
+    farewell_.emplace(loop_, std::move(unfinished), [this, waits] {
+      farewell_.reset();
+      if (waits) on_gone();
+    });
   }
-  stalled_ = std::move(unfinished);
-  (void)::shutdown(stalled_.get(), SHUT_WR);
-  stalled_readable_.poll(stalled_.get(), POLLIN);
+  if (!waits) on_gone();
+}
+
+void NbdLink::on_gone() {
+  recovery_.gone(*this);
+  connect();
 }
 
 void NbdLink::watch() { tick_.sleep(target_.io_timeout / kTicksPerTimeout); }
@@ -330,25 +330,10 @@ void NbdLink::on_tick() {
 }
 
 void NbdLink::give_up(const std::string& cause) {
-  const bool has_changes = connection_->has_changes_in_flight();
   // Completions may submit: they meet no connection.
+  is_ready_ = false;
   const auto connection = std::exchange(connection_, nullptr);
-  UniqueFd socket = connection->abandon();
-  if (!has_changes) socket.reset();
-  replace(cause, std::move(socket));
-}
-
-void NbdLink::on_stalled_readable() {
-  std::array<std::byte, 65536> late{};
-  for (int i = 0; i < kMaxLateReceives; ++i) {
-    const auto count = ::recv(stalled_.get(), late.data(), late.size(), MSG_DONTWAIT);
-    if (count > 0) continue;
-    if (count < 0 && (errno == EAGAIN || errno == EINTR)) break;
-    stalled_.reset();
-    recovery_.gone(*this);
-    return connect();
-  }
-  stalled_readable_.poll(stalled_.get(), POLLIN);
+  replace(cause, connection->abandon());
 }
 
 }  // namespace guestio::disk

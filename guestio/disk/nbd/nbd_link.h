@@ -11,10 +11,10 @@
 #include <string>
 #include <vector>
 
-#include "guestio/base/unique_fd.h"
 #include "guestio/disk/nbd/loop_event.h"
 #include "guestio/disk/nbd/nbd_connection.h"
 #include "guestio/disk/nbd/nbd_connector.h"
+#include "guestio/disk/nbd/nbd_farewell.h"
 #include "guestio/disk/nbd/nbd_recovery.h"
 #include "guestio/disk/nbd/nbd_status.h"
 #include "guestio/disk/nbd/nbd_target.h"
@@ -81,7 +81,7 @@ class NbdLink final : public NbdConnection::Owner {
   class Sent;
 
   void begin();
-  void on_connection_lost(std::string cause, UniqueFd unfinished) override;
+  void on_connection_lost(std::string cause, NbdUnfinished unfinished) override;
   void connect();
   void on_connected(NbdHandle handle);
   void on_first_failure();
@@ -96,8 +96,9 @@ class NbdLink final : public NbdConnection::Owner {
   void on_tick();
   void give_up(const std::string& cause);
   /// Connects, or waits before that until the server has closed `unfinished`.
-  void replace(const std::string& cause, UniqueFd unfinished);
-  void on_stalled_readable();
+  void replace(const std::string& cause, NbdUnfinished unfinished);
+  /// The server performs no more requests of the lost connection.
+  void on_gone();
 
   uring::Loop& loop_;
   const NbdTarget target_;
@@ -119,8 +120,7 @@ class NbdLink final : public NbdConnection::Owner {
   Clock::time_point replied_at_{};  // about the last reply, or the start of the oldest command
   LoopEvent tick_;
 
-  UniqueFd stalled_;  // socket of a stalled connection
-  LoopEvent stalled_readable_;
+  std::optional<NbdFarewell> farewell_;  // to a connection that was given up
 
   std::shared_ptr<Mail> mail_;
   std::unique_ptr<NbdConnector> connector_;

@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <cstdint>
+#include <future>
 #include <memory>
 #include <string>
 #include <utility>
@@ -146,6 +148,35 @@ TEST_F(NbdReconnectTest, UnansweredWritesHoldTheNextConnectionBack) {
   client.wait_for_return();
   EXPECT_FALSE(has_connected_early);
   EXPECT_TRUE(client.fill(0, 'a'));
+}
+
+TEST_F(NbdReconnectTest, AConnectionThatIsGivenUpEndsBetweenTwoRequests) {
+  std::promise<void> given_up;
+  std::vector<std::uint16_t> types;
+  HostileNbdServer server([&](HostileNbdServer& self) {
+    NbdPeer first = self.accept();
+    first.shake_hands();
+    given_up.get_future().wait();
+    while (const auto request = first.receive()) types.push_back(request->type);
+    first.close();
+    NbdPeer second = self.accept();
+    second.shake_hands();
+    second.wait_for_end();
+  });
+  NbdClient client(server.uri(), milliseconds(50));
+  // More than the socket takes.
+  constexpr std::uint64_t kBytes = std::uint64_t{512} << 10;
+  std::vector<TestIo*> all;
+  for (int i = 0; i < 8; ++i) all.push_back(&client.start(IoKind::kWrite, 0, kBytes));
+  for (TestIo* const io : all) EXPECT_EQ(kind_of(client.wait(*io)), ErrorKind::kClosed);
+  given_up.set_value();
+  client.wait_for_return();
+  constexpr std::uint16_t kWrite = 1;
+  constexpr std::uint16_t kDisconnect = 2;
+  ASSERT_GE(types.size(), 2U);
+  EXPECT_LT(types.size(), all.size()) << "requests that were not begun are not sent";
+  EXPECT_EQ(types.front(), kWrite);
+  EXPECT_EQ(types.back(), kDisconnect);
 }
 
 TEST_F(NbdReconnectTest, AViolationWithUnansweredWritesHoldsTheNextConnectionBack) {

@@ -92,6 +92,8 @@ int errno_of(std::uint32_t error) noexcept {
   return std::ranges::find(kKnown, number) != kKnown.end() ? number : EINVAL;
 }
 
+constexpr Request kFarewell{.flags = 0, .type = kDisconnect, .cookie = 0, .offset = 0, .length = 0};
+
 std::span<const std::byte> payload_of(const RemoteCommand& command) noexcept {
   if (command.work().kind != IoKind::kWrite) return {};
   return command.work().data;
@@ -115,8 +117,7 @@ PlainConnection::~PlainConnection() {
   GUESTIO_CHECK(in_flight() == 0, "no command in flight on a connection that is destroyed");
   if (!socket_) return;
   // A word of farewell, if the socket takes it: servers report its absence.
-  const auto request =
-      encode({.flags = 0, .type = kDisconnect, .cookie = 0, .offset = 0, .length = 0});
+  const auto request = encode(kFarewell);
   (void)::send(socket_.get(), request.data(), request.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
   // The kernel may still poll the socket: closing it does not end the connection at once.
   (void)::shutdown(socket_.get(), SHUT_WR);
@@ -316,28 +317,48 @@ void PlainConnection::finish_reply(int error) {
 }
 
 bool PlainConnection::has_changes_in_flight() const noexcept {
-  return std::ranges::any_of(slots_, [](const Slot& slot) {
-    return slot.command != nullptr && slot.is_sent && is_nbd_change(slot.command->work().kind);
+  const auto is_begun = [this](const Slot& slot) {
+    return slot.is_sent || (front_sent_ != 0 && &slot == &slots_[outbox_.front()]);
+  };
+  return std::ranges::any_of(slots_, [&](const Slot& slot) {
+    return slot.command != nullptr && is_begun(slot) && is_nbd_change(slot.command->work().kind);
   });
 }
 
-UniqueFd PlainConnection::abandon() {
-  UniqueFd socket = std::move(socket_);
+std::vector<std::byte> PlainConnection::make_rest() const {
+  std::vector<std::byte> rest;
+  if (front_sent_ != 0) {
+    const Slot& slot = slots_[outbox_.front()];
+    const auto payload = payload_of(*slot.command);
+    rest.assign(slot.request.begin(), slot.request.end());
+    rest.insert(rest.end(), payload.begin(), payload.end());
+    rest.erase(rest.begin(), rest.begin() + static_cast<std::ptrdiff_t>(front_sent_));
+  }
+  const auto farewell = encode(kFarewell);
+  rest.insert(rest.end(), farewell.begin(), farewell.end());
+  return rest;
+}
+
+NbdUnfinished PlainConnection::abandon() {
+  NbdUnfinished unfinished;
+  if (socket_) {
+    unfinished = {
+        .socket = std::move(socket_), .rest = make_rest(), .has_changes = has_changes_in_flight()};
+  }
   fail_all();
-  return socket;
+  return unfinished;
 }
 
 void PlainConnection::lose(std::string cause) {
   socket_.reset();
   fail_all();
-  owner().on_connection_lost(std::move(cause), UniqueFd());
+  owner().on_connection_lost(std::move(cause), NbdUnfinished());
 }
 
 void PlainConnection::violate(std::string cause) {
-  const bool has_changes = has_changes_in_flight();
-  UniqueFd socket = abandon();
-  if (!has_changes) socket.reset();
-  owner().on_connection_lost(std::move(cause), std::move(socket));
+  NbdUnfinished unfinished = abandon();
+  if (!unfinished.has_changes) unfinished = NbdUnfinished();
+  owner().on_connection_lost(std::move(cause), std::move(unfinished));
 }
 
 void PlainConnection::fail_all() {

@@ -39,8 +39,7 @@ class PlainConnection final : public NbdConnection, private uring::Deferred {
   [[nodiscard]] std::size_t in_flight() const noexcept override {
     return slots_.size() - free_slots_.size();
   }
-  [[nodiscard]] bool has_changes_in_flight() const noexcept override;
-  UniqueFd abandon() override;
+  NbdUnfinished abandon() override;
 
  private:
   static constexpr std::size_t kRequestBytes = 28;
@@ -67,6 +66,10 @@ class PlainConnection final : public NbdConnection, private uring::Deferred {
   bool begin_reply(std::span<const std::byte> header);
   void finish_reply(int error);
   std::uint32_t take_slot();
+  /// Whether the server has a change that it has not replied to, or a part of one.
+  [[nodiscard]] bool has_changes_in_flight() const noexcept;
+  /// What completes a request that is sent in part, and a disconnect.
+  [[nodiscard]] std::vector<std::byte> make_rest() const;
   /// The peer has ended the connection.
   void lose(std::string cause);
   /// The peer has violated the protocol.

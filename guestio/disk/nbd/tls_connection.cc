@@ -151,7 +151,7 @@ void TlsConnection::settle() {
   if (!has_ended()) return wait_for_socket();
   const std::string cause = cause_.empty() ? "the server closed the connection" : cause_;
   (void)abandon();
-  owner().on_connection_lost(cause, UniqueFd());
+  owner().on_connection_lost(cause, NbdUnfinished());
 }
 
 void TlsConnection::wait_for_socket() {
@@ -170,11 +170,15 @@ bool TlsConnection::has_changes_in_flight() const noexcept {
       in_flight_, [](const RemoteCommand& command) { return is_nbd_change(command.work().kind); });
 }
 
-UniqueFd TlsConnection::abandon() {
-  UniqueFd socket;
+NbdUnfinished TlsConnection::abandon() {
+  NbdUnfinished unfinished;
   if (!has_ended()) {
-    // Without a copy the peer would see the end of the connection now.
-    if (auto copy = duplicate_fd(::nbd_aio_get_fd(handle_.get()))) socket = std::move(*copy);
+    // Without a copy the peer would see the end of the connection now. What libnbd has encrypted
+    // and not sent is lost: no rest.
+    if (auto copy = duplicate_fd(::nbd_aio_get_fd(handle_.get()))) {
+      unfinished.socket = std::move(*copy);
+      unfinished.has_changes = has_changes_in_flight();
+    }
   }
   // First: libnbd may no longer write to the memory of commands that are complete.
   handle_.reset();
@@ -186,7 +190,7 @@ UniqueFd TlsConnection::abandon() {
     failed.pop_front();
     command.complete(fail(ErrorKind::kClosed, "NBD server"));
   }
-  return socket;
+  return unfinished;
 }
 
 }  // namespace guestio::disk

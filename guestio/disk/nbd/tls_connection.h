@@ -27,8 +27,7 @@ class TlsConnection final : public NbdConnection, private uring::Deferred {
 
   void submit(RemoteCommand& command) noexcept override;
   [[nodiscard]] std::size_t in_flight() const noexcept override { return in_flight_.size(); }
-  [[nodiscard]] bool has_changes_in_flight() const noexcept override;
-  UniqueFd abandon() override;
+  NbdUnfinished abandon() override;
 
  private:
   using Commands = boost::intrusive::list<RemoteCommand>;
@@ -42,6 +41,7 @@ class TlsConnection final : public NbdConnection, private uring::Deferred {
   /// Completes what has a reply, handles the end of the connection, waits for the socket.
   void settle();
   void wait_for_socket();
+  [[nodiscard]] bool has_changes_in_flight() const noexcept;
   [[nodiscard]] bool has_ended() const noexcept;
 
   uring::Loop& loop_;

@@ -59,16 +59,19 @@ endif()
 
 # guestio_room(NAME [PUBLIC_HEADERS files...] [INTERNAL_HEADERS files...] SOURCES files...
 #   [DEPENDS targets...] [TESTS files...] [TEST_DEPENDS targets...]
-#   [TEST_OPTIONS options of guestio_test...])
+#   [TEST_OPTIONS options of guestio_test...] [MODULE_LIBRARIES libraries...])
 # NAME may hold a slash (disk/file); the target is guestio_disk_file, its alias guestio::disk_file.
 # PUBLIC_HEADERS are for users: installed, documented, stable as docs/embedding.md says.
 # INTERNAL_HEADERS are installed because public headers include them, and promise nothing.
 # All other headers stay in the tree. tools/check_includes.py checks both lists.
+# MODULE_LIBRARIES: the room is part of a module with these libraries (guestio_module), and is not
+# installed itself.
 # TESTS become one program, run by ctest. A room is declared after the rooms that it depends on,
 # because rooms are installed (GuestioInstall.cmake).
 function(guestio_room NAME)
   cmake_parse_arguments(ROOM "" ""
-    "PUBLIC_HEADERS;INTERNAL_HEADERS;SOURCES;DEPENDS;TESTS;TEST_DEPENDS;TEST_OPTIONS" ${ARGN})
+    "PUBLIC_HEADERS;INTERNAL_HEADERS;SOURCES;DEPENDS;TESTS;TEST_DEPENDS;TEST_OPTIONS;MODULE_LIBRARIES"
+    ${ARGN})
   string(REPLACE "/" "_" flat ${NAME})
   set(target guestio_${flat})
   add_library(${target} STATIC ${ROOM_SOURCES})
@@ -82,7 +85,12 @@ function(guestio_room NAME)
   target_compile_features(${target} PUBLIC cxx_std_23)
   target_link_libraries(${target} PUBLIC ${ROOM_DEPENDS} PRIVATE $<BUILD_INTERFACE:guestio_flags>)
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${flat})
-  set_property(GLOBAL APPEND PROPERTY GUESTIO_ROOMS ${target})
+  if(ROOM_MODULE_LIBRARIES)
+    target_link_libraries(${target} PUBLIC ${ROOM_MODULE_LIBRARIES})
+    set_target_properties(${target} PROPERTIES MODULE_LIBRARIES "${ROOM_MODULE_LIBRARIES}")
+  else()
+    set_property(GLOBAL APPEND PROPERTY GUESTIO_ROOMS ${target})
+  endif()
   # With link-time optimisation (release) objects hold machine code and g++'s intermediate form. Our
   # programs are linked from the intermediate form; installed libraries keep the machine code only.
   # Other compilers have no such fat objects, so their rooms are built without it.
@@ -116,7 +124,7 @@ function(guestio_module NAME ROOM)
 endfunction()
 
 # guestio_loads_modules(TARGET): the program gives modules the functions of all rooms that a backend
-# may use, whether it uses them itself or not.
+# may use, whether it uses them itself or not. The modules are built with it.
 function(guestio_loads_modules TARGET)
   set(rooms guestio_base guestio_task guestio_mem guestio_uring guestio_buf guestio_disk
     guestio_disk_guard guestio_disk_remote)
@@ -128,6 +136,10 @@ function(guestio_loads_modules TARGET)
     -Wl,--dynamic-list=${PROJECT_SOURCE_DIR}/cmake/module_interface.ld)
   set_property(TARGET ${TARGET} APPEND PROPERTY
     LINK_DEPENDS ${PROJECT_SOURCE_DIR}/cmake/module_interface.ld)
+  get_property(modules GLOBAL PROPERTY GUESTIO_MODULES)
+  if(modules)
+    add_dependencies(${TARGET} ${modules})
+  endif()
 endfunction()
 
 # guestio_test_options(TARGET): compile options of tests and of their precompiled headers. The last

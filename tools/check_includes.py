@@ -27,6 +27,7 @@ ROOMS = {
     "disk": ["base", "mem", "task", "buf"],
     "disk/guard": ["base", "uring"],
     "disk/remote": ["base", "mem", "task", "buf", "uring", "disk", "disk/guard"],
+    "disk/nbd": ["base", "mem", "task", "buf", "uring", "disk", "disk/guard", "disk/remote"],
     "disk/probe": ["base", "buf", "uring", "disk"],
     "disk/file": ["base", "mem", "task", "buf", "uring", "disk", "disk/guard", "disk/probe"],
     "blk": ["base", "mem", "buf", "task", "disk", "virtio"],

@@ -415,6 +415,11 @@ void check_format(const DiskOptions& disk, Diagnostics& diagnostics) {
   if (disk.create_size && disk.is_read_only) {
     add("create", "create does not go with read-only: leave one of the two out");
   }
+  if (has_foreign_format(disk) && disk.claim_mode == disk::ClaimMode::kWhileInUse) {
+    add("image-lock", fmt::format("image-lock=in-use is for raw images, and this one is {}: "
+                                  "leave it out",
+                                  disk.format));
+  }
   if (has_foreign_format(disk) && disk.polls_device) {
     add("iopoll",
         fmt::format("iopoll is for raw images, and this one is {}: leave it out", disk.format));

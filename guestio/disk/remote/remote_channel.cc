@@ -137,9 +137,8 @@ task::Task<Result<>> RemoteChannel::transfer_part(Io& io, Part part) {
   counters_.bounced.add(buf::BounceReason::kPadding, part.size() - part.length);
 
   const bool has_padding = part.head() + part.tail() != 0;
-  GuardedRange guarded(
-      disk_.block_guard(), loop_, FileOffset(part.start), part.size(),
-      has_padding ? BlockGuard::Kind::kPartOfBlocks : BlockGuard::Kind::kWholeBlocks);
+  GuardedRange guarded(disk_.block_guard(), loop_, FileOffset(part.start), part.size(),
+                       has_padding ? BlockGuard::Kind::kExclusive : BlockGuard::Kind::kShared);
   const bool is_write = io.kind == IoKind::kWrite;
   if (is_write) {
     if (needs_guard()) co_await guarded.claim();
@@ -230,9 +229,8 @@ task::Task<Result<>> RemoteChannel::write_zero_bytes(FileOffset offset, std::uin
     auto granted = co_await acquiring;
     if (!granted) co_return fail(granted.error());
     const bool has_padding = part.head() + part.tail() != 0;
-    GuardedRange guarded(
-        disk_.block_guard(), loop_, FileOffset(part.start), part.size(),
-        has_padding ? BlockGuard::Kind::kPartOfBlocks : BlockGuard::Kind::kWholeBlocks);
+    GuardedRange guarded(disk_.block_guard(), loop_, FileOffset(part.start), part.size(),
+                         has_padding ? BlockGuard::Kind::kExclusive : BlockGuard::Kind::kShared);
     if (needs_guard()) co_await guarded.claim();
     if (has_padding) {
       const auto read = co_await read_edges(part, granted->bytes());
@@ -253,11 +251,21 @@ task::Task<Result<>> RemoteChannel::write_zero_bytes(FileOffset offset, std::uin
   co_return Result<>();
 }
 
+/// All blocks of RemoteLimits::range_block that the range touches.
+GuardedRange RemoteChannel::guard_blocks(const Work& work) noexcept {
+  const std::uint64_t block = std::max<std::uint64_t>(limits_.range_block, 1);
+  const std::uint64_t start = align_down(work.offset.raw(), block);
+  const std::uint64_t end = align_up(work.offset.raw() + work.length, block);
+  return {disk_.block_guard(), loop_, FileOffset(start), end - start, BlockGuard::Kind::kExclusive};
+}
+
 task::Task<Result<>> RemoteChannel::run_ranges(Work work) {
   const std::uint64_t most = align_down(limits_.max_range, limits_.alignment);
   std::uint64_t left = work.length;
   while (left != 0) {
     work.length = std::min(left, most);
+    GuardedRange guarded = guard_blocks(work);
+    if (limits_.range_block != 0) co_await guarded.claim();
     RemoteCommand command(work);
     Running running = run(command);
     const auto done = co_await running;

@@ -23,6 +23,9 @@ struct RemoteLimits {
   std::uint64_t max_range = std::uint64_t{1} << 30;     ///< bytes of a discard or write-zeroes
   /// Of offset and length of all commands: a power of two from 1. The disk's size is a multiple.
   std::uint64_t alignment = 1;
+  /// Discard and write-zeroes exclude writes to the same blocks of this size, a power of two; 0:
+  /// the server orders them.
+  std::uint64_t range_block = 0;
   bool has_fua = true;           ///< Durability::kStable; else a flush follows
   bool has_flush = true;         ///< else nothing is cached: every write is durable
   bool has_write_zeroes = true;  ///< else zeroes are written

@@ -13,9 +13,8 @@ namespace {
 
 using std::chrono::nanoseconds;
 
-constexpr std::array<const char*, kThrottleLimits> kNames = {"iops-total", "iops-read",
-                                                             "iops-write", "bps-total",
-                                                             "bps-read",   "bps-write"};
+constexpr std::array<const char*, kThrottleLimits> kNames = {
+    "iops-total", "iops-read", "iops-write", "bps-total", "bps-read", "bps-write"};
 
 constexpr double to_double(nanoseconds time) noexcept { return static_cast<double>(time.count()); }
 
@@ -49,7 +48,8 @@ std::span<const std::string> throttle_setting_names() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> all;
     for (const char* const name : kNames) {
-      for (const char* const end : {"", "-max", "-max-length"}) all.push_back(std::string(name) + end);
+      for (const char* const end : {"", "-max", "-max-length"})
+        all.push_back(std::string(name) + end);
     }
     return all;
   }();
@@ -148,7 +148,7 @@ void ThrottleGroup::set_limits(const ThrottleLimits& limits) {
     const auto before = std::ranges::find_if(buckets_, [&](const Bucket& one) {
       return one.limit == bucket.limit && one.is_burst == bucket.is_burst;
     });
-    if (before != buckets_.end()) bucket.level = before->level;
+    if (before != buckets_.end()) bucket.level = before->level_for(bucket);
   }
   limits_ = limits;
   buckets_ = std::move(buckets);
@@ -168,6 +168,12 @@ void ThrottleGroup::leak(Time now) noexcept {
   const double passed = to_double(now - leaked_at_);
   leaked_at_ = now;
   for (Bucket& bucket : buckets_) bucket.level = std::max(0.0, bucket.level - passed * bucket.rate);
+}
+
+/// The level for a changed rate: as full as before, and with a debt that nobody waits longer for.
+double ThrottleGroup::Bucket::level_for(const Bucket& changed) const noexcept {
+  const double debt = std::max(0.0, level - size);
+  return std::min(level, size) * changed.size / size + debt * std::min(1.0, changed.rate / rate);
 }
 
 double ThrottleGroup::Bucket::units(const Io& io) const noexcept {
@@ -208,8 +214,7 @@ ThrottleGroup::Rivals ThrottleGroup::find_rivals(const Member& member, Mask mask
                             now <= other->next_attempt_[kind] + kLate;
       if (!is_rival) continue;
       ++rivals.ahead;
-      rivals.must_yield |=
-          other->used_ + to_double(kLead) < member.used_ && excess(its_mask) <= 0;
+      rivals.must_yield |= other->used_ + to_double(kLead) < member.used_ && excess(its_mask) <= 0;
       break;
     }
   }

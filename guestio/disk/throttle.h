@@ -61,7 +61,7 @@ struct ThrottleLimits {
 /// A value of a ThrottleLimits by its name: "bps-read", "bps-read-max" or "bps-read-max-length".
 struct ThrottleSetting {
   ThrottleLimit limit;
-  std::uint64_t ThrottleRate::* value;
+  std::uint64_t ThrottleRate::*value;
 };
 /// Empty for an unknown name.
 [[nodiscard]] std::optional<ThrottleSetting> find_throttle_setting(std::string_view name);
@@ -84,11 +84,11 @@ inline constexpr std::size_t kThrottleClasses = 4;
 
 /// The budget of the disks of a group.
 ///
-/// Each limit is a leaky bucket. It leaks at the rate of the limit, and holds what the rate moves in
-/// kPeriod. A request starts while no bucket of its class is above that, and fills them all: one
-/// request may overdraw them, so that a request of any size passes any limit, and the next ones wait
-/// for the debt. Bursts add a second bucket with the burst rate, and their bytes or operations to
-/// the size of the first one.
+/// Each limit is a leaky bucket. It leaks at the rate of the limit, and holds what the rate moves
+/// in kPeriod. A request starts while no bucket of its class is above that, and fills them all: one
+/// request may overdraw them, so that a request of any size passes any limit, and the next ones
+/// wait for the debt. Bursts add a second bucket with the burst rate, and their bytes or operations
+/// to the size of the first one.
 ///
 ///      start() ──► above its size? ──yes──► wait until it has leaked
 ///                     │no                      ┆
@@ -143,7 +143,8 @@ class ThrottleGroup {
 
   [[nodiscard]] Time now() const { return clock_(); }
   [[nodiscard]] ThrottleLimits limits() const;
-  /// Requires: no conflict. Debts stay. Waiting requests learn of it by their channels.
+  /// Requires: no conflict. Debts stay, but never for longer than before. Waiting requests learn of
+  /// it by their channels.
   void set_limits(const ThrottleLimits& limits);
   /// Whether there is any limit. Without the lock, as the next one.
   [[nodiscard]] bool is_limited() const noexcept {
@@ -154,8 +155,8 @@ class ThrottleGroup {
     return classes_[static_cast<std::size_t>(kind)].load(std::memory_order_relaxed) != 0;
   }
 
-  /// Returns 0 if `io` may start, and counts it. Otherwise the time until the next attempt; `member`
-  /// waits for its class until a later call for it.
+  /// Returns 0 if `io` may start, and counts it. Otherwise the time until the next attempt;
+  /// `member` waits for its class until a later call for it.
   [[nodiscard]] std::chrono::nanoseconds try_start(Member& member, const Io& io, Time now);
   /// Counts a request that starts without a wait, up to kMaxDebt.
   void start_now(Member& member, const Io& io, Time now);
@@ -174,6 +175,7 @@ class ThrottleGroup {
     /// Nanoseconds until the level is at the size.
     [[nodiscard]] double excess() const noexcept { return (level - size) / rate; }
     [[nodiscard]] double units(const Io& io) const noexcept;
+    [[nodiscard]] double level_for(const Bucket& changed) const noexcept;
   };
   /// The other waiting members with a bucket in common.
   struct Rivals {

@@ -28,17 +28,18 @@ void ThrottleChannel::start(Io& io) noexcept {
   if (fifo.is_empty() && !group_->is_limited(throttle_class(io.kind))) return below_.start(io);
   const Time now = group_->now();
   const Waiting waiting{&io, now, arrivals_++};
-  if (fifo.is_empty()) {
-    if (try_start(waiting, now)) return below_.start(io);
-    fifo.push_back(waiting);
-    if (!is_sleeping_ && timing_.running() == 0) timing_.spawn(run_timer());
-  } else {
-    fifo.push_back(waiting);
-  }
+  const Time wake_at = wake_at_;
+  if (fifo.is_empty() && try_start(waiting, now)) return below_.start(io);
+  fifo.push_back(waiting);
   ++statistics_.throttled;
+  if (timing_.running() == 0) {
+    timing_.spawn(run_timer());
+  } else if (wake_at_ < wake_at && is_sleeping_) {
+    interrupt();
+  }
 }
 
-/// Returns whether it may start; otherwise the timer ends in time for its next attempt.
+/// Returns whether it may start; otherwise wake_at_ is in time for its next attempt.
 bool ThrottleChannel::try_start(const Waiting& first, Time now) noexcept {
   const Io& io = *first.io;
   if (is_open_) {
@@ -53,7 +54,7 @@ bool ThrottleChannel::try_start(const Waiting& first, Time now) noexcept {
   }
   const nanoseconds wait = group_->try_start(member_, io, now);
   if (wait == nanoseconds(0)) return true;
-  wake_at(is_flush ? std::min(now + wait, flush_limit) : now + wait);
+  wake_at_ = std::min(wake_at_, is_flush ? std::min(now + wait, flush_limit) : now + wait);
   return false;
 }
 
@@ -95,21 +96,13 @@ task::Task<> ThrottleChannel::run_timer() {
   if (when_empty_) std::exchange(when_empty_, nullptr)();
 }
 
-void ThrottleChannel::wake_at(Time time) noexcept {
-  if (timing_.running() == 0) {
-    wake_at_ = time;
-  } else if (time < wake_at_) {
-    wake_at_ = time;
-    if (is_sleeping_) interrupt();
-  }
-}
-
 void ThrottleChannel::interrupt() noexcept {
   const auto ended = std::exchange(stop_sleep_, std::make_unique<task::StopSource>());
   ended->request_stop();
 }
 
 void ThrottleChannel::reconsider() noexcept {
+  if (waiting() == 0) return;
   wake_at_ = Time();
   if (is_sleeping_) interrupt();
 }

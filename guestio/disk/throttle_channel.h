@@ -93,7 +93,6 @@ class ThrottleChannel final : public Channel {
     return waiting_[static_cast<std::size_t>(throttle_class(io.kind))];
   }
   [[nodiscard]] Fifo* find_oldest(unsigned without) noexcept;
-  void wake_at(Time time) noexcept;
   void interrupt() noexcept;
   bool try_start(const Waiting& first, Time now) noexcept;
   void start_waiting() noexcept;
@@ -110,7 +109,7 @@ class ThrottleChannel final : public Channel {
   std::move_only_function<void()> when_empty_;
 
   bool is_sleeping_ = false;
-  Time wake_at_;  // of the present or the next sleep
+  Time wake_at_ = Time::max();  // end of the present or the next sleep
   std::unique_ptr<task::StopSource> stop_sleep_ = std::make_unique<task::StopSource>();
   task::Scope timing_;
 };

@@ -156,7 +156,7 @@ TEST_F(LimitTest, RefusedChangesChangeNothing) {
   expect_refused({"disk0", "iops-total=x"}, "iops-total takes operations a second");
   expect_refused({"disk0", "limit-group=g"}, "limit-group is no limit");
   expect_refused({"disk1", "iops-total=5"}, "no disk disk1");
-  expect_refused({"disk0", "iops-total"}, "iops-total: expected NAME=VALUE");
+  expect_refused({"disk0", "iops-total"}, "iops-total: expected KEY=VALUE");
 }
 
 TEST_F(LimitTest, WaitsAreCountedAndEndWithTheLimit) {

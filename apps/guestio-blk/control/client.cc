@@ -70,7 +70,7 @@ Result<std::string> exchange(const UniqueFd& socket, const std::string& line) {
 
 namespace {
 
-/// The command in the words after the path: COMMAND [DISK] [NAME=VALUE...].
+/// The command in the words after the path: COMMAND [DISK] [KEY=VALUE...].
 std::expected<Json, std::string> make_command(std::span<const std::string> words) {
   Json command = {{"command", words[0]}};
   for (std::size_t i = 1; i < words.size(); ++i) {
@@ -80,7 +80,7 @@ std::expected<Json, std::string> make_command(std::span<const std::string> words
     } else if (i == 1) {
       command["disk"] = words[i];
     } else {
-      return std::unexpected(fmt::format("{}: expected NAME=VALUE", words[i]));
+      return std::unexpected(fmt::format("{}: expected KEY=VALUE", words[i]));
     }
   }
   return command;

@@ -91,7 +91,7 @@ constexpr int kMaxCommandWords = 32;
 
 void add_control_options(CLI::App& app, CommandLine& command_line) {
   app.add_option("--ask", command_line.ask, "send command to --control PATH, print reply")
-      ->option_text("PATH COMMAND [DISK [NAME=VALUE...]]")
+      ->option_text("PATH COMMAND [DISK] [SETTING]")
       ->group(kControlGroup)
       ->expected(2, kMaxCommandWords);
   app.add_option("--takeover", command_line.takeover,

@@ -50,7 +50,7 @@ Json describe_listener(const UnixListener& listener, TakeoverMessage& message,
 }
 
 /// The limits of now, which earlier builds do not know as settings.
-Json describe_limits(const DiskOptions& disk) {
+Json list_limits(const DiskOptions& disk) {
   Json limits = Json::array();
   for (const auto& [name, value] : to_settings(disk.throttle->limits())) {
     limits.push_back({name, value});
@@ -78,7 +78,7 @@ std::expected<Json, std::string> describe_disk(const ServedDisk& disk, TakeoverM
       return std::unexpected("no descriptor is left for the copy of a socket");
   }
   return Json{{"settings", std::move(settings)},
-              {"limits", describe_limits(disk.options())},
+              {"limits", list_limits(disk.options())},
               {"io", message.add(std::move(snapshot->io))},
               {"claim", message.add(std::move(snapshot->claim))},
               {"size", disk.info().size.raw()},
@@ -100,7 +100,7 @@ std::expected<Json, std::string> describe_failed(const FailedDisk& disk, Takeove
     socket = message.add(std::move(*copy));
   }
   return Json{{"settings", std::move(settings)},
-              {"limits", describe_limits(disk.options())},
+              {"limits", list_limits(disk.options())},
               {"socket", std::move(socket)},
               {"cause", disk.cause()}};
 }

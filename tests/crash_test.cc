@@ -31,20 +31,23 @@ unsigned successors(const std::string& output) {
   return found ? static_cast<unsigned>(std::stoul(match[1])) : 0;
 }
 
-/// The option of guestio-load for a ring kind.
+/// The options of guestio-load for a ring kind, and more of guestio-blk.
 struct Kind {
   const char* name;
   std::vector<std::string> options;
+  std::vector<std::string> more = {};
 };
 
 class CrashTest : public BackendTest, public ::testing::WithParamInterface<Kind> {
  protected:
   /// Starts guestio-blk. Returns the time until it serves.
   milliseconds restart() {
+    std::vector<std::string> words = {kBackendProgram, "--socket-path", socket_, "--blk-file",
+                                      image_,          "--num-queues",  "2",     "--control",
+                                      control_,        "--verbose"};
+    words.insert(words.end(), GetParam().more.begin(), GetParam().more.end());
     const auto since = Clock::now();
-    backend_ = std::make_unique<testing::ChildProcess>(
-        std::vector<std::string>{kBackendProgram, "--socket-path", socket_, "--blk-file", image_,
-                                 "--num-queues", "2", "--control", control_, "--verbose"});
+    backend_ = std::make_unique<testing::ChildProcess>(words);
     EXPECT_TRUE(backend_->wait_for_output("after the start")) << backend_->output();
     return std::chrono::duration_cast<milliseconds>(Clock::now() - since);
   }
@@ -83,7 +86,7 @@ class CrashTest : public BackendTest, public ::testing::WithParamInterface<Kind>
 };
 
 TEST_P(CrashTest, Rule41And43EveryAcknowledgedWriteSurvivesAndEveryRequestCompletesOnce) {
-  start({"--num-queues", "2", "--control", control_, "--verbose"});
+  restart();
   const unsigned kills = rounds();
   // On most machines more than completes before the last kill.
   const std::string total_operations = operations(20000 + 3000 * kills);
@@ -120,7 +123,9 @@ TEST_P(CrashTest, Rule41And43EveryAcknowledgedWriteSurvivesAndEveryRequestComple
 }
 
 INSTANTIATE_TEST_SUITE_P(, CrashTest,
-                         ::testing::Values(Kind{"Split", {}}, Kind{"Packed", {"--packed"}}),
+                         ::testing::Values(Kind{"Split", {}}, Kind{"Packed", {"--packed"}},
+                                           // Most requests of the killed ones waited for the limit.
+                                           Kind{"Limited", {}, {"--iops-total", "20000"}}),
                          [](const auto& instance) { return instance.param.name; });
 
 }  // namespace

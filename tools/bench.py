@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 
-from comparison import contenders, markdown, measure, plots, processes, profile, rows
+from comparison import contenders, limits, markdown, measure, plots, processes, profile, rows
 from comparison.processes import BenchError
 from comparison.results import Results
 
@@ -30,6 +30,8 @@ DOCUMENT = ROOT / "docs" / "performance.md"
 IMAGES = ROOT / "docs" / "img"
 RESULTS = ROOT / "build" / "bench" / "results.json"
 IDLE = "idle"  # --only name of the idle measurement, which is not a row
+LIMITS = "limits"  # the same of the accuracy of limits
+LIMITED_SECONDS = 10
 RAMP = 0.2  # ramp time in seconds
 
 
@@ -80,17 +82,18 @@ def choose_rows(only):
     everything = rows.all_rows()
     full_names = {row.name for row in everything}
 
-    def is_selected(row):
+    def matches(row):
         return any(text == row.name if text in full_names else text in row.name for text in only)
 
-    chosen = [row for row in everything if not only or is_selected(row)]
-    if not chosen and not is_idle_selected(only):
+    chosen = [row for row in everything if not only or matches(row)]
+    if not chosen and not is_selected(IDLE, only) and not is_selected(LIMITS, only):
         raise BenchError(f"no row matches {' or '.join(map(repr, only))} (see --list)")
     return chosen
 
 
-def is_idle_selected(only):
-    return not only or IDLE in only
+def is_selected(name, only):
+    """Of a measurement that is not a row."""
+    return not only or name in only
 
 
 def choose_contenders(variants):
@@ -180,8 +183,10 @@ class Run:
                 self._measure_row(bench, row)
                 if not self._arguments.no_write:
                     self._results.save(RESULTS)
-            if is_idle_selected(self._arguments.only):
+            if is_selected(IDLE, self._arguments.only):
                 self._measure_idle(bench)
+            if is_selected(LIMITS, self._arguments.only):
+                self._measure_limits(fix)
 
     def profile(self, chosen):
         with fixture(self._arguments, {row.target for _, row in chosen}) as fix:
@@ -217,6 +222,20 @@ class Run:
                 self._results.idle[party.key] = self._attempt(
                     party, row, lambda: bench.idle(party, row, max(1, self._arguments.seconds * 5)))
 
+    def _measure_limits(self, fix):
+        seconds = 2 if self._arguments.quick else LIMITED_SECONDS
+        self._results.limits.clear()
+        for case in limits.all_cases():
+            try:
+                parts = limits.measure(case, fix, seconds)
+            except (BenchError, OSError, ValueError, KeyError) as error:
+                log(f"    {case.limit}, {case.title}: FAILED: {error}")
+                self.failures += 1
+                continue
+            limit = f"{case.limit} {case.rate}"
+            log(f"    {limit:22} {case.title:44} {' and '.join(f'{part:.4f}' for part in parts)}")
+            self._results.limits.append({"limit": limit, "work": case.title, "parts": parts})
+
     def _attempt(self, party, row, action):
         for last in (False, True):
             try:
@@ -246,7 +265,7 @@ def write_document(results, parties):
 def bench(arguments):
     chosen = choose_rows(arguments.only)
     if arguments.list:
-        print("\n".join([row.name for row in chosen] + [IDLE]))
+        print("\n".join([row.name for row in chosen] + [IDLE, LIMITS]))
         return 0
     parties = choose_contenders(arguments.variant)
     results = Results() if arguments.no_write else Results.load(RESULTS)

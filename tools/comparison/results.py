@@ -11,7 +11,7 @@ class Results:
     """rows: {name: {contender: {"samples": [one per round], "calls": system calls per op}}}."""
 
     def __init__(self, data=None):
-        self._data = {"machine": {}, "rows": {}, "idle": {}, "profiles": {}} | (data or {})
+        self._data = {"machine": {}, "rows": {}, "idle": {}, "limits": [], "profiles": {}} | (data or {})
 
     @classmethod
     def load(cls, path):
@@ -37,6 +37,11 @@ class Results:
     @property
     def idle(self):
         return self._data["idle"]
+
+    @property
+    def limits(self):
+        """[{"limit": text, "work": text, "parts": the work of each disk / the limit}]."""
+        return self._data["limits"]
 
     def begin(self, row):
         """Discards the row's earlier samples."""

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 
-from comparison import contenders, markdown, measure, plots, processes, profile, rows
+from comparison import contenders, markdown, measure, nbd, plots, processes, profile, rows
 from comparison.processes import BenchError
 from comparison.results import Results
 
@@ -30,6 +30,8 @@ DOCUMENT = ROOT / "docs" / "performance.md"
 IMAGES = ROOT / "docs" / "img"
 RESULTS = ROOT / "build" / "bench" / "results.json"
 IDLE = "idle"  # --only name of the idle measurement, which is not a row
+RECONNECT = "nbd/reconnect"  # that of the restarts of an NBD server
+RESTARTS = 16
 RAMP = 0.2  # ramp time in seconds
 
 
@@ -84,13 +86,17 @@ def choose_rows(only):
         return any(text == row.name if text in full_names else text in row.name for text in only)
 
     chosen = [row for row in everything if not only or is_selected(row)]
-    if not chosen and not is_idle_selected(only):
+    if not chosen and not is_idle_selected(only) and not is_reconnect_selected(only):
         raise BenchError(f"no row matches {' or '.join(map(repr, only))} (see --list)")
     return chosen
 
 
 def is_idle_selected(only):
     return not only or IDLE in only
+
+
+def is_reconnect_selected(only):
+    return not only or any(text in RECONNECT for text in only)
 
 
 def choose_contenders(variants):
@@ -125,6 +131,10 @@ def fixture(arguments, targets):
                 images[target] = pathlib.Path(directory) / "disk.img"
                 log(f"filling {images[target]} ({arguments.image_size} MiB)")
                 fill(images[target], size)
+        if nbd.TARGET in targets:
+            log(f"filling an NBD server's memory ({arguments.image_size} MiB)")
+            server = stack.enter_context(nbd.serving(pathlib.Path(scratch), size))
+            images[nbd.TARGET] = server.uri
         yield contenders.Fixture(arguments.programs, pathlib.Path(scratch), images, size)
 
 
@@ -182,6 +192,10 @@ class Run:
                     self._results.save(RESULTS)
             if is_idle_selected(self._arguments.only):
                 self._measure_idle(bench)
+        # Its servers have the socket of the rows' server.
+        if is_reconnect_selected(self._arguments.only):
+            with fixture(self._arguments, set()) as fix:
+                self._measure_reconnects(measure.Bench(fix, self._arguments.seconds, RAMP))
 
     def profile(self, chosen):
         with fixture(self._arguments, {row.target for _, row in chosen}) as fix:
@@ -217,6 +231,14 @@ class Run:
                 self._results.idle[party.key] = self._attempt(
                     party, row, lambda: bench.idle(party, row, max(1, self._arguments.seconds * 5)))
 
+    def _measure_reconnects(self, bench):
+        log(f"{RECONNECT}: {RESTARTS} restarts")
+        row = rows.Row(nbd.TARGET, "randread", 4 * rows.KIB, 1)
+        times = self._attempt(self._parties[0], row, lambda: bench.reconnects(
+            self._parties[0], row, RESTARTS))
+        if times:
+            self._results.reconnects = times
+
     def _attempt(self, party, row, action):
         for last in (False, True):
             try:
@@ -246,13 +268,14 @@ def write_document(results, parties):
 def bench(arguments):
     chosen = choose_rows(arguments.only)
     if arguments.list:
-        print("\n".join([row.name for row in chosen] + [IDLE]))
+        print("\n".join([row.name for row in chosen] + [RECONNECT, IDLE]))
         return 0
     parties = choose_contenders(arguments.variant)
     results = Results() if arguments.no_write else Results.load(RESULTS)
     failures = 0
     if not arguments.render:
-        processes.require_tools("fio", "qemu-storage-daemon", "taskset", "setpriv")
+        processes.require_tools("fio", "qemu-storage-daemon", "taskset", "setpriv", "nbdkit",
+                                "nbdcopy")
         if shutil.which("perf") is None:
             processes.require_tools("strace")
         for name in ("guestio-blk", "guestio-load", "guestio-bench-raw-ring",

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 
-from comparison import contenders, limits, markdown, measure, plots, processes, profile, rows
+from comparison import contenders, limits, markdown, measure, nbd, plots, processes, profile, rows
 from comparison.processes import BenchError
 from comparison.results import Results
 
@@ -32,6 +32,8 @@ RESULTS = ROOT / "build" / "bench" / "results.json"
 IDLE = "idle"  # --only name of the idle measurement, which is not a row
 LIMITS = "limits"  # the same of the accuracy of limits
 LIMITED_SECONDS = 10
+RECONNECT = "nbd/reconnect"  # that of the restarts of an NBD server
+RESTARTS = 16
 RAMP = 0.2  # ramp time in seconds
 
 
@@ -86,7 +88,8 @@ def choose_rows(only):
         return any(text == row.name if text in full_names else text in row.name for text in only)
 
     chosen = [row for row in everything if not only or matches(row)]
-    if not chosen and not is_selected(IDLE, only) and not is_selected(LIMITS, only):
+    others = is_selected(IDLE, only) or is_selected(LIMITS, only) or is_reconnect_selected(only)
+    if not chosen and not others:
         raise BenchError(f"no row matches {' or '.join(map(repr, only))} (see --list)")
     return chosen
 
@@ -94,6 +97,10 @@ def choose_rows(only):
 def is_selected(name, only):
     """Of a measurement that is not a row."""
     return not only or name in only
+
+
+def is_reconnect_selected(only):
+    return not only or any(text in RECONNECT for text in only)
 
 
 def choose_contenders(variants):
@@ -128,6 +135,10 @@ def fixture(arguments, targets):
                 images[target] = pathlib.Path(directory) / "disk.img"
                 log(f"filling {images[target]} ({arguments.image_size} MiB)")
                 fill(images[target], size)
+        if nbd.TARGET in targets:
+            log(f"filling an NBD server's memory ({arguments.image_size} MiB)")
+            server = stack.enter_context(nbd.serving(pathlib.Path(scratch), size))
+            images[nbd.TARGET] = server.uri
         yield contenders.Fixture(arguments.programs, pathlib.Path(scratch), images, size)
 
 
@@ -187,6 +198,10 @@ class Run:
                 self._measure_idle(bench)
             if is_selected(LIMITS, self._arguments.only):
                 self._measure_limits(fix)
+        # Its servers have the socket of the rows' server.
+        if is_reconnect_selected(self._arguments.only):
+            with fixture(self._arguments, set()) as fix:
+                self._measure_reconnects(measure.Bench(fix, self._arguments.seconds, RAMP))
 
     def profile(self, chosen):
         with fixture(self._arguments, {row.target for _, row in chosen}) as fix:
@@ -235,6 +250,13 @@ class Run:
             limit = f"{case.limit} {case.rate}"
             log(f"    {limit:22} {case.title:44} {' and '.join(f'{part:.4f}' for part in parts)}")
             self._results.limits.append({"limit": limit, "work": case.title, "parts": parts})
+    def _measure_reconnects(self, bench):
+        log(f"{RECONNECT}: {RESTARTS} restarts")
+        row = rows.Row(nbd.TARGET, "randread", 4 * rows.KIB, 1)
+        times = self._attempt(self._parties[0], row, lambda: bench.reconnects(
+            self._parties[0], row, RESTARTS))
+        if times:
+            self._results.reconnects = times
 
     def _attempt(self, party, row, action):
         for last in (False, True):
@@ -265,13 +287,14 @@ def write_document(results, parties):
 def bench(arguments):
     chosen = choose_rows(arguments.only)
     if arguments.list:
-        print("\n".join([row.name for row in chosen] + [IDLE, LIMITS]))
+        print("\n".join([row.name for row in chosen] + [RECONNECT, IDLE, LIMITS]))
         return 0
     parties = choose_contenders(arguments.variant)
     results = Results() if arguments.no_write else Results.load(RESULTS)
     failures = 0
     if not arguments.render:
-        processes.require_tools("fio", "qemu-storage-daemon", "taskset", "setpriv")
+        processes.require_tools("fio", "qemu-storage-daemon", "taskset", "setpriv", "nbdkit",
+                                "nbdcopy")
         if shutil.which("perf") is None:
             processes.require_tools("strace")
         for name in ("guestio-blk", "guestio-load", "guestio-bench-raw-ring",

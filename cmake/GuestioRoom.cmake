@@ -59,16 +59,19 @@ endif()
 
 # guestio_room(NAME [PUBLIC_HEADERS files...] [INTERNAL_HEADERS files...] SOURCES files...
 #   [DEPENDS targets...] [TESTS files...] [TEST_DEPENDS targets...]
-#   [TEST_OPTIONS options of guestio_test...])
+#   [TEST_OPTIONS options of guestio_test...] [MODULE_LIBRARIES libraries...])
 # NAME may hold a slash (disk/file); the target is guestio_disk_file, its alias guestio::disk_file.
 # PUBLIC_HEADERS are for users: installed, documented, stable as docs/embedding.md says.
 # INTERNAL_HEADERS are installed because public headers include them, and promise nothing.
 # All other headers stay in the tree. tools/check_includes.py checks both lists.
+# MODULE_LIBRARIES: the room is part of a module with these libraries (guestio_module), and is not
+# installed itself.
 # TESTS become one program, run by ctest. A room is declared after the rooms that it depends on,
 # because rooms are installed (GuestioInstall.cmake).
 function(guestio_room NAME)
   cmake_parse_arguments(ROOM "" ""
-    "PUBLIC_HEADERS;INTERNAL_HEADERS;SOURCES;DEPENDS;TESTS;TEST_DEPENDS;TEST_OPTIONS" ${ARGN})
+    "PUBLIC_HEADERS;INTERNAL_HEADERS;SOURCES;DEPENDS;TESTS;TEST_DEPENDS;TEST_OPTIONS;MODULE_LIBRARIES"
+    ${ARGN})
   string(REPLACE "/" "_" flat ${NAME})
   set(target guestio_${flat})
   add_library(${target} STATIC ${ROOM_SOURCES})
@@ -82,7 +85,12 @@ function(guestio_room NAME)
   target_compile_features(${target} PUBLIC cxx_std_23)
   target_link_libraries(${target} PUBLIC ${ROOM_DEPENDS} PRIVATE $<BUILD_INTERFACE:guestio_flags>)
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${flat})
-  set_property(GLOBAL APPEND PROPERTY GUESTIO_ROOMS ${target})
+  if(ROOM_MODULE_LIBRARIES)
+    target_link_libraries(${target} PUBLIC ${ROOM_MODULE_LIBRARIES})
+    set_target_properties(${target} PROPERTIES MODULE_LIBRARIES "${ROOM_MODULE_LIBRARIES}")
+  else()
+    set_property(GLOBAL APPEND PROPERTY GUESTIO_ROOMS ${target})
+  endif()
   # With link-time optimisation (release) objects hold machine code and g++'s intermediate form. Our
   # programs are linked from the intermediate form; installed libraries keep the machine code only.
   # Other compilers have no such fat objects, so their rooms are built without it.
@@ -139,13 +147,15 @@ function(guestio_test_options TARGET)
     $<$<CXX_COMPILER_ID:Clang>:SHELL:-Xclang -fno-pch-timestamp>)
 endfunction()
 
-# guestio_test(NAME SOURCES files... DEPENDS targets... [PREFIX text] [LABEL text] [EACH] [ONE_THREAD])
+# guestio_test(NAME SOURCES files... DEPENDS targets... [PREFIX text] [LABEL text] [EACH] [WHOLE]
+#   [ONE_THREAD])
 # LABEL: the ctest label of its tests, by default the folder without guestio/. The target
 # tests_of_LABEL builds the programs of a label. `./dev test quick` uses both.
 # EACH: each test is a ctest of its own in every build, so that long ones run in parallel.
+# WHOLE: the program is one ctest in every build, because its tests share a costly server.
 # ONE_THREAD: neither the tests nor the tested code start a thread; the thread sanitizer skips them.
 function(guestio_test NAME)
-  cmake_parse_arguments(TEST "EACH;ONE_THREAD" "PREFIX;LABEL" "SOURCES;DEPENDS" ${ARGN})
+  cmake_parse_arguments(TEST "EACH;WHOLE;ONE_THREAD" "PREFIX;LABEL" "SOURCES;DEPENDS" ${ARGN})
   if(TEST_ONE_THREAD AND GUESTIO_SANITIZE STREQUAL "thread")
     return()
   endif()
@@ -163,8 +173,9 @@ function(guestio_test NAME)
     add_custom_target(${programs})
   endif()
   add_dependencies(${programs} ${NAME})
-  if(GUESTIO_QUICK_BUILD AND NOT TEST_EACH)
+  if(TEST_WHOLE OR (GUESTIO_QUICK_BUILD AND NOT TEST_EACH))
     add_test(NAME ${NAME} COMMAND ${NAME})
+    set_tests_properties(${NAME} PROPERTIES LABELS ${TEST_LABEL})
     return()
   endif()
   gtest_discover_tests(${NAME} TEST_PREFIX "${TEST_PREFIX}" DISCOVERY_TIMEOUT 300

@@ -71,7 +71,7 @@ struct DiskModule {
 
 /// Defines the export: `GUESTIO_DISK_MODULE(MyFactory)` at namespace scope, once in a module.
 #define GUESTIO_DISK_MODULE(Factory)                                                           \
-  extern "C" [[gnu::visibility("default"), gnu::used]] const ::guestio::disk::DiskModule       \
+  extern "C" [[gnu::visibility("default")]] const ::guestio::disk::DiskModule       \
       guestio_disk_module;                                                                     \
   const ::guestio::disk::DiskModule guestio_disk_module = {                                    \
       ::guestio::disk::DiskModule::kAbi, ::guestio::kVersion, []() -> ::guestio::disk::DiskFactory& { \

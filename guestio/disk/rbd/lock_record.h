@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "guestio/base/error.h"
+
+namespace guestio::disk {
+
+/// Who owns the exclusive lock of an image: a client of the cluster and the process behind it. In a
+/// file beside the disk's socket it tells the next process whose lock it finds; in a takeover it
+/// tells the successor.
+struct LockRecord {
+  std::string address;       ///< as locks name it: "10.0.0.1:0/1234"
+  std::uint64_t pid = 0;
+  std::uint64_t start = 0;   ///< of the process, in ticks since the boot
+  std::string boot;          ///< the kernel's boot id
+  std::string pid_namespace; ///< in which `pid` counts
+
+  /// Of this process.
+  static LockRecord of_process(std::string address);
+  static std::optional<LockRecord> from_text(std::string_view text);
+  [[nodiscard]] std::string to_text() const;
+
+  /// The process has certainly ended. False for what cannot be seen from here: processes of another
+  /// pid namespace, of another host, and of the time before a reboot.
+  [[nodiscard]] bool is_gone() const;
+
+  /// The record in `path`; nothing without a readable one.
+  static std::optional<LockRecord> load(const std::string& path);
+  /// Replaces the file in one step. Errors: host.
+  [[nodiscard]] Result<> save(const std::string& path) const;
+
+  friend bool operator==(const LockRecord&, const LockRecord&) = default;
+};
+
+}  // namespace guestio::disk

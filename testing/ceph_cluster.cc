@@ -45,8 +45,8 @@ void CephCluster::kill_osd() const { ::kill(osd(), SIGKILL); }
 void CephCluster::start_osd() const { program_->send_signal(SIGUSR1); }
 
 bool CephCluster::fence(const std::string& address) const {
-  const std::string command = R"({"prefix": "osd blocklist", "blocklistop": "add", "addr": ")" +
-                              address + R"("})";
+  const std::string command =
+      R"({"prefix": "osd blocklist", "blocklistop": "add", "addr": ")" + address + R"("})";
   const char* const commands[] = {command.c_str()};
   return ::rados_mon_command(admin_, const_cast<const char**>(commands), 1, nullptr, 0, nullptr,
                              nullptr, nullptr, nullptr) == 0 &&

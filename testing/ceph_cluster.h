@@ -11,8 +11,8 @@
 
 namespace guestio::testing {
 
-/// A Ceph cluster of one monitor and one OSD (testing/ceph_cluster.py), with the pool "rbd". It ends
-/// with this process, however that ends.
+/// A Ceph cluster of one monitor and one OSD (testing/ceph_cluster.py), with the pool "rbd". It
+/// ends with this process, however that ends.
 class CephCluster {
  public:
   /// Sets it up in about 5 s. Check is_up().

@@ -113,7 +113,8 @@ Result<> LockRecord::save(const std::string& path) const {
       ::open(next.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!file) return fail_host("create the record of the lock");
   const auto written = ::write(file.get(), text.data(), text.size());
-  if (written != static_cast<ssize_t>(text.size())) return fail_host("write the record of the lock");
+  if (written != static_cast<ssize_t>(text.size()))
+    return fail_host("write the record of the lock");
   if (::rename(next.c_str(), path.c_str()) != 0) return fail_host("write the record of the lock");
   return {};
 }

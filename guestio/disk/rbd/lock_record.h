@@ -14,11 +14,11 @@ namespace guestio::disk {
 /// file beside the disk's socket it tells the next process whose lock it finds; in a takeover it
 /// tells the successor.
 struct LockRecord {
-  std::string address;       ///< as locks name it: "10.0.0.1:0/1234"
+  std::string address;  ///< as locks name it: "10.0.0.1:0/1234"
   std::uint64_t pid = 0;
-  std::uint64_t start = 0;   ///< of the process, in ticks since the boot
-  std::string boot;          ///< the kernel's boot id
-  std::string pid_namespace; ///< in which `pid` counts
+  std::uint64_t start = 0;    ///< of the process, in ticks since the boot
+  std::string boot;           ///< the kernel's boot id
+  std::string pid_namespace;  ///< in which `pid` counts
 
   /// Of this process.
   static LockRecord of_process(std::string address);

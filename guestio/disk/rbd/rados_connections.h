@@ -52,8 +52,8 @@ class RadosConnection {
   std::atomic<bool> is_fenced_ = false;
 };
 
-/// The connections of the process. One serves several images: a connection for each would be a dozen
-/// threads each, one for all a bottleneck.
+/// The connections of the process. One serves several images: a connection for each would be a
+/// dozen threads each, one for all a bottleneck.
 ///
 /// Threads: any that may block.
 class RadosConnections {
@@ -61,7 +61,8 @@ class RadosConnections {
   /// An image's share of a connection. The last one ends the connection; blocks.
   using Share = std::shared_ptr<RadosConnection>;
 
-  /// A connection of `user` with fewer than `max_images` shares. Errors: of RadosConnection::open().
+  /// A connection of `user` with fewer than `max_images` shares. Errors: of
+  /// RadosConnection::open().
   OpenResult<Share> share(const RadosUser& user, unsigned max_images);
   /// Connections in use.
   [[nodiscard]] std::size_t count() const;

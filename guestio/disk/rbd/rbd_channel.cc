@@ -46,7 +46,7 @@ RbdChannel::RbdChannel(RemoteDisk& disk, std::shared_ptr<RbdSession> session, ur
 }
 
 RbdChannel::~RbdChannel() {
-  GUESTIO_CHECK(waiting_.empty() && submitted_.value() == completed_.value(),
+  GUESTIO_CHECK(waiting_.empty() && is_idle(),
                 "no request in flight on a channel that is destroyed");
   session_->unsubscribe(subscriber_);
   // It may be in the loop's mailbox still.
@@ -132,35 +132,35 @@ void RbdChannel::drain() noexcept {
 void RbdChannel::finish(const Finished& finished) noexcept {
   RemoteCommand& command = *finished.command;
   ++completed_;
-  if (finished.result < 0 && wait_after_failure(command, static_cast<int>(-finished.result))) {
-    // The image of the last request in flight may go now.
-    if (submitted_.value() == completed_.value()) refresh();
-    return;
+  if (finished.result >= 0 || !wait_after_failure(command, static_cast<int>(-finished.result))) {
+    command.complete(to_result(command.work(), finished.result));
   }
-  command.complete(to_result(command.work(), finished.result));
+  if (must_refresh_ && is_idle()) refresh();
 }
 
 bool RbdChannel::wait_after_failure(RemoteCommand& command, int error) noexcept {
-  const bool is_write = command.work().kind != IoKind::kRead && command.work().kind != IoKind::kFlush;
+  const IoKind kind = command.work().kind;
+  const bool is_write = kind != IoKind::kRead && kind != IoKind::kFlush;
   if (is_fenced_errno(error)) {
     session_->on_fenced(view_.image.get());
-  } else if (error == EROFS && is_write) {
+  } else if (error == EROFS && is_write && session_->uses_lock()) {
     session_->on_lock_lost(view_.image.get());
   } else {
     return false;
   }
   waiting_.push_back(command);
   view_.phase = RbdSession::Phase::kWaiting;
+  must_refresh_ = true;
   return true;
 }
 
 void RbdChannel::refresh() noexcept {
   auto latest = session_->view();
-  const bool is_idle = submitted_.value() == completed_.value();
-  if (latest.image != view_.image && !is_idle) {
+  must_refresh_ = latest.image != view_.image && !is_idle();
+  if (must_refresh_) {
     // Requests in flight keep their image, and new ones wait for their end.
-    view_.phase = latest.phase == RbdSession::Phase::kAway ? latest.phase
-                                                           : RbdSession::Phase::kWaiting;
+    const bool is_away = latest.phase == RbdSession::Phase::kAway;
+    view_.phase = is_away ? latest.phase : RbdSession::Phase::kWaiting;
   } else {
     view_ = std::move(latest);
   }

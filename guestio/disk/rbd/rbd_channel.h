@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <boost/intrusive/list.hpp>
 #include <rbd/librbd.h>
+#include <boost/intrusive/list.hpp>
 
 #include <memory>
 #include <mutex>
@@ -16,7 +16,8 @@ namespace guestio::disk {
 
 /// One thread's channel to an RBD image.
 ///
-///     submit() ──► librbd … its thread: on_complete() ──► finished_ ──(one post a batch)──► drain()
+///     submit() ──► librbd … its thread: on_complete() ──► finished_ ──(one post a batch)──►
+///     drain()
 ///
 /// librbd hands a request to a thread of its own (rbd_non_blocking_aio), so a submission does not
 /// block. While the session has no image to write to, requests wait here, in order. Requests of a
@@ -49,11 +50,13 @@ class RbdChannel final : public RemoteChannel {
   /// Follows the session.
   void refresh() noexcept;
   void serve_waiting() noexcept;
+  [[nodiscard]] bool is_idle() const noexcept { return submitted_.value() == completed_.value(); }
 
   const std::shared_ptr<RbdSession> session_;
   std::shared_ptr<RbdSession::Subscriber> subscriber_;
   RbdSession::View view_;
   bool was_away_ = false;
+  bool must_refresh_ = false;  // when nothing is in flight
   Commands waiting_;
   Counter submitted_;
   Counter completed_;

@@ -59,13 +59,13 @@ OpenResult<std::shared_ptr<RbdDisk>> RbdDisk::make(const OpenOptions& options,
   const std::uint64_t known = served == ByteCount(0) ? *size : served.raw();
   const DiskInfo info = describe_image(options, image, known);
   if (info.size == ByteCount(0) || *size < known) {
-    return std::unexpected(
-        OpenFailure{Error::make(ErrorKind::kInvalidArgument, "size of the image", *size, known), {}});
+    return std::unexpected(OpenFailure{
+        Error::make(ErrorKind::kInvalidArgument, "size of the image", *size, known), {}});
   }
   const RemoteLimits limits{.max_range = kMaxRange,
                             .alignment = Sector::kSize,
-                            // Without a cache every completed write is durable. Flushes go to librbd
-                            // all the same, where they cost nothing.
+                            // Without a cache every completed write is durable. Flushes go to
+                            // librbd all the same, where they cost nothing.
                             .has_fua = !image.has_cache()};
   if (!limits.has_fua) {
     log::warning("{}: rbd_cache is on for this image: remove it from its metadata", options.name);

@@ -10,8 +10,8 @@ namespace guestio::disk {
 
 /// An image of a Ceph cluster.
 ///
-/// Its lock is held while the disk is open, or, with OpenOptions::is_claimed_in_use, from claim() to
-/// release(). Both only start the change: requests wait until the lock is owned, for as long as
+/// Its lock is held while the disk is open, or, with OpenOptions::is_claimed_in_use, from claim()
+/// to release(). Both only start the change: requests wait until the lock is owned, for as long as
 /// another client keeps it. So the destination of a live migration may claim before the source has
 /// released.
 ///

@@ -31,8 +31,8 @@ std::unexpected<OpenFailure> invalid(const char* what, std::string detail) {
 /// On a helper thread.
 OpenResult<std::shared_ptr<Disk>> open_blocking(RadosConnections& connections,
                                                 const OpenOptions& options,
-                                                const RbdImage::Options& image_options,
-                                                bool locks, ByteCount served) {
+                                                const RbdImage::Options& image_options, bool locks,
+                                                ByteCount served) {
   auto image = RbdImage::open(connections, image_options);
   if (!image) return std::unexpected(std::move(image.error()));
   const auto features = (*image)->features();
@@ -86,23 +86,22 @@ OpenResult<std::shared_ptr<Disk>> RbdFactory::open_with(const OpenOptions& optio
     return std::unexpected(OpenFailure{checked.error(), {}});
   }
   if (!uri->snapshot.empty() && !options.is_read_only) {
-    return std::unexpected(OpenFailure{
-        Error::make(ErrorKind::kReadOnly, "open the image"),
-        fmt::format("{} is a snapshot: set read-only=on", uri->to_string())});
+    return std::unexpected(
+        OpenFailure{Error::make(ErrorKind::kReadOnly, "open the image"),
+                    fmt::format("{} is a snapshot: set read-only=on", uri->to_string())});
   }
   const RbdImage::Options image{
       .uri = *uri, .settings = *settings, .is_read_only = options.is_read_only};
   auto opened = helper_threads::call(
-      settings->io_timeout,
-      [&connections = connections_, options, image, locking, served] {
+      settings->io_timeout, [&connections = connections_, options, image, locking, served] {
         return open_blocking(connections, options, image, locking == Locking::kAtOpen, served);
       });
   if (!opened) return std::unexpected(OpenFailure{opened.error(), {}});
   if (!*opened) {
-    return std::unexpected(OpenFailure{
-        Error::host(ETIMEDOUT, "open the image"),
-        fmt::format("{}: the cluster does not answer ({} s)", uri->to_string(),
-                    settings->io_timeout.count())});
+    return std::unexpected(
+        OpenFailure{Error::host(ETIMEDOUT, "open the image"),
+                    fmt::format("{}: the cluster does not answer ({} s)", uri->to_string(),
+                                settings->io_timeout.count())});
   }
   return std::move(**opened);
 }

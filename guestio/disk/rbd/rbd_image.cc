@@ -60,18 +60,18 @@ Result<Passphrase> read_passphrase(const std::string& path) {
 OpenResult<rados_ioctx_t> open_pool(const RadosConnection& connection, const RbdUri& uri) {
   rados_ioctx_t pool = nullptr;
   if (const int r = ::rados_ioctx_create(connection.cluster(), uri.pool.c_str(), &pool); r < 0) {
-    return rbd_failure(-r, "open the pool",
-                       r == -ENOENT ? fmt::format("there is no pool '{}'", uri.pool)
-                                    : describe_rbd_errno(-r));
+    return rbd_failure(
+        -r, "open the pool",
+        r == -ENOENT ? fmt::format("there is no pool '{}'", uri.pool) : describe_rbd_errno(-r));
   }
   if (uri.pool_namespace.empty()) return pool;
   bool exists = false;
   const int r = ::rbd_namespace_exists(pool, uri.pool_namespace.c_str(), &exists);
   if (r == 0 && !exists) {
     ::rados_ioctx_destroy(pool);
-    return rbd_failure(ENOENT, "open the pool",
-                       fmt::format("there is no namespace '{}' in pool '{}'", uri.pool_namespace,
-                                   uri.pool));
+    return rbd_failure(
+        ENOENT, "open the pool",
+        fmt::format("there is no namespace '{}' in pool '{}'", uri.pool_namespace, uri.pool));
   }
   ::rados_ioctx_set_namespace(pool, uri.pool_namespace.c_str());
   return pool;
@@ -80,7 +80,8 @@ OpenResult<rados_ioctx_t> open_pool(const RadosConnection& connection, const Rbd
 std::string explain_open(int error, const RbdUri& uri) {
   switch (error) {
     case ENOENT:
-      if (!uri.snapshot.empty()) return fmt::format("there is no image or snapshot '{}'", uri.to_string());
+      if (!uri.snapshot.empty())
+        return fmt::format("there is no image or snapshot '{}'", uri.to_string());
       return fmt::format("there is no image '{}' in pool '{}'", uri.image, uri.pool);
     case EPERM:
     case EACCES: return fmt::format("client.{} may not open {}", uri.user, uri.to_string());
@@ -91,7 +92,8 @@ std::string explain_open(int error, const RbdUri& uri) {
 std::string explain_encryption(int error, const RbdSettings& settings) {
   const char* const format = settings.encryption == RbdEncryption::kLuks1 ? "LUKS1" : "LUKS2";
   switch (error) {
-    case EPERM: return fmt::format("the passphrase in {} is not one of the image's", settings.key_file);
+    case EPERM:
+      return fmt::format("the passphrase in {} is not one of the image's", settings.key_file);
     case EINVAL: return fmt::format("the image has no {} header", format);
     default: return fmt::format("{}: {}", format, describe_rbd_errno(error));
   }
@@ -102,8 +104,7 @@ std::string explain_encryption(int error, const RbdSettings& settings) {
 OpenResult<std::shared_ptr<RbdImage>> RbdImage::open(RadosConnections& connections,
                                                      const Options& options) {
   const RbdUri& uri = options.uri;
-  auto share =
-      connections.share({uri.user, uri.conf}, options.settings.images_per_connection);
+  auto share = connections.share({uri.user, uri.conf}, options.settings.images_per_connection);
   if (!share) return std::unexpected(std::move(share.error()));
   auto pool = open_pool(**share, uri);
   if (!pool) return std::unexpected(std::move(pool.error()));
@@ -135,9 +136,9 @@ OpenResult<void> RbdImage::load_encryption(const RbdSettings& settings) {
   if (!settings.encryption) return {};
   auto passphrase = read_passphrase(settings.key_file);
   if (!passphrase) {
-    return std::unexpected(OpenFailure{
-        passphrase.error(),
-        fmt::format("{}: {}", settings.key_file, passphrase.error().to_string())});
+    return std::unexpected(
+        OpenFailure{passphrase.error(),
+                    fmt::format("{}: {}", settings.key_file, passphrase.error().to_string())});
   }
   const std::vector<char>& bytes = passphrase->bytes();
   int r = 0;

@@ -75,8 +75,7 @@ LockAttempt try_lock(const RbdImage& image,
       if (!is_alive) return failed_attempt(is_alive.error(), "query the clients of the image");
       if (*is_alive) {
         if (!may_break(last_owner)) return {.state = LockState::kOther, .owner = last_owner};
-        const int r =
-            ::rbd_lock_break(image.handle(), RBD_LOCK_MODE_EXCLUSIVE, last_owner.c_str());
+        const int r = ::rbd_lock_break(image.handle(), RBD_LOCK_MODE_EXCLUSIVE, last_owner.c_str());
         const bool is_gone = r == -ENOENT || r == -EBUSY || r == -EAGAIN;
         if (r < 0 && !is_gone) return failed_attempt(-r, "break the lock of the image");
       }

@@ -26,7 +26,7 @@ enum class LockState : std::uint8_t {
 struct LockAttempt {
   LockState state = LockState::kFailed;
   std::string owner{};  ///< of kOther: its address
-  Error error{};      ///< of kFailed
+  Error error{};        ///< of kFailed
 };
 
 /// Acquires the lock if it is free, if its owner is dead, or if `may_break` allows it for the

@@ -71,12 +71,13 @@ OpenResult<void> RbdSession::lock_now() {
   switch (attempt.state) {
     case LockState::kOwned: break;
     case LockState::kOther:
-      return std::unexpected(
-          OpenFailure{Error::make(ErrorKind::kBusy, "lock the image"), explain_owner(attempt.owner)});
+      return std::unexpected(OpenFailure{Error::make(ErrorKind::kBusy, "lock the image"),
+                                         explain_owner(attempt.owner)});
     case LockState::kFenced:
       image_->connection().set_fenced();
-      return rbd_failure(ESHUTDOWN, "lock the image",
-                         fmt::format("the cluster refuses client {}", image_->connection().address()));
+      return rbd_failure(
+          ESHUTDOWN, "lock the image",
+          fmt::format("the cluster refuses client {}", image_->connection().address()));
     case LockState::kFailed: return std::unexpected(OpenFailure{attempt.error, {}});
   }
   Lock lock(mutex_);
@@ -261,9 +262,7 @@ void RbdSession::acquire(Lock& lock) {
     case LockState::kOwned: return on_acquired(lock);
     case LockState::kFenced: must_reopen_ = true; return;
     case LockState::kOther: return on_other_owner(attempt.owner, lock);
-    case LockState::kFailed:
-      report_trouble(attempt.error.to_string());
-      return pause(lock);
+    case LockState::kFailed: report_trouble(attempt.error.to_string()); return pause(lock);
   }
 }
 
@@ -332,7 +331,7 @@ void RbdSession::release_owned(Lock& lock) {
   set_phase(Phase::kWaiting);
   is_owned_ = false;
   lock.unlock();
-  if (!options_.state_path.empty()) (void)::unlink(options_.state_path.c_str());
+  remove_record(options_.state_path, *image);
   const auto released = release_lock(*image);
   lock.lock();
   if (!released) report_trouble(released.error().to_string());
@@ -393,9 +392,15 @@ void RbdSession::finish_closing(Lock& lock) {
   const bool was_owned = std::exchange(is_owned_, false);
   const auto image = std::exchange(image_, nullptr);
   lock.unlock();
-  if (was_owned && !options_.state_path.empty()) (void)::unlink(options_.state_path.c_str());
+  if (was_owned) remove_record(options_.state_path, *image);
   // The close of the image releases the lock.
   lock.lock();
+}
+
+void RbdSession::remove_record(const std::string& path, const RbdImage& owner) {
+  // A successor that broke our lock has written its own.
+  const auto record = LockRecord::load(path);
+  if (record && record->address == owner.connection().address()) (void)::unlink(path.c_str());
 }
 
 void RbdSession::set_phase(Phase phase) {

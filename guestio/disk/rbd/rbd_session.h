@@ -97,6 +97,7 @@ class RbdSession final : public Monitored, public std::enable_shared_from_this<R
   }
   void on_progress();
 
+  [[nodiscard]] bool uses_lock() const noexcept { return options_.uses_lock; }
   void fill_status(DiskStatus& status) const;
 
  private:
@@ -118,6 +119,7 @@ class RbdSession final : public Monitored, public std::enable_shared_from_this<R
   [[nodiscard]] bool is_own_fenced(const std::string& address) const;
   [[nodiscard]] bool may_break(const std::string& owner) const;
   void set_phase(Phase phase);
+  static void remove_record(const std::string& path, const RbdImage& owner);
   void notify_subscribers();
   void report_trouble(std::string trouble);
 
@@ -134,14 +136,14 @@ class RbdSession final : public Monitored, public std::enable_shared_from_this<R
   Clock::time_point phase_since_ = Clock::now();
   bool is_working_ = false;
   bool is_closing_ = false;
-  bool is_wanted_ = false;     // the lock
-  bool is_owned_ = false;      // the lock
+  bool is_wanted_ = false;  // the lock
+  bool is_owned_ = false;   // the lock
   bool is_displaced_ = false;
-  bool was_fenced_ = false;    // and has not owned the lock since
+  bool was_fenced_ = false;  // and has not owned the lock since
   bool must_reopen_ = false;
   bool has_new_size_ = false;
-  std::optional<LockRecord> predecessor_;  // of a takeover
-  std::optional<LockRecord> recorded_;     // of an earlier process
+  std::optional<LockRecord> predecessor_;      // of a takeover
+  std::optional<LockRecord> recorded_;         // of an earlier process
   std::vector<std::string> fenced_addresses_;  // our own
   Clock::time_point request_waits_since_{};
   std::chrono::milliseconds pause_{0};

@@ -34,7 +34,8 @@ Fault apply_setting(RbdSettings& settings, std::string_view key, const std::stri
     return fault;
   }
   if (key == "break-lock") {
-    if (value != "on" && value != "off") return fmt::format("{}: '{}' is not on or off", key, value);
+    if (value != "on" && value != "off")
+      return fmt::format("{}: '{}' is not on or off", key, value);
     settings.breaks_lock = value == "on";
     return std::nullopt;
   }
@@ -58,7 +59,8 @@ std::expected<RbdSettings, std::string> parse_rbd_settings(
     const std::map<std::string, std::string, std::less<>>& settings) {
   RbdSettings parsed;
   for (const auto& [key, value] : settings) {
-    if (auto fault = apply_setting(parsed, key, value); fault) return std::unexpected(std::move(*fault));
+    if (auto fault = apply_setting(parsed, key, value); fault)
+      return std::unexpected(std::move(*fault));
   }
   if (parsed.encryption && parsed.key_file.empty()) {
     return std::unexpected("encryption without a key-file");

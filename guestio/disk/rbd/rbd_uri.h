@@ -16,9 +16,9 @@ struct RbdUri {
   std::string pool{};
   std::string pool_namespace{};  ///< empty: the pool's default namespace
   std::string image{};
-  std::string snapshot{};        ///< empty: the image itself
+  std::string snapshot{};      ///< empty: the image itself
   std::string user = "admin";  ///< without "client."
-  std::string conf{};            ///< empty: the default files of librados
+  std::string conf{};          ///< empty: the default files of librados
 
   /// "pool/namespace/image@snapshot", for log lines.
   [[nodiscard]] std::string to_string() const;

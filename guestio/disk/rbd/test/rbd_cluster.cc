@@ -46,8 +46,7 @@ class SharedDisk final : public testing::DiskSubject {
  private:
   testing::DiskSubject& disk_;
 };
-[[maybe_unused]] auto* const end_of_cluster =
-    ::testing::AddGlobalTestEnvironment(new EndOfCluster);
+[[maybe_unused]] auto* const end_of_cluster = ::testing::AddGlobalTestEnvironment(new EndOfCluster);
 
 }  // namespace
 
@@ -82,8 +81,7 @@ std::string RbdClient::address() const {
   return address;
 }
 
-void RbdClient::create(const std::string& name, std::uint64_t bytes,
-                       std::uint64_t features) const {
+void RbdClient::create(const std::string& name, std::uint64_t bytes, std::uint64_t features) const {
   int order = 22;
   ASSERT_EQ(::rbd_create2(pool_, name.c_str(), bytes, features, &order), 0);
 }
@@ -167,7 +165,8 @@ void OpenRbdDisk::start_write(testing::TestIo& io, std::byte value, std::uint64_
   io.length = Sector::kSize;
   io.result.reset();
   io.extents = {mem::AddressRange::from_checked(Gpa(0), io.length)};
-  io.buffers = *buf::RequestBuffers::from_extents(memory_, io.extents, buf::MemoryAccess::kReadOnly);
+  io.buffers =
+      *buf::RequestBuffers::from_extents(memory_, io.extents, buf::MemoryAccess::kReadOnly);
   std::memset(*memory_.host_range(Gpa(0), io.length), static_cast<int>(value), io.length);
   channel_->start(io);
 }
@@ -190,7 +189,8 @@ Result<std::byte> OpenRbdDisk::read(std::uint64_t offset) {
   io.offset = FileOffset(offset);
   io.length = Sector::kSize;
   io.extents = {mem::AddressRange::from_checked(Gpa(4096), io.length)};
-  io.buffers = *buf::RequestBuffers::from_extents(memory_, io.extents, buf::MemoryAccess::kWritable);
+  io.buffers =
+      *buf::RequestBuffers::from_extents(memory_, io.extents, buf::MemoryAccess::kWritable);
   channel_->start(io);
   if (auto done = wait_for(io); !done) return fail(done.error());
   return **memory_.host_range(Gpa(4096), io.length);

@@ -18,6 +18,7 @@
 #include <sstream>
 #include <thread>
 
+#include "testing/environment_variable.h"
 #include "tests/backend_fixture.h"
 
 namespace guestio::tests {
@@ -161,13 +162,67 @@ TEST_F(CommandLineTest, EachDiagnosticNamesProblemPlaceAndFix) {
   EXPECT_FALSE(std::filesystem::exists(socket_));
 }
 
-TEST_F(CommandLineTest, ImagesOfUnsupportedProtocolsAreRejectedByName) {
-  for (const char* image :
-       {"nbd:localhost:10809", "nbd://host/export", "nbds://host", "nbd+unix:///export?socket=/s",
-        "rbd:pool/image", "https://host/a.raw"}) {
-    expect_lines(run(with(image, socket_)), {{"--blk-file", image, "not supported by this version",
-                                              std::string("./") + image}});
+TEST_F(CommandLineTest, AnAbsentBackendNamesItsPackage) {
+  const testing::EnvironmentVariable nowhere("GUESTIO_MODULE_DIR", folder_.path());
+  for (const char* image : {"nbd://host/export", "nbds://host", "nbd+unix:///export?socket=/s"}) {
+    expect_lines(run(with(image, socket_)), {{image, "install the package guestio-disk-nbd"}});
   }
+  expect_lines(run(with("rbd:pool/image", socket_)),
+               {{"install the package guestio-disk-rbd", "reached as ./rbd:pool/image"}});
+  expect_lines(run(with("https://host/a.raw", socket_)), {{"there is no backend 'https'"}});
+  expect_lines(run(with("disks:1", socket_)), {{"there is no backend 'disks'", "./disks:1"}});
+}
+
+TEST_F(CommandLineTest, SettingsOfServersNeedOne) {
+  const auto refused = [&](const std::string& image, std::vector<std::string> more,
+                           std::vector<std::string> words) {
+    std::vector<std::string> arguments = with(image, socket_);
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    expect_lines(run(arguments), {std::move(words)});
+  };
+  refused(image_, {"--tls-psk-file", "/k"}, {"tls-psk-file is for disks with a server"});
+  refused("null:1G", {"--io-timeout", "3"}, {"io-timeout is for disks with a server"});
+  refused("ram:1G", {"--break-lock"}, {"break-lock is for disks with a server"});
+  refused(image_, {"--key-file", "/k"}, {"key-file is for format=luks"});
+  refused(image_, {"--format", "luks"}, {"format=luks needs key-file"});
+  refused("nbd://host", {"--format", "qcow2"}, {"format=qcow2 is for files"});
+  refused("null:1G", {"--create", "1G"}, {"create makes files"});
+  refused(image_, {"--create", "1G", "--format", "qcow2"}, {"qemu-img create -f qcow2"});
+  refused(image_, {"--create", "1G", "--read-only"}, {"does not go with read-only"});
+  refused(image_, {"--create", "1000"}, {"multiple of 4096"});
+  refused("nbd://host", {"--io-timeout", "0"}, {"takes 1 to 3600"});
+  refused("rbd:a/b", {"--encryption", "luks"}, {"takes luks1 or luks2"});
+  refused("nbd://host", {"--shutdown-timeout", "0"}, {"takes 1 to 3600"});
+}
+
+TEST_F(CommandLineTest, CreateMakesAMissingImageAndLeavesOthersAlone) {
+  const std::string fresh = folder_.file("new.img");
+  const std::string kept = image_;
+  const auto kept_size = std::filesystem::file_size(kept);
+  image_ = fresh;
+  start({"--create", "8M"});
+  expect_alive();
+  stop();
+  EXPECT_EQ(std::filesystem::file_size(fresh), 8U << 20);
+  image_ = kept;
+  start({"--create", "8M"});
+  expect_alive();
+  stop();
+  EXPECT_EQ(std::filesystem::file_size(kept), kept_size);
+  // A link to nowhere is something.
+  const std::string link = folder_.file("link");
+  std::filesystem::create_symlink(folder_.file("absent"), link);
+  EXPECT_EQ(run({"--socket-path", socket_, "--blk-file", link, "--create", "8M"}).status, 2);
+  EXPECT_FALSE(std::filesystem::exists(folder_.file("absent")));
+}
+
+TEST_F(CommandLineTest, AFileMayBeNamedByItsScheme) {
+  image_ = "file:" + image_;
+  start();
+  expect_alive();
+}
+
+TEST_F(CommandLineTest, FilesMayHaveAColonInTheirName) {
   // A file with such a name can be served.
   const std::filesystem::path before = std::filesystem::current_path();
   std::filesystem::current_path(folder_.path());
@@ -204,8 +259,8 @@ TEST_F(CommandLineTest, DiagnosticsOfAConfigFileNameItsLine) {
       {disk + "name = \"x", {{path + ":4: syntax error", "is a quote closed"}}},
       {"[[disk]\n" + disk, {{path + ":1: syntax error"}}},
       {"[disk]\nname = \"x\"\n", {{path + ":1: disk: a disk begins with [[disk]]"}}},
-      {"[[disk]]\nblk-file = \"rbd:a/b\"\n",
-       {{path + ":1: socket-path or fd is needed"}, {path + ":2: rbd:a/b: rbd images are not"}}},
+      {"[[disk]]\nblk-file = \"null:1G\"\nformat = \"vdi\"\n",
+       {{path + ":1: socket-path or fd is needed"}, {path + ":3: format=vdi is for files"}}},
       {disk + "fd = 3\n", {{path + ":4: fd and socket-path are both given", "leave one"}}},
       {disk + disk,
        {{path + ":5: /none/s of disk disk1 is also that of disk disk0 (" + path + ":2)"}}},

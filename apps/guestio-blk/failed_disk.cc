@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "apps/guestio-blk/open_disk.h"
+#include "apps/guestio-blk/options/image_name.h"
 #include "guestio/base/log.h"
 #include "guestio/uring/awaitables.h"
 
@@ -61,6 +62,11 @@ std::string describe_image_failure(const DiskOptions& options, const Error& erro
   return fmt::format("{}: {}; {}", options.image, error.to_string(), image_remedy(error));
 }
 
+std::string describe_image_failure(const DiskOptions& options, const disk::OpenFailure& failure) {
+  if (failure.detail.empty()) return describe_image_failure(options, failure.error);
+  return fmt::format("{}: {}", options.image, failure.detail);
+}
+
 std::string describe_socket_failure(const DiskOptions& options, const Error& error) {
   return fmt::format("{}: {}; {}", options.place(), error.to_string(), socket_remedy(error));
 }
@@ -81,7 +87,8 @@ OpenedImage open_image(const DiskOptions& options) {
   std::optional<ImageIdentity> identity;
   std::optional<FileVersion> version;
   struct stat status{};
-  if (!options.image.starts_with("null:") && ::stat(options.image.c_str(), &status) == 0) {
+  const bool is_file = is_file_image(options.image);
+  if (is_file && ::stat(path_of_image(options.image).c_str(), &status) == 0) {
     const bool is_device = S_ISBLK(status.st_mode);
     identity = ImageIdentity{.is_device = is_device,
                              .device = is_device ? status.st_rdev : status.st_dev,
@@ -98,12 +105,13 @@ OpenedImage open_unchanged_image(const DiskOptions& options,
                                  const std::optional<FileVersion>& before) {
   OpenedImage opening = open_image(options);
   if (opening.disk && opening.version && opening.version != before) {
-    opening.disk = fail(ErrorKind::kBusy, "open an image that may still be written");
+    const Error error = Error::make(ErrorKind::kBusy, "open an image that may still be written");
+    opening.disk = std::unexpected(disk::OpenFailure{error, {}});
     opening.may_be_written = true;
   }
   // Probes of FileDisk::open() change the time of the file.
   struct stat status{};
-  if (opening.version && ::stat(options.image.c_str(), &status) == 0) {
+  if (opening.version && ::stat(path_of_image(options.image).c_str(), &status) == 0) {
     opening.version = version_of(status);
   }
   return opening;

@@ -10,6 +10,7 @@
 #include "apps/guestio-blk/background.h"
 #include "apps/guestio-blk/options/disk_options.h"
 #include "apps/guestio-blk/served_disk.h"
+#include "guestio/disk/registry.h"
 #include "guestio/task/stop.h"
 #include "guestio/task/task.h"
 #include "guestio/uring/loop.h"
@@ -20,6 +21,7 @@ namespace guestio::app {
 /// Cause and remedy of a disk that cannot be served: "IMAGE: open the image: No such file or
 /// directory; ...".
 std::string describe_image_failure(const DiskOptions& options, const Error& error);
+std::string describe_image_failure(const DiskOptions& options, const disk::OpenFailure& failure);
 std::string describe_socket_failure(const DiskOptions& options, const Error& error);
 
 /// Identity of an image, independent of its path.
@@ -40,7 +42,7 @@ struct FileVersion {
 
 /// The result of opening an image.
 struct OpenedImage {
-  Result<std::shared_ptr<disk::Disk>> disk;
+  disk::OpenResult<std::shared_ptr<disk::Disk>> disk;
   std::optional<ImageIdentity> identity;
   std::optional<FileVersion> version;  ///< of a regular file, before it was opened
   bool may_be_written = false;         ///< not open: the version has changed

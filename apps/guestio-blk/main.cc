@@ -10,6 +10,7 @@
 #include "apps/guestio-blk/control/client.h"
 #include "apps/guestio-blk/descriptors.h"
 #include "apps/guestio-blk/disk_start.h"
+#include "apps/guestio-blk/open_disk.h"
 #include "apps/guestio-blk/options/options.h"
 #include "apps/guestio-blk/report_error.h"
 #include "apps/guestio-blk/served_disk.h"
@@ -51,6 +52,9 @@ int run(const Options& options) {
     }
   }
   raise_descriptor_limit();
+  if (const auto& images = options.as_given.rados_images_per_connection) {
+    set_backend_defaults({{"rados-images-per-connection", std::to_string(*images)}});
+  }
   if (!options.takeover.empty()) return take_over_and_serve(options);
   auto disks = open_images(options);
   if (!disks) return disks.error();

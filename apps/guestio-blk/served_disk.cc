@@ -6,6 +6,7 @@
 
 #include <filesystem>
 
+#include "apps/guestio-blk/options/image_name.h"
 #include "guestio/base/log.h"
 #include "guestio/uring/loop_timer.h"
 #include "guestio/uring/registered_buffers.h"
@@ -14,10 +15,12 @@ namespace guestio::app {
 
 namespace {
 
-/// The default disk ID: a function of the image's path.
+/// The default disk ID: a function of the image's path or URI.
 std::string make_serial(const std::string& image) {
   std::error_code ignored;
-  const auto path = std::filesystem::weakly_canonical(image, ignored).string();
+  const auto path = is_file_image(image)
+                        ? std::filesystem::weakly_canonical(path_of_image(image), ignored).string()
+                        : image;
   std::uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
   for (const char character : path) {
     hash = (hash ^ static_cast<unsigned char>(character)) * 0x100000001b3;
@@ -49,16 +52,24 @@ ServedDisk::ServedDisk(DiskOptions options, std::shared_ptr<disk::Disk> disk)
                .begin_use = [this] { return disk_->claim(); },
                .end_use = [this] { disk_->release(); }}) {}
 
+ServedDisk::~ServedDisk() {
+  disk_->on_size_change({});
+  if (announced_to_) *announced_to_ = nullptr;
+}
+
 Result<std::unique_ptr<ServedDisk>> ServedDisk::create(uring::Loop& home,
                                                        vhost::QueueThreads& threads,
                                                        const DiskOptions& options,
                                                        std::shared_ptr<disk::Disk> disk) {
   std::unique_ptr<ServedDisk> self(new ServedDisk(options, std::move(disk)));
+  // The guest of a disk whose server is away sees a pause.
+  const blk::OnError default_on_error =
+      self->disk_->info().is_remote ? blk::OnError::kHold : blk::OnError::kReport;
   const auto make_queue =
       [&](uring::Loop& loop, std::uint16_t index) -> Result<std::unique_ptr<virtio::QueueHandler>> {
     auto channel = self->disk_->open_channel(loop, options.bounce_limit);
     if (!channel) return fail(channel.error());
-    blk::FailurePolicy policy{.on_error = options.on_error,
+    blk::FailurePolicy policy{.on_error = options.on_error.value_or(default_on_error),
                               .timer = std::make_unique<uring::LoopTimer>(loop)};
     auto queue = std::make_unique<blk::BlockQueue>(
         self->device_, std::move(*channel), blk::BlockQueue::kMaxRequests, std::move(policy),
@@ -67,9 +78,12 @@ Result<std::unique_ptr<ServedDisk>> ServedDisk::create(uring::Loop& home,
     self->held_.add(loop, *queue);
     return queue;
   };
-  auto backend = vhost::Backend::create(
-      {.home = home, .device = self->device_, .threads = threads, .name = options.label()},
-      options.queues, make_queue);
+  auto backend = vhost::Backend::create({.home = home,
+                                         .device = self->device_,
+                                         .threads = threads,
+                                         .name = options.label(),
+                                         .uses_one_thread = self->disk_->needs_one_thread()},
+                                        options.queues, make_queue);
   if (!backend) return fail(backend.error());
   self->backend_ = std::move(*backend);
   if (!options.has_packed_ring) self->backend_->withhold_features(virtio::kFeatureRingPacked);
@@ -79,7 +93,22 @@ Result<std::unique_ptr<ServedDisk>> ServedDisk::create(uring::Loop& home,
   } else if (options.fixed_buffers == FixedBuffers::kAuto && uring::is_memlock_unlimited()) {
     self->backend_->register_guest_memory(registered::RegistrationScope::kResidentOnly);
   }
+  self->watch_size(home);
   return self;
+}
+
+/// Sizes that a server announces reach the guest without an operator.
+void ServedDisk::watch_size(uring::Loop& home) {
+  announced_to_ = std::make_shared<ServedDisk*>(this);
+  disk_->on_size_change([&home, served = announced_to_] {
+    home.post([served] {
+      if (*served == nullptr) return;
+      const auto size = (*served)->refresh_size();
+      if (size) return;
+      log::warning("{}: the announced size is not taken over: {}", (*served)->options_.label(),
+                   size.error().to_string());
+    });
+  });
 }
 
 Result<> ServedDisk::check_descriptor(const DiskOptions& options) {

@@ -31,6 +31,7 @@ class ServedDisk {
   static Result<std::unique_ptr<ServedDisk>> create(uring::Loop& home, vhost::QueueThreads& threads,
                                                     const DiskOptions& options,
                                                     std::shared_ptr<disk::Disk> disk);
+  ~ServedDisk();
   ServedDisk(const ServedDisk&) = delete;
   ServedDisk& operator=(const ServedDisk&) = delete;
 
@@ -82,6 +83,7 @@ class ServedDisk {
 
  private:
   ServedDisk(DiskOptions options, std::shared_ptr<disk::Disk> disk);
+  void watch_size(uring::Loop& home);
 
   const DiskOptions options_;
   const std::shared_ptr<disk::Disk> disk_;
@@ -91,6 +93,8 @@ class ServedDisk {
   std::unique_ptr<vhost::Backend> backend_;
   std::optional<UnixListener> listener_;
   UniqueFd connected_;  // an inherited connection, without listener_
+  // Set while a server may announce sizes: cleared at the end, on the control thread.
+  std::shared_ptr<ServedDisk*> announced_to_;
 };
 
 }  // namespace guestio::app

@@ -70,13 +70,15 @@ using Clock = std::chrono::steady_clock;
 class Server {
  public:
   Server(uring::Loop& loop, Disks& disks, vhost::QueueThreads& threads,
-         const ServerContext& context, UniqueFd signals, std::unique_ptr<ControlSocket> control)
+         const ServerContext& context, UniqueFd signals, std::unique_ptr<ControlSocket> control,
+         std::chrono::seconds shutdown_timeout)
       : loop_(loop),
         disks_(disks),
         threads_(threads),
         context_(context),
         signals_(std::move(signals)),
         control_(std::move(control)),
+        shutdown_timeout_(shutdown_timeout),
         takeover_sender_(loop, context, control_.get(), [this] { stop_disks_if_stopping(); }) {}
 
   int run(TakeoverReceiver* takeover, Clock::time_point started_at) {
@@ -165,14 +167,32 @@ class Server {
       }
       if (std::exchange(is_stopping_, true)) {
         log::error("asked to stop again: ends without draining requests in flight");
-        for (const auto& disk : context_.disks) disk->remove_socket();
-        if (control_) control_->remove();
-        (void)log::flush(log::kExitTimeout);
-        std::_Exit(kExitFailure);
+        end_now();
       }
       log::info("asked to stop: draining requests in flight");
+      services_.spawn(limit_shutdown());
       if (!takeover_sender_.is_quiescing()) stop_disks_if_stopping();
     }
+  }
+
+  /// A request whose server is away must not hold up the end. The front-end's in-flight record
+  /// keeps it for the next process.
+  task::Task<> limit_shutdown() {
+    const auto slept = co_await uring::sleep(loop_, shutdown_timeout_, stop_services_.token());
+    if (slept != 0) co_return;
+    for (const auto& disk : context_.disks) {
+      if (!disk->backend().is_connected()) continue;
+      log::error("{}: requests are still in flight after {} s (--shutdown-timeout)",
+                 disk->options().label(), shutdown_timeout_.count());
+    }
+    end_now();
+  }
+
+  [[noreturn]] void end_now() {
+    for (const auto& disk : context_.disks) disk->remove_socket();
+    if (control_) control_->remove();
+    (void)log::flush(log::kExitTimeout);
+    std::_Exit(kExitFailure);
   }
 
   /// Not during the handover of sessions: it would end their connections.
@@ -194,6 +214,7 @@ class Server {
   const ServerContext context_;
   UniqueFd signals_;
   std::unique_ptr<ControlSocket> control_;  // optional
+  const std::chrono::seconds shutdown_timeout_;
   task::StopSource stop_services_;
   task::StopSource stop_retries_;
   task::Scope serving_;
@@ -281,7 +302,8 @@ int serve(const Options& options, std::vector<StartingDisk> starting, TakeoverRe
                               .failed = disks.failed,
                               .threads = *threads,
                               .as_given = options.as_given};
-  return Server(**loop, disks, *threads, context, std::move(*signals), std::move(control))
+  return Server(**loop, disks, *threads, context, std::move(*signals), std::move(control),
+                options.shutdown_timeout)
       .run(takeover, options.started_at);
 }
 

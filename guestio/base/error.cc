@@ -78,8 +78,9 @@ std::string Error::to_string() const {
     case ErrorKind::kForeignFormat:
       return fmt::format(
           "not a raw image: it starts or ends as {} does, and served as raw it would be destroyed "
-          "by the guest's first write: convert it (qemu-img convert -O raw), or say format=raw if "
-          "it is raw and the guest wrote that signature, as encryption inside the guest does",
+          "by the guest's first write: name its format (format=qcow2 and others), convert it "
+          "(qemu-img convert -O raw), or say format=raw if it is raw and the guest wrote that "
+          "signature, as encryption inside the guest does",
           what);
     case ErrorKind::kPeerFault:
     case ErrorKind::kInvalidArgument: return fmt::format("{}: {} ({})", what, to_text(kind), value);

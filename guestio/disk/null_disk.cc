@@ -35,4 +35,10 @@ Result<ByteCount> NullDisk::refresh_size() {
   return fail(ErrorKind::kUnsupported, "resize of a null disk");
 }
 
+DiskStatus NullDisk::status() const {
+  DiskStatus status;
+  status.backend = "null";
+  return status;
+}
+
 }  // namespace guestio::disk

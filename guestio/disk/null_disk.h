@@ -35,6 +35,7 @@ class NullDisk final : public Disk {
   [[nodiscard]] const DiskInfo& info() const noexcept override { return info_; }
   Result<std::unique_ptr<Channel>> open_channel(uring::Loop& loop, ByteCount bounce_limit) override;
   Result<ByteCount> refresh_size() override;
+  [[nodiscard]] DiskStatus status() const override;
 
  private:
   explicit NullDisk(const DiskInfo& info) noexcept : info_(info) {}

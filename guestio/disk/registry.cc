@@ -126,9 +126,9 @@ std::expected<DiskFactory*, std::string> DiskRegistry::load(const std::string& m
   }
   for (const KnownModule& known : kKnownModules) {
     if (module == known.module) {
-      return std::unexpected(fmt::format(
-          "the {} backend is not installed: install the package {} ({} is not in {})", module,
-          known.package, file, looked_in));
+      return std::unexpected(
+          fmt::format("the {} backend is not installed: install the package {} ({} is not in {})",
+                      module, known.package, file, looked_in));
     }
   }
   return std::unexpected(

@@ -70,14 +70,14 @@ struct DiskModule {
 };
 
 /// Defines the export: `GUESTIO_DISK_MODULE(MyFactory)` at namespace scope, once in a module.
-#define GUESTIO_DISK_MODULE(Factory)                                                           \
-  extern "C" [[gnu::visibility("default")]] const ::guestio::disk::DiskModule       \
-      guestio_disk_module;                                                                     \
-  const ::guestio::disk::DiskModule guestio_disk_module = {                                    \
-      ::guestio::disk::DiskModule::kAbi, ::guestio::kVersion, []() -> ::guestio::disk::DiskFactory& { \
-        static Factory factory;                                                                \
-        return factory;                                                                        \
-      }}
+#define GUESTIO_DISK_MODULE(Factory)                                                               \
+  extern "C" [[gnu::visibility("default")]] const ::guestio::disk::DiskModule guestio_disk_module; \
+  const ::guestio::disk::DiskModule guestio_disk_module = {::guestio::disk::DiskModule::kAbi,      \
+                                                           ::guestio::kVersion,                    \
+                                                           []() -> ::guestio::disk::DiskFactory& { \
+                                                             static Factory factory;               \
+                                                             return factory;                       \
+                                                           }}
 
 /// The scheme of an image name, without the colon: "nbd+unix" of "nbd+unix:///?socket=s". Nothing
 /// for a path, such as "disk.img", "/a:b" or "./nbd:x".

@@ -67,6 +67,8 @@ Json info(const ServerContext& context, const Json&) {
     disks.push_back({{"name", disk->name()},
                      {"state", "served"},
                      {"image", disk->options().image},
+                     {"backend", disk->disk()->status().backend},
+                     {"available", disk->disk()->status().is_available},
                      {"socket", disk->place()},
                      {"size", facts.size.raw()},
                      {"block_size", facts.block_size.raw()},

@@ -94,6 +94,14 @@ Json to_json(const Counts& counts) {
           {"unfixed_regions", counts.rings.unregistered_regions.value()}};
 }
 
+Json to_json(const disk::DiskStatus& status) {
+  return {{"name", status.backend},
+          {"available", status.is_available},
+          {"connections", status.connections},
+          {"reconnects", status.reconnects},
+          {"last_error", status.detail}};
+}
+
 /// The sums of the queues of a thread.
 struct ThreadLoad {
   std::uint64_t requests = 0;
@@ -139,6 +147,7 @@ Json make_statistics(const ServerContext& context) {
     }
     disks.push_back(to_json(all));
     disks.back()["name"] = disk->name();
+    disks.back()["backend"] = to_json(disk->disk()->status());
     disks.back()["queues"] = std::move(queues);
   }
   Json threads = Json::array();

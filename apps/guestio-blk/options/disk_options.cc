@@ -2,6 +2,7 @@
 #include "apps/guestio-blk/options/disk_options.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <grp.h>
 #include <pwd.h>
 
@@ -9,7 +10,9 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <filesystem>
 
+#include "apps/guestio-blk/options/image_name.h"
 #include "apps/guestio-blk/options/setting.h"
 #include "apps/shared/suggestion.h"
 #include "guestio/blk/block_device.h"
@@ -164,11 +167,52 @@ Diagnostic set_image_lock(DiskOptions& disk, std::string_view value) {
 }
 
 Diagnostic set_format(DiskOptions& disk, std::string_view value) {
-  if (value != "raw") {
-    return refuse(
-        "takes raw, the only format that is served; qemu-img convert -O raw makes it of others");
+  constexpr std::array<std::string_view, 9> kFormats = {"raw", "qcow2", "vmdk",      "vdi", "vhdx",
+                                                        "vpc", "qed",   "parallels", "luks"};
+  if (std::ranges::find(kFormats, value) == kFormats.end()) {
+    return refuse(fmt::format("takes {}", fmt::join(kFormats, ", ")));
   }
-  disk.is_known_raw = true;
+  disk.format = value;
+  return {};
+}
+
+Diagnostic set_create(DiskOptions& disk, std::string_view value) {
+  constexpr std::uint64_t kMaxBlockSize = 4096;
+  ByteCount size;
+  auto set = set_size(size, value, "takes a size such as 10G");
+  if (set && (size.raw() == 0 || size.raw() % kMaxBlockSize != 0)) {
+    return refuse("takes a multiple of 4096 bytes");
+  }
+  if (set) disk.create_size = size;
+  return set;
+}
+
+Diagnostic set_io_timeout(DiskOptions& disk, std::string_view value) {
+  constexpr std::uint32_t kMax = 3600;
+  const auto seconds = parse_number<std::uint32_t>(value);
+  if (!seconds || *seconds == 0 || *seconds > kMax) {
+    return refuse(fmt::format("takes 1 to {} seconds", kMax));
+  }
+  disk.backend_settings["io-timeout"] = value;
+  return {};
+}
+
+Diagnostic set_encryption(DiskOptions& disk, std::string_view value) {
+  if (value != "luks1" && value != "luks2") return refuse("takes luks1 or luks2");
+  disk.backend_settings["encryption"] = value;
+  return {};
+}
+
+Diagnostic set_break_lock(DiskOptions& disk, std::string_view value) {
+  bool is_on = false;
+  if (auto set = set_switch(is_on, value); !set) return set;
+  disk.backend_settings["break-lock"] = value;
+  return {};
+}
+
+Diagnostic set_backend_text(DiskOptions& disk, const char* name, std::string_view value) {
+  if (value.empty()) return refuse("takes a value");
+  disk.backend_settings[name] = value;
   return {};
 }
 
@@ -193,14 +237,16 @@ constexpr std::array kSettings = {
                 kDiskGroup, kTakesValue, set_socket_group},
     DiskSetting{"fd", "N", "inherited socket, listening or connected", kDiskGroup, kTakesValue,
                 set_fd},
-    DiskSetting{"blk-file", "PATH", "raw image or block device to serve, or null:SIZE", kDiskGroup,
-                kTakesValue,
+    DiskSetting{"blk-file", "PATH", "image, device, null:SIZE, ram:SIZE, NBD or RBD URI",
+                kDiskGroup, kTakesValue,
                 [](DiskOptions& disk, std::string_view value) -> Diagnostic {
                   disk.image = value;
                   return {};
                 }},
-    DiskSetting{"format", "raw", "the image is raw, whatever signature it has", kDiskGroup,
-                kTakesValue, set_format},
+    DiskSetting{"format", "FORMAT", "raw (whatever signature it has), qcow2, vmdk, vdi ...",
+                kDiskGroup, kTakesValue, set_format},
+    DiskSetting{"create", "SIZE", "make a raw image of this size where none is", kDiskGroup,
+                kTakesValue, set_create},
     DiskSetting{"read-only", "on|off", "refuse writes; share the image with other readers",
                 kDiskGroup, kIsSwitch,
                 [](DiskOptions& disk, std::string_view value) {
@@ -236,8 +282,39 @@ constexpr std::array kSettings = {
                   return set_switch(disk.polls_device, value);
                 }},
     DiskSetting{"on-error", "report|retry|hold|enospc",
-                "policy for requests that the disk fails (default report)", kRecoveryGroup,
-                kTakesValue, set_on_error},
+                "failed requests (default report; hold with a server)", kRecoveryGroup, kTakesValue,
+                set_on_error},
+    DiskSetting{"io-timeout", "SECONDS", "longest silence of a disk's server (default 30)",
+                kRecoveryGroup, kTakesValue, set_io_timeout},
+    DiskSetting{"break-lock", "on|off", "break an RBD image's lock of a dead owner", kRecoveryGroup,
+                kIsSwitch, set_break_lock},
+    DiskSetting{"tls-certificates", "PATH", "folder of the certificates for nbds", kServerGroup,
+                kTakesValue,
+                [](DiskOptions& disk, std::string_view value) {
+                  return set_backend_text(disk, "tls-certificates", value);
+                }},
+    DiskSetting{"tls-psk-file", "PATH", "file of the pre-shared key for nbds", kServerGroup,
+                kTakesValue,
+                [](DiskOptions& disk, std::string_view value) {
+                  return set_backend_text(disk, "tls-psk-file", value);
+                }},
+    DiskSetting{"tls-username", "NAME", "user of the pre-shared key (default: that of the URI)",
+                kServerGroup, kTakesValue,
+                [](DiskOptions& disk, std::string_view value) {
+                  return set_backend_text(disk, "tls-username", value);
+                }},
+    DiskSetting{"tls-hostname", "NAME", "name in the server's certificate (default: its host)",
+                kServerGroup, kTakesValue,
+                [](DiskOptions& disk, std::string_view value) {
+                  return set_backend_text(disk, "tls-hostname", value);
+                }},
+    DiskSetting{"encryption", "luks1|luks2", "encryption of an RBD image", kServerGroup,
+                kTakesValue, set_encryption},
+    DiskSetting{"key-file", "PATH", "file of the passphrase of an encrypted image", kServerGroup,
+                kTakesValue,
+                [](DiskOptions& disk, std::string_view value) {
+                  return set_backend_text(disk, "key-file", value);
+                }},
     DiskSetting{"image-lock", "always|in-use", "when to hold the image locks (default always)",
                 kMigrationGroup, kTakesValue, set_image_lock},
     DiskSetting{"post-copy", "on|off", "offer post-copy to a trusted front-end (default off)",
@@ -262,17 +339,6 @@ std::string consume_field(std::string_view& text) {
   return field;
 }
 
-/// The protocol prefix of an image name, such as "nbd"; empty for a path.
-std::string_view find_protocol(std::string_view image) {
-  constexpr std::string_view kSchemeLetters = "abcdefghijklmnopqrstuvwxyz0123456789+-.";
-  const auto colon = image.find(':');
-  if (colon == std::string_view::npos || colon == 0) return {};
-  const auto scheme = image.substr(0, colon);
-  if (scheme.find_first_not_of(kSchemeLetters) != std::string_view::npos) return {};
-  const bool is_address = image.substr(colon).starts_with("://");
-  return is_address || scheme == "nbd" || scheme == "rbd" ? scheme : std::string_view();
-}
-
 /// Mode and owner apply only to sockets that this process creates.
 void check_socket_access(const DiskOptions& disk, Diagnostics& diagnostics) {
   if (!disk.socket_fd) return;
@@ -280,6 +346,52 @@ void check_socket_access(const DiskOptions& disk, Diagnostics& diagnostics) {
     if (name != "socket-mode" && name != "socket-owner" && name != "socket-group") continue;
     diagnostics.add(disk.origin_of(name),
                     fmt::format("{} does not go with fd, an existing socket: leave it out", name));
+  }
+}
+
+/// create and the formats are for files.
+void check_format(const DiskOptions& disk, Diagnostics& diagnostics) {
+  const auto add = [&](std::string_view setting, std::string text) {
+    diagnostics.add(disk.origin_of(setting), text);
+  };
+  if (!is_file_image(disk.image)) {
+    if (has_foreign_format(disk)) {
+      add("format", fmt::format("format={} is for files, and {} is none: leave it out", disk.format,
+                                disk.image));
+    }
+    if (disk.create_size) {
+      add("create", fmt::format("create makes files, and {} is none: leave it out", disk.image));
+    }
+    return;
+  }
+  if (disk.create_size && has_foreign_format(disk)) {
+    add("create",
+        fmt::format("create makes raw images: qemu-img create -f {} makes this one", disk.format));
+  }
+  if (disk.create_size && disk.is_read_only) {
+    add("create", "create does not go with read-only: leave one of the two out");
+  }
+  if (has_foreign_format(disk) && disk.polls_device) {
+    add("iopoll",
+        fmt::format("iopoll is for raw images, and this one is {}: leave it out", disk.format));
+  }
+  if ((disk.format == "luks") != disk.backend_settings.contains("key-file")) {
+    add("key-file", disk.format == "luks"
+                        ? "format=luks needs key-file, the file with its passphrase"
+                        : "key-file is for format=luks and for encrypted RBD images");
+  }
+}
+
+/// Settings of servers are for disks that have one; their backend checks them further.
+void check_backend_settings(const DiskOptions& disk, Diagnostics& diagnostics) {
+  const bool has_server = has_server_backend(disk.image);
+  for (const auto& [name, value] : disk.backend_settings) {
+    const bool is_for_file =
+        has_foreign_format(disk) && (name == "io-timeout" || name == "key-file");
+    if (has_server || is_for_file || (name == "key-file" && is_file_image(disk.image))) continue;
+    diagnostics.add(disk.origin_of(name),
+                    fmt::format("{} is for disks with a server, and {} has none: leave it out",
+                                name, disk.image));
   }
 }
 
@@ -360,12 +472,19 @@ void check_disk(const DiskOptions& disk, Diagnostics& diagnostics) {
                                 dashes));
     return;
   }
-  if (const auto protocol = find_protocol(disk.image); !protocol.empty()) {
-    add("blk-file",
-        fmt::format("{}: {} images are not supported by this version: serve a file or a "
-                    "block device (a file of that name is reached as ./{})",
-                    disk.image, protocol, disk.image));
-  }
+  check_format(disk, diagnostics);
+  check_backend_settings(disk, diagnostics);
+}
+
+std::string make_absolute(const DiskOptions& disk, std::string_view name,
+                          const std::string& value) {
+  constexpr std::array<std::string_view, 4> kPaths = {"socket-path", "tls-certificates",
+                                                      "tls-psk-file", "key-file"};
+  const bool is_path = std::ranges::find(kPaths, name) != kPaths.end() ||
+                       (name == "blk-file" && is_file_image(disk.image));
+  std::error_code ignored;
+  const auto absolute = std::filesystem::absolute(value, ignored).string();
+  return is_path && !ignored ? absolute : value;
 }
 
 }  // namespace guestio::app

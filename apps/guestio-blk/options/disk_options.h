@@ -43,13 +43,16 @@ struct DiskOptions {
   ByteCount bounce_limit = buf::BounceBufferTracker::kDefaultLimit;  ///< for each queue
   bool is_read_only = false;
   bool is_buffered = false;
-  bool is_known_raw = false;    ///< format=raw: signatures of other formats are ignored
-  bool has_packed_ring = true;  ///< offered to the front-end
-  bool has_post_copy = false;   ///< offered to the front-end, which must be trusted
+  std::string format;  ///< "raw": signatures are ignored; "": as raw, and they are refused
+  std::optional<ByteCount> create_size;  ///< of a raw image that is made where none is
+  bool has_packed_ring = true;           ///< offered to the front-end
+  bool has_post_copy = false;            ///< offered to the front-end, which must be trusted
   FixedBuffers fixed_buffers = FixedBuffers::kAuto;
-  bool polls_device = false;  ///< iopoll
-  blk::OnError on_error = blk::OnError::kReport;
+  bool polls_device = false;             ///< iopoll
+  std::optional<blk::OnError> on_error;  ///< empty: the default of the backend
   disk::ClaimMode claim_mode = disk::ClaimMode::kWhileOpen;
+  /// For the backend of a URI, which checks them: "tls-psk-file" and others.
+  std::map<std::string, std::string, std::less<>> backend_settings;
   /// Names and values in the order of set_disk_option(), for a takeover.
   std::vector<std::pair<std::string, std::string>> as_given;
 
@@ -84,5 +87,13 @@ DiskOptions parse_disk(std::string_view text, std::string origin, Diagnostics& d
 
 /// Checks the options of one disk against each other.
 void check_disk(const DiskOptions& disk, Diagnostics& diagnostics);
+
+/// Whether qemu-storage-daemon reads the image.
+[[nodiscard]] inline bool has_foreign_format(const DiskOptions& disk) noexcept {
+  return !disk.format.empty() && disk.format != "raw";
+}
+
+/// The value of a setting for a process with another working directory.
+std::string make_absolute(const DiskOptions& disk, std::string_view name, const std::string& value);
 
 }  // namespace guestio::app

@@ -12,6 +12,7 @@
 
 #include "apps/guestio-blk/options/config_file.h"
 #include "apps/guestio-blk/options/cpu_list.h"
+#include "apps/guestio-blk/options/image_name.h"
 #include "apps/shared/help_formatter.h"
 #include "apps/shared/suggestion.h"
 #include "guestio/base/version.h"
@@ -199,7 +200,7 @@ void check_takeover(const CommandLine& command_line, Diagnostics& diagnostics) {
 
 /// Whether two disks name the same image by the same path, and at least one writes to it.
 bool share_an_image(const DiskOptions& a, const DiskOptions& b) {
-  return !a.image.empty() && a.image == b.image && !a.image.starts_with("null:") &&
+  return !a.image.empty() && a.image == b.image && !is_in_memory(a.image) &&
          (!a.is_read_only || !b.is_read_only);
 }
 
@@ -310,6 +311,9 @@ void resolve_options(Options& options, Diagnostics& diagnostics) {
   read_threads(as_given, options);
   options.control_path = as_given.control_path;
   options.is_strict = as_given.is_strict;
+  if (as_given.shutdown_timeout) {
+    options.shutdown_timeout = std::chrono::seconds(*as_given.shutdown_timeout);
+  }
   options.is_verbose = as_given.is_verbose;
 }
 

@@ -29,7 +29,8 @@ struct Options {
   /// Start of the program.
   std::chrono::steady_clock::time_point started_at = std::chrono::steady_clock::now();
   bool is_strict = false;
-  ProcessOptions as_given;  ///< the process options before defaults
+  std::chrono::seconds shutdown_timeout{10};  ///< of requests in flight
+  ProcessOptions as_given;                    ///< the process options before defaults
 };
 
 /// The end of the program before it serves: text for standard output or error, and exit status.

@@ -58,6 +58,14 @@ Diagnostic set_submission_cpus(ProcessOptions& options, std::string_view value) 
   return {};
 }
 
+Diagnostic set_rados_images(ProcessOptions& options, std::string_view value) {
+  return set_number(options.rados_images_per_connection, value, std::uint32_t{1}, kMaxRadosImages);
+}
+
+Diagnostic set_shutdown_timeout(ProcessOptions& options, std::string_view value) {
+  return set_number(options.shutdown_timeout, value, std::uint32_t{1}, kMaxShutdownTimeout);
+}
+
 Diagnostic set_control(ProcessOptions& options, std::string_view value) {
   if (value.empty()) return refuse("takes a path");
   options.control_path = value;
@@ -81,6 +89,12 @@ constexpr std::array kProcessSettings = {
                    }},
     ProcessSetting{"sqpoll-cpus", "LIST", "pin kernel submission threads to processors",
                    kPerformanceGroup, false, set_submission_cpus},
+    ProcessSetting{"rados-images-per-connection", "N",
+                   "RBD images on one cluster connection (default 8)", kServerGroup, false,
+                   set_rados_images},
+    ProcessSetting{"shutdown-timeout", "SECONDS",
+                   "longest wait for requests at the end (default 10)", kRecoveryGroup, false,
+                   set_shutdown_timeout},
     ProcessSetting{"strict", "on|off", "exit with status 2 unless all disks can be served",
                    kRecoveryGroup, true,
                    [](ProcessOptions& options, std::string_view value) {

@@ -23,6 +23,8 @@ struct ProcessOptions {
   bool has_submission_threads = false;
   std::optional<std::vector<int>> submission_cpus;
   std::string control_path;
+  std::optional<std::uint32_t> rados_images_per_connection;
+  std::optional<std::uint32_t> shutdown_timeout;  ///< seconds
   bool is_strict = false;
   bool is_verbose = false;
 };
@@ -39,6 +41,8 @@ Diagnostic set_process_option(ProcessOptions& options, std::string_view name,
 [[nodiscard]] std::vector<std::string> process_setting_names();
 
 inline constexpr std::size_t kMaxThreads = 64;
+inline constexpr std::uint32_t kMaxRadosImages = 64;
+inline constexpr std::uint32_t kMaxShutdownTimeout = 3600;
 inline constexpr std::uint32_t kMaxPollUs = 1'000'000;
 
 }  // namespace guestio::app

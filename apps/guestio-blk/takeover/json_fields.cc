@@ -54,6 +54,10 @@ std::string JsonFields::text(const char* key) {
   return {};
 }
 
+std::string JsonFields::optional_text(const char* key) {
+  return object_.is_object() && object_.contains(key) ? text(key) : std::string();
+}
+
 UniqueFd JsonFields::descriptor(const char* key) {
   const Json& value = find(key);
   if (value.is_null()) return {};

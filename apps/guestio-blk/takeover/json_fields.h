@@ -31,6 +31,8 @@ class JsonFields {
   std::uint64_t number_up_to(const char* key, std::uint64_t max);
   bool flag(const char* key);
   std::string text(const char* key);
+  /// Empty if it is missing: older processes do not send it.
+  std::string optional_text(const char* key);
   /// Optional: empty for null.
   UniqueFd descriptor(const char* key);
   /// A missing descriptor is an error.

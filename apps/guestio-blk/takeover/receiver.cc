@@ -196,13 +196,14 @@ Outcome TakeoverReceiver::read_disk(const Json& json, std::span<UniqueFd> descri
   snapshot.io = fields.descriptor("io");
   snapshot.claim = fields.descriptor("claim");
   snapshot.size = ByteCount(fields.number<std::uint64_t>("size"));
+  snapshot.backend_state = fields.optional_text("backend_state");
   std::optional<Socket> socket;
   if (const Json* const place = fields.object_or_null("listener"); place != nullptr) {
     socket = read_socket(fields.nested(*place, "listening socket"));
   }
   if (!error.empty()) return fail_with(error);
   auto opened = take_over_disk(*options, std::move(snapshot));
-  if (!opened) return fail_with(fmt::format("{}: {}", options->image, opened.error().to_string()));
+  if (!opened) return fail_with(describe_image_failure(*options, opened.error()));
   opened_.push_back(std::move(*opened));
   sockets_.push_back(std::move(socket));
   options_.disks.push_back(std::move(*options));
@@ -279,6 +280,7 @@ Outcome TakeoverReceiver::read_sessions(TakeoverMessage message,
     disk::DiskSnapshot latest;
     latest.claim = disk.descriptor("claim");
     latest.flush_errno = disk.number<int>("lost_by");
+    latest.backend_state = disk.optional_text("backend_state");
     if (!error.empty()) break;
     disks[i]->device().set_write_cache(has_write_cache);
     if (auto restored = disks[i]->disk()->restore(std::move(latest)); !restored) {

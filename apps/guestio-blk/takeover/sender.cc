@@ -54,7 +54,10 @@ std::expected<Json, std::string> describe_disk(const ServedDisk& disk, TakeoverM
   Json settings = Json::array();
   for (const auto& [name, value] : disk.options().as_given) {
     // The default is made from a path that may be relative or removed.
-    if (name != "serial") settings.push_back({name, value});
+    if (name == "serial") continue;
+    // The open file is handed over, under its name. Other disks are opened again.
+    const bool is_handed_over = name == "blk-file" && !has_foreign_format(disk.options());
+    settings.push_back({name, is_handed_over ? value : make_absolute(disk.options(), name, value)});
   }
   settings.push_back({"serial", disk.serial()});
   Json listener;
@@ -67,6 +70,7 @@ std::expected<Json, std::string> describe_disk(const ServedDisk& disk, TakeoverM
               {"io", message.add(std::move(snapshot->io))},
               {"claim", message.add(std::move(snapshot->claim))},
               {"size", disk.info().size.raw()},
+              {"backend_state", snapshot->backend_state},
               {"listener", std::move(listener)}};
 }
 
@@ -74,11 +78,7 @@ std::expected<Json, std::string> describe_disk(const ServedDisk& disk, TakeoverM
 std::expected<Json, std::string> describe_failed(const FailedDisk& disk, TakeoverMessage& message) {
   Json settings = Json::array();
   for (const auto& [name, value] : disk.options().as_given) {
-    const bool is_path =
-        name == "socket-path" || (name == "blk-file" && !value.starts_with("null:"));
-    std::error_code ignored;
-    const auto absolute = std::filesystem::absolute(value, ignored).string();
-    settings.push_back({name, is_path && !ignored ? absolute : value});
+    settings.push_back({name, make_absolute(disk.options(), name, value)});
   }
   Json socket;
   if (disk.options().socket_fd) {
@@ -271,7 +271,8 @@ std::expected<TakeoverMessage, std::string> TakeoverSender::describe_sessions() 
     disks.push_back({{"session", *session ? to_json(std::move(**session), message) : Json(nullptr)},
                      {"write_cache", disk->device().has_write_cache()},
                      {"claim", message.add(std::move(snapshot->claim))},
-                     {"lost_by", snapshot->flush_errno}});
+                     {"lost_by", snapshot->flush_errno},
+                     {"backend_state", snapshot->backend_state}});
   }
   message.body = {{"disks", std::move(disks)}, {"since", quiesced_at_.time_since_epoch().count()}};
   return message;

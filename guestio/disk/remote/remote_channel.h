@@ -22,7 +22,8 @@ namespace guestio::disk {
 /// copies, never guest memory: a guest may change a page while a checksum is computed over it, and
 /// may take it away while the engine copies it.
 ///
-///     start() → bounce memory → copy in → submit() … RemoteCommand::complete() → copy out → on_done()
+///     start() → bounce memory → copy in → submit() … RemoteCommand::complete() → copy out →
+///     on_done()
 ///
 /// A request is split into commands within RemoteLimits. A write of part of a block is a
 /// read-modify-write that excludes other writes to the block. When bounce memory is used up,

@@ -147,16 +147,14 @@ DiskKind kind(std::string name, const RemoteLimits& limits, ByteCount bounce = k
 
 INSTANTIATE_TEST_SUITE_P(
     Remote, DiskConformance,
-    ::testing::Values(kind("bytes", {}),
-                      kind("little_bounce", {.max_transfer = 4096}, kLittleBounce),
-                      kind("large_blocks", {.max_transfer = std::uint64_t{256} << 10,
-                                            .alignment = 4096}),
-                      kind("no_fua", {.alignment = 512, .has_fua = false}),
-                      kind("no_zeroes", {.max_range = 65536, .alignment = 4096,
-                                         .has_write_zeroes = false}),
-                      kind("one_block", {.max_transfer = 8192, .max_range = 8192,
-                                         .alignment = 8192, .has_fua = false},
-                           kLittleBounce)),
+    ::testing::Values(
+        kind("bytes", {}), kind("little_bounce", {.max_transfer = 4096}, kLittleBounce),
+        kind("large_blocks", {.max_transfer = std::uint64_t{256} << 10, .alignment = 4096}),
+        kind("no_fua", {.alignment = 512, .has_fua = false}),
+        kind("no_zeroes", {.max_range = 65536, .alignment = 4096, .has_write_zeroes = false}),
+        kind("one_block",
+             {.max_transfer = 8192, .max_range = 8192, .alignment = 8192, .has_fua = false},
+             kLittleBounce)),
     [](const auto& test) { return test.param.name; });
 
 /// One channel and requests of one page.
@@ -169,10 +167,9 @@ class RemoteChannelTest : public ::testing::Test {
     io.result.reset();
     if (kind != IoKind::kRead && kind != IoKind::kWrite) return;
     io.extents = {mem::AddressRange::from_checked(Gpa(0), length)};
-    io.buffers = *buf::RequestBuffers::from_extents(memory_, io.extents,
-                                                    kind == IoKind::kRead
-                                                        ? buf::MemoryAccess::kWritable
-                                                        : buf::MemoryAccess::kReadOnly);
+    io.buffers = *buf::RequestBuffers::from_extents(
+        memory_, io.extents,
+        kind == IoKind::kRead ? buf::MemoryAccess::kWritable : buf::MemoryAccess::kReadOnly);
   }
   static Result<> perform(ModelSubject& subject, TestIo& io) {
     io.result.reset();

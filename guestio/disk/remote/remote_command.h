@@ -28,7 +28,7 @@ class RemoteCommand : public boost::intrusive::list_base_hook<> {
     Durability durability = Durability::kCached;
     Unmap unmap = Unmap::kForbidden;  ///< of kWriteZeroes
     FileOffset offset{};
-    std::uint64_t length = 0;   ///< a multiple of RemoteLimits::alignment
+    std::uint64_t length = 0;     ///< a multiple of RemoteLimits::alignment
     std::span<std::byte> data{};  ///< `length` bytes: kRead fills them, kWrite sends them
   };
 

@@ -18,8 +18,8 @@ DiskInfo complete_info(DiskInfo info, const RemoteLimits& limits) {
   GUESTIO_CHECK(limits.max_transfer >= limits.alignment && limits.max_range >= limits.alignment,
                 "commands of at least one block");
   info.is_remote = true;
-  info.physical_block_size =
-      ByteCount(std::max({info.physical_block_size.raw(), info.block_size.raw(), limits.alignment}));
+  info.physical_block_size = ByteCount(
+      std::max({info.physical_block_size.raw(), info.block_size.raw(), limits.alignment}));
   if (info.is_read_only) {
     info.discard.reset();
     info.write_zeroes.reset();
@@ -28,8 +28,8 @@ DiskInfo complete_info(DiskInfo info, const RemoteLimits& limits) {
     constexpr std::uint64_t kEmulated = std::uint64_t{16} << 20;
     const std::uint64_t most =
         limits.has_write_zeroes ? std::max(limits.max_range, kEmulated) : kEmulated;
-    info.write_zeroes = RangeLimits{ByteCount(most), ByteCount(std::max<std::uint64_t>(
-                                                         limits.alignment, Sector::kSize))};
+    info.write_zeroes = RangeLimits{
+        ByteCount(most), ByteCount(std::max<std::uint64_t>(limits.alignment, Sector::kSize))};
   }
   return info;
 }

@@ -39,9 +39,10 @@ std::size_t registered_regions(std::size_t memory_slots) noexcept {
 Result<std::unique_ptr<Backend>> Backend::create(const Parts& parts, std::uint16_t queues,
                                                  const QueueHandlerFactory& make_handler) {
   std::unique_ptr<Backend> self(new Backend(parts.home, parts.device, parts.name));
+  QueueThread* const only = parts.uses_one_thread ? &parts.threads.next() : nullptr;
   for (std::uint16_t i = 0; i < queues; ++i) {
-    auto queue = Queue::create(parts.threads.next(), i, make_handler,
-                               fmt::format("{}, queue {}", parts.name, i));
+    QueueThread& thread = only != nullptr ? *only : parts.threads.next();
+    auto queue = Queue::create(thread, i, make_handler, fmt::format("{}, queue {}", parts.name, i));
     if (!queue) return fail(queue.error());
     self->queues_.push_back(std::move(*queue));
   }

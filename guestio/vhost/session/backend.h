@@ -28,7 +28,8 @@ class Backend {
     uring::Loop& home;
     virtio::Device& device;
     QueueThreads& threads;
-    std::string name = "disk";  ///< prefix of log lines, such as "disk root"
+    std::string name = "disk";     ///< prefix of log lines, such as "disk root"
+    bool uses_one_thread = false;  ///< all queues are of one of the threads
   };
 
   /// Assigns each of `queues` virtqueues to one of the threads, round robin.

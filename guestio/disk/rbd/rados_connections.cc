@@ -38,10 +38,16 @@ constexpr std::array kForced = {
     Setting{"err_to_stderr", "false"},
 };
 
-/// Threads of the messenger. A connection serves a few images, and the process has several
-/// connections. Another number than librados's default is the operator's.
-constexpr Setting kMessengerThreads{"ms_async_op_threads", "1"};
-constexpr std::string_view kDefaultMessengerThreads = "3";
+/// Threads of a connection. It serves a few images, and the process has several connections; a
+/// second thread that works off librbd's queue costs half as much processor time again, for
+/// wake-ups. Another number than librados's default is the operator's.
+struct ThreadCount {
+  const char* key;
+  std::string_view usual;
+  const char* value;
+};
+constexpr std::array kThreadCounts = {ThreadCount{"ms_async_op_threads", "3", "1"},
+                                      ThreadCount{"librados_thread_count", "2", "1"}};
 
 std::string explain_connect(int error, const RadosUser& user) {
   switch (error) {
@@ -74,8 +80,10 @@ OpenResult<std::unique_ptr<RadosConnection>> RadosConnection::open(const RadosUs
   for (const Setting& setting : kForced) {
     (void)::rados_conf_set(cluster, setting.key, setting.value);
   }
-  if (self->setting(kMessengerThreads.key) == kDefaultMessengerThreads) {
-    (void)::rados_conf_set(cluster, kMessengerThreads.key, kMessengerThreads.value);
+  for (const ThreadCount& threads : kThreadCounts) {
+    if (self->setting(threads.key) == threads.usual) {
+      (void)::rados_conf_set(cluster, threads.key, threads.value);
+    }
   }
   if (const int r = ::rados_connect(cluster); r < 0) {
     return rbd_failure(-r, "connect to the cluster", explain_connect(-r, user));

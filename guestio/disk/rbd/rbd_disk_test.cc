@@ -397,7 +397,7 @@ TEST(RbdConnections, ThirtyTwoDisksTakeFewThreads) {
   }
   EXPECT_EQ(factory().connections() - others, 4U);
   EXPECT_TRUE(helper_threads::wait_idle(scaled_timeout()));
-  EXPECT_LE(count_threads() - before, 56U);
+  EXPECT_LE(count_threads() - before, 52U);
   disks.clear();
   EXPECT_TRUE(wait_until([&] { return factory().connections() == others; }));
 }

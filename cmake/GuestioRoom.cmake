@@ -124,7 +124,7 @@ function(guestio_module NAME ROOM)
 endfunction()
 
 # guestio_loads_modules(TARGET): the program gives modules the functions of all rooms that a backend
-# may use, whether it uses them itself or not.
+# may use, whether it uses them itself or not. The modules are built with it.
 function(guestio_loads_modules TARGET)
   set(rooms guestio_base guestio_task guestio_mem guestio_uring guestio_buf guestio_disk
     guestio_disk_guard guestio_disk_remote)
@@ -136,6 +136,10 @@ function(guestio_loads_modules TARGET)
     -Wl,--dynamic-list=${PROJECT_SOURCE_DIR}/cmake/module_interface.ld)
   set_property(TARGET ${TARGET} APPEND PROPERTY
     LINK_DEPENDS ${PROJECT_SOURCE_DIR}/cmake/module_interface.ld)
+  get_property(modules GLOBAL PROPERTY GUESTIO_MODULES)
+  if(modules)
+    add_dependencies(${TARGET} ${modules})
+  endif()
 endfunction()
 
 # guestio_test_options(TARGET): compile options of tests and of their precompiled headers. The last

@@ -5,11 +5,13 @@
 
 #include <csignal>
 #include <cstdio>
+#include <string_view>
 #include <vector>
 
 #include "apps/guestio-blk/control/client.h"
 #include "apps/guestio-blk/descriptors.h"
 #include "apps/guestio-blk/disk_start.h"
+#include "apps/guestio-blk/format/format_server.h"
 #include "apps/guestio-blk/open_disk.h"
 #include "apps/guestio-blk/options/options.h"
 #include "apps/guestio-blk/report_error.h"
@@ -52,6 +54,8 @@ int run(const Options& options) {
     }
   }
   raise_descriptor_limit();
+  // Supervisors of images end by themselves.
+  std::signal(SIGCHLD, SIG_IGN);
   if (const auto& images = options.as_given.rados_images_per_connection) {
     set_backend_defaults({{"rados-images-per-connection", std::to_string(*images)}});
   }
@@ -65,6 +69,9 @@ int run(const Options& options) {
 }  // namespace guestio::app
 
 int main(int argc, char** argv) {
+  if (argc > 0 && std::string_view(argv[0]) == guestio::app::kFormatSupervisor) {
+    return guestio::app::run_format_supervisor(argc, argv);
+  }
   guestio::open_standard_fds();
   const auto options = guestio::app::parse_options(argc, argv);
   if (options) return guestio::app::run(*options);

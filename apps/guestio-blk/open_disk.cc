@@ -3,10 +3,12 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <string_view>
 #include <utility>
 
 #include "apps/guestio-blk/create_image.h"
+#include "apps/guestio-blk/format/format_disk.h"
 #include "apps/guestio-blk/options/image_name.h"
 #include "guestio/disk/file/file_disk.h"
 #include "guestio/disk/null_disk.h"
@@ -101,6 +103,30 @@ disk::OpenOptions to_open_options(const DiskOptions& options) {
   return to;
 }
 
+FormatImage to_format_image(const DiskOptions& options) {
+  const auto key_file = options.backend_settings.find("key-file");
+  return {.path = std::filesystem::absolute(path_of_image(options.image)).string(),
+          .format = options.format,
+          .is_read_only = options.is_read_only,
+          .is_buffered = options.is_buffered,
+          .key_file = key_file != options.backend_settings.end() ? key_file->second : ""};
+}
+
+/// For the NBD disk of an image's daemon.
+disk::OpenOptions to_daemon_options(const DiskOptions& options) {
+  disk::OpenOptions to = to_open_options(options);
+  to.settings.erase("key-file");
+  to.state_path.clear();
+  return to;
+}
+
+OpenResult<disk::DiskFactory*> find_module(std::string_view scheme) {
+  auto found = backends().find(scheme);
+  if (found) return *found;
+  const Error error = Error::make(ErrorKind::kUnsupported, "the backend of an image");
+  return std::unexpected(OpenFailure{error, std::move(found.error())});
+}
+
 /// The backend of a URI.
 OpenResult<disk::DiskFactory*> find_backend(const DiskOptions& options) {
   static MemoryFactory null_disks(false);
@@ -108,13 +134,12 @@ OpenResult<disk::DiskFactory*> find_backend(const DiskOptions& options) {
   const std::string_view scheme = *disk::scheme_of(options.image);
   if (scheme == "null") return &null_disks;
   if (scheme == "ram") return &ram_disks;
-  auto found = backends().find(scheme);
-  if (found) return *found;
-  const Error error = Error::make(ErrorKind::kUnsupported, "the backend of an image");
-  std::string cause = std::move(found.error());
+  auto found = find_module(scheme);
   const bool may_be_file = !disk::after_scheme(options.image).starts_with("//");
-  if (may_be_file) cause += fmt::format("; a file of that name is reached as ./{}", options.image);
-  return std::unexpected(OpenFailure{error, std::move(cause)});
+  if (!found && may_be_file) {
+    found.error().detail += fmt::format("; a file of that name is reached as ./{}", options.image);
+  }
+  return found;
 }
 
 }  // namespace
@@ -124,6 +149,11 @@ OpenResult<SharedDisk> open_disk(const DiskOptions& options) {
     const auto backend = find_backend(options);
     if (!backend) return std::unexpected(backend.error());
     return (*backend)->open(to_open_options(options));
+  }
+  if (has_foreign_format(options)) {
+    const auto nbd = find_module("nbd");
+    if (!nbd) return std::unexpected(nbd.error());
+    return FormatDisk::open(**nbd, to_daemon_options(options), to_format_image(options));
   }
   if (options.create_size) {
     if (auto created = create_image(path_of_image(options.image), *options.create_size); !created) {
@@ -138,6 +168,12 @@ OpenResult<SharedDisk> take_over_disk(const DiskOptions& options, disk::DiskSnap
     const auto backend = find_backend(options);
     if (!backend) return std::unexpected(backend.error());
     return (*backend)->take_over(to_open_options(options), std::move(snapshot));
+  }
+  if (has_foreign_format(options)) {
+    const auto nbd = find_module("nbd");
+    if (!nbd) return std::unexpected(nbd.error());
+    return FormatDisk::take_over(**nbd, to_daemon_options(options), to_format_image(options),
+                                 std::move(snapshot));
   }
   return to_open_result(disk::FileDisk::take_over(to_file_options(options), std::move(snapshot)));
 }

@@ -155,6 +155,7 @@ struct DiskSnapshot {
   ByteCount size{0};
   int flush_errno = 0;        ///< of a flush with lost data: later flushes fail, too; 0: none
   std::string backend_state;  ///< what a backend without files tells its successor; may be empty
+  UniqueFd unflushed{};       ///< acknowledged writes that a server may lose; empty: none
 };
 
 /// The state of a disk's storage, for statistics.

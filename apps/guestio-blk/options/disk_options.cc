@@ -197,6 +197,15 @@ Diagnostic set_io_timeout(DiskOptions& disk, std::string_view value) {
   return {};
 }
 
+Diagnostic set_unflushed_limit(DiskOptions& disk, std::string_view value) {
+  constexpr ByteCount kMax(std::uint64_t{1} << 30);
+  ByteCount size;
+  auto set = set_size(size, value, "takes a size such as 16M");
+  if (set && size > kMax) return refuse("takes 0 to 1G");
+  if (set) disk.backend_settings["unflushed-limit"] = std::to_string(size.raw());
+  return set;
+}
+
 Diagnostic set_encryption(DiskOptions& disk, std::string_view value) {
   if (value != "luks1" && value != "luks2") return refuse("takes luks1 or luks2");
   disk.backend_settings["encryption"] = value;
@@ -286,6 +295,8 @@ constexpr std::array kSettings = {
                 set_on_error},
     DiskSetting{"io-timeout", "SECONDS", "longest silence of a disk's server (default 30)",
                 kRecoveryGroup, kTakesValue, set_io_timeout},
+    DiskSetting{"unflushed-limit", "SIZE", "unflushed writes kept for a server's restart (16M)",
+                kRecoveryGroup, kTakesValue, set_unflushed_limit},
     DiskSetting{"break-lock", "on|off", "break an RBD image's lock of a dead owner", kRecoveryGroup,
                 kIsSwitch, set_break_lock},
     DiskSetting{"tls-certificates", "PATH", "folder of the certificates for nbds", kServerGroup,
@@ -371,6 +382,11 @@ void check_format(const DiskOptions& disk, Diagnostics& diagnostics) {
   if (disk.create_size && disk.is_read_only) {
     add("create", "create does not go with read-only: leave one of the two out");
   }
+  if (has_foreign_format(disk) && disk.claim_mode == disk::ClaimMode::kWhileInUse) {
+    add("image-lock", fmt::format("image-lock=in-use is for raw images, and this one is {}: "
+                                  "leave it out",
+                                  disk.format));
+  }
   if (has_foreign_format(disk) && disk.polls_device) {
     add("iopoll",
         fmt::format("iopoll is for raw images, and this one is {}: leave it out", disk.format));
@@ -387,7 +403,8 @@ void check_backend_settings(const DiskOptions& disk, Diagnostics& diagnostics) {
   const bool has_server = has_server_backend(disk.image);
   for (const auto& [name, value] : disk.backend_settings) {
     const bool is_for_file =
-        has_foreign_format(disk) && (name == "io-timeout" || name == "key-file");
+        has_foreign_format(disk) &&
+        (name == "io-timeout" || name == "unflushed-limit" || name == "key-file");
     if (has_server || is_for_file || (name == "key-file" && is_file_image(disk.image))) continue;
     diagnostics.add(disk.origin_of(name),
                     fmt::format("{} is for disks with a server, and {} has none: leave it out",

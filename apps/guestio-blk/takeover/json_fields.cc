@@ -69,6 +69,10 @@ UniqueFd JsonFields::descriptor(const char* key) {
   return {};
 }
 
+UniqueFd JsonFields::optional_descriptor(const char* key) {
+  return object_.is_object() && object_.contains(key) ? descriptor(key) : UniqueFd();
+}
+
 UniqueFd JsonFields::required_descriptor(const char* key) {
   UniqueFd taken = descriptor(key);
   if (!taken) reject(key);

@@ -35,6 +35,8 @@ class JsonFields {
   std::string optional_text(const char* key);
   /// Optional: empty for null.
   UniqueFd descriptor(const char* key);
+  /// Empty if it is missing: older processes do not send it.
+  UniqueFd optional_descriptor(const char* key);
   /// A missing descriptor is an error.
   UniqueFd required_descriptor(const char* key);
   /// Empty if it is missing or longer than `max`.

@@ -281,6 +281,7 @@ Outcome TakeoverReceiver::read_sessions(TakeoverMessage message,
     latest.claim = disk.descriptor("claim");
     latest.flush_errno = disk.number<int>("lost_by");
     latest.backend_state = disk.optional_text("backend_state");
+    latest.unflushed = disk.optional_descriptor("unflushed");
     if (!error.empty()) break;
     disks[i]->device().set_write_cache(has_write_cache);
     if (auto restored = disks[i]->disk()->restore(std::move(latest)); !restored) {

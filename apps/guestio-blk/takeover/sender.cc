@@ -272,7 +272,8 @@ std::expected<TakeoverMessage, std::string> TakeoverSender::describe_sessions() 
                      {"write_cache", disk->device().has_write_cache()},
                      {"claim", message.add(std::move(snapshot->claim))},
                      {"lost_by", snapshot->flush_errno},
-                     {"backend_state", snapshot->backend_state}});
+                     {"backend_state", snapshot->backend_state},
+                     {"unflushed", message.add(std::move(snapshot->unflushed))}});
   }
   message.body = {{"disks", std::move(disks)}, {"since", quiesced_at_.time_since_epoch().count()}};
   return message;

@@ -92,7 +92,7 @@ task::Task<Result<>> PlannedTransfer::execute(Direction direction, const Transfe
   }
   GuardedRange guarded(
       context_.image.block_guard(), context_.loop, plan.file_offset(), plan.file_bytes(),
-      plan.has_padding() ? BlockGuard::Kind::kPartOfBlocks : BlockGuard::Kind::kWholeBlocks);
+      plan.has_padding() ? BlockGuard::Kind::kExclusive : BlockGuard::Kind::kShared);
   if (direction == Direction::kToFile) {
     if (context_.needs_guard()) co_await guarded.claim();
     if (plan.has_padding()) {

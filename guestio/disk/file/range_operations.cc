@@ -46,7 +46,7 @@ task::Task<Result<>> RangeOperations::discard(Io& io) {
       align_inward(io.offset, io.length, context_.image.facts().range_alignment);
   if (inner.length == 0) co_return Result<>();
   GuardedRange guarded(context_.image.block_guard(), context_.loop, inner.offset, inner.length,
-                       BlockGuard::Kind::kPartOfBlocks);
+                       BlockGuard::Kind::kExclusive);
   if (context_.needs_guard()) co_await guarded.claim();
   const auto discarded = co_await allocate(FALLOC_FL_PUNCH_HOLE, inner.offset, inner.length);
   if (!discarded && discarded.error().kind != ErrorKind::kUnsupported) co_return discarded;
@@ -74,7 +74,7 @@ task::Task<Result<>> RangeOperations::write_zeroes(Io& io) {
 
 task::Task<Result<>> RangeOperations::secure_erase(Io& io) {
   GuardedRange guarded(context_.image.block_guard(), context_.loop, io.offset, io.length,
-                       BlockGuard::Kind::kWholeBlocks);
+                       BlockGuard::Kind::kShared);
   if (context_.needs_guard()) co_await guarded.claim();
   const auto erased = co_await secure_erase_.erase(io.offset, io.length);
   if (!erased || io.durability != Durability::kStable) co_return erased;
@@ -86,7 +86,7 @@ task::Task<Result<>> RangeOperations::zero_aligned(FileOffset offset, std::uint6
   Result<> zeroed = fail(ErrorKind::kUnsupported, "zero part of the image");
   {
     GuardedRange guarded(context_.image.block_guard(), context_.loop, offset, length,
-                         BlockGuard::Kind::kPartOfBlocks);
+                         BlockGuard::Kind::kExclusive);
     if (context_.needs_guard()) co_await guarded.claim();
     if (unmap == Unmap::kAllowed) {
       zeroed = co_await allocate(FALLOC_FL_PUNCH_HOLE, offset, length);

@@ -3,6 +3,7 @@
 
 #include <boost/intrusive/list.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <mutex>
 
@@ -10,17 +11,20 @@
 
 namespace guestio::disk {
 
-/// Excludes read-modify-write of part of a block from every other write to the same blocks, on all
-/// threads. Without it two such writes could lose each other's bytes. Writes of whole blocks do not
-/// exclude each other: their order is the guest's responsibility.
+/// Excludes some operations from every other write to the same blocks, on all threads. Other writes
+/// do not exclude each other: their order is the guest's responsibility. Exclusive are:
 ///
-/// Conflicting claims are granted in order of arrival. Only disks with direct I/O blocks larger
-/// than the guest's smallest write use it (Granularity).
+/// 1. read-modify-write of part of a block: two of them could lose each other's bytes;
+/// 2. discard and write-zeroes, where the storage does not order them and writes that it allocates
+///    blocks for (RemoteLimits::range_block).
+///
+/// Conflicting claims are granted in order of arrival. Without an exclusive claim, a claim costs a
+/// lock.
 ///
 /// Threads: any.
 class BlockGuard {
  public:
-  enum class Kind : std::uint8_t { kWholeBlocks, kPartOfBlocks };
+  enum class Kind : std::uint8_t { kShared, kExclusive };
 
   /// A claim on a byte range of the disk. The claimer owns it; it is listed from claim() to
   /// release().
@@ -40,9 +44,10 @@ class BlockGuard {
 
    private:
     friend class BlockGuard;
+    [[nodiscard]] bool is_exclusive() const noexcept { return kind_ == Kind::kExclusive; }
     [[nodiscard]] bool conflicts_with(const Claim& other) const noexcept {
-      const bool exclude = kind_ == Kind::kPartOfBlocks || other.kind_ == Kind::kPartOfBlocks;
-      return exclude && start_.raw() < other.start_.raw() + other.length_ &&
+      return (is_exclusive() || other.is_exclusive()) &&
+             start_.raw() < other.start_.raw() + other.length_ &&
              other.start_.raw() < start_.raw() + length_;
     }
     const FileOffset start_;
@@ -64,8 +69,9 @@ class BlockGuard {
 
  private:
   std::mutex mutex_;
-  // protected by mutex_; in order of arrival
-  boost::intrusive::list<Claim> claims_;
+  // protected by mutex_
+  boost::intrusive::list<Claim> claims_;  // in order of arrival
+  std::size_t exclusive_ = 0;             // of claims_
 };
 
 }  // namespace guestio::disk

@@ -16,21 +16,21 @@ class Claim final : public BlockGuard::Claim {
   bool granted = false;
 };
 
-TEST(BlockGuard, WholeBlockWritesDoNotExcludeEachOther) {
+TEST(BlockGuard, SharedClaimsDoNotExcludeEachOther) {
   BlockGuard guard;
-  Claim first(0, 4096, Kind::kWholeBlocks);
-  Claim second(0, 4096, Kind::kWholeBlocks);
+  Claim first(0, 4096, Kind::kShared);
+  Claim second(0, 4096, Kind::kShared);
   EXPECT_TRUE(guard.claim(first));
   EXPECT_TRUE(guard.claim(second));
   guard.release(first);
   guard.release(second);
 }
 
-TEST(BlockGuard, PartialAndWholeBlockWritesExcludeEachOther) {
+TEST(BlockGuard, ExclusiveAndSharedClaimsExcludeEachOther) {
   BlockGuard guard;
-  Claim whole(0, 8192, Kind::kWholeBlocks);
-  Claim partial(4096, 4096, Kind::kPartOfBlocks);
-  Claim later(0, 8192, Kind::kWholeBlocks);
+  Claim whole(0, 8192, Kind::kShared);
+  Claim partial(4096, 4096, Kind::kExclusive);
+  Claim later(0, 8192, Kind::kShared);
   EXPECT_TRUE(guard.claim(whole));
   EXPECT_FALSE(guard.claim(partial));
   EXPECT_FALSE(guard.claim(later));
@@ -44,8 +44,8 @@ TEST(BlockGuard, PartialAndWholeBlockWritesExcludeEachOther) {
 
 TEST(BlockGuard, AdjacentClaimsDoNotConflict) {
   BlockGuard guard;
-  Claim left(0, 4096, Kind::kPartOfBlocks);
-  Claim right(4096, 4096, Kind::kPartOfBlocks);
+  Claim left(0, 4096, Kind::kExclusive);
+  Claim right(4096, 4096, Kind::kExclusive);
   EXPECT_TRUE(guard.claim(left));
   EXPECT_TRUE(guard.claim(right));
   guard.release(left);
@@ -54,9 +54,9 @@ TEST(BlockGuard, AdjacentClaimsDoNotConflict) {
 
 TEST(BlockGuard, AClaimWaitsForAllConflictingClaims) {
   BlockGuard guard;
-  Claim first(0, 4096, Kind::kPartOfBlocks);
-  Claim second(4096, 4096, Kind::kPartOfBlocks);
-  Claim both(0, 8192, Kind::kPartOfBlocks);
+  Claim first(0, 4096, Kind::kExclusive);
+  Claim second(4096, 4096, Kind::kExclusive);
+  Claim both(0, 8192, Kind::kExclusive);
   EXPECT_TRUE(guard.claim(first));
   EXPECT_TRUE(guard.claim(second));
   EXPECT_FALSE(guard.claim(both));

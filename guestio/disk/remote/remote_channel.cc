@@ -28,21 +28,37 @@ struct RemoteChannel::Part {
   [[nodiscard]] std::uint64_t size() const noexcept { return end - start; }
 };
 
-/// Awaits a submitted command.
+/// Awaits a submitted command, and keeps what the server has not flushed.
 class RemoteChannel::Running {
  public:
   Running(RemoteChannel& channel, RemoteCommand& command) noexcept
-      : channel_(channel), command_(command) {}
+      : channel_(channel), command_(command), unflushed_(channel.disk_.unflushed_writes()) {}
   [[nodiscard]] bool await_ready() noexcept {
+    if (unflushed_ != nullptr && command_.work().kind == IoKind::kFlush) {
+      flushed_ = unflushed_->end();
+    }
     channel_.submit(command_);
     return command_.is_complete();
   }
   void await_suspend(std::coroutine_handle<> waiting) noexcept { command_.set_waiting(waiting); }
-  [[nodiscard]] Result<> await_resume() const noexcept { return command_.result(); }
+  [[nodiscard]] Result<> await_resume() const noexcept {
+    if (unflushed_ != nullptr && command_.result()) keep();
+    return command_.result();
+  }
 
  private:
+  void keep() const noexcept {
+    switch (command_.work().kind) {
+      case IoKind::kRead: break;
+      case IoKind::kFlush: unflushed_->drop_before(flushed_); break;
+      default: unflushed_->add(command_.work());
+    }
+  }
+
   RemoteChannel& channel_;
   RemoteCommand& command_;
+  UnflushedWrites* const unflushed_;
+  UnflushedWrites::Position flushed_ = 0;
 };
 
 namespace {
@@ -75,7 +91,12 @@ ChannelStatistics RemoteChannel::statistics() const noexcept {
 }
 
 task::Task<> RemoteChannel::serve(Io& io) {
-  const auto result = co_await perform(io);
+  auto result = co_await perform(io);
+  const UnflushedWrites* const unflushed = disk_.unflushed_writes();
+  const bool is_change = io.kind != IoKind::kRead && io.kind != IoKind::kFlush;
+  if (result && is_change && unflushed != nullptr && unflushed->is_full()) {
+    result = co_await flush();
+  }
   io.on_done(result);
 }
 
@@ -137,9 +158,8 @@ task::Task<Result<>> RemoteChannel::transfer_part(Io& io, Part part) {
   counters_.bounced.add(buf::BounceReason::kPadding, part.size() - part.length);
 
   const bool has_padding = part.head() + part.tail() != 0;
-  GuardedRange guarded(
-      disk_.block_guard(), loop_, FileOffset(part.start), part.size(),
-      has_padding ? BlockGuard::Kind::kPartOfBlocks : BlockGuard::Kind::kWholeBlocks);
+  GuardedRange guarded(disk_.block_guard(), loop_, FileOffset(part.start), part.size(),
+                       has_padding ? BlockGuard::Kind::kExclusive : BlockGuard::Kind::kShared);
   const bool is_write = io.kind == IoKind::kWrite;
   if (is_write) {
     if (needs_guard()) co_await guarded.claim();
@@ -230,9 +250,8 @@ task::Task<Result<>> RemoteChannel::write_zero_bytes(FileOffset offset, std::uin
     auto granted = co_await acquiring;
     if (!granted) co_return fail(granted.error());
     const bool has_padding = part.head() + part.tail() != 0;
-    GuardedRange guarded(
-        disk_.block_guard(), loop_, FileOffset(part.start), part.size(),
-        has_padding ? BlockGuard::Kind::kPartOfBlocks : BlockGuard::Kind::kWholeBlocks);
+    GuardedRange guarded(disk_.block_guard(), loop_, FileOffset(part.start), part.size(),
+                         has_padding ? BlockGuard::Kind::kExclusive : BlockGuard::Kind::kShared);
     if (needs_guard()) co_await guarded.claim();
     if (has_padding) {
       const auto read = co_await read_edges(part, granted->bytes());
@@ -253,11 +272,21 @@ task::Task<Result<>> RemoteChannel::write_zero_bytes(FileOffset offset, std::uin
   co_return Result<>();
 }
 
+/// All blocks of RemoteLimits::range_block that the range touches.
+GuardedRange RemoteChannel::guard_blocks(const Work& work) noexcept {
+  const std::uint64_t block = std::max<std::uint64_t>(limits_.range_block, 1);
+  const std::uint64_t start = align_down(work.offset.raw(), block);
+  const std::uint64_t end = align_up(work.offset.raw() + work.length, block);
+  return {disk_.block_guard(), loop_, FileOffset(start), end - start, BlockGuard::Kind::kExclusive};
+}
+
 task::Task<Result<>> RemoteChannel::run_ranges(Work work) {
   const std::uint64_t most = align_down(limits_.max_range, limits_.alignment);
   std::uint64_t left = work.length;
   while (left != 0) {
     work.length = std::min(left, most);
+    GuardedRange guarded = guard_blocks(work);
+    if (limits_.range_block != 0) co_await guarded.claim();
     RemoteCommand command(work);
     Running running = run(command);
     const auto done = co_await running;

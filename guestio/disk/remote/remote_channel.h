@@ -9,7 +9,7 @@
 #include "guestio/base/error.h"
 #include "guestio/buf/bounce_account.h"
 #include "guestio/disk/disk.h"
-#include "guestio/disk/guard/block_guard.h"
+#include "guestio/disk/guard/guarded_range.h"
 #include "guestio/disk/remote/remote_command.h"
 #include "guestio/disk/remote/remote_disk.h"
 #include "guestio/task/scope.h"
@@ -27,7 +27,7 @@ namespace guestio::disk {
 ///
 /// A request is split into commands within RemoteLimits. A write of part of a block is a
 /// read-modify-write that excludes other writes to the block. When bounce memory is used up,
-/// requests wait in order.
+/// requests wait in order. When UnflushedWrites are too many, requests end with a flush.
 ///
 /// Threads: its loop's. Lifetime: as Channel.
 class RemoteChannel : public Channel {
@@ -70,12 +70,15 @@ class RemoteChannel : public Channel {
   /// Writes zero bytes, with read-modify-write at the edges.
   task::Task<Result<>> write_zero_bytes(FileOffset offset, std::uint64_t length);
   task::Task<Result<>> run_ranges(RemoteCommand::Work work);
+  [[nodiscard]] GuardedRange guard_blocks(const RemoteCommand::Work& work) noexcept;
   task::Task<Result<>> flush();
   [[nodiscard]] Running run(RemoteCommand& command) noexcept;
   [[nodiscard]] Part first_part(FileOffset offset, std::uint64_t length) const noexcept;
   [[nodiscard]] Durability durability_of_command(const Io& io) const noexcept;
-  /// Writes may cover part of a block.
-  [[nodiscard]] bool needs_guard() const noexcept { return limits_.alignment > Sector::kSize; }
+  /// Writes may cover part of a block, or collide with a discard.
+  [[nodiscard]] bool needs_guard() const noexcept {
+    return limits_.alignment > Sector::kSize || limits_.range_block != 0;
+  }
 
   RemoteDisk& disk_;
   const RemoteLimits& limits_;

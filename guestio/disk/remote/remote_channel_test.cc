@@ -4,10 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <deque>
 #include <memory>
 #include <optional>
+#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,6 +38,7 @@ class ModelEngine final : public RemoteDisk {
 
   Result<std::unique_ptr<Channel>> open_channel(uring::Loop& loop, ByteCount bounce) override;
 
+  void keep(ByteCount limit) { keep_unflushed_writes(limit); }
   void change_size(ByteCount size) {
     bytes_.resize(size.raw());
     announce_size(size);
@@ -67,10 +70,33 @@ class ModelEngine final : public RemoteDisk {
 
   std::vector<RemoteCommand::Work> log;
   bool is_away = false;
+  std::size_t collisions = 0;  // of a discard or write-zeroes and a write to the same large block
 
  private:
   std::vector<std::byte> bytes_;
 };
+
+constexpr std::uint64_t kLargeBlock = 65536;
+
+bool is_range(const RemoteCommand& command) {
+  return command.work().kind == IoKind::kDiscard || command.work().kind == IoKind::kWriteZeroes;
+}
+
+bool share_large_block(const RemoteCommand& a, const RemoteCommand& b) {
+  const auto end = [](const RemoteCommand& command) {
+    return align_up(command.work().offset.raw() + command.work().length, kLargeBlock);
+  };
+  const auto start = [](const RemoteCommand& command) {
+    return align_down(command.work().offset.raw(), kLargeBlock);
+  };
+  return start(a) < end(b) && start(b) < end(a);
+}
+
+bool collide(const RemoteCommand& a, const RemoteCommand& b) {
+  const bool is_critical = (is_range(a) && b.work().kind == IoKind::kWrite) ||
+                           (is_range(b) && a.work().kind == IoKind::kWrite);
+  return is_critical && share_large_block(a, b);
+}
 
 class ModelChannel final : public RemoteChannel {
  public:
@@ -94,6 +120,8 @@ class ModelChannel final : public RemoteChannel {
  private:
   void submit(RemoteCommand& command) noexcept override {
     if (engine_.is_away) return command.complete(fail(ErrorKind::kClosed, "a server"));
+    engine_.collisions += static_cast<std::size_t>(std::ranges::count_if(
+        waiting_, [&](const RemoteCommand* other) { return collide(*other, command); }));
     // Some are answered at once.
     if (random_() % 4 == 0) return command.complete(engine_.perform(command.work()));
     waiting_.push_back(&command);
@@ -150,6 +178,7 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         kind("bytes", {}), kind("little_bounce", {.max_transfer = 4096}, kLittleBounce),
         kind("large_blocks", {.max_transfer = std::uint64_t{256} << 10, .alignment = 4096}),
+        kind("range_blocks", {.range_block = kLargeBlock}),
         kind("no_fua", {.alignment = 512, .has_fua = false}),
         kind("no_zeroes", {.max_range = 65536, .alignment = 4096, .has_write_zeroes = false}),
         kind("one_block",
@@ -232,6 +261,52 @@ TEST_F(RemoteChannelTest, TheEngineSeesNoGuestMemory) {
   const auto guest = memory_.host_range(Gpa(0), 4096);
   ASSERT_TRUE(guest.has_value());
   EXPECT_NE(subject.engine().log[0].data.data(), *guest);
+}
+
+TEST_F(RemoteChannelTest, DiscardAndZeroesExcludeWritesWhereTheServerDoesNot) {
+  for (const std::uint64_t range_block : {std::uint64_t{0}, kLargeBlock}) {
+    ModelSubject subject({.range_block = range_block});
+    std::mt19937_64 random(3);
+    std::deque<TestIo> ios(300);
+    constexpr std::array kKinds = {IoKind::kWrite, IoKind::kDiscard, IoKind::kWriteZeroes};
+    for (std::size_t i = 0; i < ios.size(); ++i) {
+      prepare(ios[i], kKinds[i % kKinds.size()], random() % 64 * 4096, (1 + random() % 16) * 4096);
+      subject.channel().start(ios[i]);
+    }
+    subject.run_until([&] {
+      return std::ranges::all_of(ios, [](const TestIo& io) { return io.result.has_value(); });
+    });
+    EXPECT_TRUE(std::ranges::all_of(ios, [](const TestIo& io) { return io.result->has_value(); }));
+    EXPECT_EQ(subject.engine().collisions == 0, range_block != 0);
+  }
+}
+
+TEST_F(RemoteChannelTest, AWriteBackCacheIsFlushedBeforeTheCopiesAreTooMany) {
+  constexpr std::uint64_t kLimit = 65536;
+  ModelSubject subject({});
+  subject.engine().keep(ByteCount(kLimit));
+  TestIo io;
+  for (std::uint64_t i = 0; i < 64; ++i) {
+    prepare(io, IoKind::kWrite, i * 4096, 4096);
+    ASSERT_TRUE(perform(subject, io));
+    EXPECT_FALSE(subject.engine().unflushed_writes()->is_full());
+  }
+  const auto flushes = std::ranges::count(subject.engine().log, IoKind::kFlush,
+                                          [](const auto& work) { return work.kind; });
+  EXPECT_EQ(flushes, 4);
+  prepare(io, IoKind::kFlush, 0, 0);
+  ASSERT_TRUE(perform(subject, io));
+  EXPECT_TRUE(subject.engine().unflushed_writes()->is_empty());
+}
+
+TEST_F(RemoteChannelTest, AFailedCommandIsNotKept) {
+  ModelSubject subject({});
+  subject.engine().keep(ByteCount(65536));
+  subject.engine().is_away = true;
+  TestIo io;
+  prepare(io, IoKind::kWrite, 0, 4096);
+  EXPECT_FALSE(perform(subject, io));
+  EXPECT_TRUE(subject.engine().unflushed_writes()->is_empty());
 }
 
 TEST_F(RemoteChannelTest, AnAbsentServerFailsRequestsAndAnnouncesItsReturn) {

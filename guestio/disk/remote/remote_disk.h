@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 
@@ -13,6 +14,7 @@
 #include "guestio/buf/bounce_buffer_tracker.h"
 #include "guestio/disk/disk.h"
 #include "guestio/disk/guard/block_guard.h"
+#include "guestio/disk/remote/unflushed_writes.h"
 #include "guestio/uring/loop.h"
 
 namespace guestio::disk {
@@ -23,6 +25,9 @@ struct RemoteLimits {
   std::uint64_t max_range = std::uint64_t{1} << 30;     ///< bytes of a discard or write-zeroes
   /// Of offset and length of all commands: a power of two from 1. The disk's size is a multiple.
   std::uint64_t alignment = 1;
+  /// Discard and write-zeroes exclude writes to the same blocks of this size, a power of two; 0:
+  /// the server orders them.
+  std::uint64_t range_block = 0;
   bool has_fua = true;           ///< Durability::kStable; else a flush follows
   bool has_flush = true;         ///< else nothing is cached: every write is durable
   bool has_write_zeroes = true;  ///< else zeroes are written
@@ -44,6 +49,8 @@ class RemoteDisk : public Disk {
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
   [[nodiscard]] const RemoteLimits& limits() const noexcept { return limits_; }
   [[nodiscard]] BlockGuard& block_guard() noexcept { return block_guard_; }
+  /// Empty: the server keeps what it acknowledges, or says nothing of a cache.
+  [[nodiscard]] UnflushedWrites* unflushed_writes() noexcept { return unflushed_.get(); }
   /// Bounce memory for the channel of `loop`. Errors: too large, host.
   [[nodiscard]] Result<buf::OpenBounceAccount> open_account(uring::Loop& loop,
                                                             ByteCount bounce_limit);
@@ -53,6 +60,13 @@ class RemoteDisk : public Disk {
   /// in whole blocks of `limits.alignment`.
   RemoteDisk(std::string name, const DiskInfo& info, const RemoteLimits& limits);
 
+  /// For a server with a write-back cache, before the first channel.
+  void keep_unflushed_writes(ByteCount limit) {
+    unflushed_ = std::make_unique<UnflushedWrites>(limit);
+  }
+  [[nodiscard]] const UnflushedWrites* unflushed_writes() const noexcept {
+    return unflushed_.get();
+  }
   /// The server reports this size: on_size_change() hears of it.
   void announce_size(ByteCount size);
 
@@ -62,6 +76,7 @@ class RemoteDisk : public Disk {
   const RemoteLimits limits_;
   std::atomic<std::uint64_t> announced_size_;
   BlockGuard block_guard_;
+  std::unique_ptr<UnflushedWrites> unflushed_;  // optional
   buf::BounceBufferTracker bounce_tracker_{buf::BounceBufferTracker::Options{}};
   std::mutex mutex_;
   // protected by mutex_

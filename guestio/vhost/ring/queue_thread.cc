@@ -74,6 +74,8 @@ void QueueThread::main(const Options& options, std::move_only_function<void(Resu
   loop_->run();
   may_end_.acquire();
   poller_.reset();
+  // Channels drop waits that the kernel still ends.
+  loop_->run_until_idle();
   loop_.reset();
 }
 

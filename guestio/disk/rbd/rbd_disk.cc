@@ -35,8 +35,8 @@ DiskInfo describe_image(const OpenOptions& options, const RbdImage& image, std::
   info.block_size = options.block_size;
   info.physical_block_size = ByteCount(kPageSize);
   info.is_read_only = options.is_read_only;
-  constexpr std::uint64_t kMostDiscard = std::uint64_t{1} << 30;
-  info.discard = RangeLimits{ByteCount(kMostDiscard), ByteCount(discard_granularity(image))};
+  constexpr std::uint64_t kMaxDiscard = std::uint64_t{1} << 30;
+  info.discard = RangeLimits{ByteCount(kMaxDiscard), ByteCount(discard_granularity(image))};
   return info;
 }
 

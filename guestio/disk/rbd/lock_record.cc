@@ -5,7 +5,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <array>
+#include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
@@ -17,12 +18,14 @@ namespace guestio::disk {
 
 namespace {
 
-constexpr std::size_t kLongestRecord = 4096;
+constexpr std::size_t kMaxFileBytes = 32768;
+/// Of processes that were killed before they owned the lock.
+constexpr std::size_t kMaxRecords = 64;
 
 std::optional<std::string> read_small_file(const std::string& path) {
   const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
   if (!file) return std::nullopt;
-  std::string text(kLongestRecord, '\0');
+  std::string text(kMaxFileBytes, '\0');
   const auto size = ::read(file.get(), text.data(), text.size());
   if (size < 0) return std::nullopt;
   text.resize(static_cast<std::size_t>(size));
@@ -99,14 +102,29 @@ bool LockRecord::is_gone() const {
   return start_of(pid) != start;
 }
 
-std::optional<LockRecord> LockRecord::load(const std::string& path) {
-  if (path.empty()) return std::nullopt;
-  const auto text = read_small_file(path);
-  return text ? from_text(*text) : std::nullopt;
+LockRecords load_records(const std::string& path) {
+  LockRecords records;
+  if (path.empty()) return records;
+  const std::string text = read_small_file(path).value_or("");
+  constexpr std::string_view kFirstKey = "address ";
+  for (auto at = text.find(kFirstKey); at != std::string::npos && records.size() < kMaxRecords;) {
+    const auto next = text.find(kFirstKey, at + 1);
+    auto record = LockRecord::from_text(std::string_view(text).substr(at, next - at));
+    if (record) records.push_back(std::move(*record));
+    at = next;
+  }
+  return records;
 }
 
-Result<> LockRecord::save(const std::string& path) const {
-  const std::string text = to_text();
+Result<> save_records(const LockRecords& records, const std::string& path) {
+  if (records.empty()) {
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
+      return fail_host("remove the record of the lock");
+    }
+    return {};
+  }
+  std::string text;
+  for (const LockRecord& record : records) text += record.to_text();
   const std::string next = path + ".new";
   (void)::unlink(next.c_str());
   const UniqueFd file(

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "guestio/base/error.h"
 
@@ -29,12 +30,16 @@ struct LockRecord {
   /// pid namespace, of another host, and of the time before a reboot.
   [[nodiscard]] bool is_gone() const;
 
-  /// The record in `path`; nothing without a readable one.
-  static std::optional<LockRecord> load(const std::string& path);
-  /// Replaces the file in one step. Errors: host.
-  [[nodiscard]] Result<> save(const std::string& path) const;
-
   friend bool operator==(const LockRecord&, const LockRecord&) = default;
 };
+
+/// The file of records: the latest process that wanted the lock comes first. The others may own it
+/// still: a process writes its record before it acquires the lock, and drops theirs after that.
+using LockRecords = std::vector<LockRecord>;
+
+/// The records in `path`; none without a readable file.
+[[nodiscard]] LockRecords load_records(const std::string& path);
+/// Replaces the file in one step, or removes it if there are no records. Errors: host.
+[[nodiscard]] Result<> save_records(const LockRecords& records, const std::string& path);
 
 }  // namespace guestio::disk

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 
 #include "testing/temporary.h"
@@ -12,14 +13,27 @@
 namespace guestio::disk {
 namespace {
 
-TEST(LockRecord, SurvivesAFile) {
+TEST(LockRecords, SurviveAFile) {
+  const testing::TemporaryDirectory folder;
+  const std::string file = folder.file("state");
+  const LockRecords records = {LockRecord::of_process("10.0.0.1:0/7"),
+                               LockRecord::of_process("10.0.0.1:0/8")};
+  EXPECT_TRUE(load_records(file).empty());
+  ASSERT_TRUE(save_records(records, file));
+  EXPECT_EQ(load_records(file), records);
+  ASSERT_TRUE(save_records({records[1]}, file));
+  EXPECT_EQ(load_records(file), LockRecords{records[1]});
+  ASSERT_TRUE(save_records({}, file));
+  EXPECT_FALSE(std::filesystem::exists(file));
+  ASSERT_TRUE(save_records({}, file));
+  EXPECT_FALSE(save_records(records, folder.file("missing/state")));
+}
+
+TEST(LockRecords, SkipGarbage) {
   const testing::TemporaryDirectory folder;
   const LockRecord record = LockRecord::of_process("10.0.0.1:0/7");
-  EXPECT_FALSE(LockRecord::load(folder.file("state")));
-  ASSERT_TRUE(record.save(folder.file("state")));
-  ASSERT_TRUE(record.save(folder.file("state")));
-  EXPECT_EQ(LockRecord::load(folder.file("state")), record);
-  EXPECT_FALSE(record.save(folder.file("missing/state")));
+  std::ofstream(folder.file("state")) << "x\naddress a\npid x\nstart 1\n" << record.to_text();
+  EXPECT_EQ(load_records(folder.file("state")), LockRecords{record});
 }
 
 TEST(LockRecord, IsOfARunningProcess) { EXPECT_FALSE(LockRecord::of_process("a").is_gone()); }

@@ -239,15 +239,17 @@ TEST(RbdLock, OfOurDeadPredecessorIsBrokenAtOnce) {
   options.state_path = folder.file("state");
   const Rival predecessor(image_name(options));
   LockRecord record = LockRecord::of_process(predecessor.address());
-  ASSERT_TRUE(record.save(options.state_path));
+  ASSERT_TRUE(save_records({record}, options.state_path));
   EXPECT_NE(refusal(options).find(predecessor.address()), std::string::npos);
   record.start -= 1;  // an earlier process of the same number
-  ASSERT_TRUE(record.save(options.state_path));
+  ASSERT_TRUE(save_records({record}, options.state_path));
   {
     OpenRbdDisk disk(open_disk(options));
     EXPECT_TRUE(disk.write(kNew));
     EXPECT_EQ(predecessor.write(), ESHUTDOWN);
-    EXPECT_EQ(LockRecord::load(options.state_path)->address, lock_owner(image_name(options)));
+    const LockRecords records = load_records(options.state_path);
+    ASSERT_EQ(records.size(), 1U);
+    EXPECT_EQ(records[0].address, lock_owner(image_name(options)));
   }
   EXPECT_TRUE(wait_until([&] { return !std::filesystem::exists(options.state_path); }));
 }

@@ -2,8 +2,6 @@
 #include "guestio/disk/rbd/rbd_session.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -38,7 +36,7 @@ RbdSession::RbdSession(RadosConnections& connections, Options options,
       options_(std::move(options)),
       image_(std::move(image)),
       phase_(options_.uses_lock ? Phase::kWaiting : Phase::kReady),
-      recorded_(LockRecord::load(options_.state_path)) {}
+      recorded_(load_records(options_.state_path)) {}
 
 void RbdSession::start(std::function<void(ByteCount)> resized) {
   std::shared_ptr<RbdImage> image;
@@ -64,6 +62,10 @@ void RbdSession::start(std::function<void(ByteCount)> resized) {
 }
 
 OpenResult<void> RbdSession::lock_now() {
+  {
+    Lock lock(mutex_);
+    record_attempt(lock);
+  }
   const auto attempt = try_lock(*image_, [this](const std::string& owner) {
     const Lock lock(mutex_);
     return may_break(owner);
@@ -71,6 +73,7 @@ OpenResult<void> RbdSession::lock_now() {
   switch (attempt.state) {
     case LockState::kOwned: break;
     case LockState::kOther:
+      if (!options_.state_path.empty()) (void)save_records(recorded_, options_.state_path);
       return std::unexpected(OpenFailure{Error::make(ErrorKind::kBusy, "lock the image"),
                                          explain_owner(attempt.owner)});
     case LockState::kFenced:
@@ -250,7 +253,28 @@ void RbdSession::work() {
   is_working_ = false;
 }
 
+/// A process killed with the lock leaves its address, however early it is killed.
+void RbdSession::record_attempt(Lock& lock) {
+  const std::string& address = image_->connection().address();
+  if (recorded_address_ == address) return;
+  recorded_address_ = address;
+  LockRecords records = recorded_;
+  records.insert(records.begin(), LockRecord::of_process(address));
+  save_or_warn(records, lock);
+}
+
+void RbdSession::save_or_warn(const LockRecords& records, Lock& lock) const {
+  if (options_.state_path.empty()) return;
+  lock.unlock();
+  const auto saved = save_records(records, options_.state_path);
+  lock.lock();
+  if (saved) return;
+  log::warning("{}: after a crash the lock of the image stays for 30 s: {} ({})", options_.name,
+               saved.error().to_string(), options_.state_path);
+}
+
 void RbdSession::acquire(Lock& lock) {
+  record_attempt(lock);
   const auto image = image_;
   lock.unlock();
   const auto attempt = try_lock(*image, [this](const std::string& owner) {
@@ -270,16 +294,9 @@ void RbdSession::on_acquired(Lock& lock) {
   is_owned_ = true;
   was_fenced_ = false;
   predecessor_.reset();
-  recorded_.reset();
-  const auto record = LockRecord::of_process(image_->connection().address());
-  if (!options_.state_path.empty()) {
-    lock.unlock();
-    const auto saved = record.save(options_.state_path);
-    lock.lock();
-    if (!saved) {
-      log::warning("{}: after a crash the lock of the image stays for 30 s: {} ({})", options_.name,
-                   saved.error().to_string(), options_.state_path);
-    }
+  // A successor that prepares to take over has written its own record before ours.
+  if (!std::exchange(recorded_, {}).empty()) {
+    save_or_warn({LockRecord::of_process(image_->connection().address())}, lock);
   }
   if (!trouble_.empty() && !is_stalled()) {
     log::info("{}: the image is locked for this client", options_.name);
@@ -317,7 +334,10 @@ bool RbdSession::may_break(const std::string& owner) const {
   // Who has fenced us is not fenced in return.
   if (was_fenced_) return false;
   if (options_.image.settings.breaks_lock) return true;
-  if (recorded_ && recorded_->address == owner && recorded_->is_gone()) return true;
+  const bool is_recorded = std::ranges::any_of(recorded_, [&](const LockRecord& record) {
+    return record.address == owner && record.is_gone();
+  });
+  if (is_recorded) return true;
   if (!predecessor_ || predecessor_->address != owner) return false;
   // Requests arrive here only when the predecessor has given the disk away.
   const bool has_waited = has_waiting_request_ && request_waits_since_ != Clock::time_point() &&
@@ -330,9 +350,10 @@ void RbdSession::release_owned(Lock& lock) {
   // Requests of the next claim wait for the lock, whatever happens meanwhile.
   set_phase(Phase::kWaiting);
   is_owned_ = false;
+  recorded_address_.clear();
   lock.unlock();
-  remove_record(options_.state_path, *image);
   const auto released = release_lock(*image);
+  if (released) remove_record(options_.state_path, image->connection().address());
   lock.lock();
   if (!released) report_trouble(released.error().to_string());
 }
@@ -346,6 +367,7 @@ void RbdSession::reopen(Lock& lock) {
   fenced->connection().set_fenced();
   if (!is_own_fenced(fenced->connection().address())) {
     fenced_addresses_.push_back(fenced->connection().address());
+    recorded_.push_back(LockRecord::of_process(fenced->connection().address()));
   }
   is_owned_ = false;
   lock.unlock();
@@ -390,17 +412,20 @@ void RbdSession::query_size(Lock& lock) {
 
 void RbdSession::finish_closing(Lock& lock) {
   const bool was_owned = std::exchange(is_owned_, false);
-  const auto image = std::exchange(image_, nullptr);
+  auto image = std::exchange(image_, nullptr);
   lock.unlock();
-  if (was_owned) remove_record(options_.state_path, *image);
+  const std::string address = image->connection().address();
   // The close of the image releases the lock.
+  image.reset();
+  if (was_owned) remove_record(options_.state_path, address);
   lock.lock();
 }
 
-void RbdSession::remove_record(const std::string& path, const RbdImage& owner) {
+void RbdSession::remove_record(const std::string& path, const std::string& address) {
   // A successor that broke our lock has written its own.
-  const auto record = LockRecord::load(path);
-  if (record && record->address == owner.connection().address()) (void)::unlink(path.c_str());
+  const LockRecords records = load_records(path);
+  const bool is_ours = !records.empty() && records[0].address == address;
+  if (is_ours) (void)save_records({}, path);
 }
 
 void RbdSession::set_phase(Phase phase) {

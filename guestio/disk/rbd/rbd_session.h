@@ -119,7 +119,9 @@ class RbdSession final : public Monitored, public std::enable_shared_from_this<R
   [[nodiscard]] bool is_own_fenced(const std::string& address) const;
   [[nodiscard]] bool may_break(const std::string& owner) const;
   void set_phase(Phase phase);
-  static void remove_record(const std::string& path, const RbdImage& owner);
+  void record_attempt(Lock& lock);
+  void save_or_warn(const LockRecords& records, Lock& lock) const;
+  static void remove_record(const std::string& path, const std::string& address);
   void notify_subscribers();
   void report_trouble(std::string trouble);
 
@@ -143,7 +145,8 @@ class RbdSession final : public Monitored, public std::enable_shared_from_this<R
   bool must_reopen_ = false;
   bool has_new_size_ = false;
   std::optional<LockRecord> predecessor_;      // of a takeover
-  std::optional<LockRecord> recorded_;         // of an earlier process
+  LockRecords recorded_;                       // of earlier processes
+  std::string recorded_address_;               // in the file as ours
   std::vector<std::string> fenced_addresses_;  // our own
   Clock::time_point request_waits_since_{};
   std::chrono::milliseconds pause_{0};

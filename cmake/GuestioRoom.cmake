@@ -151,13 +151,15 @@ function(guestio_test_options TARGET)
     $<$<CXX_COMPILER_ID:Clang>:SHELL:-Xclang -fno-pch-timestamp>)
 endfunction()
 
-# guestio_test(NAME SOURCES files... DEPENDS targets... [PREFIX text] [LABEL text] [EACH] [ONE_THREAD])
+# guestio_test(NAME SOURCES files... DEPENDS targets... [PREFIX text] [LABEL text] [EACH] [WHOLE]
+#   [ONE_THREAD])
 # LABEL: the ctest label of its tests, by default the folder without guestio/. The target
 # tests_of_LABEL builds the programs of a label. `./dev test quick` uses both.
 # EACH: each test is a ctest of its own in every build, so that long ones run in parallel.
+# WHOLE: the program is one ctest in every build, because its tests share a costly server.
 # ONE_THREAD: neither the tests nor the tested code start a thread; the thread sanitizer skips them.
 function(guestio_test NAME)
-  cmake_parse_arguments(TEST "EACH;ONE_THREAD" "PREFIX;LABEL" "SOURCES;DEPENDS" ${ARGN})
+  cmake_parse_arguments(TEST "EACH;WHOLE;ONE_THREAD" "PREFIX;LABEL" "SOURCES;DEPENDS" ${ARGN})
   if(TEST_ONE_THREAD AND GUESTIO_SANITIZE STREQUAL "thread")
     return()
   endif()
@@ -175,8 +177,9 @@ function(guestio_test NAME)
     add_custom_target(${programs})
   endif()
   add_dependencies(${programs} ${NAME})
-  if(GUESTIO_QUICK_BUILD AND NOT TEST_EACH)
+  if(TEST_WHOLE OR (GUESTIO_QUICK_BUILD AND NOT TEST_EACH))
     add_test(NAME ${NAME} COMMAND ${NAME})
+    set_tests_properties(${NAME} PROPERTIES LABELS ${TEST_LABEL})
     return()
   endif()
   gtest_discover_tests(${NAME} TEST_PREFIX "${TEST_PREFIX}" DISCOVERY_TIMEOUT 300

@@ -30,6 +30,7 @@ ROOMS = {
     "disk/nbd": ["base", "mem", "task", "buf", "uring", "disk", "disk/guard", "disk/remote"],
     "disk/probe": ["base", "buf", "uring", "disk"],
     "disk/file": ["base", "mem", "task", "buf", "uring", "disk", "disk/guard", "disk/probe"],
+    "disk/rbd": ["base", "mem", "task", "buf", "uring", "disk", "disk/guard", "disk/remote"],
     "blk": ["base", "mem", "buf", "task", "disk", "virtio"],
     "registered": ["base", "mem", "task", "uring"],
     "vhost/wire": ["base", "task", "uring"],

@@ -236,6 +236,53 @@ TEST_P(DiskConformance, AdjacentWritesInOneBlockKeepEachOthersBytes) {
   EXPECT_EQ(read(0, pattern.size()), pattern);
 }
 
+TEST_P(DiskConformance, OverlappingWritesLeaveEachSectorWithOneOfThem) {
+  // All in flight at once, with flushes between them; each fills its range with its number.
+  constexpr std::size_t kWrites = 64;
+  constexpr std::size_t kSectors = 64;
+  constexpr std::size_t kMaxSectors = 16;
+  constexpr std::uint64_t kStride = kMaxSectors * 512;
+  std::deque<TestIo> all(kWrites + kWrites / 8);
+  std::array<std::vector<std::byte>, kSectors> allowed;
+  {
+    TestIo io;
+    ASSERT_TRUE(perform(io, disk::IoKind::kWriteZeroes, 0, kSectors * 512));
+  }
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (i >= kWrites) {
+      prepare(all[i], disk::IoKind::kFlush, 0, 0);
+      continue;
+    }
+    const auto number = static_cast<std::byte>(i + 1);
+    const std::size_t sectors = 1 + random_() % kMaxSectors;
+    const std::size_t first = random_() % (kSectors - sectors);
+    all[i].extents = {mem::AddressRange::from_checked(Gpa(i * kStride), sectors * 512)};
+    scatter(all[i].extents, std::vector<std::byte>(sectors * 512, number));
+    prepare(all[i], disk::IoKind::kWrite, first * 512, sectors * 512);
+    for (std::size_t k = first; k < first + sectors; ++k) allowed[k].push_back(number);
+  }
+  std::ranges::shuffle(all, random_);
+  for (TestIo& io : all) subject_->channel().start(io);
+  subject_->run_until([&] {
+    return std::ranges::all_of(all, [](const TestIo& io) { return io.result.has_value(); });
+  });
+  for (const TestIo& io : all) {
+    ASSERT_TRUE(*io.result);
+    ASSERT_EQ(io.times_done, 1);
+  }
+  const auto got = read(0, kSectors * 512);
+  for (std::size_t k = 0; k < kSectors; ++k) {
+    const auto sector = std::span(got).subspan(k * 512, 512);
+    const bool is_of_one_write =
+        std::ranges::all_of(sector, [&](std::byte byte) { return byte == sector[0]; });
+    EXPECT_TRUE(is_of_one_write) << k;
+    if (allowed[k].empty()) allowed[k] = {std::byte{0}};
+    EXPECT_NE(std::ranges::find(allowed[k], sector[0]), allowed[k].end()) << k;
+  }
+  // The order of before is the order of later.
+  EXPECT_EQ(read(0, kSectors * 512), got);
+}
+
 TEST_P(DiskConformance, RandomRequestsAgreeWithAModel) {
   std::vector<std::byte> model(kDiskBytes);
   {

@@ -154,6 +154,27 @@ TEST_F(TakeoverTest, AnIdleFrontEndStaysConnectedAndWaitingOnesAreServedNext) {
   EXPECT_EQ((*next)->read(8, 4096).status, 0);
 }
 
+TEST_F(TakeoverTest, ADiskInMemoryKeepsItsContents) {
+  image_ = "ram:16M";
+  start_with_control();
+  testing::ChildProcess load(
+      {kLoadProgram, "verify", "--socket-path", socket_, "--ops", operations(6000), "--seed", "3"});
+  const auto before = requests_done();
+  ASSERT_TRUE(wait_until([&] { return requests_done() > before + 100; })) << load.output();
+  take_over();
+  take_over();
+  EXPECT_EQ(load.wait(), 0) << load.output() << backend_->output();
+  // What the verification left is still there in the next process.
+  std::vector<std::byte> left;
+  {
+    const auto guest = connect();
+    left = guest->read(0, 65536).data;
+    take_over();
+    EXPECT_EQ(guest->read(0, 65536).data, left);
+  }
+  EXPECT_NE(left, std::vector<std::byte>(65536));
+}
+
 TEST_F(TakeoverTest, APartialMessageIsCompletedAfterwards) {
   start_with_control();
   const UniqueFd socket = connect_control(socket_);

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: MIT
 # What `cmake --install BUILD --prefix PREFIX` installs: the declared headers and one static library
 # of each room, the CMake package (guestio::base to guestio::vhost_session), guestio.pc, and the
-# programs that were built. Included last, when all rooms and programs are known.
+# programs and modules that were built. Included last, when all of them are known.
+# `--component NAME` installs a part, named like its package: guestio (the programs), guestio-dev
+# (headers, libraries, CMake package), and one for each module, guestio-disk-nbd.
 # The installation can be moved, except for the absolute path in guestio-blk's description for
 # management layers.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
+set(CMAKE_INSTALL_DEFAULT_COMPONENT_NAME guestio-dev)
 get_property(rooms GLOBAL PROPERTY GUESTIO_ROOMS)
+set(module_dir ${CMAKE_INSTALL_LIBDIR}/guestio)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/guestio)
 
 install(TARGETS ${rooms} EXPORT guestio-targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
@@ -18,11 +22,15 @@ install(EXPORT guestio-targets NAMESPACE guestio:: DESTINATION ${package_dir})
 
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/guestio-config.cmake.in
   ${CMAKE_BINARY_DIR}/install/guestio-config.cmake INSTALL_DESTINATION ${package_dir}
-  NO_SET_AND_CHECK_MACRO)
+  PATH_VARS module_dir NO_SET_AND_CHECK_MACRO)
 write_basic_package_version_file(${CMAKE_BINARY_DIR}/install/guestio-config-version.cmake
   COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_BINARY_DIR}/install/guestio-config.cmake
-  ${CMAKE_BINARY_DIR}/install/guestio-config-version.cmake DESTINATION ${package_dir})
+  ${CMAKE_BINARY_DIR}/install/guestio-config-version.cmake
+  ${PROJECT_SOURCE_DIR}/cmake/guestio-disk-module.cmake DESTINATION ${package_dir})
+# The conformance suite, for backends outside of the tree. It needs googletest.
+install(FILES ${PROJECT_SOURCE_DIR}/testing/disk_conformance.h
+  ${PROJECT_SOURCE_DIR}/testing/disk_subject.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/guestio/testing)
 
 # The linker wants a library before its dependencies: the reverse of the order of declaration.
 set(pc_libraries "")
@@ -49,11 +57,17 @@ endif()
 
 foreach(program guestio-blk guestio-load)
   if(TARGET ${program})
-    install(TARGETS ${program} OPTIONAL RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+    install(TARGETS ${program} OPTIONAL COMPONENT guestio
+      RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
   endif()
+endforeach()
+get_property(modules GLOBAL PROPERTY GUESTIO_MODULES)
+foreach(module IN LISTS modules)
+  install(TARGETS ${module} OPTIONAL COMPONENT ${module} LIBRARY DESTINATION ${module_dir})
 endforeach()
 # The description needs an absolute path, and the prefix is known only at installation.
 install(CODE "set(bindir [[${CMAKE_INSTALL_BINDIR}]])
 set(datadir [[${CMAKE_INSTALL_DATADIR}]])
-set(template [[${PROJECT_SOURCE_DIR}/cmake/50-guestio-blk.json.in]])")
-install(SCRIPT ${PROJECT_SOURCE_DIR}/cmake/install_description.cmake)
+set(template [[${PROJECT_SOURCE_DIR}/cmake/50-guestio-blk.json.in]])"
+  COMPONENT guestio)
+install(SCRIPT ${PROJECT_SOURCE_DIR}/cmake/install_description.cmake COMPONENT guestio)

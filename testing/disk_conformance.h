@@ -12,8 +12,9 @@
 #include <string>
 #include <vector>
 
+// Without its folder: both are installed, in guestio/testing.
+#include "disk_subject.h"
 #include "guestio/disk/disk.h"
-#include "testing/disk_subject.h"
 
 /// Conformance suite of every disk backend. Test files instantiate it with their disks.
 namespace guestio::testing {

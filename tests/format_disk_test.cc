@@ -5,7 +5,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <random>
 #include <sstream>
 
@@ -31,7 +30,8 @@ std::vector<pid_t> children_of(pid_t parent) {
   for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
     if (!std::isdigit(entry.path().filename().native().front())) continue;
     std::ifstream file(entry.path() / "stat");
-    std::string stat((std::istreambuf_iterator<char>(file)), {});
+    std::string stat;
+    std::getline(file, stat);  // empty when the process has ended
     const auto name_end = stat.rfind(')');
     if (name_end == std::string::npos) continue;
     char state = 0;

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 
-from comparison import contenders, markdown, measure, nbd, plots, processes, profile, rows
+from comparison import contenders, limits, markdown, measure, nbd, plots, processes, profile, rows
 from comparison.processes import BenchError
 from comparison.results import Results
 
@@ -30,7 +30,9 @@ DOCUMENT = ROOT / "docs" / "performance.md"
 IMAGES = ROOT / "docs" / "img"
 RESULTS = ROOT / "build" / "bench" / "results.json"
 IDLE = "idle"  # --only name of the idle measurement, which is not a row
-RECONNECT = "nbd/reconnect"  # that of the restarts of an NBD server
+LIMITS = "limits"  # the same of the accuracy of limits
+LIMITED_SECONDS = 10
+RECONNECT = "nbd/reconnect"  # the same of the restarts of an NBD server
 RESTARTS = 16
 RAMP = 0.2  # ramp time in seconds
 
@@ -82,17 +84,19 @@ def choose_rows(only):
     everything = rows.all_rows()
     full_names = {row.name for row in everything}
 
-    def is_selected(row):
+    def matches(row):
         return any(text == row.name if text in full_names else text in row.name for text in only)
 
-    chosen = [row for row in everything if not only or is_selected(row)]
-    if not chosen and not is_idle_selected(only) and not is_reconnect_selected(only):
+    chosen = [row for row in everything if not only or matches(row)]
+    others = [is_selected(IDLE, only), is_selected(LIMITS, only), is_reconnect_selected(only)]
+    if not chosen and not any(others):
         raise BenchError(f"no row matches {' or '.join(map(repr, only))} (see --list)")
     return chosen
 
 
-def is_idle_selected(only):
-    return not only or IDLE in only
+def is_selected(name, only):
+    """Of a measurement that is not a row."""
+    return not only or name in only
 
 
 def is_reconnect_selected(only):
@@ -190,8 +194,10 @@ class Run:
                 self._measure_row(bench, row)
                 if not self._arguments.no_write:
                     self._results.save(RESULTS)
-            if is_idle_selected(self._arguments.only):
+            if is_selected(IDLE, self._arguments.only):
                 self._measure_idle(bench)
+            if is_selected(LIMITS, self._arguments.only):
+                self._measure_limits(fix)
         # Its servers have the socket of the rows' server.
         if is_reconnect_selected(self._arguments.only):
             with fixture(self._arguments, set()) as fix:
@@ -239,6 +245,20 @@ class Run:
         if times:
             self._results.reconnects = times
 
+    def _measure_limits(self, fix):
+        seconds = 2 if self._arguments.quick else LIMITED_SECONDS
+        self._results.limits.clear()
+        for case in limits.all_cases():
+            try:
+                parts = limits.measure(case, fix, seconds)
+            except (BenchError, OSError, ValueError, KeyError) as error:
+                log(f"    {case.limit}, {case.title}: FAILED: {error}")
+                self.failures += 1
+                continue
+            limit = f"{case.limit} {case.rate}"
+            log(f"    {limit:22} {case.title:44} {' and '.join(f'{part:.4f}' for part in parts)}")
+            self._results.limits.append({"limit": limit, "work": case.title, "parts": parts})
+
     def _attempt(self, party, row, action):
         for last in (False, True):
             try:
@@ -268,7 +288,7 @@ def write_document(results, parties):
 def bench(arguments):
     chosen = choose_rows(arguments.only)
     if arguments.list:
-        print("\n".join([row.name for row in chosen] + [RECONNECT, IDLE]))
+        print("\n".join([row.name for row in chosen] + [RECONNECT, IDLE, LIMITS]))
         return 0
     parties = choose_contenders(arguments.variant)
     results = Results() if arguments.no_write else Results.load(RESULTS)

@@ -19,14 +19,14 @@ BounceShare BounceShare::of(ByteCount limit) noexcept {
   return {ByteCount(quota * kPageSize), ByteCount((pages - quota) * kPageSize)};
 }
 
-BounceAccount::BounceAccount(BounceBudget& budget, internal::BounceDevice& device, BouncePool& pool,
-                             const BounceShare& share) noexcept
+BounceAccount::BounceAccount(internal::OverflowLender& lender, internal::BounceDevice& device,
+                             BouncePool& pool, const BounceShare& share) noexcept
     : quota_(pages_in(share.quota)),
       free_(quota_),
       // The thread's pages when all threads hold their shares.
       cache_(pool, ByteCount((pages_in(share.quota) + pages_in(share.overflow)) * kPageSize)),
       share_(share),
-      budget_(budget),
+      lender_(lender),
       entry_(*this, device) {}
 
 BounceAccount::~BounceAccount() {
@@ -35,13 +35,16 @@ BounceAccount::~BounceAccount() {
   GUESTIO_CHECK(held_pages() == 0, "all bounce buffers released before the end of their account");
 }
 
-void BounceAccount::open(BounceWakeup wakeup) { budget_.set_wakeup(entry_, std::move(wakeup)); }
+void BounceAccount::open(BounceWakeup wakeup) {
+  is_open_.store(true, std::memory_order_relaxed);
+  lender_.set_wakeup(entry_, std::move(wakeup));
+}
 
 void BounceAccount::close() noexcept {
   serve();
   GUESTIO_CHECK(waiters_.is_empty() && held_pages() == 0,
                 "a closed bounce account without waiters and buffers");
-  budget_.set_wakeup(entry_, nullptr);
+  lender_.set_wakeup(entry_, nullptr);
   is_open_.store(false, std::memory_order_release);
 }
 
@@ -76,8 +79,8 @@ bool BounceAccount::take_with_overflow(std::size_t pages, Clock::time_point sinc
   while (pages > free_) {
     const std::size_t wanted = pages - free_;
     // Pages of the quota in use must be released first.
-    if (wanted > budget_.reach(entry_.device)) return false;
-    const BounceBudget::ExchangeResult result = budget_.exchange(entry_, {0, wanted, since});
+    if (wanted > lender_.reach(entry_.device)) return false;
+    const auto result = lender_.exchange(entry_, {0, wanted, since});
     add_borrowed(result.handed);
     requested_ = result.handed == 0 ? wanted : 0;
     requested_since_ = since;
@@ -89,7 +92,7 @@ bool BounceAccount::take_with_overflow(std::size_t pages, Clock::time_point sinc
 
 bool BounceAccount::may_serve_own() noexcept {
   const std::size_t own = requested_ != 0 ? 1 : 0;
-  if (borrowed_ == 0 || budget_.queue_length() <= own) {
+  if (borrowed_ == 0 || lender_.queue_length() <= own) {
     overtakes_ = 0;
     return true;
   }
@@ -124,12 +127,12 @@ bool BounceAccount::exchange() noexcept {
   const std::size_t left = free_ - surplus;
   std::size_t wanted = needed > left ? needed - left : 0;
   // More than the device's limit: pages of the quota in use must be released first.
-  if (wanted > budget_.reach(entry_.device)) wanted = 0;
+  if (wanted > lender_.reach(entry_.device)) wanted = 0;
   const auto since = waiter != nullptr ? waiter->since_ : Clock::time_point();
   // The same number of pages for another waiter is another, later entry in the queue.
   const bool same = wanted == requested_ && (wanted == 0 || since == requested_since_);
   if (surplus == 0 && same) return false;
-  const BounceBudget::ExchangeResult result = budget_.exchange(entry_, {surplus, wanted, since});
+  const auto result = lender_.exchange(entry_, {surplus, wanted, since});
   requested_ = result.handed == 0 ? wanted : 0;
   requested_since_ = since;
   if (result.is_done && surplus != 0) {
@@ -153,7 +156,7 @@ void BounceAccount::settle() noexcept {
 }
 
 void BounceAccount::serve() noexcept {
-  const std::size_t handed = budget_.collect(entry_);
+  const std::size_t handed = lender_.collect(entry_);
   if (handed != 0) requested_ = 0;
   add_borrowed(handed);
   settle();

@@ -109,6 +109,9 @@ class BounceAccount {
 
   class Acquire;
 
+  /// For BounceBufferTracker: an open account. Requires: the lender has allotted the share.
+  BounceAccount(internal::OverflowLender& lender, internal::BounceDevice& device, BouncePool& pool,
+                const BounceShare& share) noexcept;
   BounceAccount(const BounceAccount&) = delete;
   BounceAccount& operator=(const BounceAccount&) = delete;
   /// Requires: no waiters, all buffers released.
@@ -131,7 +134,7 @@ class BounceAccount {
 
   /// The maximum bytes of one request.
   [[nodiscard]] std::size_t max_grant() const noexcept {
-    return (quota_ + budget_.reach(entry_.device)) * kPageSize;
+    return (quota_ + lender_.reach(entry_.device)) * kPageSize;
   }
   [[nodiscard]] std::size_t held() const noexcept { return held_pages() * kPageSize; }
   [[nodiscard]] const BounceShare& share() const noexcept { return share_; }
@@ -150,17 +153,14 @@ class BounceAccount {
   /// `wakeup` is never called again; a serve() already requested may still follow. Requires: as for
   /// the destructor.
   void close() noexcept;
+  /// Any thread. False synchronizes with close().
+  [[nodiscard]] bool is_open() const noexcept { return is_open_.load(std::memory_order_acquire); }
   /// Collects pages granted by other threads, and serves waiters.
   void serve() noexcept;
 
  private:
-  friend class BounceBufferTracker;
   friend class TrackedBounceBuffer;
-  friend class Acquire;
   using Clock = std::chrono::steady_clock;
-
-  BounceAccount(BounceBudget& budget, internal::BounceDevice& device, BouncePool& pool,
-                const BounceShare& share) noexcept;
 
   [[nodiscard]] std::size_t held_pages() const noexcept { return quota_ + borrowed_ - free_; }
   [[nodiscard]] Acquire* longest_waiter() noexcept;
@@ -218,16 +218,16 @@ class BounceAccount {
   const BounceShare share_;
 
   // For everybody.
-  // Set by the tracker, under its lock; cleared by close(), which releases what the thread did to
-  // the next one that opens the account.
-  std::atomic<bool> is_open_{false};
+  // Set by open(), for the tracker under its lock; cleared by close(), which releases what the
+  // thread did to the next one that opens the account.
+  std::atomic<bool> is_open_{true};
   Counter grants_;
   Counter waits_;
   Counter cancelled_;
   Counter wait_nanoseconds_;
   Counter longest_wait_nanoseconds_;
   Counter high_water_;
-  BounceBudget& budget_;
+  internal::OverflowLender& lender_;
   internal::BounceQueueEntry entry_;
 };
 

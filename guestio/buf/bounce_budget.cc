@@ -6,28 +6,24 @@
 
 #include "guestio/base/check.h"
 
-namespace guestio::buf {
+namespace guestio::buf::internal {
 
-BounceBudget::~BounceBudget() {
+OverflowLender::~OverflowLender() {
   GUESTIO_CHECK(free_ == overflow_ && queue_.empty(),
                 "all overflow returned before the end of its budget");
 }
 
-ByteCount BounceBudget::overflow() const noexcept {
-  return ByteCount(overflow_.load(std::memory_order_relaxed) * kPageSize);
-}
-
-ByteCount BounceBudget::free_overflow() const noexcept {
+std::size_t OverflowLender::free_overflow() const noexcept {
   const std::lock_guard lock(mutex_);
-  return ByteCount(free_ * kPageSize);
+  return free_;
 }
 
-ByteCount BounceBudget::overflow_high_water() const noexcept {
+std::size_t OverflowLender::high_water() const noexcept {
   const std::lock_guard lock(mutex_);
-  return ByteCount(high_water_ * kPageSize);
+  return high_water_;
 }
 
-Result<> BounceBudget::allot(std::size_t quota, std::size_t overflow) {
+Result<> OverflowLender::allot(std::size_t quota, std::size_t overflow) {
   const std::lock_guard lock(mutex_);
   const std::size_t left = total_pages_ - allotted_;
   if (quota > left || overflow > left - quota) {
@@ -39,13 +35,13 @@ Result<> BounceBudget::allot(std::size_t quota, std::size_t overflow) {
   return {};
 }
 
-void BounceBudget::dequeue(QueueEntry& entry) noexcept {
+void OverflowLender::dequeue(BounceQueueEntry& entry) noexcept {
   if (!entry.is_linked()) return;
   queue_.erase(queue_.iterator_to(entry));
   queue_length_.store(queue_length_.load(std::memory_order_relaxed) - 1, std::memory_order_relaxed);
 }
 
-void BounceBudget::enqueue(QueueEntry& entry) noexcept {
+void OverflowLender::enqueue(BounceQueueEntry& entry) noexcept {
   // From the back: a new entry is nearly always the latest.
   auto position = queue_.end();
   while (position != queue_.begin() && std::prev(position)->since > entry.since) --position;
@@ -53,11 +49,11 @@ void BounceBudget::enqueue(QueueEntry& entry) noexcept {
   queue_length_.store(queue_length_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
 }
 
-void BounceBudget::serve(const QueueEntry& own) noexcept {
+void OverflowLender::serve(const BounceQueueEntry& own) noexcept {
   ++walks_;
   for (auto next = queue_.begin(); next != queue_.end();) {
-    QueueEntry& entry = *next++;
-    Device& device = entry.device;
+    BounceQueueEntry& entry = *next++;
+    BounceDevice& device = entry.device;
     if (device.passed_over == walks_) continue;
     if (entry.wanted > device.limit - device.used) {
       device.passed_over = walks_;
@@ -67,7 +63,7 @@ void BounceBudget::serve(const QueueEntry& own) noexcept {
     dequeue(entry);
     const std::size_t pages = std::exchange(entry.wanted, 0);
     free_ -= pages;
-    high_water_ = std::max(high_water_, overflow_.load(std::memory_order_relaxed) - free_);
+    high_water_ = std::max(high_water_, overflow() - free_);
     device.used += pages;
     entry.handed += pages;
     if (&entry == &own || std::exchange(entry.is_woken, true)) continue;
@@ -76,8 +72,8 @@ void BounceBudget::serve(const QueueEntry& own) noexcept {
   }
 }
 
-BounceBudget::ExchangeResult BounceBudget::exchange(QueueEntry& entry,
-                                                    const Demand& demand) noexcept {
+OverflowLender::ExchangeResult OverflowLender::exchange(BounceQueueEntry& entry,
+                                                        const Demand& demand) noexcept {
   const std::lock_guard lock(mutex_);
   if (entry.handed != 0) return {std::exchange(entry.handed, 0), false};
   free_ += demand.surplus;
@@ -90,15 +86,15 @@ BounceBudget::ExchangeResult BounceBudget::exchange(QueueEntry& entry,
   return {std::exchange(entry.handed, 0), true};
 }
 
-std::size_t BounceBudget::collect(QueueEntry& entry) noexcept {
+std::size_t OverflowLender::collect(BounceQueueEntry& entry) noexcept {
   const std::lock_guard lock(mutex_);
   entry.is_woken = false;
   return std::exchange(entry.handed, 0);
 }
 
-void BounceBudget::set_wakeup(QueueEntry& entry, BounceWakeup wakeup) noexcept {
+void OverflowLender::set_wakeup(BounceQueueEntry& entry, BounceWakeup wakeup) noexcept {
   const std::lock_guard lock(mutex_);
   entry.wakeup = std::move(wakeup);
 }
 
-}  // namespace guestio::buf
+}  // namespace guestio::buf::internal

@@ -17,7 +17,6 @@
 namespace guestio::buf {
 
 class BounceAccount;
-class BounceBufferTracker;
 
 /// Causes BounceAccount::serve() on the account's thread.
 using BounceWakeup = std::function<void(BounceAccount&)>;
@@ -49,6 +48,70 @@ struct BounceQueueEntry
   BounceWakeup wakeup;                          ///< has its thread collect
 };
 
+/// The pages of a BounceBudget, as its trackers and their accounts use them. Threads: any.
+class OverflowLender {
+ public:
+  explicit OverflowLender(std::size_t total_pages) noexcept : total_pages_(total_pages) {}
+  OverflowLender(const OverflowLender&) = delete;
+  OverflowLender& operator=(const OverflowLender&) = delete;
+  /// Requires: all overflow is returned.
+  ~OverflowLender();
+
+  /// Pages of overflow, lent or free.
+  [[nodiscard]] std::size_t overflow() const noexcept {
+    return overflow_.load(std::memory_order_relaxed);
+  }
+  [[nodiscard]] std::size_t free_overflow() const noexcept;
+  /// The maximum pages of overflow lent at a time.
+  [[nodiscard]] std::size_t high_water() const noexcept;
+
+  /// Reserves pages for one more thread. Errors: too large (the total).
+  [[nodiscard]] Result<> allot(std::size_t quota, std::size_t overflow);
+  /// The maximum pages of overflow the device can hold; grows, never shrinks.
+  [[nodiscard]] std::size_t reach(const BounceDevice& device) const noexcept {
+    return std::min(device.limit, overflow());
+  }
+
+  /// Returns `surplus` pages, and queues for `wanted` pages (0: leaves the queue).
+  struct Demand {
+    std::size_t surplus;
+    std::size_t wanted;
+    std::chrono::steady_clock::time_point since;
+  };
+  struct ExchangeResult {
+    std::size_t handed;  ///< pages
+    bool is_done;        ///< false: only collected an earlier grant
+  };
+  ExchangeResult exchange(BounceQueueEntry& entry, const Demand& demand) noexcept;
+  /// Returns the pages granted meanwhile, and rearms the wake-up.
+  [[nodiscard]] std::size_t collect(BounceQueueEntry& entry) noexcept;
+  /// Sets the wake-up of the entry's thread.
+  void set_wakeup(BounceQueueEntry& entry, BounceWakeup wakeup) noexcept;
+
+  /// The length of the queue. Relaxed: every use of it takes the lock afterwards.
+  [[nodiscard]] std::size_t queue_length() const noexcept {
+    return queue_length_.load(std::memory_order_relaxed);
+  }
+
+ private:
+  // Under the lock.
+  void dequeue(BounceQueueEntry& entry) noexcept;
+  void enqueue(BounceQueueEntry& entry) noexcept;
+  void serve(const BounceQueueEntry& own) noexcept;
+
+  const std::size_t total_pages_;
+  // Written under the lock; read without it to avoid needless locking.
+  std::atomic<std::size_t> queue_length_{0};
+  std::atomic<std::size_t> overflow_{0};  // pages, lent or not
+  mutable std::mutex mutex_;
+  // protected by mutex_
+  std::size_t allotted_ = 0;  // quotas and overflow
+  std::size_t free_ = 0;      // of the overflow
+  std::size_t high_water_ = 0;
+  std::uint64_t walks_ = 0;
+  boost::intrusive::list<BounceQueueEntry, boost::intrusive::constant_time_size<false>> queue_;
+};
+
 }  // namespace internal
 
 /// Bounce memory shared by threads and devices: the total limit, and the overflow, lent to threads
@@ -66,69 +129,29 @@ class BounceBudget {
   static constexpr ByteCount kUnlimited{std::numeric_limits<std::uint64_t>::max()};
 
   /// `total` bounds quotas and overflow of all trackers together.
-  explicit BounceBudget(ByteCount total = kUnlimited) noexcept
-      : total_pages_(total.raw() / kPageSize) {}
+  explicit BounceBudget(ByteCount total = kUnlimited) noexcept : lender_(total.raw() / kPageSize) {}
   BounceBudget(const BounceBudget&) = delete;
   BounceBudget& operator=(const BounceBudget&) = delete;
   /// Requires: all overflow is returned.
-  ~BounceBudget();
+  ~BounceBudget() = default;
 
   /// Bytes of overflow, lent or free.
-  [[nodiscard]] ByteCount overflow() const noexcept;
-  [[nodiscard]] ByteCount free_overflow() const noexcept;
+  [[nodiscard]] ByteCount overflow() const noexcept {
+    return ByteCount(lender_.overflow() * kPageSize);
+  }
+  [[nodiscard]] ByteCount free_overflow() const noexcept {
+    return ByteCount(lender_.free_overflow() * kPageSize);
+  }
   /// The maximum overflow lent at a time.
-  [[nodiscard]] ByteCount overflow_high_water() const noexcept;
+  [[nodiscard]] ByteCount overflow_high_water() const noexcept {
+    return ByteCount(lender_.high_water() * kPageSize);
+  }
+
+  /// For BounceBufferTracker.
+  [[nodiscard]] internal::OverflowLender& lender() noexcept { return lender_; }
 
  private:
-  friend class BounceAccount;
-  friend class BounceBufferTracker;
-  using Device = internal::BounceDevice;
-  using QueueEntry = internal::BounceQueueEntry;
-
-  /// Reserves pages for one more thread. Errors: too large (the total).
-  [[nodiscard]] Result<> allot(std::size_t quota, std::size_t overflow);
-  /// The maximum pages of overflow the device can hold; grows, never shrinks.
-  [[nodiscard]] std::size_t reach(const Device& device) const noexcept {
-    return std::min(device.limit, overflow_.load(std::memory_order_relaxed));
-  }
-
-  /// Returns `surplus` pages, and queues for `wanted` pages (0: leaves the queue).
-  struct Demand {
-    std::size_t surplus;
-    std::size_t wanted;
-    std::chrono::steady_clock::time_point since;
-  };
-  struct ExchangeResult {
-    std::size_t handed;  ///< pages
-    bool is_done;        ///< false: only collected an earlier grant
-  };
-  ExchangeResult exchange(QueueEntry& entry, const Demand& demand) noexcept;
-  /// Returns the pages granted meanwhile, and rearms the wake-up.
-  [[nodiscard]] std::size_t collect(QueueEntry& entry) noexcept;
-  /// Sets the wake-up of the entry's thread.
-  void set_wakeup(QueueEntry& entry, BounceWakeup wakeup) noexcept;
-
-  /// The length of the queue. Relaxed: every use of it takes the lock afterwards.
-  [[nodiscard]] std::size_t queue_length() const noexcept {
-    return queue_length_.load(std::memory_order_relaxed);
-  }
-
-  // Under the lock.
-  void dequeue(QueueEntry& entry) noexcept;
-  void enqueue(QueueEntry& entry) noexcept;
-  void serve(const QueueEntry& own) noexcept;
-
-  const std::size_t total_pages_;
-  // Written under the lock; read without it to avoid needless locking.
-  std::atomic<std::size_t> queue_length_{0};
-  std::atomic<std::size_t> overflow_{0};  // pages, lent or not
-  mutable std::mutex mutex_;
-  // protected by mutex_
-  std::size_t allotted_ = 0;  // quotas and overflow
-  std::size_t free_ = 0;      // of the overflow
-  std::size_t high_water_ = 0;
-  std::uint64_t walks_ = 0;
-  boost::intrusive::list<QueueEntry, boost::intrusive::constant_time_size<false>> queue_;
+  internal::OverflowLender lender_;
 };
 
 }  // namespace guestio::buf

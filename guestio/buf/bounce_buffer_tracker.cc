@@ -30,18 +30,17 @@ Result<std::unique_ptr<BounceBufferTracker>> BounceBufferTracker::create(ByteCou
 Result<BounceAccount*> BounceBufferTracker::add_locked(const BounceShare& share) {
   const std::size_t quota = share.quota.raw() / kPageSize;
   const std::size_t overflow = share.overflow.raw() / kPageSize;
-  if (auto allotted = budget_.allot(quota, overflow); !allotted) return fail(allotted.error());
+  if (auto allotted = budget_.lender().allot(quota, overflow); !allotted)
+    return fail(allotted.error());
   allotted_ = ByteCount(allotted_.raw() + (quota + overflow) * kPageSize);
   if (auto reserved = pool_.reserve(allotted_); !reserved) return fail(reserved.error());
-  accounts_.emplace_back(new BounceAccount(budget_, device_, pool_, share));
+  accounts_.push_back(std::make_unique<BounceAccount>(budget_.lender(), device_, pool_, share));
   return accounts_.back().get();
 }
 
 Result<BounceAccount*> BounceBufferTracker::add_account(const BounceShare& share) {
   const std::lock_guard lock(mutex_);
-  auto added = add_locked(share);
-  if (added) (*added)->is_open_.store(true, std::memory_order_relaxed);
-  return added;
+  return add_locked(share);
 }
 
 BounceAccount& BounceBufferTracker::account(std::size_t thread) noexcept {
@@ -60,8 +59,7 @@ Result<OpenBounceAccount> BounceBufferTracker::open_account(const BounceShare& s
   const std::lock_guard lock(mutex_);
   BounceAccount* account = nullptr;
   for (const auto& known : accounts_) {
-    // Acquire pairs with the release of close().
-    if (known->share() == share && !known->is_open_.load(std::memory_order_acquire)) {
+    if (known->share() == share && !known->is_open()) {
       account = known.get();
       break;
     }
@@ -71,7 +69,6 @@ Result<OpenBounceAccount> BounceBufferTracker::open_account(const BounceShare& s
     if (!added) return fail(added.error());
     account = *added;
   }
-  account->is_open_.store(true, std::memory_order_relaxed);
   account->open(std::move(wakeup));
   return OpenBounceAccount(account);
 }

@@ -4,8 +4,11 @@
 #include <span>
 #include <utility>
 
+#include "guestio/base/error.h"
 #include "guestio/buf/io_buffer.h"
 #include "guestio/buf/segment_vector.h"
+#include "guestio/mem/any_range.h"
+#include "guestio/mem/guest_memory.h"
 #include "guestio/mem/page_lock.h"
 
 namespace guestio::buf {
@@ -29,8 +32,14 @@ class [[nodiscard]] LockedIoBuffers {
     return {segments_.data(), segments_.size()};
   }
 
+  /// Locks `range`. For RequestBuffers::lock(). Requires: nothing is locked. Errors: as
+  /// GuestMemory::lock(); nothing is locked then.
+  [[nodiscard]] Result<> lock(const mem::GuestMemory& memory, const mem::AnyRange& range,
+                              mem::Access access) {
+    return memory.lock_into(lock_, range, access, segments_);
+  }
+
  private:
-  friend class RequestBuffers;
   SegmentVector segments_;
   mem::PageLock lock_;
 };

@@ -43,9 +43,7 @@ Result<LockedIoBuffers> RequestBuffers::lock(MemoryAccess purpose) const {
     return locked;
   }
   const auto access = is_for_writing ? mem::Access::kWrite : mem::Access::kRead;
-  if (Result<> done = memory().lock_into(locked->lock_, range_, access, locked->segments_); !done) {
-    locked = fail(done.error());
-  }
+  if (Result<> done = locked->lock(memory(), range_, access); !done) locked = fail(done.error());
   return locked;
 }
 

@@ -12,6 +12,12 @@
 /// Byte ranges of guest physical address space.
 namespace guestio::mem {
 
+namespace internal {
+/// Selects a constructor without checks: the caller has established the invariants of the range.
+struct Unchecked {};
+inline constexpr Unchecked kUnchecked;
+}  // namespace internal
+
 /// A half-open range of guest bytes, [start, start + length).
 ///
 /// Invariants:
@@ -29,20 +35,23 @@ class AddressRange {
     if (!fits(start, length)) [[unlikely]] {
       return fail(ErrorKind::kOutOfRange, "guest address range", length, ~start.raw());
     }
-    return AddressRange(start, length);
+    return AddressRange(internal::kUnchecked, start, length);
   }
   /// Errors: invalid-argument if `end` is less than `start`.
   [[nodiscard]] static constexpr Result<AddressRange> from_start_and_end(Gpa start,
                                                                          Gpa end) noexcept {
     if (end < start) return fail(ErrorKind::kInvalidArgument, "guest address range", end.raw());
-    return AddressRange(start, end.offset_from(start));
+    return AddressRange(internal::kUnchecked, start, end.offset_from(start));
   }
   /// As from_start_and_length(), for values checked before.
   [[nodiscard]] static constexpr AddressRange from_checked(Gpa start,
                                                            std::uint64_t length) noexcept {
     GUESTIO_CHECK(fits(start, length), "a guest address range inside the 64-bit space");
-    return AddressRange(start, length);
+    return AddressRange(internal::kUnchecked, start, length);
   }
+  /// For other ranges of this room. Requires: the bytes are inside the 64-bit space.
+  constexpr AddressRange(internal::Unchecked, Gpa start, std::uint64_t length) noexcept
+      : start_(start), length_(length) {}
 
   [[nodiscard]] constexpr Gpa start() const noexcept { return start_; }
   [[nodiscard]] constexpr std::uint64_t length() const noexcept { return length_; }
@@ -70,24 +79,18 @@ class AddressRange {
       return fail(ErrorKind::kOutOfRange, "subrange of a guest address range", length,
                   offset <= length_ ? length_ - offset : 0);
     }
-    return AddressRange(start_.plus_unchecked(offset), length);
+    return AddressRange(internal::kUnchecked, start_.plus_unchecked(offset), length);
   }
   /// As try_subrange(). Requires: offset + length <= length().
   [[nodiscard]] constexpr AddressRange subrange(std::uint64_t offset,
                                                 std::uint64_t length) const noexcept {
     GUESTIO_CHECK(fits_within(offset, length, length_), "a subrange inside the range");
-    return AddressRange(start_.plus_unchecked(offset), length);
+    return AddressRange(internal::kUnchecked, start_.plus_unchecked(offset), length);
   }
 
   friend constexpr bool operator==(const AddressRange&, const AddressRange&) noexcept = default;
 
  private:
-  friend class PagedRange;
-  friend class AnyRange;
-
-  constexpr AddressRange(Gpa start, std::uint64_t length) noexcept
-      : start_(start), length_(length) {}
-
   static constexpr bool fits(Gpa start, std::uint64_t length) noexcept {
     // ~start is the number of bytes after the one at start.
     return length == 0 || length - 1 <= ~start.raw();

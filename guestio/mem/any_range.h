@@ -21,9 +21,9 @@ class AnyRange {
   constexpr AnyRange(const AddressRange& range) noexcept
       : position_(range.start().raw()), length_(range.length()) {}
   constexpr AnyRange(const PagedRange& range) noexcept
-      : list_(range.gpns_),
-        position_(range.offset_),
-        length_(range.length_),
+      : list_(range.gpns().data()),
+        position_(range.offset()),
+        length_(range.length()),
         kind_(Kind::kPagedRange) {}
   constexpr AnyRange(const AddressRanges& ranges) noexcept
       : AnyRange(ranges, Kind::kAddressRanges) {}
@@ -35,12 +35,13 @@ class AnyRange {
   [[gnu::always_inline]] decltype(auto) visit(Visitor&& visitor) const {
     switch (kind_) {
       case Kind::kPagedRange:
-        return visitor(PagedRange(static_cast<const Gpn*>(list_), position_, length_));
+        return visitor(
+            PagedRange(internal::kUnchecked, static_cast<const Gpn*>(list_), position_, length_));
       case Kind::kAddressRanges: return visitor(as_list<AddressRange>());
       case Kind::kPagedRanges: return visitor(as_list<PagedRange>());
       case Kind::kAddressRange: break;
     }
-    return visitor(AddressRange(Gpa(position_), length_));
+    return visitor(AddressRange(internal::kUnchecked, Gpa(position_), length_));
   }
 
   [[nodiscard]] constexpr std::uint64_t length() const noexcept { return length_; }
@@ -77,14 +78,14 @@ class AnyRange {
 
   template <typename Range>
   constexpr AnyRange(const RangeList<Range>& ranges, Kind kind) noexcept
-      : list_(ranges.ranges_),
-        count_(ranges.count_),
-        position_(ranges.used_),
-        length_(ranges.length_),
+      : list_(ranges.ranges().data()),
+        count_(ranges.ranges().size()),
+        position_(ranges.offset()),
+        length_(ranges.length()),
         kind_(kind) {}
   template <typename Range>
   [[nodiscard]] RangeList<Range> as_list() const noexcept {
-    return {static_cast<const Range*>(list_), count_, position_, length_};
+    return {internal::kUnchecked, {static_cast<const Range*>(list_), count_}, position_, length_};
   }
 
   // Words with the same meaning for all kinds, not a union: they stay in registers.

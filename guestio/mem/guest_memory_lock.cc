@@ -142,10 +142,8 @@ bool lock_free_bytes(const FreeBytes& free, const AnyRange& range, SegmentList& 
   return range.visit([&](const auto& of_kind) { return lock_free_bytes(free, of_kind, segments); });
 }
 
-}  // namespace
-
 /// Collects the segments of one lock and the page locks to undo.
-struct internal::LockBuilder {
+struct LockBuilder {
   const Table& table;
   Access access;
   SegmentList& segments;
@@ -168,14 +166,11 @@ struct internal::LockBuilder {
     if (Result<> writable = internal::check_writable(slice, access); !writable) return writable;
     if (Result<> good = check_for_lock(slice, access); !good) return good;
     if (region.lock_mode != LockMode::kLockPages) return {};
-    // Recorded first: nothing may fail between a successful lock and its record.
-    if (lock.held_ == nullptr) lock.held_ = std::make_unique<std::vector<PageLock::Held>>();
-    lock.held_->push_back({region.backing, slice.backing_offset(), slice.length});
-    const Result<> locked = region.backing->lock_pages(slice.backing_offset(), slice.length);
-    if (!locked) lock.held_->pop_back();
-    return locked;
+    return lock.add(region.backing, slice.backing_offset(), slice.length);
   }
 };
+
+}  // namespace
 
 template <GuestRange Range>
 Result<> GuestMemory::lock_into(PageLock& lock, const Range& range, Access access,
@@ -187,7 +182,7 @@ Result<> GuestMemory::lock_into(PageLock& lock, const Range& range, Access acces
     if (lock_free_bytes(free, range, segments)) [[likely]]
       return {};
   }
-  internal::LockBuilder builder{table(), access, segments, lock};
+  LockBuilder builder{table(), access, segments, lock};
   Result<> added = for_each_run(range, [&](const AddressRange& run) { return builder.add(run); });
   if (!added) [[unlikely]] {
     segments.clear();

@@ -6,13 +6,10 @@
 #include <utility>
 #include <vector>
 
+#include "guestio/base/error.h"
 #include "guestio/mem/backing.h"
 
 namespace guestio::mem {
-
-namespace internal {
-struct LockBuilder;
-}
 
 /// Locks guest memory in place for use by the kernel, for its own lifetime. Made by
 /// GuestMemory::lock(). Empty, without cost, for memory that needs no page lock.
@@ -40,9 +37,19 @@ class [[nodiscard]] PageLock {
     held_.reset();
   }
 
- private:
-  friend struct internal::LockBuilder;
+  /// Locks these bytes of `backing` too. For GuestMemory::lock(). Errors: those of
+  /// Backing::lock_pages(); the bytes are then not locked.
+  [[nodiscard]] Result<> add(const std::shared_ptr<Backing>& backing, std::uint64_t offset,
+                             std::uint64_t length) {
+    // Recorded first: nothing may fail between a successful lock and its record.
+    if (held_ == nullptr) held_ = std::make_unique<std::vector<Held>>();
+    held_->push_back({backing, offset, length});
+    const Result<> locked = backing->lock_pages(offset, length);
+    if (!locked) held_->pop_back();
+    return locked;
+  }
 
+ private:
   struct Held {
     std::shared_ptr<Backing> backing;
     std::uint64_t offset;

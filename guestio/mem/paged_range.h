@@ -98,12 +98,17 @@ class PagedRange {
     if (!fits_within(offset, length, available)) [[unlikely]] {
       return internal::fail_outside_window(offset, length, available);
     }
-    return PagedRange(gpns.data() + offset / kPageSize, offset % kPageSize, length);
+    return PagedRange(internal::kUnchecked, gpns.data() + offset / kPageSize, offset % kPageSize,
+                      length);
   }
   /// All bytes of the pages.
   [[nodiscard]] static PagedRange from_whole_pages(std::span<const Gpn> gpns) noexcept {
-    return PagedRange(gpns.data(), 0, gpns.size() * std::uint64_t{kPageSize});
+    return PagedRange(internal::kUnchecked, gpns.data(), 0, gpns.size() * std::uint64_t{kPageSize});
   }
+  /// For AnyRange. Requires: `offset` is less than kPageSize, and `gpns` are the window's pages.
+  constexpr PagedRange(internal::Unchecked, const Gpn* gpns, std::uint64_t offset,
+                       std::uint64_t length) noexcept
+      : gpns_(gpns), offset_(offset), length_(length) {}
 
   [[nodiscard]] constexpr std::uint64_t length() const noexcept { return length_; }
   [[nodiscard]] constexpr bool is_empty() const noexcept { return length_ == 0; }
@@ -171,10 +176,6 @@ class PagedRange {
   [[nodiscard]] PagedRuns runs() const noexcept;
 
  private:
-  constexpr PagedRange(const Gpn* gpns, std::uint64_t offset, std::uint64_t length) noexcept
-      : gpns_(gpns), offset_(offset), length_(length) {}
-
-  friend class AnyRange;
   friend class PagedRuns;
   template <typename Visit>
   friend Result<> for_each_run(PagedRange range, Visit&& visit);
@@ -193,7 +194,7 @@ class PagedRange {
   [[nodiscard]] constexpr PagedRange subrange_unchecked(std::uint64_t offset,
                                                         std::uint64_t length) const noexcept {
     const std::uint64_t start = offset_ + offset;
-    return PagedRange(gpns_ + start / kPageSize, start % kPageSize, length);
+    return PagedRange(internal::kUnchecked, gpns_ + start / kPageSize, start % kPageSize, length);
   }
 
   const Gpn* gpns_ = nullptr;
@@ -228,7 +229,7 @@ inline void PagedRange::take_pages(AddressRange& run) noexcept {
 }
 
 inline void PagedRange::take(AddressRange& run, std::size_t count, std::uint64_t bytes) noexcept {
-  run = AddressRange(Gpa((gpns_->raw() << kPageShift) + offset_), bytes);
+  run = AddressRange(internal::kUnchecked, Gpa((gpns_->raw() << kPageShift) + offset_), bytes);
   gpns_ += count;
   offset_ = 0;
   length_ -= bytes;

@@ -38,13 +38,23 @@ class RangeList {
         return fail(ErrorKind::kTooLarge, "list of guest ranges", range.length(), ~length);
       }
     }
-    RangeList list(ranges.data(), ranges.size(), 0, length);
+    RangeList list(internal::kUnchecked, ranges, 0, length);
     list.skip_consumed();
     return list;
   }
+  /// For AnyRange. Requires: offset(), length() and ranges() of a list.
+  constexpr RangeList(internal::Unchecked, std::span<const Range> ranges, std::uint64_t offset,
+                      std::uint64_t length) noexcept
+      : ranges_(ranges.data()), count_(ranges.size()), used_(offset), length_(length) {}
 
   [[nodiscard]] constexpr std::uint64_t length() const noexcept { return length_; }
   [[nodiscard]] constexpr bool is_empty() const noexcept { return length_ == 0; }
+  /// The offset of the first byte in its range.
+  [[nodiscard]] constexpr std::uint64_t offset() const noexcept { return used_; }
+  /// The ranges from that of the first byte on; the last ones may lie after the window.
+  [[nodiscard]] constexpr std::span<const Range> ranges() const noexcept {
+    return {ranges_, count_};
+  }
 
   /// The bytes [offset, offset + length) of the window. Errors: out-of-range.
   [[nodiscard]] Result<RangeList> try_subrange(std::uint64_t offset,
@@ -135,12 +145,6 @@ class RangeList {
   [[nodiscard]] constexpr std::default_sentinel_t end() const noexcept { return {}; }
 
  private:
-  friend class AnyRange;
-
-  constexpr RangeList(const Range* ranges, std::size_t count, std::uint64_t used,
-                      std::uint64_t length) noexcept
-      : ranges_(ranges), count_(count), used_(used), length_(length) {}
-
   [[nodiscard]] constexpr std::uint64_t front_length() const noexcept {
     const std::uint64_t there = ranges_->length() - used_;
     return there < length_ ? there : length_;

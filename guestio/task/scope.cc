@@ -9,7 +9,7 @@ namespace guestio::task {
 
 std::coroutine_handle<> detail::PromiseBase::finish(std::coroutine_handle<> self) noexcept {
   if (scope != nullptr) {
-    Scope& owner = *scope;
+    ScopeTasks& owner = *scope;
     self.destroy();  // `this` with it
     return owner.task_ended();
   }
@@ -17,26 +17,19 @@ std::coroutine_handle<> detail::PromiseBase::finish(std::coroutine_handle<> self
   return std::noop_coroutine();
 }
 
-Scope::~Scope() { GUESTIO_CHECK(running_ == 0, "no running tasks at the end of a scope"); }
-
-void Scope::spawn(Task<> task) noexcept {
-  GUESTIO_CHECK(task.handle_, "a task that holds a coroutine");
-  const auto coroutine = std::exchange(task.handle_, {});
-  GUESTIO_CHECK(!std::exchange(coroutine.promise().started, true), "a task to be started once");
-  coroutine.promise().scope = this;
-  ++running_;
-  coroutine.resume();
-}
-
-std::coroutine_handle<> Scope::task_ended() noexcept {
-  --running_;
-  if (running_ == 0 && joiner_) return std::exchange(joiner_, {});
+std::coroutine_handle<> detail::ScopeTasks::task_ended() noexcept {
+  --running;
+  if (running == 0 && joiner) return std::exchange(joiner, {});
   return std::noop_coroutine();
 }
 
+Scope::~Scope() { GUESTIO_CHECK(tasks_.running == 0, "no running tasks at the end of a scope"); }
+
+void Scope::spawn(Task<> task) noexcept { std::move(task).start_in(tasks_); }
+
 void Scope::JoinAwaiter::await_suspend(std::coroutine_handle<> joiner) noexcept {
-  GUESTIO_CHECK(!scope_.joiner_, "one joiner of a scope at a time");
-  scope_.joiner_ = joiner;
+  GUESTIO_CHECK(!tasks_.joiner, "one joiner of a scope at a time");
+  tasks_.joiner = joiner;
   waiting_ = true;
 }
 

@@ -31,7 +31,7 @@ class Scope {
   void spawn(Task<> task) noexcept;
 
   /// The number of unfinished tasks.
-  [[nodiscard]] std::size_t running() const noexcept { return running_; }
+  [[nodiscard]] std::size_t running() const noexcept { return tasks_.running; }
 
   class JoinAwaiter;
   /// `co_await scope.join()` completes when no task is running, including tasks spawned meanwhile.
@@ -40,33 +40,27 @@ class Scope {
   [[nodiscard]] JoinAwaiter join() noexcept;
 
  private:
-  friend class detail::PromiseBase;
-
-  // Returns the coroutine to resume next.
-  std::coroutine_handle<> task_ended() noexcept;
-
-  std::size_t running_ = 0;
-  std::coroutine_handle<> joiner_;
+  detail::ScopeTasks tasks_;
 };
 
 class Scope::JoinAwaiter {
  public:
-  explicit JoinAwaiter(Scope& scope) noexcept : scope_(scope) {}
+  explicit JoinAwaiter(detail::ScopeTasks& tasks) noexcept : tasks_(tasks) {}
   JoinAwaiter(const JoinAwaiter&) = delete;
   JoinAwaiter& operator=(const JoinAwaiter&) = delete;
   ~JoinAwaiter() {
-    if (waiting_) scope_.joiner_ = {};
+    if (waiting_) tasks_.joiner = {};
   }
 
-  bool await_ready() const noexcept { return scope_.running_ == 0; }
+  bool await_ready() const noexcept { return tasks_.running == 0; }
   void await_suspend(std::coroutine_handle<> joiner) noexcept;
   void await_resume() noexcept { waiting_ = false; }
 
  private:
-  Scope& scope_;
+  detail::ScopeTasks& tasks_;
   bool waiting_ = false;  // destroyed while true: the joiner was destroyed, not resumed
 };
 
-inline Scope::JoinAwaiter Scope::join() noexcept { return JoinAwaiter(*this); }
+inline Scope::JoinAwaiter Scope::join() noexcept { return JoinAwaiter(tasks_); }
 
 }  // namespace guestio::task

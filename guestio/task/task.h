@@ -2,6 +2,7 @@
 #pragma once
 
 #include <coroutine>
+#include <cstddef>
 #include <exception>
 #include <optional>
 #include <type_traits>
@@ -34,9 +35,17 @@ namespace guestio::task {
 
 template <typename T = void>
 class Task;
-class Scope;
 
 namespace detail {
+
+/// The running tasks of a Scope, and who awaits their end.
+struct ScopeTasks {
+  /// Returns the coroutine to resume next.
+  std::coroutine_handle<> task_ended() noexcept;
+
+  std::size_t running = 0;
+  std::coroutine_handle<> joiner;
+};
 
 class PromiseBase {
  public:
@@ -64,7 +73,7 @@ class PromiseBase {
   // What to resume at the end of the coroutine. Neither is set while its starter is still inside
   // resume(): the starter checks done() itself.
   std::coroutine_handle<> continuation;
-  Scope* scope = nullptr;
+  ScopeTasks* scope = nullptr;
   bool started = false;
 };
 
@@ -151,9 +160,12 @@ class [[nodiscard]] Task {
     return Awaiter(handle_);
   }
 
+  /// For Scope::spawn(): starts the task as one of `scope`, which frees the frame at its end.
+  void start_in(detail::ScopeTasks& scope) && noexcept
+    requires std::is_void_v<T>;
+
  private:
-  friend promise_type;
-  friend Scope;
+  friend detail::Promise<T>;
 
   explicit Task(std::coroutine_handle<promise_type> handle) noexcept : handle_(handle) {}
 
@@ -163,6 +175,18 @@ class [[nodiscard]] Task {
 
   std::coroutine_handle<promise_type> handle_;
 };
+
+template <typename T>
+void Task<T>::start_in(detail::ScopeTasks& scope) && noexcept
+  requires std::is_void_v<T>
+{
+  GUESTIO_CHECK(handle_, "a task that holds a coroutine");
+  const auto coroutine = std::exchange(handle_, {});
+  GUESTIO_CHECK(!std::exchange(coroutine.promise().started, true), "a task to be started once");
+  coroutine.promise().scope = &scope;
+  ++scope.running;
+  coroutine.resume();
+}
 
 namespace detail {
 

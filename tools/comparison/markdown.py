@@ -140,6 +140,16 @@ def idle_table(results, parties):
         yield from table(["server", "CPU time", "context switches"], lines)
 
 
+def limit_table(results):
+    lines = [[line["limit"], line["work"], f"{sum(line['parts']):.4f}",
+              " and ".join(f"{part:.4f}" for part in line["parts"])]
+             for line in results.limits]
+    if lines:
+        yield from ["", "### Limits", "", "Reads of a null disk under a limit for ten seconds, from "
+                    "the first request on; two works are those of two disks of a group.", ""]
+        yield from table(["limit", "work", "work / limit", "of each disk"], lines)
+
+
 def section(results, chosen, parties):
     machine = results.machine
     lines = ["## Figures", ""]
@@ -154,6 +164,7 @@ def section(results, chosen, parties):
     lines += nbd.reconnect_lines(results.reconnects)
     lines += growth_table(results, growth_rows(results, chosen), parties)
     lines += idle_table(results, parties)
+    lines += limit_table(results)
     return "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,7 @@ class Results:
     """rows: {name: {contender: {"samples": [one per round], "calls": system calls per op}}}."""
 
     def __init__(self, data=None):
-        self._data = {"machine": {}, "rows": {}, "idle": {}, "profiles": {},
+        self._data = {"machine": {}, "rows": {}, "idle": {}, "limits": [], "profiles": {},
                       "reconnects": []} | (data or {})
 
     @classmethod
@@ -47,6 +47,11 @@ class Results:
     @reconnects.setter
     def reconnects(self, times):
         self._data["reconnects"] = times
+
+    @property
+    def limits(self):
+        """[{"limit": text, "work": text, "parts": the work of each disk / the limit}]."""
+        return self._data["limits"]
 
     def begin(self, row):
         """Discards the row's earlier samples."""

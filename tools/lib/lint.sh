@@ -39,6 +39,8 @@ lint_format() {
 
 lint_includes() { (cd "$GUESTIO_ROOT" && python3 tools/check_includes.py); }
 
+lint_classes() { (cd "$GUESTIO_ROOT" && python3 tools/check_classes.py); }
+
 lint_words() { (cd "$GUESTIO_ROOT" && python3 tools/check_words.py); }
 
 lint_shell() {
@@ -61,7 +63,7 @@ lint_tidy() {
 # run_lint [CHECK...]: all checks, or those named, even after a failure; fails when one has failed.
 run_lint() {
   local failed=() name
-  [ $# -gt 0 ] || set -- format includes words shell tidy
+  [ $# -gt 0 ] || set -- format includes classes words shell tidy
   for name in "$@"; do
     declare -F "lint_$name" >/dev/null || die_usage "no such check: $name"
     step "Lint: $name"

@@ -74,6 +74,8 @@ FormatDisk::~FormatDisk() {
   if (!watcher_.joinable()) return;
   const std::uint64_t one = 1;
   (void)!::write(end_.get(), &one, sizeof one);
+  watcher_.join();
+  if (!has_heir_) server_.end();
 }
 
 Result<> FormatDisk::watch() {
@@ -152,6 +154,7 @@ void FormatDisk::release() noexcept { nbd_->release(); }
 
 Result<disk::DiskSnapshot> FormatDisk::snapshot() const {
   const std::lock_guard lock(mutex_);
+  has_heir_ = true;
   auto lifeline = duplicate_fd(server_.lifeline().get());
   if (!lifeline) return fail(lifeline.error());
   disk::DiskSnapshot snapshot;

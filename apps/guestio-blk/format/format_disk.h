@@ -29,6 +29,7 @@ class FormatDisk final : public disk::Disk {
                                                                  disk::OpenOptions options,
                                                                  FormatImage image,
                                                                  disk::DiskSnapshot snapshot);
+  /// Waits until the image is closed, unless snapshot() has handed it over.
   ~FormatDisk() override;
 
   [[nodiscard]] const disk::DiskInfo& info() const noexcept override { return nbd_->info(); }
@@ -55,8 +56,9 @@ class FormatDisk final : public disk::Disk {
   const FormatImage image_;
   const std::shared_ptr<disk::Disk> nbd_;
   mutable std::mutex mutex_;
-  FormatServer server_;  // protected by mutex_
-  UniqueFd end_;         // eventfd
+  FormatServer server_;            // protected by mutex_
+  mutable bool has_heir_ = false;  // protected by mutex_: snapshot() was called
+  UniqueFd end_;                   // eventfd
   std::jthread watcher_;
 };
 

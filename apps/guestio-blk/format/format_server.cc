@@ -367,6 +367,20 @@ void FormatServer::confirm() const {
   (void)::send(lifeline_.get(), "s", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+void FormatServer::end() const {
+  // More than the supervisor grants the daemon.
+  constexpr milliseconds kPatience{12000};
+  const auto deadline = Clock::now() + kPatience;
+  (void)::shutdown(lifeline_.get(), SHUT_WR);
+  pollfd lifeline{.fd = lifeline_.get(), .events = POLLIN, .revents = 0};
+  for (auto left = kPatience; left > milliseconds(0);
+       left = std::chrono::ceil<milliseconds>(deadline - Clock::now())) {
+    if (::poll(&lifeline, 1, static_cast<int>(left.count())) <= 0) continue;
+    const auto message = receive();
+    if (message && message->kind == SupervisorMessage::Kind::kEnded) return;
+  }
+}
+
 std::optional<SupervisorMessage> FormatServer::receive() const {
   std::array<char, kMaxMessage> bytes;
   const ssize_t got = ::recv(lifeline_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);

@@ -58,7 +58,10 @@ class FormatServer {
   [[nodiscard]] const UniqueFd& lifeline() const noexcept { return lifeline_; }
   /// The image is served: from now on the daemon is restarted whatever it ends of.
   void confirm() const;
-  /// The next message, or nothing. Never blocks.
+  /// Ends the supervisor, for all processes with the lifeline, and waits until its daemon has
+  /// closed the image; not for ever.
+  void end() const;
+  /// The next message, if there is one. Never blocks.
   [[nodiscard]] std::optional<SupervisorMessage> receive() const;
 
  private:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// One class with many small operations over the same memory, model and random choices.
+// The memory of a program, and the operations on it.
 #include "guestio/mem/test/memory_program.h"
 
 #include <fmt/format.h>
@@ -28,21 +28,11 @@ struct ChosenRange {
   std::optional<Gpn> bad_gpn = {};  ///< of the bytes after `addresses`
 };
 
-class MemoryProgram {
- public:
-  explicit MemoryProgram(const Choose& choose) : choose_(choose) {}
+/// The memory of a program and its model, and random choices of its bytes.
+class RandomMemory {
+ protected:
+  explicit RandomMemory(const Choose& choose) : choose_(choose) {}
 
-  std::optional<std::string> run(int operations) {
-    build();
-    for (int i = 0; i < operations && !difference_; ++i) {
-      step();
-      compare_state();
-      if (difference_) return fmt::format("operation {} ({}): {}", i, operation_, *difference_);
-    }
-    return difference_;
-  }
-
- private:
   bool one_in(std::uint64_t n) { return choose_(n) == 0; }
   template <typename T>
   T pick(std::initializer_list<T> values) {
@@ -203,6 +193,38 @@ class MemoryProgram {
     }
   }
 
+  std::vector<std::byte> fresh_bytes(std::size_t count) {
+    std::vector<std::byte> bytes(count);
+    for (auto& byte : bytes) byte = static_cast<std::byte>(next_byte_++ * 41);
+    return bytes;
+  }
+
+  static constexpr std::uint64_t kLogged = 64 * kPageSize;
+
+  const Choose& choose_;
+  MemoryModel model_;
+  GuestMemory memory_;
+  std::shared_ptr<const DirtyLog> log_;
+  std::uint64_t end_ = 0;
+  unsigned next_byte_ = 1;
+};
+
+/// Many small operations on a memory and its model.
+class MemoryProgram final : private RandomMemory {
+ public:
+  explicit MemoryProgram(const Choose& choose) : RandomMemory(choose) {}
+
+  std::optional<std::string> run(int operations) {
+    build();
+    for (int i = 0; i < operations && !difference_; ++i) {
+      step();
+      compare_state();
+      if (difference_) return fmt::format("operation {} ({}): {}", i, operation_, *difference_);
+    }
+    return difference_;
+  }
+
+ private:
   // Operations.
 
   void step() {
@@ -415,12 +437,6 @@ class MemoryProgram {
     }
   }
 
-  std::vector<std::byte> fresh_bytes(std::size_t count) {
-    std::vector<std::byte> bytes(count);
-    for (auto& byte : bytes) byte = static_cast<std::byte>(next_byte_++ * 41);
-    return bytes;
-  }
-
   template <typename T>
   static T as_value(std::span<const std::byte> bytes) {
     T value;
@@ -428,14 +444,6 @@ class MemoryProgram {
     return value;
   }
 
-  static constexpr std::uint64_t kLogged = 64 * kPageSize;
-
-  const Choose& choose_;
-  MemoryModel model_;
-  GuestMemory memory_;
-  std::shared_ptr<const DirtyLog> log_;
-  std::uint64_t end_ = 0;
-  unsigned next_byte_ = 1;
   const char* operation_ = "";
   std::optional<std::string> difference_;
 };

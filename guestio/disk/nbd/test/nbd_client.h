@@ -90,9 +90,9 @@ class NbdClient {
     EXPECT_TRUE(memory_.write(Gpa(offset), bytes));
   }
   /// The first byte of what the disk has; '?' after an error.
-  char look(std::uint64_t offset) {
+  char look(std::uint64_t offset, std::size_t channel = 0) {
     set_memory(offset, '!');
-    if (!perform(disk::IoKind::kRead, offset)) return '?';
+    if (!wait(start(disk::IoKind::kRead, offset, 4096, channel))) return '?';
     std::vector<std::byte> byte(1);
     EXPECT_TRUE(memory_.read(Gpa(offset), byte));
     return static_cast<char>(byte[0]);

@@ -32,7 +32,7 @@ RESULTS = ROOT / "build" / "bench" / "results.json"
 IDLE = "idle"  # --only name of the idle measurement, which is not a row
 LIMITS = "limits"  # the same of the accuracy of limits
 LIMITED_SECONDS = 10
-RECONNECT = "nbd/reconnect"  # that of the restarts of an NBD server
+RECONNECT = "nbd/reconnect"  # the same of the restarts of an NBD server
 RESTARTS = 16
 RAMP = 0.2  # ramp time in seconds
 
@@ -88,8 +88,8 @@ def choose_rows(only):
         return any(text == row.name if text in full_names else text in row.name for text in only)
 
     chosen = [row for row in everything if not only or matches(row)]
-    others = is_selected(IDLE, only) or is_selected(LIMITS, only) or is_reconnect_selected(only)
-    if not chosen and not others:
+    others = [is_selected(IDLE, only), is_selected(LIMITS, only), is_reconnect_selected(only)]
+    if not chosen and not any(others):
         raise BenchError(f"no row matches {' or '.join(map(repr, only))} (see --list)")
     return chosen
 
@@ -237,6 +237,14 @@ class Run:
                 self._results.idle[party.key] = self._attempt(
                     party, row, lambda: bench.idle(party, row, max(1, self._arguments.seconds * 5)))
 
+    def _measure_reconnects(self, bench):
+        log(f"{RECONNECT}: {RESTARTS} restarts")
+        row = rows.Row(nbd.TARGET, "randread", 4 * rows.KIB, 1)
+        times = self._attempt(self._parties[0], row, lambda: bench.reconnects(
+            self._parties[0], row, RESTARTS))
+        if times:
+            self._results.reconnects = times
+
     def _measure_limits(self, fix):
         seconds = 2 if self._arguments.quick else LIMITED_SECONDS
         self._results.limits.clear()
@@ -250,13 +258,6 @@ class Run:
             limit = f"{case.limit} {case.rate}"
             log(f"    {limit:22} {case.title:44} {' and '.join(f'{part:.4f}' for part in parts)}")
             self._results.limits.append({"limit": limit, "work": case.title, "parts": parts})
-    def _measure_reconnects(self, bench):
-        log(f"{RECONNECT}: {RESTARTS} restarts")
-        row = rows.Row(nbd.TARGET, "randread", 4 * rows.KIB, 1)
-        times = self._attempt(self._parties[0], row, lambda: bench.reconnects(
-            self._parties[0], row, RESTARTS))
-        if times:
-            self._results.reconnects = times
 
     def _attempt(self, party, row, action):
         for last in (False, True):

@@ -40,11 +40,6 @@ class Results:
         return self._data["idle"]
 
     @property
-    def limits(self):
-        """[{"limit": text, "work": text, "parts": the work of each disk / the limit}]."""
-        return self._data["limits"]
-
-    @property
     def reconnects(self):
         """Seconds from an NBD server listening again to its first I/O, one per restart."""
         return self._data["reconnects"]
@@ -52,6 +47,11 @@ class Results:
     @reconnects.setter
     def reconnects(self, times):
         self._data["reconnects"] = times
+
+    @property
+    def limits(self):
+        """[{"limit": text, "work": text, "parts": the work of each disk / the limit}]."""
+        return self._data["limits"]
 
     def begin(self, row):
         """Discards the row's earlier samples."""

@@ -17,6 +17,8 @@ namespace {
 using Work = RemoteCommand::Work;
 
 constexpr std::size_t kMaxBatch = 32;
+// malloc() keeps the pages of smaller ones itself.
+constexpr std::size_t kSmallestSpare = std::size_t{32} << 10;
 
 bool overlap(const Work& a, const Work& b) noexcept {
   return a.offset.raw() < b.offset.raw() + b.length && b.offset.raw() < a.offset.raw() + a.length;
@@ -66,12 +68,33 @@ bool is_valid(const Record& record, std::uint64_t left, ByteCount disk_size) noe
 }  // namespace
 
 void UnflushedWrites::add(const Work& work) {
-  Entry entry{.work = work, .data = {work.data.begin(), work.data.end()}};
+  Entry entry{.work = work, .data = take_spare(work.data.size())};
+  entry.data.assign(work.data.begin(), work.data.end());
   entry.work.data = {};
   entry.work.durability = Durability::kCached;
   bytes_.fetch_add(entry.bytes(), std::memory_order_relaxed);
   const std::lock_guard lock(mutex_);
   entries_.push_back(std::move(entry));
+}
+
+std::vector<std::byte> UnflushedWrites::take_spare(std::size_t length) {
+  if (length < kSmallestSpare) return {};
+  const std::lock_guard lock(mutex_);
+  std::vector<std::byte> data;
+  if (spares_.empty()) return data;
+  data = std::move(spares_.back());
+  spares_.pop_back();
+  spare_bytes_ -= data.capacity();
+  // A much larger one would hold more memory than bytes_ tells.
+  if (data.capacity() < length || data.capacity() > 2 * length) data = {};
+  return data;
+}
+
+void UnflushedWrites::keep_spare(std::vector<std::byte>& data) {
+  const std::uint64_t most = limit_ - std::min(limit_, bytes_.load(std::memory_order_relaxed));
+  if (data.capacity() < kSmallestSpare || spare_bytes_ + data.capacity() > most) return;
+  spare_bytes_ += data.capacity();
+  spares_.push_back(std::move(data));
 }
 
 bool UnflushedWrites::is_empty() const {
@@ -94,6 +117,7 @@ void UnflushedWrites::drop_before(Position end) {
   const std::lock_guard lock(mutex_);
   for (; begin_ < end && !entries_.empty(); ++begin_) {
     bytes_.fetch_sub(entries_.front().bytes(), std::memory_order_relaxed);
+    keep_spare(entries_.front().data);
     dropped.push_back(std::move(entries_.front()));
     entries_.pop_front();
   }

@@ -66,6 +66,10 @@ class UnflushedWrites {
     [[nodiscard]] std::uint64_t bytes() const noexcept { return sizeof(Entry) + data.size(); }
   };
   void clear();
+  /// Memory for a copy of `length` bytes, of a dropped one if there is such. Any content.
+  [[nodiscard]] std::vector<std::byte> take_spare(std::size_t length);
+  /// Keeps the memory of a dropped copy. Requires: the lock.
+  void keep_spare(std::vector<std::byte>& data);
 
   const std::uint64_t limit_;
   std::atomic<std::uint64_t> bytes_{0};
@@ -73,6 +77,9 @@ class UnflushedWrites {
   // protected by mutex_
   std::deque<Entry> entries_;
   Position begin_ = 0;  // of entries_.front()
+  // Large ones: fresh pages cost more than the copy. With the copies at most limit_.
+  std::vector<std::vector<std::byte>> spares_;
+  std::uint64_t spare_bytes_ = 0;
 };
 
 }  // namespace guestio::disk

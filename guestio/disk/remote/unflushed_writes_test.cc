@@ -161,5 +161,24 @@ TEST(UnflushedWrites, AMalformedFileIsRejected) {
   }
 }
 
+TEST(UnflushedWrites, CopiesInReusedMemoryAreThoseOfTheirWrites) {
+  UnflushedWrites writes(ByteCount(std::uint64_t{1} << 20));
+  for (const std::size_t length : {65536, 40000, 131072, 65536, 4096, 65536}) {
+    std::vector<std::byte> bytes(length, static_cast<std::byte>(length >> 8));
+    for (std::uint64_t i = 0; i < 3; ++i) {
+      writes.add({.kind = IoKind::kWrite,
+                  .offset = FileOffset(i * length),
+                  .length = length,
+                  .data = bytes});
+    }
+    auto at = writes.begin();
+    const auto batch = writes.next_batch(at);
+    ASSERT_EQ(batch.size(), 3U);
+    for (const auto& work : batch) EXPECT_TRUE(std::ranges::equal(work.data, bytes)) << length;
+    writes.drop_before(writes.end());
+    EXPECT_TRUE(writes.is_empty());
+  }
+}
+
 }  // namespace
 }  // namespace guestio::disk

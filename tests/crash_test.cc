@@ -32,10 +32,11 @@ unsigned successors(const std::string& output) {
   return found ? static_cast<unsigned>(std::stoul(match[1])) : 0;
 }
 
-/// The option of guestio-load for a ring kind, and where the disk is.
+/// The options of guestio-load for a ring kind, more of guestio-blk, and where the disk is.
 struct Kind {
   const char* name;
   std::vector<std::string> options;
+  std::vector<std::string> more = {};
   bool is_on_nbd = false;
   unsigned rounds = 10;
 };
@@ -58,9 +59,11 @@ class CrashTest : public BackendTest, public ::testing::WithParamInterface<Kind>
     return std::chrono::duration_cast<milliseconds>(Clock::now() - since);
   }
   bool attempt_restart() {
-    backend_ = std::make_unique<testing::ChildProcess>(
-        std::vector<std::string>{kBackendProgram, "--socket-path", socket_, "--blk-file", image_,
-                                 "--num-queues", "2", "--control", control_, "--verbose"});
+    std::vector<std::string> words = {kBackendProgram, "--socket-path", socket_, "--blk-file",
+                                      image_,          "--num-queues",  "2",     "--control",
+                                      control_,        "--verbose"};
+    words.insert(words.end(), GetParam().more.begin(), GetParam().more.end());
+    backend_ = std::make_unique<testing::ChildProcess>(words);
     return backend_->wait_for_output("after the start");
   }
   /// Waits until the backend has completed so many requests or the load has finished.
@@ -99,7 +102,7 @@ class CrashTest : public BackendTest, public ::testing::WithParamInterface<Kind>
 };
 
 TEST_P(CrashTest, Rule41And43EveryAcknowledgedWriteSurvivesAndEveryRequestCompletesOnce) {
-  start({"--num-queues", "2", "--control", control_, "--verbose"});
+  restart();
   const unsigned kills = rounds(GetParam().rounds);
   // On most machines more than completes before the last kill.
   const std::string total_operations = operations(20000 + 3000 * kills);
@@ -137,8 +140,10 @@ TEST_P(CrashTest, Rule41And43EveryAcknowledgedWriteSurvivesAndEveryRequestComple
 
 INSTANTIATE_TEST_SUITE_P(, CrashTest,
                          ::testing::Values(Kind{"Split", {}}, Kind{"Packed", {"--packed"}},
-                                           Kind{"SplitOnNbd", {}, true, 3},
-                                           Kind{"PackedOnNbd", {"--packed"}, true, 3}),
+                                           Kind{"SplitOnNbd", {}, {}, true, 3},
+                                           Kind{"PackedOnNbd", {"--packed"}, {}, true, 3},
+                                           // Most requests of the killed ones waited for the limit.
+                                           Kind{"Limited", {}, {"--iops-total", "20000"}}),
                          [](const auto& instance) { return instance.param.name; });
 
 }  // namespace

@@ -92,10 +92,19 @@ class TakeoverTest : public BackendTest {
   }
 };
 
-class TakeoverUnderLoadTest : public TakeoverTest, public ::testing::WithParamInterface<Words> {};
+struct LoadKind {
+  const char* name;
+  Words load = {};    // options of guestio-load
+  Words server = {};  // options of guestio-blk
+};
+
+class TakeoverUnderLoadTest : public TakeoverTest,
+                              public ::testing::WithParamInterface<LoadKind> {};
 
 TEST_P(TakeoverUnderLoadTest, NoRequestIsLostOrCompletedTwice) {
-  start_with_control({"--num-queues", "2"});
+  Words options = GetParam().server;
+  options.insert(options.end(), {"--num-queues", "2"});
+  start_with_control(options);
   Words words = {kLoadProgram,    "verify",
                  "--socket-path", socket_,
                  "--numjobs",     "2",
@@ -103,7 +112,7 @@ TEST_P(TakeoverUnderLoadTest, NoRequestIsLostOrCompletedTwice) {
                  "--timeout",     "150",
                  "--seed",        "5",
                  "--ops",         operations(60000)};
-  words.insert(words.end(), GetParam().begin(), GetParam().end());
+  words.insert(words.end(), GetParam().load.begin(), GetParam().load.end());
   testing::ChildProcess load(words);
   // Once for each twelfth of the load, so that some is left after the last takeover.
   const std::uint64_t part = std::stoul(operations(60000)) / 12;
@@ -124,9 +133,9 @@ TEST_P(TakeoverUnderLoadTest, NoRequestIsLostOrCompletedTwice) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Rings, TakeoverUnderLoadTest,
-                         ::testing::Values(Words{}, Words{"--packed"}), [](const auto& instance) {
-                           return instance.param.empty() ? "Split" : "Packed";
-                         });
+                         ::testing::Values(LoadKind{"Split"}, LoadKind{"Packed", {"--packed"}},
+                                           LoadKind{"Limited", {}, {"--iops-total", "20000"}}),
+                         [](const auto& instance) { return instance.param.name; });
 
 TEST_F(TakeoverTest, AnIdleFrontEndStaysConnectedAndWaitingOnesAreServedNext) {
   start_with_control({"--threads", "1", "--poll", "fixed", "--verbose"});

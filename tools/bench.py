@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 
-from comparison import contenders, markdown, measure, plots, processes, profile, rows
+from comparison import contenders, limits, markdown, measure, nbd, plots, processes, profile, rows
 from comparison.processes import BenchError
 from comparison.results import Results
 
@@ -30,6 +30,10 @@ DOCUMENT = ROOT / "docs" / "performance.md"
 IMAGES = ROOT / "docs" / "img"
 RESULTS = ROOT / "build" / "bench" / "results.json"
 IDLE = "idle"  # --only name of the idle measurement, which is not a row
+LIMITS = "limits"  # the same of the accuracy of limits
+LIMITED_SECONDS = 10
+RECONNECT = "nbd/reconnect"  # that of the restarts of an NBD server
+RESTARTS = 16
 RAMP = 0.2  # ramp time in seconds
 
 
@@ -80,17 +84,23 @@ def choose_rows(only):
     everything = rows.all_rows()
     full_names = {row.name for row in everything}
 
-    def is_selected(row):
+    def matches(row):
         return any(text == row.name if text in full_names else text in row.name for text in only)
 
-    chosen = [row for row in everything if not only or is_selected(row)]
-    if not chosen and not is_idle_selected(only):
+    chosen = [row for row in everything if not only or matches(row)]
+    others = is_selected(IDLE, only) or is_selected(LIMITS, only) or is_reconnect_selected(only)
+    if not chosen and not others:
         raise BenchError(f"no row matches {' or '.join(map(repr, only))} (see --list)")
     return chosen
 
 
-def is_idle_selected(only):
-    return not only or IDLE in only
+def is_selected(name, only):
+    """Of a measurement that is not a row."""
+    return not only or name in only
+
+
+def is_reconnect_selected(only):
+    return not only or any(text in RECONNECT for text in only)
 
 
 def choose_contenders(variants):
@@ -125,6 +135,10 @@ def fixture(arguments, targets):
                 images[target] = pathlib.Path(directory) / "disk.img"
                 log(f"filling {images[target]} ({arguments.image_size} MiB)")
                 fill(images[target], size)
+        if nbd.TARGET in targets:
+            log(f"filling an NBD server's memory ({arguments.image_size} MiB)")
+            server = stack.enter_context(nbd.serving(pathlib.Path(scratch), size))
+            images[nbd.TARGET] = server.uri
         yield contenders.Fixture(arguments.programs, pathlib.Path(scratch), images, size)
 
 
@@ -180,8 +194,14 @@ class Run:
                 self._measure_row(bench, row)
                 if not self._arguments.no_write:
                     self._results.save(RESULTS)
-            if is_idle_selected(self._arguments.only):
+            if is_selected(IDLE, self._arguments.only):
                 self._measure_idle(bench)
+            if is_selected(LIMITS, self._arguments.only):
+                self._measure_limits(fix)
+        # Its servers have the socket of the rows' server.
+        if is_reconnect_selected(self._arguments.only):
+            with fixture(self._arguments, set()) as fix:
+                self._measure_reconnects(measure.Bench(fix, self._arguments.seconds, RAMP))
 
     def profile(self, chosen):
         with fixture(self._arguments, {row.target for _, row in chosen}) as fix:
@@ -217,6 +237,27 @@ class Run:
                 self._results.idle[party.key] = self._attempt(
                     party, row, lambda: bench.idle(party, row, max(1, self._arguments.seconds * 5)))
 
+    def _measure_limits(self, fix):
+        seconds = 2 if self._arguments.quick else LIMITED_SECONDS
+        self._results.limits.clear()
+        for case in limits.all_cases():
+            try:
+                parts = limits.measure(case, fix, seconds)
+            except (BenchError, OSError, ValueError, KeyError) as error:
+                log(f"    {case.limit}, {case.title}: FAILED: {error}")
+                self.failures += 1
+                continue
+            limit = f"{case.limit} {case.rate}"
+            log(f"    {limit:22} {case.title:44} {' and '.join(f'{part:.4f}' for part in parts)}")
+            self._results.limits.append({"limit": limit, "work": case.title, "parts": parts})
+    def _measure_reconnects(self, bench):
+        log(f"{RECONNECT}: {RESTARTS} restarts")
+        row = rows.Row(nbd.TARGET, "randread", 4 * rows.KIB, 1)
+        times = self._attempt(self._parties[0], row, lambda: bench.reconnects(
+            self._parties[0], row, RESTARTS))
+        if times:
+            self._results.reconnects = times
+
     def _attempt(self, party, row, action):
         for last in (False, True):
             try:
@@ -246,13 +287,14 @@ def write_document(results, parties):
 def bench(arguments):
     chosen = choose_rows(arguments.only)
     if arguments.list:
-        print("\n".join([row.name for row in chosen] + [IDLE]))
+        print("\n".join([row.name for row in chosen] + [RECONNECT, IDLE, LIMITS]))
         return 0
     parties = choose_contenders(arguments.variant)
     results = Results() if arguments.no_write else Results.load(RESULTS)
     failures = 0
     if not arguments.render:
-        processes.require_tools("fio", "qemu-storage-daemon", "taskset", "setpriv")
+        processes.require_tools("fio", "qemu-storage-daemon", "taskset", "setpriv", "nbdkit",
+                                "nbdcopy")
         if shutil.which("perf") is None:
             processes.require_tools("strace")
         for name in ("guestio-blk", "guestio-load", "guestio-bench-raw-ring",

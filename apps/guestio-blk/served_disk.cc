@@ -74,7 +74,9 @@ Result<std::unique_ptr<ServedDisk>> ServedDisk::create(uring::Loop& home,
     auto queue = std::make_unique<blk::BlockQueue>(
         self->device_, std::move(*channel), blk::BlockQueue::kMaxRequests, std::move(policy),
         fmt::format("{}, queue {}", options.label(), index));
+    queue->set_throttle(options.throttle);
     self->queues_.push_back(queue.get());
+    self->throttled_.push_back({&loop, queue.get()});
     self->held_.add(loop, *queue);
     return queue;
   };
@@ -109,6 +111,12 @@ void ServedDisk::watch_size(uring::Loop& home) {
                    size.error().to_string());
     });
   });
+}
+
+void ServedDisk::on_limits_changed() {
+  for (const QueueOfLoop& one : throttled_) {
+    one.loop->post([queue = one.queue] { queue->on_limits_changed(); });
+  }
 }
 
 Result<> ServedDisk::check_descriptor(const DiskOptions& options) {

@@ -60,6 +60,8 @@ class ServedDisk {
   /// size. Errors: unsupported (a disk without a file; a shrunk image, which changes nothing),
   /// misaligned, host.
   Result<ByteCount> refresh_size();
+  /// The limits of its group have changed. Returns at once.
+  void on_limits_changed();
   /// Applies a decision to all held requests. Returns at once.
   void decide(HeldRequests::Decision decision) { held_.decide(decision); }
 
@@ -90,6 +92,11 @@ class ServedDisk {
   blk::BlockDevice device_;
   std::vector<const blk::BlockQueue*> queues_;
   HeldRequests held_;
+  struct QueueOfLoop {
+    uring::Loop* loop;
+    blk::BlockQueue* queue;
+  };
+  std::vector<QueueOfLoop> throttled_;
   std::unique_ptr<vhost::Backend> backend_;
   std::optional<UnixListener> listener_;
   UniqueFd connected_;  // an inherited connection, without listener_

@@ -118,7 +118,8 @@ class Server {
   }
 
   nlohmann::json handle(const nlohmann::json& command) {
-    if (takeover_sender_.is_under_way() && command["command"] == "resize") {
+    const bool is_change = command["command"] == "resize" || command["command"] == "limit";
+    if (takeover_sender_.is_under_way() && is_change) {
       return {{"error", "takeover under way: send the command to the new process"}};
     }
     return handle_command(context_, command);

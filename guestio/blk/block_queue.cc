@@ -213,7 +213,7 @@ class BlockQueue::Request final : public disk::Io, public boost::intrusive::slis
   void complete_id() noexcept { complete_query(device().id()); }
 
   void complete_lifetime() noexcept {
-    const auto lifetime = owner_->channel_->lifetime();
+    const auto lifetime = owner_->disk_channel_->lifetime();
     if (!lifetime) return complete_error(lifetime.error());
     const vblk::Lifetime told{.pre_eol_info = lifetime->pre_eol_info,
                               .device_lifetime_est_typ_a = lifetime->estimate_type_a,
@@ -287,12 +287,13 @@ BlockQueue::BlockQueue(const BlockDevice& device, std::unique_ptr<disk::Channel>
                        std::size_t requests, FailurePolicy policy, std::string label)
     : device_(device),
       label_(label.empty() ? device.name() : std::move(label)),
-      channel_(std::move(channel)),
+      disk_channel_(std::move(channel)),
+      channel_(disk_channel_.get()),
       policy_(std::move(policy)),
       free_(std::make_unique<FreeList>()) {
   GUESTIO_CHECK(policy_.on_error == OnError::kReport || policy_.timer, "a timer for held requests");
   // A server that is back serves held requests now, not at the end of their pauses.
-  channel_->on_available([this] { retry_held(); });
+  disk_channel_->on_available([this] { retry_held(); });
   for (std::size_t i = 0; i < requests; ++i) requests_.emplace_back(*this);
   for (Request& request : requests_) free_->push_front(request);
 }
@@ -342,19 +343,51 @@ void BlockQueue::fail_held() noexcept {
   retry_held();
 }
 
+void BlockQueue::set_throttle(std::shared_ptr<disk::ThrottleGroup> group) {
+  GUESTIO_CHECK(policy_.timer && !throttle_, "one throttle with a timer");
+  throttle_ =
+      std::make_unique<disk::ThrottleChannel>(*disk_channel_, *policy_.timer, std::move(group));
+  on_limits_changed();
+}
+
+void BlockQueue::on_limits_changed() noexcept {
+  if (!throttle_) return;
+  throttle_->reconsider();
+  if (throttle_->group().is_limited()) {
+    channel_ = throttle_.get();
+    return;
+  }
+  throttle_->when_empty([this] {
+    if (!throttle_->group().is_limited()) channel_ = disk_channel_.get();
+  });
+}
+
+void BlockQueue::open_throttle() noexcept {
+  if (!throttle_) return;
+  is_throttle_open_ = true;
+  throttle_->let_through();
+}
+
+void BlockQueue::close_throttle() noexcept {
+  if (std::exchange(is_throttle_open_, false)) throttle_->throttle_again();
+}
+
 void BlockQueue::drain() noexcept {
   is_draining_ = true;
+  open_throttle();
   retry_held();
 }
 
 void BlockQueue::quiesce() noexcept {
   is_quiesced_ = true;
+  open_throttle();
   // Ends their pauses, so that they are parked now.
   retry_held();
 }
 
 void BlockQueue::resume() noexcept {
   is_quiesced_ = false;
+  close_throttle();
   parked_ = 0;
   for (Request& request : requests_) {
     if (!request.is_parked()) continue;
@@ -385,6 +418,8 @@ std::optional<std::uint32_t> BlockQueue::write_error_status(
 
 void BlockQueue::process(virtio::DeviceQueue& queue) noexcept {
   is_draining_ = false;
+  if (is_throttle_open_) [[unlikely]]
+    close_throttle();
   // In batches: while the last chains of a batch are popped, the headers of the first arrive from
   // the cache of the driver's processor.
   std::array<Request*, kBatch> batch;  // not zeroed: most polls are empty

@@ -13,6 +13,7 @@
 #include "guestio/blk/failure_policy.h"
 #include "guestio/blk/queue_statistics.h"
 #include "guestio/disk/disk.h"
+#include "guestio/disk/throttle_channel.h"
 #include "guestio/task/scope.h"
 #include "guestio/task/stop.h"
 #include "guestio/virtio/device.h"
@@ -32,6 +33,8 @@ namespace guestio::blk {
 ///    goes to the disk again after a pause.
 /// 4. drain() gives held requests one last attempt, at once.
 /// 5. quiesce() parks held requests, until resume() or abandon().
+/// 6. drain() and quiesce() let requests through that wait for a limit: a guest or an upgrade must
+///    not wait for them longer than for the disk. A limit delays no more than the next requests.
 ///
 /// Threads: the queue's. Lifetime: no request is in flight when it is destroyed (checked).
 class BlockQueue final : public virtio::QueueHandler, public virtio::HandoverHandler {
@@ -57,6 +60,16 @@ class BlockQueue final : public virtio::QueueHandler, public virtio::HandoverHan
   [[nodiscard]] std::size_t held_chains() const noexcept override { return parked_; }
   void abandon() noexcept override;
 
+  /// Limits the requests by `group`; the queue pays nothing while the group has no limit. Once.
+  /// Requires: a timer in the policy.
+  void set_throttle(std::shared_ptr<disk::ThrottleGroup> group);
+  /// The limits of the group have changed: waiting requests try again, or start in order.
+  void on_limits_changed() noexcept;
+  /// Any thread, after set_throttle(). Null before.
+  [[nodiscard]] const disk::ThrottleStatistics* throttle_statistics() const noexcept {
+    return throttle_ ? &throttle_->throttle_statistics() : nullptr;
+  }
+
   // Held requests, for the operator.
   /// Their number. Any thread.
   [[nodiscard]] std::uint64_t held() const noexcept { return held_; }
@@ -69,7 +82,7 @@ class BlockQueue final : public virtio::QueueHandler, public virtio::HandoverHan
   [[nodiscard]] const QueueStatistics& statistics() const noexcept { return statistics_; }
   /// Counts of the disk's work for them. Any thread.
   [[nodiscard]] disk::ChannelStatistics channel_statistics() const noexcept {
-    return channel_->statistics();
+    return disk_channel_->statistics();
   }
 
  private:
@@ -82,11 +95,15 @@ class BlockQueue final : public virtio::QueueHandler, public virtio::HandoverHan
   void park(Request& request) noexcept;
   void count_held(const Error& error) noexcept;
   void count_hold_ended() noexcept;
+  void open_throttle() noexcept;
+  void close_throttle() noexcept;
 
   const BlockDevice& device_;
   const std::string label_;
-  std::unique_ptr<disk::Channel> channel_;
+  const std::unique_ptr<disk::Channel> disk_channel_;
+  disk::Channel* channel_;  // disk_channel_, or throttle_ while there is a limit
   const FailurePolicy policy_;
+  std::unique_ptr<disk::ThrottleChannel> throttle_;  // optional
   QueueStatistics statistics_;
   std::uint32_t requests_until_timed_ = 1;
   std::deque<Request> requests_;  // never moved
@@ -94,6 +111,7 @@ class BlockQueue final : public virtio::QueueHandler, public virtio::HandoverHan
 
   bool is_draining_ = false;  // no request is held any more
   bool is_quiesced_ = false;  // held requests are parked
+  bool is_throttle_open_ = false;
   std::size_t parked_ = 0;
   Counter held_;
   std::unique_ptr<task::StopSource> stop_pauses_ = std::make_unique<task::StopSource>();

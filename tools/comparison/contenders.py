@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The contenders: guestio-blk, qemu-storage-daemon, and a bare io_uring ring."""
+"""The contenders: guestio-blk, qemu-storage-daemon, a bare io_uring ring, and NBD clients."""
 
 import dataclasses
 import pathlib
 
-from . import processes, rows
+from . import nbd, processes, rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +59,9 @@ class StorageDaemon:
     def command(self, row, fixture, socket):
         if row.target == "null":
             disk = f"driver=null-co,node-name=d,size={fixture.image_bytes},read-zeroes=off"
+        elif row.target == nbd.TARGET:
+            path = fixture.images[row.target].partition("socket=")[2]
+            disk = f"driver=nbd,node-name=d,server.type=unix,server.path={path}"
         else:
             disk = (f"driver=file,node-name=d,filename={fixture.images[row.target]},"
                     f"cache.direct=on,aio={self._engine}")
@@ -78,7 +81,7 @@ class RawRing:
         self._batches = batches
 
     def supports(self, row):
-        if row.target == "null":
+        if row.target in ("null", nbd.TARGET):
             return False
         if not self._batches:
             return row.target == "ext4" and row.depth > 1 and row.block == 4 * rows.KIB \
@@ -128,9 +131,12 @@ class WakeUpFloor:
 OURS = "guestio-blk"
 PEER = "qsd"
 RAW = "raw"
+FIO_NBD = "fio-nbd"
+NBDCOPY = "nbdcopy"
 
 
 def all_contenders():
     return [GuestioBlk(OURS), AlwaysPolling("always"), StorageDaemon(PEER, "io_uring"),
             StorageDaemon("qsd-aio", "native"), RawRing(RAW, True), RawRing("raw-single", False),
-            WakeUpFloor("floor", 0), WakeUpFloor("floor-look", 32)]
+            WakeUpFloor("floor", 0), WakeUpFloor("floor-look", 32), nbd.Fio(FIO_NBD),
+            nbd.NbdCopy(NBDCOPY)]

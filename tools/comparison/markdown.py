@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Renders the results as Markdown."""
 
-from . import contenders, rows, stages
+from . import contenders, nbd, rows, stages
 
 FIGURES = ("<!-- bench:begin (written by ./dev bench) -->", "<!-- bench:end -->")
 PROFILE = ("<!-- profile:begin (written by ./dev bench --profile) -->", "<!-- profile:end -->")
 
 TITLES = {"null": "Null disk", "ext4": "File with direct I/O",
-          "tmpfs": "File on tmpfs with direct I/O"}
+          "tmpfs": "File on tmpfs with direct I/O",
+          "nbd": "NBD server (nbdkit with a disk in memory, Unix socket)"}
 
 
 def replace_between_markers(document, markers, section):
@@ -64,6 +65,8 @@ def table(header, lines):
 PEER_RATIOS = {"CPU/op ÷ qsd": "cpu_ns", "IOPS ÷ qsd": "iops", "p50 ÷ qsd": "p50_ns",
                "p99 ÷ qsd": "p99_ns"}
 RAW_RATIOS = {"CPU/op ÷ raw": "cpu_ns", "IOPS ÷ raw": "iops"}
+NBD_RATIOS = {"IOPS ÷ fio": (contenders.FIO_NBD, "iops"),
+              "IOPS ÷ nbdcopy": (contenders.NBDCOPY, "iops")}
 FIGURE_COLUMNS = ["workload", "server", "kIOPS (min–max)", "p50 µs", "p99 µs", "p99.9 µs",
                   "CPU µs/op (min–max)", "calls/op"]
 
@@ -73,6 +76,8 @@ def ratio_table(results, chosen):
     columns = [(title, contenders.PEER, name) for title, name in PEER_RATIOS.items()]
     if any(results.samples(row, contenders.RAW) for row in chosen):
         columns += [(title, contenders.RAW, name) for title, name in RAW_RATIOS.items()]
+    if any(row.target == nbd.TARGET for row in chosen):
+        columns += [(title, other, name) for title, (other, name) in NBD_RATIOS.items()]
     lines = []
     for row in chosen:
         cells = [results.ratio(row, contenders.OURS, other, name) for _, other, name in columns]
@@ -135,6 +140,16 @@ def idle_table(results, parties):
         yield from table(["server", "CPU time", "context switches"], lines)
 
 
+def limit_table(results):
+    lines = [[line["limit"], line["work"], f"{sum(line['parts']):.4f}",
+              " and ".join(f"{part:.4f}" for part in line["parts"])]
+             for line in results.limits]
+    if lines:
+        yield from ["", "### Limits", "", "Reads of a null disk under a limit for ten seconds, from "
+                    "the first request on; two works are those of two disks of a group.", ""]
+        yield from table(["limit", "work", "work / limit", "of each disk"], lines)
+
+
 def section(results, chosen, parties):
     machine = results.machine
     lines = ["## Figures", ""]
@@ -145,8 +160,11 @@ def section(results, chosen, parties):
                   f"{machine['rounds']} rounds of {machine['seconds']} s. "
                   "Medians over the rounds, with minimum and maximum.", ""]
     lines += tables(results, chosen, parties)
+    # The NBD server's rows are the last.
+    lines += nbd.reconnect_lines(results.reconnects)
     lines += growth_table(results, growth_rows(results, chosen), parties)
     lines += idle_table(results, parties)
+    lines += limit_table(results)
     return "\n".join(lines) + "\n"
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 
-from . import processes
+from . import nbd, processes
 from .processes import BenchError
 
 
@@ -75,6 +75,11 @@ class Bench:
                 processes.stop(client)
         return {"seconds": seconds, "cpu_ns": after[0] - before[0],
                 "switches": after[1] - before[1]}
+
+    def reconnects(self, contender, row, rounds):
+        """Seconds from an NBD server listening again to its first I/O, one per restart."""
+        self._fresh_socket()
+        return nbd.reconnect_times(contender, row, self._fixture, self._start_client, rounds)
 
     def _fresh_socket(self):
         socket = self._fixture.scratch / "s"

@@ -11,7 +11,8 @@ class Results:
     """rows: {name: {contender: {"samples": [one per round], "calls": system calls per op}}}."""
 
     def __init__(self, data=None):
-        self._data = {"machine": {}, "rows": {}, "idle": {}, "profiles": {}} | (data or {})
+        self._data = {"machine": {}, "rows": {}, "idle": {}, "limits": [], "profiles": {},
+                      "reconnects": []} | (data or {})
 
     @classmethod
     def load(cls, path):
@@ -37,6 +38,20 @@ class Results:
     @property
     def idle(self):
         return self._data["idle"]
+
+    @property
+    def limits(self):
+        """[{"limit": text, "work": text, "parts": the work of each disk / the limit}]."""
+        return self._data["limits"]
+
+    @property
+    def reconnects(self):
+        """Seconds from an NBD server listening again to its first I/O, one per restart."""
+        return self._data["reconnects"]
+
+    @reconnects.setter
+    def reconnects(self, times):
+        self._data["reconnects"] = times
 
     def begin(self, row):
         """Discards the row's earlier samples."""

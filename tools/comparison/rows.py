@@ -4,7 +4,7 @@
 import dataclasses
 
 KIB = 1024
-TARGETS = ("null", "ext4", "tmpfs")
+TARGETS = ("null", "ext4", "tmpfs", "nbd")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +64,15 @@ def file_rows(target):
     yield Row(target, "randread", 4 * KIB, 32, queues=2)
 
 
+def nbd_rows():
+    """nbdkit's disk in memory at a Unix socket."""
+    for depth in (1, 32):
+        yield Row("nbd", "randread", 4 * KIB, depth)
+    yield Row("nbd", "randwrite", 4 * KIB, 32)
+    for rw in ("read", "write"):
+        yield Row("nbd", rw, 256 * KIB, 32)
+
+
 def growth_rows():
     """Scaling of the cost per request, on the null disk. Some rows are also comparison rows."""
     for depth in (4, 8, 16, 64, 256):
@@ -84,4 +93,4 @@ def all_rows():
     rows = list(null_rows())
     for target in ("ext4", "tmpfs"):
         rows += file_rows(target)
-    return rows + list(growth_rows())
+    return rows + list(nbd_rows()) + list(growth_rows())

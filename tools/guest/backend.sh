@@ -3,6 +3,15 @@
 # The vhost-user-blk backend of a guest: guestio-blk, or qemu-storage-daemon for comparison.
 # Source it after tools/lib/common.sh.
 
+# foreign_format IMAGE: prints the format that the image's name says, nothing for a raw image. The
+# contents say nothing: a guest can write any signature into a raw image.
+foreign_format() {
+  case ${1,,} in
+    *.qcow2 | *.vmdk | *.vdi | *.vhdx) echo "${1##*.}" | tr '[:upper:]' '[:lower:]' ;;
+    *.vhd | *.vpc) echo vpc ;;
+  esac
+}
+
 # backend_command IMAGE SOCKET QUEUES: sets `backend_words` to the command that serves the image, by
 # GUESTIO_BACKEND. guestio-blk is $GUESTIO_BLK with the options of $GUESTIO_BLK_OPTIONS.
 # shellcheck disable=SC2034  # the caller's array

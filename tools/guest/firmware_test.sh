@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # Boots SeaBIOS from a disk of guestio-blk with its own virtio driver, and lets it write to the
-# disk: a modern, a transitional and a legacy device. For ctest; some seconds.
+# disk: a modern, a transitional and a legacy device, and a qcow2 image. For ctest; some seconds.
 #
 # Usage: firmware_test.sh PATH_OF_GUESTIO_BLK SCRATCH_DIRECTORY
 #
@@ -15,11 +15,11 @@ set -euo pipefail
 mkdir -p "$2"
 scratch=$(cd "$2" && pwd)
 image=$scratch/disk.img
-rm -f "$image" "$scratch"/*.log
+rm -f "$image"* "$scratch"/*.log
 as --32 -o "$scratch/boot_sector.o" "$GUESTIO_ROOT/tools/guest/inside/boot_sector.S"
 ld -m elf_i386 -Ttext 0x7c00 --oformat binary -o "$scratch/boot_sector" "$scratch/boot_sector.o"
 [ "$(stat -c %s "$scratch/boot_sector")" -eq 512 ] || die "the boot sector has not 512 bytes"
 truncate -s 8M "$image"
 step "Booting from the disk with QEMU's firmware"
 python3 "$GUESTIO_ROOT/tools/guest/firmware.py" "$1" "$scratch/boot_sector" "$image" "$scratch"
-rm -f "$image"
+rm -f "$image"*

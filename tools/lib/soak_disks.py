@@ -19,17 +19,17 @@ sys.path.insert(0, os.path.join(HERE, "..", "guest"))
 
 from machine import Backend, Failure, Workshop, wait_until  # noqa: E402
 
-SECTIONS = [name for name in ("nbd", "rbd") if os.path.exists(os.path.join(HERE, f"soak_{name}.py"))]
+SECTIONS = [name for name in ("format", "nbd", "rbd") if os.path.exists(os.path.join(HERE, f"soak_{name}.py"))]
 
 
 class Load:
     """guestio-load verify on a backend."""
 
-    def __init__(self, workshop, program, backend, operations, *options):
+    def __init__(self, workshop, program, backend, operations, *options, seed=21):
         self.workshop, self.log = workshop, f"load-{backend.name}.log"
         self.process = workshop.start(
             [program, "verify", "--socket-path", backend.socket, "--numjobs", "2", "--iodepth", "32",
-             "--timeout", "120", "--seed", "21", "--ops", str(operations), *options], self.log)  # fmt: skip
+             "--timeout", "120", "--seed", str(seed), "--ops", str(operations), *options], self.log)  # fmt: skip
 
     def is_running(self):
         return self.process.poll() is None
@@ -58,8 +58,8 @@ class Soak:
         backend.start()
         return backend
 
-    def load(self, backend, operations, *options):
-        return Load(self.workshop, self.program("guestio-load"), backend, operations, *options)
+    def load(self, backend, operations, *options, **more):
+        return Load(self.workshop, self.program("guestio-load"), backend, operations, *options, **more)
 
     def under_load(self, backend, turns, act, operations_per_turn=4000):
         """Calls `act` once per turn while verified load runs. The load notices nothing: it fails

@@ -7,7 +7,9 @@
 
 #include <array>
 #include <cstdio>
+#include <expected>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "apps/guestio-blk/options/options.h"
 #include "guestio/base/error.h"
@@ -66,9 +68,33 @@ Result<std::string> exchange(const UniqueFd& socket, const std::string& line) {
 
 }  // namespace
 
+namespace {
+
+/// The command in the words after the path: COMMAND [DISK] [KEY=VALUE...].
+std::expected<Json, std::string> make_command(std::span<const std::string> words) {
+  Json command = {{"command", words[0]}};
+  for (std::size_t i = 1; i < words.size(); ++i) {
+    const auto equals = words[i].find('=');
+    if (equals != std::string::npos) {
+      command["limits"][words[i].substr(0, equals)] = words[i].substr(equals + 1);
+    } else if (i == 1) {
+      command["disk"] = words[i];
+    } else {
+      return std::unexpected(fmt::format("{}: expected KEY=VALUE", words[i]));
+    }
+  }
+  return command;
+}
+
+}  // namespace
+
 int run_client(const std::vector<std::string>& arguments) {
-  Json command = {{"command", arguments[1]}};
-  if (arguments.size() > 2) command["disk"] = arguments[2];
+  const auto made = make_command(std::span(arguments).subspan(1));
+  if (!made) {
+    fmt::print(stderr, "guestio-blk: --ask: {}\n", made.error());
+    return kExitUsage;
+  }
+  const Json& command = *made;
   const auto line = command.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
   const auto socket = connect_to_control(arguments[0]);
   if (!socket) {

@@ -8,7 +8,9 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "apps/guestio-blk/options/limit_options.h"
 #include "apps/shared/suggestion.h"
+#include "guestio/base/log.h"
 #include "guestio/base/version.h"
 
 namespace guestio::app {
@@ -133,6 +135,52 @@ Json give_up(const ServerContext& context, const Json& command) {
   return decide(context, command, HeldRequests::Decision::kFail);
 }
 
+/// The field "limits": names with numbers or texts.
+std::expected<std::vector<SettingText>, std::string> read_changes(const Json& command) {
+  std::vector<SettingText> changes;
+  const auto given = command.find("limits");
+  if (given == command.end()) return changes;
+  if (!given->is_object()) return std::unexpected("field \"limits\" is not an object");
+  for (const auto& [name, value] : given->items()) {
+    if (!value.is_string() && !value.is_number_unsigned()) {
+      return std::unexpected(fmt::format("{} takes a number or a text", name));
+    }
+    changes.emplace_back(name, value.is_string() ? value.get<std::string>() : value.dump());
+  }
+  return changes;
+}
+
+Json describe_limits(const DiskOptions& disk) {
+  Json limits = Json::object();
+  for (const auto& [name, value] : to_settings(disk.throttle->limits())) {
+    limits[name] = std::stoull(value);
+  }
+  Json result = {{"disk", disk.name}, {"limits", std::move(limits)}};
+  if (!disk.limit_group.empty()) result["limit_group"] = disk.limit_group;
+  return {{"return", std::move(result)}};
+}
+
+/// Shows the limits of a disk and its group, or changes them.
+Json limit(const ServerContext& context, const Json& command) {
+  const auto named = find_any_disk(context, command);
+  if (!named) return error(named.error());
+  const DiskOptions& disk =
+      named->served != nullptr ? named->served->options() : named->failed->options();
+  const auto changes = read_changes(command);
+  if (!changes) return error(changes.error());
+  if (changes->empty()) return describe_limits(disk);
+  disk::ThrottleLimits limits = disk.throttle->limits();
+  if (auto changed = change_limits(limits, *changes); !changed) return error(changed.error());
+  disk.throttle->set_limits(limits);
+  for (const auto& one : context.disks) {
+    if (one->options().throttle == disk.throttle) one->on_limits_changed();
+  }
+  std::string text;
+  for (const auto& [name, value] : to_settings(limits)) text += fmt::format(" {}={}", name, value);
+  log::info("{}: limits changed:{}", disk.label(), text.empty() ? " none" : text);
+  return describe_limits(disk);
+}
+
 Json help(const ServerContext& context, const Json& command);
 
 struct Command {
@@ -140,6 +188,7 @@ struct Command {
   const char* help;
   bool takes_disk;
   Json (*answer)(const ServerContext& context, const Json& command);
+  std::string_view more = {};  ///< its field beside "disk"
 };
 
 constexpr std::array kCommands = {
@@ -154,16 +203,25 @@ constexpr std::array kCommands = {
     Command{"give-up", "fails the held requests of \"disk\"", true, give_up},
     Command{"resize", "uses the new size of the image of \"disk\", and tells the guest", true,
             resize},
+    Command{"limit",
+            "shows the limits of \"disk\" and its group, or changes those in \"limits\" (0 removes "
+            "one)",
+            true, limit, "limits"},
 };
 
 /// Describes the first unknown field of `command`; empty without one.
 std::string find_unknown_field(const Command& command, const Json& given) {
   for (const auto& [key, value] : given.items()) {
     if (key == "command" || (key == "disk" && command.takes_disk)) continue;
-    const std::vector<std::string> known = {"command", "disk"};
+    if (!command.more.empty() && key == command.more) continue;
+    std::vector<std::string> known = {"command", "disk"};
+    std::string fields = command.takes_disk ? "only \"disk\"" : "none at all";
+    if (!command.more.empty()) {
+      known.emplace_back(command.more);
+      fields += fmt::format(" and \"{}\"", command.more);
+    }
     return fmt::format("{} takes no field \"{}\"{}: {}", command.name, key,
-                       command.takes_disk ? suggest(key, known) : "",
-                       command.takes_disk ? "only \"disk\"" : "none at all");
+                       command.takes_disk ? suggest(key, known) : "", fields);
   }
   return {};
 }

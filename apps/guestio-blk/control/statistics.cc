@@ -19,6 +19,7 @@ struct Counts {
   disk::ChannelStatistics channel;
   vhost::VringCounters rings;
   std::uint64_t held = 0;  // held requests now
+  disk::ThrottleStatistics throttle = {};
 
   void add(const Counts& other) {
     requests.add(other.requests);
@@ -32,6 +33,8 @@ struct Counts {
     channel.direct_calls += other.channel.direct_calls;
     channel.shortages += other.channel.shortages;
     held += other.held;
+    throttle.throttled += other.throttle.throttled;
+    throttle.wait_ns += other.throttle.wait_ns;
     rings.kicks += other.rings.kicks;
     rings.calls += other.rings.calls;
     rings.malformed += other.rings.malformed;
@@ -46,7 +49,9 @@ Counts count(const ServedDisk& disk, std::size_t queue) {
   return {.requests = requests.statistics(),
           .channel = requests.channel_statistics(),
           .rings = *disk.backend().queues()[queue]->counters(),
-          .held = requests.held()};
+          .held = requests.held(),
+          .throttle = requests.throttle_statistics() != nullptr ? *requests.throttle_statistics()
+                                                                : disk::ThrottleStatistics()};
 }
 
 double to_microseconds(std::chrono::nanoseconds time) {
@@ -86,6 +91,9 @@ Json to_json(const Counts& counts) {
           {"direct_calls", counts.channel.direct_calls},
           {"shortages", counts.channel.shortages},
           {"held_requests", counts.held},
+          {"throttled_requests", counts.throttle.throttled.value()},
+          {"throttle_wait_us",
+           to_microseconds(std::chrono::nanoseconds(counts.throttle.wait_ns.value()))},
           {"kicks", counts.rings.kicks.value()},
           {"calls", counts.rings.calls.value()},
           {"malformed_chains", counts.rings.malformed.value()},

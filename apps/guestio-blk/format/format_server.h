@@ -61,7 +61,7 @@ class FormatServer {
   /// Ends the supervisor, for all processes with the lifeline, and waits until its daemon has
   /// closed the image; not for ever.
   void end() const;
-  /// The next message, or nothing. Never blocks.
+  /// The next message, if there is one. Never blocks.
   [[nodiscard]] std::optional<SupervisorMessage> receive() const;
 
  private:

@@ -13,6 +13,7 @@
 #include <filesystem>
 
 #include "apps/guestio-blk/options/image_name.h"
+#include "apps/guestio-blk/options/limit_options.h"
 #include "apps/guestio-blk/options/setting.h"
 #include "apps/shared/suggestion.h"
 #include "guestio/blk/block_device.h"
@@ -36,7 +37,7 @@ Diagnostic set_size(ByteCount& to, std::string_view value, const char* refusal) 
   return {};
 }
 
-Diagnostic set_name(DiskOptions& disk, std::string_view value) {
+Diagnostic set_to_name(std::string& to, std::string_view value) {
   constexpr std::string_view kAllowed =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
   constexpr std::size_t kMaxLength = 32;
@@ -44,8 +45,12 @@ Diagnostic set_name(DiskOptions& disk, std::string_view value) {
       value.find_first_not_of(kAllowed) != std::string_view::npos) {
     return refuse("takes 1 to 32 letters, digits, dots, dashes and underscores");
   }
-  disk.name = value;
+  to = value;
   return {};
+}
+
+Diagnostic set_name(DiskOptions& disk, std::string_view value) {
+  return set_to_name(disk.name, value);
 }
 
 Diagnostic set_fd(DiskOptions& disk, std::string_view value) {
@@ -228,6 +233,26 @@ Diagnostic set_backend_text(DiskOptions& disk, const char* name, std::string_vie
 constexpr bool kIsSwitch = true;
 constexpr bool kTakesValue = false;
 
+/// A name with static storage, as an argument of a template.
+template <std::size_t kSize>
+struct LimitName {
+  // Implicit: made from a literal.
+  consteval LimitName(const char (&name)[kSize]) { std::ranges::copy(name, text); }
+  char text[kSize];
+};
+
+template <LimitName kName>
+consteval DiskSetting make_limit(const char* type, const char* help) {
+  return {kName.text,
+          type,
+          help,
+          kLimitGroup,
+          kTakesValue,
+          [](DiskOptions& disk, std::string_view value) {
+            return set_limit(disk.limits, kName.text, value);
+          }};
+}
+
 constexpr std::array kSettings = {
     DiskSetting{"name", "NAME", "name in log lines and replies (default disk0, disk1, ...)",
                 kDiskGroup, kTakesValue, set_name},
@@ -290,6 +315,29 @@ constexpr std::array kSettings = {
                 [](DiskOptions& disk, std::string_view value) {
                   return set_switch(disk.polls_device, value);
                 }},
+    make_limit<"iops-total">("N", "operations a second (default: no limit)"),
+    make_limit<"iops-total-max">("N", "burst rate of operations a second"),
+    make_limit<"iops-total-max-length">("N", "seconds of a burst of operations (default 1)"),
+    make_limit<"iops-read">("N", "reads a second (default: no limit)"),
+    make_limit<"iops-read-max">("N", "burst rate of reads a second"),
+    make_limit<"iops-read-max-length">("N", "seconds of a burst of reads (default 1)"),
+    make_limit<"iops-write">("N", "writes a second (default: no limit)"),
+    make_limit<"iops-write-max">("N", "burst rate of writes a second"),
+    make_limit<"iops-write-max-length">("N", "seconds of a burst of writes (default 1)"),
+    make_limit<"bps-total">("SIZE", "bytes a second (default: no limit)"),
+    make_limit<"bps-total-max">("SIZE", "burst rate of bytes a second"),
+    make_limit<"bps-total-max-length">("N", "seconds of a burst of bytes (default 1)"),
+    make_limit<"bps-read">("SIZE", "bytes a second read (default: no limit)"),
+    make_limit<"bps-read-max">("SIZE", "burst rate of bytes read a second"),
+    make_limit<"bps-read-max-length">("N", "seconds of a burst of bytes read (default 1)"),
+    make_limit<"bps-write">("SIZE", "bytes a second written (default: no limit)"),
+    make_limit<"bps-write-max">("SIZE", "burst rate of bytes written a second"),
+    make_limit<"bps-write-max-length">("N", "seconds of a burst of bytes written (default 1)"),
+    DiskSetting{"limit-group", "NAME", "disks with this name share one budget of limits",
+                kLimitGroup, kTakesValue,
+                [](DiskOptions& disk, std::string_view value) {
+                  return set_to_name(disk.limit_group, value);
+                }},
     DiskSetting{"on-error", "report|retry|hold|enospc",
                 "failed requests (default report; hold with a server)", kRecoveryGroup, kTakesValue,
                 set_on_error},
@@ -330,9 +378,8 @@ constexpr std::array kSettings = {
                 kMigrationGroup, kTakesValue, set_image_lock},
     DiskSetting{"post-copy", "on|off", "offer post-copy to a trusted front-end (default off)",
                 kMigrationGroup, kTakesValue,
-                [](DiskOptions& disk, std::string_view value) {
-                  return set_switch(disk.has_post_copy, value);
-                }},
+                [](DiskOptions& disk,
+                   std::string_view value) { return set_switch(disk.has_post_copy, value); }},
 };
 
 /// Consumes the text up to the next single comma.
@@ -488,6 +535,9 @@ void check_disk(const DiskOptions& disk, Diagnostics& diagnostics) {
                                 "device",
                                 dashes));
     return;
+  }
+  if (const std::string conflict = disk::find_conflict(disk.limits); !conflict.empty()) {
+    add(std::string_view(conflict).substr(0, conflict.find(' ')), conflict);
   }
   check_format(disk, diagnostics);
   check_backend_settings(disk, diagnostics);

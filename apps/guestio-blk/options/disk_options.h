@@ -5,6 +5,7 @@
 #include <expected>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -19,6 +20,7 @@
 #include "guestio/blk/failure_policy.h"
 #include "guestio/buf/bounce_buffer_tracker.h"
 #include "guestio/disk/file/file_disk.h"
+#include "guestio/disk/throttle.h"
 
 namespace guestio::app {
 
@@ -51,6 +53,9 @@ struct DiskOptions {
   bool polls_device = false;             ///< iopoll
   std::optional<blk::OnError> on_error;  ///< empty: the default of the backend
   disk::ClaimMode claim_mode = disk::ClaimMode::kWhileOpen;
+  disk::ThrottleLimits limits;                    ///< as given; those of now are in `throttle`
+  std::string limit_group;                        ///< empty: the limits are of this disk alone
+  std::shared_ptr<disk::ThrottleGroup> throttle;  ///< set by assign_throttles()
   /// For the backend of a URI, which checks them: "tls-psk-file" and others.
   std::map<std::string, std::string, std::less<>> backend_settings;
   /// Names and values in the order of set_disk_option(), for a takeover.

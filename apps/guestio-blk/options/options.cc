@@ -13,6 +13,7 @@
 #include "apps/guestio-blk/options/config_file.h"
 #include "apps/guestio-blk/options/cpu_list.h"
 #include "apps/guestio-blk/options/image_name.h"
+#include "apps/guestio-blk/options/limit_options.h"
 #include "apps/shared/help_formatter.h"
 #include "apps/shared/suggestion.h"
 #include "guestio/base/version.h"
@@ -85,11 +86,14 @@ void add_disk_list_options(CLI::App& app, CommandLine& command_line) {
       ->group(kDiskGroup);
 }
 
+// With all limits of a disk.
+constexpr int kMaxCommandWords = 32;
+
 void add_control_options(CLI::App& app, CommandLine& command_line) {
   app.add_option("--ask", command_line.ask, "send command to --control PATH, print reply")
-      ->option_text("PATH COMMAND [DISK]")
+      ->option_text("PATH COMMAND [DISK] [SETTING]")
       ->group(kControlGroup)
-      ->expected(2, 3);
+      ->expected(2, kMaxCommandWords);
   app.add_option("--takeover", command_line.takeover,
                  "replace the running process with --control PATH")
       ->type_name("PATH")
@@ -308,6 +312,7 @@ std::string describe_shared_image(const DiskOptions& one, const DiskOptions& oth
 void resolve_options(Options& options, Diagnostics& diagnostics) {
   const ProcessOptions& as_given = options.as_given;
   check_conflicts(options.disks, as_given.control_path, !options.takeover.empty(), diagnostics);
+  assign_throttles(options.disks, diagnostics);
   read_threads(as_given, options);
   options.control_path = as_given.control_path;
   options.is_strict = as_given.is_strict;

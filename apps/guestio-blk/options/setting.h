@@ -14,6 +14,7 @@ using Diagnostic = std::expected<void, std::string>;
 /// The sections of --help and of docs/options.md.
 inline constexpr const char* kDiskGroup = "Disk";
 inline constexpr const char* kPerformanceGroup = "Performance";
+inline constexpr const char* kLimitGroup = "Limits";
 inline constexpr const char* kServerGroup = "Server";
 inline constexpr const char* kRecoveryGroup = "Recovery";
 inline constexpr const char* kMigrationGroup = "Migration";

@@ -167,16 +167,30 @@ Outcome TakeoverReceiver::read_description(TakeoverMessage message) {
 
 namespace {
 
-std::expected<DiskOptions, std::string> read_disk_options(JsonFields& fields) {
-  DiskOptions options;
-  options.origin = "disk of the other process";
-  for (const Json& setting : fields.list("settings", 1000)) {
+/// Sets the settings of a field with pairs of names and values.
+Outcome read_settings(JsonFields& fields, const char* key, DiskOptions& options) {
+  for (const Json& setting : fields.list(key, 1000)) {
     const bool is_pair = setting.is_array() && setting.size() == 2 && setting[0].is_string() &&
                          setting[1].is_string();
-    if (!is_pair) return std::unexpected("disk: malformed field settings");
+    if (!is_pair) return fail_with(fmt::format("disk: malformed field {}", key));
     auto set = set_disk_option(options, setting[0].get_ref<const std::string&>(),
                                setting[1].get_ref<const std::string&>());
-    if (!set) return std::unexpected("disk: " + set.error());
+    if (!set) return fail_with("disk: " + set.error());
+  }
+  return {};
+}
+
+std::expected<DiskOptions, std::string> read_disk_options(const Json& json, JsonFields& fields) {
+  DiskOptions options;
+  options.origin = "disk of the other process";
+  if (auto read = read_settings(fields, "settings", options); !read) {
+    return std::unexpected(read.error());
+  }
+  // Absent in messages of earlier builds.
+  if (json.is_object() && json.contains("limits")) {
+    if (auto read = read_settings(fields, "limits", options); !read) {
+      return std::unexpected(read.error());
+    }
   }
   Diagnostics diagnostics;
   check_disk(options, diagnostics);
@@ -190,7 +204,7 @@ std::expected<DiskOptions, std::string> read_disk_options(JsonFields& fields) {
 Outcome TakeoverReceiver::read_disk(const Json& json, std::span<UniqueFd> descriptors) {
   std::string error;
   JsonFields fields(json, "disk", descriptors, error);
-  auto options = read_disk_options(fields);
+  auto options = read_disk_options(json, fields);
   if (!options) return fail_with(options.error());
   disk::DiskSnapshot snapshot;
   snapshot.io = fields.descriptor("io");
@@ -214,7 +228,7 @@ Outcome TakeoverReceiver::read_disk(const Json& json, std::span<UniqueFd> descri
 Outcome TakeoverReceiver::read_failed(const Json& json, std::span<UniqueFd> descriptors) {
   std::string error;
   JsonFields fields(json, "disk", descriptors, error);
-  auto options = read_disk_options(fields);
+  auto options = read_disk_options(json, fields);
   if (!options) return fail_with(options.error());
   UniqueFd socket = fields.descriptor("socket");
   std::string cause = fields.text("cause");

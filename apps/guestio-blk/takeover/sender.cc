@@ -11,6 +11,7 @@
 #include <ranges>
 #include <utility>
 
+#include "apps/guestio-blk/options/limit_options.h"
 #include "apps/guestio-blk/takeover/state_json.h"
 #include "guestio/base/log.h"
 #include "guestio/base/version.h"
@@ -48,13 +49,23 @@ Json describe_listener(const UnixListener& listener, TakeoverMessage& message,
           {"inode", place.inode}};
 }
 
+/// The limits of now, which earlier builds do not know as settings.
+Json list_limits(const DiskOptions& disk) {
+  Json limits = Json::array();
+  for (const auto& [name, value] : to_settings(disk.throttle->limits())) {
+    limits.push_back({name, value});
+  }
+  if (!disk.limit_group.empty()) limits.push_back({"limit-group", disk.limit_group});
+  return limits;
+}
+
 std::expected<Json, std::string> describe_disk(const ServedDisk& disk, TakeoverMessage& message) {
   auto snapshot = disk.disk()->snapshot();
   if (!snapshot) return fail_with(snapshot.error(), disk.options().label().c_str());
   Json settings = Json::array();
   for (const auto& [name, value] : disk.options().as_given) {
     // The default is made from a path that may be relative or removed.
-    if (name == "serial") continue;
+    if (name == "serial" || is_limit_setting(name)) continue;
     // The open file is handed over, under its name. Other disks are opened again.
     const bool is_handed_over = name == "blk-file" && !has_foreign_format(disk.options());
     settings.push_back({name, is_handed_over ? value : make_absolute(disk.options(), name, value)});
@@ -67,6 +78,7 @@ std::expected<Json, std::string> describe_disk(const ServedDisk& disk, TakeoverM
       return std::unexpected("no descriptor is left for the copy of a socket");
   }
   return Json{{"settings", std::move(settings)},
+              {"limits", list_limits(disk.options())},
               {"io", message.add(std::move(snapshot->io))},
               {"claim", message.add(std::move(snapshot->claim))},
               {"size", disk.info().size.raw()},
@@ -78,6 +90,7 @@ std::expected<Json, std::string> describe_disk(const ServedDisk& disk, TakeoverM
 std::expected<Json, std::string> describe_failed(const FailedDisk& disk, TakeoverMessage& message) {
   Json settings = Json::array();
   for (const auto& [name, value] : disk.options().as_given) {
+    if (is_limit_setting(name)) continue;
     settings.push_back({name, make_absolute(disk.options(), name, value)});
   }
   Json socket;
@@ -86,8 +99,10 @@ std::expected<Json, std::string> describe_failed(const FailedDisk& disk, Takeove
     if (!copy) return fail_with(copy.error(), disk.name().c_str());
     socket = message.add(std::move(*copy));
   }
-  return Json{
-      {"settings", std::move(settings)}, {"socket", std::move(socket)}, {"cause", disk.cause()}};
+  return Json{{"settings", std::move(settings)},
+              {"limits", list_limits(disk.options())},
+              {"socket", std::move(socket)},
+              {"cause", disk.cause()}};
 }
 
 /// The first unknown field of the command takeover, or empty.

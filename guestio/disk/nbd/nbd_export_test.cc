@@ -101,7 +101,7 @@ TEST(NbdExport, BytesBehindTheLastBlockAreNotServed) {
 }
 
 TEST(NbdExport, AnExportWithoutABlockIsRefused) {
-  for (const std::uint64_t size : {0, 511}) {
+  for (const std::uint64_t size : {0U, 511U}) {
     NbdExport facts = usual();
     facts.size = size;
     EXPECT_FALSE(shape(facts).has_value());

@@ -218,6 +218,17 @@ void PlainConnection::on_readable() {
   readable_.poll(socket_.get(), POLLIN);
 }
 
+void PlainConnection::wait_for_replies() {
+  const std::uint64_t received = replies() - std::exchange(replies_batched_, replies());
+  const std::uint64_t read_bytes = reads_ == 0 ? kReplyBytes : read_bytes_ / reads_ + kReplyBytes;
+  const auto pause =
+      batching_.next(ReplyBatching::Clock::now(), received, in_flight(), kInboxBytes / read_bytes);
+  if (received == 0 || pause == ReplyBatching::Duration(0)) {
+    return readable_.poll(socket_.get(), POLLIN);
+  }
+  readable_.sleep(pause);
+}
+
 bool PlainConnection::expects_large_reads() const noexcept {
   return reads_ != 0 && read_bytes_ / reads_ >= kLargeRead;
 }
@@ -258,7 +269,7 @@ bool PlainConnection::receive() {
   if (!parse_inbox()) return false;
   // What has arrived is taken: a further receive would find nothing, in most cases.
   if (received == wanted) return true;
-  readable_.poll(socket_.get(), POLLIN);
+  wait_for_replies();
   return false;
 }
 

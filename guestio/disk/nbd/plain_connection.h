@@ -13,6 +13,7 @@
 #include "guestio/base/unique_fd.h"
 #include "guestio/disk/nbd/loop_event.h"
 #include "guestio/disk/nbd/nbd_connection.h"
+#include "guestio/disk/nbd/reply_batching.h"
 #include "guestio/disk/remote/remote_command.h"
 #include "guestio/uring/loop.h"
 
@@ -29,6 +30,7 @@ namespace guestio::disk {
 /// connection, as does a reply for a command that is not sent.
 /// 2. Replies are received into `inbox_`, from which small payloads are copied. The rest of a large
 /// payload is received into its command's memory.
+/// 3. Replies to small requests are received in batches (ReplyBatching).
 class PlainConnection final : public NbdConnection, private uring::Deferred {
  public:
   /// `socket`: non-blocking, after the handshake.
@@ -59,6 +61,7 @@ class PlainConnection final : public NbdConnection, private uring::Deferred {
   bool send_outbox();
   void advance_outbox(std::size_t sent);
   void on_readable();
+  void wait_for_replies();
   /// One receive. Returns whether more may have arrived.
   bool receive();
   /// Handles all of `inbox_`. Returns false at the end of the connection.
@@ -93,7 +96,9 @@ class PlainConnection final : public NbdConnection, private uring::Deferred {
   std::uint32_t replied_slot_ = 0;  // of the payload that is being received
   std::span<std::byte> payload_{};  // its rest
 
-  LoopEvent readable_;
+  ReplyBatching batching_;
+  std::uint64_t replies_batched_ = 0;  // replies() that batching_ knows
+  LoopEvent readable_;                 // or the end of a pause in which replies gather
   LoopEvent writable_;
 };
 

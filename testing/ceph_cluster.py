@@ -205,6 +205,10 @@ class Cluster:
         """SIGSTOP and SIGCONT: an OSD that does not answer for a while."""
         self.daemons["osd"].send_signal(number)
 
+    def fence(self, address):
+        """Puts a client ("127.0.0.1:0/123") on the blocklist."""
+        self._command("osd blocklist", blocklistop="add", addr=address)
+
     def close(self):
         for process in self.daemons.values():
             process.kill()

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 
-from comparison import contenders, limits, markdown, measure, nbd, plots, processes, profile, rows
+from comparison import contenders, limits, markdown, measure, nbd, plots, processes, profile, rbd, rows
 from comparison.processes import BenchError
 from comparison.results import Results
 
@@ -34,6 +34,7 @@ LIMITS = "limits"  # the same of the accuracy of limits
 LIMITED_SECONDS = 10
 RECONNECT = "nbd/reconnect"  # the same of the restarts of an NBD server
 RESTARTS = 16
+MANY_IMAGES = "rbd/32-images"  # that of many images in one process
 RAMP = 0.2  # ramp time in seconds
 
 
@@ -48,7 +49,7 @@ def parse_arguments(words):
                         help="smoke test: one round of 0.3 s")
     parser.add_argument("--only", action="append", metavar="ROW", default=[],
                         help="only the row of this name, or all rows with ROW in their name (may be "
-                        "repeated; see --list)")
+                        "repeated, or several with commas; see --list)")
     parser.add_argument("--no-write", action="store_true",
                         help="print the tables; write no document and no results")
     parser.add_argument("--render", action="store_true",
@@ -64,6 +65,7 @@ def parse_arguments(words):
     parser.add_argument("--image-size", type=positive(int), metavar="MIB", default=1024,
                         help="size of each disk in MiB (1024)")
     arguments = parser.parse_args(words)
+    arguments.only = [name for names in arguments.only for name in names.split(",")]
     arguments.rounds = arguments.rounds or (1 if arguments.quick else 3)
     arguments.seconds = arguments.seconds or (0.3 if arguments.quick else 0.8)
     return arguments
@@ -88,8 +90,9 @@ def choose_rows(only):
         return any(text == row.name if text in full_names else text in row.name for text in only)
 
     chosen = [row for row in everything if not only or matches(row)]
-    others = [is_selected(IDLE, only), is_selected(LIMITS, only), is_reconnect_selected(only)]
-    if not chosen and not any(others):
+    others = is_selected(IDLE, only) or is_selected(LIMITS, only)
+    if not chosen and not others and not any(
+            is_server_selected(name, only) for name in (RECONNECT, MANY_IMAGES)):
         raise BenchError(f"no row matches {' or '.join(map(repr, only))} (see --list)")
     return chosen
 
@@ -99,8 +102,9 @@ def is_selected(name, only):
     return not only or name in only
 
 
-def is_reconnect_selected(only):
-    return not only or any(text in RECONNECT for text in only)
+def is_server_selected(name, only):
+    """Of a measurement with a server, by a part of its name as well."""
+    return not only or any(text in name for text in only)
 
 
 def choose_contenders(variants):
@@ -139,6 +143,9 @@ def fixture(arguments, targets):
             log(f"filling an NBD server's memory ({arguments.image_size} MiB)")
             server = stack.enter_context(nbd.serving(pathlib.Path(scratch), size))
             images[nbd.TARGET] = server.uri
+        if rbd.TARGET in targets:
+            log(f"filling an RBD image ({arguments.image_size} MiB)")
+            images[rbd.TARGET] = stack.enter_context(rbd.serving(size))
         yield contenders.Fixture(arguments.programs, pathlib.Path(scratch), images, size)
 
 
@@ -199,9 +206,12 @@ class Run:
             if is_selected(LIMITS, self._arguments.only):
                 self._measure_limits(fix)
         # Its servers have the socket of the rows' server.
-        if is_reconnect_selected(self._arguments.only):
+        if is_server_selected(RECONNECT, self._arguments.only):
             with fixture(self._arguments, set()) as fix:
                 self._measure_reconnects(measure.Bench(fix, self._arguments.seconds, RAMP))
+        if is_server_selected(MANY_IMAGES, self._arguments.only):
+            with fixture(self._arguments, set()) as fix:
+                self._measure_many_images(fix)
 
     def profile(self, chosen):
         with fixture(self._arguments, {row.target for _, row in chosen}) as fix:
@@ -259,6 +269,14 @@ class Run:
             log(f"    {limit:22} {case.title:44} {' and '.join(f'{part:.4f}' for part in parts)}")
             self._results.limits.append({"limit": limit, "work": case.title, "parts": parts})
 
+    def _measure_many_images(self, fix):
+        log(MANY_IMAGES)
+        row = rows.Row(rbd.TARGET, "randread", 4 * rows.KIB, rbd.DEPTH)
+        result = self._attempt(self._parties[0], row, lambda: rbd.many_images(
+            fix, self._arguments.seconds, RAMP, self._arguments.rounds))
+        if result:
+            self._results.many_images = result
+
     def _attempt(self, party, row, action):
         for last in (False, True):
             try:
@@ -288,7 +306,7 @@ def write_document(results, parties):
 def bench(arguments):
     chosen = choose_rows(arguments.only)
     if arguments.list:
-        print("\n".join([row.name for row in chosen] + [RECONNECT, IDLE, LIMITS]))
+        print("\n".join([row.name for row in chosen] + [RECONNECT, MANY_IMAGES, IDLE, LIMITS]))
         return 0
     parties = choose_contenders(arguments.variant)
     results = Results() if arguments.no_write else Results.load(RESULTS)

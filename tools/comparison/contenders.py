@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The contenders: guestio-blk, qemu-storage-daemon, a bare io_uring ring, and NBD clients."""
+"""The contenders: guestio-blk, qemu-storage-daemon, a bare io_uring ring, and clients of NBD and RBD."""
 
 import dataclasses
 import pathlib
 
-from . import nbd, processes, rows
+from . import nbd, processes, rbd, rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +62,8 @@ class StorageDaemon:
         elif row.target == nbd.TARGET:
             path = fixture.images[row.target].partition("socket=")[2]
             disk = f"driver=nbd,node-name=d,server.type=unix,server.path={path}"
+        elif row.target == rbd.TARGET:
+            disk = rbd.daemon_disk(fixture.images[row.target])
         else:
             disk = (f"driver=file,node-name=d,filename={fixture.images[row.target]},"
                     f"cache.direct=on,aio={self._engine}")
@@ -81,7 +83,7 @@ class RawRing:
         self._batches = batches
 
     def supports(self, row):
-        if row.target in ("null", nbd.TARGET):
+        if row.target in ("null", nbd.TARGET, rbd.TARGET):
             return False
         if not self._batches:
             return row.target == "ext4" and row.depth > 1 and row.block == 4 * rows.KIB \
@@ -133,10 +135,11 @@ PEER = "qsd"
 RAW = "raw"
 FIO_NBD = "fio-nbd"
 NBDCOPY = "nbdcopy"
+FIO_RBD = "fio-rbd"
 
 
 def all_contenders():
     return [GuestioBlk(OURS), AlwaysPolling("always"), StorageDaemon(PEER, "io_uring"),
             StorageDaemon("qsd-aio", "native"), RawRing(RAW, True), RawRing("raw-single", False),
             WakeUpFloor("floor", 0), WakeUpFloor("floor-look", 32), nbd.Fio(FIO_NBD),
-            nbd.NbdCopy(NBDCOPY)]
+            nbd.NbdCopy(NBDCOPY), rbd.Fio(FIO_RBD)]

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Renders the results as Markdown."""
 
-from . import contenders, nbd, rows, stages
+from . import contenders, nbd, rbd, rows, stages
 
 FIGURES = ("<!-- bench:begin (written by ./dev bench) -->", "<!-- bench:end -->")
 PROFILE = ("<!-- profile:begin (written by ./dev bench --profile) -->", "<!-- profile:end -->")
 
 TITLES = {"null": "Null disk", "ext4": "File with direct I/O",
           "tmpfs": "File on tmpfs with direct I/O",
-          "nbd": "NBD server (nbdkit with a disk in memory, Unix socket)"}
+          "nbd": "NBD server (nbdkit with a disk in memory, Unix socket)",
+          "rbd": "RBD image (one monitor and one OSD on this machine)"}
 
 
 def replace_between_markers(document, markers, section):
@@ -67,6 +68,8 @@ PEER_RATIOS = {"CPU/op ÷ qsd": "cpu_ns", "IOPS ÷ qsd": "iops", "p50 ÷ qsd": "
 RAW_RATIOS = {"CPU/op ÷ raw": "cpu_ns", "IOPS ÷ raw": "iops"}
 NBD_RATIOS = {"IOPS ÷ fio": (contenders.FIO_NBD, "iops"),
               "IOPS ÷ nbdcopy": (contenders.NBDCOPY, "iops")}
+RBD_RATIOS = {"IOPS ÷ fio": (contenders.FIO_RBD, "iops"),
+              "CPU/op ÷ fio": (contenders.FIO_RBD, "cpu_ns")}
 FIGURE_COLUMNS = ["workload", "server", "kIOPS (min–max)", "p50 µs", "p99 µs", "p99.9 µs",
                   "CPU µs/op (min–max)", "calls/op"]
 
@@ -76,8 +79,9 @@ def ratio_table(results, chosen):
     columns = [(title, contenders.PEER, name) for title, name in PEER_RATIOS.items()]
     if any(results.samples(row, contenders.RAW) for row in chosen):
         columns += [(title, contenders.RAW, name) for title, name in RAW_RATIOS.items()]
-    if any(row.target == nbd.TARGET for row in chosen):
-        columns += [(title, other, name) for title, (other, name) in NBD_RATIOS.items()]
+    for target, ratios in ((nbd.TARGET, NBD_RATIOS), (rbd.TARGET, RBD_RATIOS)):
+        if any(row.target == target for row in chosen):
+            columns += [(title, other, name) for title, (other, name) in ratios.items()]
     lines = []
     for row in chosen:
         cells = [results.ratio(row, contenders.OURS, other, name) for _, other, name in columns]
@@ -160,8 +164,9 @@ def section(results, chosen, parties):
                   f"{machine['rounds']} rounds of {machine['seconds']} s. "
                   "Medians over the rounds, with minimum and maximum.", ""]
     lines += tables(results, chosen, parties)
-    # The NBD server's rows are the last.
+    # The servers' rows are the last.
     lines += nbd.reconnect_lines(results.reconnects)
+    lines += rbd.many_lines(results.many_images)
     lines += growth_table(results, growth_rows(results, chosen), parties)
     lines += idle_table(results, parties)
     lines += limit_table(results)

@@ -12,7 +12,7 @@ class Results:
 
     def __init__(self, data=None):
         self._data = {"machine": {}, "rows": {}, "idle": {}, "limits": [], "profiles": {},
-                      "reconnects": []} | (data or {})
+                      "reconnects": [], "many_images": {}} | (data or {})
 
     @classmethod
     def load(cls, path):
@@ -52,6 +52,15 @@ class Results:
     def limits(self):
         """[{"limit": text, "work": text, "parts": the work of each disk / the limit}]."""
         return self._data["limits"]
+
+    @property
+    def many_images(self):
+        """{"threads": number, "one" process and "many": IOPS, one per round}."""
+        return self._data["many_images"]
+
+    @many_images.setter
+    def many_images(self, result):
+        self._data["many_images"] = result
 
     def begin(self, row):
         """Discards the row's earlier samples."""

@@ -4,7 +4,7 @@
 import dataclasses
 
 KIB = 1024
-TARGETS = ("null", "ext4", "tmpfs", "nbd")
+TARGETS = ("null", "ext4", "tmpfs", "nbd", "rbd")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +73,13 @@ def nbd_rows():
         yield Row("nbd", rw, 256 * KIB, 32)
 
 
+def rbd_rows():
+    """The Ceph cluster of the tests."""
+    for rw in ("randread", "randwrite"):
+        for depth in (1, 32):
+            yield Row("rbd", rw, 4 * KIB, depth)
+
+
 def growth_rows():
     """Scaling of the cost per request, on the null disk. Some rows are also comparison rows."""
     for depth in (4, 8, 16, 64, 256):
@@ -93,4 +100,4 @@ def all_rows():
     rows = list(null_rows())
     for target in ("ext4", "tmpfs"):
         rows += file_rows(target)
-    return rows + list(nbd_rows()) + list(growth_rows())
+    return rows + list(nbd_rows()) + list(rbd_rows()) + list(growth_rows())

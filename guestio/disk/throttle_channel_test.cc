@@ -228,6 +228,19 @@ TEST_F(ThrottleChannelTest, AnIdleDiskSavesNoShareForLater) {
   EXPECT_NEAR(static_cast<double>(late.medium.operations), 1000, 50);
 }
 
+TEST_F(ThrottleChannelTest, AGuestThatStallsForAMomentLosesNoShare) {
+  const auto group = make_group(ThrottleLimit::kIopsTotal, {.average = 1000});
+  LimitedDisk bursty(timer_, group);
+  LimitedDisk busy(timer_, group);
+  busy.keep(32, IoKind::kRead, 4096);
+  // The 500 requests a second of its share, in groups after pauses.
+  for (int i = 0; i < 500; ++i) {
+    start_many(bursty, 10, IoKind::kRead);
+    timer_.run_for(20ms);
+  }
+  EXPECT_NEAR(static_cast<double>(bursty.medium.operations), 5000, 250);
+}
+
 TEST_F(ThrottleChannelTest, AStalledThreadHoldsUpNoOtherDisk) {
   const auto group = make_group(ThrottleLimit::kIopsTotal, {.average = 1000});
   VirtualTimer stalled_timer;

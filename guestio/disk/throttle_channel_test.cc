@@ -233,12 +233,12 @@ TEST_F(ThrottleChannelTest, AGuestThatStallsForAMomentLosesNoShare) {
   LimitedDisk bursty(timer_, group);
   LimitedDisk busy(timer_, group);
   busy.keep(32, IoKind::kRead, 4096);
-  // The 500 requests a second of its share, in groups after pauses.
-  for (int i = 0; i < 500; ++i) {
-    start_many(bursty, 10, IoKind::kRead);
-    timer_.run_for(20ms);
+  for (int i = 0; i < 100; ++i) {
+    start_many(bursty, 20, IoKind::kRead);
+    timer_.run_for(25ms);
+    EXPECT_LE(bursty.channel.waiting(), 4u) << "it comes first, up to its share";
+    timer_.run_for(15ms);
   }
-  EXPECT_NEAR(static_cast<double>(bursty.medium.operations), 5000, 250);
 }
 
 TEST_F(ThrottleChannelTest, AStalledThreadHoldsUpNoOtherDisk) {

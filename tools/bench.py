@@ -312,12 +312,14 @@ def bench(arguments):
     results = Results() if arguments.no_write else Results.load(RESULTS)
     failures = 0
     if not arguments.render:
+        programs = ["guestio-blk", "guestio-load"]
         processes.require_tools("fio", "qemu-storage-daemon", "taskset", "setpriv", "nbdkit",
                                 "nbdcopy")
-        if shutil.which("perf") is None:
-            processes.require_tools("strace")
-        for name in ("guestio-blk", "guestio-load", "guestio-bench-raw-ring",
-                     "guestio-bench-wake-up-floor"):
+        if chosen or is_selected(IDLE, arguments.only):
+            programs += ["guestio-bench-raw-ring", "guestio-bench-wake-up-floor"]
+            if shutil.which("perf") is None:
+                processes.require_tools("strace")
+        for name in programs:
             if not (arguments.programs / name).exists():
                 raise BenchError(f"{arguments.programs / name}: not built (./dev build)")
         run = Run(arguments, results, parties)

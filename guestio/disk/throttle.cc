@@ -239,7 +239,7 @@ nanoseconds ThrottleGroup::try_start(Member& member, const Io& io, Time now) {
   const Mask mask = mask_of(kind);
   const bool was_waiting = std::exchange(member.is_waiting_[index], false);
   if (!was_waiting && std::ranges::none_of(member.is_waiting_, std::identity())) {
-    member.used_ = std::max(member.used_, virtual_time_ - to_double(kLead));
+    member.used_ = std::max(member.used_, virtual_time_ - to_double(kCredit));
   }
   const double excess_now = excess(mask);
   const Rivals rivals = find_rivals(member, mask, now);

@@ -98,7 +98,7 @@ inline constexpr std::size_t kThrottleClasses = 4;
 /// Fairness: the members (channels) have equal shares of the time of a limit. Each counts the time
 /// that its requests took of their tightest limit. A member that is ahead of another waiting one by
 /// kLead yields to it, unless that one is late (kLate): a stalled thread holds up nobody. An absent
-/// member saves no share for later, except kLead.
+/// member saves no share for later, except kCredit: a guest that stalls for a moment loses nothing.
 ///
 /// Threads: any. A lock is held for a few comparisons; classes without a limit take none. Lifetime:
 /// the members' channels keep the group.
@@ -112,6 +112,7 @@ class ThrottleGroup {
   static constexpr std::chrono::milliseconds kPeriod{50};
   static constexpr std::chrono::milliseconds kLead{2};
   static constexpr std::chrono::milliseconds kLate{10};
+  static constexpr std::chrono::milliseconds kCredit{25};
   /// Bytes of an operation of ThrottleClass::kRange.
   static constexpr std::uint64_t kRangeBytes = std::uint64_t{1} << 20;
   /// What one range, or a request that does not wait, takes of a limit at most: the requests after

@@ -228,6 +228,19 @@ TEST_F(ThrottleChannelTest, AnIdleDiskSavesNoShareForLater) {
   EXPECT_NEAR(static_cast<double>(late.medium.operations), 1000, 50);
 }
 
+TEST_F(ThrottleChannelTest, AGuestThatStallsForAMomentLosesNoShare) {
+  const auto group = make_group(ThrottleLimit::kIopsTotal, {.average = 1000});
+  LimitedDisk bursty(timer_, group);
+  LimitedDisk busy(timer_, group);
+  busy.keep(32, IoKind::kRead, 4096);
+  for (int i = 0; i < 100; ++i) {
+    start_many(bursty, 20, IoKind::kRead);
+    timer_.run_for(25ms);
+    EXPECT_LE(bursty.channel.waiting(), 4u) << "it comes first, up to its share";
+    timer_.run_for(15ms);
+  }
+}
+
 TEST_F(ThrottleChannelTest, AStalledThreadHoldsUpNoOtherDisk) {
   const auto group = make_group(ThrottleLimit::kIopsTotal, {.average = 1000});
   VirtualTimer stalled_timer;

@@ -173,7 +173,7 @@ TEST_F(ThrottleGroupTest, AClockThatGoesBackLeaksNothing) {
   limit(ThrottleLimit::kIopsTotal, {.average = 1000});
   start_until_wait(IoKind::kRead);
   now_ -= 10s;
-  EXPECT_GT(try_start(IoKind::kRead), 0ns);
+  EXPECT_NEAR(static_cast<double>(try_start(IoKind::kRead).count()), 1e6, 2);
   now_ += 10s;
   EXPECT_GT(try_start(IoKind::kRead), 0ns);
 }

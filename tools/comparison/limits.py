@@ -37,12 +37,12 @@ class Case:
 
 def all_cases():
     cases = [Case(limit, rate, (Load(block, depth),))
-             for limit, rate in (("iops-total", 2000), ("bps-total", 64 * MIB))
+             for limit, rate in (("iops-total", 2000), ("bps-total", 16 * MIB))
              for depth in (1, 128) for block in (4 * KIB, MIB)]
     small, large = Load(4 * KIB, 32), Load(64 * KIB, 4)
     return cases + [Case("iops-total", 2000, (small, small)),
                     Case("iops-total", 2000, (small, large)),
-                    Case("bps-total", 64 * MIB, (small, large))]
+                    Case("bps-total", 16 * MIB, (small, large))]
 
 
 def measure(case, fixture, seconds):

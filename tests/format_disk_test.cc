@@ -130,6 +130,7 @@ TEST_F(FormatDiskTest, AnImageSurvivesVerifiedLoadWhileItsDaemonIsKilled) {
   EXPECT_NE(backend_->output().find("qemu-storage-daemon ended and starts again"),
             std::string::npos)
       << backend_->output();
+  EXPECT_NE(backend_->output().find("were sent again"), std::string::npos) << backend_->output();
   stop();
   // A killed daemon leaks clusters at most.
   EXPECT_EQ(run_shell("qemu-img check -q -r leaks \"$1\" && qemu-img check -q \"$1\""), 0);
@@ -144,7 +145,7 @@ TEST_F(FormatDiskTest, AKilledSupervisorIsReplaced) {
   ASSERT_GT(killed, 0);
   ASSERT_EQ(::kill(killed, SIGKILL), 0);
   EXPECT_EQ(load->wait(), 0) << load->output() << backend_->output();
-  EXPECT_NE(supervisor(), killed);
+  EXPECT_TRUE(wait_until([&] { return supervisor() > 0 && supervisor() != killed; }));
   stop();
   EXPECT_EQ(run_shell("qemu-img check -q -r leaks \"$1\" && qemu-img check -q \"$1\""), 0);
 }
@@ -163,6 +164,30 @@ TEST_F(FormatDiskTest, ATakeoverKeepsTheDaemon) {
   stop();
   EXPECT_TRUE(wait_until([&] { return !is_running(before); }));
   EXPECT_EQ(run_shell("qemu-img check -q \"$1\""), 0);
+}
+
+TEST_F(FormatDiskTest, UnflushedWritesOutliveTakeoverAndDaemon) {
+  make_qcow2_with_base();
+  start_qcow2();
+  const auto guest = connect();
+  ASSERT_NE(guest, nullptr);
+  const Bytes written = random_bytes(65536, 5);
+  // The daemon has the tables of these clusters in memory only.
+  for (std::uint64_t i = 0; i < 4; ++i) ASSERT_EQ(guest->write(4096 + i * 512, written).status, 0);
+  const pid_t killed = daemon();
+  ASSERT_GT(killed, 0);
+  take_over();
+  ASSERT_EQ(::kill(killed, SIGKILL), 0);
+  for (std::uint64_t i = 0; i < 4; ++i) {
+    const auto read = guest->read(4096 + i * 512, written.size());
+    ASSERT_EQ(read.status, 0);
+    EXPECT_TRUE(read.data == written) << i << backend_->output();
+  }
+  EXPECT_NE(backend_->output().find("writes since the last flush were sent again"),
+            std::string::npos)
+      << backend_->output();
+  stop();
+  EXPECT_EQ(run_shell("qemu-img check -q -r leaks \"$1\" && qemu-img check -q \"$1\""), 0);
 }
 
 TEST_F(FormatDiskTest, NothingIsLeftOfAnEndedProcess) {

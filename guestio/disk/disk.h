@@ -204,6 +204,9 @@ class Disk {
   /// Any thread.
   [[nodiscard]] virtual DiskStatus status() const { return {}; }
 
+  /// The takeover of restore() is complete: the other process has ended, and cannot serve the disk
+  /// any more.
+  virtual void on_taken_over() noexcept {}
   /// Excludes other processes from the disk until release(). Does nothing for disks without claims,
   /// or with a permanent one. Errors: busy (in use by another process),
   /// host.

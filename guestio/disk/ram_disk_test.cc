@@ -74,7 +74,7 @@ class RamDiskTest : public ::testing::Test {
     return *io.result;
   }
   static std::uint64_t taken(const RamDisk& disk) {
-    struct stat status {};
+    struct stat status{};
     EXPECT_EQ(::fstat(disk.snapshot()->io.get(), &status), 0);
     return static_cast<std::uint64_t>(status.st_blocks) * 512;
   }

@@ -58,9 +58,6 @@ OpenResult<SharedDisk> FormatDisk::take_over(disk::DiskFactory& nbd, disk::OpenO
   if (!opened) return std::unexpected(std::move(opened.error()));
   std::shared_ptr<FormatDisk> self(new FormatDisk(std::move(options.name), std::move(image),
                                                   std::move(*server), std::move(*opened)));
-  if (auto watched = self->watch(); !watched) {
-    return std::unexpected(OpenFailure{watched.error(), {}});
-  }
   return self;
 }
 
@@ -75,7 +72,14 @@ FormatDisk::~FormatDisk() {
   const std::uint64_t one = 1;
   (void)!::write(end_.get(), &one, sizeof one);
   watcher_.join();
-  if (!has_heir_) server_.end();
+  server_.end();
+}
+
+void FormatDisk::on_taken_over() noexcept {
+  if (const auto watched = watch(); !watched) {
+    log::error("{}: {}: its qemu-storage-daemon is not watched: {}", name_, image_.path,
+               watched.error().to_string());
+  }
 }
 
 Result<> FormatDisk::watch() {
@@ -106,7 +110,7 @@ void FormatDisk::handle(const SupervisorMessage& message) {
       log::error("{}: {}: its qemu-storage-daemon ended and starts again: {}", name_, image_.path,
                  message.text);
       break;
-    case Kind::kFailed:
+    case Kind::kFailed: log::error("{}: {}: {}", name_, image_.path, message.text); break;
     case Kind::kEnded: replace_server(); break;
   }
 }
@@ -154,7 +158,6 @@ void FormatDisk::release() noexcept { nbd_->release(); }
 
 Result<disk::DiskSnapshot> FormatDisk::snapshot() const {
   const std::lock_guard lock(mutex_);
-  has_heir_ = true;
   auto lifeline = duplicate_fd(server_.lifeline().get());
   if (!lifeline) return fail(lifeline.error());
   disk::DiskSnapshot snapshot;

@@ -29,7 +29,7 @@ class FormatDisk final : public disk::Disk {
                                                                  disk::OpenOptions options,
                                                                  FormatImage image,
                                                                  disk::DiskSnapshot snapshot);
-  /// Waits until the image is closed, unless snapshot() has handed it over.
+  /// Ends the daemon, and waits until the image is closed, unless another process serves the disk.
   ~FormatDisk() override;
 
   [[nodiscard]] const disk::DiskInfo& info() const noexcept override { return nbd_->info(); }
@@ -43,6 +43,8 @@ class FormatDisk final : public disk::Disk {
   void release() noexcept override;
   [[nodiscard]] Result<disk::DiskSnapshot> snapshot() const override;
   Result<> restore(disk::DiskSnapshot latest) override;
+  /// From now on it watches the daemon, and ends it.
+  void on_taken_over() noexcept override;
 
  private:
   FormatDisk(std::string name, FormatImage image, FormatServer server,
@@ -56,9 +58,8 @@ class FormatDisk final : public disk::Disk {
   const FormatImage image_;
   const std::shared_ptr<disk::Disk> nbd_;
   mutable std::mutex mutex_;
-  FormatServer server_;            // protected by mutex_
-  mutable bool has_heir_ = false;  // protected by mutex_: snapshot() was called
-  UniqueFd end_;                   // eventfd
+  FormatServer server_;  // protected by mutex_
+  UniqueFd end_;         // eventfd
   std::jthread watcher_;
 };
 

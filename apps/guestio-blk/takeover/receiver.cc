@@ -322,6 +322,7 @@ task::Task<> resume(ServedDisk& disk) { co_await disk.backend().resume(); }
 
 task::Task<> TakeoverReceiver::start(std::span<const std::unique_ptr<ServedDisk>> disks) {
   task::Scope starting;
+  for (const auto& disk : disks) disk->disk()->on_taken_over();
   for (const auto& disk : disks) starting.spawn(resume(*disk));
   co_await starting.join();
   const auto now = Clock::now();

@@ -78,6 +78,7 @@ std::shared_ptr<NbdLink> NbdDisk::make_link(uring::Loop& loop) {
                              .status = status_,
                              .recovery = recovery_,
                              .unflushed = unflushed_writes(),
+                             .range_block = limits().range_block,
                              .first = std::exchange(first_, nullptr)});
   if (needs_one_thread()) shared_ = link;
   return link;
@@ -108,9 +109,12 @@ Result<DiskSnapshot> NbdDisk::snapshot() const {
 Result<> NbdDisk::restore(DiskSnapshot latest) {
   if (!latest.unflushed) return {};
   UnflushedWrites* const writes = unflushed_writes();
-  if (writes == nullptr) return {};
+  if (writes == nullptr) {
+    return fail(ErrorKind::kInvalidArgument, "unflushed writes of a disk that keeps none");
+  }
   if (auto loaded = writes->load(latest.unflushed, info().size); !loaded) return loaded;
-  // The server may have lost them before this process connected.
+  // The server may have lost them before this process connected. Its first request sends them
+  // again: until then the takeover may fail, and the other process goes on.
   recovery_.restart();
   return {};
 }

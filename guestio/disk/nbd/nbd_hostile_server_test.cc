@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <chrono>
 #include <functional>
 #include <string>
@@ -300,6 +301,41 @@ TEST(NbdHostileServer, AFullSocketDelaysRequestsAndLosesNone) {
     all.push_back(&client.start(i % 4 == 0 ? IoKind::kRead : IoKind::kWrite, 0, kBytes));
   }
   for (TestIo* const io : all) EXPECT_TRUE(client.wait(*io));
+}
+
+/// A write is acknowledged on the first connection, and refused with `error` when it is sent again
+/// on the second one.
+HostileNbdServer::Script refuse_repetition(std::uint32_t error) {
+  return [=](HostileNbdServer& self) {
+    NbdPeer first = self.accept();
+    first.shake_hands();
+    if (const auto write = first.receive()) first.reply(write->cookie);
+    if (const auto read = first.receive()) first.close();
+    for (bool refuses = true;; refuses = false) {
+      NbdPeer peer = self.accept();
+      peer.shake_hands();
+      while (const auto request = peer.receive()) {
+        constexpr std::uint16_t kRead = 0;
+        constexpr std::uint16_t kWrite = 1;
+        peer.reply(request->cookie, refuses && request->type == kWrite ? error : 0,
+                   request->type == kRead ? request->length : 0);
+      }
+      if (!refuses) return;
+    }
+  };
+}
+
+TEST(NbdHostileServer, ARefusedRepetitionIsTriedAgainOnAnotherConnection) {
+  for (const int error : {ENOSPC, ESHUTDOWN}) {
+    HostileNbdServer server(refuse_repetition(static_cast<std::uint32_t>(error)));
+    NbdClient client(server.uri());
+    ASSERT_TRUE(client.fill(0, 'a'));
+    EXPECT_EQ(client.look(4096), '?');
+    EXPECT_FALSE(client.disk().status().is_available);
+    client.wait_for_return();
+    EXPECT_TRUE(client.disk().status().is_available);
+    EXPECT_EQ(client.disk().status().reconnects, 2U);
+  }
 }
 
 }  // namespace

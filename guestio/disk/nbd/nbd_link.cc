@@ -16,6 +16,7 @@ namespace {
 // The timeout is observed to an eighth.
 constexpr int kTicksPerTimeout = 8;
 constexpr std::chrono::milliseconds kPauseWithoutThread{1000};
+constexpr std::chrono::milliseconds kPauseAfterRefusal{1000};
 
 const char* const kReconnects = "reconnects until it is back";
 const char* const kWaits =
@@ -50,6 +51,7 @@ class MemberByMail final : public NbdRecovery::Member {
   using Function = void (*)(NbdLink& link, Epoch epoch);
   struct Functions {
     Function give_up;
+    Function begin_anew;
     Function repeat;
     Function ready;
   };
@@ -57,6 +59,7 @@ class MemberByMail final : public NbdRecovery::Member {
       : mail_(std::move(mail)), functions_(functions) {}
 
   void post_give_up(Epoch epoch) override { post(functions_.give_up, epoch); }
+  void post_begin_anew(Epoch epoch) override { post(functions_.begin_anew, epoch); }
   void post_repeat(Epoch epoch) override { post(functions_.repeat, epoch); }
   void post_ready(Epoch epoch) override { post(functions_.ready, epoch); }
 
@@ -98,6 +101,7 @@ NbdLink::NbdLink(uring::Loop& loop, Options options)
       status_(options.status),
       recovery_(options.recovery),
       unflushed_(options.unflushed),
+      range_block_(options.range_block),
       first_(std::move(options.first)),
       tick_(loop, [this](std::int32_t) { on_tick(); }),
       mail_(std::make_shared<Mail>()),
@@ -113,11 +117,14 @@ NbdLink::NbdLink(uring::Loop& loop, Options options)
               link.give_up({});  // the cause was logged for another link
             }
           },
+      .begin_anew =
+          [](NbdLink& link, Epoch epoch) {
+            if (!link.connection_ || link.epoch_ != epoch) return;
+            link.begin_anew();
+          },
       .repeat =
           [](NbdLink& link, Epoch epoch) {
-            if (!link.connection_) return;
-            link.epoch_ = epoch;
-            link.repeat();
+            if (link.connection_ && link.epoch_ == epoch) link.repeat();
           },
       .ready =
           [](NbdLink& link, Epoch epoch) {
@@ -150,19 +157,22 @@ NbdLink::~NbdLink() {
   // The writes that it sends again.
   if (connection_ && repeating_.running() != 0) (void)connection_->abandon();
   recovery_.leave(*this);
-  if (connection_) {
-    status_.on_closed();
-  } else if (!waits_for_first_) {
-    status_.on_abandoned();
-  }
+  if (connection_) status_.on_closed();
+  if (is_away_) status_.on_abandoned();
 }
 
 void NbdLink::submit(RemoteCommand& command) noexcept {
-  if (waits_for_first_) return waiting_.push_back(command);
+  if (waits_for_first_) return wait_for_first(command);
   if (is_ready_) return send(command);
   // This process serves the disk.
   recovery_.unfreeze();
   command.complete(fail(ErrorKind::kClosed, "NBD server"));
+}
+
+void NbdLink::wait_for_first(RemoteCommand& command) noexcept {
+  waiting_.push_back(command);
+  // This process serves the disk.
+  recovery_.unfreeze();
 }
 
 void NbdLink::send(RemoteCommand& command) noexcept {
@@ -205,11 +215,10 @@ void NbdLink::connect() {
 
 void NbdLink::on_connected(NbdHandle handle) {
   connector_.reset();
-  const bool replaces_lost = !std::exchange(waits_for_first_, false);
+  const bool replaces_lost = !waits_for_first_;
   auto created = NbdConnection::create(loop_, std::move(handle), *this);
   if (!created) {
     status_.on_failed_attempt(created.error().to_string());
-    waits_for_first_ = !replaces_lost;
     on_first_failure();
     return connect_again_.sleep(kPauseWithoutThread);
   }
@@ -218,7 +227,7 @@ void NbdLink::on_connected(NbdHandle handle) {
   status_.on_connected(replaces_lost);
   const NbdRecovery::Next next = recovery_.connected(*this);
   epoch_ = next.epoch;
-  is_announced_ = replaces_lost || next.step != NbdRecovery::Step::kReady;
+  is_announced_ = replaces_lost;
   switch (next.step) {
     case NbdRecovery::Step::kReady: become_ready(); break;
     case NbdRecovery::Step::kRepeat: repeat(); break;
@@ -228,6 +237,8 @@ void NbdLink::on_connected(NbdHandle handle) {
 
 void NbdLink::become_ready() {
   is_ready_ = true;
+  waits_for_first_ = false;
+  if (std::exchange(is_away_, false)) status_.on_back();
   boost::intrusive::list<RemoteCommand> waiting;
   waiting.swap(waiting_);
   while (!waiting.empty()) {
@@ -248,14 +259,14 @@ void NbdLink::repeat() {
 task::Task<> NbdLink::repeat_writes(NbdRecovery::Epoch epoch) {
   auto at = unflushed_->begin();
   const auto first = at;
-  for (auto batch = unflushed_->next_batch(at); !batch.empty();
-       batch = unflushed_->next_batch(at)) {
+  for (auto batch = unflushed_->next_batch(at, range_block_); !batch.empty();
+       batch = unflushed_->next_batch(at, range_block_)) {
     Result<> result;
     task::Scope sending;
     for (const RemoteCommand::Work& work : batch) sending.spawn(repeat_one(work, result));
     co_await sending.join();
     if (result) continue;
-    if (result.error().kind != ErrorKind::kClosed) on_repeat_failed(result.error());
+    on_repeat_failed(result.error());
     co_return;
   }
   if (at != first) status_.on_repeated(at - first);
@@ -269,18 +280,25 @@ task::Task<> NbdLink::repeat_one(RemoteCommand::Work work, Result<>& result) {
   if (!done && result) result = done;
 }
 
-/// Called by the connection, which therefore ends later.
+/// Called by the connection, which therefore ends later, unless it is lost.
 void NbdLink::on_repeat_failed(const Error& cause) {
-  status_.on_refused(
-      fmt::format("it refuses writes that it has acknowledged: {}", cause.to_string()));
-  Mail::post(mail_, [epoch = epoch_](NbdLink& link) {
-    if (link.connection_ && link.epoch_ == epoch) link.give_up("writes cannot be sent again");
+  Mail::post(mail_, [epoch = epoch_, cause](NbdLink& link) {
+    if (!link.connection_ || link.epoch_ != epoch) return;
+    link.status_.on_refused(
+        fmt::format("it refuses writes that it has acknowledged: {}", cause.to_string()));
+    link.pauses_ = true;
+    link.give_up({});
   });
 }
 
 void NbdLink::on_first_failure() {
   if (!std::exchange(waits_for_first_, false)) return;
+  is_away_ = true;
   status_.on_never_connected(status_.get().detail);
+  fail_waiting();
+}
+
+void NbdLink::fail_waiting() {
   boost::intrusive::list<RemoteCommand> waiting;
   waiting.swap(waiting_);
   while (!waiting.empty()) {
@@ -288,6 +306,16 @@ void NbdLink::on_first_failure() {
     waiting.pop_front();
     command.complete(fail(ErrorKind::kClosed, "NBD server"));
   }
+}
+
+void NbdLink::begin_anew() {
+  waits_for_first_ = true;
+  is_ready_ = false;
+  recovery_.lost(*this);
+  const auto connection = std::exchange(connection_, nullptr);
+  (void)connection->abandon();  // nothing is in flight before the first request
+  status_.on_lost();
+  on_gone();
 }
 
 void NbdLink::on_connection_lost(std::string cause, NbdUnfinished unfinished) {
@@ -298,8 +326,11 @@ void NbdLink::on_connection_lost(std::string cause, NbdUnfinished unfinished) {
 void NbdLink::replace(const std::string& cause, NbdUnfinished unfinished) {
   is_ready_ = false;
   const bool waits = unfinished.has_changes;
-  status_.on_lost(cause, waits ? kWaits : kReconnects);
+  status_.on_lost();
   recovery_.lost(*this);
+  waits_for_first_ = false;
+  if (!std::exchange(is_away_, true)) status_.on_away(cause, waits ? kWaits : kReconnects);
+  fail_waiting();
   farewell_.reset();
   if (unfinished.socket) {
     farewell_.emplace(loop_, std::move(unfinished), [this, waits] {
@@ -312,6 +343,7 @@ void NbdLink::replace(const std::string& cause, NbdUnfinished unfinished) {
 
 void NbdLink::on_gone() {
   recovery_.gone(*this);
+  if (std::exchange(pauses_, false)) return connect_again_.sleep(kPauseAfterRefusal);
   connect();
 }
 
@@ -330,8 +362,9 @@ void NbdLink::on_tick() {
 }
 
 void NbdLink::give_up(const std::string& cause) {
-  // Completions may submit: they meet no connection.
+  // Completions may submit: they meet no connection, on other links too.
   is_ready_ = false;
+  recovery_.lost(*this);
   const auto connection = std::exchange(connection_, nullptr);
   replace(cause, connection->abandon());
 }

@@ -30,8 +30,8 @@ namespace guestio::disk {
 ///     first connection ──► ready ──► away ──► connected ──► ready …
 ///                            └──► stalled ──┘     └ NbdRecovery
 ///
-/// 1. Commands wait for the first connection, up to its first failed attempt. Later ones without a
-/// connection fail with kClosed at once; subscribers hear of the next connection.
+/// 1. Commands wait until the first connection is ready, up to its first failed attempt. Later ones
+/// fail with kClosed at once while no connection is ready; subscribers hear of the next one.
 /// 2. A connection without a reply for the I/O timeout is stalled and is given up. If the server
 /// may still perform changes from its receive queue, they would land on newer data. The link
 /// therefore ends its direction of the connection, and connects only after the server has closed
@@ -52,6 +52,7 @@ class NbdLink final : public NbdConnection::Owner {
     NbdStatus& status;
     NbdRecovery& recovery;
     const UnflushedWrites* unflushed;  ///< null: the server has no write-back cache
+    std::uint64_t range_block = 0;     ///< RemoteLimits::range_block
     NbdHandle first;                   ///< empty: connects
   };
 
@@ -85,6 +86,8 @@ class NbdLink final : public NbdConnection::Owner {
   void connect();
   void on_connected(NbdHandle handle);
   void on_first_failure();
+  void fail_waiting();
+  void wait_for_first(RemoteCommand& command) noexcept;
   void send(RemoteCommand& command) noexcept;
   void become_ready();
   /// Sends the unflushed writes again.
@@ -95,6 +98,8 @@ class NbdLink final : public NbdConnection::Owner {
   void watch();
   void on_tick();
   void give_up(const std::string& cause);
+  /// Connects again, and requests wait for it: a takeover.
+  void begin_anew();
   /// Connects, or waits before that until the server has closed `unfinished`.
   void replace(const std::string& cause, NbdUnfinished unfinished);
   /// The server performs no more requests of the lost connection.
@@ -106,12 +111,15 @@ class NbdLink final : public NbdConnection::Owner {
   NbdStatus& status_;
   NbdRecovery& recovery_;
   const UnflushedWrites* const unflushed_;
+  const std::uint64_t range_block_;
   NbdHandle first_;
   bool waits_for_first_ = true;
   std::unique_ptr<NbdConnection> connection_;
   NbdRecovery::Epoch epoch_ = 0;  // of connection_
   bool is_ready_ = false;         // connection_ takes requests
   bool is_announced_ = false;     // subscribers hear of it
+  bool is_away_ = false;          // for status_
+  bool pauses_ = false;           // before the next attempt to connect
   task::Scope repeating_;
   boost::intrusive::list<RemoteCommand> waiting_;  // for the first connection
   boost::intrusive::list<Subscriber, boost::intrusive::constant_time_size<false>> subscribers_;

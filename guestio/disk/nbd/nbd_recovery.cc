@@ -37,7 +37,7 @@ void NbdRecovery::lost(const NbdLink& link) {
   const std::lock_guard lock(mutex_);
   // That of another link was lost before it.
   const bool is_known = std::exchange(find(link).state, State::kEnding) == State::kEnding;
-  if (is_needed_ && !is_known) begin();
+  if (is_needed_ && !is_known) begin(&Member::post_give_up);
 }
 
 void NbdRecovery::gone(const NbdLink& link) {
@@ -48,17 +48,18 @@ void NbdRecovery::gone(const NbdLink& link) {
 
 void NbdRecovery::restart() {
   const std::lock_guard lock(mutex_);
-  begin();
+  is_frozen_ = true;
+  begin(&Member::post_begin_anew);
 }
 
 /// Requires: the lock.
-void NbdRecovery::begin() {
+void NbdRecovery::begin(void (Member::*function)(Epoch)) {
   is_recovering_ = true;
   repeater_ = nullptr;
   for (Entry& entry : entries_) {
     if (entry.state != State::kConnected) continue;
     entry.state = State::kEnding;
-    entry.member->post_give_up(epoch_);
+    (*entry.member.*function)(epoch_);
   }
   ++epoch_;
 }
@@ -88,7 +89,9 @@ void NbdRecovery::repeated(Epoch epoch) {
 
 bool NbdRecovery::freeze() {
   const std::lock_guard lock(mutex_);
-  if (repeater_ != nullptr) return false;
+  const bool has_ending = std::ranges::any_of(
+      entries_, [](const Entry& entry) { return entry.state == State::kEnding; });
+  if (repeater_ != nullptr || has_ending) return false;
   is_frozen_ = true;
   return true;
 }

@@ -36,6 +36,8 @@ class NbdRecovery {
    public:
     virtual ~Member() = default;
     virtual void post_give_up(Epoch epoch) = 0;
+    /// Gives up as well, but requests wait: nothing is lost.
+    virtual void post_begin_anew(Epoch epoch) = 0;
     virtual void post_repeat(Epoch epoch) = 0;
     virtual void post_ready(Epoch epoch) = 0;
   };
@@ -56,10 +58,12 @@ class NbdRecovery {
   void gone(const NbdLink& link);
   /// The link has sent the unflushed writes of its epoch again.
   void repeated(Epoch epoch);
-  /// As if a connection was lost: there are unflushed writes of another process.
+  /// As if a connection was lost, and frozen: there are unflushed writes of another process, which
+  /// may still serve the disk.
   void restart();
 
-  /// No repetition begins until unfreeze(). Returns false while one is running.
+  /// No repetition begins until unfreeze(). Returns false while one is running, or while the server
+  /// may perform requests of a lost connection.
   [[nodiscard]] bool freeze();
   void unfreeze();
 
@@ -72,7 +76,7 @@ class NbdRecovery {
   };
 
   [[nodiscard]] Entry& find(const NbdLink& link);
-  void begin();
+  void begin(void (Member::*function)(Epoch));
   void advance();
 
   const bool is_needed_;

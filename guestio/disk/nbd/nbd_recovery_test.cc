@@ -24,11 +24,12 @@ using testing::NbdServer;
 /// What the recovery asked of a link, the last of each.
 struct Asked final : NbdRecovery::Member {
   void post_give_up(Epoch epoch) override { give_up = epoch; }
+  void post_begin_anew(Epoch epoch) override { begin_anew = epoch; }
   void post_repeat(Epoch epoch) override { repeat = epoch; }
   void post_ready(Epoch epoch) override { ready = epoch; }
-  void forget() { give_up = repeat = ready = std::nullopt; }
 
   std::optional<Epoch> give_up;
+  std::optional<Epoch> begin_anew;
   std::optional<Epoch> repeat;
   std::optional<Epoch> ready;
 };
@@ -118,7 +119,10 @@ TEST_F(NbdRecoveryTest, NoRepetitionBeginsWhileFrozen) {
   connect_all();
   ASSERT_TRUE(recovery_.freeze());
   for (std::size_t i = 0; i < kLinks; ++i) recovery_.lost(link(i));
+  // The server may still perform requests.
+  EXPECT_FALSE(recovery_.freeze());
   for (std::size_t i = 0; i < kLinks; ++i) recovery_.gone(link(i));
+  EXPECT_TRUE(recovery_.freeze());
   EXPECT_EQ(recovery_.connected(link(0)).step, Step::kWait);
   EXPECT_FALSE(asked(0).repeat);
   recovery_.unfreeze();
@@ -130,7 +134,10 @@ TEST_F(NbdRecoveryTest, NoRepetitionBeginsWhileFrozen) {
 
 TEST_F(NbdRecoveryTest, TheWritesOfAnotherProcessAreRepeatedFirst) {
   recovery_.restart();
-  EXPECT_EQ(recovery_.connected(link(0)).step, Step::kRepeat);
+  // It may still serve the disk.
+  EXPECT_EQ(recovery_.connected(link(0)).step, Step::kWait);
+  recovery_.unfreeze();
+  EXPECT_EQ(asked(0).repeat, 1U);
 }
 
 TEST_F(NbdRecoveryTest, AServerWithoutCacheNeedsNone) {
@@ -165,6 +172,27 @@ TEST(NbdUnflushedWritesTest, ARestartedServerGetsThem) {
   EXPECT_EQ(client.look(0), '\0');
   EXPECT_EQ(client.look(4096), 'c');
   EXPECT_EQ(client.look(8192), 'd');
+}
+
+TEST(NbdUnflushedWritesTest, AnotherProcessSendsThemOnceItServesTheDisk) {
+  const auto server = NbdServer::nbdkit({"memory", "4M"});
+  if (!server) GTEST_SKIP() << "nbdkit is not installed";
+  NbdClient before(server->uri());
+  NbdClient after(server->uri());
+  ASSERT_TRUE(before.fill(4096, 'b'));
+  ASSERT_TRUE(after.poll_until([&] { return after.disk().status().connections == 1; }));
+  auto snapshot = before.disk().snapshot();
+  ASSERT_TRUE(snapshot.has_value());
+  ASSERT_TRUE(snapshot->unflushed);
+  ASSERT_TRUE(after.disk().restore(std::move(*snapshot)));
+  // The new process connects anew. Before its first request it sends nothing, as the takeover may
+  // still fail.
+  after.loop().run_until_idle();
+  ASSERT_TRUE(before.fill(4096, 'c'));
+  EXPECT_EQ(before.look(4096), 'c');
+  EXPECT_EQ(after.look(4096), 'b');
+  EXPECT_TRUE(after.disk().status().is_available);
+  EXPECT_EQ(after.available(), 0);
 }
 
 TEST(NbdUnflushedWritesTest, AllConnectionsWaitForThem) {

@@ -8,16 +8,23 @@ namespace guestio::disk {
 void NbdStatus::on_connected(bool replaces_lost) {
   const std::lock_guard lock(mutex_);
   ++connections_;
-  refused_.clear();
-  if (!replaces_lost) return;
-  ++reconnects_;
-  count_back();
+  if (replaces_lost) ++reconnects_;
 }
 
-void NbdStatus::on_lost(const std::string& cause, const char* consequence) {
+void NbdStatus::on_lost() {
   const std::lock_guard lock(mutex_);
   --connections_;
+}
+
+void NbdStatus::on_away(const std::string& cause, const char* consequence) {
+  const std::lock_guard lock(mutex_);
   count_away(cause, consequence);
+}
+
+void NbdStatus::on_back() {
+  const std::lock_guard lock(mutex_);
+  refused_.clear();
+  count_back();
 }
 
 void NbdStatus::on_never_connected(const std::string& cause) {

@@ -22,8 +22,13 @@ class NbdStatus {
 
   /// A connection is open. `replaces_lost`: on_lost() came before.
   void on_connected(bool replaces_lost);
-  /// A connection is lost. `consequence` ends the log line; without a cause there is none.
-  void on_lost(const std::string& cause, const char* consequence);
+  /// A connection is lost.
+  void on_lost();
+  /// A link serves no requests any more. `consequence` ends the log line; without a cause there is
+  /// none.
+  void on_away(const std::string& cause, const char* consequence);
+  /// The link serves requests again.
+  void on_back();
   /// The first attempt for a link has failed.
   void on_never_connected(const std::string& cause);
   /// A connection is closed by us.

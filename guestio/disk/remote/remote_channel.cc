@@ -91,12 +91,7 @@ ChannelStatistics RemoteChannel::statistics() const noexcept {
 }
 
 task::Task<> RemoteChannel::serve(Io& io) {
-  auto result = co_await perform(io);
-  const UnflushedWrites* const unflushed = disk_.unflushed_writes();
-  const bool is_change = io.kind != IoKind::kRead && io.kind != IoKind::kFlush;
-  if (result && is_change && unflushed != nullptr && unflushed->is_full()) {
-    result = co_await flush();
-  }
+  const auto result = co_await perform(io);
   io.on_done(result);
 }
 
@@ -162,6 +157,10 @@ task::Task<Result<>> RemoteChannel::transfer_part(Io& io, Part part) {
                        has_padding ? BlockGuard::Kind::kExclusive : BlockGuard::Kind::kShared);
   const bool is_write = io.kind == IoKind::kWrite;
   if (is_write) {
+    if (is_full()) {
+      const auto flushed = co_await flush();
+      if (!flushed) co_return flushed;
+    }
     if (needs_guard()) co_await guarded.claim();
     if (has_padding) {
       const auto read = co_await read_edges(part, bounce);
@@ -252,6 +251,10 @@ task::Task<Result<>> RemoteChannel::write_zero_bytes(FileOffset offset, std::uin
     const bool has_padding = part.head() + part.tail() != 0;
     GuardedRange guarded(disk_.block_guard(), loop_, FileOffset(part.start), part.size(),
                          has_padding ? BlockGuard::Kind::kExclusive : BlockGuard::Kind::kShared);
+    if (is_full()) {
+      const auto flushed = co_await flush();
+      if (!flushed) co_return flushed;
+    }
     if (needs_guard()) co_await guarded.claim();
     if (has_padding) {
       const auto read = co_await read_edges(part, granted->bytes());
@@ -285,6 +288,10 @@ task::Task<Result<>> RemoteChannel::run_ranges(Work work) {
   std::uint64_t left = work.length;
   while (left != 0) {
     work.length = std::min(left, most);
+    if (is_full()) {
+      const auto flushed = co_await flush();
+      if (!flushed) co_return flushed;
+    }
     GuardedRange guarded = guard_blocks(work);
     if (limits_.range_block != 0) co_await guarded.claim();
     RemoteCommand command(work);

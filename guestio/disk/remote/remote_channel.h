@@ -27,7 +27,7 @@ namespace guestio::disk {
 ///
 /// A request is split into commands within RemoteLimits. A write of part of a block is a
 /// read-modify-write that excludes other writes to the block. When bounce memory is used up,
-/// requests wait in order. When UnflushedWrites are too many, requests end with a flush.
+/// requests wait in order. When UnflushedWrites are too many, a flush precedes each change.
 ///
 /// Threads: its loop's. Lifetime: as Channel.
 class RemoteChannel : public Channel {
@@ -75,6 +75,11 @@ class RemoteChannel : public Channel {
   [[nodiscard]] Running run(RemoteCommand& command) noexcept;
   [[nodiscard]] Part first_part(FileOffset offset, std::uint64_t length) const noexcept;
   [[nodiscard]] Durability durability_of_command(const Io& io) const noexcept;
+  /// A flush comes before the next change.
+  [[nodiscard]] bool is_full() const noexcept {
+    const UnflushedWrites* const unflushed = disk_.unflushed_writes();
+    return unflushed != nullptr && unflushed->is_full();
+  }
   /// Writes may cover part of a block, or collide with a discard.
   [[nodiscard]] bool needs_guard() const noexcept {
     return limits_.alignment > Sector::kSize || limits_.range_block != 0;

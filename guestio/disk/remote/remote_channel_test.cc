@@ -61,7 +61,10 @@ class ModelEngine final : public RemoteDisk {
         EXPECT_TRUE(limits().has_write_zeroes);
         std::memset(at, 0, work.length);
         break;
-      case IoKind::kFlush: EXPECT_TRUE(limits().has_flush); break;
+      case IoKind::kFlush:
+        EXPECT_TRUE(limits().has_flush);
+        if (fails_flush) return fail(Error::host(ENOSPC, "flush"));
+        break;
       case IoKind::kDiscard: std::memset(at, 0xdd, work.length); break;
       case IoKind::kSecureErase: ADD_FAILURE() << "an erase";
     }
@@ -70,6 +73,7 @@ class ModelEngine final : public RemoteDisk {
 
   std::vector<RemoteCommand::Work> log;
   bool is_away = false;
+  bool fails_flush = false;
   std::size_t collisions = 0;  // of a discard or write-zeroes and a write to the same large block
 
  private:
@@ -289,14 +293,59 @@ TEST_F(RemoteChannelTest, AWriteBackCacheIsFlushedBeforeTheCopiesAreTooMany) {
   for (std::uint64_t i = 0; i < 64; ++i) {
     prepare(io, IoKind::kWrite, i * 4096, 4096);
     ASSERT_TRUE(perform(subject, io));
-    EXPECT_FALSE(subject.engine().unflushed_writes()->is_full());
   }
   const auto flushes = std::ranges::count(subject.engine().log, IoKind::kFlush,
                                           [](const auto& work) { return work.kind; });
-  EXPECT_EQ(flushes, 4);
+  EXPECT_EQ(flushes, 3);
   prepare(io, IoKind::kFlush, 0, 0);
   ASSERT_TRUE(perform(subject, io));
   EXPECT_TRUE(subject.engine().unflushed_writes()->is_empty());
+}
+
+/// What is written before the first flush.
+std::uint64_t bytes_before_flush(const ModelEngine& engine) {
+  std::uint64_t bytes = 0;
+  for (const RemoteCommand::Work& work : engine.log) {
+    if (work.kind == IoKind::kFlush) break;
+    bytes += work.length;
+  }
+  return bytes;
+}
+
+TEST_F(RemoteChannelTest, AFailedFlushKeepsTheCopiesFew) {
+  constexpr std::uint64_t kLimit = 65536;
+  for (const auto what : {IoKind::kWrite, IoKind::kWriteZeroes}) {
+    for (const bool has_write_zeroes : {true, false}) {
+      ModelSubject subject({.max_transfer = 4096, .has_write_zeroes = has_write_zeroes});
+      subject.engine().keep(ByteCount(kLimit));
+      subject.engine().fails_flush = true;
+      TestIo io;
+      bool has_failed = false;
+      for (int i = 0; i < 3000; ++i) {
+        prepare(io, what, 0, 16384);
+        has_failed = !perform(subject, io) || has_failed;
+      }
+      EXPECT_TRUE(has_failed);
+      const auto writes =
+          subject.engine().log.size() -
+          static_cast<std::size_t>(std::ranges::count(subject.engine().log, IoKind::kFlush,
+                                                      [](const auto& work) { return work.kind; }));
+      EXPECT_LT(writes, 2100U);  // a copy has at least 32 bytes
+      if (what == IoKind::kWrite) {
+        EXPECT_LE(bytes_before_flush(subject.engine()), kLimit + 4096);
+      }
+    }
+  }
+}
+
+TEST_F(RemoteChannelTest, ALargeWriteIsFlushedInPieces) {
+  constexpr std::uint64_t kLimit = 65536;
+  ModelSubject subject({.max_transfer = 16384});
+  subject.engine().keep(ByteCount(kLimit));
+  TestIo io;
+  prepare(io, IoKind::kWrite, 0, 1 << 20);
+  ASSERT_TRUE(perform(subject, io));
+  EXPECT_LE(bytes_before_flush(subject.engine()), kLimit + 16384);
 }
 
 TEST_F(RemoteChannelTest, AFailedCommandIsNotKept) {

@@ -10,6 +10,8 @@
 #include <span>
 #include <utility>
 
+#include "guestio/base/align.h"
+
 namespace guestio::disk {
 
 namespace {
@@ -20,8 +22,15 @@ constexpr std::size_t kMaxBatch = 32;
 // malloc() keeps the pages of smaller ones itself.
 constexpr std::size_t kSmallestSpare = std::size_t{32} << 10;
 
-bool overlap(const Work& a, const Work& b) noexcept {
-  return a.offset.raw() < b.offset.raw() + b.length && b.offset.raw() < a.offset.raw() + a.length;
+/// Whether they touch the same block of `range_block`, or the same byte if both are writes.
+bool collide(const Work& a, const Work& b, std::uint64_t range_block) noexcept {
+  const bool are_writes = a.kind == IoKind::kWrite && b.kind == IoKind::kWrite;
+  const std::uint64_t block = are_writes || range_block == 0 ? 1 : range_block;
+  const auto first = [block](const Work& work) { return align_down(work.offset.raw(), block); };
+  const auto end = [block](const Work& work) {
+    return align_up(work.offset.raw() + work.length, block);
+  };
+  return first(a) < end(b) && first(b) < end(a);
 }
 
 /// A write in the memory file, before its data.
@@ -123,13 +132,14 @@ void UnflushedWrites::drop_before(Position end) {
   }
 }
 
-std::vector<Work> UnflushedWrites::next_batch(Position& at) const {
+std::vector<Work> UnflushedWrites::next_batch(Position& at, std::uint64_t range_block) const {
   const std::lock_guard lock(mutex_);
   std::vector<Work> batch;
   for (at = std::max(at, begin_); at < begin_ + entries_.size() && batch.size() < kMaxBatch; ++at) {
     const Entry& entry = entries_[at - begin_];
     Work work = entry.work;
-    if (std::ranges::any_of(batch, [&](const Work& other) { return overlap(work, other); })) break;
+    const auto collides = [&](const Work& other) { return collide(work, other, range_block); };
+    if (std::ranges::any_of(batch, collides)) break;
     // The command only reads it: a write.
     work.data = {const_cast<std::byte*>(entry.data.data()), entry.data.size()};
     batch.push_back(work);

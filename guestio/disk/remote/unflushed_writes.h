@@ -22,7 +22,7 @@ namespace guestio::disk {
 ///
 ///     add() ─► 3: write  4: zeroes  5: write ─► drop_before(5), when the flush that began at 5
 ///     ends
-///                └── next_batch(): not overlapping, may be in flight together
+///                └── next_batch(): may be in flight together
 ///
 /// Two writes to the same bytes that were in flight together have the order of their completions.
 ///
@@ -49,8 +49,11 @@ class UnflushedWrites {
   /// A flush has succeeded that began at this end().
   void drop_before(Position end);
 
-  /// Writes from `at` on that do not overlap, in order, and advances `at`; empty at the end.
-  [[nodiscard]] std::vector<RemoteCommand::Work> next_batch(Position& at) const;
+  /// Writes from `at` on that may be in flight together, in order, and advances `at`; empty at the
+  /// end. They do not overlap; a discard or write-zeroes shares no block of `range_block` with
+  /// another one (RemoteLimits::range_block; 0: no such blocks).
+  [[nodiscard]] std::vector<RemoteCommand::Work> next_batch(Position& at,
+                                                            std::uint64_t range_block) const;
 
   /// All of them in a memory file, for another process. Errors: host.
   [[nodiscard]] Result<UniqueFd> save() const;

@@ -16,6 +16,7 @@ using Work = RemoteCommand::Work;
 using Bytes = std::vector<std::byte>;
 
 constexpr ByteCount kDiskSize(std::uint64_t{64} << 10);
+constexpr std::uint64_t kRangeBlock = 4096;
 constexpr ByteCount kLimit(std::uint64_t{16} << 10);
 
 /// The contents of a disk.
@@ -38,7 +39,8 @@ class Model {
 /// All writes from the first on, in any order within a batch.
 void repeat(const UnflushedWrites& writes, Model& model, std::mt19937_64& random) {
   auto at = writes.begin();
-  for (auto batch = writes.next_batch(at); !batch.empty(); batch = writes.next_batch(at)) {
+  for (auto batch = writes.next_batch(at, kRangeBlock); !batch.empty();
+       batch = writes.next_batch(at, kRangeBlock)) {
     std::ranges::shuffle(batch, random);
     for (const Work& work : batch) model.perform(work);
   }
@@ -122,14 +124,39 @@ TEST(UnflushedWrites, ManyRangesAreFullToo) {
 
 TEST(UnflushedWrites, ABatchHasNoOverlap) {
   UnflushedWrites writes(kLimit);
+  Bytes data(1024);
   for (const std::uint64_t offset : {0, 1024, 512, 4096}) {
-    writes.add({.kind = IoKind::kDiscard, .offset = FileOffset(offset), .length = 1024});
+    writes.add({.kind = IoKind::kWrite,
+                .offset = FileOffset(offset),
+                .length = data.size(),
+                .data = data});
   }
   auto at = writes.begin();
-  EXPECT_EQ(writes.next_batch(at).size(), 2U);
-  EXPECT_EQ(writes.next_batch(at).size(), 2U);
-  EXPECT_TRUE(writes.next_batch(at).empty());
+  EXPECT_EQ(writes.next_batch(at, kRangeBlock).size(), 2U);
+  EXPECT_EQ(writes.next_batch(at, kRangeBlock).size(), 2U);
+  EXPECT_TRUE(writes.next_batch(at, kRangeBlock).empty());
   EXPECT_EQ(at, writes.end());
+}
+
+TEST(UnflushedWrites, ADiscardSharesNoBlockWithTheOthersOfItsBatch) {
+  UnflushedWrites writes(kLimit);
+  Bytes data(512);
+  const auto add = [&](IoKind kind, std::uint64_t offset) {
+    writes.add({.kind = kind,
+                .offset = FileOffset(offset),
+                .length = data.size(),
+                .data = kind == IoKind::kWrite ? std::span(data) : std::span<std::byte>()});
+  };
+  add(IoKind::kDiscard, 0);
+  add(IoKind::kWrite, kRangeBlock);
+  add(IoKind::kWrite, 512);
+  add(IoKind::kWriteZeroes, 1024);
+  auto at = writes.begin();
+  EXPECT_EQ(writes.next_batch(at, kRangeBlock).size(), 2U);
+  EXPECT_EQ(writes.next_batch(at, kRangeBlock).size(), 1U);
+  EXPECT_EQ(writes.next_batch(at, kRangeBlock).size(), 1U);
+  at = writes.begin();
+  EXPECT_EQ(writes.next_batch(at, 0).size(), 4U);
 }
 
 TEST(UnflushedWrites, AMalformedFileIsRejected) {
@@ -172,7 +199,7 @@ TEST(UnflushedWrites, CopiesInReusedMemoryAreThoseOfTheirWrites) {
                   .data = bytes});
     }
     auto at = writes.begin();
-    const auto batch = writes.next_batch(at);
+    const auto batch = writes.next_batch(at, kRangeBlock);
     ASSERT_EQ(batch.size(), 3U);
     for (const auto& work : batch) EXPECT_TRUE(std::ranges::equal(work.data, bytes)) << length;
     writes.drop_before(writes.end());

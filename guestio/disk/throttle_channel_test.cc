@@ -258,7 +258,7 @@ TEST_F(ThrottleChannelTest, AStalledThreadHoldsUpNoOtherDisk) {
 TEST_F(ThrottleChannelTest, RequestsOfAClassStartInOrder) {
   LimitedDisk disk(timer_, make_group(ThrottleLimit::kBpsTotal, {.average = 10000}));
   std::vector<TestIo*> sent;
-  for (const std::uint64_t length : {9000, 512, 4096, 512, 8192, 512}) {
+  for (const std::uint64_t length : {9000U, 512U, 4096U, 512U, 8192U, 512U}) {
     sent.push_back(&disk.start(IoKind::kWrite, length));
   }
   timer_.run_for(10s);
@@ -356,7 +356,7 @@ TEST_F(ThrottleChannelTest, AChangedLimitHoldsForWaitingRequests) {
   LimitedDisk disk(timer_, group);
   disk.keep(128, IoKind::kRead, 4096);
   timer_.run_for(2s);
-  for (const std::uint64_t rate : {1000, 100, 2000}) {
+  for (const std::uint64_t rate : {1000U, 100U, 2000U}) {
     group->set_limits(make_limits(ThrottleLimit::kIopsTotal, {.average = rate}));
     disk.channel.reconsider();
     disk.medium.operations = 0;

@@ -125,7 +125,7 @@ TEST(UnflushedWrites, ManyRangesAreFullToo) {
 TEST(UnflushedWrites, ABatchHasNoOverlap) {
   UnflushedWrites writes(kLimit);
   Bytes data(1024);
-  for (const std::uint64_t offset : {0, 1024, 512, 4096}) {
+  for (const std::uint64_t offset : {0U, 1024U, 512U, 4096U}) {
     writes.add({.kind = IoKind::kWrite,
                 .offset = FileOffset(offset),
                 .length = data.size(),
@@ -190,7 +190,7 @@ TEST(UnflushedWrites, AMalformedFileIsRejected) {
 
 TEST(UnflushedWrites, CopiesInReusedMemoryAreThoseOfTheirWrites) {
   UnflushedWrites writes(ByteCount(std::uint64_t{1} << 20));
-  for (const std::size_t length : {65536, 40000, 131072, 65536, 4096, 65536}) {
+  for (const std::size_t length : {65536U, 40000U, 131072U, 65536U, 4096U, 65536U}) {
     std::vector<std::byte> bytes(length, static_cast<std::byte>(length >> 8));
     for (std::uint64_t i = 0; i < 3; ++i) {
       writes.add({.kind = IoKind::kWrite,

@@ -26,7 +26,9 @@ class Passphrase {
   explicit Passphrase(std::size_t capacity) : bytes_(capacity) {}
   Passphrase(Passphrase&& other) noexcept = default;
   Passphrase& operator=(Passphrase&&) = delete;
-  ~Passphrase() { ::explicit_bzero(bytes_.data(), bytes_.size()); }
+  ~Passphrase() {
+    if (!bytes_.empty()) ::explicit_bzero(bytes_.data(), bytes_.size());
+  }
 
   [[nodiscard]] std::vector<char>& bytes() noexcept { return bytes_; }
 

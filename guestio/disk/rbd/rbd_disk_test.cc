@@ -183,7 +183,8 @@ TEST(RbdDisk, AWrongPassphraseIsNamed) {
   EXPECT_NE(refusal(options).find("missing"), std::string::npos);
 }
 
-// librbd derives keys for seconds: a test for `./dev soak disks`.
+// librbd derives keys for 12 s. `./dev soak disks` has the same with guestio-blk (luks1, luks2);
+// this one runs with --gtest_also_run_disabled_tests.
 TEST(RbdDisk, DISABLED_OpensTheEncryptionOfLibrbd) {
   const testing::TemporaryDirectory folder;
   std::ofstream(folder.file("key")) << kSecret;
